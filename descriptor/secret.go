@@ -1,0 +1,170 @@
+package descriptor
+
+import (
+	"crypto/aes"
+	"crypto/ed25519"
+	"crypto/sha3"
+	"crypto/sha512"
+	"errors"
+	"fmt"
+
+	"filippo.io/edwards25519"
+)
+
+// ExpandedKeySize is the length in bytes of an expanded Ed25519 secret key:
+// the scalar, then the prefix that keys the deterministic nonce.
+const ExpandedKeySize = 64
+
+var errSecretText = errors.New("descriptor: a secret key has no text form")
+
+// redacted makes a type print as a placeholder and refuse to marshal, whatever
+// the verb and whatever the encoder.
+type redacted struct{}
+
+func (redacted) String() string               { return "[secret]" }
+func (redacted) GoString() string             { return "[secret]" }
+func (redacted) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte("[secret]")) }
+func (redacted) MarshalText() ([]byte, error) { return nil, errSecretText }
+
+// IdentityKey is the secret half of an onion address. It neither prints nor
+// marshals. It is safe for concurrent use until Wipe.
+type IdentityKey struct {
+	redacted
+	expanded [ExpandedKeySize]byte
+	public   Address
+}
+
+// NewIdentityKey takes an expanded secret key of ExpandedKeySize bytes, the
+// form of tor's key files. The bytes are copied; the caller wipes its own.
+func NewIdentityKey(expanded []byte) (*IdentityKey, error) {
+	if len(expanded) != ExpandedKeySize {
+		return nil, fmt.Errorf("reading identity key: %d bytes, want %d", len(expanded), ExpandedKeySize)
+	}
+	// An expanded key that is not clamped would have another public key for us
+	// than for tor, which uses the scalar as it stands.
+	if expanded[0]&7 != 0 || expanded[31]&0x80 != 0 || expanded[31]&0x40 == 0 {
+		return nil, errors.New("reading identity key: the scalar is not clamped, so this is no Ed25519 secret key")
+	}
+	scalar, err := edwards25519.NewScalar().SetBytesWithClamping(expanded[:32])
+	if err != nil {
+		return nil, fmt.Errorf("reading identity key: %w", err)
+	}
+	k := &IdentityKey{expanded: [ExpandedKeySize]byte(expanded)}
+	k.public = Address(new(edwards25519.Point).ScalarBaseMult(scalar).Bytes())
+	return k, nil
+}
+
+// IdentityKeyFromSeed expands an RFC 8032 seed of 32 bytes, the form of PKCS #8.
+func IdentityKeyFromSeed(seed []byte) (*IdentityKey, error) {
+	if len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("reading identity key: a seed of %d bytes, want %d", len(seed), ed25519.SeedSize)
+	}
+	expanded := sha512.Sum512(seed)
+	defer clear(expanded[:])
+	expanded[0] &= 248
+	expanded[31] = expanded[31]&63 | 64
+	return NewIdentityKey(expanded[:])
+}
+
+// Address returns the public half.
+func (k *IdentityKey) Address() Address { return k.public }
+
+// Expanded returns a copy of the expanded key, for writing a key file. The
+// caller wipes it.
+func (k *IdentityKey) Expanded() []byte { return append([]byte(nil), k.expanded[:]...) }
+
+// Wipe overwrites the secret, as best effort; k is useless afterwards.
+func (k *IdentityKey) Wipe() { clear(k.expanded[:]) }
+
+// Blind derives the secret key that stands for k during p. The caller wipes it
+// when its one certificate is signed (rend-spec-v3, appendix A.2).
+func (k *IdentityKey) Blind(p Period) (*BlindedKey, error) {
+	h, err := blindingFactor(k.public, p)
+	if err != nil {
+		return nil, fmt.Errorf("blinding identity key: %w", err)
+	}
+	a, err := edwards25519.NewScalar().SetBytesWithClamping(k.expanded[:32])
+	if err != nil {
+		return nil, fmt.Errorf("blinding identity key: %w", err)
+	}
+	b := &BlindedKey{scalar: a.Multiply(h, a)}
+	// The prefix keys the nonce of every signature: it must be as secret as the
+	// scalar, or one signature gives the key away.
+	prefix := sha512.New()
+	prefix.Write([]byte(blindHashConstant))
+	prefix.Write(k.expanded[32:])
+	copy(b.prefix[:], prefix.Sum(nil))
+	b.public = BlindedPublicKey(new(edwards25519.Point).ScalarBaseMult(b.scalar).Bytes())
+	return b, nil
+}
+
+// BlindedKey is the secret half of a BlindedPublicKey. It neither prints nor
+// marshals, and never leaves the process that derived it.
+type BlindedKey struct {
+	redacted
+	scalar *edwards25519.Scalar
+	prefix [32]byte
+	public BlindedPublicKey
+}
+
+// Public returns the public half.
+func (b *BlindedKey) Public() BlindedPublicKey { return b.public }
+
+// Wipe overwrites the secret, as best effort.
+func (b *BlindedKey) Wipe() {
+	clear(b.prefix[:])
+	b.scalar.Set(edwards25519.NewScalar())
+}
+
+// Sign returns an Ed25519 signature of 64 bytes, which verifies under the
+// blinded public key (RFC 8032, section 5.1.6, with the blinded scalar).
+func (b *BlindedKey) Sign(message []byte) []byte {
+	h := sha512.New()
+	h.Write(b.prefix[:])
+	h.Write(message)
+	r := uniformScalar(h.Sum(nil))
+	bigR := new(edwards25519.Point).ScalarBaseMult(r).Bytes()
+	h.Reset()
+	h.Write(bigR)
+	h.Write(b.public[:])
+	h.Write(message)
+	s := edwards25519.NewScalar().MultiplyAdd(uniformScalar(h.Sum(nil)), b.scalar, r)
+	return append(bigR, s.Bytes()...)
+}
+
+func uniformScalar(digest []byte) *edwards25519.Scalar {
+	s, err := edwards25519.NewScalar().SetUniformBytes(digest)
+	if err != nil {
+		panic("descriptor: a SHA-512 digest has 64 bytes: " + err.Error())
+	}
+	return s
+}
+
+// RevisionKey keys the order-preserving encryption of revision counters for
+// one service and period (rend-spec-v3, appendix F.2). Whoever holds it can
+// tell when a descriptor was made, and nothing else. It does not print.
+type RevisionKey struct {
+	redacted
+	key [32]byte
+}
+
+// RevisionKey derives the key of the revision counters of b's period, the same
+// one that tor would use, so that an operator can move between the two.
+func (b *BlindedKey) RevisionKey() RevisionKey {
+	h := sha3.New256()
+	h.Write([]byte("rev-counter-generation\x00"))
+	h.Write(b.scalar.Bytes())
+	h.Write(b.prefix[:])
+	return RevisionKey{key: [32]byte(h.Sum(nil))}
+}
+
+// NewRevisionKey takes the 32 bytes that Bytes returned, from an offline bundle.
+func NewRevisionKey(key []byte) (RevisionKey, error) {
+	if len(key) != aes.BlockSize*2 {
+		return RevisionKey{}, fmt.Errorf("reading revision-counter key: %d bytes, want 32", len(key))
+	}
+	return RevisionKey{key: [32]byte(key)}, nil
+}
+
+// Bytes returns a copy of the key, for an offline bundle.
+func (k RevisionKey) Bytes() []byte { return append([]byte(nil), k.key[:]...) }

@@ -1,0 +1,121 @@
+// Package status describes what the daemon is doing, as one JSON value that
+// the command line, programs and tests read alike, and serves it over a unix
+// socket that only the daemon's user can open.
+package status
+
+import "time"
+
+// Snapshot is everything the daemon tells about itself at one moment. Secrets
+// never enter it. Onion addresses are whole: whoever can open the socket can
+// read the configuration too.
+type Snapshot struct {
+	Version   string    `json:"version"`
+	PID       int       `json:"pid"`
+	Now       time.Time `json:"now"`
+	Started   time.Time `json:"started"`
+	Config    string    `json:"config,omitempty"`
+	Reloads   []Event   `json:"reloads,omitempty"` // the last few, newest last
+	Tor       Tor       `json:"tor"`
+	Consensus Consensus `json:"consensus"`
+	Services  []Service `json:"services"`
+	Warnings  []string  `json:"warnings,omitempty"` // about the daemon as a whole
+}
+
+// Event is something that happened once, and what came of it.
+type Event struct {
+	At    time.Time `json:"at"`
+	What  string    `json:"what"`
+	Error string    `json:"error,omitempty"`
+}
+
+// Tor is the tor that the daemon talks through.
+type Tor struct {
+	Own       bool      `json:"own"` // started and watched by the daemon
+	Control   string    `json:"control"`
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since,omitzero"`
+	Version   string    `json:"version,omitempty"`
+	Bootstrap int       `json:"bootstrap_percent,omitempty"` // of a tor of our own
+	Error     string    `json:"error,omitempty"`
+}
+
+// Consensus is the network as tor last described it.
+type Consensus struct {
+	Known      bool      `json:"known"`
+	ValidAfter time.Time `json:"valid_after,omitzero"`
+	FreshUntil time.Time `json:"fresh_until,omitzero"`
+	ValidUntil time.Time `json:"valid_until,omitzero"`
+	HSDirs     int       `json:"hsdirs"`
+	NextChange time.Time `json:"next_change,omitzero"` // of period or shared random value
+	Error      string    `json:"error,omitempty"`
+}
+
+// State sums a service or an instance up in a word.
+type State string
+
+// The states of a service, best first, then those that only an instance has.
+const (
+	StateOK       State = "ok"       // published and confirmed where it matters; an instance that is used
+	StateDegraded State = "degraded" // published, with something an operator should look at
+	StateStarting State = "starting" // not published yet
+	StateFailed   State = "failed"   // no instance left: the last good descriptor stays published
+	StateSilent   State = "silent"   // its descriptor has not been renewed for too long
+	StateUnknown  State = "unknown"  // no HSDir has a descriptor of it
+	StateUnclear  State = "unclear"  // no HSDir gave an answer that tells
+	StateGarbage  State = "garbage"  // what the HSDirs have cannot be used
+)
+
+// Service is one public address.
+type Service struct {
+	Address     string       `json:"address"`
+	State       State        `json:"state"`
+	Strategy    string       `json:"strategy"`
+	Instances   []Instance   `json:"instances"`
+	Descriptors []Descriptor `json:"descriptors"`
+	Rounds      uint64       `json:"rounds"`
+	LastRound   time.Time    `json:"last_round,omitzero"`
+	NextFetch   time.Time    `json:"next_fetch,omitzero"`
+	FirstAnswer *float64     `json:"seconds_to_first_publication,omitempty"`
+	Warnings    []string     `json:"warnings,omitempty"`
+}
+
+// Instance is one backend of a service.
+type Instance struct {
+	Name               string    `json:"name"`
+	Address            string    `json:"address"`
+	State              State     `json:"state"`
+	IntroductionPoints int       `json:"introduction_points"` // that could be used
+	Published          int       `json:"published"`           // of them, in the master descriptor
+	Share              float64   `json:"expected_share"`      // of the clients, 0 to 1
+	Revision           uint64    `json:"revision_counter,omitempty"`
+	Renewed            time.Time `json:"renewed,omitzero"` // when its revision was first seen
+	LastFetch          time.Time `json:"last_fetch,omitzero"`
+	NextFetch          time.Time `json:"next_fetch,omitzero"`
+	Error              string    `json:"error,omitempty"`
+	Warnings           []string  `json:"warnings,omitempty"`
+}
+
+// Descriptor is the first or the second master descriptor of a service.
+type Descriptor struct {
+	Which     string    `json:"which"` // "first" or "second"
+	Period    uint64    `json:"period"`
+	Minutes   uint64    `json:"period_length_minutes"`
+	Current   bool      `json:"current"` // whether it is the one that clients fetch now
+	Points    int       `json:"introduction_points"`
+	Revision  uint64    `json:"revision_counter"`
+	Reason    string    `json:"reason"` // why it was made
+	Built     time.Time `json:"built"`
+	Refresh   time.Time `json:"refresh"`
+	Slots     []Slot    `json:"slots"`
+	Confirmed int       `json:"confirmed"`
+}
+
+// Slot is one HSDir that a descriptor goes to.
+type Slot struct {
+	Replica   int       `json:"replica"` // counted from 1
+	HSDir     string    `json:"hsdir"`   // fingerprint in hex
+	Confirmed bool      `json:"confirmed"`
+	At        time.Time `json:"at,omitzero"` // of the confirmation
+	Attempts  int       `json:"attempts"`
+	Error     string    `json:"error,omitempty"`
+}

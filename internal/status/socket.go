@@ -1,0 +1,117 @@
+package status
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// SocketName is the socket's name inside the daemon's state directory.
+const SocketName = "status.sock"
+
+// maxSocketPath is what the kernel allows in sun_path, NUL included.
+const maxSocketPath = 108
+
+// Serve answers with snapshot() on the unix socket at path until ctx ends. The
+// socket is created 0600; one that a dead daemon left behind is replaced, one
+// that a living daemon answers on is an error.
+func Serve(ctx context.Context, path string, snapshot func() Snapshot) error {
+	listener, err := listen(path)
+	if err != nil {
+		return fmt.Errorf("opening the status socket: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		// A reader that went away is no concern of ours.
+		_ = json.NewEncoder(w).Encode(snapshot())
+	})
+	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving the status socket: %w", err)
+	}
+	return nil
+}
+
+func listen(path string) (net.Listener, error) {
+	if len(path) >= maxSocketPath {
+		return nil, fmt.Errorf("%q is %d characters long and a socket's path may have %d: choose a shorter state_dir",
+			path, len(path), maxSocketPath-1)
+	}
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("another balancer answers on %s: stop it, or give this one a state_dir of its own", path)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	// The socket comes to life under a name in a directory that only we can
+	// enter, so that no moment exists at which others could open it.
+	nursery, err := os.MkdirTemp(filepath.Dir(path), ".s")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(nursery)
+	born := filepath.Join(nursery, "s")
+	if len(born) >= maxSocketPath {
+		return nil, fmt.Errorf("%q is too long for a socket's path: choose a shorter state_dir", born)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: born, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(born, 0o600), os.Rename(born, path)); err != nil {
+		listener.Close()
+		return nil, err
+	}
+	return removing{listener, path}, nil
+}
+
+// removing takes the socket's file away with the listener.
+type removing struct {
+	net.Listener
+	path string
+}
+
+func (r removing) Close() error {
+	return errors.Join(r.Listener.Close(), os.Remove(r.path))
+}
+
+// Query asks the daemon whose socket is at path for its snapshot.
+func Query(ctx context.Context, path string) (Snapshot, error) {
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}}
+	var s Snapshot
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://balancer/status", nil)
+	if err != nil {
+		return s, fmt.Errorf("asking the daemon for its status: %w", err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return s, fmt.Errorf("asking the daemon for its status at %s: is it running? %w", path, err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return s, fmt.Errorf("asking the daemon for its status: it answered %s", response.Status)
+	}
+	if err := json.NewDecoder(response.Body).Decode(&s); err != nil {
+		return s, fmt.Errorf("reading the daemon's status: %w", err)
+	}
+	return s, nil
+}

@@ -1,0 +1,133 @@
+package selection
+
+import (
+	"cmp"
+	"slices"
+)
+
+// group is an instance and what it has to offer: one candidate for each relay,
+// those in the published descriptor first.
+type group struct {
+	instance string
+	weight   float64
+	placed   int // how many of the options are published
+	options  []option
+}
+
+type option struct {
+	relay     string
+	candidate Candidate
+}
+
+// groupByInstance sorts candidates by instance. The order of instances and of their
+// options is that of their first candidate; published options go first.
+func groupByInstance(candidates []Candidate, weight func(Candidate) float64) []group {
+	var groups []group
+	index := make(map[string]int)
+	for _, c := range candidates {
+		g, known := index[c.Instance]
+		if !known {
+			g = len(groups)
+			index[c.Instance] = g
+			groups = append(groups, group{instance: c.Instance, weight: weight(c)})
+		}
+		groups[g].options = append(groups[g].options, option{c.Point.Relay(), c})
+	}
+	for i := range groups {
+		groups[i].tidy()
+	}
+	return groups
+}
+
+// tidy puts published options first, in their order there, and leaves one
+// option for each relay.
+func (g *group) tidy() {
+	slices.SortStableFunc(g.options, func(a, b option) int {
+		if c := comparePlaced(a.candidate, b.candidate); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.candidate.Place, b.candidate.Place)
+	})
+	seen := make(map[string]bool, len(g.options))
+	g.options = slices.DeleteFunc(g.options, func(o option) bool {
+		repeated := seen[o.relay]
+		seen[o.relay] = true
+		return repeated
+	})
+	for _, o := range g.options {
+		g.placed += min(o.candidate.Place, 1)
+	}
+}
+
+// matching gives relays to instances, each relay to one. It grows by augmenting
+// paths: an instance may take another's relay if that one can move to a relay
+// of its own that is free. So an instance once given a relay never has fewer
+// again, and whether one more can be given does not depend on which relays were
+// given before, only on how many to whom.
+type matching struct {
+	groups []group
+	owner  map[string]int // relay to group
+	count  []int          // relays given, by group
+	total  int
+}
+
+func newMatching(groups []group) *matching {
+	return &matching{groups: groups, owner: make(map[string]int), count: make([]int, len(groups))}
+}
+
+// add gives one relay more to group g, and reports whether that was possible.
+func (m *matching) add(g int) bool {
+	if !m.take(g, make(map[string]bool)) {
+		return false
+	}
+	m.count[g]++
+	m.total++
+	return true
+}
+
+func (m *matching) take(g int, visited map[string]bool) bool {
+	for _, o := range m.groups[g].options {
+		if _, taken := m.owner[o.relay]; !taken {
+			m.owner[o.relay] = g
+			return true
+		}
+	}
+	for _, o := range m.groups[g].options {
+		owner := m.owner[o.relay]
+		if owner == g || visited[o.relay] {
+			continue
+		}
+		visited[o.relay] = true
+		if m.take(owner, visited) {
+			m.owner[o.relay] = g
+			return true
+		}
+	}
+	return false
+}
+
+// keep gives each group the relays of its published options, up to want[g].
+func (m *matching) keep(want []int) {
+	for g := range m.groups {
+		for _, o := range m.groups[g].options[:m.groups[g].placed] {
+			if _, taken := m.owner[o.relay]; !taken && m.count[g] < want[g] {
+				m.owner[o.relay] = g
+				m.count[g]++
+				m.total++
+			}
+		}
+	}
+}
+
+// chosen returns the candidates on the relays given, in the order of groups.
+func (m *matching) chosen() []Candidate {
+	out := make([]Candidate, 0, m.total)
+	for g := range m.groups {
+		for _, o := range m.groups[g].options {
+			if owner, taken := m.owner[o.relay]; taken && owner == g {
+				out = append(out, o.candidate)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,33 @@
+package selection
+
+import "math/rand/v2"
+
+// Weighted gives each instance a share of the clients in proportion to its
+// weight, as near as whole introduction points allow: of weights 3 and 1 and
+// three points each, 3 and 1 are chosen. Every instance with a weight gets at
+// least one point while the limit allows. An instance of weight 0 is drained:
+// it gets no new clients, as long as some other instance has a weight.
+//
+// The reach of the weights is limited by the number of points that an instance
+// has (tor's HiddenServiceNumIntroductionPoints, 3 unless set, at most 20):
+// give more of them to the heavy instances.
+//
+// Use it when the instances differ in capacity, or to drain one.
+type Weighted struct{}
+
+// Name implements Strategy.
+func (Weighted) Name() string { return "weighted" }
+
+// Select implements Strategy.
+func (Weighted) Select(candidates []Candidate, limit int, random *rand.Rand) []Candidate {
+	weighted := make([]Candidate, 0, len(candidates))
+	for _, c := range candidates {
+		if c.Weight > 0 {
+			weighted = append(weighted, c)
+		}
+	}
+	if len(weighted) == 0 {
+		return Spread{}.Select(candidates, limit, random)
+	}
+	return apportion(weighted, limit, random, func(c Candidate) float64 { return c.Weight })
+}

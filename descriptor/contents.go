@@ -1,0 +1,82 @@
+package descriptor
+
+import (
+	"encoding/base64"
+	"fmt"
+	"time"
+)
+
+// Contents is the second layer of a descriptor: what only those who know the
+// onion address, and the client key if one is needed, can read
+// (rend-spec-v3, section 2.5.2).
+type Contents struct {
+	// Create2Formats are the handshakes that the introduction points take; 2 is
+	// ntor. Empty stands for 2 alone when encoding.
+	Create2Formats []int
+	// IntroAuthRequired is empty but for services that want introduction-layer
+	// authentication ("ed25519").
+	IntroAuthRequired []string
+	// SingleOnion says that the service does without anonymity, so that a client
+	// may count on shorter circuits.
+	SingleOnion bool
+	// FlowControl is nil if the service does no congestion control.
+	FlowControl *FlowControl
+	// PowParams asks clients for proof of work. They are bound to the descriptor
+	// they stand in: never copy an instance's into a master descriptor.
+	PowParams          []PowParams
+	IntroductionPoints []IntroductionPoint
+}
+
+// FlowControl advertises congestion control (proposal 324).
+type FlowControl struct {
+	Versions  string // of the FlowCtrl subprotocol: "1-2"
+	SendmeInc uint8  // cells per SENDME; clients refuse what their consensus does not nearly say
+}
+
+// PowParams is one pow-params line (proposal 327).
+type PowParams struct {
+	Scheme  string // "v1" or, kept but not understood, another
+	Seed    [32]byte
+	Effort  uint32 // suggested
+	Expires time.Time
+	Other   string // the arguments, for a scheme other than v1
+}
+
+const powTime = "2006-01-02T15:04:05"
+
+// String returns the arguments of the pow-params line.
+func (p PowParams) String() string {
+	if p.Scheme != powScheme {
+		if p.Other == "" {
+			return p.Scheme
+		}
+		return p.Scheme + " " + p.Other
+	}
+	return fmt.Sprintf("%s %s %d %s", p.Scheme, base64.StdEncoding.EncodeToString(p.Seed[:]), p.Effort, p.Expires.UTC().Format(powTime))
+}
+
+const powScheme = "v1"
+
+// AuthClient is one auth-client entry of the first layer: the descriptor
+// cookie, encrypted for one client, or random bytes in the shape of it.
+type AuthClient struct {
+	ID              [8]byte
+	IV              [16]byte
+	EncryptedCookie [16]byte
+}
+
+// Descriptor is a decoded and verified descriptor. Its slices may be shared
+// with other decodes of the same bytes: they are read only.
+type Descriptor struct {
+	Lifetime         time.Duration // whole minutes, 30 to 720
+	RevisionCounter  uint64
+	SigningCert      Certificate // type 08: certifies the descriptor-signing key
+	AuthEphemeralKey [32]byte    // x25519
+	AuthClients      []AuthClient
+	// NeedsClientKey says that a client key was needed to read Contents.
+	NeedsClientKey bool
+	Contents
+	// Dropped says of each introduction point that was left out what is wrong
+	// with it; the rest of the descriptor is valid all the same.
+	Dropped []*ParseError
+}

@@ -1,0 +1,79 @@
+package descriptor
+
+import (
+	"bytes"
+	"encoding/hex"
+	"slices"
+	"time"
+)
+
+// MaxIntroductionPoints is how many introduction points a descriptor may have.
+// Clients refuse one with more, whatever its size.
+const MaxIntroductionPoints = 20
+
+// Types of link specifiers (tor-spec, EXTEND2). Others are carried verbatim.
+const (
+	LinkIPv4    = 0 // address, then port; 6 bytes
+	LinkIPv6    = 1 // address, then port; 18 bytes
+	LinkRSA     = 2 // fingerprint of the relay's RSA identity; 20 bytes
+	LinkEd25519 = 3 // the relay's Ed25519 identity; 32 bytes
+)
+
+// LinkSpecifier says one thing about where a relay is or who it is.
+type LinkSpecifier struct {
+	Type byte
+	Data []byte // at most 255 bytes
+}
+
+// IntroductionPoint is a relay through which a service is reached, with what
+// is needed to publish it again under another descriptor-signing key.
+// Its slices may be shared between descriptors: they are read only.
+type IntroductionPoint struct {
+	LinkSpecifiers []LinkSpecifier // verbatim and in order, unknown types too
+	OnionKey       [32]byte        // ntor key of the relay
+	AuthKey        [32]byte        // Ed25519: names the circuit to the service
+	EncKey         [32]byte        // curve25519: what the client encrypts to
+	Expires        time.Time       // the earlier of the two certificates' expiry, a whole hour
+	Legacy         bool            // had a legacy-key: never published again
+
+	authCert, encCert Certificate // as decoded; zero for a point made here
+}
+
+// Certificates returns the certificates that the point was decoded with: its
+// auth-key's (type 09) and its enc-key's (type 0B).
+func (p *IntroductionPoint) Certificates() (auth, enc Certificate) { return p.authCert, p.encCert }
+
+// Relay identifies the relay, comparably: the Ed25519 identity in hex if there
+// is one, else the RSA fingerprint, else all specifiers.
+func (p *IntroductionPoint) Relay() string {
+	for _, wanted := range []byte{LinkEd25519, LinkRSA} {
+		for _, l := range p.LinkSpecifiers {
+			if l.Type == wanted {
+				return hex.EncodeToString(l.Data)
+			}
+		}
+	}
+	return "link specifiers " + hex.EncodeToString(appendLinkSpecifiers(nil, p.LinkSpecifiers))
+}
+
+// Equal reports whether p and q are the same point, to be published in the
+// same way: same relay and specifiers, same keys, same expiry. The signatures
+// that the two came with do not matter.
+func (p *IntroductionPoint) Equal(q *IntroductionPoint) bool {
+	return p.OnionKey == q.OnionKey && p.AuthKey == q.AuthKey && p.EncKey == q.EncKey &&
+		p.Expires.Equal(q.Expires) && p.Legacy == q.Legacy &&
+		slices.EqualFunc(p.LinkSpecifiers, q.LinkSpecifiers, func(a, b LinkSpecifier) bool {
+			return a.Type == b.Type && bytes.Equal(a.Data, b.Data)
+		})
+}
+
+// appendLinkSpecifiers writes the binary form: their number, then type, length
+// and data of each.
+func appendLinkSpecifiers(b []byte, specs []LinkSpecifier) []byte {
+	b = append(b, byte(len(specs)))
+	for _, l := range specs {
+		b = append(b, l.Type, byte(len(l.Data)))
+		b = append(b, l.Data...)
+	}
+	return b
+}

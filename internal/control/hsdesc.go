@@ -1,0 +1,114 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+)
+
+// maxPost is the largest descriptor that tor takes over the control port: its
+// limit for a command is 1 MiB, which stuffed dots and line ends count towards.
+const maxPost = 1<<20 - 4096
+
+// HSFetch has tor fetch the descriptor of an onion service, for the period of
+// now, from one HSDir, and returns the bytes that the HSDir gave, with LF line
+// ends. address is 56 characters, without ".onion"; hsdir 40 hex digits.
+//
+// The error is a *HSDescError when the HSDir or the way to it failed, a
+// *ReplyError when tor refused the command (552: it does not know the HSDir),
+// ErrNotConnected when the connection is or went away. tor may never report,
+// so ctx should have a deadline. Calls for one address and HSDir, posts among
+// them, wait for each other, since tor's events name no request; others run
+// side by side.
+func (c *Client) HSFetch(ctx context.Context, address, hsdir string) ([]byte, error) {
+	p, err := newPair(address, hsdir)
+	if err != nil {
+		return nil, fmt.Errorf("fetching a descriptor: %w", err)
+	}
+	command := "HSFETCH " + p.address + " SERVER=$" + p.hsdir
+	content, err := c.ask(ctx, p, false, command)
+	if err != nil {
+		return nil, wrapHSDesc("fetching the descriptor of", p, err)
+	}
+	return content, nil
+}
+
+// HSPost has tor upload a descriptor to one HSDir and waits for the HSDir's
+// answer. address is that of the service which body belongs to. Errors, ctx
+// and concurrency are as with HSFetch; a *ReplyError of code 554 says that tor
+// finds the descriptor malformed.
+//
+// When a post is given up by its ctx and another to the same HSDir follows, a
+// late answer to the first may be taken for the second's: tor gives nothing to
+// tell them apart.
+func (c *Client) HSPost(ctx context.Context, address, hsdir string, body []byte) error {
+	p, err := newPair(address, hsdir)
+	if err != nil {
+		return fmt.Errorf("posting a descriptor: %w", err)
+	}
+	stuffed := stuff(body)
+	if len(stuffed) > maxPost || len(body) == 0 || bytes.IndexByte(body, 0) >= 0 {
+		return wrapHSDesc("posting the descriptor of", p,
+			&usageError{fmt.Errorf("descriptor of %d bytes: empty, with a zero byte, or longer than %d", len(stuffed), maxPost)})
+	}
+	command := "+HSPOST SERVER=$" + p.hsdir + " HSADDRESS=" + p.address + "\r\n" + stuffed + "."
+	if _, err := c.ask(ctx, p, true, command); err != nil {
+		return wrapHSDesc("posting the descriptor of", p, err)
+	}
+	return nil
+}
+
+func wrapHSDesc(doing string, p pair, err error) error {
+	if _, ok := err.(*HSDescError); ok {
+		return err
+	}
+	return fmt.Errorf("%s %s at HSDir %s: %w", doing, short(p.address), p.hsdir, err)
+}
+
+// ask sends the command and waits for the event that answers it.
+func (c *Client) ask(ctx context.Context, p pair, post bool, command string) ([]byte, error) {
+	unlock, err := c.pairs.lock(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	s, err := c.current()
+	if err != nil {
+		return nil, err
+	}
+	w := s.expect(p, post) // before sending: the event may overtake the reply
+	defer s.forget(p)
+	err = s.do(ctx, func(l *link) error {
+		_, err := l.send(command)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case r := <-w.result:
+		return r.content, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("no answer: %w", ctx.Err())
+	case <-s.done:
+		return nil, s.lost()
+	}
+}
+
+// stuff gives body CRLF line ends and doubles the dots that begin a line, so
+// that none of them ends the command (control-spec, section 2.2).
+func stuff(body []byte) string {
+	var b strings.Builder
+	b.Grow(len(body) + len(body)/32)
+	for line := range bytes.Lines(body) {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		line = bytes.TrimSuffix(line, []byte("\r"))
+		if len(line) > 0 && line[0] == '.' {
+			b.WriteByte('.')
+		}
+		b.Write(line)
+		b.WriteString("\r\n")
+	}
+	return b.String()
+}

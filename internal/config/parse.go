@@ -1,0 +1,91 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"unicode/utf8"
+
+	"github.com/BurntSushi/toml"
+)
+
+// maxSize is far above what thousands of instances need.
+const maxSize = 1 << 20 // 1 MiB
+
+// Load reads and checks the file at path.
+func Load(path string) (*Config, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	if info.IsDir() {
+		return nil, &Error{File: path, Err: errors.New("is a directory; name the file in it")}
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return Parse(data, path)
+}
+
+// Parse reads and checks a configuration. Relative paths in it are taken
+// relative to the directory of path, an absolute path that is not opened. An
+// error lists every complaint, in the order of their lines, each an *Error.
+func Parse(data []byte, path string) (*Config, error) {
+	if problem := unreadable(data); problem != nil {
+		problem.File = path
+		return nil, problem
+	}
+	values := make(map[string]any)
+	if _, err := toml.Decode(string(data), &values); err != nil {
+		return nil, syntaxError(err, path)
+	}
+	bad := &complaints{file: path, lines: locate(string(data))}
+	root := &table{values: values, dir: filepath.Dir(path), bad: bad}
+	c := readConfig(root, path)
+	c.lines = bad.lines
+	if len(bad.list) == 0 {
+		c.validate(bad)
+	}
+	if err := bad.err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// unreadable says what keeps data from being text that could be TOML.
+func unreadable(data []byte) *Error {
+	if len(data) > maxSize {
+		return &Error{Err: fmt.Errorf("is larger than %d bytes, is it the right file?", maxSize)}
+	}
+	if utf8.Valid(data) {
+		return nil
+	}
+	line := 1
+	for _, text := range bytes.SplitAfter(data, []byte("\n")) {
+		if !utf8.Valid(text) {
+			break
+		}
+		line++
+	}
+	return &Error{Line: line, Err: errors.New("is not UTF-8 text")}
+}
+
+func syntaxError(err error, path string) error {
+	if parse := (toml.ParseError{}); errors.As(err, &parse) {
+		return &Error{File: path, Line: parse.Position.Line, Err: errors.New(parse.Message)}
+	}
+	return &Error{File: path, Err: err}
+}

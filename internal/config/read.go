@@ -1,0 +1,186 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/selection"
+)
+
+const (
+	leastFetchInterval = time.Second
+	maxNameLength      = 64 // characters
+	defaultState       = "state"
+)
+
+// readConfig reads every table, complaining as it goes.
+func readConfig(t *table, path string) *Config {
+	c := &Config{File: path, StateDir: t.file("state_dir")}
+	if c.StateDir == "" {
+		c.StateDir = t.absolute(defaultState)
+	}
+	c.Tor = readTor(t.table("tor"))
+	c.Log = readLog(t.table("log"))
+	for _, s := range t.tables("service") {
+		c.Services = append(c.Services, readService(s))
+	}
+	t.refuseOthers()
+	return c
+}
+
+func readTor(t *table) Tor {
+	tor := Tor{
+		CookieFile:   t.file("cookie_file"),
+		PasswordFile: t.file("password_file"),
+		Binary:       t.text("binary"),
+		Torrc:        t.file("torrc"),
+	}
+	if strings.ContainsRune(tor.Binary, filepath.Separator) {
+		tor.Binary = t.absolute(tor.Binary)
+	}
+	if s := t.text("control"); s != "" {
+		control, err := controlTarget(t, s)
+		if err != nil {
+			t.bad.add(t.at("control"), "%w", err)
+		}
+		tor.Control = control
+	}
+	t.refuseOthers()
+	return tor
+}
+
+// controlTarget checks "unix:/path" or "host:port", and makes the path absolute.
+func controlTarget(t *table, s string) (string, error) {
+	const forms = `want "unix:/path/of/socket" or "host:port"`
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if problem := pathProblem(path); problem != nil {
+			return "", fmt.Errorf("the path after \"unix:\" %w", problem)
+		}
+		return "unix:" + t.absolute(path), nil
+	}
+	if strings.ContainsRune(s, filepath.Separator) {
+		return "", fmt.Errorf("%q is no control port, %s; did you mean %q?", s, forms, "unix:"+s)
+	}
+	if _, err := strconv.ParseUint(s, 10, 16); err == nil {
+		return "", fmt.Errorf("%q has no host, %s; did you mean %q?", s, forms, "127.0.0.1:"+s)
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || host == "" {
+		return "", fmt.Errorf("%q is no control port, %s", s, forms)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return "", fmt.Errorf("%q has no port number from 1 to 65535, %s", s, forms)
+	}
+	return s, nil
+}
+
+func readLog(t *table) Log {
+	log := Log{
+		Format:        t.choice("format", FormatText, FormatJSON),
+		FullAddresses: t.boolean("full_addresses"),
+	}
+	levels := map[string]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+	}
+	log.Level = levels[t.choice("level", "info", "debug", "warn", "error")]
+	t.refuseOthers()
+	return log
+}
+
+func readService(t *table) Service {
+	s := Service{
+		Key:                   readKey(t),
+		Strategy:              t.choice("strategy", selection.Names()...),
+		MaxIntroductionPoints: t.integer("max_introduction_points", 1, maxPoints, maxPoints),
+		FetchInterval:         t.duration("fetch_interval", leastFetchInterval),
+	}
+	for _, i := range t.tables("instance") {
+		s.Instances = append(s.Instances, readInstance(i))
+	}
+	if len(s.Instances) == 0 && t.values["instance"] == nil {
+		t.bad.add(t.at("instance"), "the service has none; add a [[service.instance]] with its address")
+	}
+	t.refuseOthers()
+	return s
+}
+
+// readKey reads the reference to a key. References with a scheme are for
+// keystore to understand; what has none is a path.
+func readKey(t *table) string {
+	s, there := get[string](t, "key", "the path of a key file, as a string")
+	switch {
+	case !there && t.values["key"] == nil:
+		t.bad.add(t.at("key"), "is missing; it names the file of the service's identity key (\"balancer key new\" makes one)")
+	case !there:
+	case strings.Contains(s, "-----BEGIN"):
+		t.bad.add(t.at("key"), "must be the path of a key file, never the key itself")
+	case strings.HasPrefix(s, "pkcs11:"):
+		return s
+	default:
+		if problem := pathProblem(s); problem != nil {
+			t.bad.add(t.at("key"), "%w", problem)
+		}
+		return t.absolute(s)
+	}
+	return ""
+}
+
+func readInstance(t *table) Instance {
+	i := Instance{
+		Name:      t.text("name"),
+		Weight:    t.number("weight", 1),
+		ClientKey: t.file("client_key"),
+	}
+	if err := checkName(i.Name); err != nil {
+		t.bad.add(t.at("name"), "%w", err)
+	}
+	if looksLikeClientKey(i.ClientKey) {
+		t.bad.add(t.at("client_key"), "must be the path of an .auth_private file, never the key itself")
+	}
+	s, there := get[string](t, "address", "an onion address, as a string")
+	if !there && t.values["address"] == nil {
+		t.bad.add(t.at("address"), "is missing; it is the instance's own onion address, in its tor's hostname file")
+	} else if there {
+		address, err := descriptor.ParseAddress(s)
+		if err != nil {
+			t.bad.add(t.at("address"), "%w", err)
+		}
+		i.Address = address
+	}
+	t.refuseOthers()
+	return i
+}
+
+func checkName(name string) error {
+	if utf8.RuneCountInString(name) > maxNameLength {
+		return fmt.Errorf("is longer than %d characters", maxNameLength)
+	}
+	for _, r := range name {
+		if !unicode.IsGraphic(r) || unicode.IsSpace(r) {
+			return fmt.Errorf("%q contains %q; a name is one word", name, r)
+		}
+	}
+	return nil
+}
+
+// looksLikeClientKey recognises an x25519 key in base32, bare or as in an
+// .auth_private file, in the place of a path.
+func looksLikeClientKey(path string) bool {
+	base := filepath.Base(path)
+	if i := strings.LastIndexByte(base, ':'); i >= 0 {
+		base = base[i+1:]
+	}
+	const base32Length = 52
+	return len(base) == base32Length && strings.Trim(strings.ToLower(base), "abcdefghijklmnopqrstuvwxyz234567") == ""
+}
+
+var errNoServices = errors.New("no [[service]] is given: there is nothing to do")

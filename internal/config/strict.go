@@ -1,0 +1,91 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// refuseOthers complains about every key that nobody asked for.
+func (t *table) refuseOthers() {
+	for _, key := range slices.Sorted(maps.Keys(t.values)) {
+		if !slices.Contains(t.known, key) {
+			hint := didYouMean(key, t.known)
+			if hint == "" {
+				hint = "; known here are " + strings.Join(t.known, ", ")
+			}
+			t.bad.add(t.at(key), "unknown key%s", hint)
+		}
+	}
+}
+
+// kind names a TOML value's type as an operator would.
+func kind(value any) string {
+	switch value.(type) {
+	case string:
+		return "a string"
+	case int64:
+		return "a whole number"
+	case float64:
+		return "a number with a fraction"
+	case bool:
+		return "true or false"
+	case time.Time:
+		return "a date"
+	case map[string]any:
+		return "a table"
+	case []any, []map[string]any:
+		return "an array"
+	}
+	return fmt.Sprintf("a %T", value)
+}
+
+func quoteAll(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = strconv.Quote(w)
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// didYouMean suggests the known word nearest to s, if one is near enough to be
+// a slip of the keyboard.
+func didYouMean(s string, known []string) string {
+	best, distance := "", 1+max(len(s)/3, 1)
+	for _, word := range known {
+		if d := editDistance(normal(s), normal(word)); d < distance {
+			best, distance = word, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
+
+func normal(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "_")) }
+
+// editDistance counts the insertions, deletions and replacements of bytes that
+// turn a into b.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			replace := diagonal
+			if a[i] != b[j] {
+				replace++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replace, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

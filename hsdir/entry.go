@@ -1,0 +1,122 @@
+package hsdir
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+)
+
+// entry reads the entry that begins with the given r line. It returns the line
+// after the entry, and false if the document ends with the entry.
+func (r *consensusReader) entry(first []byte) ([]byte, bool, error) {
+	var s status
+	if err := s.readR(first); err != nil {
+		return nil, false, err
+	}
+	if r.doc.relays > 0 && bytes.Compare(s.fingerprint[:], r.last[:]) <= 0 {
+		return nil, false, fmt.Errorf("relay %s is out of order or there twice", upperHex(s.fingerprint[:]))
+	}
+	r.last = s.fingerprint
+	if r.doc.relays++; r.doc.relays > maxRelays {
+		return nil, false, fmt.Errorf("more than %d relays", maxRelays)
+	}
+	line, ok := r.scan()
+	for ; ok && !isEntry(line); line, ok = r.scan() {
+		keyword, rest := word(line)
+		if isFooter(keyword) {
+			break
+		}
+		if err := s.readLine(keyword, rest); err != nil {
+			return nil, false, fmt.Errorf("relay %s: %w", upperHex(s.fingerprint[:]), err)
+		}
+	}
+	if ok && (!s.seen.s || !s.seen.pr) {
+		return nil, false, fmt.Errorf("the relay before, %s, has no s line or no pr line", upperHex(s.fingerprint[:]))
+	}
+	if s.flag && s.protocol && !s.broken {
+		r.doc.hsdirs = append(r.doc.hsdirs, s)
+	}
+	return line, ok, nil
+}
+
+// readR reads the r line, of which only the names of the relay matter here.
+func (s *status) readR(line []byte) error {
+	_, rest := word(line)
+	nickname, rest := word(rest)
+	identity, rest := word(rest)
+	arguments := 2
+	for {
+		var w []byte
+		if w, rest = word(rest); len(w) == 0 {
+			break
+		}
+		arguments++
+	}
+	if arguments < rLineArguments {
+		return fmt.Errorf("an r line of %d words, want %d", arguments, rLineArguments)
+	}
+	if !isNickname(nickname) {
+		return fmt.Errorf("%s is not a nickname", quote(nickname))
+	}
+	s.nickname = nickname
+	if err := decodeBase64(s.fingerprint[:], identity); err != nil {
+		return fmt.Errorf("identity %s: %w", quote(identity), err)
+	}
+	return nil
+}
+
+func isNickname(text []byte) bool {
+	for _, c := range text {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
+			return false
+		}
+	}
+	return len(text) > 0 && len(text) <= maxNickname
+}
+
+var errTwice = errors.New("a line of this kind came before")
+
+// readLine reads one of the lines below the r line. Unknown ones, and those
+// that matter to circuits alone, are left to others.
+func (s *status) readLine(keyword, rest []byte) (err error) {
+	switch string(keyword) {
+	case "s":
+		if s.seen.s {
+			return fmt.Errorf("s: %w", errTwice)
+		}
+		s.seen.s = true
+		s.flag = hasWord(rest, hsdirName)
+	case "pr":
+		if s.seen.pr {
+			return fmt.Errorf("pr: %w", errTwice)
+		}
+		s.seen.pr = true
+		s.protocol, err = supportsHSDir(rest)
+	case "v":
+		if s.seen.v {
+			return fmt.Errorf("v: %w", errTwice)
+		}
+		s.seen.v = true
+		s.broken = brokenHSDir(rest)
+	case "m":
+		// Of several, tor takes the first.
+		if s.seen.m {
+			return nil
+		}
+		s.seen.m = true
+		digest, _ := word(rest)
+		if err = decodeBase64(s.digest[:], digest); err != nil {
+			return fmt.Errorf("microdescriptor digest %s: %w", quote(digest), err)
+		}
+	}
+	return err
+}
+
+func hasWord(line, want []byte) bool {
+	for w, rest := word(line); len(w) > 0; w, rest = word(rest) {
+		if bytes.Equal(w, want) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,155 @@
+package hsdir
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha3"
+	"encoding/binary"
+	"slices"
+	"sort"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// Ring is the hash ring for one of the two descriptors of every service. It is
+// immutable and safe for concurrent use.
+type Ring struct {
+	Which        Which
+	Period       descriptor.Period
+	SharedRandom [32]byte
+	Disaster     bool      // SharedRandom stands in for a missing value
+	RunStart     time.Time // from here the revision counters count
+
+	params Params
+	relays []Relay
+	nodes  []node // by index
+}
+
+// node is a place in the ring.
+type node struct {
+	index [32]byte
+	relay int // in relays
+}
+
+// Responsible is an HSDir that is responsible for a descriptor.
+type Responsible struct {
+	Relay
+	Index   [32]byte // its place in the ring
+	Replica int      // counted from 1
+}
+
+func newRing(c *Consensus, which Which) *Ring {
+	r := &Ring{
+		Which:    which,
+		Period:   c.Period(which),
+		RunStart: c.RunStart(which),
+		params:   c.Params,
+		relays:   c.HSDirs,
+	}
+	// The first descriptor goes by the older value, the second by the newer.
+	srv := c.SharedRandomPrevious
+	if which == Second {
+		srv = c.SharedRandomCurrent
+	}
+	if srv == nil {
+		r.SharedRandom, r.Disaster = disasterValue(r.Period), true
+	} else {
+		r.SharedRandom = *srv
+	}
+	indexes := c.indexes.get(indexKey{r.SharedRandom, r.Period}, r.relays)
+	r.nodes = make([]node, len(indexes))
+	for i := range indexes {
+		r.nodes[i] = node{indexes[i], i}
+	}
+	slices.SortFunc(r.nodes, compareNodes)
+	return r
+}
+
+// compareNodes orders by index. Relays with the same Ed25519 identity share
+// one; they stay in the order of the consensus.
+func compareNodes(a, b node) int {
+	// The first eight bytes nearly always decide, and compare in one step.
+	x, y := binary.BigEndian.Uint64(a.index[:]), binary.BigEndian.Uint64(b.index[:])
+	if x != y {
+		return cmp.Compare(x, y)
+	}
+	if c := bytes.Compare(a.index[:], b.index[:]); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.relay, b.relay)
+}
+
+// Len returns the number of relays in the ring.
+func (r *Ring) Len() int { return len(r.nodes) }
+
+// Store returns the HSDirs to which a service uploads the descriptor of the
+// blinded key b: for every replica its HSDirs, nearest first. No HSDir is
+// there twice, so that in a small ring a replica may have few or none.
+func (r *Ring) Store(b descriptor.BlindedPublicKey) [][]Responsible {
+	return r.responsible(b, r.params.SpreadStore)
+}
+
+// Fetch returns the HSDirs that a client asks for the descriptor of the
+// blinded key b, in the form of Store.
+func (r *Ring) Fetch(b descriptor.BlindedPublicKey) [][]Responsible {
+	return r.responsible(b, r.params.SpreadFetch)
+}
+
+// responsible goes round the ring from the place of each replica and takes the
+// HSDirs that no earlier replica took, as many as spread, but no further than
+// once round (rend-spec-v3, section 2.2.3).
+func (r *Ring) responsible(b descriptor.BlindedPublicKey, spread int) [][]Responsible {
+	replicas := make([][]Responsible, r.params.Replicas)
+	taken := make(map[int]bool, len(replicas)*spread)
+	for i := range replicas {
+		replica := i + 1
+		at := hsIndex(b, replica, r.Period)
+		start := sort.Search(len(r.nodes), func(n int) bool {
+			return bytes.Compare(r.nodes[n].index[:], at[:]) >= 0
+		})
+		for step := 0; step < len(r.nodes) && len(replicas[i]) < spread; step++ {
+			place := (start + step) % len(r.nodes)
+			if taken[place] {
+				continue
+			}
+			taken[place] = true
+			n := r.nodes[place]
+			replicas[i] = append(replicas[i], Responsible{r.relays[n.relay], n.index, replica})
+		}
+	}
+	return replicas
+}
+
+// hsIndex is the place of a replica of a descriptor in the ring.
+func hsIndex(b descriptor.BlindedPublicKey, replica int, p descriptor.Period) [32]byte {
+	buf := make([]byte, 0, 80)
+	buf = append(buf, "store-at-idx"...)
+	buf = append(buf, b[:]...)
+	buf = binary.BigEndian.AppendUint64(buf, uint64(replica))
+	buf = binary.BigEndian.AppendUint64(buf, p.Minutes())
+	buf = binary.BigEndian.AppendUint64(buf, p.Number)
+	return sha3.Sum256(buf)
+}
+
+// hsdirIndex is the place of a relay in the ring. Number and length of the
+// period come in another order than in hsIndex.
+func hsdirIndex(ed25519 [32]byte, srv [32]byte, p descriptor.Period) [32]byte {
+	buf := make([]byte, 0, 96)
+	buf = append(buf, "node-idx"...)
+	buf = append(buf, ed25519[:]...)
+	buf = append(buf, srv[:]...)
+	buf = binary.BigEndian.AppendUint64(buf, p.Number)
+	buf = binary.BigEndian.AppendUint64(buf, p.Minutes())
+	return sha3.Sum256(buf)
+}
+
+// disasterValue stands in for a shared random value on which the authorities
+// could not agree (rend-spec-v3, section 2.2.1; srv-spec, section 3.1.6).
+func disasterValue(p descriptor.Period) [32]byte {
+	buf := make([]byte, 0, 48)
+	buf = append(buf, "shared-random-disaster"...)
+	buf = binary.BigEndian.AppendUint64(buf, p.Minutes())
+	buf = binary.BigEndian.AppendUint64(buf, p.Number)
+	return sha3.Sum256(buf)
+}

@@ -1,0 +1,132 @@
+package hsdir
+
+import (
+	"fmt"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// Which tells the two descriptors apart that a service has at any time
+// (rend-spec-v3, sections 2.2.2.1 and 2.2.2.2).
+type Which uint8
+
+// The first descriptor is the one of the earlier period, the second one that
+// of the later.
+const (
+	First Which = iota
+	Second
+)
+
+// String returns "first" or "second".
+func (w Which) String() string {
+	if w == First {
+		return "first"
+	}
+	return "second"
+}
+
+// MarshalText writes what String returns.
+func (w Which) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
+
+// A run of the shared-random protocol has two phases of twelve rounds, one
+// round for every consensus (srv-spec).
+const (
+	roundsPerPhase = 12
+	roundsPerRun   = 2 * roundsPerPhase
+)
+
+// schedule is where a consensus stands between changes of period and of shared
+// random value. Times and periods are those of its valid-after, since what
+// everybody agrees on is the consensus and not the clock.
+type schedule struct {
+	interval     time.Duration // between votes
+	offset       time.Duration // of the periods' beginnings
+	length       time.Duration // of a period
+	period       descriptor.Period
+	runStart     time.Time // of the shared-random run that is on
+	nextPeriod   time.Time // when period ends
+	afterRun     time.Time // first beginning of a period in the run that is on
+	between      bool      // between a change of period and the next shared random value
+	current      Which     // the descriptor that clients fetch
+	periods      [2]descriptor.Period
+	runStarts    [2]time.Time
+	nextSRVStart time.Time
+}
+
+func newSchedule(c *Consensus) (schedule, error) {
+	s := schedule{interval: c.VotingInterval(), length: c.Params.PeriodLength}
+	if s.interval < time.Second || s.interval > 24*time.Hour {
+		return s, fmt.Errorf("a voting interval of %v, from valid-after to fresh-until", s.interval)
+	}
+	if c.ValidUntil.Before(c.FreshUntil) || c.ValidAfter.Unix() < int64(roundsPerRun*s.interval/time.Second) {
+		return s, fmt.Errorf("valid from %s to %s", c.ValidAfter.Format(dirTimeLayout), c.ValidUntil.Format(dirTimeLayout))
+	}
+	run := roundsPerRun * s.interval
+	s.offset = roundsPerPhase * s.interval
+	if c.Testing {
+		// So that a testing network sees changes: as long as a run, whatever
+		// the parameter says.
+		if s.length = run.Truncate(time.Minute); s.length < time.Minute {
+			return s, fmt.Errorf("a voting interval of %v, too short for periods of whole minutes", s.interval)
+		}
+	}
+	s.period = descriptor.PeriodAt(c.ValidAfter, s.length, s.offset)
+	s.nextPeriod = s.period.End(s.offset)
+	rounds := c.ValidAfter.Unix() / int64(s.interval/time.Second)
+	s.runStart = c.ValidAfter.Add(-time.Duration(rounds%roundsPerRun) * s.interval)
+	s.nextSRVStart = s.runStart.Add(run)
+	s.place(c.ValidAfter)
+	return s, nil
+}
+
+// place works out the segment, and from it the periods of both descriptors
+// (the picture in rend-spec-v3, section 2.2.2).
+func (s *schedule) place(validAfter time.Time) {
+	// tor cuts the offset down to minutes for the number of a period, but not
+	// for its beginning.
+	atRun := descriptor.PeriodAt(s.runStart, s.length, s.offset)
+	s.afterRun = atRun.End(0).Add(s.offset)
+	s.between = validAfter.Before(s.runStart) || !validAfter.Before(s.afterRun)
+	s.periods = [2]descriptor.Period{First: s.period, Second: s.period.Next()}
+	s.current = First
+	if s.between {
+		s.periods = [2]descriptor.Period{First: s.period.Previous(), Second: s.period}
+		s.current = Second
+	}
+	s.runStarts = [2]time.Time{First: s.runStart.Add(-roundsPerRun * s.interval), Second: s.runStart}
+}
+
+// Period returns the period of the first or of the second descriptor.
+func (c *Consensus) Period(which Which) descriptor.Period { return c.schedule.periods[which&1] }
+
+// CurrentPeriod returns the period whose descriptors clients fetch.
+func (c *Consensus) CurrentPeriod() descriptor.Period { return c.schedule.period }
+
+// RunStart returns the beginning of the shared-random run from which the
+// revision counter of the first or of the second descriptor counts.
+func (c *Consensus) RunStart(which Which) time.Time { return c.schedule.runStarts[which&1] }
+
+// NextPeriod returns the moment at which the next period begins: from the
+// first consensus that is valid then, clients fetch for the new one.
+func (c *Consensus) NextPeriod() time.Time { return c.schedule.nextPeriod }
+
+// NextSharedRandom returns the moment from which the consensus has a new shared
+// random value. Services then make their second descriptor their first one.
+func (c *Consensus) NextSharedRandom() time.Time { return c.schedule.nextSRVStart }
+
+// NextChange returns the next moment at which periods or shared random values
+// change: with the first consensus that is valid then, the rings are others.
+func (c *Consensus) NextChange() time.Time {
+	next := c.schedule.nextPeriod
+	for _, t := range []time.Time{c.schedule.nextSRVStart, c.schedule.afterRun} {
+		if t.After(c.ValidAfter) && t.Before(next) {
+			next = t
+		}
+	}
+	return next
+}
+
+// RotationOffset returns how long after a multiple of the period length periods
+// begin, for descriptor.PeriodAt and Period.Start.
+func (c *Consensus) RotationOffset() time.Duration { return c.schedule.offset }

@@ -1,0 +1,180 @@
+package selection
+
+import (
+	"maps"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"onionbalancer/descriptor"
+)
+
+func TestLookup(t *testing.T) {
+	if s, err := Lookup(""); err != nil || s.Name() != Default {
+		t.Errorf("the empty name gives %v, %v", s, err)
+	}
+	if names := Names(); names[0] != Default {
+		t.Errorf("the default is not the first of %v", names)
+	}
+	for _, name := range []string{"spread", "random", "freshest", "longest-lived", "weighted"} {
+		if s, err := Lookup(name); err != nil || s.Name() != name {
+			t.Errorf("%s gives %v, %v", name, s, err)
+		}
+	}
+	if _, err := Lookup("sprad"); err == nil || !strings.Contains(err.Error(), `"sprad"`) || !strings.Contains(err.Error(), "spread") {
+		t.Errorf("an unknown name gives %v", err)
+	}
+}
+
+// TestReadme: the page for operators knows every strategy.
+func TestReadme(t *testing.T) {
+	page, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range Names() {
+		if !strings.Contains(string(page), "## "+name+"\n") {
+			t.Errorf("README.md has no section %q", name)
+		}
+	}
+}
+
+func TestMark(t *testing.T) {
+	pool := separate(2, 2)
+	pool[0].Place = 7
+	renewed := *pool[2].Point
+	renewed.Expires = epoch.Add(time.Hour)
+	Mark(pool, []descriptor.IntroductionPoint{renewed, *candidate("z", 50, 50).Point, *pool[1].Point, renewed})
+	var places []int
+	for _, c := range pool {
+		places = append(places, c.Place)
+	}
+	if want := []int{0, 3, 1, 0}; !slices.Equal(places, want) {
+		t.Errorf("places %v, want %v", places, want)
+	}
+}
+
+func TestShares(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		points []Candidate
+		want   map[string]float64
+	}{
+		{"none", nil, map[string]float64{}},
+		{"by number", separate(1, 3), map[string]float64{"a": .25, "b": .75}},
+		{"shadowed", offers([]int{1, 2}, []int{1, 3}), map[string]float64{"a": .75, "b": .25}},
+		{"shadowed altogether", offers([]int{1}, []int{1}), map[string]float64{"a": 1, "b": 0}},
+		{"twice in its own shadow", offers([]int{1, 1}, []int{2, 3}), map[string]float64{"a": .5, "b": .5}},
+	} {
+		got := Shares(test.points)
+		same := maps.EqualFunc(got, test.want, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 })
+		if !same {
+			t.Errorf("%s: shares %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+func TestSharesSumToOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pool, sum := drawPool(t), 0.0
+		for _, share := range Shares(pool) {
+			sum += share
+		}
+		if len(pool) > 0 && math.Abs(sum-1) > 1e-9 {
+			t.Fatalf("shares sum to %v", sum)
+		}
+	})
+}
+
+func TestWeightedTable(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		points  []int
+		weights []float64
+		want    map[string]int
+	}{
+		{"equal weights are spread", []int{3, 3}, []float64{1, 1}, map[string]int{"a": 3, "b": 3}},
+		{"three to one", []int{3, 3}, []float64{3, 1}, map[string]int{"a": 3, "b": 1}},
+		{"scale does not matter", []int{3, 3}, []float64{0.75, 0.25}, map[string]int{"a": 3, "b": 1}},
+		{"the most points that fit", []int{20, 20}, []float64{3, 1}, map[string]int{"a": 15, "b": 5}},
+		{"three weights", []int{10, 10, 10}, []float64{5, 3, 2}, map[string]int{"a": 10, "b": 6, "c": 4}},
+		{"a trickle", []int{3, 3}, []float64{1000, 1}, map[string]int{"a": 3, "b": 1}},
+		{"drained", []int{3, 3}, []float64{0, 1}, map[string]int{"b": 3}},
+		{"all drained", []int{3, 3}, []float64{0, 0}, map[string]int{"a": 3, "b": 3}},
+	} {
+		pool := separate(test.points...)
+		for i := range pool {
+			pool[i].Weight = test.weights[pool[i].Instance[0]-'a']
+		}
+		if got := countByInstance(Weighted{}.Select(pool, 20, source(1))); !maps.Equal(got, test.want) {
+			t.Errorf("%s: %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// TestByAge: with one place for each relay, the strategies by age take the
+// youngest and the oldest, and Random takes any.
+func TestByAge(t *testing.T) {
+	pool := separate(1, 1, 1, 1)
+	for i := range pool {
+		pool[i].FirstSeen = epoch.Add(time.Duration(i/2) * time.Hour)
+		pool[i].Published = epoch.Add(time.Duration(i%2) * time.Hour)
+	}
+	taken := make(map[string]map[string]int)
+	for _, s := range []Strategy{Freshest{}, LongestLived{}, Random{}} {
+		taken[s.Name()] = make(map[string]int)
+		for seed := range uint64(200) {
+			taken[s.Name()][s.Select(pool, 1, source(seed))[0].Instance]++
+		}
+	}
+	if got := taken["freshest"]; got["d"] != 200 {
+		t.Errorf("freshest took %v, want d", got)
+	}
+	if got := taken["longest-lived"]; got["a"]+got["b"] != 200 || got["a"] < 50 || got["b"] < 50 {
+		t.Errorf("longest-lived took %v, want a and b alike", got)
+	}
+	if got := taken["random"]; len(got) != 4 {
+		t.Errorf("random took %v, want all", got)
+	}
+}
+
+// TestRandomFills: no relay is left unused while the limit allows.
+func TestRandomFills(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pool, limit := drawPool(t), rapid.IntRange(1, 25).Draw(t, "limit")
+		relays := make(map[string]bool)
+		for _, c := range pool {
+			relays[c.Point.Relay()] = true
+		}
+		chosen := Random{}.Select(pool, limit, source(1))
+		if want := min(limit, len(relays)); len(chosen) != want {
+			t.Fatalf("%d chosen, want %d", len(chosen), want)
+		}
+	})
+}
+
+// TestSamePointTwice: a point that two instances claim is chosen once.
+func TestSamePointTwice(t *testing.T) {
+	pool := append(separate(1, 1), candidate("c", 9, 0))
+	for _, s := range strategies {
+		if chosen := s.Select(pool, 20, source(1)); len(chosen) != 2 {
+			t.Errorf("%s chose %d of 2", s.Name(), len(chosen))
+		}
+	}
+}
+
+func BenchmarkSpreadManyInstances(b *testing.B) {
+	points := make([]int, 1000)
+	for i := range points {
+		points[i] = 3
+	}
+	pool := separate(points...)
+	for b.Loop() {
+		Spread{}.Select(pool, 20, source(1))
+	}
+}

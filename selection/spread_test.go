@@ -1,0 +1,100 @@
+package selection
+
+import (
+	"maps"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func TestSpreadTable(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		pool  []Candidate
+		limit int
+		want  []int // chosen of each instance, ascending
+	}{
+		{"all of three alike", separate(3, 3, 3), 20, []int{3, 3, 3}},
+		{"one instance, all it has", separate(10), 20, []int{10}},
+		{"the limit", separate(20, 20), 20, []int{10, 10}},
+		{"full turns only", separate(3, 3, 3, 3, 3, 3, 3), 20, []int{2, 2, 2, 2, 2, 2, 2}},
+		{"one has fewer", separate(3, 10), 20, []int{3, 3}},
+		{"three points at the price of evenness", separate(1, 10), 20, []int{1, 2}},
+		{"not at that price with three", separate(1, 10, 10), 20, []int{1, 1, 1}},
+		{"more instances than the limit", separate(3, 3, 3, 3, 3), 4, []int{1, 1, 1, 1}},
+		{"shared relays move apart", offers([]int{1, 2, 3}, []int{1, 2, 3}, []int{1, 2, 3}), 20, []int{1, 1, 1}},
+		{"one can give way", offers([]int{1}, []int{1, 2}, []int{2, 3}), 20, []int{1, 1, 1}},
+		{"no way out", offers([]int{1}, []int{1}, []int{2, 3, 4}), 20, []int{1, 2}},
+		{"none", nil, 20, nil},
+	} {
+		for seed := range uint64(20) {
+			counts := slices.Sorted(maps.Values(countByInstance(Spread{}.Select(test.pool, test.limit, source(seed)))))
+			if !slices.Equal(counts, test.want) {
+				t.Errorf("%s: chosen by instance %v, want %v", test.name, counts, test.want)
+				break
+			}
+		}
+	}
+}
+
+// TestSpreadEven: as many instances as possible have a point, no two of them
+// differ by more than one, and with three or more their shares are the same.
+func TestSpreadEven(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pool, limit := drawPool(t), rapid.IntRange(1, 25).Draw(t, "limit")
+		chosen := Spread{}.Select(pool, limit, source(rapid.Uint64().Draw(t, "seed")))
+		counts := countByInstance(chosen)
+		if want := min(limit, mostInstances(pool)); len(counts) != want {
+			t.Fatalf("%d instances have a point, %d could", len(counts), want)
+		}
+		if len(counts) == 0 {
+			return
+		}
+		sorted := slices.Sorted(maps.Values(counts))
+		least, most := sorted[0], sorted[len(sorted)-1]
+		if most > least+1 || len(counts) >= enoughPoints && most > least {
+			t.Fatalf("points by instance: %v", counts)
+		}
+	})
+}
+
+// mostInstances counts the instances that can have a relay of their own at the
+// same time, by Hall's theorem: the least, over all sets of relays, of the
+// relays in the set and the instances that have others. Searching all sets is
+// too much; growing alternating paths breadth first is another way than the
+// package's own.
+func mostInstances(pool []Candidate) int {
+	relaysOf := make(map[string][]string)
+	for _, c := range pool {
+		relaysOf[c.Instance] = append(relaysOf[c.Instance], c.Point.Relay())
+	}
+	holder, holds := make(map[string]string), make(map[string]string)
+	for _, start := range slices.Sorted(maps.Keys(relaysOf)) {
+		from := make(map[string]string) // relay to the instance it was reached from
+		queue, end := []string{start}, ""
+		for len(queue) > 0 && end == "" {
+			instance := queue[0]
+			queue = queue[1:]
+			for _, relay := range relaysOf[instance] {
+				if _, seen := from[relay]; seen {
+					continue
+				}
+				from[relay] = instance
+				other, taken := holder[relay]
+				if !taken {
+					end = relay
+					break
+				}
+				queue = append(queue, other)
+			}
+		}
+		for relay := end; relay != ""; {
+			instance := from[relay]
+			given := holds[instance]
+			holder[relay], holds[instance] = instance, relay
+			relay = given
+		}
+	}
+	return len(holds)
+}

@@ -1,0 +1,174 @@
+package balance
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+)
+
+const (
+	// firstRetry is how soon an instance is asked for again that could not be
+	// found; the wait doubles up to the usual interval.
+	firstRetry = 5 * time.Second
+	// fetchDeadline bounds one fetch, all its HSDirs together.
+	fetchDeadline = 60 * time.Second
+	// settleLongest is how long planning waits for fetches that nobody answers,
+	// settleRest how much longer once one of them was answered: to publish two
+	// instances and then three costs more than a second's wait.
+	settleLongest = 5 * time.Second
+	settleRest    = time.Second
+)
+
+// epoch is what decides where an instance's descriptor lies and which one it
+// is. When it changes, everything fetched before may be about to die.
+type epoch struct {
+	period descriptor.Period
+	random [32]byte // of the ring that clients fetch from
+	first  descriptor.Period
+}
+
+// turn makes every instance due if the consensus began a new epoch: an instance
+// has other introduction points in its new descriptor, and closes the old ones.
+func (s *Service) turn(now time.Time, c *hsdir.Consensus, current *hsdir.Ring, first descriptor.Period) {
+	e := epoch{period: current.Period, random: current.SharedRandom, first: first}
+	if e == s.epoch {
+		return
+	}
+	if s.epoch != (epoch{}) {
+		s.log.Info("new period or shared random value: fetching every instance anew",
+			"period", e.period.Number, "valid_after", c.ValidAfter)
+	}
+	s.epoch = e
+	for _, i := range s.instances {
+		i.due = now
+	}
+}
+
+// fetch starts asking for the instances that are due. Answers come to s.fetches.
+func (s *Service) fetch(ctx context.Context, now time.Time, c *hsdir.Consensus) {
+	for _, i := range s.instances {
+		if i.asking || now.Before(i.due) {
+			continue
+		}
+		keys, err := i.Address.Keys(s.epoch.period)
+		if err != nil {
+			i.err, i.due = err, now.Add(s.cfg.FetchEvery)
+			continue
+		}
+		if !s.anyAsking() {
+			s.settleAt = now.Add(settleLongest)
+		}
+		i.asking, i.asked = true, now
+		query := Query{Consensus: c, Keys: keys, Client: i.Client, Floor: i.floor(keys.Period)}
+		s.wait.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, fetchDeadline)
+			defer cancel()
+			answer := s.env.Fetcher.Fetch(ctx, query)
+			s.fetches <- answer // s.fetches has room for one answer of each instance
+		})
+	}
+}
+
+func (s *Service) anyAsking() bool {
+	for _, i := range s.instances {
+		if i.asking {
+			return true
+		}
+	}
+	return false
+}
+
+// absorb takes one answer in.
+func (s *Service) absorb(now time.Time, a Answer) {
+	for _, i := range s.instances {
+		if i.Address != a.Keys.Address {
+			continue
+		}
+		if a.Keys.Period != s.epoch.period {
+			i.asking, i.due = false, now // the period changed while we asked
+			return
+		}
+		before := i.state(now)
+		i.accept(a, now)
+		if after := i.state(now); after != before {
+			s.log.Info("instance", "instance", i.Name, "state", after, "was", before, "points", i.points(), "error", i.problem())
+		}
+		i.due = now.Add(i.pause(s.cfg.FetchEvery))
+		if a.Finding == Found {
+			s.settleAt = earlier(s.settleAt, now.Add(settleRest))
+			s.save()
+		}
+		return
+	}
+}
+
+// pause is the time until an instance is asked for again, about every while it
+// is found.
+func (i *instance) pause(every time.Duration) time.Duration {
+	if i.failures > 0 {
+		retry := firstRetry << min(i.failures-1, 10)
+		return jitter(min(retry, every))
+	}
+	return jitter(every)
+}
+
+// jitter spreads d by a tenth either way, so that what began together does not
+// stay together.
+func jitter(d time.Duration) time.Duration {
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+}
+
+// settled reports whether planning may go ahead: no fetch is under way that is
+// worth waiting for.
+func (s *Service) settled(now time.Time) bool {
+	return !s.anyAsking() || !now.Before(s.settleAt)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// save stores the instances' descriptors, for a start at a time when the
+// instances cannot be reached.
+func (s *Service) save() {
+	var held []Held
+	for _, i := range s.instances {
+		if i.held != nil {
+			held = append(held, Held{
+				Instance: i.Address, Period: i.period.Number, Minutes: i.period.Minutes(), Renewed: i.renewed.UTC(), Raw: i.raw,
+			})
+		}
+	}
+	s.troubles.set(troubleHeld, s.env.Store.SaveHeld(s.address, held))
+}
+
+// restore takes the instances' descriptors from an earlier run. Each is
+// verified again, as everything that comes from outside the process.
+func (s *Service) restore(now time.Time) {
+	held, err := s.env.Store.LoadHeld(s.address)
+	s.troubles.set(troubleHeld, err)
+	for _, h := range held {
+		for _, i := range s.instances {
+			if i.Address != h.Instance || i.held != nil {
+				continue
+			}
+			keys, err := i.Address.Keys(descriptor.Period{Number: h.Period, Length: time.Duration(h.Minutes) * time.Minute})
+			if err != nil {
+				continue
+			}
+			d, err := s.decoder.Decode(h.Raw, keys, i.Client, now)
+			if err != nil {
+				s.log.Info("a stored descriptor is of no use any more", "instance", i.Name, "error", err)
+				continue
+			}
+			i.held, i.raw, i.period, i.renewed = d, h.Raw, keys.Period, h.Renewed
+			i.see(now)
+		}
+	}
+}

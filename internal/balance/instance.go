@@ -1,0 +1,149 @@
+package balance
+
+import (
+	"context"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/status"
+)
+
+// Instance is a backend as the operator configured it.
+type Instance struct {
+	Name    string
+	Address descriptor.Address
+	Weight  float64               // for strategies that weigh; 0 counts as 1
+	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
+}
+
+// silentAfter is how long a descriptor may go without a higher revision counter
+// before its instance counts as silent. tor renews it after 60 to 120 minutes.
+const silentAfter = 150 * time.Minute
+
+// Finding is what asking the HSDirs for an instance came to.
+type Finding int
+
+// What a fetch can find.
+const (
+	NotAsked Finding = iota
+	Found            // a valid descriptor
+	Unknown          // HSDirs answered, and none has one
+	Unclear          // no HSDir gave an answer that tells
+	Garbage          // HSDirs sent only what cannot be used
+)
+
+// Query asks for the descriptor of an instance for the current period.
+type Query struct {
+	Consensus *hsdir.Consensus
+	Keys      descriptor.Keys
+	Client    *descriptor.ClientKey // nil unless the instance wants one
+	Floor     uint64                // the lowest revision counter that is no replay
+}
+
+// Answer is what a Query came to.
+type Answer struct {
+	Keys       descriptor.Keys
+	Finding    Finding
+	Descriptor *descriptor.Descriptor // verified, if Found
+	Raw        []byte                 // Descriptor as it came
+	Err        error                  // why it was not found
+}
+
+// Fetcher asks the HSDirs. It is safe for concurrent use, bounds what it has
+// under way, and returns when ctx ends.
+type Fetcher interface {
+	Fetch(ctx context.Context, q Query) Answer
+}
+
+// instance is what a service knows of one backend. The service's goroutine
+// owns it; rounds get copies.
+type instance struct {
+	Instance
+	finding Finding
+	err     error // of the last fetch, nil when it found a descriptor
+
+	held    *descriptor.Descriptor // the last good one, nil if there never was one
+	raw     []byte                 // held, as it came
+	period  descriptor.Period      // of held
+	renewed time.Time              // when held's revision was first seen
+	seen    map[[32]byte]time.Time // by authentication key: when held's points were first seen
+
+	asking   bool      // a fetch is under way
+	asked    time.Time // when the last fetch began
+	due      time.Time // when the next should
+	failures int       // fetches without a descriptor, in a row
+}
+
+// state sums the instance up. Only an instance that is ok is worth sending
+// clients to while there is a choice.
+func (i *instance) state(now time.Time) status.State {
+	switch {
+	case i.finding == Unknown:
+		return status.StateUnknown
+	case i.held == nil && i.finding == NotAsked:
+		return status.StateStarting
+	case i.held == nil && i.finding == Garbage:
+		return status.StateGarbage
+	case i.held == nil:
+		return status.StateUnclear
+	case now.Sub(i.renewed) > silentAfter:
+		return status.StateSilent
+	default:
+		return status.StateOK
+	}
+}
+
+// floor is the lowest revision counter that a descriptor of p may carry.
+func (i *instance) floor(p descriptor.Period) uint64 {
+	if i.held == nil || i.period != p {
+		return 0
+	}
+	return i.held.RevisionCounter
+}
+
+// accept takes the answer to a query for the current period.
+func (i *instance) accept(a Answer, now time.Time) {
+	i.asking = false
+	i.finding, i.err = a.Finding, a.Err
+	if a.Finding != Found {
+		i.failures++
+		return
+	}
+	i.failures = 0
+	if i.held == nil || i.period != a.Keys.Period || i.held.RevisionCounter != a.Descriptor.RevisionCounter {
+		i.renewed = now
+	}
+	i.held, i.raw, i.period = a.Descriptor, a.Raw, a.Keys.Period
+	i.see(now)
+}
+
+// see notes the time at which each of held's points was first seen, and forgets
+// the points that are gone.
+func (i *instance) see(now time.Time) {
+	seen := make(map[[32]byte]time.Time, len(i.held.IntroductionPoints))
+	for _, point := range i.held.IntroductionPoints {
+		at, known := i.seen[point.AuthKey]
+		if !known {
+			at = now
+		}
+		seen[point.AuthKey] = at
+	}
+	i.seen = seen
+}
+
+// points returns how many introduction points are known.
+func (i *instance) points() int {
+	if i.held == nil {
+		return 0
+	}
+	return len(i.held.IntroductionPoints)
+}
+
+// problem is the text for the status: what went wrong last, if anything did.
+func (i *instance) problem() string {
+	if i.err == nil {
+		return ""
+	}
+	return i.err.Error()
+}

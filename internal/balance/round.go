@@ -1,0 +1,141 @@
+package balance
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/selection"
+)
+
+// Round is one pass from the consensus to the HSDirs, with what each stage of it
+// produced. A round in which nothing changed ends after its plan, which is empty.
+type Round struct {
+	Now        time.Time
+	Consensus  *hsdir.Consensus
+	Rings      []*hsdir.Ring         // of the first and of the second descriptor
+	Candidates []selection.Candidate // nil while fetches are worth waiting for
+	Fallback   bool                  // no instance is ok; the candidates are what was last known
+	Chosen     []selection.Candidate
+	Contents   *descriptor.Contents
+	Plan       []step
+	Published  []*edition
+	Err        error // what stopped the round, or a part of it
+}
+
+// round takes the service through all stages once. Every stage gives up for
+// itself: what cannot be done now is done by a later round.
+func (s *Service) round(ctx context.Context, now time.Time) (r Round) {
+	r.Now = now
+	if r.Consensus, r.Rings, r.Err = s.consult(now); r.Err != nil {
+		return r
+	}
+	s.fetch(ctx, now, r.Consensus)
+	if !s.settled(now) {
+		return r
+	}
+	r.Candidates, r.Fallback = candidates(now, s.instances)
+	r.Chosen = s.choose(r.Candidates)
+	r.Contents = contents(r.Chosen, s.instances, r.Consensus.Params.SendmeInc)
+	r.Plan = s.plan(now, r.Rings, r.Contents)
+	r.Published, r.Err = s.publish(ctx, now, r.Plan)
+	return r
+}
+
+// consult looks at the consensus and works out the rings of both descriptors.
+func (s *Service) consult(now time.Time) (*hsdir.Consensus, []*hsdir.Ring, error) {
+	c, err := s.env.Network.Consensus()
+	if c == nil {
+		return nil, nil, fmt.Errorf("waiting for tor to have a consensus: %w", errOr(err, errNoConsensus))
+	}
+	first, err := c.First()
+	if err != nil {
+		return c, nil, err
+	}
+	second, err := c.Second()
+	if err != nil {
+		return c, nil, err
+	}
+	s.turn(now, c, c.Current(), first.Period)
+	return c, []*hsdir.Ring{first, second}, nil
+}
+
+// choose selects the points of the next descriptor, so that what is published
+// stays as long as it is as good as anything else.
+func (s *Service) choose(list []selection.Candidate) []selection.Candidate {
+	published := make([]descriptor.IntroductionPoint, len(s.chosen))
+	for i, c := range s.chosen {
+		published[i] = *c.Point
+	}
+	selection.Mark(list, published)
+	return s.cfg.Strategy.Select(list, s.cfg.Limit, s.random)
+}
+
+// plan works out what should be at the HSDirs, and what is to be done for it.
+func (s *Service) plan(now time.Time, rings []*hsdir.Ring, c *descriptor.Contents) []step {
+	var targets []wanted
+	for _, ring := range rings {
+		keys, err := s.keysFor(ring.Period)
+		if err != nil {
+			s.log.Error("no keys", "error", err) // of an address that was valid at the start
+			continue
+		}
+		targets = append(targets, wanted{ring: ring, keys: keys, contents: c, places: places(ring, keys)})
+	}
+	return plan(now, targets, s.editions)
+}
+
+// places lists the HSDirs of a descriptor, those that clients ask first.
+func places(ring *hsdir.Ring, keys descriptor.Keys) []Place {
+	var list []Place
+	for _, replicas := range [][][]hsdir.Responsible{ring.Fetch(keys.Blinded), ring.Store(keys.Blinded)} {
+		for _, replica := range replicas {
+			for _, r := range replica {
+				if p := (Place{Replica: r.Replica, HSDir: r.Fingerprint}); !slices.Contains(list, p) {
+					list = append(list, p)
+				}
+			}
+		}
+	}
+	return list
+}
+
+// keysFor returns the keys of a period, derived once.
+func (s *Service) keysFor(p descriptor.Period) (descriptor.Keys, error) {
+	if keys, ok := s.keys[p]; ok {
+		return keys, nil
+	}
+	keys, err := s.address.Keys(p)
+	if err == nil {
+		s.keys[p] = keys
+	}
+	return keys, err
+}
+
+// finish records a round and forgets what no later one needs.
+func (s *Service) finish(r Round) {
+	s.rounds++
+	s.lastRound = r.Now
+	if r.Rings == nil {
+		s.troubles.set(troubleNetwork, r.Err)
+	} else {
+		s.troubles.set(troubleNetwork, nil)
+	}
+	if r.Contents != nil && len(r.Chosen) > 0 {
+		s.noteFallback(r.Fallback)
+		s.chosen = r.Chosen
+	}
+	if len(r.Rings) > 0 {
+		old := func(p descriptor.Period) bool {
+			return !slices.ContainsFunc(r.Rings, func(ring *hsdir.Ring) bool { return ring.Period == p })
+		}
+		maps.DeleteFunc(s.keys, func(p descriptor.Period, _ descriptor.Keys) bool { return old(p) })
+		maps.DeleteFunc(s.authorities, func(p descriptor.Period, _ *authority) bool { return old(p) })
+		maps.DeleteFunc(s.editions, func(p descriptor.Period, _ *edition) bool { return old(p) })
+	}
+	s.report(r)
+}

@@ -1,0 +1,224 @@
+package balance
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/status"
+	"onionbalancer/selection"
+)
+
+// Config says what a service is made of. A running service takes a new one as
+// long as the address stays.
+type Config struct {
+	Custodian  Custodian
+	Signing    SigningKeys
+	Strategy   selection.Strategy
+	Limit      int // of introduction points in a descriptor
+	Instances  []Instance
+	FetchEvery time.Duration // how often an instance is asked for that is fine
+}
+
+// Env is what services share.
+type Env struct {
+	Network   *Network
+	Fetcher   Fetcher
+	Publisher Publisher
+	Store     Store
+	Log       *slog.Logger
+	// FullNames logs onion addresses whole rather than shortened.
+	FullNames bool
+}
+
+func (e Env) name(a descriptor.Address) string {
+	if e.FullNames {
+		return a.String()
+	}
+	return a.Short()
+}
+
+// Service keeps the master descriptors of one public address published.
+type Service struct {
+	address descriptor.Address
+	env     Env
+	log     *slog.Logger
+
+	configs  chan Config
+	fetches  chan Answer
+	outcomes chan Outcome
+	snapshot atomic.Pointer[status.Service]
+	wait     sync.WaitGroup // fetches under way
+
+	// All that follows belongs to the goroutine of Run.
+	cfg         Config
+	decoder     descriptor.Decoder
+	random      *rand.Rand
+	started     time.Time
+	instances   []*instance
+	epoch       epoch
+	settleAt    time.Time
+	keys        map[descriptor.Period]descriptor.Keys
+	authorities map[descriptor.Period]*authority
+	editions    map[descriptor.Period]*edition
+	revisions   *revisions
+	chosen      []selection.Candidate
+	fallback    bool // chosen are of instances that are not ok
+	retryAt     time.Time
+	retries     int
+	rounds      uint64
+	lastRound   time.Time
+	published   time.Time // first confirmation on an HSDir that clients ask
+	troubles    troubles
+}
+
+// maxInstances bounds a service; far above what 20 introduction points serve.
+const maxInstances = 1024
+
+// NewService returns a service that does nothing until Run.
+func NewService(cfg Config, env Env) *Service {
+	address := cfg.Custodian.Address()
+	s := &Service{
+		address:     address,
+		env:         env,
+		log:         env.Log.With("service", env.name(address)),
+		configs:     make(chan Config, 1),
+		fetches:     make(chan Answer, maxInstances),
+		outcomes:    make(chan Outcome, 256),
+		random:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
+		keys:        map[descriptor.Period]descriptor.Keys{},
+		authorities: map[descriptor.Period]*authority{},
+		editions:    map[descriptor.Period]*edition{},
+		troubles:    troubles{},
+	}
+	s.snapshot.Store(&status.Service{Address: address.String(), State: status.StateStarting, Strategy: cfg.Strategy.Name()})
+	s.reconfigure(time.Now(), cfg)
+	return s
+}
+
+// Address returns the public address.
+func (s *Service) Address() descriptor.Address { return s.address }
+
+// Status returns what the service last told of itself.
+func (s *Service) Status() status.Service { return *s.snapshot.Load() }
+
+// Reconfigure hands a new configuration, for the same address, to Run. The one
+// handed over last wins.
+func (s *Service) Reconfigure(cfg Config) {
+	for {
+		select {
+		case s.configs <- cfg:
+			return
+		case <-s.configs:
+		}
+	}
+}
+
+// Run does rounds until ctx ends: whenever the consensus, an instance, a slot
+// or the configuration changed, or something is due. What is published stays.
+func (s *Service) Run(ctx context.Context) {
+	defer s.wait.Wait()
+	changed, unsubscribe := s.env.Network.Subscribe()
+	defer unsubscribe()
+	defer s.env.Publisher.Withdraw(s.address)
+	s.started = time.Now()
+	var err error
+	s.revisions, err = newRevisions(s.address, s.env.Store)
+	s.troubles.set(troubleFloors, err)
+	s.restore(s.started)
+	for ctx.Err() == nil {
+		now := time.Now()
+		s.finish(s.round(ctx, now))
+		timer := time.NewTimer(time.Until(s.wake(now)))
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-timer.C:
+		case cfg := <-s.configs:
+			s.reconfigure(time.Now(), cfg)
+		case answer := <-s.fetches:
+			s.absorb(time.Now(), answer)
+		case outcome := <-s.outcomes:
+			s.confirm(time.Now(), outcome)
+		}
+		timer.Stop()
+		s.drain()
+	}
+}
+
+// drain takes in what else has arrived, so that one round serves it all.
+func (s *Service) drain() {
+	for {
+		select {
+		case answer := <-s.fetches:
+			s.absorb(time.Now(), answer)
+		case outcome := <-s.outcomes:
+			s.confirm(time.Now(), outcome)
+		default:
+			return
+		}
+	}
+}
+
+// reconfigure takes cfg over. Instances that stay keep what is known of them.
+func (s *Service) reconfigure(now time.Time, cfg Config) {
+	if s.cfg.Custodian != cfg.Custodian {
+		clear(s.authorities)
+	}
+	s.cfg = cfg
+	old := s.instances
+	s.instances = nil
+	for _, configured := range cfg.Instances {
+		i := &instance{Instance: configured, due: now}
+		for _, o := range old {
+			if o.Address == configured.Address {
+				o.Instance = configured
+				i = o
+			}
+		}
+		s.instances = append(s.instances, i)
+	}
+}
+
+// wake returns when the next round is due though nothing happens.
+func (s *Service) wake(now time.Time) time.Time {
+	next := now.Add(time.Hour)
+	for _, i := range s.instances {
+		if !i.asking {
+			next = earlier(next, i.due)
+		}
+		if i.state(now) == status.StateOK {
+			next = earlier(next, i.renewed.Add(silentAfter+time.Second))
+		}
+	}
+	if s.anyAsking() && now.Before(s.settleAt) {
+		next = earlier(next, s.settleAt)
+	}
+	if !s.retryAt.IsZero() {
+		next = earlier(next, s.retryAt)
+	}
+	for _, e := range s.editions {
+		if e.refresh.After(now) {
+			next = earlier(next, e.refresh)
+		}
+		for _, sl := range e.slots {
+			if sl.retryAt.After(now) {
+				next = earlier(next, sl.retryAt)
+			}
+		}
+	}
+	if expiry := firstExpiry(s.chosen); expiry.After(now) {
+		next = earlier(next, expiry)
+	}
+	if next.Before(now.Add(shortestWait)) {
+		return now.Add(shortestWait)
+	}
+	return next
+}
+
+// shortestWait keeps a mistake about what is due from becoming a busy loop.
+const shortestWait = 100 * time.Millisecond

@@ -1,0 +1,195 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/control"
+	"onionbalancer/internal/status"
+)
+
+// Daemon is a running balancer, or one about to run.
+type Daemon struct {
+	version string
+	log     *slog.Logger
+
+	tor       *torLink
+	network   *balance.Network
+	publisher *publisher
+	env       balance.Env
+	started   time.Time
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+
+	mu       sync.Mutex // guards what follows
+	cfg      *config.Config
+	initial  map[descriptor.Address]balance.Config // until Start
+	services map[descriptor.Address]*running
+	trouble  error // services of the configuration that could not be opened
+	reloads  []status.Event
+}
+
+// running is a service with its goroutine.
+type running struct {
+	*balance.Service
+	stop func() // ends the goroutine and waits for it
+}
+
+// maxReloads is how many reloads the status remembers.
+const maxReloads = 10
+
+// New opens the keys that cfg names and prepares everything, without touching
+// the network. A service that cannot be opened is reported and left out; only
+// when none can be is that an error.
+func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) {
+	services, trouble := buildAll(cfg)
+	if len(services) == 0 {
+		return nil, fmt.Errorf("opening the services: %w", errOrNone(trouble))
+	}
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("making the state directory: %w", err)
+	}
+	d := &Daemon{version: version, log: log, cfg: cfg, initial: services, trouble: trouble}
+	d.services = map[descriptor.Address]*running{}
+	return d, nil
+}
+
+var errNoServices = errors.New("the configuration has none")
+
+func errOrNone(err error) error {
+	if err == nil {
+		return errNoServices
+	}
+	return err
+}
+
+// Start begins work and returns at once, with an error only if it could not
+// begin at all. Stop must be called afterwards.
+func (d *Daemon) Start(ctx context.Context) error {
+	d.started = time.Now()
+	d.ctx, d.cancel = context.WithCancel(ctx)
+	if d.trouble != nil {
+		d.log.Error("services left out", "error", d.trouble)
+	}
+	var err error
+	if d.tor, err = openTor(d.ctx, d.cfg, d.log); err != nil {
+		d.cancel()
+		return err
+	}
+	d.wait.Go(func() { d.tor.run(d.ctx) })
+	d.network = balance.NewNetwork(d.tor.client, d.log)
+	d.wait.Go(func() { d.network.Run(d.ctx) })
+	d.publisher = newPublisher(d.tor.client, d.log)
+	d.env = balance.Env{
+		Network:   d.network,
+		Fetcher:   newFetcher(d.tor.client),
+		Publisher: d.publisher,
+		Store:     balance.Dir(d.cfg.StateDir),
+		Log:       d.log,
+		FullNames: d.cfg.Log.FullAddresses,
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for address, cfg := range d.initial {
+		d.startLocked(address, cfg)
+	}
+	d.initial = nil
+	d.wait.Go(d.serveStatus)
+	return nil
+}
+
+// serveStatus answers on the status socket. Balancing goes on without it.
+func (d *Daemon) serveStatus() {
+	path := filepath.Join(d.cfg.StateDir, status.SocketName)
+	if err := status.Serve(d.ctx, path, d.Snapshot); err != nil {
+		d.log.Error("\"balancer status\" will not work", "error", err)
+	}
+}
+
+func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
+	service := balance.NewService(cfg, d.env)
+	ctx, cancel := context.WithCancel(d.ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		service.Run(ctx)
+	}()
+	d.services[address] = &running{Service: service, stop: func() { cancel(); <-done }}
+}
+
+// Reload takes a new configuration over: services that are new start, those
+// that are gone stop, the others go on with what changed. If anything in it
+// cannot be opened, nothing changes and the error says why.
+func (d *Daemon) Reload(cfg *config.Config) error {
+	err := d.reload(cfg)
+	event := status.Event{At: time.Now(), What: "reload"}
+	if err != nil {
+		event.Error = err.Error()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reloads = append(d.reloads, event)
+	d.reloads = d.reloads[max(0, len(d.reloads)-maxReloads):]
+	return err
+}
+
+func (d *Daemon) reload(cfg *config.Config) error {
+	services, err := buildAll(cfg)
+	if err != nil {
+		return fmt.Errorf("reloading: %w", err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if cfg.StateDir != d.cfg.StateDir || cfg.Tor != d.cfg.Tor {
+		d.log.Warn("state_dir and [tor] take effect after a restart")
+		cfg.StateDir, cfg.Tor = d.cfg.StateDir, d.cfg.Tor
+	}
+	for address, r := range d.services {
+		if _, stays := services[address]; !stays {
+			r.stop()
+			delete(d.services, address)
+			d.log.Info("service removed; its last descriptor expires at the HSDirs in about three hours", "service", address.Short())
+		}
+	}
+	for address, built := range services {
+		if r := d.services[address]; r != nil {
+			r.Reconfigure(built)
+		} else {
+			d.startLocked(address, built)
+			d.log.Info("service added", "service", address.Short())
+		}
+	}
+	d.cfg, d.trouble = cfg, nil
+	return nil
+}
+
+// Stop ends everything that Start began and waits for it. What is published
+// stays at the HSDirs.
+func (d *Daemon) Stop() {
+	d.mu.Lock()
+	var stopping sync.WaitGroup
+	for _, r := range d.services {
+		stopping.Go(r.stop)
+	}
+	stopping.Wait()
+	clear(d.services)
+	d.mu.Unlock()
+	d.publisher.close()
+	d.cancel()
+	d.wait.Wait()
+	d.tor.close()
+}
+
+// Control returns the client of the tor that the daemon talks through.
+func (d *Daemon) Control() *control.Client { return d.tor.client }

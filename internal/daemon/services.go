@@ -1,0 +1,120 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/config"
+	"onionbalancer/keystore"
+	"onionbalancer/selection"
+)
+
+// One fetch a second is what a balancer may cost the network on average; an
+// instance is not asked for more often than every fetchShortest.
+const (
+	fetchShortest = time.Minute
+	fetchRate     = time.Second
+)
+
+// maxClientKeyFile bounds a client-authorization key's file, in bytes.
+const maxClientKeyFile = 4096
+
+// build opens what one [[service]] of the file names.
+func build(cfg *config.Config, s config.Service) (balance.Config, error) {
+	var out balance.Config
+	custodian, err := keystore.Open(s.Key)
+	if err != nil {
+		return out, err
+	}
+	strategy, err := selection.Lookup(s.Strategy)
+	if err != nil {
+		return out, err
+	}
+	out = balance.Config{
+		Custodian:  custodian,
+		Signing:    balance.MemoryKeys{},
+		Strategy:   strategy,
+		Limit:      s.MaxIntroductionPoints,
+		FetchEvery: s.FetchInterval,
+	}
+	if out.FetchEvery == 0 {
+		out.FetchEvery = automaticInterval(cfg)
+	}
+	for _, i := range s.Instances {
+		if i.Address == custodian.Address() {
+			return out, fmt.Errorf("instance %q has the address of the service itself", i.Name)
+		}
+		client, err := clientKey(i.ClientKey)
+		if err != nil {
+			return out, fmt.Errorf("instance %q: %w", i.Name, err)
+		}
+		out.Instances = append(out.Instances, balance.Instance{
+			Name: i.Name, Address: i.Address, Weight: i.Weight, Client: client,
+		})
+	}
+	return out, nil
+}
+
+// automaticInterval spaces the fetches of all instances of all services.
+func automaticInterval(cfg *config.Config) time.Duration {
+	total := 0
+	for _, s := range cfg.Services {
+		total += len(s.Instances)
+	}
+	return max(fetchShortest, time.Duration(total)*fetchRate)
+}
+
+// clientKey reads tor's .auth_private file; no path gives no key.
+func clientKey(path string) (*descriptor.ClientKey, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the client-authorization key: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("opening the client-authorization key: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("the client-authorization key %s can be read by others: chmod 600 %s", path, path)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxClientKeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("reading the client-authorization key: %w", err)
+	}
+	defer clear(text)
+	key, err := descriptor.ParseClientKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("reading the client-authorization key %s: %w", path, err)
+	}
+	return key, nil
+}
+
+// buildAll opens every service of the file. The error joins what is wrong with
+// those that are left out.
+func buildAll(cfg *config.Config) (map[descriptor.Address]balance.Config, error) {
+	services := map[descriptor.Address]balance.Config{}
+	var errs []error
+	for n, s := range cfg.Services {
+		built, err := build(cfg, s)
+		if err == nil {
+			if _, twice := services[built.Custodian.Address()]; twice {
+				err = fmt.Errorf("the address %s is served twice", built.Custodian.Address().Short())
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("service %d (key %s): %w", n+1, s.Key, err))
+			continue
+		}
+		services[built.Custodian.Address()] = built
+	}
+	return services, errors.Join(errs...)
+}

@@ -1,0 +1,43 @@
+package daemon
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"onionbalancer/internal/status"
+)
+
+// Snapshot tells what the daemon is doing now.
+func (d *Daemon) Snapshot() status.Snapshot {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := status.Snapshot{
+		Version: d.version,
+		PID:     os.Getpid(),
+		Now:     time.Now(),
+		Started: d.started,
+		Config:  d.cfg.File,
+		Reloads: slices.Clone(d.reloads),
+		Tor:     d.tor.status(),
+	}
+	if d.trouble != nil {
+		s.Warnings = append(s.Warnings, "services left out: "+d.trouble.Error())
+	}
+	c, err := d.network.Consensus()
+	if err != nil {
+		s.Consensus.Error = err.Error()
+	}
+	if c != nil {
+		s.Consensus.Known = true
+		s.Consensus.ValidAfter, s.Consensus.FreshUntil, s.Consensus.ValidUntil = c.ValidAfter, c.FreshUntil, c.ValidUntil
+		s.Consensus.HSDirs = len(c.HSDirs)
+		s.Consensus.NextChange = c.NextChange()
+	}
+	for _, r := range d.services {
+		s.Services = append(s.Services, r.Status())
+	}
+	slices.SortFunc(s.Services, func(a, b status.Service) int { return strings.Compare(a.Address, b.Address) })
+	return s
+}

@@ -1,0 +1,188 @@
+package sim
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// stall is when tor gives up on a directory that does not answer. It says
+// nothing when it does.
+const stall = 2 * time.Minute
+
+// hsFetch acts on HSFETCH: one fetch from each HSDir named, or from one that
+// tor chooses.
+func (t *Tor) hsFetch(args string) (reply []byte, after func()) {
+	fields := strings.Fields(args)
+	if len(fields) == 0 {
+		return reply1(512, "Bad arguments to HSFETCH: Need at least 1 argument(s)"), nil
+	}
+	address, err := descriptor.ParseAddress(fields[0])
+	if err != nil || len(fields[0]) != 56 {
+		return reply1(513, fmt.Sprintf("Invalid argument %q", fields[0])), nil
+	}
+	servers, _, refusal := t.keywords("HSFETCH", fields[1:], "SERVER")
+	if refusal != nil {
+		return refusal, nil
+	}
+	return replyOK, func() {
+		now := time.Now()
+		if len(servers) == 0 {
+			t.fetchAnywhere(address, now)
+		}
+		for _, r := range servers {
+			t.fetch(address, r, now)
+		}
+	}
+}
+
+// keywords reads SERVER and HSADDRESS arguments.
+func (t *Tor) keywords(command string, fields []string, allowed ...string) (servers []*Relay, address string, refusal []byte) {
+	for _, field := range fields {
+		key, value, found := strings.Cut(field, "=")
+		if !found {
+			return nil, "", reply1(512, "Bad arguments to "+command+": Cannot parse keyword argument(s)")
+		}
+		switch key = strings.ToUpper(key); {
+		case !contains(allowed, key):
+			return nil, "", reply1(512, fmt.Sprintf("Bad arguments to %s: Unrecognized keyword argument %q", command, key))
+		case key == "HSADDRESS":
+			address = value
+		default:
+			r := t.server(value)
+			if r == nil {
+				return nil, "", reply1(552, fmt.Sprintf("Server %q not found", value))
+			}
+			servers = append(servers, r)
+		}
+	}
+	return servers, address, nil
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
+
+// server finds a relay of tor's consensus by how controllers name one:
+// fingerprint, with or without "$" before and "~nickname" after it.
+func (t *Tor) server(name string) *Relay {
+	id, _, _ := strings.Cut(strings.TrimPrefix(name, "$"), "~")
+	raw, err := hex.DecodeString(id)
+	if err != nil || len(raw) != 20 || t.view.consensus == nil {
+		return nil
+	}
+	return t.view.consensus.relay([20]byte(raw))
+}
+
+// fetchAnywhere fetches from a responsible HSDir that tor has not asked for
+// a while. When there is none it does nothing, and says nothing.
+func (t *Tor) fetchAnywhere(address descriptor.Address, now time.Time) {
+	c := t.view.live(now)
+	if c == nil {
+		return
+	}
+	ring := c.current()
+	blinded, err := address.Blind(ring.key.period)
+	if err != nil {
+		return
+	}
+	gap := 15 * time.Minute
+	if t.net.cfg.Testing {
+		gap = 5 * time.Second
+	}
+	var free []*Relay
+	for _, r := range ring.fetch(&t.net.cfg, blinded) {
+		if at, before := t.asked[question{r, blinded}]; !before || now.Sub(at) > gap {
+			free = append(free, r)
+		}
+	}
+	if len(free) == 0 {
+		return
+	}
+	r := free[t.view.random.IntN(len(free))]
+	t.asked[question{r, blinded}] = now
+	t.fetch(address, r, now)
+}
+
+// fetch asks one HSDir for the descriptor of tor's current period.
+func (t *Tor) fetch(address descriptor.Address, r *Relay, now time.Time) {
+	c := t.view.live(now)
+	if c == nil {
+		return
+	}
+	ring := c.current()
+	keys, err := address.Keys(ring.key.period)
+	if err != nil {
+		return
+	}
+	t.counts.Fetches++
+	t.pending[address]++
+	t.event("HS_DESC", fmt.Sprintf("650 HS_DESC REQUESTED %s NO_AUTH %s %s HSDIR_INDEX=%X\r\n",
+		address.Label(), r.longName(), unpadded.EncodeToString(keys.Blinded[:]), *r.index(ring.key)))
+	at, answered := now.Add(stall), r.answers()
+	if answered {
+		at = r.answerTime(now)
+	}
+	life := t.life
+	t.net.agenda.plan(at, func(now time.Time) {
+		if life != t.life {
+			return
+		}
+		t.pending[address]--
+		if answered = answered && r.answers(); !answered || !t.fetched(keys, r, now) {
+			t.refetch(address, now)
+		}
+	})
+}
+
+// refetch is what tor does after a fetch that failed, whoever wanted it: it
+// tries another HSDir of its own choice, unless a fetch is still under way.
+func (t *Tor) refetch(address descriptor.Address, now time.Time) {
+	if t.pending[address] == 0 {
+		t.fetchAnywhere(address, now)
+	}
+}
+
+// fetched says what came of a fetch, on the control port; it returns whether
+// tor is content.
+func (t *Tor) fetched(keys descriptor.Keys, r *Relay, now time.Time) bool {
+	body, status := r.serve(keys.Blinded, now)
+	reason := ""
+	switch status {
+	case statusOK:
+		if !t.faults.Trusting {
+			_, err := t.net.decoder.Decode(body, keys, nil, now)
+			if err != nil && !errors.Is(err, descriptor.ErrClientKey) {
+				reason = "BAD_DESC"
+			}
+		}
+	case statusMissing:
+		reason = "NOT_FOUND"
+	case statusBad:
+		reason = "QUERY_REJECTED"
+	default:
+		reason = "UNEXPECTED"
+	}
+	address, id := keys.Address.Label(), unpadded.EncodeToString(keys.Blinded[:])
+	if reason != "" {
+		body = nil
+		t.event("HS_DESC", fmt.Sprintf("650 HS_DESC FAILED %s NO_AUTH %s %s REASON=%s\r\n", address, r.longName(), id, reason))
+	} else {
+		t.event("HS_DESC", fmt.Sprintf("650 HS_DESC RECEIVED %s NO_AUTH %s %s\r\n", address, r.longName(), id))
+	}
+	content := fmt.Appendf(nil, "650+HS_DESC_CONTENT %s %s %s\r\n", address, id, r.longName())
+	if len(body) == 0 {
+		content = append(content, "\r\n"...) // an empty body is an empty line, in tor
+	}
+	t.event("HS_DESC_CONTENT", string(append(appendDotted(content, body), "650 OK\r\n"...)))
+	return reason == ""
+}

@@ -1,0 +1,204 @@
+package sim
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// InstanceConfig describes an onion service. The zero value is a service of
+// three introduction points that is online at once, with congestion control.
+type InstanceConfig struct {
+	// Name is what Client.Request says answered. "" means "instance", then a
+	// number.
+	Name string
+	// Key is the service's identity. nil means one made from the seed.
+	Key *descriptor.IdentityKey
+	// IntroductionPoints is how many there are in each descriptor. 0 means 3.
+	IntroductionPoints int
+	// Offline services have never run; SetOnline starts them.
+	Offline bool
+	// NoFlowControl leaves the flow-control line out.
+	NoFlowControl bool
+	// SingleOnion services say so.
+	SingleOnion bool
+	// ProofOfWork services ask for it.
+	ProofOfWork bool
+	// Clients are those that can read the descriptor. None means everybody.
+	Clients []descriptor.AuthorizedClient
+	// ClockOffset is how far the service's clock is ahead.
+	ClockOffset time.Duration
+	// ConsensusDelay is as in TorConfig.
+	ConsensusDelay time.Duration
+	// Start is how long the service takes from its start, and from a change of
+	// its introduction points, to its upload. 0 means 10 s.
+	Start time.Duration
+}
+
+const (
+	defaultPoints = 3
+	defaultStart  = 10 * time.Second
+)
+
+// Instance is an onion service with a tor of its own. It does what tor does:
+// it keeps a first and a second descriptor with introduction points of their
+// own, replaces points that are 18 to 24 hours old or whose relay has left,
+// uploads every 60 to 120 minutes and whenever something changed, and makes
+// its second descriptor its first, closing the first's points, when its
+// consensus has a new shared random value.
+type Instance struct {
+	net    *Network
+	cfg    InstanceConfig
+	key    *descriptor.IdentityKey
+	number uint64
+	random *rand.Rand
+
+	view          view
+	online        bool
+	garbage       bool
+	starts        uint64 // how often it started
+	first, second *published
+	rotation      time.Time // when second becomes first, by consensus time
+	answered      int
+}
+
+// AddInstance adds an onion service to the network.
+func (n *Network) AddInstance(cfg InstanceConfig) *Instance {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i := &Instance{net: n, cfg: cfg, key: cfg.Key, number: uint64(len(n.instances))}
+	i.random = n.cfg.source("instance", i.number)
+	if i.cfg.Name == "" {
+		i.cfg.Name = fmt.Sprintf("instance%d", i.number)
+	}
+	if i.cfg.IntroductionPoints == 0 {
+		i.cfg.IntroductionPoints = defaultPoints
+	}
+	if i.cfg.Start == 0 {
+		i.cfg.Start = defaultStart
+	}
+	if i.key == nil {
+		seed := n.cfg.derive("instance identity", binary.BigEndian.AppendUint64(nil, i.number))
+		key, err := descriptor.IdentityKeyFromSeed(seed[:])
+		if err != nil {
+			panic("sim: a derived seed has 32 bytes: " + err.Error())
+		}
+		i.key = key
+	}
+	i.view = view{net: n, random: i.random, delay: cfg.ConsensusDelay, arrived: i.consensusArrived}
+	n.instances = append(n.instances, i)
+	n.services[i.key.Address()] = i
+	if !cfg.Offline {
+		now := time.Now()
+		i.view.follow(now)
+		i.start(now, true)
+	}
+	return i
+}
+
+// Name is the instance's name.
+func (i *Instance) Name() string { return i.cfg.Name }
+
+// Address is the instance's own onion address.
+func (i *Instance) Address() descriptor.Address { return i.key.Address() }
+
+// Key is the instance's identity key.
+func (i *Instance) Key() *descriptor.IdentityKey { return i.key }
+
+// Answered is how many requests of clients the instance has answered.
+func (i *Instance) Answered() int {
+	i.net.mu.Lock()
+	defer i.net.mu.Unlock()
+	return i.answered
+}
+
+// SetOnline starts the instance's tor or ends it. When it ends, its
+// introduction points are dead at once and its descriptors stay where they
+// are until they expire. When it starts, it takes new introduction points and
+// uploads after InstanceConfig.Start.
+func (i *Instance) SetOnline(online bool) {
+	i.net.mu.Lock()
+	defer i.net.mu.Unlock()
+	if online == i.online {
+		return
+	}
+	if !online {
+		i.stop()
+		return
+	}
+	now := time.Now()
+	if i.view.consensus == nil {
+		i.view.follow(now)
+	}
+	i.view.fetch(now)
+	i.start(now, false)
+}
+
+// Online says whether the instance's tor runs.
+func (i *Instance) Online() bool {
+	i.net.mu.Lock()
+	defer i.net.mu.Unlock()
+	return i.online
+}
+
+// SetGarbage has the instance publish descriptors whose outer wrapper is in
+// order, so that HSDirs take them, around bytes that decrypt to nothing. It
+// uploads at once when that changes.
+func (i *Instance) SetGarbage(garbage bool) {
+	i.net.mu.Lock()
+	defer i.net.mu.Unlock()
+	i.garbage = garbage
+	for _, d := range i.running() {
+		d.publish(time.Now(), i.cfg.Start)
+	}
+}
+
+// ReplacePoints has the instance give up all its introduction points for new
+// ones now, and upload them after InstanceConfig.Start.
+func (i *Instance) ReplacePoints() {
+	i.net.mu.Lock()
+	defer i.net.mu.Unlock()
+	now := time.Now()
+	for _, d := range i.running() {
+		d.close()
+		d.refill(now)
+		d.publish(now, i.cfg.Start)
+	}
+}
+
+// Withdraw removes the instance's descriptors from all HSDirs, as if it had
+// not been heard of for hours.
+func (i *Instance) Withdraw() {
+	i.net.mu.Lock()
+	defer i.net.mu.Unlock()
+	for _, d := range []*published{i.first, i.second} {
+		if d == nil {
+			continue
+		}
+		for _, r := range i.net.everyone {
+			delete(r.store, d.public)
+		}
+	}
+}
+
+// running returns the descriptors of a service that is online and has a
+// consensus.
+func (i *Instance) running() []*published {
+	if !i.online || i.first == nil {
+		return nil
+	}
+	return []*published{i.first, i.second}
+}
+
+// clock is what the instance takes for the time.
+func (i *Instance) clock(now time.Time) time.Time { return now.Add(i.cfg.ClockOffset) }
+
+// stop ends the instance's tor.
+func (i *Instance) stop() {
+	i.online = false
+	i.first.end()
+	i.second.end()
+}

@@ -1,0 +1,145 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// Network is a simulated Tor network. Its methods, and those of what belongs
+// to it, may be called from any goroutine.
+type Network struct {
+	cfg Config
+	tor *Tor
+
+	mu        sync.Mutex // protects everything of the network, except connections' output
+	agenda    agenda
+	relays    []*Relay // those that are there now
+	everyone  []*Relay // these, and those that left
+	made      uint64   // relays ever made
+	churn     *rand.Rand
+	votes     []*Consensus // the last few, oldest first
+	paused    bool
+	noRandom  bool
+	instances []*Instance
+	services  map[descriptor.Address]*Instance
+	points    map[[32]byte]*introPoint // by authentication key, those that a descriptor contained
+	clients   uint64
+	decoder   descriptor.Decoder
+
+	conns sync.WaitGroup // goroutines of control connections
+}
+
+// New starts a network at the present moment, as if it had run for long: with
+// the consensuses of the last hours and two shared random values. Close it.
+func New(cfg Config) *Network {
+	n := &Network{
+		cfg:      cfg.withDefaults(),
+		services: make(map[descriptor.Address]*Instance),
+		points:   make(map[[32]byte]*introPoint),
+	}
+	n.agenda.wake = func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.agenda.due()
+	}
+	n.churn = n.cfg.source("churn", 0)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for range n.cfg.Relays {
+		n.addRelay()
+	}
+	n.sortRelays()
+	interval := n.cfg.VotingInterval
+	last := time.Unix(time.Now().Unix()/int64(interval/time.Second)*int64(interval/time.Second), 0).UTC()
+	for age := keptVotes - 1; age >= 0; age-- {
+		n.vote(last.Add(-time.Duration(age) * interval))
+	}
+	n.agenda.plan(last.Add(interval), n.voting)
+	n.tor = n.newTor(n.cfg.Tor, 0)
+	return n
+}
+
+// Close ends every control connection and everything that was planned, and
+// waits for the connections' goroutines.
+func (n *Network) Close() {
+	n.mu.Lock()
+	n.agenda.close()
+	n.tor.dropAll()
+	n.mu.Unlock()
+	n.conns.Wait()
+}
+
+// Dial connects to the control port of the network's tor. It is made for
+// control.Config.Dial.
+func (n *Network) Dial(ctx context.Context) (net.Conn, error) { return n.tor.Dial(ctx) }
+
+// Tor is the tor that Dial reaches.
+func (n *Network) Tor() *Tor { return n.tor }
+
+// Relays returns the relays that are part of the network now, in order of
+// their fingerprints.
+func (n *Network) Relays() []*Relay {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.relays)
+}
+
+// Relay finds a relay, past or present, by its fingerprint in hex; nil if
+// there never was one.
+func (n *Network) Relay(fingerprint string) *Relay {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, r := range n.everyone {
+		if r.Fingerprint() == fingerprint {
+			return r
+		}
+	}
+	return nil
+}
+
+// Consensus is the newest consensus.
+func (n *Network) Consensus() *Consensus {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.votes[len(n.votes)-1]
+}
+
+// Responsible returns the HSDirs to which a service with the newest consensus
+// sends its first and its second descriptor, replica by replica.
+func (n *Network) Responsible(a descriptor.Address) (first, second []*Relay, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c := n.votes[len(n.votes)-1]
+	for _, slot := range []struct {
+		ring *ring
+		into *[]*Relay
+	}{{c.first(), &first}, {c.second(), &second}} {
+		blinded, err := a.Blind(slot.ring.key.period)
+		if err != nil {
+			return nil, nil, err
+		}
+		*slot.into = slot.ring.store(&n.cfg, blinded)
+	}
+	return first, second, nil
+}
+
+// addRelay has a new relay join, at the next vote.
+func (n *Network) addRelay() {
+	r := n.newRelay(n.made)
+	// The youngest lack the HSDir flag, which is why it is theirs to lack.
+	r.hsdir = n.made >= uint64(n.cfg.WithoutHSDir)
+	n.made++
+	n.relays = append(n.relays, r)
+	n.everyone = append(n.everyone, r)
+}
+
+func (n *Network) sortRelays() {
+	slices.SortFunc(n.relays, func(a, b *Relay) int { return bytes.Compare(a.fingerprint[:], b.fingerprint[:]) })
+}

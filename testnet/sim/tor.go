@@ -1,0 +1,202 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// Tor is a tor process with a control port, on a network. Its methods may be
+// called from any goroutine.
+type Tor struct {
+	net     *Network
+	cfg     TorConfig
+	view    view
+	conns   map[*conn]bool
+	faults  ControlFaults
+	running bool
+	life    int // outdates what was planned before a restart
+	asked   map[question]time.Time
+	pending map[descriptor.Address]int
+	counts  Counts
+	mangled map[string]mangling // the next reply to a command
+}
+
+// question is a fetch that tor chose an HSDir for, which it does not repeat
+// within 15 minutes.
+type question struct {
+	relay   *Relay
+	blinded descriptor.BlindedPublicKey
+}
+
+// ControlFaults is what is wrong with a tor's control port. The zero value is
+// one that works.
+type ControlFaults struct {
+	// Refuse: nobody can connect.
+	Refuse bool
+	// Mute: commands get no answer, though connections stay; the answers never
+	// come.
+	Mute bool
+	// LoseEvents: no event is sent.
+	LoseEvents bool
+	// Trusting: fetched descriptors are handed over as they are. tor decodes
+	// and verifies them first, and says BAD_DESC if they are not in order.
+	Trusting bool
+}
+
+// Counts is how often a tor was asked to do what costs the network.
+type Counts struct {
+	// Fetches and Posts count HSFETCH and HSPOST by the HSDirs they named.
+	Fetches, Posts int
+	// Stored and Rejected count the answers to the posts.
+	Stored, Rejected int
+	// Connections counts authenticated control connections.
+	Connections int
+}
+
+// ErrRefused is what dialling a tor that is down gives.
+var ErrRefused = errors.New("sim: connection refused")
+
+func (n *Network) newTor(cfg TorConfig, number uint64) *Tor {
+	t := &Tor{net: n, cfg: cfg, conns: make(map[*conn]bool), running: true,
+		asked: make(map[question]time.Time), pending: make(map[descriptor.Address]int)}
+	t.view = view{net: n, random: n.cfg.source("tor", number), delay: cfg.ConsensusDelay, arrived: t.consensusArrived}
+	if cfg.Bootstrap > 0 {
+		n.agenda.plan(time.Now().Add(cfg.Bootstrap), t.view.fetch)
+	} else {
+		t.view.follow(time.Now())
+	}
+	return t
+}
+
+// Dial connects to the control port. The connection is one end of a net.Pipe.
+func (t *Tor) Dial(ctx context.Context) (net.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	if !t.running || t.faults.Refuse || t.net.agenda.closed {
+		return nil, ErrRefused
+	}
+	ours, theirs := net.Pipe()
+	newConn(t, ours)
+	return theirs, nil
+}
+
+// SetFaults replaces what is wrong with the control port.
+func (t *Tor) SetFaults(f ControlFaults) {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	t.faults = f
+}
+
+// Counts is what controllers have had the tor do so far.
+func (t *Tor) Counts() Counts {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	return t.counts
+}
+
+// DropConnections closes every control connection; new ones are welcome.
+func (t *Tor) DropConnections() {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	t.dropAll()
+}
+
+func (t *Tor) dropAll() {
+	for c := range t.conns {
+		c.drop()
+	}
+}
+
+// mangling is what becomes of one reply.
+type mangling struct {
+	cut     bool
+	after   int
+	garbage []byte
+}
+
+// CutReply has the connection drop in the middle of the next reply to a
+// command of this name ("HSFETCH", "+HSPOST"): after this many bytes of it.
+func (t *Tor) CutReply(command string, after int) {
+	t.mangle(command, mangling{cut: true, after: after})
+}
+
+// GarbleReply has the next reply to a command of this name replaced by bytes
+// that are no reply.
+func (t *Tor) GarbleReply(command string, garbage []byte) {
+	t.mangle(command, mangling{garbage: garbage})
+}
+
+func (t *Tor) mangle(command string, m mangling) {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	if t.mangled == nil {
+		t.mangled = make(map[string]mangling)
+	}
+	t.mangled[strings.ToUpper(command)] = m
+}
+
+// FreezeConsensus has the tor get no new consensus, while set: what it has goes
+// stale.
+func (t *Tor) FreezeConsensus(frozen bool) {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	t.view.stopped = frozen
+}
+
+// LoseConsensus takes the consensus away, as when its file is deleted, until
+// RegainConsensus.
+func (t *Tor) LoseConsensus() {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	t.view.reset()
+}
+
+// RegainConsensus gives the tor the newest consensus at once, and says so to
+// its controllers.
+func (t *Tor) RegainConsensus() {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	t.view.fetch(time.Now())
+}
+
+// Restart ends the tor: connections drop, and what was under way is lost. It
+// accepts connections again after down, and has no consensus for another
+// bootstrap.
+func (t *Tor) Restart(down, bootstrap time.Duration) {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	t.running = false
+	t.life++
+	life := t.life
+	t.dropAll()
+	t.view.reset()
+	clear(t.asked)
+	clear(t.pending)
+	now := time.Now()
+	t.net.agenda.plan(now.Add(down), func(time.Time) { t.running = t.running || t.life == life })
+	t.net.agenda.plan(now.Add(down+bootstrap), func(now time.Time) {
+		if t.life == life {
+			t.view.fetch(now)
+		}
+	})
+}
+
+// Consensus is the consensus the tor has; nil if it has none.
+func (t *Tor) Consensus() *Consensus {
+	t.net.mu.Lock()
+	defer t.net.mu.Unlock()
+	return t.view.consensus
+}
+
+// consensusArrived tells controllers.
+func (t *Tor) consensusArrived(time.Time) {
+	t.event("STATUS_CLIENT", "650 STATUS_CLIENT NOTICE CONSENSUS_ARRIVED\r\n")
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/textproto"
 	"strings"
 	"time"
@@ -35,9 +36,7 @@ func openLink(ctx context.Context, cfg Config) (*link, string, error) {
 	}
 	stop := closeOnDone(ctx, conn)
 	defer stop()
-	capped := &cappedConn{Conn: conn}
-	text := textproto.NewConn(capped)
-	l := &link{conn: capped, text: text, bine: bine.NewConn(text), timeout: cfg.DialTimeout}
+	l := newLink(conn, cfg.DialTimeout)
 	version, err := l.authenticate(cfg)
 	if err != nil {
 		l.close()
@@ -52,6 +51,12 @@ func openLink(ctx context.Context, cfg Config) (*link, string, error) {
 	}
 	l.timeout = cfg.CommandTimeout
 	return l, version, nil
+}
+
+func newLink(conn net.Conn, timeout time.Duration) *link {
+	capped := &cappedConn{Conn: conn}
+	text := textproto.NewConn(capped)
+	return &link{conn: capped, text: text, bine: bine.NewConn(text), timeout: timeout}
 }
 
 // close closes the connection without QUIT, which could wait for an answer.

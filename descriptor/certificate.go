@@ -33,6 +33,8 @@ const (
 	certLength       = certSignedLength + ed25519.SignatureSize // of the only shape written
 )
 
+var errSigner = errors.New("the certificate names another signer")
+
 // ErrExpired is wrapped by errors about a certificate whose time is over.
 var ErrExpired = errors.New("expired")
 
@@ -218,7 +220,7 @@ func (c Certificate) verifySignature(signer [32]byte) error {
 	case c.KeyType() != certKeyEd25519:
 		return fmt.Errorf("certificate of type %02X: for a key of type %d, want %d", byte(c.Type()), c.KeyType(), certKeyEd25519)
 	case c.hasSigner && c.signer != signer:
-		return fmt.Errorf("certificate of type %02X: names another signer", byte(c.Type()))
+		return errSigner
 	}
 	signed, signature := c.raw[:len(c.raw)-ed25519.SignatureSize], c.raw[len(c.raw)-ed25519.SignatureSize:]
 	if !ed25519.Verify(signer[:], []byte(signed), []byte(signature)) {

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdh"
 	"crypto/subtle"
 	"encoding/base32"
+	"errors"
 	"fmt"
 )
 
@@ -26,7 +27,7 @@ type AuthorizedClient struct {
 }
 
 // errClientKeyText tells the forms, and never what was read.
-var errClientKeyText = fmt.Errorf(`want "ADDRESS:descriptor:x25519:KEY", "descriptor:x25519:KEY" or KEY, where KEY is 52 base32 characters`)
+var errClientKeyText = errors.New(`want "ADDRESS:descriptor:x25519:KEY", "descriptor:x25519:KEY" or KEY, where KEY is 52 base32 characters`)
 
 // ParseClientKey reads a client's secret key: the content of one of tor's
 // .auth_private files, or the base32 key that stands in it.

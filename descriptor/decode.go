@@ -1,13 +1,22 @@
 package descriptor
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
 )
 
 // MaxSize is the length in bytes that a descriptor must stay below, unless the
 // consensus parameter HSV3MaxDescriptorSize says otherwise.
 const MaxSize = 50000
+
+// Bounds of what a Decoder remembers.
+const (
+	memoSize   = 256 // descriptors, some 10 kB each at most
+	maxDropped = 3 * MaxIntroductionPoints
+)
 
 // Decoder decodes descriptors, and remembers, within bounds, what it verified,
 // so that the same bytes are not verified twice. The zero value is ready; it
@@ -16,11 +25,174 @@ type Decoder struct {
 	// MaxSize is the limit in bytes; 0 stands for the constant MaxSize. It is
 	// set before the first Decode.
 	MaxSize int
+
+	once  sync.Once
+	certs certCache
+	memo  recent[[sha256.Size]byte, *opened]
+}
+
+// opened is a descriptor that was verified in every respect but time.
+type opened struct {
+	descriptor Descriptor // without introduction points
+	certLine   int
+	points     []IntroductionPoint // intact ones, expired ones too
+	lines      []int               // where each of points begins
 }
 
 // Decode verifies and decrypts raw as a client of the service would that keys
 // belong to, at the moment now. client is nil, or the key of an authorized
-// client. Errors are of type *ParseError.
+// client. raw is not kept. Errors are of type *ParseError; errors.Is tells
+// ErrClientKey, ErrNotOurs, ErrExpired and ErrTooLarge.
 func (d *Decoder) Decode(raw []byte, keys Keys, client *ClientKey, now time.Time) (*Descriptor, error) {
-	return nil, errors.New("pending")
+	d.once.Do(func() { d.certs.good.limit, d.memo.limit = certCacheSize, memoSize })
+	if err := checkSize(len(raw), d.MaxSize); err != nil {
+		return nil, &ParseError{Layer: LayerOuter, Err: err}
+	}
+	name := memoName(raw, &keys, client)
+	o, ok := d.memo.get(name)
+	if !ok {
+		var err error
+		if o, err = d.open(raw, &keys, client); err != nil {
+			return nil, err
+		}
+		d.memo.put(name, o)
+	}
+	return o.at(now)
+}
+
+func checkSize(n, limit int) error {
+	if limit <= 0 {
+		limit = MaxSize
+	}
+	if n >= limit {
+		return fmt.Errorf("%w: %d bytes, want less than %d", ErrTooLarge, n, limit)
+	}
+	return nil
+}
+
+// memoName stands for everything that a decoding depends on, time excepted.
+func memoName(raw []byte, keys *Keys, client *ClientKey) (name [sha256.Size]byte) {
+	h := sha256.New()
+	h.Write(keys.Blinded[:])
+	h.Write(keys.Subcredential[:])
+	var public [32]byte // zero, which is no key, for no client
+	if client != nil {
+		public = client.Client().PublicKey
+	}
+	h.Write(public[:])
+	h.Write(raw)
+	h.Sum(name[:0])
+	return name
+}
+
+// open does all that does not depend on the time.
+func (d *Decoder) open(raw []byte, keys *Keys, client *ClientKey) (*opened, error) {
+	wrapper, err := parseOuter(raw)
+	if err != nil {
+		return nil, err
+	}
+	if err := wrapper.verify(keys.Blinded, &d.certs); err != nil {
+		return nil, err
+	}
+	first, err := wrapper.openFirst(keys)
+	if err != nil {
+		return nil, err
+	}
+	second, needsKey, err := first.openSecond(keys, wrapper.revision, client)
+	if err != nil {
+		return nil, err
+	}
+	o := &opened{certLine: wrapper.certLine, descriptor: Descriptor{
+		Lifetime:         wrapper.lifetime,
+		RevisionCounter:  wrapper.revision,
+		SigningCert:      wrapper.cert,
+		AuthEphemeralKey: first.ephemeral,
+		AuthClients:      first.clients,
+		NeedsClientKey:   needsKey,
+		Contents:         second.contents,
+	}}
+	o.takePoints(second.points, wrapper.cert.Key(), &d.certs)
+	return o, nil
+}
+
+// openFirst decrypts and reads the first layer. It decrypts in place.
+func (o *outer) openFirst(keys *Keys) (*firstLayer, error) {
+	text, err := layerSecret{keys: keys, revision: o.revision, constant: firstConstant}.open(o.blob)
+	if err != nil {
+		return nil, &ParseError{Layer: LayerOuter, Line: o.blobLine, Keyword: kwSuperencrypted, Err: err}
+	}
+	return parseFirst(text)
+}
+
+// openSecond decrypts and reads the second layer, with the cookie that client
+// is given if there is one. It decrypts in place.
+func (f *firstLayer) openSecond(keys *Keys, revision uint64, client *ClientKey) (l *secondLayer, needsKey bool, err error) {
+	secret := layerSecret{keys: keys, revision: revision, constant: secondConstant}
+	if client != nil {
+		secret.cookie = client.cookieFor(keys.Subcredential, f.ephemeral, f.clients)
+	}
+	text, err := secret.open(f.blob)
+	needsKey = secret.cookie != nil
+	if needsKey && errors.Is(err, errMAC) {
+		// An entry bears our name by chance.
+		secret.cookie, needsKey = nil, false
+		text, err = secret.open(f.blob)
+	}
+	if errors.Is(err, errMAC) {
+		err = fmt.Errorf("%w: %w", ErrClientKey, err)
+	}
+	if err != nil {
+		return nil, false, &ParseError{Layer: LayerFirst, Line: f.blobLine, Keyword: kwEncrypted, Err: err}
+	}
+	l, err = parseSecond(text)
+	return l, needsKey, err
+}
+
+// takePoints keeps the points whose certificates the descriptor-signing key
+// signed, and notes what is wrong with the others.
+func (o *opened) takePoints(sections []introSection, signer [32]byte, verified *certCache) {
+	for i := range sections {
+		p := &sections[i]
+		if p.fault == nil {
+			if err := verified.verify(p.point.authCert, signer); err != nil {
+				p.fail(kwAuthKey, err)
+			}
+		}
+		if p.fault == nil {
+			if err := verified.verify(p.point.encCert, signer); err != nil {
+				p.fail(kwEncCert, err)
+			}
+		}
+		if p.fault == nil {
+			o.points = append(o.points, p.point)
+			o.lines = append(o.lines, p.line)
+		} else if len(o.descriptor.Dropped) < maxDropped {
+			o.descriptor.Dropped = append(o.descriptor.Dropped, p.fault)
+		}
+	}
+}
+
+// at returns the descriptor as it is at the moment now.
+func (o *opened) at(now time.Time) (*Descriptor, error) {
+	if err := o.descriptor.SigningCert.verifyTime(now); err != nil {
+		return nil, &ParseError{Layer: LayerOuter, Line: o.certLine, Keyword: kwSigningCert, Err: err}
+	}
+	d := o.descriptor
+	d.Dropped = append([]*ParseError(nil), o.descriptor.Dropped...)
+	d.IntroductionPoints = make([]IntroductionPoint, 0, len(o.points))
+	for i, p := range o.points {
+		if !now.After(p.Expires) {
+			d.IntroductionPoints = append(d.IntroductionPoints, p)
+			continue
+		}
+		if len(d.Dropped) < maxDropped {
+			d.Dropped = append(d.Dropped, &ParseError{Layer: LayerSecond, Line: o.lines[i], Keyword: kwIntroPoint,
+				Err: fmt.Errorf("%w at %s", ErrExpired, p.Expires.Format(time.RFC3339))})
+		}
+	}
+	if n := len(d.IntroductionPoints); n > MaxIntroductionPoints {
+		return nil, &ParseError{Layer: LayerSecond, Keyword: kwIntroPoint,
+			Err: fmt.Errorf("%d introduction points, want at most %d", n, MaxIntroductionPoints)}
+	}
+	return &d, nil
 }

@@ -2,30 +2,194 @@ package descriptor
 
 import (
 	"crypto"
+	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// Shape of the descriptors that tor makes.
+const (
+	padMultiple  = 10000 // bytes; the first layer is filled up to a multiple
+	lifetimeWord = "180" // minutes
+	keptPoints   = 16 * MaxIntroductionPoints
+	pointRoom    = 1 << 10 // bytes; more than a point of usual specifiers takes
+	wrapperRoom  = 1 << 10 // bytes; more than all but the first layer takes
 )
 
 // Encoder makes the descriptors of one service and period, signed with one
 // descriptor-signing key. It keeps what stays the same from one descriptor to
-// the next. It is safe for concurrent use.
+// the next: the certificates of introduction points, and the section that
+// authorizes clients. It is safe for concurrent use.
 type Encoder struct {
 	// MaxSize is the limit in bytes; 0 stands for the constant MaxSize. It is
 	// set before the first Encode.
 	MaxSize int
 
-	keys Keys
+	keys   Keys
+	cert   string // the wrapper's text from its first line to the certificate
+	public [32]byte
+	signer crypto.Signer
+
+	mu     sync.Mutex
+	points map[pointName]string // texts with certificates
+	auth   *authSection
 }
 
 // NewEncoder takes the certificate of type 08 by which the blinded key of keys
 // certifies the descriptor-signing key, and the signer of that key. The
 // signer's public key is an ed25519.PublicKey.
 func NewEncoder(keys Keys, cert Certificate, signer crypto.Signer) (*Encoder, error) {
-	return nil, errors.New("pending")
+	public, ok := signer.Public().(ed25519.PublicKey)
+	if !ok || len(public) != ed25519.PublicKeySize {
+		return nil, errors.New("making a descriptor encoder: the signer's key is not of Ed25519")
+	}
+	e := &Encoder{keys: keys, public: [32]byte(public), signer: signer, points: make(map[pointName]string)}
+	named, hasSigner := cert.SigningKey()
+	switch {
+	case cert.Type() != CertHSDescSigning:
+		return nil, fmt.Errorf("making a descriptor encoder: certificate of type %02X, want %02X", byte(cert.Type()), byte(CertHSDescSigning))
+	case cert.Key() != e.public:
+		return nil, errors.New("making a descriptor encoder: the certificate is for another key than the signer's")
+	case !hasSigner || named != keys.Blinded:
+		return nil, errors.New("making a descriptor encoder: the certificate is not by the blinded key of this service and period")
+	}
+	if err := cert.verifySignature(keys.Blinded); err != nil {
+		return nil, fmt.Errorf("making a descriptor encoder: %w", err)
+	}
+	b := append([]byte(nil), kwDescriptor+" "+versionWord+"\n"+kwLifetime+" "+lifetimeWord+"\n"+kwSigningCert+"\n"...)
+	e.cert = string(append(appendObject(b, labelCert, []byte(cert.raw)), '\n'))
+	return e, nil
 }
 
-// Encode makes one descriptor, encrypted with fresh salts: every upload gets
-// one of its own. It refuses what clients would refuse.
+// Encode makes one descriptor, encrypted with fresh salts from random: every
+// upload gets one of its own. Only clients can read it, if there are any.
+// It refuses what a client would refuse: see Contents, MaxIntroductionPoints
+// and MaxSize. The introduction points' order is kept.
 func (e *Encoder) Encode(c *Contents, revision uint64, clients []AuthorizedClient, random io.Reader) ([]byte, error) {
-	return nil, errors.New("pending")
+	raw, err := e.encode(c, revision, clients, random)
+	if err != nil {
+		return nil, fmt.Errorf("encoding a descriptor: %w", err)
+	}
+	return raw, nil
+}
+
+func (e *Encoder) encode(c *Contents, revision uint64, clients []AuthorizedClient, random io.Reader) ([]byte, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	sign := signWith(e.signer, random)
+	auth, err := e.authFor(clients, random)
+	if err != nil {
+		return nil, err
+	}
+	second, err := e.sealSecond(c, revision, auth.cookie, sign, random)
+	if err != nil {
+		return nil, err
+	}
+	first, err := e.sealFirst(auth, second, revision, random)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSize(len(first)/3*4, e.MaxSize); err != nil { // before a slow signer is asked
+		return nil, err
+	}
+	b := make([]byte, 0, len(signaturePrefix)+wrapperRoom+objectLength(labelMessage, len(first)))
+	b = append(append(b, signaturePrefix...), e.cert...)
+	b = append(strconv.AppendUint(append(b, kwRevision+" "...), revision, 10), "\n"+kwSuperencrypted+"\n"...)
+	b = append(appendObject(b, labelMessage, first), '\n')
+	signature, err := sign(b)
+	if err != nil {
+		return nil, err
+	}
+	b = append(appendBareValue(append(b, kwSignature+" "...), signature), '\n')
+	b = b[len(signaturePrefix):]
+	return b, checkSize(len(b), e.MaxSize)
+}
+
+// sealSecond writes and encrypts the second layer.
+func (e *Encoder) sealSecond(c *Contents, revision uint64, cookie []byte, sign func([]byte) ([]byte, error), random io.Reader) ([]byte, error) {
+	b := make([]byte, saltSize, saltSize+pointRoom*(len(c.IntroductionPoints)+1))
+	if _, err := io.ReadFull(random, b); err != nil {
+		return nil, err
+	}
+	b, err := e.appendPoints(appendContents(b, c), c.IntroductionPoints, sign)
+	if err != nil {
+		return nil, err
+	}
+	b = append(b, make([]byte, macSize)...)
+	return b, layerSecret{keys: &e.keys, cookie: cookie, revision: revision, constant: secondConstant}.seal(b)
+}
+
+// sealFirst writes, pads and encrypts the first layer around the second.
+func (e *Encoder) sealFirst(auth *authSection, second []byte, revision uint64, random io.Reader) ([]byte, error) {
+	n := len(auth.text) + len(kwEncrypted) + 1 + objectLength(labelMessage, len(second))
+	padded := (n + padMultiple - 1) / padMultiple * padMultiple
+	b := make([]byte, saltSize, saltSize+padded+macSize)
+	if _, err := io.ReadFull(random, b); err != nil {
+		return nil, err
+	}
+	b = append(append(b, auth.text...), kwEncrypted+"\n"...)
+	b = appendObject(b, labelMessage, second)
+	b = b[:cap(b)] // zeros: the padding, and room for the MAC
+	return b, layerSecret{keys: &e.keys, revision: revision, constant: firstConstant}.seal(b)
+}
+
+// check refuses what would make a client refuse the whole descriptor.
+func (c *Contents) check() error {
+	if n := len(c.IntroductionPoints); n > MaxIntroductionPoints {
+		return fmt.Errorf("%d introduction points, clients take at most %d", n, MaxIntroductionPoints)
+	}
+	if len(c.Create2Formats) > 0 && !slices.Contains(c.Create2Formats, ntorFormat) {
+		return fmt.Errorf("%s without ntor (%d)", kwCreate2, ntorFormat)
+	}
+	for _, f := range c.Create2Formats {
+		if f < 0 || f > 1<<16-1 {
+			return fmt.Errorf("%s: %d is no handshake type", kwCreate2, f)
+		}
+	}
+	if len(c.IntroAuthRequired) > 0 && c.IntroAuthRequired[0] != introAuthWord {
+		return fmt.Errorf("%s does not begin with %q", kwIntroAuth, introAuthWord)
+	}
+	for _, word := range c.IntroAuthRequired {
+		if !isWord(word) {
+			return fmt.Errorf("%s: %q is no single word", kwIntroAuth, word)
+		}
+	}
+	if f := c.FlowControl; f != nil {
+		if err := f.check(); err != nil {
+			return fmt.Errorf("%s: %w", kwFlowControl, err)
+		}
+	}
+	return c.checkPow()
+}
+
+func (c *Contents) checkPow() error {
+	v1 := 0
+	for _, p := range c.PowParams {
+		if p.Scheme == powScheme {
+			v1++
+			if y := p.Expires.UTC().Year(); y < 1970 || y > 9999 {
+				return fmt.Errorf("%s: expiry does not fit", kwPowParams)
+			}
+		} else if !isWord(p.Scheme) || !areWords(p.Other) {
+			return fmt.Errorf("%s: malformed", kwPowParams)
+		}
+	}
+	if v1 > 1 {
+		return fmt.Errorf("%s of scheme %s more than once", kwPowParams, powScheme)
+	}
+	return nil
+}
+
+// isWord reports whether s can stand as one argument.
+func isWord(s string) bool { return s != "" && !strings.ContainsAny(s, " \n\x00") }
+
+// areWords reports whether s is empty or arguments with a blank between each.
+func areWords(s string) bool {
+	return s == "" || !slices.ContainsFunc(strings.Split(s, " "), func(w string) bool { return !isWord(w) })
 }

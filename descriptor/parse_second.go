@@ -1,0 +1,163 @@
+package descriptor
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// secondLayer is the parsed plaintext of the second layer (rend-spec-v3,
+// section 2.5.2).
+type secondLayer struct {
+	contents Contents // without introduction points
+	points   []introSection
+}
+
+// secondGrammar holds for the whole text: its lines may stand after and even
+// among the introduction points, as they may for tor.
+var secondGrammar = grammar[secondLayer]{
+	first: kwCreate2,
+	rules: []rule[secondLayer]{
+		{keyword: kwCreate2, required: true, take: (*secondLayer).takeCreate2},
+		{keyword: kwIntroAuth, take: (*secondLayer).takeIntroAuth},
+		{keyword: kwSingleOnion, take: (*secondLayer).takeSingleOnion},
+		{keyword: kwFlowControl, take: (*secondLayer).takeFlowControl},
+		{keyword: kwPowParams, repeats: true, take: (*secondLayer).takePow},
+	},
+	other: (*secondLayer).takeOther,
+}
+
+// parseSecond reads the plaintext of the second layer. A fault within an
+// introduction point is kept with it, and is no fault of the layer.
+func parseSecond(text []byte) (*secondLayer, error) {
+	l := new(secondLayer)
+	if err := secondGrammar.parse(&scanner{layer: LayerSecond, text: text}, l); err != nil {
+		return nil, err
+	}
+	for i := range l.points {
+		l.points[i].finish()
+	}
+	return l, nil
+}
+
+func (l *secondLayer) takeCreate2(it *item) error {
+	formats, err := it.firstArgs()
+	if err != nil {
+		return err
+	}
+	ntor := false
+	for {
+		var word []byte
+		if word, formats = cutArg(formats); word == nil {
+			break
+		}
+		n, err := parseNumber(word, 1<<16-1)
+		if err != nil {
+			return err
+		}
+		ntor = ntor || n == ntorFormat
+		l.contents.Create2Formats = append(l.contents.Create2Formats, int(n))
+	}
+	if !ntor {
+		return fmt.Errorf("does not offer ntor (%d)", ntorFormat)
+	}
+	return nil
+}
+
+func (l *secondLayer) takeIntroAuth(it *item) error {
+	args, err := it.firstArgs()
+	if err != nil {
+		return err
+	}
+	known := false
+	for _, word := range splitArgs(args) {
+		known = known || word == introAuthWord
+		l.contents.IntroAuthRequired = append(l.contents.IntroAuthRequired, word)
+	}
+	if !known {
+		return fmt.Errorf("does not offer %q", introAuthWord)
+	}
+	return nil
+}
+
+func (l *secondLayer) takeSingleOnion(it *item) error {
+	l.contents.SingleOnion = true
+	_, err := it.firstArgs()
+	return err
+}
+
+func (l *secondLayer) takeFlowControl(it *item) error {
+	var versions, inc []byte
+	if _, err := it.firstArgs(&versions, &inc); err != nil {
+		return err
+	}
+	n, err := parseNumber(inc, 255)
+	if err != nil {
+		return err
+	}
+	f := FlowControl{Versions: string(versions), SendmeInc: uint8(n)}
+	l.contents.FlowControl = &f
+	return f.check()
+}
+
+// check refuses what is no list of versions or would never send a SENDME.
+func (f *FlowControl) check() error {
+	if f.SendmeInc == 0 {
+		return errors.New("a SENDME for every 0 cells")
+	}
+	if f.Versions == "" || strings.Trim(f.Versions, "0123456789-,") != "" {
+		return errors.New("not a list of versions")
+	}
+	return nil
+}
+
+func (l *secondLayer) takePow(it *item) error {
+	var scheme, seed, effort, expires []byte
+	args, err := it.firstArgs(&scheme)
+	if err != nil {
+		return err
+	}
+	p := PowParams{Scheme: string(scheme)}
+	if p.Scheme != powScheme {
+		p.Other = strings.Join(splitArgs(args), " ")
+		l.contents.PowParams = append(l.contents.PowParams, p)
+		return nil
+	}
+	for _, q := range l.contents.PowParams {
+		if q.Scheme == powScheme {
+			return errTwice
+		}
+	}
+	if _, err := it.firstArgs(&scheme, &seed, &effort, &expires); err != nil {
+		return err
+	}
+	if err := decodeValue(p.Seed[:], seed); err != nil {
+		return err
+	}
+	n, err := parseNumber(effort, 1<<32-1)
+	if err != nil {
+		return err
+	}
+	p.Effort = uint32(n)
+	if p.Expires, err = time.Parse(powTime, string(expires)); err != nil {
+		return errors.New("malformed expiry")
+	}
+	l.contents.PowParams = append(l.contents.PowParams, p)
+	return nil
+}
+
+// takeOther begins an introduction point, or gives the line to the last one.
+func (l *secondLayer) takeOther(it *item) error {
+	if it.keyword == kwIntroPoint && !it.opt {
+		l.points = append(l.points, introSection{line: it.line})
+	} else if len(l.points) == 0 {
+		return it.checkUnknown()
+	}
+	// tor reads every object of the layer before it looks at single points.
+	if err := it.checkUnknown(); err != nil {
+		return err
+	}
+	l.points[len(l.points)-1].take(it)
+	return nil
+}

@@ -153,22 +153,27 @@ func parseChallenge(reply string) (hash, nonce []byte, err error) {
 
 func readCookie(path string) ([]byte, error) {
 	cookie, err := readSmall(path)
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, fmt.Errorf("reading tor's cookie: %w: add balancer's user to the group that may read it "+
-			"(Debian: adduser USER debian-tor, with \"CookieAuthFileGroupReadable 1\" in torrc), "+
-			"or set password_file", err)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reading tor's cookie: %w: does tor run elsewhere, or in a container? "+
-			"Then set cookie_file to where the file is seen from here, or set password_file", err)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("reading tor's cookie: %w", err)
+		return nil, explainCookie(err)
 	}
 	if len(cookie) != cookieLength {
 		return nil, fmt.Errorf("reading tor's cookie: %s has %d bytes, want %d", path, len(cookie), cookieLength)
 	}
 	return cookie, nil
+}
+
+// explainCookie adds how to mend it.
+func explainCookie(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("reading tor's cookie: %w: add balancer's user to the group that may read it "+
+			"(Debian: adduser USER debian-tor; in torrc: CookieAuthFileGroupReadable 1), "+
+			"or set password_file", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("reading tor's cookie: %w: if tor runs elsewhere or in a container, "+
+			"set cookie_file to where the file is seen from here, or set password_file", err)
+	}
+	return fmt.Errorf("reading tor's cookie: %w", err)
 }
 
 func readPassword(path string) ([]byte, error) {

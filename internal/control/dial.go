@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"strings"
 	"sync"
-	"time"
+	"syscall"
 )
 
 // DialTarget returns a function that dials a control port: "unix:" and a path,
@@ -85,8 +86,14 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// closeOnDone closes conn when ctx ends before stop is called, so that a
-// handshake ends with its context and not only with its deadline.
-func closeOnDone(ctx context.Context, conn net.Conn) (stop func() bool) {
-	return context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+// explainDial adds to the errors that operators meet how to mend them.
+func explainDial(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: add balancer's user to the group that may use the socket "+
+			"(Debian: adduser USER debian-tor; in torrc: ControlPort unix:PATH GroupWritable)", err)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%w: is tor running, with this ControlPort in its torrc?", err)
+	}
+	return err
 }

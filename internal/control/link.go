@@ -32,22 +32,18 @@ func openLink(ctx context.Context, cfg Config) (*link, string, error) {
 	defer cancel()
 	conn, err := cfg.Dial(ctx)
 	if err != nil {
-		return nil, "", fmt.Errorf("dialling tor's control port: %w", err)
+		return nil, "", fmt.Errorf("dialling tor's control port: %w", explainDial(err))
 	}
-	stop := closeOnDone(ctx, conn)
-	defer stop()
+	// The handshake ends with its context, not only with its deadlines.
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	l := newLink(conn, cfg.DialTimeout)
 	version, err := l.authenticate(cfg)
+	if !stop() { // then whatever else is wrong is of our closing
+		err = fmt.Errorf("tor did not answer within %v: %w", cfg.DialTimeout, ctx.Err())
+	}
 	if err != nil {
 		l.close()
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%w: %w", ctx.Err(), err)
-		}
 		return nil, "", fmt.Errorf("authenticating to tor's control port: %w", err)
-	}
-	if !stop() {
-		l.close()
-		return nil, "", fmt.Errorf("authenticating to tor's control port: %w", ctx.Err())
 	}
 	l.timeout = cfg.CommandTimeout
 	return l, version, nil

@@ -133,14 +133,7 @@ func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
 // cannot be opened, nothing changes and the error says why.
 func (d *Daemon) Reload(cfg *config.Config) error {
 	err := d.reload(cfg)
-	event := status.Event{At: time.Now(), What: "reload"}
-	if err != nil {
-		event.Error = err.Error()
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.reloads = append(d.reloads, event)
-	d.reloads = d.reloads[max(0, len(d.reloads)-maxReloads):]
+	d.noteReload(err)
 	return err
 }
 
@@ -193,3 +186,17 @@ func (d *Daemon) Stop() {
 
 // Control returns the client of the tor that the daemon talks through.
 func (d *Daemon) Control() *control.Client { return d.tor.client }
+
+// ReloadFailed records that a new configuration could not even be read.
+func (d *Daemon) ReloadFailed(err error) { d.noteReload(err) }
+
+func (d *Daemon) noteReload(err error) {
+	event := status.Event{At: time.Now(), What: "reload"}
+	if err != nil {
+		event.Error = err.Error()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reloads = append(d.reloads, event)
+	d.reloads = d.reloads[max(0, len(d.reloads)-maxReloads):]
+}

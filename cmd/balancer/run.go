@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/daemon"
+)
+
+func newRunCommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "run --config FILE",
+		Short: "Run the balancer",
+		Long: `Run the balancer in the foreground until SIGTERM or Ctrl-C.
+
+It fetches the descriptors of each service's instances, publishes a master
+descriptor under the service's own address, and keeps it up to date. Without a
+[tor] table in the configuration it starts a tor of its own and takes it down
+again at the end.
+
+SIGHUP reads the configuration again. If anything is wrong with it, the old one
+stays in force and the log says why. What is published when the balancer stops
+stays at the directories for about three hours.`,
+		Example: `  balancer check --config /etc/balancer/balancer.toml
+  balancer run --config /etc/balancer/balancer.toml
+  balancer status --config /etc/balancer/balancer.toml`,
+		Args: misuse(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(path)
+			if err != nil {
+				return err
+			}
+			protectMemory()
+			return runDaemon(cmd.Context(), cfg, cmd.ErrOrStderr())
+		},
+	}
+	addConfigFlag(cmd, &path)
+	return cmd
+}
+
+// runDaemon runs until ctx ends, and takes SIGHUP as the wish for a reload.
+func runDaemon(ctx context.Context, cfg *config.Config, logs io.Writer) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	log := newLogger(cfg.Log, logs)
+	d, err := daemon.New(cfg, version, log)
+	if err != nil {
+		return err
+	}
+	if err := d.Start(ctx); err != nil {
+		return err
+	}
+	defer d.Stop()
+	log.Info("balancer is running", "version", version, "services", len(cfg.Services), "pid", os.Getpid())
+	for {
+		select {
+		case <-ctx.Done():
+			log.Info("stopping")
+			return nil
+		case <-hangup:
+			reload(d, cfg.File, log)
+		}
+	}
+}
+
+// reload reads the file again; whatever goes wrong leaves d as it is.
+func reload(d *daemon.Daemon, path string, log *slog.Logger) {
+	cfg, err := config.Load(path)
+	if err != nil {
+		d.ReloadFailed(err)
+	} else {
+		err = d.Reload(cfg)
+	}
+	if err != nil {
+		log.Error("the configuration was not taken over, the old one stays in force", "error", err)
+		return
+	}
+	log.Info("configuration reloaded", "services", len(cfg.Services))
+}
+
+func newLogger(cfg config.Log, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.Level}
+	if cfg.Format == config.FormatJSON {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
+
+// addConfigFlag adds the flag that names the configuration.
+func addConfigFlag(cmd *cobra.Command, path *string) {
+	cmd.Flags().StringVarP(path, "config", "c", "", "the configuration `FILE` (TOML)")
+	_ = cmd.MarkFlagFilename("config", "toml")
+}
+
+// loadConfig reads the configuration that the operator named.
+func loadConfig(path string) (*config.Config, error) {
+	if path == "" {
+		return nil, usageError{fmt.Errorf("name the configuration with --config FILE")}
+	}
+	return config.Load(path)
+}

@@ -1,0 +1,121 @@
+package keystore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"onionbalancer/descriptor"
+)
+
+// maxKeyFile is far above the size of any form of key.
+const maxKeyFile = 16 << 10 // 16 KiB
+
+// keyFile returns the absolute path of the key file that path means: itself,
+// or tor's file in it.
+func keyFile(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("opening key %q: %w", path, err)
+	}
+	info, err := os.Stat(abs)
+	if err != nil {
+		return "", fmt.Errorf("opening key: %w", err)
+	}
+	if !info.IsDir() {
+		return abs, nil
+	}
+	inside := filepath.Join(abs, torSecretFile)
+	if _, err := os.Stat(inside); errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("opening key %q: there is no %s in this directory; name the key file itself", abs, torSecretFile)
+	}
+	return inside, nil
+}
+
+// load reads and parses the key file at path. The caller wipes the key.
+func load(path string) (*descriptor.IdentityKey, Form, error) {
+	raw, err := readSecret(path)
+	if err != nil {
+		return nil, "", fmt.Errorf("opening key %q: %w", path, err)
+	}
+	defer clear(raw)
+	key, form, err := parse(raw)
+	if err != nil {
+		return nil, "", fmt.Errorf("opening key %q: %w", path, err)
+	}
+	return key, form, nil
+}
+
+// parse tells the form of a key file by its first bytes.
+func parse(raw []byte) (*descriptor.IdentityKey, Form, error) {
+	switch {
+	case len(raw) == 0:
+		return nil, "", errors.New("the file is empty")
+	case bytes.HasPrefix(raw, []byte(torPublicTag)):
+		return nil, "", fmt.Errorf("this is the public half of a key; the secret half is in %s", torSecretFile)
+	case bytes.HasPrefix(raw, []byte(torFamily)):
+		key, err := parseTor(raw)
+		return key, FormTor, err
+	case bytes.Contains(raw, []byte(pemBegin)):
+		key, err := parsePEM(raw)
+		return key, FormPEM, err
+	case isHostname(raw):
+		return nil, "", fmt.Errorf("this is an onion address, not a key; the key is in %s beside it", torSecretFile)
+	}
+	return nil, "", errors.New("no form of key that is known; " + understood)
+}
+
+// readSecret reads a file that only its owner can read. Symbolic links are
+// followed, as administrators use them to put secrets in place; what is checked
+// is the file that was opened. The caller wipes the bytes.
+func readSecret(path string) ([]byte, error) {
+	// Not blocking, or opening a named pipe would wait for a writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrPermission) {
+		return nil, fmt.Errorf("%w; this program runs as user %d and must own the file", errors.Unwrap(err), os.Geteuid())
+	}
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("not a regular file but %s", info.Mode().Type())
+	}
+	if err := checkPrivate(path, info); err != nil {
+		return nil, err
+	}
+	if info.Size() > maxKeyFile {
+		return nil, fmt.Errorf("%d bytes are too many for a key, is it the right file?", info.Size())
+	}
+	raw := make([]byte, maxKeyFile)
+	n, err := io.ReadFull(f, raw)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		clear(raw)
+		return nil, err
+	}
+	return raw[:n], nil
+}
+
+// checkPrivate refuses a file that someone else can read or owns.
+func checkPrivate(path string, info os.FileInfo) error {
+	if others := info.Mode().Perm() & 0o077; others != 0 {
+		return fmt.Errorf("others than its owner can use the file (mode %04o): run: chmod 600 %s", info.Mode().Perm(), shellQuote(path))
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	if me := os.Geteuid(); me != 0 && stat.Uid != 0 && int(stat.Uid) != me {
+		return fmt.Errorf("the file belongs to user %d, who can read and replace it, and this program runs as user %d: run as root: chown %d %s",
+			stat.Uid, me, me, shellQuote(path))
+	}
+	return nil
+}

@@ -1,0 +1,141 @@
+package keystore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"onionbalancer/descriptor"
+)
+
+// The files of a tor service's directory.
+const (
+	torSecretFile   = "hs_ed25519_secret_key"
+	torPublicFile   = "hs_ed25519_public_key"
+	torHostnameFile = "hostname"
+)
+
+// Tor's key files begin with a tag, filled up with NULs.
+const (
+	torFamily    = "== ed25519"
+	torSecretTag = "== ed25519v1-secret: type0 =="
+	torPublicTag = "== ed25519v1-public: "
+	torPublicTyp = torPublicTag + "type0 =="
+	torTagSize   = 32
+)
+
+// torHeader is a tag as it stands in a file.
+func torHeader(tag string) []byte {
+	header := make([]byte, torTagSize)
+	copy(header, tag)
+	return header
+}
+
+// parseTor reads the content of hs_ed25519_secret_key: the header and an
+// expanded secret key. It is as strict as tor, which puts a new key in the
+// place of a file that it cannot read, and stricter about scalars that no
+// Ed25519 key has.
+func parseTor(raw []byte) (*descriptor.IdentityKey, error) {
+	const want = torTagSize + descriptor.ExpandedKeySize
+	if len(raw) < torTagSize || !bytes.Equal(raw[:torTagSize], torHeader(torSecretTag)) {
+		return nil, fmt.Errorf("the header is %q, want %q: not the secret key of an onion service",
+			printable(raw[:min(len(raw), torTagSize)]), torSecretTag)
+	}
+	if len(raw) != want {
+		return nil, fmt.Errorf("%d bytes, want %d: the file is damaged, restore it from a backup (and keep tor from it, which would overwrite it)", len(raw), want)
+	}
+	key, err := descriptor.NewIdentityKey(raw[torTagSize:])
+	if err != nil {
+		return nil, err
+	}
+	if err := key.Address().Validate(); err != nil {
+		key.Wipe()
+		return nil, fmt.Errorf("the key's public half is %w", err)
+	}
+	return key, nil
+}
+
+// printable cuts NULs off, and everything that is no tag.
+func printable(header []byte) string {
+	text, _, _ := strings.Cut(string(header), "\x00")
+	if !strings.HasPrefix(text, torFamily) || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return torFamily + "…"
+	}
+	return text
+}
+
+// checkNeighbours checks what says the address once more: the files that tor
+// keeps beside its key, or the key file's own name, as OnionBalance gives it.
+func checkNeighbours(path string, address descriptor.Address) error {
+	dir, name := filepath.Split(path)
+	if named, err := descriptor.ParseAddress(strings.TrimSuffix(name, filepath.Ext(name))); err == nil && named != address {
+		return fmt.Errorf("the file is named after %s, and the key in it is that of %s", named.Short(), address.Short())
+	}
+	if name != torSecretFile {
+		return nil
+	}
+	return errors.Join(
+		checkNeighbour(filepath.Join(dir, torPublicFile), address, parsePublic),
+		checkNeighbour(filepath.Join(dir, torHostnameFile), address, parseHostname),
+	)
+}
+
+func checkNeighbour(path string, address descriptor.Address, parse func([]byte) (descriptor.Address, error)) error {
+	raw, err := readSmall(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading %s beside it: %w", filepath.Base(path), err)
+	}
+	found, err := parse(raw)
+	if err != nil {
+		return fmt.Errorf("reading %s beside it: %w; if the secret key is the right one, move %s away", filepath.Base(path), err, path)
+	}
+	if found != address {
+		return fmt.Errorf("%s beside it is of %s, and the secret key is that of %s: were files of two services mixed up? If the secret key is the right one, move %s away",
+			filepath.Base(path), found.Short(), address.Short(), path)
+	}
+	return nil
+}
+
+func parsePublic(raw []byte) (descriptor.Address, error) {
+	if len(raw) != torTagSize+32 || !bytes.Equal(raw[:torTagSize], torHeader(torPublicTyp)) {
+		return descriptor.Address{}, fmt.Errorf("not a public key of an onion service in %d bytes", torTagSize+32)
+	}
+	address := descriptor.Address(raw[torTagSize:])
+	return address, address.Validate()
+}
+
+func parseHostname(raw []byte) (descriptor.Address, error) {
+	return descriptor.ParseAddress(strings.TrimSpace(string(raw)))
+}
+
+func isHostname(raw []byte) bool {
+	_, err := parseHostname(raw)
+	return err == nil
+}
+
+// readSmall reads a public file of at most maxKeyFile bytes.
+func readSmall(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxKeyFile))
+}
+
+// shellQuote quotes a path for the commands that errors suggest.
+func shellQuote(path string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%"
+	if strings.Trim(path, plain) == "" {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}

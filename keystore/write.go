@@ -1,0 +1,147 @@
+package keystore
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"onionbalancer/descriptor"
+)
+
+const (
+	privateDir  = 0o700
+	privateFile = 0o600
+)
+
+// Fresh is an identity key that is nowhere yet but in memory. It neither
+// prints nor marshals.
+type Fresh struct {
+	key  *descriptor.IdentityKey
+	seed *secretSeed
+}
+
+// New makes an identity key with the given source of randomness,
+// crypto/rand.Reader but in tests. The caller writes it, then wipes it.
+func New(random io.Reader) (*Fresh, error) {
+	seed := new(secretSeed)
+	if _, err := io.ReadFull(random, seed[:]); err != nil {
+		return nil, fmt.Errorf("making a key: %w", err)
+	}
+	key, err := descriptor.IdentityKeyFromSeed(seed[:])
+	if err != nil {
+		return nil, fmt.Errorf("making a key: %w", err)
+	}
+	return &Fresh{key: key, seed: seed}, nil
+}
+
+// Address returns the onion address.
+func (f *Fresh) Address() descriptor.Address { return f.key.Address() }
+
+// Wipe overwrites the secret, as best effort; f is useless afterwards.
+func (f *Fresh) Wipe() {
+	f.key.Wipe()
+	clear(f.seed[:])
+}
+
+// WriteTor writes the key as WriteTor does.
+func (f *Fresh) WriteTor(dir string) error { return WriteTor(dir, f.key) }
+
+// WritePEM writes the key to a new file at path, in the form that OnionBalance
+// uses, with mode 0600. It never overwrites. Missing directories are made.
+func (f *Fresh) WritePEM(path string) error {
+	text, err := encodePEM(f.seed[:])
+	if err != nil {
+		return err
+	}
+	defer clear(text)
+	if err := os.MkdirAll(filepath.Dir(path), privateDir); err != nil {
+		return fmt.Errorf("writing key: %w", err)
+	}
+	return writeNew([]file{{path, text}})
+}
+
+// WriteTor writes key as a tor service's directory: hs_ed25519_secret_key,
+// hs_ed25519_public_key and hostname, with mode 0600. The directory is made
+// with mode 0700 if it is missing, and refused if others can use it, as tor
+// would. No file is ever overwritten, and what is written is on the disk when
+// WriteTor returns.
+func WriteTor(dir string, key *descriptor.IdentityKey) error {
+	if err := os.MkdirAll(dir, privateDir); err != nil {
+		return fmt.Errorf("writing key: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("writing key: %w", err)
+	}
+	if others := info.Mode().Perm() & 0o077; others != 0 {
+		return fmt.Errorf("writing key: others than its owner can use the directory %q (mode %04o), and tor would refuse it: run: chmod 700 %s",
+			dir, info.Mode().Perm(), shellQuote(dir))
+	}
+	secret := key.Expanded()
+	defer clear(secret)
+	content := append(make([]byte, 0, torTagSize+len(secret)), torHeader(torSecretTag)...)
+	content = append(content, secret...)
+	defer clear(content)
+	address := key.Address()
+	return writeNew([]file{
+		// The secret first: tor makes the others from it, and it from nothing.
+		{filepath.Join(dir, torSecretFile), content},
+		{filepath.Join(dir, torPublicFile), append(torHeader(torPublicTyp), address[:]...)},
+		{filepath.Join(dir, torHostnameFile), []byte(address.String() + "\n")},
+	})
+}
+
+type file struct {
+	path    string
+	content []byte
+}
+
+// writeNew writes all files or, on an error, none of them.
+func writeNew(files []file) (err error) {
+	for _, f := range files {
+		if _, err := os.Lstat(f.path); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("writing key: %q is there already, and keys are never overwritten: %w", f.path, os.ErrExist)
+		}
+	}
+	for i, f := range files {
+		if err := writeFile(f); err != nil {
+			for _, made := range files[:i] {
+				err = errors.Join(err, os.Remove(made.path))
+			}
+			return fmt.Errorf("writing key: %w", err)
+		}
+	}
+	dir := filepath.Dir(files[0].path)
+	// The parent too, since the directory itself may be new.
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+}
+
+// writeFile writes a file that is not there yet.
+func writeFile(f file) error {
+	out, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, privateFile)
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(f.content)
+	if err == nil {
+		err = out.Sync()
+	}
+	if err = errors.Join(err, out.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.path))
+	}
+	return nil
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("syncing directory: %w", err)
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// secretSeed is the seed of a new key.
+type secretSeed [ed25519.SeedSize]byte

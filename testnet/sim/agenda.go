@@ -55,14 +55,13 @@ func (a *agenda) plan(t time.Time, run func(now time.Time)) {
 
 // due runs everything planned for now or before.
 func (a *agenda) due() {
-	for !a.closed && len(a.entries) > 0 {
-		now := time.Now()
-		if a.entries[0].at.After(now) {
-			break
-		}
+	ran := false
+	for now := time.Now(); !a.closed && len(a.entries) > 0 && !a.entries[0].at.After(now); ran = true {
 		heap.Pop(&a.entries).(entry).run(now)
 	}
-	a.arm()
+	if ran {
+		a.arm()
+	}
 }
 
 func (a *agenda) arm() {

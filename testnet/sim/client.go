@@ -64,7 +64,7 @@ var (
 
 // NewClient adds a client of the service with the given address.
 func (n *Network) NewClient(address descriptor.Address, cfg ClientConfig) *Client {
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	c := &Client{net: n, cfg: cfg, address: address, random: n.cfg.source("client", n.clients),
 		failed: make(map[[32]byte]time.Time), asked: make(map[*Relay]bool)}
@@ -76,7 +76,7 @@ func (n *Network) NewClient(address descriptor.Address, cfg ClientConfig) *Clien
 
 // Fetches is how many descriptors the client has fetched since it was made.
 func (c *Client) Fetches() int {
-	c.net.mu.Lock()
+	c.net.lock()
 	defer c.net.mu.Unlock()
 	return c.fetches
 }
@@ -84,7 +84,7 @@ func (c *Client) Fetches() int {
 // Forget has the client forget all that it knows of the service, as a new
 // identity does: the next request fetches the descriptor.
 func (c *Client) Forget() {
-	c.net.mu.Lock()
+	c.net.lock()
 	defer c.net.mu.Unlock()
 	c.cached = nil
 	clear(c.failed)
@@ -93,7 +93,7 @@ func (c *Client) Forget() {
 // Request makes one connection to the service. It takes no time: what it
 // meets is the network as it is at this moment.
 func (c *Client) Request() Result {
-	c.net.mu.Lock()
+	c.net.lock()
 	defer c.net.mu.Unlock()
 	now := time.Now()
 	before := c.fetches

@@ -117,6 +117,8 @@ var knownSignals = map[string]bool{
 
 func (c *conn) signal(name string) []byte {
 	switch name = strings.ToUpper(name); {
+	case name == "":
+		return reply1(512, "Bad arguments to SIGNAL: Need at least 1 argument(s)")
 	case !knownSignals[name]:
 		return reply1(552, fmt.Sprintf("Unrecognized signal code %q", name))
 	case name == "SHUTDOWN" || name == "HALT" || name == "TERM" || name == "INT":

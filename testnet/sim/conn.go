@@ -89,7 +89,7 @@ func (c *conn) write() {
 // read takes commands until the connection closes.
 func (c *conn) read() {
 	defer func() {
-		c.tor.net.mu.Lock()
+		c.tor.net.lock()
 		delete(c.tor.conns, c)
 		c.tor.net.mu.Unlock()
 		c.closeAfter()
@@ -127,7 +127,7 @@ func (c *conn) serve(command []byte) bool {
 	name, _, _ := strings.Cut(strings.TrimSpace(string(head)), " ")
 	name = strings.ToUpper(name)
 	n := c.tor.net
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	if !c.tor.running || n.agenda.closed {
 		return false

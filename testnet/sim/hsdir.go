@@ -31,21 +31,21 @@ type Faults struct {
 
 // SetFaults replaces what is wrong with the relay.
 func (r *Relay) SetFaults(f Faults) {
-	r.net.mu.Lock()
+	r.net.lock()
 	defer r.net.mu.Unlock()
 	r.faults = f
 }
 
 // Faults is what is wrong with the relay.
 func (r *Relay) Faults() Faults {
-	r.net.mu.Lock()
+	r.net.lock()
 	defer r.net.mu.Unlock()
 	return r.faults
 }
 
 // Wipe has the relay lose every descriptor that it stored, as when it restarts.
 func (r *Relay) Wipe() {
-	r.net.mu.Lock()
+	r.net.lock()
 	defer r.net.mu.Unlock()
 	clear(r.store)
 }
@@ -53,7 +53,7 @@ func (r *Relay) Wipe() {
 // Stored returns the descriptor that the relay holds for a blinded key now,
 // and its revision counter; nil if it holds none.
 func (r *Relay) Stored(blinded descriptor.BlindedPublicKey) (body []byte, revision uint64) {
-	r.net.mu.Lock()
+	r.net.lock()
 	defer r.net.mu.Unlock()
 	s := r.lookup(blinded, time.Now())
 	if s == nil {

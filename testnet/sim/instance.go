@@ -67,7 +67,7 @@ type Instance struct {
 
 // AddInstance adds an onion service to the network.
 func (n *Network) AddInstance(cfg InstanceConfig) *Instance {
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	i := &Instance{net: n, cfg: cfg, key: cfg.Key, number: uint64(len(n.instances))}
 	i.random = n.cfg.source("instance", i.number)
@@ -110,7 +110,7 @@ func (i *Instance) Key() *descriptor.IdentityKey { return i.key }
 
 // Answered is how many requests of clients the instance has answered.
 func (i *Instance) Answered() int {
-	i.net.mu.Lock()
+	i.net.lock()
 	defer i.net.mu.Unlock()
 	return i.answered
 }
@@ -120,7 +120,7 @@ func (i *Instance) Answered() int {
 // are until they expire. When it starts, it takes new introduction points and
 // uploads after InstanceConfig.Start.
 func (i *Instance) SetOnline(online bool) {
-	i.net.mu.Lock()
+	i.net.lock()
 	defer i.net.mu.Unlock()
 	if online == i.online {
 		return
@@ -139,7 +139,7 @@ func (i *Instance) SetOnline(online bool) {
 
 // Online says whether the instance's tor runs.
 func (i *Instance) Online() bool {
-	i.net.mu.Lock()
+	i.net.lock()
 	defer i.net.mu.Unlock()
 	return i.online
 }
@@ -148,7 +148,7 @@ func (i *Instance) Online() bool {
 // order, so that HSDirs take them, around bytes that decrypt to nothing. It
 // uploads at once when that changes.
 func (i *Instance) SetGarbage(garbage bool) {
-	i.net.mu.Lock()
+	i.net.lock()
 	defer i.net.mu.Unlock()
 	i.garbage = garbage
 	for _, d := range i.running() {
@@ -159,7 +159,7 @@ func (i *Instance) SetGarbage(garbage bool) {
 // ReplacePoints has the instance give up all its introduction points for new
 // ones now, and upload them after InstanceConfig.Start.
 func (i *Instance) ReplacePoints() {
-	i.net.mu.Lock()
+	i.net.lock()
 	defer i.net.mu.Unlock()
 	now := time.Now()
 	for _, d := range i.running() {
@@ -172,7 +172,7 @@ func (i *Instance) ReplacePoints() {
 // Withdraw removes the instance's descriptors from all HSDirs, as if it had
 // not been heard of for hours.
 func (i *Instance) Withdraw() {
-	i.net.mu.Lock()
+	i.net.lock()
 	defer i.net.mu.Unlock()
 	for _, d := range []*published{i.first, i.second} {
 		if d == nil {

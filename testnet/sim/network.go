@@ -45,12 +45,11 @@ func New(cfg Config) *Network {
 		points:   make(map[[32]byte]*introPoint),
 	}
 	n.agenda.wake = func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.agenda.due()
+		n.lock()
+		n.mu.Unlock()
 	}
 	n.churn = n.cfg.source("churn", 0)
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	for range n.cfg.Relays {
 		n.addRelay()
@@ -66,10 +65,17 @@ func New(cfg Config) *Network {
 	return n
 }
 
+// lock takes the network's lock and does everything that is due, so that a
+// caller sees the network as it is at this moment, whoever wakes first.
+func (n *Network) lock() {
+	n.mu.Lock()
+	n.agenda.due()
+}
+
 // Close ends every control connection and everything that was planned, and
 // waits for the connections' goroutines.
 func (n *Network) Close() {
-	n.mu.Lock()
+	n.lock()
 	n.agenda.close()
 	n.tor.dropAll()
 	n.mu.Unlock()
@@ -86,7 +92,7 @@ func (n *Network) Tor() *Tor { return n.tor }
 // Relays returns the relays that are part of the network now, in order of
 // their fingerprints.
 func (n *Network) Relays() []*Relay {
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	return slices.Clone(n.relays)
 }
@@ -94,7 +100,7 @@ func (n *Network) Relays() []*Relay {
 // Relay finds a relay, past or present, by its fingerprint in hex; nil if
 // there never was one.
 func (n *Network) Relay(fingerprint string) *Relay {
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	for _, r := range n.everyone {
 		if r.Fingerprint() == fingerprint {
@@ -106,7 +112,7 @@ func (n *Network) Relay(fingerprint string) *Relay {
 
 // Consensus is the newest consensus.
 func (n *Network) Consensus() *Consensus {
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	return n.votes[len(n.votes)-1]
 }
@@ -114,7 +120,7 @@ func (n *Network) Consensus() *Consensus {
 // Responsible returns the HSDirs to which a service with the newest consensus
 // sends its first and its second descriptor, replica by replica.
 func (n *Network) Responsible(a descriptor.Address) (first, second []*Relay, err error) {
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	c := n.votes[len(n.votes)-1]
 	for _, slot := range []struct {

@@ -56,7 +56,7 @@ func (r *Relay) HSDir() bool { return r.hsdir }
 
 // Running says whether the relay is still part of the network.
 func (r *Relay) Running() bool {
-	r.net.mu.Lock()
+	r.net.lock()
 	defer r.net.mu.Unlock()
 	return !r.gone
 }

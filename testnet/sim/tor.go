@@ -78,7 +78,7 @@ func (t *Tor) Dial(ctx context.Context) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	t.net.mu.Lock()
+	t.net.lock()
 	defer t.net.mu.Unlock()
 	if !t.running || t.faults.Refuse || t.net.agenda.closed {
 		return nil, ErrRefused
@@ -90,21 +90,21 @@ func (t *Tor) Dial(ctx context.Context) (net.Conn, error) {
 
 // SetFaults replaces what is wrong with the control port.
 func (t *Tor) SetFaults(f ControlFaults) {
-	t.net.mu.Lock()
+	t.net.lock()
 	defer t.net.mu.Unlock()
 	t.faults = f
 }
 
 // Counts is what controllers have had the tor do so far.
 func (t *Tor) Counts() Counts {
-	t.net.mu.Lock()
+	t.net.lock()
 	defer t.net.mu.Unlock()
 	return t.counts
 }
 
 // DropConnections closes every control connection; new ones are welcome.
 func (t *Tor) DropConnections() {
-	t.net.mu.Lock()
+	t.net.lock()
 	defer t.net.mu.Unlock()
 	t.dropAll()
 }
@@ -135,7 +135,7 @@ func (t *Tor) GarbleReply(command string, garbage []byte) {
 }
 
 func (t *Tor) mangle(command string, m mangling) {
-	t.net.mu.Lock()
+	t.net.lock()
 	defer t.net.mu.Unlock()
 	if t.mangled == nil {
 		t.mangled = make(map[string]mangling)
@@ -146,7 +146,7 @@ func (t *Tor) mangle(command string, m mangling) {
 // FreezeConsensus has the tor get no new consensus, while set: what it has goes
 // stale.
 func (t *Tor) FreezeConsensus(frozen bool) {
-	t.net.mu.Lock()
+	t.net.lock()
 	defer t.net.mu.Unlock()
 	t.view.stopped = frozen
 }
@@ -154,7 +154,7 @@ func (t *Tor) FreezeConsensus(frozen bool) {
 // LoseConsensus takes the consensus away, as when its file is deleted, until
 // RegainConsensus.
 func (t *Tor) LoseConsensus() {
-	t.net.mu.Lock()
+	t.net.lock()
 	defer t.net.mu.Unlock()
 	t.view.reset()
 }
@@ -162,7 +162,7 @@ func (t *Tor) LoseConsensus() {
 // RegainConsensus gives the tor the newest consensus at once, and says so to
 // its controllers.
 func (t *Tor) RegainConsensus() {
-	t.net.mu.Lock()
+	t.net.lock()
 	defer t.net.mu.Unlock()
 	t.view.fetch(time.Now())
 }
@@ -171,7 +171,7 @@ func (t *Tor) RegainConsensus() {
 // accepts connections again after down, and has no consensus for another
 // bootstrap.
 func (t *Tor) Restart(down, bootstrap time.Duration) {
-	t.net.mu.Lock()
+	t.net.lock()
 	defer t.net.mu.Unlock()
 	t.running = false
 	t.life++
@@ -191,7 +191,7 @@ func (t *Tor) Restart(down, bootstrap time.Duration) {
 
 // Consensus is the consensus the tor has; nil if it has none.
 func (t *Tor) Consensus() *Consensus {
-	t.net.mu.Lock()
+	t.net.lock()
 	defer t.net.mu.Unlock()
 	return t.view.consensus
 }

@@ -83,7 +83,7 @@ func (n *Network) regroup(joining int) {
 // nothing any more, the introduction points on it are dead, and the next
 // consensus does not list it. No other relay takes its place.
 func (r *Relay) Remove() {
-	r.net.mu.Lock()
+	r.net.lock()
 	defer r.net.mu.Unlock()
 	if !r.gone {
 		r.leave()
@@ -93,7 +93,7 @@ func (r *Relay) Remove() {
 
 // AddRelays has count new relays join; the next consensus lists them.
 func (n *Network) AddRelays(count int) {
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	n.regroup(count)
 }
@@ -109,7 +109,7 @@ func (r *Relay) leave() {
 // everybody has goes stale. When voting goes on, it does so at the next
 // voting interval.
 func (n *Network) PauseVoting(paused bool) {
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	n.paused = paused
 }
@@ -118,7 +118,7 @@ func (n *Network) PauseVoting(paused bool) {
 // values, while set: consensuses have none, and everybody computes with the
 // disaster value of the time period.
 func (n *Network) WithholdSharedRandom(withheld bool) {
-	n.mu.Lock()
+	n.lock()
 	defer n.mu.Unlock()
 	n.noRandom = withheld
 }

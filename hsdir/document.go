@@ -53,17 +53,21 @@ type consensusReader struct {
 	doc  document
 	seen map[string]bool // header keywords that may come once
 	last [20]byte        // identity of the entry before
+	pr   map[string]bool // what pr lines say, of which there are few kinds
 }
 
 // parseConsensus reads a consensus of the microdesc flavour, in one pass and
 // with no copy of the text (dir-spec, section 3.4.1). Signatures are tor's
 // business: what the control port hands out was verified.
-func parseConsensus(text []byte) (*document, error) {
+//
+// expected is the number of HSDirs that the last one had.
+func parseConsensus(text []byte, expected int) (*document, error) {
 	if len(text) > maxConsensus {
 		return nil, &ParseError{documentConsensus, 0, fmt.Errorf("%d bytes, want at most %d", len(text), maxConsensus)}
 	}
-	r := &consensusReader{lines: lines{doc: text}, seen: make(map[string]bool)}
+	r := &consensusReader{lines: lines{doc: text}, seen: make(map[string]bool), pr: make(map[string]bool)}
 	r.doc.params = DefaultParams()
+	r.doc.hsdirs = make([]status, 0, min(expected+expected/8, maxRelays))
 	if err := r.read(); err != nil {
 		var whole *ParseError
 		if errors.As(err, &whole) {

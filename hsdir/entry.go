@@ -26,7 +26,7 @@ func (r *consensusReader) entry(first []byte) ([]byte, bool, error) {
 		if isFooter(keyword) {
 			break
 		}
-		if err := s.readLine(keyword, rest); err != nil {
+		if err := r.entryLine(&s, keyword, rest); err != nil {
 			return nil, false, fmt.Errorf("relay %s: %w", upperHex(s.fingerprint[:]), err)
 		}
 	}
@@ -76,9 +76,9 @@ func isNickname(text []byte) bool {
 
 var errTwice = errors.New("a line of this kind came before")
 
-// readLine reads one of the lines below the r line. Unknown ones, and those
+// entryLine reads one of the lines below the r line. Unknown ones, and those
 // that matter to circuits alone, are left to others.
-func (s *status) readLine(keyword, rest []byte) (err error) {
+func (r *consensusReader) entryLine(s *status, keyword, rest []byte) (err error) {
 	switch string(keyword) {
 	case "s":
 		if s.seen.s {
@@ -91,7 +91,7 @@ func (s *status) readLine(keyword, rest []byte) (err error) {
 			return fmt.Errorf("pr: %w", errTwice)
 		}
 		s.seen.pr = true
-		s.protocol, err = supportsHSDir(rest)
+		s.protocol, err = r.protocols(rest)
 	case "v":
 		if s.seen.v {
 			return fmt.Errorf("v: %w", errTwice)
@@ -110,6 +110,20 @@ func (s *status) readLine(keyword, rest []byte) (err error) {
 		}
 	}
 	return err
+}
+
+// protocols is supportsHSDir with a memory: relays of one version all have the
+// same pr line.
+func (r *consensusReader) protocols(line []byte) (bool, error) {
+	if supported, ok := r.pr[string(line)]; ok {
+		return supported, nil
+	}
+	supported, err := supportsHSDir(line)
+	const kinds = 256
+	if err == nil && len(r.pr) < kinds {
+		r.pr[string(line)] = supported
+	}
+	return supported, err
 }
 
 func hasWord(line, want []byte) bool {

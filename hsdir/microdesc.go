@@ -18,74 +18,121 @@ type microdesc struct {
 	digest  [32]byte // SHA-256 of its text
 	ed25519 [32]byte // zero if it has no Ed25519 identity
 	bad     bool     // tor would not use it
+	seen    uint32   // the last document that it was in, by number
 }
 
-// microdescKey stands for the text of a microdescriptor in the memory of a
-// Parser. It is a keyed hash whose key never leaves the process, so nobody can
-// make two texts that share one, and it costs a tenth of a SHA-256.
-type microdescKey [2]uint64
+// textKey stands for a text in the memory of a Parser. It is a keyed hash
+// whose key never leaves the process, so nobody can make two texts that share
+// one, and it costs a fraction of a SHA-256.
+type textKey [2]uint64
 
-// microdescs remembers the microdescriptors of one document, so that the same
-// text in the next one is neither hashed nor read again.
+// microdescs remembers the microdescriptors of earlier documents, so that the
+// same text in the next one is neither hashed nor read again.
 type microdescs struct {
-	seeds [2]maphash.Seed
-	known map[microdescKey]microdesc
+	seeds    [2]maphash.Seed
+	document uint32 // number of the latest document
+	entries  []microdesc
+	byText   map[textKey]int32
+	byDigest map[[32]byte]int32
 }
 
 func newMicrodescs() *microdescs {
-	return &microdescs{seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
-}
-
-func (m *microdescs) key(text []byte) microdescKey {
-	return microdescKey{maphash.Bytes(m.seeds[0], text), maphash.Bytes(m.seeds[1], text)}
-}
-
-// parse reads concatenated microdescriptors (dir-spec, section 3.3) and
-// returns them by digest. It forgets those that are not in text any more. The
-// number of those that tor would refuse and the first reason come with it:
-// one bad microdescriptor takes one relay out of the ring, not all.
-func (m *microdescs) parse(text []byte) (byDigest map[[32]byte]microdesc, bad int, reason error, err error) {
-	if len(text) > maxMicrodescs {
-		err = &ParseError{documentMicrodescs, 0, fmt.Errorf("%d bytes, want at most %d", len(text), maxMicrodescs)}
-		return nil, 0, nil, err
+	return &microdescs{
+		seeds:    [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
+		byText:   make(map[textKey]int32),
+		byDigest: make(map[[32]byte]int32),
 	}
-	known := make(map[microdescKey]microdesc, len(m.known))
-	byDigest = make(map[[32]byte]microdesc, len(m.known))
+}
+
+func (m *microdescs) key(text []byte) textKey {
+	return textKey{maphash.Bytes(m.seeds[0], text), maphash.Bytes(m.seeds[1], text)}
+}
+
+// parse reads concatenated microdescriptors (dir-spec, section 3.3), which
+// find then finds. The number of those that tor would refuse and the first
+// reason are no error: one bad microdescriptor takes one relay out of the
+// ring, not all.
+func (m *microdescs) parse(text []byte) (bad int, reason, err error) {
+	if len(text) > maxMicrodescs {
+		return 0, nil, &ParseError{documentMicrodescs, 0, fmt.Errorf("%d bytes, want at most %d", len(text), maxMicrodescs)}
+	}
+	m.document++
+	live := 0
+	defer func() { m.forget(live) }()
 	for at := nextMicrodesc(text, 0); at < len(text); {
-		end := endOfMicrodesc(text, at)
-		key := m.key(text[at:end])
-		md, ok := m.known[key]
-		if !ok {
-			md = readMicrodesc(text[at:end])
+		if live++; live > maxRelays {
+			return 0, nil, &ParseError{documentMicrodescs, lineNumber(text, at), fmt.Errorf("more than %d", maxRelays)}
 		}
-		if md.bad {
+		end := endOfMicrodesc(text, at)
+		body := wholeLines(text[at:end])
+		if md := m.take(body); md.bad {
 			if bad++; reason == nil {
-				_, why := readIdentity(text[at:end])
+				_, why := readIdentity(body)
 				reason = &ParseError{documentMicrodescs, lineNumber(text, at), why}
 			}
 		}
-		if known[key] = md; len(known) > maxRelays {
-			err = &ParseError{documentMicrodescs, lineNumber(text, at), fmt.Errorf("more than %d", maxRelays)}
-			return nil, 0, nil, err
-		}
-		byDigest[md.digest] = md
 		at = nextMicrodesc(text, end)
 	}
-	m.known = known
-	return byDigest, bad, reason, nil
+	return bad, reason, nil
 }
 
-// readMicrodesc digests and reads one microdescriptor. A last newline that was
-// lost on the way, as control-port libraries do, is put back for the digest.
-func readMicrodesc(body []byte) microdesc {
-	var md microdesc
-	if n := len(body); n > 0 && body[n-1] != '\n' {
-		body = append(body[:n:n], '\n')
+// take returns the entry for a microdescriptor, made anew if need be.
+func (m *microdescs) take(body []byte) *microdesc {
+	key := m.key(body)
+	at, ok := m.byText[key]
+	if !ok {
+		at = int32(len(m.entries))
+		identity, err := readIdentity(body)
+		m.entries = append(m.entries, microdesc{digest: sha256.Sum256(body), ed25519: identity, bad: err != nil})
+		m.byText[key] = at
+		m.byDigest[m.entries[at].digest] = at
 	}
-	md.digest = sha256.Sum256(body)
-	identity, err := readIdentity(body)
-	md.ed25519, md.bad = identity, err != nil
-	return md
+	m.entries[at].seen = m.document
+	return &m.entries[at]
+}
+
+// find returns the microdescriptor with the given digest, if the latest
+// document had it.
+func (m *microdescs) find(digest [32]byte) (*microdesc, bool) {
+	at, ok := m.byDigest[digest]
+	if !ok || m.entries[at].seen != m.document {
+		return nil, false
+	}
+	return &m.entries[at], true
+}
+
+// forget drops the entries that the latest document did not have, once they
+// are as many as the live ones.
+func (m *microdescs) forget(live int) {
+	const slack = 1000
+	if len(m.entries) <= 2*live+slack {
+		return
+	}
+	entries := make([]microdesc, 0, live)
+	moved := make(map[int32]int32, live)
+	m.byDigest = make(map[[32]byte]int32, live)
+	for i, md := range m.entries {
+		if md.seen == m.document {
+			at := int32(len(entries))
+			entries, moved[int32(i)], m.byDigest[md.digest] = append(entries, md), at, at
+		}
+	}
+	byText := make(map[textKey]int32, live)
+	for key, i := range m.byText {
+		if at, ok := moved[i]; ok {
+			byText[key] = at
+		}
+	}
+	m.entries, m.byText = entries, byText
+}
+
+// wholeLines puts a last newline back that was lost on the way, as libraries
+// for the control port do: it is part of what was digested.
+func wholeLines(body []byte) []byte {
+	if n := len(body); n > 0 && body[n-1] != '\n' {
+		return append(body[:n:n], '\n')
+	}
+	return body
 }
 
 // readIdentity finds the Ed25519 identity; zero means that there is none.

@@ -2,6 +2,7 @@ package hsdir
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 )
 
@@ -14,13 +15,14 @@ type Parser struct {
 	indexes *indexCache
 
 	// What the last call got and gave.
+	listed    int
 	lastInput parserInput
 	last      *Consensus
 }
 
-// parserInput identifies the input of a call, see microdescKey.
+// parserInput identifies the input of a call, see textKey.
 type parserInput struct {
-	consensus, microdescs microdescKey
+	consensus, microdescs textKey
 	testing               bool
 }
 
@@ -43,11 +45,11 @@ func (p *Parser) Parse(consensus, microdescs []byte, testing bool) (*Consensus, 
 	if p.last != nil && input == p.lastInput {
 		return p.last, nil
 	}
-	doc, err := parseConsensus(consensus)
+	doc, err := parseConsensus(consensus, p.listed)
 	if err != nil {
 		return nil, err
 	}
-	byDigest, bad, reason, err := p.mds.parse(microdescs)
+	bad, reason, err := p.mds.parse(microdescs)
 	if err != nil {
 		return nil, err
 	}
@@ -59,29 +61,47 @@ func (p *Parser) Parse(consensus, microdescs []byte, testing bool) (*Consensus, 
 		indexes: p.indexes,
 	}
 	c.Coverage.BadMicrodescs, c.Coverage.Reason = bad, reason
-	c.takeHSDirs(doc, byDigest)
+	c.takeHSDirs(doc, p.mds)
 	if c.schedule, err = newSchedule(c); err != nil {
 		return nil, &ParseError{documentConsensus, 0, fmt.Errorf("working out its time periods: %w", err)}
 	}
-	p.last, p.lastInput = c, input
+	p.last, p.lastInput, p.listed = c, input, c.Coverage.Listed
 	return c, nil
 }
 
 // takeHSDirs fills in the relays that are in the rings. A relay without an
 // Ed25519 identity has no place in them (tor does the same).
-func (c *Consensus) takeHSDirs(doc *document, byDigest map[[32]byte]microdesc) {
+func (c *Consensus) takeHSDirs(doc *document, mds *microdescs) {
 	c.Coverage.Relays, c.Coverage.Listed = doc.relays, len(doc.hsdirs)
 	c.HSDirs = make([]Relay, 0, len(doc.hsdirs))
+	names := doc.nicknames()
 	for i := range doc.hsdirs {
 		s := &doc.hsdirs[i]
-		md, ok := byDigest[s.digest]
+		nickname := names[:len(s.nickname)]
+		names = names[len(s.nickname):]
+		md, ok := mds.find(s.digest)
 		switch {
-		case !s.seen.m || !ok || md.bad:
+		case !ok || !s.seen.m || md.bad:
 			c.Coverage.Missing++
 		case md.ed25519 == [32]byte{}:
 			c.Coverage.NoIdentity++
 		default:
-			c.HSDirs = append(c.HSDirs, Relay{s.fingerprint, md.ed25519, string(s.nickname)})
+			c.HSDirs = append(c.HSDirs, Relay{s.fingerprint, md.ed25519, nickname})
 		}
 	}
+}
+
+// nicknames returns the nicknames of all HSDirs in one string, from which they
+// are cut: one allocation for all of them.
+func (d *document) nicknames() string {
+	var b strings.Builder
+	size := 0
+	for i := range d.hsdirs {
+		size += len(d.hsdirs[i].nickname)
+	}
+	b.Grow(size)
+	for i := range d.hsdirs {
+		b.Write(d.hsdirs[i].nickname)
+	}
+	return b.String()
 }

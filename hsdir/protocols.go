@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 )
 
@@ -72,22 +73,15 @@ func brokenHSDir(line []byte) bool {
 	// What follows the dash never makes a version older than the same without.
 	number, _, _ := bytes.Cut(version, []byte{'-'})
 	var got [4]uint64
-	parts := bytes.Split(number, []byte{'.'})
-	if len(parts) < 2 || len(parts) > len(got) {
-		return false
-	}
-	for i, part := range parts {
+	for i := 0; len(number) > 0; i++ {
+		var part []byte
+		part, number, _ = bytes.Cut(number, []byte{'.'})
 		n, err := strconv.ParseUint(string(part), 10, 31)
-		if err != nil {
+		if err != nil || i == len(got) {
 			return false
 		}
 		got[i] = n
 	}
 	fixed := [4]uint64{0, 3, 0, 8}
-	for i := range got {
-		if got[i] != fixed[i] {
-			return got[i] < fixed[i]
-		}
-	}
-	return false
+	return slices.Compare(got[:], fixed[:]) < 0
 }

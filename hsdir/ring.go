@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"crypto/sha3"
 	"encoding/binary"
-	"slices"
 	"sort"
 	"time"
 
@@ -29,7 +28,7 @@ type Ring struct {
 // node is a place in the ring.
 type node struct {
 	index [32]byte
-	relay int // in relays
+	relay int32 // in the list of relays
 }
 
 // Responsible is an HSDir that is responsible for a descriptor.
@@ -57,12 +56,7 @@ func newRing(c *Consensus, which Which) *Ring {
 	} else {
 		r.SharedRandom = *srv
 	}
-	indexes := c.indexes.get(indexKey{r.SharedRandom, r.Period}, r.relays)
-	r.nodes = make([]node, len(indexes))
-	for i := range indexes {
-		r.nodes[i] = node{indexes[i], i}
-	}
-	slices.SortFunc(r.nodes, compareNodes)
+	r.nodes = c.indexes.get(indexKey{r.SharedRandom, r.Period}, r.relays)
 	return r
 }
 

@@ -80,3 +80,6 @@ type Descriptor struct {
 	// with it; the rest of the descriptor is valid all the same.
 	Dropped []*ParseError
 }
+
+// String returns the arguments of the flow-control line.
+func (f FlowControl) String() string { return fmt.Sprintf("%s %d", f.Versions, f.SendmeInc) }

@@ -1,0 +1,246 @@
+package testnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// Config says what network to make. Its zero value is one.
+type Config struct {
+	// Dir holds a directory for each tor. By default a new temporary one is
+	// made, and Stop removes it; a directory that is given stays.
+	Dir string
+
+	Authorities int // 3 to 9; with fewer there is no measured bandwidth; default 3
+	Relays      int // besides the authorities; default DefaultRelays
+
+	// VotingInterval is the time from one consensus to the next, default
+	// DefaultVotingInterval. A time period and a shared random run are 24
+	// intervals each. Tor accepts no less than 10 s; and only multiples of
+	// 5 s that divide half an hour give periods of whole minutes, in which
+	// tor counts.
+	VotingInterval time.Duration
+
+	ConsensusParams []string // "name=value", which the authorities vote for
+
+	// Clients are the names of the tors that Client and ControlTarget find.
+	// They are started together with the network, which is faster than
+	// afterwards.
+	Clients []string
+
+	TorBinary string         // default "tor", looked up in PATH; tor-gencert likewise, beside it
+	Progress  func(Progress) // called from one goroutine, about twice a second while the network starts
+}
+
+// Defaults of Config.
+const (
+	DefaultAuthorities    = 3
+	DefaultRelays         = 14
+	DefaultVotingInterval = 10 * time.Second
+)
+
+// Votes are given, and consensuses signed, within these bounds; tor accepts no
+// shorter ones, and a quick machine needs no longer ones.
+const (
+	minDelay = 2 * time.Second
+	maxDelay = 5 * time.Second
+)
+
+// ErrStopped is what the methods of a network say after Stop.
+var ErrStopped = errors.New("the network has been stopped")
+
+// validate fills in what was left out.
+func (c *Config) validate() error {
+	if c.Authorities == 0 {
+		c.Authorities = DefaultAuthorities
+	}
+	if c.Relays == 0 {
+		c.Relays = DefaultRelays
+	}
+	if c.VotingInterval == 0 {
+		c.VotingInterval = DefaultVotingInterval
+	}
+	if c.TorBinary == "" {
+		c.TorBinary = "tor"
+	}
+	v := c.VotingInterval
+	switch {
+	case c.Authorities < 3 || c.Authorities > 9:
+		return fmt.Errorf("a network has 3 to 9 authorities, not %d", c.Authorities)
+	case c.Relays < 3 || c.Relays > 100:
+		return fmt.Errorf("a network has 3 to 100 relays, not %d", c.Relays)
+	case v < 10*time.Second || v > 30*time.Minute || v%(5*time.Second) != 0 || 30*time.Minute%v != 0:
+		return fmt.Errorf("a voting interval of %v is none that tor takes: it must be 10s or more, a multiple of 5s, and divide 30m", v)
+	}
+	return nil
+}
+
+// authority and relay are nodes with what others have to know of them.
+type authority struct {
+	*node
+	orPort, dirPort string
+	fingerprint     string // of the relay's RSA key, 40 hex digits
+	v3ident         string // of the key that certifies the voting key, likewise
+}
+
+type relay struct {
+	*node
+	orPort      string
+	fingerprint string
+}
+
+// Network is a running private Tor network. Its methods can be called from any
+// goroutine.
+type Network struct {
+	config   Config
+	gencert  string
+	dir      string
+	ownDir   bool // made by us: Stop removes it
+	loopback *loopback
+	http     *http.Client
+	began    time.Time
+
+	authorities []*authority
+	relays      []*relay
+
+	changed  broadcast
+	stopped  chan struct{}
+	stopOnce sync.Once
+	stopErr  error
+
+	mu       sync.Mutex
+	nodes    []*node // that were ever started
+	clients  map[string]*Client
+	services []*Service
+}
+
+// newNetwork prepares what needs no process.
+func newNetwork(config Config) (*Network, error) {
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	var err error
+	n := &Network{
+		config: config, began: time.Now(), stopped: make(chan struct{}),
+		clients: map[string]*Client{}, http: &http.Client{Transport: &http.Transport{DisableCompression: true, DisableKeepAlives: true}},
+	}
+	if n.config.TorBinary, err = exec.LookPath(config.TorBinary); err != nil {
+		return nil, fmt.Errorf("finding tor (Debian package tor): %w", err)
+	}
+	n.gencert = filepath.Join(filepath.Dir(n.config.TorBinary), "tor-gencert")
+	if _, err := os.Stat(n.gencert); err != nil {
+		if n.gencert, err = exec.LookPath("tor-gencert"); err != nil {
+			return nil, fmt.Errorf("finding tor-gencert (Debian package tor): %w", err)
+		}
+	}
+	if n.loopback, err = newLoopback(); err != nil {
+		return nil, err
+	}
+	n.dir = config.Dir
+	if n.dir == "" {
+		n.ownDir = true
+		if n.dir, err = os.MkdirTemp("", "testnet-"); err != nil {
+			return nil, fmt.Errorf("making the network's directory: %w", err)
+		}
+	}
+	if n.dir, err = filepath.Abs(n.dir); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// Dir is the directory that holds those of the tors.
+func (n *Network) Dir() string { return n.dir }
+
+// PIDs are the process numbers of all tors that run.
+func (n *Network) PIDs() []int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var pids []int
+	for _, d := range n.nodes {
+		if pid := d.PID(); pid != 0 {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// adopt takes a started tor into the care of Stop, unless that has been called.
+func (n *Network) adopt(d *node, p *process) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	select {
+	case <-n.stopped:
+		return false
+	default:
+	}
+	known := false
+	for _, other := range n.nodes {
+		known = known || other == d
+	}
+	if !known {
+		n.nodes = append(n.nodes, d)
+	}
+	go func() {
+		<-p.exited
+		n.changed.notify()
+	}()
+	return true
+}
+
+// crashed reports the first tor that ended without being told to.
+func (n *Network) crashed() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, d := range n.nodes {
+		if err := d.crashed(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Stop ends every tor and backend, and waits until they are gone. It can be
+// called again, and at any time.
+func (n *Network) Stop() error {
+	n.stopOnce.Do(func() {
+		n.mu.Lock()
+		close(n.stopped)
+		nodes, services := n.nodes, n.services
+		n.mu.Unlock()
+		var wg sync.WaitGroup
+		for _, d := range nodes {
+			wg.Go(func() { d.end(false) })
+		}
+		wg.Wait()
+		for _, s := range services {
+			s.backend.close()
+		}
+		n.loopback.releaseAll()
+		if n.ownDir {
+			n.stopErr = os.RemoveAll(n.dir)
+		}
+	})
+	return n.stopErr
+}
+
+// Start makes a network and waits until it can be used: every relay is in the
+// consensus, and every client of the configuration has a circuit.
+func Start(ctx context.Context, config Config) (*Network, error) {
+	n, err := newNetwork(config)
+	if err != nil {
+		return nil, fmt.Errorf("starting a test network: %w", err)
+	}
+	if err := n.launch(ctx); err != nil {
+		n.Stop()
+		return nil, fmt.Errorf("starting a test network: %w", err)
+	}
+	return n, nil
+}

@@ -32,7 +32,7 @@ type Custodian interface {
 	// RevisionKey returns the key of the revision counters of period p.
 	RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error)
 
-	// Close wipes what is remembered and lets go of the key. Later calls fail.
+	// Close forgets what is remembered and lets go of the key. Later calls fail.
 	Close() error
 }
 

@@ -26,9 +26,9 @@ type DiskKey struct {
 
 	mu     sync.Mutex
 	closed bool
-	// Both oldest first. Pointers, since fmt looks through values.
-	certificates []*certified
-	revisions    []*revision
+	// Both oldest first.
+	certificates []certified
+	revisions    []revision
 }
 
 type certified struct {
@@ -38,7 +38,7 @@ type certified struct {
 
 type revision struct {
 	period descriptor.Period
-	key    descriptor.RevisionKey
+	key    sealed[descriptor.RevisionKey]
 }
 
 var _ Custodian = (*DiskKey)(nil)
@@ -81,7 +81,7 @@ func (k *DiskKey) Certify(ctx context.Context, p descriptor.Period, signing ed25
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	key := [32]byte(signing)
-	i := slices.IndexFunc(k.certificates, func(c *certified) bool { return c.period == p && c.cert.Key() == key })
+	i := slices.IndexFunc(k.certificates, func(c certified) bool { return c.period == p && c.cert.Key() == key })
 	if i >= 0 && !k.closed && expires.Sub(k.certificates[i].cert.Expires()) < descriptor.CertLifetime/2 {
 		return k.certificates[i].cert, nil
 	}
@@ -94,7 +94,7 @@ func (k *DiskKey) Certify(ctx context.Context, p descriptor.Period, signing ed25
 	if err != nil {
 		return descriptor.Certificate{}, fmt.Errorf("certifying for period %s: %w", p, err)
 	}
-	k.certificates = remember(k.certificates, &certified{p, cert})
+	k.certificates = remember(k.certificates, certified{p, cert})
 	return cert, nil
 }
 
@@ -116,8 +116,8 @@ func sign(blinded *descriptor.BlindedKey, signing [32]byte, expires time.Time) (
 func (k *DiskKey) RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if i := slices.IndexFunc(k.revisions, func(r *revision) bool { return r.period == p }); i >= 0 && !k.closed {
-		return k.revisions[i].key, nil
+	if i := slices.IndexFunc(k.revisions, func(r revision) bool { return r.period == p }); i >= 0 && !k.closed {
+		return k.revisions[i].key(), nil
 	}
 	blinded, err := k.blindLocked(ctx, p)
 	if err != nil {
@@ -150,14 +150,14 @@ func (k *DiskKey) blindLocked(ctx context.Context, p descriptor.Period) (*descri
 	if err != nil {
 		return nil, err
 	}
-	if !slices.ContainsFunc(k.revisions, func(r *revision) bool { return r.period == p }) {
-		k.revisions = remember(k.revisions, &revision{p, blinded.RevisionKey()})
+	if !slices.ContainsFunc(k.revisions, func(r revision) bool { return r.period == p }) {
+		k.revisions = remember(k.revisions, revision{p, seal(blinded.RevisionKey())})
 	}
 	return blinded, nil
 }
 
 // remember appends what is new and forgets what is oldest.
-func remember[T any](list []*T, item *T) []*T {
+func remember[T any](list []T, item T) []T {
 	list = append(list, item)
 	return slices.Delete(list, 0, max(len(list)-maxRemembered, 0))
 }
@@ -166,9 +166,6 @@ func remember[T any](list []*T, item *T) []*T {
 func (k *DiskKey) Close() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, r := range k.revisions {
-		*r = revision{}
-	}
 	k.closed, k.certificates, k.revisions = true, nil, nil
 	return nil
 }

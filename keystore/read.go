@@ -89,7 +89,7 @@ func readSecret(path string) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("not a regular file but %s", info.Mode().Type())
 	}
-	if err := checkPrivate(path, info); err != nil {
+	if err := checkPrivate(path, info, os.Geteuid()); err != nil {
 		return nil, err
 	}
 	if info.Size() > maxKeyFile {
@@ -104,8 +104,9 @@ func readSecret(path string) ([]byte, error) {
 	return raw[:n], nil
 }
 
-// checkPrivate refuses a file that someone else can read or owns.
-func checkPrivate(path string, info os.FileInfo) error {
+// checkPrivate refuses a file that someone else than user me can read or owns.
+// Root may own any file and read anybody's, a tor's for one.
+func checkPrivate(path string, info os.FileInfo, me int) error {
 	if others := info.Mode().Perm() & 0o077; others != 0 {
 		return fmt.Errorf("others than its owner can use the file (mode %04o): run: chmod 600 %s", info.Mode().Perm(), shellQuote(path))
 	}
@@ -113,7 +114,7 @@ func checkPrivate(path string, info os.FileInfo) error {
 	if !ok {
 		return nil
 	}
-	if me := os.Geteuid(); me != 0 && stat.Uid != 0 && int(stat.Uid) != me {
+	if me != 0 && stat.Uid != 0 && int(stat.Uid) != me {
 		return fmt.Errorf("the file belongs to user %d, who can read and replace it, and this program runs as user %d: run as root: chown %d %s",
 			stat.Uid, me, me, shellQuote(path))
 	}

@@ -5,6 +5,13 @@ import (
 	"fmt"
 )
 
+// sealed holds a secret where printing does not reach it: fmt follows the fields
+// and pointers of a struct, calling no methods on those that are not exported,
+// but cannot look into a closure.
+type sealed[T any] func() T
+
+func seal[T any](secret T) sealed[T] { return func() T { return secret } }
+
 var errSecretText = errors.New("keystore: a secret key has no text form")
 
 // String, Format and the marshallers keep the secret from being shown.

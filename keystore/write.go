@@ -19,8 +19,8 @@ const (
 // Fresh is an identity key that is nowhere yet but in memory. It neither
 // prints nor marshals.
 type Fresh struct {
-	key  *descriptor.IdentityKey
-	seed *secretSeed
+	key  sealed[*descriptor.IdentityKey]
+	seed sealed[*secretSeed]
 }
 
 // New makes an identity key with the given source of randomness,
@@ -34,25 +34,25 @@ func New(random io.Reader) (*Fresh, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
-	return &Fresh{key: key, seed: seed}, nil
+	return &Fresh{key: seal(key), seed: seal(seed)}, nil
 }
 
 // Address returns the onion address.
-func (f *Fresh) Address() descriptor.Address { return f.key.Address() }
+func (f *Fresh) Address() descriptor.Address { return f.key().Address() }
 
 // Wipe overwrites the secret, as best effort; f is useless afterwards.
 func (f *Fresh) Wipe() {
-	f.key.Wipe()
-	clear(f.seed[:])
+	f.key().Wipe()
+	clear(f.seed()[:])
 }
 
 // WriteTor writes the key as WriteTor does.
-func (f *Fresh) WriteTor(dir string) error { return WriteTor(dir, f.key) }
+func (f *Fresh) WriteTor(dir string) error { return WriteTor(dir, f.key()) }
 
 // WritePEM writes the key to a new file at path, in the form that OnionBalance
 // uses, with mode 0600. It never overwrites. Missing directories are made.
 func (f *Fresh) WritePEM(path string) error {
-	text, err := encodePEM(f.seed[:])
+	text, err := encodePEM(f.seed()[:])
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,227 @@
+package keystore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+var (
+	wish   = time.Date(2026, 11, 22, 6, 0, 0, 0, time.UTC)
+	period = descriptor.Period{Number: 20777, Length: descriptor.DefaultPeriodLength}
+)
+
+func wantError(t *testing.T, name string, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("%s: no error", name)
+		return
+	}
+	for _, part := range parts {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%s: error %q does not say %q", name, err, part)
+		}
+	}
+}
+
+func newKey(t testing.TB) *Fresh {
+	t.Helper()
+	fresh, err := New(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fresh
+}
+
+// newDisk writes a new key and opens it.
+func newDisk(t testing.TB) *DiskKey {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "front")
+	if err := newKey(t).WriteTor(dir); err != nil {
+		t.Fatal(err)
+	}
+	key, err := OpenDisk(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// TestOneCertificationEach: the file is read once for each period and signing
+// key, and again only when a certificate should live much longer.
+func TestOneCertificationEach(t *testing.T) {
+	key := newDisk(t)
+	signing := [][]byte{make([]byte, 32), append(make([]byte, 31), 1)}
+	first, err := key.Certify(t.Context(), period, signing[0], wish)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Type() != descriptor.CertHSDescSigning || !first.Expires().Equal(wish) || first.Key() != [32]byte(signing[0]) {
+		t.Errorf("certificate of type %x for %x until %s", first.Type(), first.Key(), first.Expires())
+	}
+	away := key.path + ".away"
+	if err := os.Rename(key.path, away); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := key.Certify(t.Context(), period, signing[0], wish.Add(time.Hour)); err != nil || again != first {
+		t.Errorf("the second call gave another certificate, or %v", err)
+	}
+	if _, err := key.RevisionKey(t.Context(), period); err != nil {
+		t.Errorf("the revision key of a certified period: %v", err)
+	}
+	for name, call := range map[string]func() error{
+		"another signing key": func() error { _, err := key.Certify(t.Context(), period, signing[1], wish); return err },
+		"another period":      func() error { _, err := key.Certify(t.Context(), period.Next(), signing[0], wish); return err },
+		"a renewal": func() error {
+			_, err := key.Certify(t.Context(), period, signing[0], wish.Add(50*time.Hour))
+			return err
+		},
+		"another revision key": func() error { _, err := key.RevisionKey(t.Context(), period.Next()); return err },
+	} {
+		if err := call(); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s was not asked of the file: %v", name, err)
+		}
+	}
+	if err := os.Rename(away, key.path); err != nil {
+		t.Fatal(err)
+	}
+	if renewed, err := key.Certify(t.Context(), period, signing[0], wish.Add(50*time.Hour)); err != nil || renewed == first {
+		t.Errorf("no renewal: %v", err)
+	}
+}
+
+func TestForgetsOldPeriods(t *testing.T) {
+	key, p := newDisk(t), period
+	for range 100 {
+		if _, err := key.Certify(t.Context(), p, make([]byte, 32), wish); err != nil {
+			t.Fatal(err)
+		}
+		p = p.Next()
+	}
+	if len(key.certificates) != maxRemembered || len(key.revisions) != maxRemembered {
+		t.Errorf("%d certificates and %d revision keys remembered", len(key.certificates), len(key.revisions))
+	}
+}
+
+func TestCertifyRefuses(t *testing.T) {
+	key := newDisk(t)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := key.Certify(ended, period, make([]byte, 32), wish); !errors.Is(err, context.Canceled) {
+		t.Errorf("an ended context gives %v", err)
+	}
+	_, err := key.Certify(t.Context(), period, make([]byte, 31), wish)
+	wantError(t, "a short signing key", err, "31 bytes")
+	_, err = key.Certify(t.Context(), period, make([]byte, 32), time.Unix(-1, 0))
+	wantError(t, "an expiry before all", err, "expiry")
+
+	if err := os.Remove(key.path); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{torPublicFile, torHostnameFile} {
+		if err := os.Remove(filepath.Join(filepath.Dir(key.path), name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := newKey(t).WriteTor(filepath.Dir(key.path)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = key.Certify(t.Context(), period, make([]byte, 32), wish)
+	wantError(t, "another key in its place", err, "has changed")
+
+	if err := key.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = key.RevisionKey(t.Context(), period)
+	wantError(t, "closed", err, "closed")
+}
+
+func TestConcurrentUse(t *testing.T) {
+	key := newDisk(t)
+	var group sync.WaitGroup
+	for i := range 16 {
+		group.Go(func() {
+			p := descriptor.Period{Number: uint64(i / 4), Length: time.Hour}
+			if _, err := key.Certify(t.Context(), p, make([]byte, 32), wish); err != nil {
+				t.Error(err)
+			}
+			if _, err := key.RevisionKey(t.Context(), p); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// TestPrivate: a file that others can use is refused, with the way to mend it.
+func TestPrivate(t *testing.T) {
+	for _, mode := range []os.FileMode{0o640, 0o604, 0o620, 0o644, 0o601} {
+		path := newDisk(t).path
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		_, err := OpenDisk(path)
+		wantError(t, mode.String(), err, "chmod 600 "+path)
+	}
+	for _, mode := range []os.FileMode{0o600, 0o400, 0o700} {
+		path := newDisk(t).path
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenDisk(path); err != nil {
+			t.Errorf("mode %04o: %v", mode, err)
+		}
+	}
+}
+
+// owned is a private file of some user.
+type owned struct {
+	os.FileInfo
+	user uint32
+}
+
+func (owned) Mode() os.FileMode { return 0o600 }
+func (o owned) Sys() any        { return &syscall.Stat_t{Uid: o.user} }
+
+func TestOwner(t *testing.T) {
+	for _, test := range []struct {
+		owner uint32
+		me    int
+		fine  bool
+	}{{1000, 1000, true}, {0, 1000, true}, {1000, 0, true}, {1001, 1000, false}} {
+		err := checkPrivate("/a key", owned{user: test.owner}, test.me)
+		if (err == nil) != test.fine {
+			t.Errorf("user %d's file, read by %d: %v", test.owner, test.me, err)
+		}
+		if !test.fine {
+			wantError(t, "owner", err, "chown 1000 '/a key'")
+		}
+	}
+}
+
+// TestLinks: a link is followed, and the file at its end checked.
+func TestLinks(t *testing.T) {
+	key := newDisk(t)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(key.path, link); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := OpenDisk(link); err != nil || got.Address() != key.Address() {
+		t.Errorf("through a link: %v", err)
+	}
+	if err := os.Chmod(key.path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := OpenDisk(link)
+	wantError(t, "a link to an open file", err, "chmod 600")
+}

@@ -45,6 +45,10 @@ func ParseAddress(s string) (Address, error) {
 	if err != nil {
 		return Address{}, fmt.Errorf("reading address %q: %w: %w", s, ErrAddress, err)
 	}
+	// The decoder passes over line ends, so it may return less.
+	if len(raw) != base32Lower.DecodedLen(addressLength) {
+		return Address{}, fmt.Errorf("reading address %q: %w: a line end within it", s, ErrAddress)
+	}
 	a := Address(raw[:32])
 	if raw[34] != addressVersion {
 		return Address{}, fmt.Errorf("reading address %q: %w: version %d", s, ErrAddress, raw[34])

@@ -146,3 +146,18 @@ func (c *Client) Ready(ctx context.Context) error {
 		}
 	}
 }
+
+// Lost waits until there is no connection, or ctx ends, whose error it then
+// returns. Without a connection it returns at once.
+func (c *Client) Lost(ctx context.Context) error {
+	s, err := c.current()
+	if err != nil {
+		return nil
+	}
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

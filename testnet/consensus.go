@@ -98,31 +98,49 @@ func parseSharedRandom(rest string) ([]byte, error) {
 
 // Consensus is the current one, or an error when there is none yet.
 func (n *Network) Consensus(ctx context.Context) (*Consensus, error) {
-	var document []byte
+	var c *Consensus
 	var err error
 	for _, a := range n.authorities {
-		if document, err = n.directory(ctx, a, "/tor/status-vote/current/consensus-microdesc"); err == nil {
-			return parseConsensus(document)
+		if c, err = FetchConsensus(ctx, a.dirPort); err == nil {
+			break
 		}
 	}
-	return nil, fmt.Errorf("fetching the consensus: %w", err)
+	return c, err
 }
 
-// directory fetches a document from the directory port of an authority.
-func (n *Network) directory(ctx context.Context, a *authority, path string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.dirPort+path, nil)
+// DirectoryAddress is the directory port of an authority, as "host:port", for
+// FetchConsensus in other processes.
+func (n *Network) DirectoryAddress() string { return n.authorities[0].dirPort }
+
+// FetchConsensus asks an authority for the current consensus.
+func FetchConsensus(ctx context.Context, directory string) (*Consensus, error) {
+	document, err := fetchDirectory(ctx, directory, "/tor/status-vote/current/consensus-microdesc")
+	if err != nil {
+		return nil, fmt.Errorf("fetching the consensus: %w", err)
+	}
+	return parseConsensus(document)
+}
+
+// directoryClient asks for documents as they are, each over a connection of its
+// own: what tor compresses, it compresses in its own way.
+var directoryClient = &http.Client{
+	Transport: &http.Transport{DisableCompression: true, DisableKeepAlives: true},
+	Timeout:   5 * time.Second,
+}
+
+// fetchDirectory fetches a document from the directory port of an authority.
+func fetchDirectory(ctx context.Context, directory, path string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+directory+path, nil)
 	if err != nil {
 		return nil, err
 	}
-	response, err := n.http.Do(request)
+	response, err := directoryClient.Do(request)
 	if err != nil {
 		return nil, err
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("authority %s: %s", a.name, response.Status)
+		return nil, fmt.Errorf("authority at %s: %s", directory, response.Status)
 	}
 	return io.ReadAll(io.LimitReader(response.Body, 16<<20))
 }

@@ -184,7 +184,7 @@ func (n *Network) votingDelay() time.Duration {
 // allDescribed says whether every authority has every router's descriptor.
 func (n *Network) allDescribed(ctx context.Context) bool {
 	for _, a := range n.authorities {
-		all, err := n.directory(ctx, a, "/tor/server/all")
+		all, err := fetchDirectory(ctx, a.dirPort, "/tor/server/all")
 		if err != nil || bytes.Count(all, []byte("\nrouter-signature\n")) < len(n.authorities)+len(n.relays) {
 			return false
 		}

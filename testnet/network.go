@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,8 +55,8 @@ const (
 // ErrStopped is what the methods of a network say after Stop.
 var ErrStopped = errors.New("the network has been stopped")
 
-// validate fills in what was left out.
-func (c *Config) validate() error {
+// Validate fills in what was left out, and says what cannot be.
+func (c *Config) Validate() error {
 	if c.Authorities == 0 {
 		c.Authorities = DefaultAuthorities
 	}
@@ -104,7 +103,6 @@ type Network struct {
 	dir      string
 	ownDir   bool // made by us: Stop removes it
 	loopback *loopback
-	http     *http.Client
 	began    time.Time
 
 	authorities []*authority
@@ -123,13 +121,13 @@ type Network struct {
 
 // newNetwork prepares what needs no process.
 func newNetwork(config Config) (*Network, error) {
-	if err := config.validate(); err != nil {
+	if err := config.Validate(); err != nil {
 		return nil, err
 	}
 	var err error
 	n := &Network{
 		config: config, began: time.Now(), stopped: make(chan struct{}),
-		clients: map[string]*Client{}, http: &http.Client{Transport: &http.Transport{DisableCompression: true, DisableKeepAlives: true}},
+		clients: map[string]*Client{},
 	}
 	if n.config.TorBinary, err = exec.LookPath(config.TorBinary); err != nil {
 		return nil, fmt.Errorf("finding tor (Debian package tor): %w", err)

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"onionbalancer/testnet"
+)
+
+// labState is what "testnet up" writes down for "status" and "down", in
+// testnet.json.
+type labState struct {
+	State    string    `json:"state"` // "starting" or "up"; "down" if nobody holds the lock
+	PID      int       `json:"pid"`
+	Started  time.Time `json:"started"`
+	Dir      string    `json:"dir"`
+	Progress string    `json:"progress,omitempty"` // while starting
+
+	Authorities    int     `json:"authorities"`
+	Relays         int     `json:"relays"`
+	VotingInterval float64 `json:"voting_interval_seconds"`
+
+	Directory string        `json:"directory,omitempty"` // an authority's, "host:port"
+	Socks     string        `json:"socks,omitempty"`     // the client's, "host:port"
+	Control   string        `json:"control,omitempty"`   // the manager's, "host:port"
+	Address   string        `json:"address,omitempty"`   // the public one, for a balancer to serve
+	Config    string        `json:"config,omitempty"`    // the balancer's
+	Instances []labService  `json:"instances,omitempty"`
+	Services  []labService  `json:"services,omitempty"`
+	Consensus *labConsensus `json:"consensus,omitempty"` // as of now, by "status"
+}
+
+// labService is an onion service of the network.
+type labService struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	PID     int    `json:"pid"` // of its tor
+}
+
+// labConsensus is the network's clock.
+type labConsensus struct {
+	ValidAfter       time.Time `json:"valid_after"`
+	FreshUntil       time.Time `json:"fresh_until"`
+	Relays           int       `json:"relays"`
+	NextPeriod       time.Time `json:"next_period"`
+	NextSharedRandom time.Time `json:"next_shared_random"`
+}
+
+func statePath(dir string) string { return filepath.Join(dir, "testnet.json") }
+
+// errLocked says that a network is up in a directory.
+var errLocked = errors.New("a test network is up there already")
+
+// lockLab takes the lock that says a network is up in dir. The kernel lets go
+// of it when its holder ends, however that happens.
+func lockLab(dir string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking the test network's directory: %w", err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = errLocked
+		}
+		return nil, fmt.Errorf("locking %s: %w", dir, err)
+	}
+	return lock, nil
+}
+
+// write replaces testnet.json.
+func (s *labState) write() error {
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(statePath(s.Dir), append(text, '\n'), 0o600)
+}
+
+// readLabState reads testnet.json, and sees whether it is still true.
+func readLabState(dir string) (*labState, error) {
+	s := &labState{State: "down", Dir: dir}
+	text, err := os.ReadFile(statePath(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the test network's state: %w", err)
+	}
+	if err := json.Unmarshal(text, s); err != nil {
+		return nil, fmt.Errorf("reading the test network's state: %s: %w", statePath(dir), err)
+	}
+	lock, err := lockLab(dir)
+	if err == nil {
+		lock.Close()
+		return &labState{State: "down", Dir: dir}, nil
+	}
+	if !errors.Is(err, errLocked) {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ask adds what only the network itself knows.
+func (s *labState) ask(ctx context.Context) {
+	if c, err := testnet.FetchConsensus(ctx, s.Directory); err == nil {
+		s.Consensus = &labConsensus{
+			ValidAfter: c.ValidAfter, FreshUntil: c.FreshUntil, Relays: c.Relays,
+			NextPeriod: c.NextPeriod(), NextSharedRandom: c.NextSharedRandom(),
+		}
+	}
+}
+
+// describe fills in what a running lab has.
+func (s *labState) describe(l *lab) {
+	s.State, s.Progress = "up", ""
+	s.Directory = l.net.DirectoryAddress()
+	s.Socks = l.net.Client(labClient).SocksAddress()
+	s.Control = l.net.ControlTarget(labManager)
+	s.Address, s.Config = l.front, l.config
+	for _, i := range l.instances {
+		s.Instances = append(s.Instances, labService{i.Name(), i.Address(), i.PID()})
+	}
+	for _, i := range l.services {
+		s.Services = append(s.Services, labService{i.Name(), i.Address(), i.PID()})
+	}
+}

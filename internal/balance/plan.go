@@ -1,7 +1,6 @@
 package balance
 
 import (
-	"fmt"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -21,19 +20,12 @@ const (
 	ReasonHSDirs   Reason = "HSDirs changed"
 )
 
-// Place is a slot without its service and descriptor: which HSDir, for which
-// replica.
-type Place struct {
-	Replica int // counted from 1
-	HSDir   [20]byte
-}
-
 // wanted is what should be at the HSDirs for one period.
 type wanted struct {
 	ring     *hsdir.Ring
 	keys     descriptor.Keys
 	contents *descriptor.Contents
-	places   []Place // those that clients ask first come first
+	slots    []hsdir.Slot // where it goes, those that clients ask first
 }
 
 // edition is what was last made for one period.
@@ -42,15 +34,15 @@ type edition struct {
 	reason   Reason
 	revision uint64
 	built    time.Time
-	refresh  time.Time // when to make it anew though nothing changed
-	expires  time.Time // of the certificate of the descriptor-signing key
-	slots    map[Place]*slot
+	refresh  time.Time             // when to make it anew though nothing changed
+	expires  time.Time             // of the certificate of the descriptor-signing key
+	filled   map[[20]byte]*filling // by HSDir
 }
 
-// slot is what is known of one place of an edition.
-type slot struct {
-	revision   uint64    // what was sent there last
-	confirmed  time.Time // zero until the HSDir confirmed this revision
+// filling is what is known of one slot of an edition.
+type filling struct {
+	revision   uint64    // of what was sent there last
+	confirmed  time.Time // zero until the HSDir confirmed it
 	attempts   int       // since this edition was made
 	err        error     // of the last attempt
 	rejections int       // in a row
@@ -61,10 +53,10 @@ type slot struct {
 type step struct {
 	wanted
 	reason Reason
-	// fresh asks for a new descriptor in all places; otherwise the present one
-	// goes to the places that lack it.
+	// fresh asks for a new descriptor in all slots; otherwise the present one
+	// goes to the slots that lack it.
 	fresh  bool
-	missed []Place
+	missed []hsdir.Slot
 }
 
 // certificateMargin is how long before the end of its certificate a descriptor
@@ -81,8 +73,8 @@ func plan(now time.Time, targets []wanted, made map[descriptor.Period]*edition) 
 		}
 		last := made[w.keys.Period]
 		if reason := reasonToMake(now, w, last); reason != "" {
-			steps = append(steps, step{wanted: w, reason: reason, fresh: true, missed: w.places})
-		} else if missed, reason := last.missed(now, w.places); reason != "" {
+			steps = append(steps, step{wanted: w, reason: reason, fresh: true, missed: w.slots})
+		} else if missed, reason := last.missed(now, w.slots); reason != "" {
 			steps = append(steps, step{wanted: w, reason: reason, missed: missed})
 		}
 	}
@@ -104,17 +96,17 @@ func reasonToMake(now time.Time, w wanted, last *edition) Reason {
 	return ""
 }
 
-// missed lists those of the places that e should be sent to now, and why.
-func (e *edition) missed(now time.Time, places []Place) (list []Place, reason Reason) {
-	if len(places) != len(e.places) {
+// missed lists those of the slots that e should be sent to now, and why.
+func (e *edition) missed(now time.Time, slots []hsdir.Slot) (list []hsdir.Slot, reason Reason) {
+	if len(slots) != len(e.slots) {
 		reason = ReasonHSDirs
 	}
-	for _, p := range places {
-		switch sl := e.slots[p]; {
-		case sl == nil:
-			list, reason = append(list, p), ReasonHSDirs
-		case sl.rejections > 0 && !now.Before(sl.retryAt):
-			list = append(list, p)
+	for _, s := range slots {
+		switch f := e.filled[s.HSDir]; {
+		case f == nil:
+			list, reason = append(list, s), ReasonHSDirs
+		case f.rejections > 0 && !now.Before(f.retryAt):
+			list = append(list, s)
 			if reason == "" {
 				reason = ReasonRejected
 			}
@@ -127,16 +119,13 @@ func (e *edition) missed(now time.Time, places []Place) (list []Place, reason Re
 // counter: then it is too low. A single one that does may be lying.
 func (e *edition) allRejected() bool {
 	rejected := 0
-	for _, sl := range e.slots {
-		if !sl.confirmed.IsZero() {
+	for _, f := range e.filled {
+		if !f.confirmed.IsZero() {
 			return false
 		}
-		if sl.rejections > 0 {
+		if f.rejections > 0 {
 			rejected++
 		}
 	}
 	return rejected > 0
 }
-
-// String names the HSDir by the beginning of its fingerprint.
-func (p Place) String() string { return fmt.Sprintf("%X", p.HSDir[:4]) }

@@ -137,7 +137,7 @@ func testWanted(c *descriptor.Contents, n byte) wanted {
 	p := descriptor.Period{Number: 20000, Length: 24 * time.Hour}
 	w := wanted{ring: &hsdir.Ring{Period: p}, keys: descriptor.Keys{Period: p}, contents: c}
 	for i := range n {
-		w.places = append(w.places, Place{Replica: 1, HSDir: [20]byte{i + 1}})
+		w.slots = append(w.slots, hsdir.Slot{Replica: 1, HSDir: [20]byte{i + 1}})
 	}
 	return w
 }
@@ -145,9 +145,9 @@ func testWanted(c *descriptor.Contents, n byte) wanted {
 // testEdition returns what was made of w an hour ago and confirmed everywhere.
 func testEdition(w wanted) *edition {
 	e := &edition{wanted: w, revision: 5, built: testNow.Add(-time.Hour), refresh: testNow.Add(time.Minute),
-		expires: testNow.Add(50 * time.Hour), slots: map[Place]*slot{}}
-	for _, p := range w.places {
-		e.slots[p] = &slot{revision: 5, confirmed: testNow}
+		expires: testNow.Add(50 * time.Hour), filled: map[[20]byte]*filling{}}
+	for _, s := range w.slots {
+		e.filled[s.HSDir] = &filling{revision: 5, confirmed: testNow}
 	}
 	return e
 }
@@ -182,9 +182,9 @@ func TestPlan(t *testing.T) {
 		{what: "certificate", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),
 			change: func(e *edition) { e.expires = testNow.Add(certificateMargin - 1) }, reason: ReasonExpiring, fresh: true, missed: 8},
 		{what: "rejected by one", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),
-			change: func(e *edition) { *e.slots[e.places[3]] = slot{rejections: 1, retryAt: testNow} }, reason: ReasonRejected, missed: 1},
+			change: func(e *edition) { *e.filled[e.slots[3].HSDir] = filling{rejections: 1, retryAt: testNow} }, reason: ReasonRejected, missed: 1},
 		{what: "rejected by one, not yet", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),
-			change: func(e *edition) { *e.slots[e.places[3]] = slot{rejections: 1, retryAt: testNow.Add(1)} }},
+			change: func(e *edition) { *e.filled[e.slots[3].HSDir] = filling{rejections: 1, retryAt: testNow.Add(1)} }},
 		{what: "no ring at all", last: testEdition(testWanted(points(1), 0)), want: testWanted(points(1), 0)},
 	} {
 		made := map[descriptor.Period]*edition{}
@@ -210,13 +210,13 @@ func TestPlan(t *testing.T) {
 
 func TestAllRejected(t *testing.T) {
 	e := testEdition(testWanted(&descriptor.Contents{}, 3))
-	reject := func(n int) { *e.slots[e.places[n]] = slot{rejections: 1} }
+	reject := func(n int) { *e.filled[e.slots[n].HSDir] = filling{rejections: 1} }
 	reject(0)
 	if e.allRejected() {
 		t.Error("one liar among three counts as all")
 	}
 	reject(1)
-	*e.slots[e.places[2]] = slot{attempts: 4}
+	*e.filled[e.slots[2].HSDir] = filling{attempts: 4}
 	if !e.allRejected() {
 		t.Error("two rejections and one that never answered are not all")
 	}

@@ -10,39 +10,26 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
 )
 
-// Publication is one descriptor on its way to its HSDirs.
-type Publication struct {
-	Service  descriptor.Address
-	Period   descriptor.Period
-	Revision uint64
-	Places   []Place // in the order of their importance
-	// Fresh says that the publication takes the place of every earlier one for
-	// the same service and period; otherwise it adds to them.
-	Fresh bool
-	// Encode makes the bytes for one upload; every upload has its own. It may be
-	// called concurrently.
-	Encode func() ([]byte, error)
-	// Report is told what became of each attempt. It never blocks for long.
-	Report func(Outcome)
-}
-
-// Outcome is what became of one attempt to fill a slot.
-type Outcome struct {
-	Period   descriptor.Period
-	Revision uint64
-	Place    Place
-	Err      error // nil when the HSDir confirmed
-	Rejected bool  // the HSDir refused the descriptor; it is not sent there again unless published anew
-}
-
-// Publisher posts publications. It returns at once, bounds what it has under
-// way over all services, and tries again what nobody confirmed.
+// Publisher fills slots. It returns at once, bounds what it has under way over
+// all services, and tries again what nobody confirmed; what an HSDir refused it
+// leaves to us. *hsdir.Publisher is one.
 type Publisher interface {
-	Publish(Publication)
-	// Withdraw ends all attempts for a service. What was posted stays.
+	Publish(hsdir.Publication)
+	// Retain drops what is still to be done for a service, save for the slots of
+	// which keep says that they still matter.
+	Retain(service descriptor.Address, keep func(descriptor.Period, hsdir.Slot) bool)
+	// Withdraw drops all that is still to be done. What was posted stays.
 	Withdraw(service descriptor.Address)
+}
+
+// outcome is what became of one attempt to fill a slot.
+type outcome struct {
+	period   descriptor.Period
+	revision uint64
+	hsdir.Posted
 }
 
 // tor makes a descriptor anew after a random time between these, and so do we.
@@ -99,7 +86,7 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 		return nil, err
 	}
 	last := s.editions[st.keys.Period]
-	e := &edition{wanted: st.wanted, reason: st.reason, expires: authority.expires, slots: map[Place]*slot{}}
+	e := &edition{wanted: st.wanted, reason: st.reason, expires: authority.expires}
 	if st.fresh {
 		e.built, e.refresh = now, now.Add(refreshMin+mathrand.N(refreshMax-refreshMin))
 	} else {
@@ -108,7 +95,7 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 	}
 	// Also what only fills a gap gets a counter of its own: the HSDir may have
 	// stored an earlier upload that nobody confirmed.
-	counter, err := s.revisions.next(authority.revision, st.keys.Period, st.ring.RunStart, now.Add(s.lead(last)))
+	counter, err := s.revisions.next(authority.revision, st.keys.Period, st.ring.RunStart, now.Add(lead(last)))
 	s.troubles.set(troubleFloors, err)
 	if counter == 0 {
 		return nil, err
@@ -122,14 +109,14 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 	if _, err := encode(); err != nil {
 		return nil, err
 	}
-	s.fill(e, last, st.missed, counter)
+	e.fill(last, st.missed, counter)
 	s.log.Info("publishing", "descriptor", st.ring.Which, "period", st.keys.Period.Number, "reason", st.reason,
 		"points", len(e.contents.IntroductionPoints), "slots", len(st.missed))
-	s.env.Publisher.Publish(Publication{
-		Service: s.address, Period: st.keys.Period, Revision: counter, Places: st.missed, Fresh: st.fresh,
-		Encode: encode, Report: func(o Outcome) {
+	s.env.Publisher.Publish(hsdir.Publication{
+		Address: s.address, Period: st.keys.Period, Slots: st.missed, Adds: !st.fresh, Encode: encode,
+		Report: func(p hsdir.Posted) {
 			select {
-			case s.outcomes <- o:
+			case s.outcomes <- outcome{st.keys.Period, counter, p}:
 			case <-ctx.Done():
 			}
 		},
@@ -137,56 +124,66 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 	return e, nil
 }
 
-// fill prepares the slots of e: those in missed begin anew, the others stay as
-// they were in the last edition.
-func (s *Service) fill(e, last *edition, missed []Place, counter uint64) {
-	for _, p := range e.places {
-		sl := &slot{revision: counter}
-		if last != nil && last.slots[p] != nil {
-			if !slices.Contains(missed, p) {
-				sl = last.slots[p]
+// fill prepares what is known of e's slots: those in missed begin anew, the
+// others stay as they were in the last edition.
+func (e *edition) fill(last *edition, missed []hsdir.Slot, counter uint64) {
+	e.filled = make(map[[20]byte]*filling, len(e.slots))
+	for _, s := range e.slots {
+		f := &filling{revision: counter}
+		if last != nil && last.filled[s.HSDir] != nil {
+			if slices.ContainsFunc(missed, func(m hsdir.Slot) bool { return m.HSDir == s.HSDir }) {
+				f.rejections = last.filled[s.HSDir].rejections
 			} else {
-				sl.rejections = last.slots[p].rejections
+				f = last.filled[s.HSDir]
 			}
 		}
-		e.slots[p] = sl
+		e.filled[s.HSDir] = f
 	}
 }
 
 // lead is how far ahead of the clock revision counters are taken while all
 // HSDirs refuse ours: whoever published before us had a clock ahead of ours.
-func (s *Service) lead(last *edition) time.Duration {
+func lead(last *edition) time.Duration {
 	if last == nil || !last.allRejected() {
 		return 0
 	}
 	most := 0
-	for _, sl := range last.slots {
-		most = max(most, sl.rejections)
+	for _, f := range last.filled {
+		most = max(most, f.rejections)
 	}
 	return time.Minute << min(most, 12)
 }
 
 // confirm takes the outcome of one attempt in.
-func (s *Service) confirm(now time.Time, o Outcome) {
-	e := s.editions[o.Period]
-	if e == nil || e.slots[o.Place] == nil || e.slots[o.Place].revision != o.Revision {
+func (s *Service) confirm(now time.Time, o outcome) {
+	e := s.editions[o.period]
+	if e == nil || e.filled[o.Slot.HSDir] == nil || e.filled[o.Slot.HSDir].revision != o.revision {
 		return // of a descriptor that has been replaced since
 	}
-	sl := e.slots[o.Place]
-	sl.attempts++
-	sl.err = o.Err
+	f := e.filled[o.Slot.HSDir]
+	f.attempts++
+	f.err = o.Err
 	switch {
 	case o.Err == nil:
-		sl.confirmed, sl.rejections = now, 0
+		f.confirmed, f.rejections = now, 0
 		if s.published.IsZero() {
 			s.published = now
 			s.log.Info("published: the first HSDir confirmed", "after", now.Sub(s.started).Round(time.Millisecond))
 		}
 	case o.Rejected:
-		sl.rejections++
-		sl.retryAt = now.Add(jitter(min(rejectionWait<<min(2*(sl.rejections-1), 20), rejectionWaitMax)))
+		f.rejections++
+		f.retryAt = now.Add(jitter(min(rejectionWait<<min(2*(f.rejections-1), 20), rejectionWaitMax)))
 	}
 	if o.Err != nil {
-		s.log.Debug("upload", "hsdir", o.Place.String(), "error", o.Err)
+		s.log.Debug("upload", "hsdir", fmt.Sprintf("%X", o.Slot.HSDir[:4]), "error", o.Err)
 	}
+}
+
+// retain tells the publisher which slots still matter: relays come and go, and
+// periods end.
+func (s *Service) retain() {
+	s.env.Publisher.Retain(s.address, func(p descriptor.Period, slot hsdir.Slot) bool {
+		e := s.editions[p]
+		return e != nil && e.filled[slot.HSDir] != nil
+	})
 }

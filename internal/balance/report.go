@@ -150,14 +150,14 @@ func (s *Service) reportEditions(r Round) []status.Descriptor {
 			Current: ring.Period == s.epoch.period, Points: len(e.contents.IntroductionPoints),
 			Revision: e.revision, Reason: string(e.reason), Built: e.built, Refresh: e.refresh,
 		}
-		for _, p := range e.places {
-			sl := e.slots[p]
+		for _, p := range e.slots {
+			f := e.filled[p.HSDir]
 			slot := status.Slot{
-				Replica: p.Replica, HSDir: strings.ToUpper(hex.EncodeToString(p.HSDir[:])),
-				Confirmed: !sl.confirmed.IsZero(), At: sl.confirmed, Attempts: sl.attempts,
+				Replica: p.Replica, HSDir: strings.ToUpper(hex.EncodeToString(p.HSDir[:])), Reserve: p.Reserve,
+				Confirmed: !f.confirmed.IsZero(), At: f.confirmed, Attempts: f.attempts,
 			}
-			if sl.err != nil {
-				slot.Error = sl.err.Error()
+			if f.err != nil {
+				slot.Error = f.err.Error()
 			}
 			if slot.Confirmed {
 				d.Confirmed++

@@ -84,24 +84,9 @@ func (s *Service) plan(now time.Time, rings []*hsdir.Ring, c *descriptor.Content
 			s.log.Error("no keys", "error", err) // of an address that was valid at the start
 			continue
 		}
-		targets = append(targets, wanted{ring: ring, keys: keys, contents: c, places: places(ring, keys)})
+		targets = append(targets, wanted{ring: ring, keys: keys, contents: c, slots: ring.Slots(keys.Blinded)})
 	}
 	return plan(now, targets, s.editions)
-}
-
-// places lists the HSDirs of a descriptor, those that clients ask first.
-func places(ring *hsdir.Ring, keys descriptor.Keys) []Place {
-	var list []Place
-	for _, replicas := range [][][]hsdir.Responsible{ring.Fetch(keys.Blinded), ring.Store(keys.Blinded)} {
-		for _, replica := range replicas {
-			for _, r := range replica {
-				if p := (Place{Replica: r.Replica, HSDir: r.Fingerprint}); !slices.Contains(list, p) {
-					list = append(list, p)
-				}
-			}
-		}
-	}
-	return list
 }
 
 // keysFor returns the keys of a period, derived once.
@@ -136,6 +121,7 @@ func (s *Service) finish(r Round) {
 		maps.DeleteFunc(s.keys, func(p descriptor.Period, _ descriptor.Keys) bool { return old(p) })
 		maps.DeleteFunc(s.authorities, func(p descriptor.Period, _ *authority) bool { return old(p) })
 		maps.DeleteFunc(s.editions, func(p descriptor.Period, _ *edition) bool { return old(p) })
+		s.retain()
 	}
 	s.report(r)
 }

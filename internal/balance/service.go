@@ -50,7 +50,7 @@ type Service struct {
 
 	configs  chan Config
 	fetches  chan Answer
-	outcomes chan Outcome
+	outcomes chan outcome
 	snapshot atomic.Pointer[status.Service]
 	wait     sync.WaitGroup // fetches under way
 
@@ -88,7 +88,7 @@ func NewService(cfg Config, env Env) *Service {
 		log:         env.Log.With("service", env.name(address)),
 		configs:     make(chan Config, 1),
 		fetches:     make(chan Answer, maxInstances),
-		outcomes:    make(chan Outcome, 256),
+		outcomes:    make(chan outcome, 256),
 		random:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		keys:        map[descriptor.Period]descriptor.Keys{},
 		authorities: map[descriptor.Period]*authority{},
@@ -205,9 +205,9 @@ func (s *Service) wake(now time.Time) time.Time {
 		if e.refresh.After(now) {
 			next = earlier(next, e.refresh)
 		}
-		for _, sl := range e.slots {
-			if sl.retryAt.After(now) {
-				next = earlier(next, sl.retryAt)
+		for _, f := range e.filled {
+			if f.retryAt.After(now) {
+				next = earlier(next, f.retryAt)
 			}
 		}
 	}

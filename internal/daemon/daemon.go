@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
@@ -22,9 +23,10 @@ type Daemon struct {
 	version string
 	log     *slog.Logger
 
-	tor       *torLink
+	open      func(context.Context, *config.Config, *slog.Logger) (*Link, error) // openTor, but in tests
+	tor       *Link
 	network   *balance.Network
-	publisher *publisher
+	publisher *hsdir.Publisher
 	env       balance.Env
 	started   time.Time
 
@@ -55,23 +57,24 @@ const maxReloads = 10
 func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) {
 	services, trouble := buildAll(cfg)
 	if len(services) == 0 {
-		return nil, fmt.Errorf("opening the services: %w", errOrNone(trouble))
+		return nil, fmt.Errorf("opening the services: %w", errOr(trouble, errNoServices))
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
-	d := &Daemon{version: version, log: log, cfg: cfg, initial: services, trouble: trouble}
+	d := &Daemon{version: version, log: log, open: openTor, cfg: cfg, initial: services, trouble: trouble}
 	d.services = map[descriptor.Address]*running{}
 	return d, nil
 }
 
 var errNoServices = errors.New("the configuration has none")
 
-func errOrNone(err error) error {
-	if err == nil {
-		return errNoServices
+// errOr returns err, or otherwise if err is nil.
+func errOr(err, otherwise error) error {
+	if err != nil {
+		return err
 	}
-	return err
+	return otherwise
 }
 
 // Start begins work and returns at once, with an error only if it could not
@@ -83,14 +86,14 @@ func (d *Daemon) Start(ctx context.Context) error {
 		d.log.Error("services left out", "error", d.trouble)
 	}
 	var err error
-	if d.tor, err = openTor(d.ctx, d.cfg, d.log); err != nil {
+	if d.tor, err = d.open(d.ctx, d.cfg, d.log); err != nil {
 		d.cancel()
 		return err
 	}
 	d.wait.Go(func() { d.tor.run(d.ctx) })
 	d.network = balance.NewNetwork(d.tor.client, d.log)
 	d.wait.Go(func() { d.network.Run(d.ctx) })
-	d.publisher = newPublisher(d.tor.client, d.log)
+	d.publisher = hsdir.NewPublisher(hsdir.PublishConfig{Poster: d.tor.client})
 	d.env = balance.Env{
 		Network:   d.network,
 		Fetcher:   newFetcher(d.tor.client),
@@ -178,7 +181,7 @@ func (d *Daemon) Stop() {
 	stopping.Wait()
 	clear(d.services)
 	d.mu.Unlock()
-	d.publisher.close()
+	d.publisher.Close()
 	d.cancel()
 	d.wait.Wait()
 	d.tor.close()

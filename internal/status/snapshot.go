@@ -32,6 +32,8 @@ type Event struct {
 type Tor struct {
 	Own       bool      `json:"own"` // started and watched by the daemon
 	Control   string    `json:"control"`
+	Socket    string    `json:"socket,omitempty"` // control port of a tor of our own
+	Restarts  int       `json:"restarts,omitempty"`
 	Connected bool      `json:"connected"`
 	Since     time.Time `json:"since,omitzero"`
 	Version   string    `json:"version,omitempty"`
@@ -114,6 +116,7 @@ type Descriptor struct {
 type Slot struct {
 	Replica   int       `json:"replica"` // counted from 1
 	HSDir     string    `json:"hsdir"`   // fingerprint in hex
+	Reserve   bool      `json:"reserve"` // not asked by clients while the ring stays as it is
 	Confirmed bool      `json:"confirmed"`
 	At        time.Time `json:"at,omitzero"` // of the confirmation
 	Attempts  int       `json:"attempts"`

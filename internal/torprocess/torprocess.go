@@ -188,3 +188,6 @@ func (p *Process) CookieFile() string { return p.files.cookie }
 func (p *Process) ControlConfig() control.Config {
 	return control.Config{Dial: p.Dial, CookieFile: p.files.cookie, Log: p.cfg.Log}
 }
+
+// Socket is the path of tor's control socket. Its cookie is asked of tor.
+func (p *Process) Socket() string { return p.files.socket }

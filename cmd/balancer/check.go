@@ -1,0 +1,91 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/daemon"
+)
+
+func newCheckCommand() *cobra.Command {
+	var path string
+	var asJSON, offline bool
+	cmd := &cobra.Command{
+		Use:   "check --config FILE",
+		Short: "Say of each thing you set whether it works, and how to mend it",
+		Long: `Try everything that the configuration names, without publishing anything: the
+file itself, the state directory, each service's key, the tor that is to be used
+and its version, the consensus and the clock, each instance's descriptor and its
+introduction points, and whether the limit of 20 introduction points bites.
+
+Each line says "ok", "warning" or "failed", and below it how to mend what is not
+ok. The exit status is 1 if anything failed. --offline looks at the file and the
+keys alone, and needs no tor.`,
+		Args: misuse(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := cmd.OutOrStdout()
+			tell := func(f daemon.Finding) { printFinding(cmd, f) }
+			var all []daemon.Finding
+			if asJSON {
+				tell = func(f daemon.Finding) { all = append(all, f) }
+			}
+			failed, err := check(cmd, path, offline, tell)
+			if asJSON {
+				encoder := json.NewEncoder(out)
+				encoder.SetIndent("", "  ")
+				err = errors.Join(err, encoder.Encode(map[string]any{"ok": failed == 0, "findings": all}))
+			}
+			if err == nil && failed > 0 {
+				err = fmt.Errorf("%d of the things checked failed", failed)
+			}
+			return err
+		},
+	}
+	addConfigFlag(cmd, &path)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON, all at the end")
+	cmd.Flags().BoolVar(&offline, "offline", false, "check the file and the keys alone")
+	return cmd
+}
+
+// check runs all checks and counts the failures.
+func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Finding)) (failed int, err error) {
+	count := func(f daemon.Finding) {
+		if f.Level == daemon.LevelFailed {
+			failed++
+		}
+		tell(f)
+	}
+	cfg, err := loadConfig(path)
+	if misuse := (usageError{}); errors.As(err, &misuse) {
+		return 0, err
+	}
+	if err != nil {
+		count(daemon.Finding{What: "configuration " + path, Level: daemon.LevelFailed, Detail: err.Error()})
+		return failed, nil
+	}
+	count(daemon.Finding{What: "configuration " + path, Level: daemon.LevelOK, Detail: summary(cfg)})
+	err = daemon.Check(cmd.Context(), cfg, offline, slog.New(slog.DiscardHandler), count)
+	return failed, err
+}
+
+func summary(cfg *config.Config) string {
+	instances := 0
+	for _, s := range cfg.Services {
+		instances += len(s.Instances)
+	}
+	return fmt.Sprintf("%d services with %d instances", len(cfg.Services), instances)
+}
+
+func printFinding(cmd *cobra.Command, f daemon.Finding) {
+	out := cmd.OutOrStdout()
+	fmt.Fprintf(out, "%-8s %s: %s\n", f.Level, f.What, strings.ReplaceAll(f.Detail, "\n", "; "))
+	if f.Mend != "" {
+		fmt.Fprintf(out, "%-8s -> %s\n", "", f.Mend)
+	}
+}

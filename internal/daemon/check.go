@@ -1,0 +1,237 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/config"
+)
+
+// Level says how good a finding of Check is.
+type Level string
+
+// The levels, best first.
+const (
+	LevelOK      Level = "ok"
+	LevelWarning Level = "warning" // works, but not as well as it could
+	LevelFailed  Level = "failed"
+)
+
+// Finding is what Check found out about one thing that the operator set.
+type Finding struct {
+	What   string `json:"what"`
+	Level  Level  `json:"level"`
+	Detail string `json:"detail"`
+	Mend   string `json:"mend,omitempty"` // what to do about it
+}
+
+// How long Check waits: for tor to answer, for a consensus, and for the
+// instances, all together.
+const (
+	checkConsensus = 3 * time.Minute // a tor of our own begins with nothing
+	checkFetch     = time.Minute
+)
+
+// checker carries a check from one thing to the next.
+type checker struct {
+	cfg      *config.Config
+	log      *slog.Logger
+	tell     func(Finding)
+	services []checkedService
+}
+
+type checkedService struct {
+	name string
+	balance.Config
+}
+
+// Check tries everything that cfg names and tells each finding as soon as it is
+// made; offline, only what needs no network. It publishes nothing. Its error is
+// only about ctx having ended.
+func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
+	c := &checker{cfg: cfg, log: log, tell: tell}
+	c.checkState()
+	c.checkKeys()
+	if !offline {
+		c.checkNetwork(ctx)
+	}
+	return ctx.Err()
+}
+
+func (c *checker) ok(what, detail string, args ...any) {
+	c.tell(Finding{What: what, Level: LevelOK, Detail: fmt.Sprintf(detail, args...)})
+}
+
+func (c *checker) warn(what, mend, detail string, args ...any) {
+	c.tell(Finding{What: what, Level: LevelWarning, Detail: fmt.Sprintf(detail, args...), Mend: mend})
+}
+
+func (c *checker) fail(what, mend string, err error) {
+	c.tell(Finding{What: what, Level: LevelFailed, Detail: err.Error(), Mend: mend})
+}
+
+// checkState tries to write where the daemon would.
+func (c *checker) checkState() {
+	what := "state directory " + c.cfg.StateDir
+	mend := "make it writable for the user that balancer runs as, and see that the disk has room"
+	if err := os.MkdirAll(c.cfg.StateDir, 0o700); err != nil {
+		c.fail(what, mend, err)
+		return
+	}
+	f, err := os.CreateTemp(c.cfg.StateDir, ".check-")
+	if err == nil {
+		_, err = f.Write(make([]byte, 4096))
+		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
+	}
+	if err != nil {
+		c.fail(what, mend, err)
+		return
+	}
+	c.ok(what, "writable")
+}
+
+// checkKeys opens every service.
+func (c *checker) checkKeys() {
+	for _, s := range c.cfg.Services {
+		built, err := build(c.cfg, s)
+		if err != nil {
+			c.fail("key "+s.Key, "the message says what is wrong; \"balancer key show\" tries a key by itself", err)
+			continue
+		}
+		address := built.Custodian.Address()
+		c.ok("key "+s.Key, "publishes %s", address)
+		c.services = append(c.services, checkedService{name: address.Short(), Config: built})
+	}
+}
+
+// checkNetwork tries tor, then the consensus, then the instances.
+func (c *checker) checkNetwork(ctx context.Context) {
+	link, stop, err := startTor(ctx, c.cfg, c.log)
+	if err != nil {
+		c.fail("tor", "install tor 0.4.8 or later, or name a running one with control in [tor]", err)
+		return
+	}
+	defer stop()
+	what := "tor at " + link.target
+	if err := link.ready(ctx); err != nil {
+		c.fail(what, "is tor running, with this ControlPort or ControlSocket and CookieAuthentication 1? May this user read the cookie?", err)
+		return
+	}
+	c.ok(what, "connected, version %s", link.client.State().TorVersion)
+	if consensus := c.checkConsensus(ctx, link); consensus != nil {
+		for _, s := range c.services {
+			c.checkInstances(ctx, newFetcher(link.client), consensus, s)
+		}
+	}
+}
+
+// checkConsensus waits for a consensus and compares it with the clock.
+func (c *checker) checkConsensus(ctx context.Context, link *Link) *hsdir.Consensus {
+	ctx, cancel := context.WithTimeout(ctx, checkConsensus)
+	defer cancel()
+	consensus, err := awaitConsensus(ctx, link)
+	if err != nil {
+		c.fail("consensus", "give tor a minute; if it stays so, its log says why it cannot reach the network", err)
+		return nil
+	}
+	now := time.Now()
+	switch {
+	case !consensus.ReasonablyLive(now):
+		c.fail("consensus", "set the clock right, or see tor's log why it has no newer one",
+			fmt.Errorf("valid from %s to %s, and the clock says %s", consensus.ValidAfter, consensus.ValidUntil, now.UTC()))
+	case !consensus.Live(now):
+		c.warn("consensus", "set the clock right, or see tor's log", "valid from %s to %s, and the clock says %s",
+			consensus.ValidAfter, consensus.ValidUntil, now.UTC())
+	case consensus.Coverage.Missing > 0:
+		c.warn("consensus", "tor is still fetching; try again in a minute", "%s", consensus.Coverage)
+	default:
+		c.ok("consensus", "of %s, %d HSDirs", consensus.ValidAfter.UTC().Format(time.DateTime), len(consensus.HSDirs))
+	}
+	return consensus
+}
+
+// checkInstances fetches every instance of a service, and adds up.
+func (c *checker) checkInstances(ctx context.Context, fetcher balance.Fetcher, consensus *hsdir.Consensus, s checkedService) {
+	ctx, cancel := context.WithTimeout(ctx, checkFetch)
+	defer cancel()
+	answers := make([]chan balance.Answer, len(s.Instances))
+	for n, i := range s.Instances {
+		answers[n] = make(chan balance.Answer, 1)
+		go func() {
+			keys, err := i.Address.Keys(consensus.CurrentPeriod())
+			if err != nil {
+				answers[n] <- balance.Answer{Finding: balance.Unclear, Err: err}
+				return
+			}
+			answers[n] <- fetcher.Fetch(ctx, balance.Query{Consensus: consensus, Keys: keys, Client: i.Client})
+		}()
+	}
+	points, found := 0, 0
+	for n, i := range s.Instances {
+		answer := <-answers[n]
+		c.instance(s.name+" "+i.Name, answer)
+		if answer.Finding == balance.Found {
+			found++
+			points += len(answer.Descriptor.IntroductionPoints)
+		}
+	}
+	c.checkLimit(s, found, points)
+}
+
+// instance tells what was found of one instance.
+func (c *checker) instance(what string, a balance.Answer) {
+	what = "instance " + what
+	switch a.Finding {
+	case balance.Found:
+	case balance.Unknown:
+		c.fail(what, "is its tor running and connected? Is the address right? A new service needs a minute or two to be published", a.Err)
+		return
+	case balance.Garbage:
+		c.fail(what, "if it requires client authorization, set client_key; otherwise see its tor's version and log", a.Err)
+		return
+	default:
+		c.fail(what, "try again; if it stays so, see tor's log", a.Err)
+		return
+	}
+	d := a.Descriptor
+	var notes []string
+	if len(d.PowParams) > 0 {
+		notes = append(notes, "it asks for proof of work, which clients of the public address cannot give (set HiddenServicePoWDefensesEnabled 0)")
+	}
+	if d.FlowControl == nil {
+		notes = append(notes, "it offers no congestion control, so transfers through the public address are slower (tor 0.4.7 or later offers it)")
+	}
+	if len(d.IntroductionPoints) == 0 {
+		notes = append(notes, "none of its introduction points can be used")
+	}
+	detail := fmt.Sprintf("%d introduction points, revision counter %d", len(d.IntroductionPoints), d.RevisionCounter)
+	if len(notes) > 0 {
+		c.warn(what, strings.Join(notes, "; "), "%s", detail)
+		return
+	}
+	c.ok(what, "%s", detail)
+}
+
+// checkLimit says whether the limit of a descriptor leaves points out.
+func (c *checker) checkLimit(s checkedService, found, points int) {
+	what := "service " + s.name
+	limit := min(s.Limit, descriptor.MaxIntroductionPoints)
+	switch {
+	case found == 0:
+		c.fail(what, "see to the instances above", errors.New("none of its instances can be reached, so nothing would be published"))
+	case len(s.Instances) > limit:
+		c.warn(what, "use fewer instances, or put several behind one", "%d instances and at most %d introduction points: some instances get no clients", len(s.Instances), limit)
+	case points > limit:
+		c.ok(what, "%d introduction points, of which a descriptor takes %d: strategy %q chooses", points, limit, s.Strategy.Name())
+	default:
+		c.ok(what, "all %d introduction points of %d instances fit into a descriptor (limit %d)", points, found, limit)
+	}
+}

@@ -1,0 +1,82 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/config"
+)
+
+// FetchDescriptor fetches and verifies the descriptor of address for the current
+// period through the tor of cfg, and returns it as it came. keyPath names a
+// client-authorization key, or is empty.
+func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor.Address, keyPath string) ([]byte, error) {
+	client, err := clientKey(keyPath)
+	if err != nil {
+		return nil, err
+	}
+	var answer balance.Answer
+	err = WithConsensus(ctx, cfg, func(link *Link, c *hsdir.Consensus) error {
+		keys, err := address.Keys(c.CurrentPeriod())
+		if err != nil {
+			return err
+		}
+		answer = newFetcher(link.client).Fetch(ctx, balance.Query{Consensus: c, Keys: keys, Client: client})
+		return answer.Err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetching the descriptor of %s: %w", address.Short(), err)
+	}
+	return answer.Raw, nil
+}
+
+// WithConsensus connects to the tor of cfg, waits for its consensus, and calls
+// do with both.
+func WithConsensus(ctx context.Context, cfg *config.Config, do func(*Link, *hsdir.Consensus) error) error {
+	link, stop, err := startTor(ctx, cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if err := link.ready(ctx); err != nil {
+		return err
+	}
+	c, err := awaitConsensus(ctx, link)
+	if err != nil {
+		return err
+	}
+	return do(link, c)
+}
+
+// awaitConsensus waits until there is a consensus with nothing missing in it, or
+// ctx ends; then an incomplete one is better than none.
+func awaitConsensus(ctx context.Context, link *Link) (*hsdir.Consensus, error) {
+	network := balance.NewNetwork(link.client, slog.New(slog.DiscardHandler))
+	changed, unsubscribe := network.Subscribe()
+	defer unsubscribe()
+	watching, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		network.Run(watching)
+	}()
+	defer func() { stop(); <-done }()
+	for {
+		select {
+		case <-changed:
+			if c, _ := network.Consensus(); c != nil && c.Coverage.Missing == 0 {
+				return c, nil
+			}
+		case <-ctx.Done():
+			c, err := network.Consensus()
+			if c != nil {
+				return c, nil
+			}
+			return nil, fmt.Errorf("waiting for a consensus: %w", errOr(err, ctx.Err()))
+		}
+	}
+}

@@ -1,0 +1,136 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/control"
+	"onionbalancer/internal/status"
+	"onionbalancer/internal/torprocess"
+)
+
+// ownTorDir is the directory of a tor of our own, inside state_dir.
+const ownTorDir = "tor"
+
+// connectPatience is how long a command waits for tor to answer at all.
+const connectPatience = 10 * time.Second
+
+// Link is the connection to a tor: one that runs by itself, or one of our own.
+type Link struct {
+	client *control.Client
+	target string
+	own    *torprocess.Process // nil unless we started it
+}
+
+// openTor prepares the connection that cfg asks for. Without a control port in
+// cfg it starts a tor, which close ends.
+func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*Link, error) {
+	if !cfg.Tor.Own() {
+		client := control.New(control.Config{
+			Dial:         control.DialTarget(cfg.Tor.Control),
+			CookieFile:   cfg.Tor.CookieFile,
+			PasswordFile: cfg.Tor.PasswordFile,
+			Log:          log,
+		})
+		return &Link{client: client, target: cfg.Tor.Control}, nil
+	}
+	lines, err := extraLines(cfg.Tor.Torrc)
+	if err != nil {
+		return nil, err
+	}
+	process, err := torprocess.Start(ctx, torprocess.Config{
+		Dir:        filepath.Join(cfg.StateDir, ownTorDir),
+		Binary:     cfg.Tor.Binary,
+		ExtraLines: lines,
+		Log:        log,
+		OnBootstrap: func(p control.Progress) {
+			log.Info("tor is starting", "percent", p.Percent, "summary", p.Summary)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Link{client: control.New(process.ControlConfig()), target: "a tor of our own", own: process}, nil
+}
+
+// extraLines reads the operator's torrc lines.
+func extraLines(path string) ([]string, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the torrc lines: %w", err)
+	}
+	return strings.Split(strings.TrimRight(string(text), "\n"), "\n"), nil
+}
+
+// startTor opens a tor for one command and runs the connection. stop ends both.
+// If the daemon of cfg runs, with a tor of its own, the command uses that one.
+func startTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (link *Link, stop func(), err error) {
+	if cfg.Tor.Own() {
+		asking, cancel := context.WithTimeout(ctx, connectPatience)
+		running, err := status.Query(asking, filepath.Join(cfg.StateDir, status.SocketName))
+		cancel()
+		if err == nil && running.Tor.Socket != "" {
+			other := *cfg
+			other.Tor.Control = running.Tor.Socket
+			cfg = &other
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	if link, err = openTor(ctx, cfg, log); err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		link.run(ctx)
+	}()
+	return link, func() { cancel(); <-done; link.close() }, nil
+}
+
+// run keeps the connection until ctx ends.
+func (l *Link) run(ctx context.Context) {
+	// It returns for no other reason than that ctx ended.
+	_ = l.client.Run(ctx)
+}
+
+// ready waits for tor to answer.
+func (l *Link) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
+	return l.client.Ready(ctx)
+}
+
+// close ends a tor of our own.
+func (l *Link) close() {
+	if l.own != nil {
+		l.own.Stop()
+	}
+}
+
+// status describes the connection.
+func (l *Link) status() status.Tor {
+	s := l.client.State()
+	out := status.Tor{Control: l.target, Connected: s.Connected, Since: s.Since, Version: s.TorVersion}
+	if !s.Connected {
+		out.Error = s.LastError
+	}
+	if l.own != nil {
+		p := l.own.State()
+		out.Own, out.Bootstrap, out.Restarts = true, p.Bootstrap.Percent, p.Restarts
+		out.Socket = "unix:" + l.own.Socket()
+	}
+	return out
+}
+
+// Client returns the control client, which works while the connection does.
+func (l *Link) Client() *control.Client { return l.client }

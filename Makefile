@@ -1,0 +1,61 @@
+# Targets for people and for CI:
+#
+#   make          what is needed to run, then bin/balancer
+#   make demo     balancing shown on a private Tor network; ROTATE=1 goes on over
+#                 a change of the time period and of the shared random value
+#   make test     vet, staticcheck and all tests, with the race detector
+#   make bench    benchmarks, beside OnionBalance's own
+#   make fuzz     every fuzz target for FUZZTIME (20s)
+#   make deps     Debian packages that are missing for any of these
+#   make clean    removes what make made
+#
+# Missing Debian packages are installed when make runs as root. Otherwise the one
+# command that installs them is printed, and make stops.
+
+GO       ?= $(shell command -v go || echo /usr/local/go/bin/go)
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME ?= 20s
+
+.PHONY: all build test bench fuzz demo deps clean go need-run need-test need-bench
+
+all: need-run build
+
+build: go
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/balancer ./cmd/balancer
+
+test: need-test go
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+
+bench: need-bench go
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m ./...
+
+fuzz: go
+	@set -e; for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+demo: all
+	bin/balancer demo $(if $(ROTATE),--rotate)
+
+deps: go
+	@scripts/need tor gcc libc6-dev onionbalance
+
+go:
+	@scripts/need-go $(GO)
+
+need-run:
+	@scripts/need tor
+
+need-test:
+	@scripts/need tor gcc libc6-dev
+
+need-bench:
+	@scripts/need tor onionbalance
+
+clean:
+	rm -rf bin .demo .testnet

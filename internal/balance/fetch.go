@@ -62,7 +62,7 @@ func (s *Service) fetch(ctx context.Context, now time.Time, c *hsdir.Consensus) 
 			s.settleAt = now.Add(settleLongest)
 		}
 		i.asking, i.asked = true, now
-		query := Query{Consensus: c, Keys: keys, Client: i.Client, Floor: i.floor(keys.Period)}
+		query := Query{Consensus: c, Keys: keys, Client: i.Client, Floor: i.floor(keys.Period), Now: now}
 		s.wait.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, fetchDeadline)
 			defer cancel()

@@ -39,6 +39,7 @@ type Query struct {
 	Keys      descriptor.Keys
 	Client    *descriptor.ClientKey // nil unless the instance wants one
 	Floor     uint64                // the lowest revision counter that is no replay
+	Now       time.Time             // to judge certificates by
 }
 
 // Answer is what a Query came to.

@@ -80,10 +80,8 @@ func (n *Network) Subscribe() (<-chan struct{}, func()) {
 // Run follows the consensus until ctx ends.
 func (n *Network) Run(ctx context.Context) {
 	changed := n.source.Watch(ctx)
-	wait := pollShortest
+	wait := pollMissing // for the connection, which makes changed fire
 	for {
-		complete := n.refresh(ctx)
-		wait = n.nextPoll(complete, wait)
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -95,6 +93,7 @@ func (n *Network) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		timer.Stop()
+		wait = n.nextPoll(n.refresh(ctx), wait)
 	}
 }
 

@@ -31,6 +31,8 @@ type Env struct {
 	Publisher Publisher
 	Store     Store
 	Log       *slog.Logger
+	// Now is the clock; nil stands for time.Now.
+	Now func() time.Time
 	// FullNames logs onion addresses whole rather than shortened.
 	FullNames bool
 }
@@ -96,7 +98,10 @@ func NewService(cfg Config, env Env) *Service {
 		troubles:    troubles{},
 	}
 	s.snapshot.Store(&status.Service{Address: address.String(), State: status.StateStarting, Strategy: cfg.Strategy.Name()})
-	s.reconfigure(time.Now(), cfg)
+	if s.env.Now == nil {
+		s.env.Now = time.Now
+	}
+	s.reconfigure(s.env.Now(), cfg)
 	return s
 }
 
@@ -125,25 +130,25 @@ func (s *Service) Run(ctx context.Context) {
 	changed, unsubscribe := s.env.Network.Subscribe()
 	defer unsubscribe()
 	defer s.env.Publisher.Withdraw(s.address)
-	s.started = time.Now()
+	s.started = s.env.Now()
 	var err error
 	s.revisions, err = newRevisions(s.address, s.env.Store)
 	s.troubles.set(troubleFloors, err)
 	s.restore(s.started)
 	for ctx.Err() == nil {
-		now := time.Now()
+		now := s.env.Now()
 		s.finish(s.round(ctx, now))
-		timer := time.NewTimer(time.Until(s.wake(now)))
+		timer := time.NewTimer(s.wake(now).Sub(now))
 		select {
 		case <-ctx.Done():
 		case <-changed:
 		case <-timer.C:
 		case cfg := <-s.configs:
-			s.reconfigure(time.Now(), cfg)
+			s.reconfigure(s.env.Now(), cfg)
 		case answer := <-s.fetches:
-			s.absorb(time.Now(), answer)
+			s.absorb(s.env.Now(), answer)
 		case outcome := <-s.outcomes:
-			s.confirm(time.Now(), outcome)
+			s.confirm(s.env.Now(), outcome)
 		}
 		timer.Stop()
 		s.drain()
@@ -155,9 +160,9 @@ func (s *Service) drain() {
 	for {
 		select {
 		case answer := <-s.fetches:
-			s.absorb(time.Now(), answer)
+			s.absorb(s.env.Now(), answer)
 		case outcome := <-s.outcomes:
-			s.confirm(time.Now(), outcome)
+			s.confirm(s.env.Now(), outcome)
 		default:
 			return
 		}

@@ -171,7 +171,7 @@ func (c *checker) checkInstances(ctx context.Context, fetcher balance.Fetcher, c
 				answers[n] <- balance.Answer{Finding: balance.Unclear, Err: err}
 				return
 			}
-			answers[n] <- fetcher.Fetch(ctx, balance.Query{Consensus: consensus, Keys: keys, Client: i.Client})
+			answers[n] <- fetcher.Fetch(ctx, balance.Query{Consensus: consensus, Keys: keys, Client: i.Client, Now: time.Now()})
 		}()
 	}
 	points, found := 0, 0

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"errors"
-	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
@@ -19,7 +18,7 @@ func newFetcher(getter hsdir.Getter) fetcher {
 
 // Fetch sorts the outcome of a fetch by what it says about the instance.
 func (f fetcher) Fetch(ctx context.Context, q balance.Query) balance.Answer {
-	got, err := f.Fetcher.Fetch(ctx, q.Consensus, q.Keys, q.Client, q.Floor, time.Now())
+	got, err := f.Fetcher.Fetch(ctx, q.Consensus, q.Keys, q.Client, q.Floor, q.Now)
 	answer := balance.Answer{Keys: q.Keys, Descriptor: got.Descriptor, Raw: got.Raw, Err: err}
 	switch {
 	case err == nil:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
@@ -25,7 +26,7 @@ func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor
 		if err != nil {
 			return err
 		}
-		answer = newFetcher(link.client).Fetch(ctx, balance.Query{Consensus: c, Keys: keys, Client: client})
+		answer = newFetcher(link.client).Fetch(ctx, balance.Query{Consensus: c, Keys: keys, Client: client, Now: time.Now()})
 		return answer.Err
 	})
 	if err != nil {

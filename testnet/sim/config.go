@@ -32,7 +32,8 @@ type Config struct {
 	Params map[string]int32
 
 	// Latency is how long an HSDir takes to answer, at most; each answer takes
-	// between half of it and all of it. 0 means 2 s; under 1 ns, no time.
+	// between half of it and all of it. 0 means 2 s, or 100 ms on a testing
+	// network.
 	Latency time.Duration
 
 	// Tor is the tor that Network.Dial reaches.
@@ -59,6 +60,7 @@ const (
 	defaultInterval = time.Hour
 	testingInterval = 20 * time.Second
 	defaultLatency  = 2 * time.Second
+	testingLatency  = 100 * time.Millisecond
 	defaultVersion  = "0.4.9.11"
 
 	runIntervals    = 24 // voting intervals in a shared-random protocol run
@@ -78,6 +80,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Latency == 0 {
 		c.Latency = defaultLatency
+		if c.Testing {
+			c.Latency = testingLatency
+		}
 	}
 	if c.Tor.Version == "" {
 		c.Tor.Version = defaultVersion

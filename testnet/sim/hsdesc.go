@@ -145,11 +145,18 @@ func (t *Tor) fetch(address descriptor.Address, r *Relay, now time.Time) {
 }
 
 // refetch is what tor does after a fetch that failed, whoever wanted it: it
-// tries another HSDir of its own choice, unless a fetch is still under way.
+// tries another HSDir of its own choice, unless a fetch is still under way or
+// a descriptor of this period is in its cache.
 func (t *Tor) refetch(address descriptor.Address, now time.Time) {
-	if t.pending[address] == 0 {
+	if c := t.view.live(now); c != nil && t.pending[address] == 0 && t.cached[address] != c.Period() {
 		t.fetchAnywhere(address, now)
 	}
+}
+
+// failed is the event of a fetch or an upload that failed.
+func (t *Tor) failed(address descriptor.Address, blinded descriptor.BlindedPublicKey, r *Relay, reason string) {
+	t.event("HS_DESC", fmt.Sprintf("650 HS_DESC FAILED %s NO_AUTH %s %s REASON=%s\r\n",
+		address.Label(), r.longName(), unpadded.EncodeToString(blinded[:]), reason))
 }
 
 // fetched says what came of a fetch, on the control port; it returns whether
@@ -173,9 +180,12 @@ func (t *Tor) fetched(keys descriptor.Keys, r *Relay, now time.Time) bool {
 		reason = "UNEXPECTED"
 	}
 	address, id := keys.Address.Label(), unpadded.EncodeToString(keys.Blinded[:])
+	if reason == "" {
+		t.cached[keys.Address] = keys.Period
+	}
 	if reason != "" {
 		body = nil
-		t.event("HS_DESC", fmt.Sprintf("650 HS_DESC FAILED %s NO_AUTH %s %s REASON=%s\r\n", address, r.longName(), id, reason))
+		t.failed(keys.Address, keys.Blinded, r, reason)
 	} else {
 		t.event("HS_DESC", fmt.Sprintf("650 HS_DESC RECEIVED %s NO_AUTH %s %s\r\n", address, r.longName(), id))
 	}

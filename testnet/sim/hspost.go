@@ -37,14 +37,14 @@ func (t *Tor) hsPost(args string, body []byte) (reply []byte, after func()) {
 	}
 	return replyOK, func() {
 		for _, r := range servers {
-			t.post(address, r, body, now)
+			t.post(address, r, body, w, now)
 		}
 	}
 }
 
 // post sends a descriptor to one HSDir. tor says UPLOADED or FAILED when the
 // HSDir answers, and nothing if it never does.
-func (t *Tor) post(address descriptor.Address, r *Relay, body []byte, now time.Time) {
+func (t *Tor) post(address descriptor.Address, r *Relay, body []byte, w wrapper, now time.Time) {
 	t.counts.Posts++
 	if !r.answers() {
 		return
@@ -59,15 +59,17 @@ func (t *Tor) post(address descriptor.Address, r *Relay, body []byte, now time.T
 		if life != t.life {
 			return
 		}
-		outcome := "FAILED %s UNKNOWN %s REASON=UNEXPECTED"
+		reason := "UNEXPECTED"
 		switch status {
 		case statusOK:
 			t.counts.Stored++
-			outcome = "UPLOADED %s UNKNOWN %s"
+			t.event("HS_DESC", fmt.Sprintf("650 HS_DESC UPLOADED %s UNKNOWN %s\r\n", address.Label(), r.longName()))
+			return
 		case statusBad:
 			t.counts.Rejected++
-			outcome = "FAILED %s UNKNOWN %s REASON=UPLOAD_REJECTED"
+			reason = "UPLOAD_REJECTED"
 		}
-		t.event("HS_DESC", "650 HS_DESC "+fmt.Sprintf(outcome, address.Label(), r.longName())+"\r\n")
+		// tor words a failed upload as it does a failed fetch.
+		t.failed(address, w.blinded, r, reason)
 	})
 }

@@ -21,7 +21,8 @@ type Tor struct {
 	running bool
 	life    int // outdates what was planned before a restart
 	asked   map[question]time.Time
-	pending map[descriptor.Address]int
+	pending map[descriptor.Address]int               // fetches under way
+	cached  map[descriptor.Address]descriptor.Period // of the descriptor in tor's cache
 	counts  Counts
 	mangled map[string]mangling // the next reply to a command
 }
@@ -63,7 +64,8 @@ var ErrRefused = errors.New("sim: connection refused")
 
 func (n *Network) newTor(cfg TorConfig, number uint64) *Tor {
 	t := &Tor{net: n, cfg: cfg, conns: make(map[*conn]bool), running: true,
-		asked: make(map[question]time.Time), pending: make(map[descriptor.Address]int)}
+		asked: make(map[question]time.Time), pending: make(map[descriptor.Address]int),
+		cached: make(map[descriptor.Address]descriptor.Period)}
 	t.view = view{net: n, random: n.cfg.source("tor", number), delay: cfg.ConsensusDelay, arrived: t.consensusArrived}
 	if cfg.Bootstrap > 0 {
 		n.agenda.plan(time.Now().Add(cfg.Bootstrap), t.view.fetch)
@@ -180,6 +182,7 @@ func (t *Tor) Restart(down, bootstrap time.Duration) {
 	t.view.reset()
 	clear(t.asked)
 	clear(t.pending)
+	clear(t.cached)
 	now := time.Now()
 	t.net.agenda.plan(now.Add(down), func(time.Time) { t.running = t.running || t.life == life })
 	t.net.agenda.plan(now.Add(down+bootstrap), func(now time.Time) {

@@ -5,6 +5,7 @@ import (
 	"crypto/cipher"
 	"encoding/binary"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -16,37 +17,82 @@ const MaxRevisionSeconds = 262144
 // shared-random run that the descriptor belongs to, as tor does
 // (rend-spec-v3, appendix F.2): later moments give greater counters, and the
 // counter does not tell the moment. The clock's value now must lie between
-// runStart and MaxRevisionSeconds later.
+// runStart and MaxRevisionSeconds later. Who asks again and again for the same
+// run takes a Sequence.
 func (k RevisionKey) RevisionCounter(runStart, now time.Time) (uint64, error) {
-	seconds := now.Unix() - runStart.Unix() + 1
-	n, err := k.encryptOrder(seconds)
+	return k.Sequence(runStart).At(now)
+}
+
+// RevisionSequence gives the revision counters of one key and one
+// shared-random run, and goes on from where it last was instead of from the
+// run's start. It is safe for concurrent use.
+type RevisionSequence struct {
+	key      RevisionKey
+	runStart time.Time
+
+	mu     sync.Mutex
+	blocks int64  // of the key stream that sum covers
+	sum    uint64 // of the words of those blocks, one added to each
+}
+
+// Sequence begins the sequence of the run that began at runStart.
+func (k RevisionKey) Sequence(runStart time.Time) *RevisionSequence {
+	return &RevisionSequence{key: k, runStart: runStart}
+}
+
+// At returns what RevisionKey.RevisionCounter would.
+func (s *RevisionSequence) At(now time.Time) (uint64, error) {
+	n, err := s.encrypt(now.Unix() - s.runStart.Unix() + 1)
 	if err != nil {
 		return 0, fmt.Errorf("computing the revision counter of %s for a shared-random run from %s: %w",
-			now.UTC().Format(time.RFC3339), runStart.UTC().Format(time.RFC3339), err)
+			now.UTC().Format(time.RFC3339), s.runStart.UTC().Format(time.RFC3339), err)
 	}
 	return n, nil
 }
 
-// encryptOrder sums the first n little-endian 16-bit words of AES-256-CTR's
-// key stream, one added to each, in one pass over the stream.
-func (k RevisionKey) encryptOrder(n int64) (uint64, error) {
+// wordsPerBlock is how many 16-bit words one AES block of key stream holds.
+const wordsPerBlock = aes.BlockSize / 2
+
+// encrypt sums the first n little-endian 16-bit words of AES-256-CTR's key
+// stream, one added to each.
+func (s *RevisionSequence) encrypt(n int64) (uint64, error) {
 	if n < 1 || n > MaxRevisionSeconds {
 		return 0, fmt.Errorf("%d seconds since the run's start, want 1 to %d: is the clock right?", n, MaxRevisionSeconds)
 	}
-	block, err := aes.NewCipher(k.key[:])
+	block, err := aes.NewCipher(s.key.key[:])
 	if err != nil {
 		return 0, err
 	}
-	stream := cipher.NewCTR(block, make([]byte, aes.BlockSize))
-	var buf [8192]byte
-	sum := uint64(n)
-	for left := 2 * n; left > 0; left -= int64(len(buf)) {
-		chunk := buf[:min(left, int64(len(buf)))]
-		clear(chunk)
-		stream.XORKeyStream(chunk, chunk)
-		for i := 0; i+2 <= len(chunk); i += 2 {
-			sum += uint64(binary.LittleEndian.Uint16(chunk[i:]))
-		}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.blocks*wordsPerBlock > n { // the clock went back
+		s.blocks, s.sum = 0, 0
 	}
-	return sum, nil
+	var iv [aes.BlockSize]byte
+	binary.BigEndian.PutUint64(iv[8:], uint64(s.blocks))
+	stream := cipher.NewCTR(block, iv[:])
+	whole := n/wordsPerBlock - s.blocks
+	s.sum += sumStream(stream, whole*aes.BlockSize) + uint64(whole*wordsPerBlock)
+	s.blocks += whole
+	rest := n % wordsPerBlock
+	return s.sum + sumStream(stream, 2*rest) + uint64(rest), nil
+}
+
+// sumStream adds up the next n bytes of the stream as 16-bit words, four of
+// them at a time in the lanes of two sums.
+func sumStream(stream cipher.Stream, n int64) (sum uint64) {
+	const lanes = 0x0000ffff0000ffff
+	var buf [8192]byte // short enough that no lane overflows
+	for ; n > 0; n -= int64(len(buf)) {
+		clear(buf[:])
+		stream.XORKeyStream(buf[:min(n, int64(len(buf)))], buf[:min(n, int64(len(buf)))])
+		var even, odd uint64
+		for b := buf[:]; len(b) >= 8; b = b[8:] {
+			word := binary.LittleEndian.Uint64(b)
+			even += word & lanes
+			odd += word >> 16 & lanes
+		}
+		sum += even&0xffffffff + even>>32 + odd&0xffffffff + odd>>32
+	}
+	return sum
 }

@@ -83,9 +83,18 @@ func (k *IdentityKey) Blind(p Period) (*BlindedKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("blinding identity key: %w", err)
 	}
-	a, err := edwards25519.NewScalar().SetBytesWithClamping(k.expanded[:32])
+	b, err := k.blindBy(h)
 	if err != nil {
 		return nil, fmt.Errorf("blinding identity key: %w", err)
+	}
+	return b, nil
+}
+
+// blindBy multiplies the secret by the blinding factor h.
+func (k *IdentityKey) blindBy(h *edwards25519.Scalar) (*BlindedKey, error) {
+	a, err := edwards25519.NewScalar().SetBytesWithClamping(k.expanded[:32])
+	if err != nil {
+		return nil, err
 	}
 	b := &BlindedKey{scalar: a.Multiply(h, a)}
 	// The prefix keys the nonce of every signature: it must be as secret as the

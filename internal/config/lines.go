@@ -25,14 +25,20 @@ var indexes = regexp.MustCompile(`\[\d+\]`)
 
 func withoutIndexes(path string) string { return indexes.ReplaceAllString(path, "") }
 
-// locate finds the lines of all keys of a TOML document. The document has been
-// parsed before, so it is valid: the walk only has to tell keys from values.
+// maxDepth is how deep arrays, tables and dotted keys may nest; three is the
+// deepest that means anything. Parsers take time and memory for depth.
+const maxDepth = 16
+
+// locate finds the lines of all keys of a TOML document. Whether it is valid is
+// for the parser to say: the walk only tells keys from values.
 // (The parser itself keeps one line for each dotted key, which does not say
 // which element of an array of tables it was in.)
-func locate(document string) lines {
+//
+// Line tooDeep is 0, or where nesting passes maxDepth.
+func locate(document string) (found lines, tooDeep int) {
 	w := walker{rest: document, line: 1, found: make(lines), counts: make(map[string]int)}
 	table := ""
-	for w.space(); w.rest != ""; w.space() {
+	for w.space(); w.rest != "" && w.tooDeep == 0; w.space() {
 		before := len(w.rest)
 		if w.accept("[") {
 			table = w.header()
@@ -43,7 +49,7 @@ func locate(document string) lines {
 			break // not TOML after all
 		}
 	}
-	return w.found
+	return w.found, w.tooDeep
 }
 
 type walker struct {
@@ -51,6 +57,8 @@ type walker struct {
 	line   int
 	found  lines
 	counts map[string]int // elements seen of an array of tables
+
+	depth, tooDeep int
 }
 
 // header reads the rest of [table] or [[table]] and returns its path.
@@ -70,6 +78,9 @@ func (w *walker) header() string {
 	w.accept("]")
 	w.accept("]")
 	w.found[path] = line
+	if whole := withoutIndexes(path); w.found[whole] == 0 {
+		w.found[whole] = line // for complaints about the array as a whole
+	}
 	return path
 }
 
@@ -93,6 +104,10 @@ func (w *walker) key() []string {
 		w.blank()
 		parts = append(parts, w.keyPart())
 		w.blank()
+		if len(parts) > maxDepth {
+			w.tooDeep = w.line
+			return nil
+		}
 		if !w.accept(".") {
 			return parts
 		}
@@ -113,6 +128,15 @@ func (w *walker) keyPart() string {
 
 // value passes over a value, noting the keys of inline tables in it.
 func (w *walker) value(path string) {
+	w.depth++
+	defer func() { w.depth-- }()
+	if w.depth > maxDepth {
+		w.tooDeep = w.line
+	}
+	if w.tooDeep > 0 {
+		w.rest = ""
+		return
+	}
 	for _, quote := range []string{`"""`, "'''", `"`, "'"} {
 		if strings.HasPrefix(w.rest, quote) {
 			w.quoted(quote)

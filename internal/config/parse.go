@@ -48,11 +48,15 @@ func Parse(data []byte, path string) (*Config, error) {
 		problem.File = path
 		return nil, problem
 	}
+	found, tooDeep := locate(string(data))
+	if tooDeep > 0 {
+		return nil, &Error{File: path, Line: tooDeep, Err: fmt.Errorf("tables and arrays are nested more than %d deep", maxDepth)}
+	}
 	values := make(map[string]any)
 	if _, err := toml.Decode(string(data), &values); err != nil {
 		return nil, syntaxError(err, path)
 	}
-	bad := &complaints{file: path, lines: locate(string(data))}
+	bad := &complaints{file: path, lines: found}
 	root := &table{values: values, dir: filepath.Dir(path), bad: bad}
 	c := readConfig(root, path)
 	c.lines = bad.lines

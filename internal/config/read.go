@@ -39,20 +39,21 @@ func readConfig(t *table, path string) *Config {
 
 func readTor(t *table) Tor {
 	tor := Tor{
+		Control:      t.text("control"),
 		CookieFile:   t.file("cookie_file"),
 		PasswordFile: t.file("password_file"),
 		Binary:       t.text("binary"),
 		Torrc:        t.file("torrc"),
 	}
-	if strings.ContainsRune(tor.Binary, filepath.Separator) {
-		tor.Binary = t.absolute(tor.Binary)
-	}
-	if s := t.text("control"); s != "" {
-		control, err := controlTarget(t, s)
+	if tor.Control != "" {
+		control, err := controlTarget(t, tor.Control)
 		if err != nil {
 			t.bad.add(t.at("control"), "%w", err)
 		}
 		tor.Control = control
+	}
+	if strings.ContainsRune(tor.Binary, filepath.Separator) {
+		tor.Binary = t.absolute(tor.Binary)
 	}
 	t.refuseOthers()
 	return tor
@@ -106,7 +107,7 @@ func readService(t *table) Service {
 	for _, i := range t.tables("instance") {
 		s.Instances = append(s.Instances, readInstance(i))
 	}
-	if len(s.Instances) == 0 && t.values["instance"] == nil {
+	if list, ok := t.values["instance"].([]any); t.values["instance"] == nil || ok && len(list) == 0 {
 		t.bad.add(t.at("instance"), "the service has none; add a [[service.instance]] with its address")
 	}
 	t.refuseOthers()

@@ -56,6 +56,13 @@ func quoteAll(words []string) string {
 func didYouMean(s string, known []string) string {
 	best, distance := "", 1+max(len(s)/3, 1)
 	for _, word := range known {
+		short, long := normal(s), normal(word)
+		if len(short) > len(long) {
+			short, long = long, short
+		}
+		if len(short) >= 3 && strings.HasPrefix(long, short) {
+			return fmt.Sprintf("; did you mean %q?", word)
+		}
 		if d := editDistance(normal(s), normal(word)); d < distance {
 			best, distance = word, d
 		}

@@ -161,8 +161,8 @@ func (t *table) tables(key string) []*table {
 		path := fmt.Sprintf("%s[%d]", t.at(key), i)
 		values, ok := element.(map[string]any)
 		if !ok {
-			t.bad.add(path, "must be %s, not an array of %s", wanted, kind(element))
-			continue
+			t.bad.add(path, "must be %s, and holds %s", wanted, kind(element))
+			break
 		}
 		out = append(out, &table{path: path, values: values, dir: t.dir, bad: t.bad})
 	}

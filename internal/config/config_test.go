@@ -1,0 +1,163 @@
+package config
+
+import (
+	"log/slog"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/selection"
+)
+
+const (
+	addressA = "zkorpcleemqj5fkprbp7k7no4sio4qrrmy72zwixbn7dhhwruajlcqid"
+	addressB = "cf5mytdfe5ldzihkeiksupcesqgk5cdvdfwymtapb2ktmlftxbfjcaid"
+	addressC = "crxvtejncqzbwmmg7zzplb2yhecrkgv6brijt7ndpohq4idwy2yqh5qd"
+	addressD = "ej7oknbnabay73ug6lnle4us2q47vfjnwwlocusue5ratyx6qzge72qd"
+)
+
+func address(t testing.TB, s string) descriptor.Address {
+	t.Helper()
+	a, err := descriptor.ParseAddress(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func parse(t testing.TB, text string) *Config {
+	t.Helper()
+	c, err := Parse([]byte(text), "/etc/balancer/balancer.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.lines = nil
+	return c
+}
+
+// TestExample: the commented example is what it says, and the lines that it has
+// commented out are what they say.
+func TestExample(t *testing.T) {
+	raw, err := os.ReadFile("../../doc/balancer.example.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := parse(t, string(raw))
+	want := &Config{
+		File: "/etc/balancer/balancer.toml", StateDir: "/var/lib/balancer",
+		Tor: Tor{Control: "unix:/run/tor/control"},
+		Log: Log{Level: slog.LevelInfo, Format: FormatText},
+		Services: []Service{
+			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", MaxIntroductionPoints: 20, Instances: []Instance{
+				{Name: "web1", Address: address(t, addressA), Weight: 1},
+				{Name: "web2", Address: address(t, addressB), Weight: 1},
+			}},
+			{Key: "/etc/balancer/second.pem", Strategy: "weighted", MaxIntroductionPoints: 20, Instances: []Instance{
+				{Name: "large", Address: address(t, addressC), Weight: 3},
+				{Name: "small", Address: address(t, addressD), Weight: 1},
+			}},
+		},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("the example is\n%+v, want\n%+v", got, want)
+	}
+	defaults := strings.NewReplacer("# max_introduction_points = 20", "max_introduction_points = 20").Replace(string(raw))
+	if !reflect.DeepEqual(parse(t, defaults), want) {
+		t.Error("a default that the example names is not the default")
+	}
+	const options = "# fetch_interval = \"10m\"\x00# client_key = \"web2.auth_private\"\x00# cookie_file = \x00# password_file = "
+	text := string(raw)
+	for _, option := range strings.Split(options, "\x00") {
+		if !strings.Contains(text, option) {
+			t.Errorf("the example does not show %q", option)
+		}
+		text = strings.ReplaceAll(text, option, strings.TrimPrefix(option, "# "))
+	}
+	all := parse(t, text)
+	if s := all.Services[0]; s.FetchInterval != 10*time.Minute || s.Instances[1].ClientKey != "/etc/balancer/web2.auth_private" ||
+		all.Tor.CookieFile != "/run/tor/control.authcookie" || all.Tor.PasswordFile != "/etc/balancer/control-password" {
+		t.Errorf("the example's options are read as %+v", all)
+	}
+}
+
+// TestLeast: the least that is needed, and what the rest is then.
+func TestLeast(t *testing.T) {
+	got := parse(t, "[[service]]\nkey = \"front\"\ninstance = [{ address = \""+addressA+"\" }]\n")
+	want := &Config{
+		File: "/etc/balancer/balancer.toml", StateDir: "/etc/balancer/state", Log: Log{Format: FormatText},
+		Services: []Service{{
+			Key: "/etc/balancer/front", Strategy: selection.Default, MaxIntroductionPoints: descriptor.MaxIntroductionPoints,
+			Instances: []Instance{{Name: addressA[:6], Address: address(t, addressA), Weight: 1}},
+		}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want\n%+v", got, want)
+	}
+	if !got.Tor.Own() {
+		t.Error("no tor of its own")
+	}
+}
+
+func TestPaths(t *testing.T) {
+	const rest = "\ninstance = [{ address = \"" + addressA + "\" }]\n"
+	for text, want := range map[string]string{
+		"[[service]]\nkey = \"../keys/front\"" + rest:                  "/etc/keys/front",
+		"[[service]]\nkey = \"/a//b\"" + rest:                          "/a/b",
+		"[[service]]\nkey = \"pkcs11:token=a;object=b\"" + rest:        "pkcs11:token=a;object=b",
+		"state_dir = \"s/\"\n[[service]]\nkey = \"k\"" + rest:          "/etc/balancer/s",
+		"[tor]\ncontrol = \"unix:c\"\n[[service]]\nkey = \"k\"" + rest: "unix:/etc/balancer/c",
+		"[tor]\nbinary = \"./tor\"\n[[service]]\nkey = \"k\"" + rest:   "/etc/balancer/tor",
+		"[tor]\nbinary = \"tor\"\n[[service]]\nkey = \"k\"" + rest:     "tor",
+		"[tor]\ntorrc = \"t\"\n[[service]]\nkey = \"k\"" + rest:        "/etc/balancer/t",
+	} {
+		c := parse(t, text)
+		got := []string{c.Services[0].Key, c.StateDir, c.Tor.Control, c.Tor.Binary, c.Tor.Torrc}
+		if !strings.Contains("\x00"+strings.Join(got, "\x00")+"\x00", "\x00"+want+"\x00") {
+			t.Errorf("%q gives %q, want %q among them", text, got, want)
+		}
+	}
+}
+
+// TestNames: an instance without a name has as much of its address as tells it
+// from the others, named or not.
+func TestNames(t *testing.T) {
+	text := "[[service]]\nkey = \"front\"\n"
+	for _, a := range []string{addressA, addressB, addressC} {
+		text += "[[service.instance]]\naddress = \"" + a + "\"\n"
+	}
+	names := func(c *Config) (list []string) {
+		for _, i := range c.Services[0].Instances {
+			list = append(list, i.Name)
+		}
+		return list
+	}
+	if got, want := names(parse(t, text)), []string{addressA[:6], addressB[:6], addressC[:6]}; !reflect.DeepEqual(got, want) {
+		t.Errorf("names %q, want %q", got, want)
+	}
+	text += "name = \"" + addressA[:6] + "\"\n"
+	if got, want := names(parse(t, text)), []string{addressA[:7], addressB[:7], addressA[:6]}; !reflect.DeepEqual(got, want) {
+		t.Errorf("names %q, want %q", got, want)
+	}
+}
+
+func TestCheckAddresses(t *testing.T) {
+	c, err := Parse([]byte("[[service]]\nkey = \"one\"\ninstance = [{ address = \""+addressA+"\" }]\n"+
+		"[[service]]\nkey = \"two\"\n[[service.instance]]\naddress = \""+addressB+"\"\n"), "b.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ one, two, want string }{
+		{addressC, addressD, ""},
+		{addressC, addressC, "b.toml:5: service.key: "},
+		{addressA, addressD, "b.toml:3: service.instance.address: zkorpc… is the service's own address"},
+		{addressB, addressD, "b.toml:7: service.instance.address: cf5myt… is itself a service of this file (line 1)"},
+	} {
+		err := c.CheckAddresses([]descriptor.Address{address(t, test.one), address(t, test.two)})
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%v: %v, want %q", test, err, test.want)
+		}
+	}
+}

@@ -119,6 +119,8 @@ func (c *conn) signal(name string) []byte {
 	switch name = strings.ToUpper(name); {
 	case name == "":
 		return reply1(512, "Bad arguments to SIGNAL: Need at least 1 argument(s)")
+	case strings.Contains(name, " "):
+		return reply1(512, "Bad arguments to SIGNAL: Cannot accept more than 1 argument(s)")
 	case !knownSignals[name]:
 		return reply1(552, fmt.Sprintf("Unrecognized signal code %q", name))
 	case name == "SHUTDOWN" || name == "HALT" || name == "TERM" || name == "INT":
@@ -138,7 +140,7 @@ func (c *conn) signal(name string) []byte {
 // getConf answers GETCONF of the options a balancer may ask for.
 func (t *Tor) getConf(names []string) []byte {
 	values := map[string]string{"testingtornetwork": "TestingTorNetwork=0", "disablenetwork": "DisableNetwork=0",
-		"hiddenservicedir": "HiddenServiceDir", "socksport": "SocksPort=auto"}
+		"hiddenservicedir": "HiddenServiceDir", "socksport": "SocksPort=auto", "nickname": "Nickname"}
 	if t.net.cfg.Testing {
 		values["testingtornetwork"] = "TestingTorNetwork=1"
 	}

@@ -69,12 +69,11 @@ func (c *Consensus) Text() []byte {
 	if c.text != nil {
 		return c.text
 	}
-	const layout = "2006-01-02 15:04:05"
 	var b bytes.Buffer
 	b.Grow(2000 + 400*len(c.Relays))
 	b.WriteString("network-status-version 3 microdesc\nvote-status consensus\nconsensus-method 35\n")
-	fmt.Fprintf(&b, "valid-after %s\nfresh-until %s\nvalid-until %s\n", c.ValidAfter.Format(layout),
-		c.FreshUntil.Format(layout), c.ValidUntil.Format(layout))
+	fmt.Fprintf(&b, "valid-after %s\nfresh-until %s\nvalid-until %s\n", c.ValidAfter.Format(time.DateTime),
+		c.FreshUntil.Format(time.DateTime), c.ValidUntil.Format(time.DateTime))
 	b.WriteString("voting-delay 300 300\nclient-versions 0.4.9.11\nserver-versions 0.4.9.11\n")
 	b.WriteString("known-flags Authority BadExit Exit Fast Guard HSDir MiddleOnly NoEdConsensus Running Stable StaleDesc Sybil V2Dir Valid\n")
 	b.WriteString("recommended-client-protocols Cons=2 Desc=2 FlowCtrl=1 HSDir=2 HSIntro=4 HSRend=2 Link=4-5 Microdesc=2 Relay=2\n")

@@ -3,6 +3,8 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"strings"
+	"time"
 )
 
 const (
@@ -64,7 +66,27 @@ func (t *Tor) info(key string) (value []byte, err string) {
 		}
 		return []byte("1"), ""
 	}
+	if which, found := strings.CutPrefix(key, "consensus/"); found {
+		return c.instant(which), ""
+	}
 	return nil, ""
+}
+
+// instant is the value of a "consensus/" key; tor has an empty one for all of
+// them before it has a consensus.
+func (c *Consensus) instant(which string) []byte {
+	if c == nil {
+		return []byte{}
+	}
+	switch which {
+	case "valid-after":
+		return []byte(c.ValidAfter.Format(time.DateTime))
+	case "fresh-until":
+		return []byte(c.FreshUntil.Format(time.DateTime))
+	case "valid-until":
+		return []byte(c.ValidUntil.Format(time.DateTime))
+	}
+	return nil
 }
 
 // appendDotted appends data as the control protocol carries it: lines end

@@ -98,6 +98,11 @@ func (e *Encoder) encode(c *Contents, revision uint64, clients []AuthorizedClien
 	if err := checkSize(len(first)/3*4, e.MaxSize); err != nil { // before a slow signer is asked
 		return nil, err
 	}
+	return e.signWhole(first, revision, sign)
+}
+
+// signWhole writes the wrapper around the encrypted first layer.
+func (e *Encoder) signWhole(first []byte, revision uint64, sign func([]byte) ([]byte, error)) ([]byte, error) {
 	b := make([]byte, 0, len(signaturePrefix)+wrapperRoom+objectLength(labelMessage, len(first)))
 	b = append(append(b, signaturePrefix...), e.cert...)
 	b = append(strconv.AppendUint(append(b, kwRevision+" "...), revision, 10), "\n"+kwSuperencrypted+"\n"...)

@@ -140,7 +140,7 @@ func (l *secondLayer) takePow(it *item) error {
 		return err
 	}
 	p.Effort = uint32(n)
-	if p.Expires, err = time.Parse(powTime, string(expires)); err != nil {
+	if p.Expires, err = time.Parse(powTime, string(expires)); err != nil || p.Expires.Unix() < 0 {
 		return errors.New("malformed expiry")
 	}
 	l.contents.PowParams = append(l.contents.PowParams, p)

@@ -1,0 +1,247 @@
+package descriptor
+
+import (
+	"bytes"
+	"reflect"
+	"strconv"
+	"testing"
+)
+
+func FuzzAddress(f *testing.F) {
+	file := loadJSON[addressFile](f, "addresses.json")
+	for _, v := range file.Valid {
+		f.Add(v.Address)
+	}
+	for _, v := range file.Checked {
+		f.Add(v.Address)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := ParseAddress(s)
+		if err != nil {
+			return
+		}
+		if again, err := ParseAddress(a.String()); err != nil || again != a {
+			t.Errorf("%q gives %s, which gives %v, %v", s, a, again, err)
+		}
+		if _, err := a.Keys(Period{1, DefaultPeriodLength}); err != nil {
+			t.Errorf("%q cannot be blinded: %v", s, err)
+		}
+	})
+}
+
+func FuzzCertificate(f *testing.F) {
+	file := loadJSON[struct {
+		Certificates []struct {
+			Raw hexBytes `json:"certificate"`
+		} `json:"certificates"`
+	}](f, "certs.json")
+	enough(f, "certificates", len(file.Certificates), 46)
+	for _, v := range file.Certificates {
+		f.Add([]byte(v.Raw))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		c, err := ParseCertificate(raw)
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(c.Bytes(), raw) {
+			t.Error("other bytes")
+		}
+		length := certHeader + len(c.Signature())
+		for _, e := range c.Extensions() {
+			length += 4 + len(e.Data)
+		}
+		if length != len(raw) {
+			t.Errorf("parts of %d bytes make %d", length, len(raw))
+		}
+		signer, _ := c.SigningKey()
+		_ = c.Verify(signer, c.Expires())
+	})
+}
+
+func FuzzClientKey(f *testing.F) {
+	f.Add([]byte("OM7TGIVRYMY6PFX6GAC6ATRTA5U6WW6U7A4ZNHQDI6OVL52XVV2Q"))
+	f.Add([]byte("descriptor:x25519:OM7TGIVRYMY6PFX6GAC6ATRTA5U6WW6U7A4ZNHQDI6OVL52XVV2Q\n"))
+	f.Add([]byte("25njqamcweflpvkl73j4szahhihoc4xt3ktcgjnpaingr5yhkenl5sid:descriptor:x25519:OM7TGIVRYMY6PFX6GAC6ATRTA5U6WW6U7A4ZNHQDI6OVL52XVV2Q"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		k, err := ParseClientKey(text)
+		if err != nil {
+			return
+		}
+		if err := checkX25519(k.Client().PublicKey); err != nil {
+			t.Errorf("%q: public key: %v", text, err)
+		}
+	})
+}
+
+// renderOuter writes a wrapper as Encode does.
+func renderOuter(o *outer) []byte {
+	b := []byte("hs-descriptor 3\ndescriptor-lifetime " + strconv.Itoa(int(o.lifetime.Minutes())) + "\ndescriptor-signing-key-cert\n")
+	b = append(appendObject(b, labelCert, []byte(o.cert.raw)), "\nrevision-counter "...)
+	b = append(strconv.AppendUint(b, o.revision, 10), "\nsuperencrypted\n"...)
+	b = append(appendObject(b, labelMessage, o.blob), "\nsignature "...)
+	return append(appendBareValue(b, o.signature[:]), '\n')
+}
+
+func FuzzOuter(f *testing.F) {
+	c := loadCorpus(f)
+	f.Add(c.Descriptors[0].raw(f))
+	for _, v := range c.Bad {
+		if raw := v.raw(f); len(raw) < 30000 {
+			f.Add(raw)
+		}
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		o, err := parseOuter(raw)
+		if err != nil {
+			return
+		}
+		if !bytes.HasPrefix(raw, o.signed) {
+			t.Error("signs other bytes than it was given")
+		}
+		again, err := parseOuter(renderOuter(o))
+		if err != nil {
+			t.Fatalf("written again: %v", err)
+		}
+		o.signed, o.signedLength, o.certLine, o.blobLine, o.signedLine = again.signed, again.signedLength, again.certLine, again.blobLine, again.signedLine
+		if !reflect.DeepEqual(o, again) {
+			t.Errorf("written again: %+v, was %+v", again, o)
+		}
+	})
+}
+
+func FuzzFirst(f *testing.F) {
+	for _, v := range loadCorpus(f).Descriptors[:6] {
+		f.Add(plain(f, v.Expected.FirstFile))
+	}
+	f.Add([]byte("desc-auth-type x25519\ndesc-auth-ephemeral-key AAAA\nauth-client a b c\nencrypted\n-----BEGIN MESSAGE-----\nAAAA\n-----END MESSAGE-----"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		l, err := parseFirst(text)
+		if err != nil {
+			return
+		}
+		again, err := parseFirst(appendObject(append(appendAuth(nil, l.ephemeral, l.clients), "encrypted\n"...), labelMessage, l.blob))
+		if err != nil {
+			t.Fatalf("written again: %v", err)
+		}
+		l.blobLine = again.blobLine
+		if !reflect.DeepEqual(l, again) {
+			t.Errorf("written again: %+v, was %+v", again, l)
+		}
+	})
+}
+
+// renderSecond writes the intact points of a second layer with the
+// certificates that they came with.
+func renderSecond(l *secondLayer) []byte {
+	b := appendContents(nil, &l.contents)
+	for i := range l.points {
+		if p := &l.points[i].point; l.points[i].fault == nil {
+			b = appendPoint(b, p, p.authCert, p.encCert)
+		}
+	}
+	return b
+}
+
+func FuzzSecond(f *testing.F) {
+	c := loadCorpus(f)
+	for _, v := range c.Descriptors {
+		if text := plain(f, v.Expected.SecondFile); len(text) < 4000 {
+			f.Add(text)
+		}
+	}
+	for _, v := range c.Bad {
+		if text, ok := v.second(f); ok && len(text) < 4000 {
+			f.Add(text)
+		}
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		l, err := parseSecond(text)
+		if err != nil {
+			return
+		}
+		checkSecondAgain(t, l)
+	})
+}
+
+// checkSecondAgain holds that what parses is written, read and written alike.
+func checkSecondAgain(t *testing.T, l *secondLayer) {
+	t.Helper()
+	text := renderSecond(l)
+	again, err := parseSecond(text)
+	if err != nil {
+		t.Fatalf("written again: %v\n%s", err, text)
+	}
+	if !reflect.DeepEqual(again.contents, l.contents) {
+		t.Errorf("written again: %+v, was %+v", again.contents, l.contents)
+	}
+	n := 0
+	for i := range l.points {
+		if l.points[i].fault != nil {
+			continue
+		}
+		p, q := l.points[i].point, again.points[n]
+		p.Legacy = false // the legacy key is not written again
+		if q.fault != nil || !q.point.Equal(&p) || q.point.authCert != p.authCert || q.point.encCert != p.encCert {
+			t.Errorf("point %d written again: %+v, was %+v", i, q, p)
+		}
+		n++
+	}
+	if n != len(again.points) || !bytes.Equal(renderSecond(again), text) {
+		t.Error("written twice differs from written once")
+	}
+}
+
+// second decrypts the second layer of a vector, if it can be.
+func (v badVector) second(t testing.TB) ([]byte, bool) {
+	t.Helper()
+	keys := v.keys(t)
+	o, err := parseOuter(v.raw(t))
+	if err != nil {
+		return nil, false
+	}
+	f, err := o.openFirst(&keys)
+	if err != nil {
+		return nil, false
+	}
+	text, err := layerSecret{keys: &keys, revision: o.revision, constant: secondConstant}.open(f.blob)
+	return text, err == nil
+}
+
+func FuzzDecode(f *testing.F) {
+	c := loadCorpus(f)
+	keys := c.Descriptors[0].keys(f)
+	for _, v := range c.Bad {
+		if raw := v.raw(f); len(raw) < 20000 {
+			f.Add(raw)
+		}
+	}
+	var d Decoder
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if got, err := d.Decode(raw, keys, nil, c.Descriptors[0].now()); err == nil && got.SigningCert.Type() != CertHSDescSigning {
+			t.Error("accepted without a certificate")
+		}
+	})
+}
+
+// FuzzDecodeSealed signs and encrypts whatever second layer it is given, so
+// that the whole of Decode runs; what it accepts can be published again.
+func FuzzDecodeSealed(f *testing.F) {
+	s := newTestService(f, 1)
+	for _, v := range loadCorpus(f).Bad {
+		if text, ok := v.second(f); ok && len(text) < 4000 {
+			f.Add(text)
+		}
+	}
+	raw, err := s.encoder(f).Encode(torContents(testPoints(f, 2, seeded(1))), 1, nil, seeded(1))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(openForTest(f, raw, s.keys))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if len(text) == 0 || len(text) > 20000 {
+			return
+		}
+		checkSealed(t, s, text)
+	})
+}

@@ -25,16 +25,20 @@ var indexes = regexp.MustCompile(`\[\d+\]`)
 
 func withoutIndexes(path string) string { return indexes.ReplaceAllString(path, "") }
 
-// maxDepth is how deep arrays, tables and dotted keys may nest; three is the
-// deepest that means anything. Parsers take time and memory for depth.
-const maxDepth = 16
+// Limits on nesting, of arrays, tables and dotted keys, and on the length of a
+// key. Nothing in the file needs a tenth of it, and a parser's time and memory
+// grow with the square of either.
+const (
+	maxDepth = 16
+	maxKey   = 200
+)
 
 // locate finds the lines of all keys of a TOML document. Whether it is valid is
 // for the parser to say: the walk only tells keys from values.
 // (The parser itself keeps one line for each dotted key, which does not say
 // which element of an array of tables it was in.)
 //
-// Line tooDeep is 0, or where nesting passes maxDepth.
+// Line tooDeep is 0, or where a limit is passed.
 func locate(document string) (found lines, tooDeep int) {
 	w := walker{rest: document, line: 1, found: make(lines), counts: make(map[string]int)}
 	table := ""
@@ -104,7 +108,7 @@ func (w *walker) key() []string {
 		w.blank()
 		parts = append(parts, w.keyPart())
 		w.blank()
-		if len(parts) > maxDepth {
+		if len(parts) > maxDepth || len(parts[len(parts)-1]) > maxKey {
 			w.tooDeep = w.line
 			return nil
 		}
@@ -126,7 +130,8 @@ func (w *walker) keyPart() string {
 	return w.advance(end)
 }
 
-// value passes over a value, noting the keys of inline tables in it.
+// value passes over a value, noting the keys of inline tables in it. Where it
+// gets no further, the document is not TOML, and it returns.
 func (w *walker) value(path string) {
 	w.depth++
 	defer func() { w.depth-- }()
@@ -145,7 +150,8 @@ func (w *walker) value(path string) {
 	}
 	switch {
 	case w.accept("["):
-		for i := 0; w.rest != ""; i++ {
+		for i, before := 0, -1; w.rest != "" && len(w.rest) != before; i++ {
+			before = len(w.rest)
 			w.space()
 			if w.accept("]") {
 				return
@@ -157,7 +163,8 @@ func (w *walker) value(path string) {
 			w.accept(",")
 		}
 	case w.accept("{"):
-		for w.rest != "" {
+		for before := -1; w.rest != "" && len(w.rest) != before; {
+			before = len(w.rest)
 			w.space()
 			if w.accept("}") {
 				return

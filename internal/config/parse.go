@@ -50,7 +50,7 @@ func Parse(data []byte, path string) (*Config, error) {
 	}
 	found, tooDeep := locate(string(data))
 	if tooDeep > 0 {
-		return nil, &Error{File: path, Line: tooDeep, Err: fmt.Errorf("tables and arrays are nested more than %d deep", maxDepth)}
+		return nil, &Error{File: path, Line: tooDeep, Err: fmt.Errorf("nested deeper than %d, or a key longer than %d", maxDepth, maxKey)}
 	}
 	values := make(map[string]any)
 	if _, err := toml.Decode(string(data), &values); err != nil {

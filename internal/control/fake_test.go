@@ -145,17 +145,21 @@ func (c *fakeConn) drop() {
 
 // event sends raw text to the connection that asked for events.
 func (f *fakeTor) event(text string) {
-	f.mu.Lock()
-	var to []*fakeConn
-	for c := range f.conns {
-		if c.events {
-			to = append(to, c)
-		}
-	}
-	f.mu.Unlock()
-	for _, c := range to {
+	for _, c := range f.connsFor(true) {
 		c.raw(text)
 	}
+}
+
+// connsFor gives the connections that carry events, or those that do not.
+func (f *fakeTor) connsFor(events bool) (conns []*fakeConn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for c := range f.conns {
+		if c.events == events {
+			conns = append(conns, c)
+		}
+	}
+	return conns
 }
 
 // die drops all connections, as a tor that ends does.

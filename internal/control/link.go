@@ -75,8 +75,12 @@ func (l *link) send(command string) (*bine.Response, error) {
 	return nil, l.explain(err)
 }
 
-// arm sets the deadline and the allowance of one exchange.
+// arm sets the deadline and the allowance of one exchange. Replies are told
+// apart by their order alone, so what came unasked ends the connection.
 func (l *link) arm(allowance int64) error {
+	if n := l.text.R.Buffered(); n > 0 {
+		return fmt.Errorf("tor sent %d bytes that nobody asked for", n)
+	}
 	l.conn.allow(allowance)
 	return l.conn.SetDeadline(time.Now().Add(l.timeout))
 }

@@ -134,6 +134,36 @@ func TestFrozenTor(t *testing.T) {
 	})
 }
 
+// The command connection alone is lost while nobody uses it.
+func TestIdleCommandConnectionLost(t *testing.T) {
+	tor := new(fakeTor)
+	withClient(t, tor, Config{}, func(t *testing.T, c *Client) {
+		synctest.Wait()
+		for _, conn := range tor.connsFor(false) {
+			conn.Close()
+		}
+		time.Sleep(DefaultHeartbeat + time.Second)
+		if s := c.State(); !s.Connected || s.Connects != 2 || !strings.Contains(s.LastError, "command connection") {
+			t.Errorf("state %+v", s)
+		}
+	})
+}
+
+// A reply too many would be taken for that of the next command.
+func TestUnaskedReply(t *testing.T) {
+	tor := new(fakeTor)
+	tor.on("SETCONF", func(c *fakeConn, _, _ string) { c.raw("250 OK\r\n250 OK\r\n") })
+	withClient(t, tor, Config{}, func(t *testing.T, c *Client) {
+		if err := c.SetConf(t.Context(), Option{"A", "1"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Signal(t.Context(), "RELOAD"); !errors.Is(err, ErrNotConnected) {
+			t.Errorf("got %v, want ErrNotConnected", err)
+		}
+		within(t, time.Minute, c.Ready)
+	})
+}
+
 func TestTorRestarts(t *testing.T) {
 	tor := new(fakeTor)
 	tor.on("GETINFO", infoAnswer("v"))

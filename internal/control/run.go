@@ -49,9 +49,9 @@ func (c *Client) attach(s *session) {
 	c.state.Connected, c.state.Since = true, time.Now()
 	c.state.TorVersion = s.version
 	c.state.Connects++
+	c.wakeLocked() // with the session, so that a Watch of now is not woken twice
 	c.mu.Unlock()
 	c.cfg.Log.Info("connected to tor", "tor_version", s.version)
-	c.wake()
 }
 
 func (c *Client) detach(s *session) {

@@ -105,10 +105,18 @@ func (s *session) run(ctx context.Context) error {
 	return s.cause
 }
 
-// serveCommands carries out one request after the other.
+// serveCommands carries out one request after the other, and tries the
+// connection from time to time, so that the loss of this one alone does not
+// wait for somebody to meet it.
 func (s *session) serveCommands(ctx context.Context) error {
+	ticker := time.NewTicker(s.client.cfg.Heartbeat)
+	defer ticker.Stop()
 	for {
 		select {
+		case <-ticker.C:
+			if _, err := s.commands.send(keepActive); fatal(err) {
+				return fmt.Errorf("command connection: %w", err)
+			}
 		case r := <-s.requests:
 			if r.ctx.Err() != nil {
 				r.finish(r.ctx.Err())

@@ -33,6 +33,10 @@ func (c *Client) Watch(ctx context.Context) <-chan struct{} {
 func (c *Client) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.wakeLocked()
+}
+
+func (c *Client) wakeLocked() {
 	for ch := range c.watchers {
 		select {
 		case ch <- struct{}{}:

@@ -85,8 +85,7 @@ func (p *introSection) takeSpecifiers(it *item) error {
 	return err
 }
 
-// parseLinkSpecifiers reads the whole of raw; the result aliases it. It refuses
-// what leaves a client without an address or an identity to extend to.
+// parseLinkSpecifiers reads the whole of raw; the result aliases it.
 func parseLinkSpecifiers(raw []byte) ([]LinkSpecifier, error) {
 	if len(raw) == 0 || raw[0] == 0 {
 		return nil, errors.New("no link specifiers")
@@ -113,17 +112,24 @@ func parseLinkSpecifiers(raw []byte) ([]LinkSpecifier, error) {
 // linkLengths are the lengths in bytes of the link specifiers that tor knows.
 var linkLengths = map[byte]int{LinkIPv4: 6, LinkIPv6: 18, LinkRSA: 20, LinkEd25519: 32}
 
+// checkLinkSpecifiers refuses what leaves a client without a relay to extend
+// to: tor's clients want an IPv4 address with a port and an RSA identity.
 func checkLinkSpecifiers(specs []LinkSpecifier) error {
 	var address, identity bool
 	for _, l := range specs {
 		if want, known := linkLengths[l.Type]; known && len(l.Data) != want {
 			return fmt.Errorf("link specifier of type %d and %d bytes, want %d", l.Type, len(l.Data), want)
 		}
-		address = address || l.Type == LinkIPv4 || l.Type == LinkIPv6
+		if l.Type == LinkIPv4 && !address {
+			address = true
+			if [4]byte(l.Data) == ([4]byte{}) || [2]byte(l.Data[4:]) == ([2]byte{}) {
+				return errors.New("link specifiers begin with the IPv4 address or port 0")
+			}
+		}
 		identity = identity || l.Type == LinkRSA
 	}
 	if !address || !identity {
-		return errors.New("link specifiers lack an IP address or an RSA identity")
+		return errors.New("link specifiers lack an IPv4 address or an RSA identity")
 	}
 	return nil
 }

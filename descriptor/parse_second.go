@@ -148,8 +148,9 @@ func (l *secondLayer) takePow(it *item) error {
 }
 
 // takeOther begins an introduction point, or gives the line to the last one.
+// Like tor it begins one at the very characters "introduction-point ".
 func (l *secondLayer) takeOther(it *item) error {
-	if it.keyword == kwIntroPoint && !it.opt {
+	if it.keyword == kwIntroPoint && !it.opt && it.args != nil {
 		l.points = append(l.points, introSection{line: it.line})
 	} else if len(l.points) == 0 {
 		return it.checkUnknown()

@@ -25,7 +25,7 @@ func drawX25519(t *rapid.T, label string) [32]byte {
 
 func drawPoint(t *rapid.T) IntroductionPoint {
 	specs := []LinkSpecifier{
-		{LinkIPv4, drawBytes(t, 6, "IPv4")},
+		{LinkIPv4, append([]byte{127, 0, 0, 1, 1}, drawBytes(t, 1, "port")...)},
 		{LinkRSA, drawBytes(t, 20, "RSA")},
 	}
 	if rapid.Bool().Draw(t, "has Ed25519") {

@@ -175,7 +175,7 @@ func (c *Client) shadowed(p *descriptor.IntroductionPoint) *descriptor.Introduct
 // fetch asks HSDirs in random order, until one has a descriptor that decodes.
 func (c *Client) fetch(consensus *Consensus, now time.Time) error {
 	ring := consensus.current()
-	keys, err := c.address.Keys(ring.key.period)
+	keys, err := c.net.keyring.of(c.address, ring.key.period)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNoDescriptor, err)
 	}

@@ -52,6 +52,7 @@ func TestFetch(t *testing.T) {
 					t.Errorf("%+v: %v, want %s", faults, err, reason)
 				}
 			}
+			dirs[0].SetFaults(Faults{Forge: Tampered})
 			n.Tor().SetFaults(ControlFaults{Trusting: true})
 			if _, err := c.HSFetch(ctx, i.Address().Label(), dirs[0].Fingerprint()); err != nil {
 				t.Errorf("a trusting tor: %v", err)

@@ -21,8 +21,8 @@ func (t *Tor) hsFetch(args string) (reply []byte, after func()) {
 	if len(fields) == 0 {
 		return reply1(512, "Bad arguments to HSFETCH: Need at least 1 argument(s)"), nil
 	}
-	address, err := descriptor.ParseAddress(fields[0])
-	if err != nil || len(fields[0]) != 56 {
+	address, ok := t.net.keyring.parse(fields[0])
+	if !ok {
 		return reply1(513, fmt.Sprintf("Invalid argument %q", fields[0])), nil
 	}
 	servers, _, refusal := t.keywords("HSFETCH", fields[1:], "SERVER")
@@ -91,10 +91,11 @@ func (t *Tor) fetchAnywhere(address descriptor.Address, now time.Time) {
 		return
 	}
 	ring := c.current()
-	blinded, err := address.Blind(ring.key.period)
+	keys, err := t.net.keyring.of(address, ring.key.period)
 	if err != nil {
 		return
 	}
+	blinded := keys.Blinded
 	gap := 15 * time.Minute
 	if t.net.cfg.Testing {
 		gap = 5 * time.Second
@@ -120,7 +121,7 @@ func (t *Tor) fetch(address descriptor.Address, r *Relay, now time.Time) {
 		return
 	}
 	ring := c.current()
-	keys, err := address.Keys(ring.key.period)
+	keys, err := t.net.keyring.of(address, ring.key.period)
 	if err != nil {
 		return
 	}

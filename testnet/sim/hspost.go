@@ -22,8 +22,8 @@ func (t *Tor) hsPost(args string, body []byte) (reply []byte, after func()) {
 	if label == "" {
 		return nil, nil
 	}
-	address, err := descriptor.ParseAddress(label)
-	if err != nil || len(label) != 56 {
+	address, ok := t.net.keyring.parse(label)
+	if !ok {
 		return reply1(512, "Malformed onion address"), nil
 	}
 	now := time.Now()

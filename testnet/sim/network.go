@@ -32,6 +32,7 @@ type Network struct {
 	points    map[[32]byte]*introPoint // by authentication key, those that a descriptor contained
 	clients   uint64
 	decoder   descriptor.Decoder
+	keyring   keyring
 
 	conns sync.WaitGroup // goroutines of control connections
 }
@@ -127,11 +128,11 @@ func (n *Network) Responsible(a descriptor.Address) (first, second []*Relay, err
 		ring *ring
 		into *[]*Relay
 	}{{c.first(), &first}, {c.second(), &second}} {
-		blinded, err := a.Blind(slot.ring.key.period)
+		keys, err := n.keyring.of(a, slot.ring.key.period)
 		if err != nil {
 			return nil, nil, err
 		}
-		*slot.into = slot.ring.store(&n.cfg, blinded)
+		*slot.into = slot.ring.store(&n.cfg, keys.Blinded)
 	}
 	return first, second, nil
 }

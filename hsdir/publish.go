@@ -3,7 +3,6 @@ package hsdir
 import (
 	"cmp"
 	"context"
-	"errors"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -30,41 +29,6 @@ type PublishConfig struct {
 	Backoff, BackoffMax time.Duration
 	Random              func() float64 // in [0, 1); rand.Float64
 }
-
-// Publication is one descriptor and the slots to fill with it.
-type Publication struct {
-	Address descriptor.Address
-	Period  descriptor.Period
-	Slots   []Slot // those named first are filled first, and Reserve ones last
-	// Adds says that the slots join those of earlier publications for the same
-	// Address and Period. Without it, what is still to be done for these is
-	// dropped: the publication takes their place.
-	Adds bool
-	// Encode makes the bytes of one upload. It is called once for each, so that
-	// no two are encrypted alike, and by several goroutines.
-	Encode func() ([]byte, error)
-	// Report is told what became of each upload, by several goroutines. It may
-	// use the Publisher. No more is reported of what was dropped; but a report
-	// that is under way at the time may still come.
-	Report func(Posted)
-}
-
-// Posted is what became of one upload.
-type Posted struct {
-	Slot Slot
-	Err  error // nil when the HSDir confirmed
-	// Rejected says that the HSDir refused the descriptor: it has one with the
-	// same or a higher revision counter, or finds a fault with it. When an upload
-	// before went unanswered, it may be that one that it has. It is not tried
-	// again: it takes another descriptor.
-	Rejected bool
-	Failures int           // uploads to this slot, in a row, that nobody answered
-	Retry    time.Duration // until it is tried again; 0 for never
-	Took     time.Duration
-}
-
-// uploadRejected is tor's word for an HSDir that refused (HTTP status 400).
-const uploadRejected = "UPLOAD_REJECTED"
 
 // Publisher uploads descriptors, each slot for itself, until every slot is
 // confirmed. What is not confirmed is tried again, on another circuit: tor
@@ -211,10 +175,4 @@ func (p *Publisher) Close() {
 	p.mu.Unlock()
 	p.stop()
 	p.posts.Wait()
-}
-
-// rejected reports whether err is an HSDir's refusal.
-func rejected(err error) bool {
-	var failed interface{ Reason() string }
-	return errors.As(err, &failed) && failed.Reason() == uploadRejected
 }

@@ -70,6 +70,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newStatusCommand(),
 		newKeyCommand(),
 		newDescriptorCommand(newDescriptorFetchCommand()),
+		newHSDirsCommand(),
 		newTestnetCommand(),
 		newVersionCommand(),
 	)

@@ -74,9 +74,15 @@ func ParseAuthorizedClient(text []byte) (AuthorizedClient, error) {
 	return AuthorizedClient{PublicKey: [32]byte(key)}, nil
 }
 
+// maxKeyText is more than twice what the longest form takes.
+const maxKeyText = 512 // bytes
+
 // parseKeyText reads the text form that both halves share. The key has 32
 // bytes.
 func parseKeyText(text []byte) (*Address, []byte, error) {
+	if len(text) > maxKeyText {
+		return nil, nil, errClientKeyText
+	}
 	var address *Address
 	fields := bytes.Split(bytes.TrimSpace(text), []byte(":"))
 	if len(fields) == 4 {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -35,8 +36,7 @@ type Decoder struct {
 type opened struct {
 	descriptor Descriptor // without introduction points
 	certLine   int
-	points     []IntroductionPoint // intact ones, expired ones too
-	lines      []int               // where each of points begins
+	points     []placedPoint // intact ones, expired ones too
 }
 
 // Decode verifies and decrypts raw as a client of the service would that keys
@@ -102,7 +102,8 @@ func (d *Decoder) open(raw []byte, keys *Keys, client *ClientKey) (*opened, erro
 	if err != nil {
 		return nil, err
 	}
-	o := &opened{certLine: wrapper.certLine, descriptor: Descriptor{
+	second.verifyPoints(wrapper.cert.Key(), &d.certs)
+	return &opened{certLine: wrapper.certLine, points: second.points, descriptor: Descriptor{
 		Lifetime:         wrapper.lifetime,
 		RevisionCounter:  wrapper.revision,
 		SigningCert:      wrapper.cert,
@@ -110,9 +111,8 @@ func (d *Decoder) open(raw []byte, keys *Keys, client *ClientKey) (*opened, erro
 		AuthClients:      first.clients,
 		NeedsClientKey:   needsKey,
 		Contents:         second.contents,
-	}}
-	o.takePoints(second.points, wrapper.cert.Key(), &d.certs)
-	return o, nil
+		Dropped:          second.dropped,
+	}}, nil
 }
 
 // openFirst decrypts and reads the first layer. It decrypts in place.
@@ -148,28 +148,19 @@ func (f *firstLayer) openSecond(keys *Keys, revision uint64, client *ClientKey) 
 	return l, needsKey, err
 }
 
-// takePoints keeps the points whose certificates the descriptor-signing key
-// signed, and notes what is wrong with the others.
-func (o *opened) takePoints(sections []introSection, signer [32]byte, verified *certCache) {
-	for i := range sections {
-		p := &sections[i]
-		if p.fault == nil {
-			if err := verified.verify(p.point.authCert, signer); err != nil {
-				p.fail(kwAuthKey, err)
-			}
+// verifyPoints drops the points whose certificates the descriptor-signing key
+// did not sign.
+func (l *secondLayer) verifyPoints(signer [32]byte, verified *certCache) {
+	l.points = slices.DeleteFunc(l.points, func(p placedPoint) bool {
+		keyword, err := kwAuthKey, verified.verify(p.authCert, signer)
+		if err == nil {
+			keyword, err = kwEncCert, verified.verify(p.encCert, signer)
 		}
-		if p.fault == nil {
-			if err := verified.verify(p.point.encCert, signer); err != nil {
-				p.fail(kwEncCert, err)
-			}
+		if err != nil {
+			l.drop(&ParseError{Layer: LayerSecond, Line: p.line, Keyword: keyword, Err: err})
 		}
-		if p.fault == nil {
-			o.points = append(o.points, p.point)
-			o.lines = append(o.lines, p.line)
-		} else if len(o.descriptor.Dropped) < maxDropped {
-			o.descriptor.Dropped = append(o.descriptor.Dropped, p.fault)
-		}
-	}
+		return err != nil
+	})
 }
 
 // at returns the descriptor as it is at the moment now.
@@ -180,13 +171,13 @@ func (o *opened) at(now time.Time) (*Descriptor, error) {
 	d := o.descriptor
 	d.Dropped = append([]*ParseError(nil), o.descriptor.Dropped...)
 	d.IntroductionPoints = make([]IntroductionPoint, 0, len(o.points))
-	for i, p := range o.points {
+	for _, p := range o.points {
 		if !now.After(p.Expires) {
-			d.IntroductionPoints = append(d.IntroductionPoints, p)
+			d.IntroductionPoints = append(d.IntroductionPoints, p.IntroductionPoint)
 			continue
 		}
 		if len(d.Dropped) < maxDropped {
-			d.Dropped = append(d.Dropped, &ParseError{Layer: LayerSecond, Line: o.lines[i], Keyword: kwIntroPoint,
+			d.Dropped = append(d.Dropped, &ParseError{Layer: LayerSecond, Line: p.line, Keyword: kwIntroPoint,
 				Err: fmt.Errorf("%w at %s", ErrExpired, p.Expires.Format(time.RFC3339))})
 		}
 	}

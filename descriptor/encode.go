@@ -160,6 +160,9 @@ func (c *Contents) check() error {
 	if len(c.IntroAuthRequired) > 0 && c.IntroAuthRequired[0] != introAuthWord {
 		return fmt.Errorf("%s does not begin with %q", kwIntroAuth, introAuthWord)
 	}
+	if len(c.IntroAuthRequired) > maxWords {
+		return fmt.Errorf("%s: %w", kwIntroAuth, errTooMany)
+	}
 	for _, word := range c.IntroAuthRequired {
 		if !isWord(word) {
 			return fmt.Errorf("%s: %q is no single word", kwIntroAuth, word)
@@ -174,6 +177,9 @@ func (c *Contents) check() error {
 }
 
 func (c *Contents) checkPow() error {
+	if len(c.PowParams) > maxWords {
+		return fmt.Errorf("%s: %w", kwPowParams, errTooMany)
+	}
 	v1 := 0
 	for _, p := range c.PowParams {
 		if p.Scheme == powScheme {
@@ -196,5 +202,6 @@ func isWord(s string) bool { return s != "" && !strings.ContainsAny(s, " \n\x00"
 
 // areWords reports whether s is empty or arguments with a blank between each.
 func areWords(s string) bool {
-	return s == "" || !slices.ContainsFunc(strings.Split(s, " "), func(w string) bool { return !isWord(w) })
+	words := strings.Split(s, " ")
+	return s == "" || len(words) <= maxWords && !slices.ContainsFunc(words, func(w string) bool { return !isWord(w) })
 }

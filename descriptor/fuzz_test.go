@@ -136,9 +136,8 @@ func FuzzFirst(f *testing.F) {
 func renderSecond(l *secondLayer) []byte {
 	b := appendContents(nil, &l.contents)
 	for i := range l.points {
-		if p := &l.points[i].point; l.points[i].fault == nil {
-			b = appendPoint(b, p, p.authCert, p.encCert)
-		}
+		p := &l.points[i].IntroductionPoint
+		b = appendPoint(b, p, p.authCert, p.encCert)
 	}
 	return b
 }
@@ -175,19 +174,17 @@ func checkSecondAgain(t *testing.T, l *secondLayer) {
 	if !reflect.DeepEqual(again.contents, l.contents) {
 		t.Errorf("written again: %+v, was %+v", again.contents, l.contents)
 	}
-	n := 0
+	if len(again.points) != len(l.points) || len(again.dropped) != 0 {
+		t.Fatalf("%d points written again are %d, dropped %v", len(l.points), len(again.points), again.dropped)
+	}
 	for i := range l.points {
-		if l.points[i].fault != nil {
-			continue
-		}
-		p, q := l.points[i].point, again.points[n]
+		p, q := l.points[i], again.points[i]
 		p.Legacy = false // the legacy key is not written again
-		if q.fault != nil || !q.point.Equal(&p) || q.point.authCert != p.authCert || q.point.encCert != p.encCert {
+		if !q.Equal(&p.IntroductionPoint) || q.authCert != p.authCert || q.encCert != p.encCert {
 			t.Errorf("point %d written again: %+v, was %+v", i, q, p)
 		}
-		n++
 	}
-	if n != len(again.points) || !bytes.Equal(renderSecond(again), text) {
+	if !bytes.Equal(renderSecond(again), text) {
 		t.Error("written twice differs from written once")
 	}
 }

@@ -11,7 +11,17 @@ import (
 // section 2.5.2).
 type secondLayer struct {
 	contents Contents // without introduction points
-	points   []introSection
+	points   []placedPoint
+	dropped  []*ParseError // of damaged points, at most maxDropped
+
+	section introSection // the point that is being read, if inPoint
+	inPoint bool
+}
+
+// placedPoint is an introduction point and the line at which it begins.
+type placedPoint struct {
+	IntroductionPoint
+	line int
 }
 
 // secondGrammar holds for the whole text: its lines may stand after and even
@@ -35,9 +45,7 @@ func parseSecond(text []byte) (*secondLayer, error) {
 	if err := secondGrammar.parse(&scanner{layer: LayerSecond, text: text}, l); err != nil {
 		return nil, err
 	}
-	for i := range l.points {
-		l.points[i].finish()
-	}
+	l.endSection()
 	return l, nil
 }
 
@@ -71,7 +79,11 @@ func (l *secondLayer) takeIntroAuth(it *item) error {
 		return err
 	}
 	known := false
-	for _, word := range splitArgs(args) {
+	words, err := splitArgs(args)
+	if err != nil {
+		return err
+	}
+	for _, word := range words {
 		known = known || word == introAuthWord
 		l.contents.IntroAuthRequired = append(l.contents.IntroAuthRequired, word)
 	}
@@ -118,9 +130,16 @@ func (l *secondLayer) takePow(it *item) error {
 	if err != nil {
 		return err
 	}
+	if len(l.contents.PowParams) == maxWords {
+		return errTooMany
+	}
 	p := PowParams{Scheme: string(scheme)}
 	if p.Scheme != powScheme {
-		p.Other = strings.Join(splitArgs(args), " ")
+		words, err := splitArgs(args)
+		if err != nil {
+			return err
+		}
+		p.Other = strings.Join(words, " ")
 		l.contents.PowParams = append(l.contents.PowParams, p)
 		return nil
 	}
@@ -151,14 +170,35 @@ func (l *secondLayer) takePow(it *item) error {
 // Like tor it begins one at the very characters "introduction-point ".
 func (l *secondLayer) takeOther(it *item) error {
 	if it.keyword == kwIntroPoint && !it.opt && it.args != nil {
-		l.points = append(l.points, introSection{line: it.line})
-	} else if len(l.points) == 0 {
-		return it.checkUnknown()
+		l.endSection()
+		l.section, l.inPoint = introSection{line: it.line}, true
 	}
 	// tor reads every object of the layer before it looks at single points.
 	if err := it.checkUnknown(); err != nil {
 		return err
 	}
-	l.points[len(l.points)-1].take(it)
+	if l.inPoint {
+		l.section.take(it)
+	}
 	return nil
+}
+
+// endSection keeps the point that was being read, or what is wrong with it.
+func (l *secondLayer) endSection() {
+	if !l.inPoint {
+		return
+	}
+	l.inPoint = false
+	p := &l.section
+	if p.finish(); p.fault == nil {
+		l.points = append(l.points, placedPoint{p.point, p.line})
+	} else {
+		l.drop(p.fault)
+	}
+}
+
+func (l *secondLayer) drop(fault *ParseError) {
+	if len(l.dropped) < maxDropped {
+		l.dropped = append(l.dropped, fault)
+	}
 }

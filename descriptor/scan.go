@@ -134,12 +134,20 @@ func cutArg(args []byte) (arg, rest []byte) {
 	return arg, rest
 }
 
+// maxWords bounds the lists of words, and of lines, that nobody makes long.
+const maxWords = 32
+
+var errTooMany = fmt.Errorf("more than %d of them", maxWords)
+
 // splitArgs returns copies of all arguments.
-func splitArgs(args []byte) (words []string) {
+func splitArgs(args []byte) (words []string, err error) {
 	for {
 		word, rest := cutArg(args)
 		if word == nil {
-			return words
+			return words, nil
+		}
+		if len(words) == maxWords {
+			return nil, errTooMany
 		}
 		words, args = append(words, string(word)), rest
 	}

@@ -26,6 +26,9 @@ func TestOuterLines(t *testing.T) {
 		"unknown object":     {replace("revision-counter", "new-line\n-----BEGIN X-----\nAAAA\n-----END X-----\nrevision-counter"), ""},
 		"unpadded object":    {replace("==\n-----END MESSAGE", "\n-----END MESSAGE"), ""},
 		"bad unknown object": {replace("revision-counter", "new-line\n-----BEGIN X-----\nAAA*\n-----END X-----\nrevision-counter"), "new-line"},
+		"comment":            {replace("revision-counter", "# 1\nrevision-counter"), ""},
+		"comment first":      {"# 1\n" + good, "#"},
+		"comment last":       {good + "# 1\n", "#"},
 		"leading blank":      {replace("revision-counter", " revision-counter"), kwRevision},
 		"annotation":         {replace("revision-counter", "@type x\nrevision-counter"), "@type"},
 		"NUL":                {replace("revision-counter", "new\x00\nrevision-counter"), "?"},
@@ -81,6 +84,7 @@ func TestSecondLines(t *testing.T) {
 		return strings.Replace(good, from, to, 1)
 	}
 	second := strings.LastIndex(good, kwIntroPoint)
+	withoutCert, _, _ := strings.Cut(legacyLines(t, 1024), kwLegacyCert)
 	for name, c := range map[string]struct {
 		text           string
 		points, legacy int // -1 points: the whole is refused
@@ -98,6 +102,9 @@ func TestSecondLines(t *testing.T) {
 		"no auth":                {replace("flow-control", "intro-auth-required\nflow-control"), -1, 0},
 		"flow-control in words":  {replace("flow-control 1-2 31", "flow-control new 31"), -1, 0},
 		"flow-control and more":  {replace("flow-control 1-2 31", "flow-control 1-2 31 x"), 2, 0},
+		"33 pow-params":          {replace("flow-control", strings.Repeat("pow-params x\n", 33)+"flow-control"), -1, 0},
+		"33 words":               {replace("flow-control", "intro-auth-required"+strings.Repeat(" ed25519", 33)+"\nflow-control"), -1, 0},
+		"legacy key, no cert":    {good + withoutCert, 2, 1},
 		"opt":                    {replace("flow-control", "opt flow-control"), 2, 0},
 		"opt point":              {good[:second] + "opt " + good[second:], 0, 0},
 		"specifier argument":     {replace("\nonion-key", " x\nonion-key"), 1, 0},

@@ -16,20 +16,7 @@ const enoughPoints = 3
 // points.
 func apportion(candidates []Candidate, limit int, random *rand.Rand, weight func(Candidate) float64) []Candidate {
 	groups := represented(groupByInstance(shuffled(distinct(candidates), random), weight), limit)
-	want := make([]int, len(groups))
-	for g := range groups {
-		want[g] = groups[g].placed
-	}
-	// Where relays are short, which of two equal instances goes first can change
-	// what is possible later. Going on until nothing changes makes the result
-	// its own successor.
-	for range limit {
-		next := shareOut(groups, want, limit)
-		if slices.Equal(next, want) {
-			break
-		}
-		want = next
-	}
+	want := shareOut(groups, limit)
 	m := newMatching(groups)
 	m.keep(want)
 	for g := range groups {
@@ -63,8 +50,8 @@ func represented(groups []group, limit int) []group {
 // at a time to whoever is furthest behind its share (the method of Webster and
 // Sainte-Laguë, which for equal weights is breadth first), and returns where
 // the shares came nearest to the weights. Between equals, a group with fewer
-// than its present count goes first, so that counts do not change without need.
-func shareOut(groups []group, present []int, limit int) []int {
+// than are published goes first, so that counts do not change without need.
+func shareOut(groups []group, limit int) []int {
 	m := newMatching(groups)
 	for g := range groups {
 		m.add(g)
@@ -79,7 +66,7 @@ func shareOut(groups []group, present []int, limit int) []int {
 			return cmp.Or(
 				cmp.Compare(urgency(m, b), urgency(m, a)),
 				cmp.Compare(groups[b].weight, groups[a].weight),
-				cmp.Compare(lacks(present[b], m.count[b]), lacks(present[a], m.count[a])),
+				cmp.Compare(lacks(m, b), lacks(m, a)),
 				cmp.Compare(groups[a].instance, groups[b].instance),
 			)
 		})
@@ -99,8 +86,8 @@ func urgency(m *matching, g int) float64 {
 	return m.groups[g].weight / float64(2*m.count[g]+1)
 }
 
-func lacks(present, count int) int {
-	if count < present {
+func lacks(m *matching, g int) int {
+	if m.count[g] < m.groups[g].placed {
 		return 1
 	}
 	return 0

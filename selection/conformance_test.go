@@ -21,6 +21,10 @@ func conform(t *rapid.T, s Strategy) {
 	pool := drawPool(t)
 	limit := rapid.IntRange(-1, 25).Draw(t, "limit")
 	seed := rapid.Uint64().Draw(t, "seed")
+	if rapid.Bool().Draw(t, "published before") {
+		// By another strategy, under another limit.
+		pool = published(pool, Random{}.Select(pool, rapid.IntRange(1, 25).Draw(t, "limit before"), source(seed+4)))
+	}
 	before := slices.Clone(pool)
 
 	chosen := s.Select(pool, limit, source(seed))
@@ -43,9 +47,6 @@ func conform(t *rapid.T, s Strategy) {
 	idle := slices.DeleteFunc(marked, func(c Candidate) bool {
 		return c.Place == 0 && rapid.Bool().Draw(t, "gone")
 	})
-	if s.Name() == "weighted" {
-		return // its idle candidates can decide how short relays are shared out
-	}
 	if next := s.Select(idle, limit, source(seed+3)); !slices.Equal(keysOf(next), keysOf(chosen)) {
 		t.Fatalf("idle candidates went, and the selection changed: %v, then %v", keysOf(chosen), keysOf(next))
 	}
@@ -70,17 +71,29 @@ func checkChosen(t *rapid.T, pool, chosen []Candidate, limit int) {
 	}
 }
 
-// TestOrderTellsNothing: whose point is first must not depend on the order of
-// the input, whatever the strategy.
+// TestOrderTellsNothing: neither whose point is first nor whose points stand
+// side by side depends on the instances, whatever the strategy.
 func TestOrderTellsNothing(t *testing.T) {
 	const rounds = 2000
 	for _, s := range strategies {
-		first := make(map[string]int)
+		first, neighbours := 0, 0
 		for seed := range uint64(rounds) {
-			first[s.Select(separate(3, 3), 20, source(seed))[0].Instance]++
+			chosen := s.Select(separate(3, 3), 20, source(seed))
+			if chosen[0].Instance == "a" {
+				first++
+			}
+			for i := range chosen[1:] {
+				if chosen[i].Instance == chosen[i+1].Instance {
+					neighbours++
+				}
+			}
 		}
-		if n := first["a"]; n < rounds*45/100 || n > rounds*55/100 {
-			t.Errorf("%s: instance a was first in %d of %d", s.Name(), n, rounds)
+		if first < rounds*45/100 || first > rounds*55/100 {
+			t.Errorf("%s: instance a was first in %d of %d", s.Name(), first, rounds)
+		}
+		// Of five pairs in six points in a random order, two are of one instance.
+		if neighbours < rounds*19/10 || neighbours > rounds*21/10 {
+			t.Errorf("%s: %d neighbours in %d rounds are of one instance", s.Name(), neighbours, rounds)
 		}
 	}
 }
@@ -105,6 +118,26 @@ func TestSmallChange(t *testing.T) {
 		}
 		if len(next) != 9 || !slices.Equal(keysOf(kept), want) {
 			t.Errorf("%s: %v became %v", s.Name(), keysOf(chosen), keysOf(next))
+		}
+	}
+}
+
+// TestGrowthDisplacesNobody: an instance that gets more points takes relays that
+// are free rather than those where another is published.
+func TestGrowthDisplacesNobody(t *testing.T) {
+	pool := offers([]int{1, 2, 3, 4}, []int{2, 5, 6, 7})
+	for _, s := range strategies {
+		for seed := range uint64(50) {
+			marked := published(pool, []Candidate{pool[0], pool[4]})
+			next := s.Select(marked, 4, source(seed))
+			if len(next) != 4 {
+				t.Fatalf("%s: %d chosen", s.Name(), len(next))
+			}
+			for _, kept := range []Candidate{pool[0], pool[4]} {
+				if !slices.Contains(keysOf(next), kept.Point.AuthKey) {
+					t.Fatalf("%s: the point %x of %s went without need", s.Name(), kept.Point.AuthKey, kept.Instance)
+				}
+			}
 		}
 	}
 }

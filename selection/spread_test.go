@@ -38,6 +38,23 @@ func TestSpreadTable(t *testing.T) {
 	}
 }
 
+// TestSpreadKeepsTheOddOne: of two instances that compete for the third relay,
+// the one that has it keeps it.
+func TestSpreadKeepsTheOddOne(t *testing.T) {
+	pool := offers([]int{1, 2}, []int{2, 3})
+	for _, odd := range []struct {
+		chosen []Candidate
+		want   map[string]int
+	}{
+		{[]Candidate{pool[0], pool[1], pool[3]}, map[string]int{"a": 2, "b": 1}},
+		{[]Candidate{pool[0], pool[2], pool[3]}, map[string]int{"a": 1, "b": 2}},
+	} {
+		if got := countByInstance(Spread{}.Select(published(pool, odd.chosen), 20, source(1))); !maps.Equal(got, odd.want) {
+			t.Errorf("points by instance %v, want %v", got, odd.want)
+		}
+	}
+}
+
 // TestSpreadEven: as many instances as possible have a point, no two of them
 // differ by more than one, and with three or more their shares are the same.
 func TestSpreadEven(t *testing.T) {

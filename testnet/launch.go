@@ -22,9 +22,10 @@ func (n *Network) launch(ctx context.Context) error {
 	if err := n.makeKeys(ctx); err != nil {
 		return err
 	}
+	farAway := n.votingOffset(time.Now().Add(-time.Second))
 	if err := n.startAll(ctx, len(n.authorities), func(i int) (*node, *torrc) {
 		a := n.authorities[i]
-		return a.node, n.authorityConfig(a, 0)
+		return a.node, n.authorityConfig(a, farAway)
 	}); err != nil {
 		return err
 	}
@@ -151,12 +152,17 @@ func (n *Network) firstConsensus(ctx context.Context) error {
 	if err := n.until(ctx, 50*time.Millisecond, func() (bool, error) { return n.allDescribed(ctx), nil }); err != nil {
 		return fmt.Errorf("waiting for the relays' descriptors: %w", err)
 	}
-	offset := n.votingOffset(time.Now())
-	for _, a := range n.authorities {
-		if err := n.authorityConfig(a, offset).write(a.dir); err != nil {
-			return err
+	// A timetable that has led to a consensus already, on a busy machine, is
+	// not moved: that would make one voting interval shorter than others.
+	if _, err := n.Consensus(ctx); err != nil {
+		const settle = time.Second // for the authorities to read their torrc again
+		offset := n.votingOffset(time.Now().Add(2*n.votingDelay() + settle))
+		for _, a := range n.authorities {
+			if err := n.authorityConfig(a, offset).write(a.dir); err != nil {
+				return err
+			}
+			a.reload()
 		}
-		a.reload()
 	}
 	want := len(n.authorities) + len(n.relays)
 	if err := n.until(ctx, 100*time.Millisecond, func() (bool, error) {
@@ -168,11 +174,9 @@ func (n *Network) firstConsensus(ctx context.Context) error {
 	return nil
 }
 
-// votingOffset moves the timetable of votes so that the first consensus is due
-// as soon as there is time for its vote.
-func (n *Network) votingOffset(now time.Time) time.Duration {
-	const settle = time.Second // for the authorities to read their torrc again
-	due := now.Add(2*n.votingDelay() + settle).Truncate(time.Second)
+// votingOffset is how far the timetable of votes has to be moved for a
+// consensus to be due then.
+func (n *Network) votingOffset(due time.Time) time.Duration {
 	return time.Duration(due.Unix()%int64(n.config.VotingInterval/time.Second)) * time.Second
 }
 

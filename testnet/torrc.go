@@ -63,8 +63,8 @@ func (n *Network) relaying(t *torrc, name, orPort string) {
 	t.set("SocksPort", 0)
 }
 
-// authorityConfig is the torrc of an authority. The offset moves the voting
-// timetable, so that the first vote need not wait for a round number.
+// authorityConfig is the torrc of an authority. Consensuses are due at the
+// multiples of the voting interval, moved by offset.
 func (n *Network) authorityConfig(a *authority, offset time.Duration) *torrc {
 	t := n.common(a.dir)
 	n.relaying(t, a.name, a.orPort)
@@ -85,9 +85,10 @@ func (n *Network) authorityConfig(a *authority, offset time.Duration) *torrc {
 	t.set("TestingV3AuthInitialVoteDelay", seconds(delay))
 	t.set("TestingV3AuthInitialDistDelay", seconds(delay))
 	t.set("TestingV3AuthVotingStartOffset", seconds(offset))
-	if len(n.config.ConsensusParams) > 0 {
-		t.set("ConsensusParams", strings.Join(n.config.ConsensusParams, " "))
-	}
+	// One authority that is late with its vote must not cost the network its
+	// shared random value; by default all of three have to agree.
+	parameters := append([]string{"AuthDirNumSRVAgreements=2"}, n.config.ConsensusParams...)
+	t.set("ConsensusParams", strings.Join(parameters, " "))
 	return t
 }
 

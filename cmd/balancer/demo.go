@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"onionbalancer/testnet"
+)
+
+// demoOptions are the flags of "demo".
+type demoOptions struct {
+	lab     labConfig
+	dir     string
+	fetches int
+	rotate  bool
+	keep    bool
+	asJSON  bool
+}
+
+func newDemoCommand() *cobra.Command {
+	o := demoOptions{lab: labConfig{timeout: 3 * time.Minute}}
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Show balancing on a private Tor network, in about a minute",
+		Long: `Shows what balancer does, on real tor processes on this machine (see "balancer
+testnet"). It starts a private Tor network with three instances, runs a balancer
+for a new public address with "balancer run", and checks these claims:
+
+  - the public address answers;
+  - fetches of it, each by a new visitor with circuits of its own, spread evenly
+    over the instances: each is within 12 percentage points of its even share;
+  - when an instance is killed, the address goes on answering.
+
+With --rotate it goes on until the network's time period and its shared random
+value have changed, which takes up to five minutes, with a client that keeps the
+descriptors it has as long as a tor client does, and checks that
+
+  - none of its requests is lost.
+
+The exit status is 1 if any claim fails; logs are kept then.`,
+		Args: misuse(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.lab.instances < 2 || o.lab.instances > 20 || o.fetches < 10 {
+				return usageError{errors.New("a demonstration takes 2 to 20 instances and at least 10 fetches")}
+			}
+			if err := o.lab.network.Validate(); err != nil {
+				return usageError{err}
+			}
+			return runDemo(cmd, o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&o.rotate, "rotate", false, "go on over a new time period and a new shared random value")
+	flags.IntVar(&o.fetches, "fetches", 90, "`NUMBER` of visitors before an instance is killed")
+	flags.IntVar(&o.lab.instances, "instances", 3, "`NUMBER` of instances")
+	flags.IntVar(&o.lab.network.Relays, "relays", demoRelays, "`NUMBER` of relays")
+	flags.DurationVar(&o.lab.network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more")
+	flags.StringVar(&o.dir, "dir", "", "`DIRECTORY` for logs and state, which is kept; a temporary one by default")
+	flags.BoolVar(&o.keep, "keep", false, "keep the temporary directory")
+	flags.BoolVar(&o.asJSON, "json", false, "print the result as JSON")
+	_ = cmd.MarkFlagDirname("dir")
+	return cmd
+}
+
+// demoRelays is enough that the introduction points of three instances need
+// not share relays: each instance chooses its three without knowing of the
+// others.
+const demoRelays = 20
+
+// demo is a demonstration under way.
+type demo struct {
+	options  demoOptions
+	line     *progressLine
+	lab      *lab
+	visitors atomic.Int64
+	result   demoResult
+}
+
+// runDemo shows everything, prints the result, and tidies up.
+func runDemo(cmd *cobra.Command, o demoOptions) (err error) {
+	ctx := cmd.Context()
+	made := o.dir == ""
+	if made {
+		if o.dir, err = os.MkdirTemp("", "balancer-demo-"); err != nil {
+			return fmt.Errorf("making the demonstration's directory: %w", err)
+		}
+	} else if err := os.MkdirAll(o.dir, 0o700); err != nil {
+		return fmt.Errorf("making the demonstration's directory: %w", err)
+	}
+	d := &demo{options: o, line: newProgressLine(cmd.ErrOrStderr(), false)}
+	began := time.Now()
+	err = d.show(ctx)
+	d.line.clear()
+	d.result.Seconds = time.Since(began).Seconds()
+	if err == nil {
+		err = d.result.failed()
+	}
+	d.result.OK = err == nil
+	if o.asJSON {
+		encoder := json.NewEncoder(cmd.OutOrStdout())
+		encoder.SetIndent("", "  ")
+		err = errors.Join(err, encoder.Encode(&d.result))
+	} else if len(d.result.Claims) > 0 {
+		d.result.print(cmd.OutOrStdout())
+	}
+	if made && !o.keep && (err == nil || ctx.Err() != nil) {
+		return errors.Join(err, os.RemoveAll(o.dir))
+	}
+	d.line.say("logs and state are in %s", o.dir)
+	return err
+}
+
+// show goes through the demonstration. It returns an error only when it cannot
+// go on; a claim that fails is in the result.
+func (d *demo) show(ctx context.Context) (err error) {
+	began := time.Now()
+	if d.lab, err = startLab(ctx, d.options.dir, d.options.lab, d.line.tell); err != nil {
+		return err
+	}
+	defer d.lab.net.Stop()
+	d.result.Network = time.Since(began).Seconds()
+	d.line.say("A private Tor network of %d relays and %d instances is up after %.0f s.",
+		d.options.lab.network.Relays+d.options.lab.network.Authorities, len(d.lab.instances), d.result.Network)
+
+	balancer, err := startBalancer(d.lab.dir, d.lab.config)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, balancer.stop()) }()
+	ctx, cancel := balancer.whileRunning(ctx)
+	defer cancel()
+
+	for _, act := range []func(context.Context, *balancerProcess) error{d.firstAnswer, d.spread, d.kill} {
+		if err := act(ctx, balancer); err != nil {
+			return err
+		}
+	}
+	if d.options.rotate {
+		return d.rotation(ctx)
+	}
+	return nil
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+)
+
+// demoResult is what a demonstration has shown. Times are in seconds.
+type demoResult struct {
+	OK          bool    `json:"ok"`
+	Claims      []claim `json:"claims"`
+	Seconds     float64 `json:"seconds"`              // altogether
+	Network     float64 `json:"network_seconds"`      // until the network and its instances were up
+	Published   float64 `json:"published_seconds"`    // from the balancer's start
+	FirstAnswer float64 `json:"first_answer_seconds"` // from the balancer's start
+
+	Spread    *tallyResult    `json:"spread,omitempty"`
+	Killed    string          `json:"killed,omitempty"` // the name of an instance
+	AfterKill *tallyResult    `json:"after_kill,omitempty"`
+	Rotation  *rotationResult `json:"rotation,omitempty"`
+}
+
+// rotationResult is about a change of the network's period and shared random
+// value.
+type rotationResult struct {
+	Period       time.Time    `json:"period"`        // when it changed
+	SharedRandom time.Time    `json:"shared_random"` // when it changed
+	Visitors     *tallyResult `json:"visitors,omitempty"`
+}
+
+// claim is something that the demonstration was to show.
+type claim struct {
+	What   string `json:"what"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+func (r *demoResult) claim(ok bool, what, detail string, args ...any) {
+	r.Claims = append(r.Claims, claim{What: what, OK: ok, Detail: fmt.Sprintf(detail, args...)})
+}
+
+// failed is an error that names the claims that do not hold.
+func (r *demoResult) failed() error {
+	var wrong []string
+	for _, c := range r.Claims {
+		if !c.OK {
+			wrong = append(wrong, c.What)
+		}
+	}
+	if len(wrong) > 0 {
+		return fmt.Errorf("not shown: %s", strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+// print lists the claims, and what went wrong with visitors.
+func (r *demoResult) print(out io.Writer) {
+	fmt.Fprintln(out)
+	for _, c := range r.Claims {
+		mark := "ok    "
+		if !c.OK {
+			mark = "FAILED"
+		}
+		fmt.Fprintf(out, "%s  %s (%s)\n", mark, c.What, c.Detail)
+	}
+	all := []*tallyResult{r.Spread, r.AfterKill}
+	if r.Rotation != nil {
+		all = append(all, r.Rotation.Visitors)
+	}
+	for _, t := range all {
+		if t != nil {
+			for _, failure := range t.Failures {
+				fmt.Fprintf(out, "        %s\n", failure)
+			}
+		}
+	}
+	fmt.Fprintf(out, "%.0f s altogether\n", r.Seconds)
+}

@@ -87,14 +87,15 @@ func (e *Encoder) encode(c *Contents, revision uint64, clients []AuthorizedClien
 	if err != nil {
 		return nil, err
 	}
-	second, err := e.sealSecond(c, revision, auth.cookie, sign, random)
-	if err != nil {
+	room := layerRooms.Get().(*layerRoom)
+	defer layerRooms.Put(room)
+	if err := e.sealSecond(room, c, revision, auth.cookie, sign, random); err != nil {
 		return nil, err
 	}
-	first, err := e.sealFirst(auth, second, revision, random)
-	if err != nil {
+	if err := e.sealFirst(room, auth, revision, random); err != nil {
 		return nil, err
 	}
+	first := room.first
 	if err := checkSize(len(first)/3*4, e.MaxSize); err != nil { // before a slow signer is asked
 		return nil, err
 	}
@@ -116,32 +117,42 @@ func (e *Encoder) signWhole(first []byte, revision uint64, sign func([]byte) ([]
 	return b, checkSize(len(b), e.MaxSize)
 }
 
+// layerRoom holds the two encrypted layers while a descriptor is made.
+type layerRoom struct{ first, second []byte }
+
+var layerRooms = sync.Pool{New: func() any { return new(layerRoom) }}
+
+// startLayer empties b and begins it with a fresh salt.
+func startLayer(b []byte, random io.Reader) ([]byte, error) {
+	b = append(b[:0], make([]byte, saltSize)...)
+	_, err := io.ReadFull(random, b)
+	return b, err
+}
+
 // sealSecond writes and encrypts the second layer.
-func (e *Encoder) sealSecond(c *Contents, revision uint64, cookie []byte, sign func([]byte) ([]byte, error), random io.Reader) ([]byte, error) {
-	b := make([]byte, saltSize, saltSize+pointRoom*(len(c.IntroductionPoints)+1))
-	if _, err := io.ReadFull(random, b); err != nil {
-		return nil, err
-	}
-	b, err := e.appendPoints(appendContents(b, c), c.IntroductionPoints, sign)
+func (e *Encoder) sealSecond(room *layerRoom, c *Contents, revision uint64, cookie []byte, sign func([]byte) ([]byte, error), random io.Reader) error {
+	b, err := startLayer(room.second, random)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	b = append(b, make([]byte, macSize)...)
-	return b, layerSecret{keys: &e.keys, cookie: cookie, revision: revision, constant: secondConstant}.seal(b)
+	if b, err = e.appendPoints(appendContents(b, c), c.IntroductionPoints, sign); err != nil {
+		return err
+	}
+	room.second = append(b, make([]byte, macSize)...)
+	return layerSecret{keys: &e.keys, cookie: cookie, revision: revision, constant: secondConstant}.seal(room.second)
 }
 
 // sealFirst writes, pads and encrypts the first layer around the second.
-func (e *Encoder) sealFirst(auth *authSection, second []byte, revision uint64, random io.Reader) ([]byte, error) {
-	n := len(auth.text) + len(kwEncrypted) + 1 + objectLength(labelMessage, len(second))
-	padded := (n + padMultiple - 1) / padMultiple * padMultiple
-	b := make([]byte, saltSize, saltSize+padded+macSize)
-	if _, err := io.ReadFull(random, b); err != nil {
-		return nil, err
+func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, revision uint64, random io.Reader) error {
+	b, err := startLayer(room.first, random)
+	if err != nil {
+		return err
 	}
 	b = append(append(b, auth.text...), kwEncrypted+"\n"...)
-	b = appendObject(b, labelMessage, second)
-	b = b[:cap(b)] // zeros: the padding, and room for the MAC
-	return b, layerSecret{keys: &e.keys, revision: revision, constant: firstConstant}.seal(b)
+	b = appendObject(b, labelMessage, room.second)
+	padding := (padMultiple - (len(b)-saltSize)%padMultiple) % padMultiple
+	room.first = append(b, make([]byte, padding+macSize)...)
+	return layerSecret{keys: &e.keys, revision: revision, constant: firstConstant}.seal(room.first)
 }
 
 // check refuses what would make a client refuse the whole descriptor.

@@ -43,10 +43,12 @@ func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, sign func([
 	if len(e.points) > keptPoints {
 		clear(e.points)
 	}
+	var specifiers []byte
 	for i := range points {
 		p := &points[i]
+		specifiers = appendLinkSpecifiers(specifiers[:0], p.LinkSpecifiers)
 		name := pointName{
-			specifiers: string(appendLinkSpecifiers(nil, p.LinkSpecifiers)),
+			specifiers: string(specifiers),
 			onionKey:   p.OnionKey, authKey: p.AuthKey, encKey: p.EncKey,
 			expires: p.Expires.Unix(),
 		}

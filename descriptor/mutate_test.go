@@ -16,15 +16,14 @@ func sealText(t testing.TB, s testService, text []byte, revision uint64) []byte 
 	if err != nil {
 		t.Fatal(err)
 	}
-	second := append(append(make([]byte, saltSize), text...), make([]byte, macSize)...)
-	if err := (layerSecret{keys: &s.keys, revision: revision, constant: secondConstant}).seal(second); err != nil {
+	room := &layerRoom{second: append(append(make([]byte, saltSize), text...), make([]byte, macSize)...)}
+	if err := (layerSecret{keys: &s.keys, revision: revision, constant: secondConstant}).seal(room.second); err != nil {
 		t.Fatal(err)
 	}
-	first, err := e.sealFirst(auth, second, revision, seeded(2))
-	if err != nil {
+	if err := e.sealFirst(room, auth, revision, seeded(2)); err != nil {
 		t.Fatal(err)
 	}
-	raw, err := e.signWhole(first, revision, signWith(s.signing, nil))
+	raw, err := e.signWhole(room.first, revision, signWith(s.signing, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package descriptor
 
 import (
 	"encoding/base64"
+	"slices"
 	"strconv"
 )
 
@@ -18,21 +19,27 @@ func appendBareValue(b, raw []byte) []byte { return base64.RawStdEncoding.Append
 func appendObject(b []byte, label string, raw []byte) []byte {
 	b = append(append(append(b, objectBegin...), label...), "-----\n"...)
 	const chunk = lineWidth / 4 * 3
-	for len(raw) > chunk {
-		b = append(base64.StdEncoding.AppendEncode(b, raw[:chunk]), '\n')
-		raw = raw[chunk:]
+	n := len(b)
+	b = slices.Grow(b, base64Lines(len(raw)))[:n+base64Lines(len(raw))]
+	for ; len(raw) > 0; raw = raw[min(chunk, len(raw)):] {
+		line := raw[:min(chunk, len(raw))]
+		base64.StdEncoding.Encode(b[n:], line)
+		n += base64.StdEncoding.EncodedLen(len(line))
+		b[n] = '\n'
+		n++
 	}
-	if len(raw) > 0 {
-		b = append(base64.StdEncoding.AppendEncode(b, raw), '\n')
-	}
-	return append(append(append(b, objectEnd...), label...), "-----"...)
+	return append(append(append(b, objectEnd...), label...), objectDashes...)
+}
+
+// base64Lines is how many bytes the base64 lines of n bytes take.
+func base64Lines(n int) int {
+	encoded := base64.StdEncoding.EncodedLen(n)
+	return encoded + (encoded+lineWidth-1)/lineWidth
 }
 
 // objectLength is how many bytes appendObject writes for n bytes.
 func objectLength(label string, n int) int {
-	encoded := base64.StdEncoding.EncodedLen(n)
-	lines := (encoded + lineWidth - 1) / lineWidth
-	return len(objectBegin) + len(objectEnd) + 2*len(label) + len("-----\n") + len("-----") + encoded + lines
+	return len(objectBegin) + len(objectEnd) + 2*len(label) + len("-----\n") + len(objectDashes) + base64Lines(n)
 }
 
 // appendContents writes the second layer up to its introduction points, in the

@@ -39,7 +39,10 @@ type Client struct {
 
 const (
 	failureMemory = 2 * time.Minute // of an introduction point that failed
-	maxTries      = 24              // introductions before the stream times out
+	// A dead point costs a client several seconds: tor extends the refused
+	// circuit to other points, but asks them for the refused one, until the
+	// circuit may not grow any more. The stream times out after two minutes.
+	maxTries = 16
 )
 
 // Result is what became of a request.
@@ -186,6 +189,9 @@ func (c *Client) fetch(consensus *Consensus, now time.Time) error {
 			continue
 		}
 		c.asked[r] = true
+		if r.circuit("client", now) != arrives {
+			continue
+		}
 		body, status := r.serve(keys.Blinded, now)
 		if status != statusOK {
 			continue

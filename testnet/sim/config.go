@@ -36,6 +36,11 @@ type Config struct {
 	// network.
 	Latency time.Duration
 
+	// Loss is the share of circuits to HSDirs that die without a sign, be they
+	// the balancer's, an instance's or a client's: half of them before the
+	// HSDir has the request, half of them after it acted on it.
+	Loss float64
+
 	// Tor is the tor that Network.Dial reaches.
 	Tor TorConfig
 }

@@ -129,7 +129,7 @@ func (t *Tor) fetch(address descriptor.Address, r *Relay, now time.Time) {
 	t.pending[address]++
 	t.event("HS_DESC", fmt.Sprintf("650 HS_DESC REQUESTED %s NO_AUTH %s %s HSDIR_INDEX=%X\r\n",
 		address.Label(), r.longName(), unpadded.EncodeToString(keys.Blinded[:]), *r.index(ring.key)))
-	at, answered := now.Add(stall), r.answers()
+	at, answered := now.Add(stall), r.answers() && r.circuit("fetch", now) == arrives
 	if answered {
 		at = r.answerTime(now)
 	}

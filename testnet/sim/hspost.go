@@ -46,7 +46,8 @@ func (t *Tor) hsPost(args string, body []byte) (reply []byte, after func()) {
 // HSDir answers, and nothing if it never does.
 func (t *Tor) post(address descriptor.Address, r *Relay, body []byte, w wrapper, now time.Time) {
 	t.counts.Posts++
-	if !r.answers() {
+	fate := r.circuit("post", now)
+	if !r.answers() || fate == unheard {
 		return
 	}
 	life := t.life
@@ -56,7 +57,7 @@ func (t *Tor) post(address descriptor.Address, r *Relay, body []byte, w wrapper,
 		}
 		// The HSDir has it even if the tor that sent it has died since.
 		status := r.receive(body, now)
-		if life != t.life {
+		if life != t.life || fate == unspoken {
 			return
 		}
 		reason := "UNEXPECTED"

@@ -72,7 +72,7 @@ func (d *published) upload(now time.Time) {
 	}
 	d.hsdirs = i.responsible(d, c)
 	for _, r := range d.hsdirs {
-		if r.answers() {
+		if r.answers() && r.circuit(i.cfg.Name, now) != unheard {
 			r.keep(d.public, &stored{received: now, lifetime: uploadLifetime, upload: u})
 		}
 	}

@@ -142,7 +142,8 @@ func (e *edition) fill(last *edition, missed []hsdir.Slot, counter uint64) {
 }
 
 // lead is how far ahead of the clock revision counters are taken while all
-// HSDirs refuse ours: whoever published before us had a clock ahead of ours.
+// HSDirs refuse ours: whoever published before us had a clock ahead of ours. It
+// goes up fourfold with every refusal, and so reaches hours in a minute.
 func lead(last *edition) time.Duration {
 	if last == nil || !last.allRejected() {
 		return 0
@@ -151,7 +152,7 @@ func lead(last *edition) time.Duration {
 	for _, f := range last.filled {
 		most = max(most, f.rejections)
 	}
-	return time.Minute << min(most, 12)
+	return time.Minute << min(2*most, 12)
 }
 
 // confirm takes the outcome of one attempt in.

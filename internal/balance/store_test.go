@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -128,32 +130,50 @@ func TestStoreUnwritableDirectory(t *testing.T) {
 	}
 }
 
-// memoryStore fails while broken is set.
+// memoryStore fails while it is broken.
 type memoryStore struct {
+	mu     sync.Mutex
 	floors map[descriptor.Address][]Floor
 	held   map[descriptor.Address][]Held
 	broken error
-	saves  int
 }
 
 func newMemoryStore() *memoryStore {
 	return &memoryStore{floors: map[descriptor.Address][]Floor{}, held: map[descriptor.Address][]Held{}}
 }
 
-func (m *memoryStore) LoadFloors(a descriptor.Address) ([]Floor, error) { return m.floors[a], m.broken }
-func (m *memoryStore) LoadHeld(a descriptor.Address) ([]Held, error)    { return m.held[a], m.broken }
+func (m *memoryStore) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.broken = err
+}
+
+func (m *memoryStore) LoadFloors(a descriptor.Address) ([]Floor, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.floors[a], m.broken
+}
+
+func (m *memoryStore) LoadHeld(a descriptor.Address) ([]Held, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.held[a], m.broken
+}
 
 func (m *memoryStore) SaveFloors(a descriptor.Address, f []Floor) error {
-	m.saves++
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.broken == nil {
-		m.floors[a] = append([]Floor(nil), f...)
+		m.floors[a] = slices.Clone(f)
 	}
 	return m.broken
 }
 
 func (m *memoryStore) SaveHeld(a descriptor.Address, h []Held) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.broken == nil {
-		m.held[a] = append([]Held(nil), h...)
+		m.held[a] = slices.Clone(h)
 	}
 	return m.broken
 }
@@ -206,20 +226,21 @@ func TestRevisionsOnlyRise(t *testing.T) {
 
 func TestRevisionsWithABrokenStore(t *testing.T) {
 	identity, store := testIdentity(t, 1), newMemoryStore()
-	store.broken = errors.New("no space left on device")
+	full := errors.New("no space left on device")
+	store.fail(full)
 	r, err := newRevisions(identity.Address(), store)
-	if !errors.Is(err, store.broken) {
+	if !errors.Is(err, full) {
 		t.Fatalf("loading: %v", err)
 	}
 	p := descriptor.Period{Number: 20000, Length: 24 * time.Hour}
 	blinded, _ := identity.Blind(p)
 	start := time.Unix(1_800_000_000, 0)
 	first, err := r.next(blinded.RevisionKey(), p, start, start.Add(time.Hour))
-	if first == 0 || !errors.Is(err, store.broken) {
+	if first == 0 || !errors.Is(err, full) {
 		t.Fatalf("next = %d, %v", first, err)
 	}
 	second, err := r.next(blinded.RevisionKey(), p, start, start)
-	if second <= first || !errors.Is(err, store.broken) {
+	if second <= first || !errors.Is(err, full) {
 		t.Fatalf("next = %d after %d, %v", second, first, err)
 	}
 }

@@ -128,7 +128,7 @@ func (c *checker) checkNetwork(ctx context.Context) {
 	c.ok(what, "connected, version %s", link.client.State().TorVersion)
 	if consensus := c.checkConsensus(ctx, link); consensus != nil {
 		for _, s := range c.services {
-			c.checkInstances(ctx, newFetcher(link.client), consensus, s)
+			c.checkInstances(ctx, newFetcher(link), consensus, s)
 		}
 	}
 }

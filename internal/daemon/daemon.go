@@ -96,7 +96,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.publisher = hsdir.NewPublisher(hsdir.PublishConfig{Poster: d.tor.client})
 	d.env = balance.Env{
 		Network:   d.network,
-		Fetcher:   newFetcher(d.tor.client),
+		Fetcher:   newFetcher(d.tor),
 		Publisher: d.publisher,
 		Store:     balance.Dir(d.cfg.StateDir),
 		Log:       d.log,

@@ -26,13 +26,17 @@ func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor
 		if err != nil {
 			return err
 		}
-		answer = newFetcher(link.client).Fetch(ctx, balance.Query{Consensus: c, Keys: keys, Client: client, Now: time.Now()})
+		answer = newFetcher(link).Fetch(ctx, balance.Query{Consensus: c, Keys: keys, Client: client, Now: time.Now()})
 		return answer.Err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("fetching the descriptor of %s: %w", address.Short(), err)
 	}
 	return answer.Raw, nil
+}
+
+func newFetcher(link *Link) balance.Fetcher {
+	return balance.NewFetcher(hsdir.NewFetcher(hsdir.FetchConfig{Getter: link.client}))
 }
 
 // WithConsensus connects to the tor of cfg, waits for its consensus, and calls

@@ -17,7 +17,7 @@ import (
 // One fetch a second is what a balancer may cost the network on average; an
 // instance is not asked for more often than every fetchShortest.
 const (
-	fetchShortest = time.Minute
+	fetchShortest = 2 * time.Minute
 	fetchRate     = time.Second
 )
 

@@ -1,0 +1,64 @@
+package balance
+
+import (
+	"testing"
+	"time"
+
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/sim"
+)
+
+// A month of periods, shared random values, relays that come and go, and
+// clients that keep the descriptor they have: no request is lost.
+func TestMonth(t *testing.T) {
+	for _, test := range []struct {
+		what  string
+		days  int
+		delay time.Duration // of the consensus, for our tor
+	}{
+		{"a tor that fetches the consensus early", 30, 3 * time.Minute},
+		{"a tor that fetches it as clients do", 10, 0},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			cfg := sim.Config{Seed: 20, Relays: 300, Churn: 0.05, Tor: sim.TorConfig{ConsensusDelay: test.delay}}
+			onScene(t, cfg, func(t *testing.T, s *scene) {
+				slower := s.config()
+				slower.FetchEvery = 10 * time.Minute // for the test to take less time
+				s.service.Reconfigure(slower)
+				s.settle(time.Minute)
+				var clients []*sim.Client
+				for range 12 {
+					clients = append(clients, s.client())
+				}
+				requests, tries, lost := 0, 0, 0
+				for range test.days * 24 * 6 {
+					for _, c := range clients {
+						r := c.Request()
+						requests++
+						tries += r.Tries
+						if r.Err != nil {
+							lost++
+							t.Logf("%s: %v", time.Now().Format("2006-01-02 15:04"), r.Err)
+						}
+					}
+					s.settle(10 * time.Minute)
+				}
+				counts := s.net.Tor().Counts()
+				t.Logf("%d requests, %.3f tries each, %d lost; %d fetches, %d uploads of which %d refused, %d certificates, %d rounds",
+					requests, float64(tries)/float64(requests), lost, counts.Fetches, counts.Posts, counts.Rejected,
+					s.custodian.certified, s.service.Status().Rounds)
+				if lost > 0 {
+					t.Errorf("%d of %d requests lost", lost, requests)
+				}
+				if counts.Rejected > 0 {
+					t.Errorf("%d uploads were refused", counts.Rejected)
+				}
+				// One certificate for each period, and one more at the start.
+				if s.custodian.certified > test.days+3 {
+					t.Errorf("%d certificates signed in a month", s.custodian.certified)
+				}
+				s.want("after a month", status.StateOK)
+			})
+		})
+	}
+}

@@ -1,0 +1,217 @@
+package balance
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unsafe"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/control"
+	"onionbalancer/internal/status"
+	"onionbalancer/selection"
+	"onionbalancer/testnet/sim"
+)
+
+// scene is one service on a simulated network, with everything real but the
+// network: our control client, fetcher, publisher and rounds.
+type scene struct {
+	t         *testing.T
+	net       *sim.Network
+	instances []*sim.Instance
+	service   *Service
+	network   *Network
+	store     *memoryStore
+	custodian *memoryCustodian
+	began     time.Time
+	skew      time.Duration // of the service's wall clock
+	mu        sync.Mutex    // protects skew
+	stop      func()
+}
+
+// memoryCustodian certifies with a key in memory, and can be made to fail.
+type memoryCustodian struct {
+	key       *descriptor.IdentityKey
+	mu        sync.Mutex
+	broken    error
+	certified int
+}
+
+func (m *memoryCustodian) Address() descriptor.Address { return m.key.Address() }
+
+func (m *memoryCustodian) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.broken = err
+}
+
+func (m *memoryCustodian) Certify(_ context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.broken != nil {
+		return descriptor.Certificate{}, m.broken
+	}
+	m.certified++
+	blinded, err := m.key.Blind(p)
+	if err != nil {
+		return descriptor.Certificate{}, err
+	}
+	return descriptor.NewCertificate(descriptor.CertHSDescSigning, [32]byte(signing), blinded.Public(), expires,
+		func(msg []byte) ([]byte, error) { return blinded.Sign(msg), nil })
+}
+
+func (m *memoryCustodian) RevisionKey(_ context.Context, p descriptor.Period) (descriptor.RevisionKey, error) {
+	blinded, err := m.key.Blind(p)
+	if err != nil {
+		return descriptor.RevisionKey{}, err
+	}
+	return blinded.RevisionKey(), nil
+}
+
+// onScene runs do on a network with three instances and a running service, in
+// virtual time.
+func onScene(t *testing.T, cfg sim.Config, do func(t *testing.T, s *scene)) {
+	onSceneOf(t, cfg, []sim.InstanceConfig{{}, {}, {}}, do)
+}
+
+func onSceneOf(t *testing.T, cfg sim.Config, instances []sim.InstanceConfig, do func(t *testing.T, s *scene)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &scene{t: t, began: time.Now(), net: sim.New(cfg), store: newMemoryStore(), custodian: &memoryCustodian{key: testIdentity(t, 77)}}
+		defer s.net.Close()
+		for _, i := range instances {
+			s.instances = append(s.instances, s.net.AddInstance(i))
+		}
+		time.Sleep(2 * time.Minute) // until the instances are published
+		s.start()
+		defer func() { s.stop() }()
+		do(t, s)
+	})
+}
+
+// now is the service's clock.
+func (s *scene) now() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return clockTime(time.Now().Add(s.skew), time.Since(s.began))
+}
+
+// clockTime returns what time.Now returns on a computer whose clock was set: a
+// wall clock that was stepped, and a monotonic one that was not. Times in a
+// bubble have no monotonic clock and package time has no way to add one, so
+// this reaches into its layout, and checks that it did so rightly.
+func clockTime(wall time.Time, monotonic time.Duration) time.Time {
+	const (
+		hasMonotonic   = 1 << 63
+		nanosecondBits = 30 // below the seconds since 1885
+	)
+	base := time.Date(1885, 1, 1, 0, 0, 0, 0, time.UTC)
+	layout := struct {
+		wall uint64
+		ext  int64
+		loc  *time.Location
+	}{hasMonotonic | uint64(wall.Unix()-base.Unix())<<nanosecondBits | uint64(wall.Nanosecond()), int64(monotonic + 1), nil}
+	t := *(*time.Time)(unsafe.Pointer(&layout))
+	if !t.Round(0).Equal(wall) || t.Add(time.Hour).Sub(t) != time.Hour {
+		panic("clockTime: package time has changed its layout")
+	}
+	return t
+}
+
+// step moves the service's clock.
+func (s *scene) step(by time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.skew += by
+}
+
+func (s *scene) config() Config {
+	cfg := Config{Custodian: s.custodian, Signing: MemoryKeys{}, Strategy: selection.Spread{}, Limit: 20, FetchEvery: time.Minute}
+	for n, i := range s.instances {
+		cfg.Instances = append(cfg.Instances, Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address()})
+	}
+	return cfg
+}
+
+// start starts the service, as a new process would.
+func (s *scene) start() {
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(s.t.Output(), nil))
+	}
+	client := control.New(control.Config{Dial: s.net.Dial, Log: log})
+	s.network = NewNetwork(client, log)
+	publisher := hsdir.NewPublisher(hsdir.PublishConfig{Poster: client})
+	s.service = NewService(s.config(), Env{
+		Network: s.network, Fetcher: NewFetcher(hsdir.NewFetcher(hsdir.FetchConfig{Getter: client})),
+		Publisher: publisher, Store: s.store, Log: log, Now: s.now,
+	})
+	ctx, cancel := context.WithCancel(s.t.Context())
+	var wait sync.WaitGroup
+	wait.Go(func() { _ = client.Run(ctx) })
+	wait.Go(func() { s.network.Run(ctx) })
+	wait.Go(func() { s.service.Run(ctx) })
+	s.stop = func() { cancel(); publisher.Close(); wait.Wait() }
+}
+
+// restart ends the service without ceremony and starts it again from its store.
+func (s *scene) restart() {
+	s.stop()
+	s.start()
+}
+
+// settle lets d pass, and whatever happens meanwhile.
+func (s *scene) settle(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// client returns a client of the public address.
+func (s *scene) client() *sim.Client {
+	return s.net.NewClient(s.custodian.Address(), sim.ClientConfig{})
+}
+
+// want fails unless the service is in one of the states.
+func (s *scene) want(when string, states ...status.State) status.Service {
+	s.t.Helper()
+	got := s.service.Status()
+	for _, state := range states {
+		if got.State == state {
+			return got
+		}
+	}
+	s.t.Errorf("%s: the service is %s, want %s (warnings %q, instances %+v)", when, got.State, states, got.Warnings, got.Instances)
+	return got
+}
+
+// reach makes n requests by new clients and returns how many each instance
+// answered. Requests that are lost fail the test.
+func (s *scene) reach(when string, n int) map[*sim.Instance]int {
+	s.t.Helper()
+	answers := map[*sim.Instance]int{}
+	lost := 0
+	var why error
+	for range n {
+		r := s.client().Request()
+		if r.Err != nil {
+			lost++
+			why = r.Err
+			continue
+		}
+		answers[r.Instance]++
+	}
+	if lost > 0 {
+		s.t.Errorf("%s: %d of %d requests lost: %v", when, lost, n, why)
+	}
+	return answers
+}
+
+var errTokenGone = errors.New("the token is gone")

@@ -11,20 +11,6 @@ import (
 // Clients refuse one with more, whatever its size.
 const MaxIntroductionPoints = 20
 
-// Types of link specifiers (tor-spec, EXTEND2). Others are carried verbatim.
-const (
-	LinkIPv4    = 0 // address, then port; 6 bytes
-	LinkIPv6    = 1 // address, then port; 18 bytes
-	LinkRSA     = 2 // fingerprint of the relay's RSA identity; 20 bytes
-	LinkEd25519 = 3 // the relay's Ed25519 identity; 32 bytes
-)
-
-// LinkSpecifier says one thing about where a relay is or who it is.
-type LinkSpecifier struct {
-	Type byte
-	Data []byte // at most 255 bytes
-}
-
 // IntroductionPoint is a relay through which a service is reached, with what
 // is needed to publish it again under another descriptor-signing key.
 // Its slices may be shared between descriptors: they are read only.
@@ -65,15 +51,4 @@ func (p *IntroductionPoint) Equal(q *IntroductionPoint) bool {
 		slices.EqualFunc(p.LinkSpecifiers, q.LinkSpecifiers, func(a, b LinkSpecifier) bool {
 			return a.Type == b.Type && bytes.Equal(a.Data, b.Data)
 		})
-}
-
-// appendLinkSpecifiers writes the binary form: their number, then type, length
-// and data of each.
-func appendLinkSpecifiers(b []byte, specs []LinkSpecifier) []byte {
-	b = append(b, byte(len(specs)))
-	for _, l := range specs {
-		b = append(b, l.Type, byte(len(l.Data)))
-		b = append(b, l.Data...)
-	}
-	return b
 }

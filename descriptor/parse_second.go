@@ -113,17 +113,6 @@ func (l *secondLayer) takeFlowControl(it *item) error {
 	return f.check()
 }
 
-// check refuses what is no list of versions or would never send a SENDME.
-func (f *FlowControl) check() error {
-	if f.SendmeInc == 0 {
-		return errors.New("a SENDME for every 0 cells")
-	}
-	if f.Versions == "" || strings.Trim(f.Versions, "0123456789-,") != "" {
-		return errors.New("not a list of versions")
-	}
-	return nil
-}
-
 func (l *secondLayer) takePow(it *item) error {
 	var scheme, seed, effort, expires []byte
 	args, err := it.firstArgs(&scheme)

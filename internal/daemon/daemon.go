@@ -24,6 +24,7 @@ type Daemon struct {
 	log     *slog.Logger
 
 	open      func(context.Context, *config.Config, *slog.Logger) (*Link, error) // openTor, but in tests
+	serve     func()                                                             // serveStatus, but in tests
 	tor       *Link
 	network   *balance.Network
 	publisher *hsdir.Publisher
@@ -64,6 +65,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 	}
 	d := &Daemon{version: version, log: log, open: openTor, cfg: cfg, initial: services, trouble: trouble}
 	d.services = map[descriptor.Address]*running{}
+	d.serve = d.serveStatus
 	return d, nil
 }
 
@@ -94,6 +96,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.network = balance.NewNetwork(d.tor.client, d.log)
 	d.wait.Go(func() { d.network.Run(d.ctx) })
 	d.publisher = hsdir.NewPublisher(hsdir.PublishConfig{Poster: d.tor.client})
+	d.wait.Go(d.hurry)
 	d.env = balance.Env{
 		Network:   d.network,
 		Fetcher:   newFetcher(d.tor),
@@ -108,8 +111,26 @@ func (d *Daemon) Start(ctx context.Context) error {
 		d.startLocked(address, cfg)
 	}
 	d.initial = nil
-	d.wait.Go(d.serveStatus)
+	d.wait.Go(d.serve)
 	return nil
+}
+
+// hurry has uploads that wait for another try made at once when tor is back:
+// why they failed is known.
+func (d *Daemon) hurry() {
+	changed := d.tor.client.Watch(d.ctx)
+	connects := 0
+	for {
+		select {
+		case <-d.ctx.Done():
+			return
+		case <-changed:
+			if n := d.tor.client.State().Connects; n != connects {
+				connects = n
+				d.publisher.Hurry()
+			}
+		}
+	}
 }
 
 // serveStatus answers on the status socket. Balancing goes on without it.

@@ -72,6 +72,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newDescriptorCommand(newDescriptorFetchCommand()),
 		newHSDirsCommand(),
 		newTestnetCommand(),
+		newDemoCommand(),
 		newVersionCommand(),
 	)
 	return root

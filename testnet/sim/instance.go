@@ -27,6 +27,10 @@ type InstanceConfig struct {
 	SingleOnion bool
 	// ProofOfWork services ask for it.
 	ProofOfWork bool
+	// LegacyPoint services have a first introduction point of the kind that
+	// relays without Ed25519 keys needed, which nobody can publish again. Not
+	// together with Clients.
+	LegacyPoint bool
 	// Clients are those that can read the descriptor. None means everybody.
 	Clients []descriptor.AuthorizedClient
 	// ClockOffset is how far the service's clock is ahead.

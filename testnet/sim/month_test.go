@@ -13,7 +13,7 @@ func TestMonth(t *testing.T) {
 		var clients []*Client
 		for range 3 {
 			i := n.AddInstance(InstanceConfig{})
-			for range 4 {
+			for range 2 {
 				clients = append(clients, n.NewClient(i.Address(), ClientConfig{}))
 			}
 		}

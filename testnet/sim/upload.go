@@ -31,6 +31,7 @@ type published struct {
 	ended   bool
 
 	encoder *descriptor.Encoder // made when somebody wants to see a descriptor
+	keys    descriptor.Keys
 	signer  ed25519.PrivateKey
 	cert    descriptor.Certificate
 }
@@ -123,6 +124,9 @@ func (u *upload) encode(r *Relay) []byte {
 		return signWrapper(d.cert, d.signer, u.counter(), junk)
 	}
 	body, err := d.encoder.Encode(u.contents(), u.counter(), d.instance.cfg.Clients, random)
+	if err == nil && d.instance.cfg.LegacyPoint {
+		body, err = d.legacy(body, d.keys, u.counter())
+	}
 	if err != nil {
 		panic("sim: encoding an instance's descriptor: " + err.Error())
 	}
@@ -136,12 +140,13 @@ func (d *published) prepare(cfg *Config) {
 	}
 	seed := cfg.derive("descriptor-signing key", d.public[:], int8Bytes(d.instance.starts))
 	d.signer = ed25519.NewKeyFromSeed(seed[:])
-	keys, err := d.instance.Address().Keys(d.period)
+	var err error
+	d.keys, err = d.instance.Address().Keys(d.period)
 	if err == nil {
 		d.cert, err = certify(d.blinded, d.signer, d.made)
 	}
 	if err == nil {
-		d.encoder, err = descriptor.NewEncoder(keys, d.cert, d.signer)
+		d.encoder, err = descriptor.NewEncoder(d.keys, d.cert, d.signer)
 	}
 	if err != nil {
 		panic("sim: preparing an instance's descriptor: " + err.Error())

@@ -51,15 +51,15 @@ func OpenDisk(path string) (*DiskKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, form, err := load(path)
+	disk := &DiskKey{path: path}
+	err = withIdentity(path, func(key *descriptor.IdentityKey, form Form) error {
+		disk.form, disk.address = form, key.Address()
+		return checkNeighbours(path, key.Address())
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer key.Wipe()
-	if err := checkNeighbours(path, key.Address()); err != nil {
-		return nil, fmt.Errorf("opening key %q: %w", path, err)
-	}
-	return &DiskKey{path: path, form: form, address: key.Address()}, nil
+	return disk, nil
 }
 
 // Address implements Custodian.
@@ -85,12 +85,11 @@ func (k *DiskKey) Certify(ctx context.Context, p descriptor.Period, signing ed25
 	if i >= 0 && !k.closed && expires.Sub(k.certificates[i].cert.Expires()) < descriptor.CertLifetime/2 {
 		return k.certificates[i].cert, nil
 	}
-	blinded, err := k.blindLocked(ctx, p)
-	if err != nil {
-		return descriptor.Certificate{}, fmt.Errorf("certifying for period %s: %w", p, err)
-	}
-	defer blinded.Wipe()
-	cert, err := sign(blinded, key, expires)
+	var cert descriptor.Certificate
+	err := k.withBlindedLocked(ctx, p, func(blinded *descriptor.BlindedKey) (err error) {
+		cert, err = sign(blinded, key, expires)
+		return err
+	})
 	if err != nil {
 		return descriptor.Certificate{}, fmt.Errorf("certifying for period %s: %w", p, err)
 	}
@@ -119,41 +118,42 @@ func (k *DiskKey) RevisionKey(ctx context.Context, p descriptor.Period) (descrip
 	if i := slices.IndexFunc(k.revisions, func(r revision) bool { return r.period == p }); i >= 0 && !k.closed {
 		return k.revisions[i].key(), nil
 	}
-	blinded, err := k.blindLocked(ctx, p)
+	var key descriptor.RevisionKey
+	err := k.withBlindedLocked(ctx, p, func(blinded *descriptor.BlindedKey) error {
+		key = blinded.RevisionKey()
+		return nil
+	})
 	if err != nil {
 		return descriptor.RevisionKey{}, fmt.Errorf("deriving the revision-counter key of period %s: %w", p, err)
 	}
-	defer blinded.Wipe()
-	return blinded.RevisionKey(), nil
+	return key, nil
 }
 
-// blindLocked reads the key and derives the blinded secret of p, which the
-// caller wipes. Whichever of certificate and revision key is asked for first,
-// the other will be too, so the revision key is remembered on the way.
-func (k *DiskKey) blindLocked(ctx context.Context, p descriptor.Period) (*descriptor.BlindedKey, error) {
+// withBlindedLocked reads the key, hands the blinded secret of p to use, and
+// wipes both. Whichever of certificate and revision key is asked for first, the
+// other will be too, so the revision key is remembered on the way.
+func (k *DiskKey) withBlindedLocked(ctx context.Context, p descriptor.Period, use func(*descriptor.BlindedKey) error) error {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return err
 	}
 	if k.closed {
-		return nil, errors.New("the key is closed")
+		return errors.New("the key is closed")
 	}
-	key, _, err := load(k.path)
-	if err != nil {
-		return nil, err
-	}
-	defer key.Wipe()
-	if key.Address() != k.address {
-		return nil, fmt.Errorf("key %q has changed: it was the key of %s and is now that of %s; put the old one back, or restart to use the new one",
-			k.path, k.address.Short(), key.Address().Short())
-	}
-	blinded, err := key.Blind(p)
-	if err != nil {
-		return nil, err
-	}
-	if !slices.ContainsFunc(k.revisions, func(r revision) bool { return r.period == p }) {
-		k.revisions = remember(k.revisions, revision{p, seal(blinded.RevisionKey())})
-	}
-	return blinded, nil
+	return withIdentity(k.path, func(key *descriptor.IdentityKey, _ Form) error {
+		if key.Address() != k.address {
+			return fmt.Errorf("it has changed: it was the key of %s and is now that of %s; put the old one back, or restart to use the new one",
+				k.address.Short(), key.Address().Short())
+		}
+		blinded, err := key.Blind(p)
+		if err != nil {
+			return err
+		}
+		defer blinded.Wipe()
+		if !slices.ContainsFunc(k.revisions, func(r revision) bool { return r.period == p }) {
+			k.revisions = remember(k.revisions, revision{p, seal(blinded.RevisionKey())})
+		}
+		return use(blinded)
+	})
 }
 
 // remember appends what is new and forgets what is oldest.

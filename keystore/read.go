@@ -36,18 +36,22 @@ func keyFile(path string) (string, error) {
 	return inside, nil
 }
 
-// load reads and parses the key file at path. The caller wipes the key.
-func load(path string) (*descriptor.IdentityKey, Form, error) {
+// withIdentity reads the key file at path, hands the key to use, and wipes it.
+func withIdentity(path string, use func(*descriptor.IdentityKey, Form) error) error {
 	raw, err := readSecret(path)
 	if err != nil {
-		return nil, "", fmt.Errorf("opening key %q: %w", path, err)
+		return fmt.Errorf("opening key %q: %w", path, err)
 	}
 	defer clear(raw)
 	key, form, err := parse(raw)
 	if err != nil {
-		return nil, "", fmt.Errorf("opening key %q: %w", path, err)
+		return fmt.Errorf("opening key %q: %w", path, err)
 	}
-	return key, form, nil
+	defer key.Wipe()
+	if err := use(key, form); err != nil {
+		return fmt.Errorf("using key %q: %w", path, err)
+	}
+	return nil
 }
 
 // parse tells the form of a key file by its first bytes.

@@ -27,7 +27,11 @@ func TestSecretsDoNotShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	identity, _, err := load(key.path)
+	raw, err := readSecret(key.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, err := parseTor(raw)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"onionbalancer/descriptor"
 )
 
 func TestWriteTor(t *testing.T) {
@@ -104,6 +106,35 @@ func TestWritePEM(t *testing.T) {
 	}
 	if err := newKey(t).WritePEM(path); !errors.Is(err, os.ErrExist) {
 		t.Errorf("overwriting: %v", err)
+	}
+}
+
+// TestWipedAfterUse: neither the identity nor the blinded secret outlives the
+// one use they were read for.
+func TestWipedAfterUse(t *testing.T) {
+	disk := newDisk(t)
+	var identity *descriptor.IdentityKey
+	var blinded *descriptor.BlindedKey
+	var before descriptor.RevisionKey
+	err := withIdentity(disk.path, func(k *descriptor.IdentityKey, _ Form) error {
+		identity = k
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = disk.withBlindedLocked(t.Context(), period, func(b *descriptor.BlindedKey) error {
+		blinded, before = b, b.RevisionKey()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Trim(string(identity.Expanded()), "\x00") != "" {
+		t.Error("the identity secret is still there")
+	}
+	if bytes.Equal(blinded.RevisionKey().Bytes(), before.Bytes()) {
+		t.Error("the blinded secret is still there")
 	}
 }
 

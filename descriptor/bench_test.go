@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"onionbalancer/bench/cputime"
 )
 
 // Sizes in bytes of what is encrypted and signed in a descriptor of 20
@@ -38,17 +40,33 @@ func sealPrimitives(b *testing.B, buf []byte) {
 	}
 }
 
+// counterPrimitives is what the revision counter of a shared-random run 36
+// hours old takes: AES over two bytes for each second.
+func counterPrimitives(b *testing.B, buf []byte) {
+	block, err := aes.NewCipher(buf[:32])
+	if err != nil {
+		b.Fatal(err)
+	}
+	stream := cipher.NewCTR(block, buf[:aes.BlockSize])
+	for n := int(benchRun / time.Second * 2); n > 0; n -= len(buf) {
+		stream.XORKeyStream(buf[:min(n, len(buf))], buf[:min(n, len(buf))])
+	}
+}
+
 // BenchmarkEncodePrimitives is what the first Encode cannot avoid: 42
 // signatures, SHAKE, AES and SHA3.
 func BenchmarkEncodePrimitives(b *testing.B) {
 	s, buf := newTestService(b, 1), make([]byte, benchWhole)
+	cpu := cputime.Start()
 	for b.Loop() {
+		counterPrimitives(b, buf[:8192])
 		for range 41 {
 			ed25519.Sign(s.signing, buf[:benchCert])
 		}
 		sealPrimitives(b, buf)
 		ed25519.Sign(s.signing, buf)
 	}
+	cpu.Report(b)
 }
 
 // decodedPoints are points as they come from an instance's descriptor.
@@ -66,57 +84,90 @@ func decodedPoints(b *testing.B) []IntroductionPoint {
 	return d.IntroductionPoints
 }
 
-// BenchmarkEncode makes everything anew: the certificate of the signing key,
-// that of every introduction point, and the descriptor.
+// BenchmarkEncode makes everything anew: the descriptor-signing key, the
+// blinded key and its certificate, the revision counter, the certificates of
+// all introduction points, and the descriptor.
 func BenchmarkEncode(b *testing.B) {
 	identity, err := IdentityKeyFromSeed(make([]byte, 32))
 	if err != nil {
 		b.Fatal(err)
 	}
-	s, contents := newTestService(b, 1), torContents(decodedPoints(b))
-	period := s.keys.Period
-	if s.keys, err = identity.Address().Keys(period); err != nil {
-		b.Fatal(err)
-	}
-	blinded, err := identity.Blind(period)
+	contents := torContents(decodedPoints(b))
+	keys, err := identity.Address().Keys(newTestService(b, 1).keys.Period)
 	if err != nil {
 		b.Fatal(err)
 	}
-	public := [32]byte(s.signing.Public().(ed25519.PublicKey))
+	cpu := cputime.Start()
 	for b.Loop() {
-		cert, err := NewCertificate(CertHSDescSigning, public, s.keys.Blinded, SigningCertExpiry(testNow),
-			func(m []byte) ([]byte, error) { return blinded.Sign(m), nil })
-		if err != nil {
-			b.Fatal(err)
-		}
-		e, err := NewEncoder(s.keys, cert, s.signing)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := e.Encode(contents, 1<<30, nil, rand.Reader); err != nil {
+		if err := makeWhole(identity, keys, contents); err != nil {
 			b.Fatal(err)
 		}
 	}
+	cpu.Report(b)
+}
+
+// benchRun is how old the shared-random run is for which a descriptor is made.
+const benchRun = 36 * time.Hour
+
+func makeWhole(identity *IdentityKey, keys Keys, contents *Contents) error {
+	public, signing, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	blinded, err := identity.Blind(keys.Period)
+	if err != nil {
+		return err
+	}
+	cert, err := NewCertificate(CertHSDescSigning, [32]byte(public), keys.Blinded, SigningCertExpiry(testNow),
+		func(m []byte) ([]byte, error) { return blinded.Sign(m), nil })
+	if err != nil {
+		return err
+	}
+	revision, err := blinded.RevisionKey().RevisionCounter(testNow.Add(-benchRun), testNow)
+	if err != nil {
+		return err
+	}
+	e, err := NewEncoder(keys, cert, signing)
+	if err != nil {
+		return err
+	}
+	_, err = e.Encode(contents, revision, nil, rand.Reader)
+	return err
 }
 
 // BenchmarkEncodeKeptPrimitives is what every further Encode cannot avoid.
 func BenchmarkEncodeKeptPrimitives(b *testing.B) {
 	s, buf := newTestService(b, 1), make([]byte, benchWhole)
+	cpu := cputime.Start()
 	for b.Loop() {
 		sealPrimitives(b, buf)
 		ed25519.Sign(s.signing, buf)
 	}
+	cpu.Report(b)
 }
 
-// BenchmarkEncodeKept makes one more upload of unchanged introduction points.
+// BenchmarkEncodeKept makes one more upload of unchanged introduction points,
+// a second after the last one.
 func BenchmarkEncodeKept(b *testing.B) {
 	s, contents := newTestService(b, 1), torContents(testPoints(b, 20, seeded(1)))
 	e := s.encoder(b)
+	counters := RevisionKey{key: [32]byte{1}}.Sequence(testNow.Add(-benchRun))
+	now := testNow
+	cpu := cputime.Start()
 	for b.Loop() {
-		if _, err := e.Encode(contents, 1<<30, nil, rand.Reader); err != nil {
+		now = now.Add(time.Second)
+		if now.After(testNow.Add(time.Hour)) {
+			now = testNow
+		}
+		revision, err := counters.At(now)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := e.Encode(contents, revision, nil, rand.Reader); err != nil {
 			b.Fatal(err)
 		}
 	}
+	cpu.Report(b)
 }
 
 // BenchmarkDecodePrimitives is what the first Decode cannot avoid: 42
@@ -126,6 +177,7 @@ func BenchmarkDecodePrimitives(b *testing.B) {
 	public := s.signing.Public().(ed25519.PublicKey)
 	small, large := ed25519.Sign(s.signing, buf[:benchCert]), ed25519.Sign(s.signing, buf)
 	zero := slices.Clone(buf)
+	cpu := cputime.Start()
 	for b.Loop() {
 		for range 41 {
 			if !ed25519.Verify(public, zero[:benchCert], small) {
@@ -137,6 +189,7 @@ func BenchmarkDecodePrimitives(b *testing.B) {
 		}
 		sealPrimitives(b, buf)
 	}
+	cpu.Report(b)
 }
 
 func benchDescriptors(b *testing.B, n int) (raws [][]byte, keys Keys) {
@@ -156,11 +209,13 @@ func benchDescriptors(b *testing.B, n int) (raws [][]byte, keys Keys) {
 // BenchmarkDecode verifies all, knowing nothing.
 func BenchmarkDecode(b *testing.B) {
 	raws, keys := benchDescriptors(b, 1)
+	cpu := cputime.Start()
 	for b.Loop() {
 		if _, err := new(Decoder).Decode(raws[0], keys, nil, testNow); err != nil {
 			b.Fatal(err)
 		}
 	}
+	cpu.Report(b)
 }
 
 // BenchmarkDecodeKnownPoints decodes other uploads of the same introduction
@@ -168,28 +223,33 @@ func BenchmarkDecode(b *testing.B) {
 func BenchmarkDecodeKnownPoints(b *testing.B) {
 	raws, keys := benchDescriptors(b, memoSize+1)
 	var d Decoder
+	cpu := cputime.Start()
 	for i := 0; b.Loop(); i++ {
 		if _, err := d.Decode(raws[i%len(raws)], keys, nil, testNow); err != nil {
 			b.Fatal(err)
 		}
 	}
+	cpu.Report(b)
 }
 
 // BenchmarkDecodeSame decodes bytes that were decoded before.
 func BenchmarkDecodeSame(b *testing.B) {
 	raws, keys := benchDescriptors(b, 1)
 	var d Decoder
+	cpu := cputime.Start()
 	for b.Loop() {
 		if _, err := d.Decode(raws[0], keys, nil, testNow); err != nil {
 			b.Fatal(err)
 		}
 	}
+	cpu.Report(b)
 }
 
 // BenchmarkRead parses and decrypts without verifying a signature, for
 // comparison with programs that verify none.
 func BenchmarkRead(b *testing.B) {
 	raws, keys := benchDescriptors(b, 1)
+	cpu := cputime.Start()
 	for b.Loop() {
 		o, err := parseOuter(raws[0])
 		if err != nil {
@@ -203,15 +263,18 @@ func BenchmarkRead(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	cpu.Report(b)
 }
 
 // BenchmarkRevisionCounter is of a shared-random run 36 hours old.
 func BenchmarkRevisionCounter(b *testing.B) {
 	k := RevisionKey{key: [32]byte{1}}
-	start := testNow.Add(-36 * time.Hour)
+	start := testNow.Add(-benchRun)
+	cpu := cputime.Start()
 	for b.Loop() {
 		if _, err := k.RevisionCounter(start, testNow); err != nil {
 			b.Fatal(err)
 		}
 	}
+	cpu.Report(b)
 }

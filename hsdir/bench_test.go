@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"onionbalancer/bench/cputime"
 )
 
 // publicSize is the number of relays of the public network, rounded up.
@@ -42,27 +44,36 @@ func BenchmarkConsensusToRings(b *testing.B) {
 	b.Run("cold", func(b *testing.B) {
 		b.SetBytes(size)
 		b.ReportAllocs()
+		cpu := cputime.Start()
 		for b.Loop() {
 			bothRings(b, new(Parser), consensus, microdescs)
 		}
+		cpu.Report(b)
 	})
 	b.Run("little-changed", func(b *testing.B) {
 		b.SetBytes(size)
 		b.ReportAllocs()
+		cpu := cputime.Start()
 		for b.Loop() {
 			b.StopTimer()
+			cpu.Stop()
 			p := new(Parser)
 			bothRings(b, p, consensus, microdescs)
+			cpu.Start()
 			b.StartTimer()
 			bothRings(b, p, laterConsensus, laterMicrodescs)
 		}
+		cpu.Report(b)
 	})
 	b.Run("same", func(b *testing.B) {
 		b.SetBytes(size)
 		p := new(Parser)
+		bothRings(b, p, consensus, microdescs)
+		cpu := cputime.Start()
 		for b.Loop() {
 			bothRings(b, p, consensus, microdescs)
 		}
+		cpu.Report(b)
 	})
 }
 

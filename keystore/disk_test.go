@@ -225,3 +225,14 @@ func TestLinks(t *testing.T) {
 	_, err := OpenDisk(link)
 	wantError(t, "a link to an open file", err, "chmod 600")
 }
+
+// TestWrongSignature: a signature that does not verify is not let out.
+func TestWrongSignature(t *testing.T) {
+	blinded, err := newKey(t).key().Blind(period)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blinded.Wipe() // the public half stays
+	_, err = sign(blinded, [32]byte{}, wish)
+	wantError(t, "a damaged secret", err, "checking the certificate just made")
+}

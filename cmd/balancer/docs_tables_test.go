@@ -1,0 +1,202 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/config"
+	"onionbalancer/selection"
+)
+
+// section returns the part of the README under a heading, up to the next one of
+// the same rank.
+func section(t *testing.T, heading string) string {
+	t.Helper()
+	_, after, found := strings.Cut(readDoc(t, "README.md"), "\n## "+heading+"\n")
+	if !found {
+		t.Fatalf("the README has no section %q", heading)
+	}
+	part, _, _ := strings.Cut(after, "\n## ")
+	return part
+}
+
+// rows returns the cells of all table rows in text whose first cell is code.
+func rows(text string) (list [][]string) {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "| `") {
+			cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+			for i := range cells {
+				cells[i] = strings.TrimSpace(cells[i])
+			}
+			list = append(list, cells)
+		}
+	}
+	return list
+}
+
+func code(cell string) string { return strings.Trim(cell, "`") }
+
+// configKeys lists the keys that a struct of the configuration stands for, with
+// the words for their types.
+func configKeys(of reflect.Type, path string, into map[string]string) {
+	for _, field := range reflect.VisibleFields(of) {
+		if !field.IsExported() || field.Name == "File" {
+			continue
+		}
+		var key strings.Builder
+		for i, r := range field.Name {
+			if i > 0 && unicode.IsUpper(r) {
+				key.WriteByte('_')
+			}
+			key.WriteRune(unicode.ToLower(r))
+		}
+		name := path + key.String()
+		elem := field.Type
+		if elem.Kind() == reflect.Slice {
+			elem, name = elem.Elem(), strings.TrimSuffix(name, "s")
+		}
+		switch {
+		case elem == reflect.TypeFor[time.Duration]():
+			into[name] = "duration"
+		case elem.PkgPath() == reflect.TypeFor[config.Config]().PkgPath() && elem.Kind() == reflect.Struct:
+			configKeys(elem, name+".", into)
+		case elem.Kind() == reflect.Bool:
+			into[name] = "true or false"
+		case elem == reflect.TypeFor[int]():
+			into[name] = "whole number"
+		case elem.Kind() == reflect.Float64:
+			into[name] = "number"
+		default:
+			into[name] = "string or path"
+		}
+	}
+}
+
+func TestDocsConfigurationKeys(t *testing.T) {
+	want := make(map[string]string)
+	configKeys(reflect.TypeFor[config.Config](), "", want)
+	if len(want) < 10 {
+		t.Fatalf("only %d keys: %v", len(want), want)
+	}
+	defaults := make(map[string]string)
+	for _, cells := range rows(section(t, "Configuration")) {
+		if len(cells) != 4 {
+			t.Errorf("a row of %d cells: %q", len(cells), cells)
+			continue
+		}
+		key, kind := code(cells[0]), cells[1]
+		if kind == "string" || kind == "path" {
+			kind = "string or path"
+		}
+		if want[key] != kind {
+			t.Errorf("%s is documented as %q, and is %q", key, cells[1], want[key])
+		}
+		if _, twice := defaults[key]; twice {
+			t.Errorf("%s is documented twice", key)
+		}
+		defaults[key] = code(cells[2])
+	}
+	for key := range want {
+		if _, there := defaults[key]; !there {
+			t.Errorf("%s is not documented", key)
+		}
+	}
+	for key, value := range map[string]string{
+		"service.strategy":                strconv.Quote(selection.Default),
+		"service.max_introduction_points": strconv.Itoa(descriptor.MaxIntroductionPoints),
+		"service.instance.weight":         "1",
+		"log.level":                       `"info"`,
+		"log.format":                      strconv.Quote(config.FormatText),
+		"log.full_addresses":              "false",
+	} {
+		if defaults[key] != value {
+			t.Errorf("%s: the default is documented as %q, and is %q", key, defaults[key], value)
+		}
+	}
+}
+
+func TestDocsStrategies(t *testing.T) {
+	var names []string
+	for _, cells := range rows(section(t, "Strategies")) {
+		names = append(names, code(cells[0]))
+	}
+	if !slices.Equal(names, selection.Names()) {
+		t.Errorf("documented are %q, there are %q", names, selection.Names())
+	}
+}
+
+// TestDocsStates: every state that status knows is explained, and no other.
+func TestDocsStates(t *testing.T) {
+	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(repository, "internal/status/snapshot.go"), nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := make(map[string]bool)
+	ast.Inspect(file, func(n ast.Node) bool {
+		if spec, ok := n.(*ast.ValueSpec); ok && strings.HasPrefix(spec.Names[0].Name, "State") {
+			text, err := strconv.Unquote(spec.Values[0].(*ast.BasicLit).Value)
+			if err != nil {
+				t.Error(err)
+			}
+			states[text] = false
+		}
+		return true
+	})
+	if len(states) < 8 {
+		t.Fatalf("only %d states in snapshot.go", len(states))
+	}
+	for _, cells := range rows(section(t, "Status")) {
+		if _, known := states[code(cells[0])]; !known {
+			t.Errorf("there is no state %s", cells[0])
+		}
+		states[code(cells[0])] = true
+	}
+	for state, explained := range states {
+		if !explained {
+			t.Errorf("the state %q is not explained", state)
+		}
+	}
+}
+
+// TestDocsMessages: what the troubleshooting section quotes is what the program
+// says.
+func TestDocsMessages(t *testing.T) {
+	var source strings.Builder
+	err := filepath.WalkDir(repository, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		source.Write(raw)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Strings that are put together over several lines count as one.
+	said := regexp.MustCompile(`"\s*\+\s*"`).ReplaceAllString(source.String(), "")
+	list := rows(section(t, "Troubleshooting"))
+	if len(list) < 20 {
+		t.Fatalf("only %d messages", len(list))
+	}
+	for _, cells := range list {
+		for part := range strings.SplitSeq(code(cells[0]), "…") {
+			if part = strings.TrimSpace(part); !strings.Contains(said, part) {
+				t.Errorf("nothing says %q", part)
+			}
+		}
+	}
+}

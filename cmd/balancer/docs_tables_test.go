@@ -4,11 +4,8 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -167,36 +164,6 @@ func TestDocsStates(t *testing.T) {
 	for state, explained := range states {
 		if !explained {
 			t.Errorf("the state %q is not explained", state)
-		}
-	}
-}
-
-// TestDocsMessages: what the troubleshooting section quotes is what the program
-// says.
-func TestDocsMessages(t *testing.T) {
-	var source strings.Builder
-	err := filepath.WalkDir(repository, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
-			return err
-		}
-		raw, err := os.ReadFile(path)
-		source.Write(raw)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Strings that are put together over several lines count as one.
-	said := regexp.MustCompile(`"\s*\+\s*"`).ReplaceAllString(source.String(), "")
-	list := rows(section(t, "Troubleshooting"))
-	if len(list) < 20 {
-		t.Fatalf("only %d messages", len(list))
-	}
-	for _, cells := range list {
-		for part := range strings.SplitSeq(code(cells[0]), "…") {
-			if part = strings.TrimSpace(part); !strings.Contains(said, part) {
-				t.Errorf("nothing says %q", part)
-			}
 		}
 	}
 }

@@ -4,7 +4,8 @@
 #   make demo     balancing shown on a private Tor network; ROTATE=1 goes on over
 #                 a change of the time period and of the shared random value
 #   make test     vet, staticcheck and all tests, with the race detector
-#   make bench    benchmarks, beside OnionBalance's own
+#   make bench    figures beside OnionBalance's, about ten minutes; NETWORK=0 leaves
+#                 out those that take a network, and make bench-network takes them alone
 #   make fuzz     every fuzz target for FUZZTIME (20s)
 #   make deps     Debian packages that are missing for any of these
 #   make clean    removes what make made
@@ -16,7 +17,7 @@ GO       ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 20s
 
-.PHONY: all build test bench fuzz demo deps clean go need-run need-test need-bench
+.PHONY: all build test bench bench-network fuzz demo deps clean go need-run need-test need-bench
 
 all: need-run build
 
@@ -29,7 +30,10 @@ test: need-test go
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 
 bench: need-bench go
-	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m ./...
+	$(GO) run ./bench $(if $(filter 0,$(NETWORK)),-network=false)
+
+bench-network: need-bench go
+	$(GO) run ./bench -cpu=false
 
 fuzz: go
 	@set -e; for package in $$($(GO) list ./...); do \

@@ -192,6 +192,32 @@ func BenchmarkDecodePrimitives(b *testing.B) {
 	cpu.Report(b)
 }
 
+// BenchmarkDecodeKnownPrimitives is what Decode cannot avoid when it knows the
+// certificates.
+func BenchmarkDecodeKnownPrimitives(b *testing.B) {
+	s, buf := newTestService(b, 1), make([]byte, benchWhole)
+	public, zero := s.signing.Public().(ed25519.PublicKey), make([]byte, benchWhole)
+	signature := ed25519.Sign(s.signing, zero)
+	cpu := cputime.Start()
+	for b.Loop() {
+		if !ed25519.Verify(public, zero, signature) {
+			b.Fatal("wrong signature")
+		}
+		sealPrimitives(b, buf)
+	}
+	cpu.Report(b)
+}
+
+// BenchmarkReadPrimitives is what reading without verifying cannot avoid.
+func BenchmarkReadPrimitives(b *testing.B) {
+	buf := make([]byte, benchWhole)
+	cpu := cputime.Start()
+	for b.Loop() {
+		sealPrimitives(b, buf)
+	}
+	cpu.Report(b)
+}
+
 func benchDescriptors(b *testing.B, n int) (raws [][]byte, keys Keys) {
 	b.Helper()
 	s, contents := newTestService(b, 1), torContents(testPoints(b, 20, seeded(1)))

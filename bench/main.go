@@ -1,0 +1,86 @@
+// Command bench compares balancer with OnionBalance, and with the targets that
+// its design sets: what takes processor time with the Go benchmarks of our
+// packages and with OnionBalance's own classes, and what takes a network with
+// both programs on a private Tor network.
+//
+// Every figure is measured several times, in turns with what it is compared
+// with, so that whatever else the machine does strikes both alike. A ratio is
+// the median of the ratios of single turns.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// options are the flags.
+type options struct {
+	rounds  int
+	each    time.Duration
+	network bool
+	cpu     bool
+	idle    time.Duration
+	out     string
+	keep    string
+}
+
+func main() {
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 7, "how often each figure is measured, network transfers included")
+	flag.DurationVar(&o.each, "each", 300*time.Millisecond, "how long one measurement of processor time takes at least")
+	flag.BoolVar(&o.cpu, "cpu", true, "measure what takes processor time")
+	flag.BoolVar(&o.network, "network", true, "measure on a private Tor network, which takes some minutes")
+	flag.DurationVar(&o.idle, "idle", 3*time.Minute, "for how long both programs are watched while nothing happens")
+	flag.StringVar(&o.out, "o", "bench/results.json", "where the figures go as JSON")
+	flag.StringVar(&o.keep, "dir", "", "directory for the private network's logs; a temporary one by default")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// report is all figures of a run.
+type report struct {
+	Began   time.Time `json:"began"`
+	Machine string    `json:"machine"`
+	Rows    []*result `json:"rows"`
+}
+
+func run(ctx context.Context, o options) error {
+	r := report{Began: time.Now().UTC().Truncate(time.Second), Machine: machine()}
+	for _, part := range []struct {
+		wanted  bool
+		measure func(context.Context, options) ([]*result, error)
+	}{{o.cpu, measureProcessor}, {o.network, measureNetwork}} {
+		if !part.wanted {
+			continue
+		}
+		rows, err := part.measure(ctx, o)
+		if err != nil {
+			return err
+		}
+		r.Rows = append(r.Rows, rows...)
+	}
+	clearProgress()
+	fmt.Printf("%s, %s; medians of %d turns, lowest to highest in brackets\n\n", r.Machine, runtime.Version(), o.rounds)
+	printTable(os.Stdout, r.Rows)
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(o.out, append(text, '\n'), 0o644); err != nil {
+		return fmt.Errorf("writing the figures: %w", err)
+	}
+	fmt.Printf("\nAll figures are in %s.\n", o.out)
+	return nil
+}

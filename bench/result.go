@@ -1,0 +1,87 @@
+package main
+
+import (
+	"encoding/json"
+	"math"
+	"slices"
+	"strings"
+)
+
+// series is what was measured in the turns of one row, in seconds, bytes, or
+// a ratio.
+type series []float64
+
+func (s series) median() float64 {
+	if len(s) == 0 {
+		return math.NaN()
+	}
+	sorted := slices.Sorted(slices.Values(s))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
+}
+
+// over divides turn by turn.
+func (s series) over(t series) series {
+	ratios := make(series, min(len(s), len(t)))
+	for i := range ratios {
+		ratios[i] = s[i] / t[i]
+	}
+	return ratios
+}
+
+// MarshalJSON gives the median and the extremes too.
+func (s series) MarshalJSON() ([]byte, error) {
+	if len(s) == 0 {
+		return []byte("null"), nil
+	}
+	return json.Marshal(map[string]any{
+		"median": s.median(), "min": slices.Min(s), "max": slices.Max(s), "turns": []float64(s),
+	})
+}
+
+// target is something that a row is to reach.
+type target struct {
+	What    string  `json:"what"`
+	Reached float64 `json:"reached"`
+	Met     bool    `json:"met"`
+}
+
+// result is one row of the table: one thing done by us and, where they can do
+// it, by OnionBalance and by the bare primitives.
+type result struct {
+	Name         string   `json:"name"`
+	How          string   `json:"how"`  // to measure our side alone
+	Unit         unit     `json:"unit"` // of the three series
+	Ours         series   `json:"ours"`
+	Primitives   series   `json:"primitives"`
+	OnionBalance series   `json:"onionbalance"`
+	Targets      []target `json:"targets"`
+}
+
+// faster is how many times quicker we are than OnionBalance.
+func (r *result) faster() series { return r.OnionBalance.over(r.Ours) }
+
+// overhead is how many times longer we take than the bare primitives.
+func (r *result) overhead() series { return r.Ours.over(r.Primitives) }
+
+// atLeast adds a target.
+func (r *result) atLeast(what string, reached, wanted float64) {
+	r.Targets = append(r.Targets, target{what, reached, reached >= wanted})
+}
+
+// atMost adds a target.
+func (r *result) atMost(what string, reached, wanted float64) {
+	r.Targets = append(r.Targets, target{what, reached, reached <= wanted})
+}
+
+// verdict says which targets are met.
+func (r *result) verdict() string {
+	var parts []string
+	for _, t := range r.Targets {
+		mark := "met: "
+		if !t.Met {
+			mark = "NOT MET: "
+		}
+		parts = append(parts, mark+t.What)
+	}
+	return strings.Join(parts, "; ")
+}

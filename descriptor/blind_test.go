@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -263,9 +264,31 @@ func TestSecretsDoNotPrint(t *testing.T) {
 			t.Errorf("%T marshals: %s", secret, out)
 		}
 	}
+	// fmt calls no methods on what stands in fields that are not exported.
+	hidden := struct {
+		identity *IdentityKey
+		blinded  *BlindedKey
+		value    IdentityKey
+		revision RevisionKey
+		client   *ClientKey
+	}{identity, blinded, *identity, blinded.RevisionKey(), client}
+	var texts string
+	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d", "%q", "%p"} {
+		texts += fmt.Sprintf(format, hidden) + fmt.Sprintf(format, &hidden) + fmt.Sprintf(format, blinded.RevisionKey())
+	}
+	for what, bytes := range map[string][]byte{
+		"identity": identity.Expanded(), "revision key": blinded.RevisionKey().Bytes(),
+		"scalar": blinded.secret().scalar.Bytes(), "prefix": blinded.secret().prefix[:], "client key": client.secret().Bytes(),
+	} {
+		for _, form := range []string{"%v", "%x", "%#v"} {
+			if shown := strings.Trim(fmt.Sprintf(form, bytes[:8]), "[]{}byte "); strings.Contains(texts, shown) {
+				t.Errorf("the %s is shown as %s", what, shown)
+			}
+		}
+	}
 	identity.Wipe()
 	blinded.Wipe()
-	if !bytes.Equal(identity.Expanded(), make([]byte, 64)) || blinded.prefix != [32]byte{} {
+	if !bytes.Equal(identity.Expanded(), make([]byte, 64)) || *blinded.secret() != (blindedSecret{}) {
 		t.Error("a secret outlived Wipe")
 	}
 }

@@ -14,7 +14,7 @@ import (
 // prints nor marshals. It is safe for concurrent use.
 type ClientKey struct {
 	redacted
-	secret *ecdh.PrivateKey
+	secret func() *ecdh.PrivateKey // behind a closure, as sealed
 	// address is the service that the .auth_private file names.
 	address    Address
 	hasAddress bool
@@ -41,7 +41,7 @@ func ParseClientKey(text []byte) (*ClientKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading client key: %w", err)
 	}
-	k := &ClientKey{secret: secret}
+	k := &ClientKey{secret: func() *ecdh.PrivateKey { return secret }}
 	if address != nil {
 		k.address, k.hasAddress = *address, true
 	}
@@ -53,12 +53,12 @@ func (k *ClientKey) Address() (Address, bool) { return k.address, k.hasAddress }
 
 // Client returns the public half, which the service is given.
 func (k *ClientKey) Client() AuthorizedClient {
-	return AuthorizedClient{PublicKey: [32]byte(k.secret.PublicKey().Bytes())}
+	return AuthorizedClient{PublicKey: [32]byte(k.secret().PublicKey().Bytes())}
 }
 
 // Equal reports whether k and other are the same secret, in constant time.
 func (k *ClientKey) Equal(other *ClientKey) bool {
-	return subtle.ConstantTimeCompare(k.secret.Bytes(), other.secret.Bytes()) == 1
+	return subtle.ConstantTimeCompare(k.secret().Bytes(), other.secret().Bytes()) == 1
 }
 
 // ParseAuthorizedClient reads a client's public key: the content of one of

@@ -126,7 +126,7 @@ func clientSecrets(s Subcredential, secret *ecdh.PrivateKey, public [32]byte) (i
 // cookieFor decrypts the descriptor cookie from the entry made for k; nil if
 // there is none.
 func (k *ClientKey) cookieFor(s Subcredential, ephemeral [32]byte, entries []AuthClient) []byte {
-	id, block, err := clientSecrets(s, k.secret, ephemeral)
+	id, block, err := clientSecrets(s, k.secret(), ephemeral)
 	if err != nil {
 		return nil // an ephemeral key of low order authorizes nobody
 	}

@@ -157,7 +157,7 @@ func TestClientKeyTexts(t *testing.T) {
 		if a, ok := k.Address(); !ok || a.String() != v.Address {
 			t.Errorf("for %s, %v, want %s", a.Short(), ok, v.Address)
 		}
-		if _, ok := bare.Address(); ok || !bare.Equal(k) || !bytes.Equal(k.secret.Bytes(), v.Secret) {
+		if _, ok := bare.Address(); ok || !bare.Equal(k) || !bytes.Equal(k.secret().Bytes(), v.Secret) {
 			t.Errorf("%s: other secret", v.Address)
 		}
 		c, err := ParseAuthorizedClient([]byte(v.Auth))

@@ -59,7 +59,7 @@ func (s *RevisionSequence) encrypt(n int64) (uint64, error) {
 	if n < 1 || n > MaxRevisionSeconds {
 		return 0, fmt.Errorf("%d seconds since the run's start, want 1 to %d: is the clock right?", n, MaxRevisionSeconds)
 	}
-	block, err := aes.NewCipher(s.key.key[:])
+	block, err := aes.NewCipher(s.key.key()[:])
 	if err != nil {
 		return 0, err
 	}

@@ -26,11 +26,24 @@ func (redacted) GoString() string             { return "[secret]" }
 func (redacted) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte("[secret]")) }
 func (redacted) MarshalText() ([]byte, error) { return nil, errSecretText }
 
+// sealed gives access to a secret that printing does not reach. fmt calls no
+// method of what stands in a field that is not exported, but follows its arrays
+// and pointers; it cannot look into a closure.
+type sealed[T any] func() *T
+
+// seal moves a secret behind a closure and overwrites where it came from.
+func seal[T any](secret *T) sealed[T] {
+	kept := new(T)
+	*kept = *secret
+	*secret = *new(T)
+	return func() *T { return kept }
+}
+
 // IdentityKey is the secret half of an onion address. It neither prints nor
 // marshals. It is safe for concurrent use until Wipe.
 type IdentityKey struct {
 	redacted
-	expanded [ExpandedKeySize]byte
+	expanded sealed[[ExpandedKeySize]byte]
 	public   Address
 }
 
@@ -49,7 +62,8 @@ func NewIdentityKey(expanded []byte) (*IdentityKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading identity key: %w", err)
 	}
-	k := &IdentityKey{expanded: [ExpandedKeySize]byte(expanded)}
+	kept := [ExpandedKeySize]byte(expanded)
+	k := &IdentityKey{expanded: seal(&kept)}
 	k.public = Address(new(edwards25519.Point).ScalarBaseMult(scalar).Bytes())
 	return k, nil
 }
@@ -71,10 +85,10 @@ func (k *IdentityKey) Address() Address { return k.public }
 
 // Expanded returns a copy of the expanded key, for writing a key file. The
 // caller wipes it.
-func (k *IdentityKey) Expanded() []byte { return append([]byte(nil), k.expanded[:]...) }
+func (k *IdentityKey) Expanded() []byte { return append([]byte(nil), k.expanded()[:]...) }
 
 // Wipe overwrites the secret, as best effort; k is useless afterwards.
-func (k *IdentityKey) Wipe() { clear(k.expanded[:]) }
+func (k *IdentityKey) Wipe() { clear(k.expanded()[:]) }
 
 // Blind derives the secret key that stands for k during p. The caller wipes it
 // when its one certificate is signed (rend-spec-v3, appendix A.2).
@@ -92,44 +106,45 @@ func (k *IdentityKey) Blind(p Period) (*BlindedKey, error) {
 
 // blindBy multiplies the secret by the blinding factor h.
 func (k *IdentityKey) blindBy(h *edwards25519.Scalar) (*BlindedKey, error) {
-	a, err := edwards25519.NewScalar().SetBytesWithClamping(k.expanded[:32])
+	a, err := edwards25519.NewScalar().SetBytesWithClamping(k.expanded()[:32])
 	if err != nil {
 		return nil, err
 	}
-	b := &BlindedKey{scalar: a.Multiply(h, a)}
+	secret := blindedSecret{scalar: *a.Multiply(h, a)}
 	// The prefix keys the nonce of every signature: it must be as secret as the
 	// scalar, or one signature gives the key away.
 	prefix := sha512.New()
 	prefix.Write([]byte(blindHashConstant))
-	prefix.Write(k.expanded[32:])
-	copy(b.prefix[:], prefix.Sum(nil))
-	b.public = BlindedPublicKey(new(edwards25519.Point).ScalarBaseMult(b.scalar).Bytes())
-	return b, nil
+	prefix.Write(k.expanded()[32:])
+	copy(secret.prefix[:], prefix.Sum(nil))
+	public := BlindedPublicKey(new(edwards25519.Point).ScalarBaseMult(&secret.scalar).Bytes())
+	return &BlindedKey{secret: seal(&secret), public: public}, nil
 }
 
 // BlindedKey is the secret half of a BlindedPublicKey. It neither prints nor
 // marshals, and never leaves the process that derived it.
 type BlindedKey struct {
 	redacted
-	scalar *edwards25519.Scalar
-	prefix [32]byte
+	secret sealed[blindedSecret]
 	public BlindedPublicKey
+}
+
+type blindedSecret struct {
+	scalar edwards25519.Scalar
+	prefix [32]byte // keys the nonces
 }
 
 // Public returns the public half.
 func (b *BlindedKey) Public() BlindedPublicKey { return b.public }
 
 // Wipe overwrites the secret, as best effort.
-func (b *BlindedKey) Wipe() {
-	clear(b.prefix[:])
-	b.scalar.Set(edwards25519.NewScalar())
-}
+func (b *BlindedKey) Wipe() { *b.secret() = blindedSecret{} }
 
 // Sign returns an Ed25519 signature of 64 bytes, which verifies under the
 // blinded public key (RFC 8032, section 5.1.6, with the blinded scalar).
 func (b *BlindedKey) Sign(message []byte) []byte {
 	h := sha512.New()
-	h.Write(b.prefix[:])
+	h.Write(b.secret().prefix[:])
 	h.Write(message)
 	r := uniformScalar(h.Sum(nil))
 	bigR := new(edwards25519.Point).ScalarBaseMult(r).Bytes()
@@ -137,7 +152,7 @@ func (b *BlindedKey) Sign(message []byte) []byte {
 	h.Write(bigR)
 	h.Write(b.public[:])
 	h.Write(message)
-	s := edwards25519.NewScalar().MultiplyAdd(uniformScalar(h.Sum(nil)), b.scalar, r)
+	s := edwards25519.NewScalar().MultiplyAdd(uniformScalar(h.Sum(nil)), &b.secret().scalar, r)
 	return append(bigR, s.Bytes()...)
 }
 
@@ -154,7 +169,12 @@ func uniformScalar(digest []byte) *edwards25519.Scalar {
 // tell when a descriptor was made, and nothing else. It does not print.
 type RevisionKey struct {
 	redacted
-	key [32]byte
+	key sealed[[32]byte]
+}
+
+func newRevisionKey(key []byte) RevisionKey {
+	kept := [32]byte(key)
+	return RevisionKey{key: seal(&kept)}
 }
 
 // RevisionKey derives the key of the revision counters of b's period, the same
@@ -162,9 +182,9 @@ type RevisionKey struct {
 func (b *BlindedKey) RevisionKey() RevisionKey {
 	h := sha3.New256()
 	h.Write([]byte("rev-counter-generation\x00"))
-	h.Write(b.scalar.Bytes())
-	h.Write(b.prefix[:])
-	return RevisionKey{key: [32]byte(h.Sum(nil))}
+	h.Write(b.secret().scalar.Bytes())
+	h.Write(b.secret().prefix[:])
+	return newRevisionKey(h.Sum(nil))
 }
 
 // NewRevisionKey takes the 32 bytes that Bytes returned, from an offline bundle.
@@ -172,8 +192,8 @@ func NewRevisionKey(key []byte) (RevisionKey, error) {
 	if len(key) != aes.BlockSize*2 {
 		return RevisionKey{}, fmt.Errorf("reading revision-counter key: %d bytes, want 32", len(key))
 	}
-	return RevisionKey{key: [32]byte(key)}, nil
+	return newRevisionKey(key), nil
 }
 
 // Bytes returns a copy of the key, for an offline bundle.
-func (k RevisionKey) Bytes() []byte { return append([]byte(nil), k.key[:]...) }
+func (k RevisionKey) Bytes() []byte { return append([]byte(nil), k.key()[:]...) }

@@ -151,7 +151,7 @@ func BenchmarkEncodeKeptPrimitives(b *testing.B) {
 func BenchmarkEncodeKept(b *testing.B) {
 	s, contents := newTestService(b, 1), torContents(testPoints(b, 20, seeded(1)))
 	e := s.encoder(b)
-	counters := RevisionKey{key: [32]byte{1}}.Sequence(testNow.Add(-benchRun))
+	counters := newRevisionKey(make([]byte, 32)).Sequence(testNow.Add(-benchRun))
 	now := testNow
 	cpu := cputime.Start()
 	for b.Loop() {
@@ -294,7 +294,7 @@ func BenchmarkRead(b *testing.B) {
 
 // BenchmarkRevisionCounter is of a shared-random run 36 hours old.
 func BenchmarkRevisionCounter(b *testing.B) {
-	k := RevisionKey{key: [32]byte{1}}
+	k := newRevisionKey(make([]byte, 32))
 	start := testNow.Add(-benchRun)
 	cpu := cputime.Start()
 	for b.Loop() {

@@ -17,9 +17,10 @@ import (
 // blindedFromExpanded takes a blinded secret key as the vectors give it.
 func blindedFromExpanded(t testing.TB, expanded []byte) *BlindedKey {
 	t.Helper()
-	b := &BlindedKey{scalar: uniformScalar(append(slices.Clone(expanded[:32]), make([]byte, 32)...)), prefix: [32]byte(expanded[32:])}
-	b.public = BlindedPublicKey(new(edwards25519.Point).ScalarBaseMult(b.scalar).Bytes())
-	return b
+	scalar := uniformScalar(append(slices.Clone(expanded[:32]), make([]byte, 32)...))
+	secret := blindedSecret{scalar: *scalar, prefix: [32]byte(expanded[32:])}
+	public := BlindedPublicKey(new(edwards25519.Point).ScalarBaseMult(scalar).Bytes())
+	return &BlindedKey{secret: seal(&secret), public: public}
 }
 
 type blindingFile struct {
@@ -84,7 +85,7 @@ func TestBlindingVectors(t *testing.T) {
 		if identity.Address() != keys.Address || b.Public() != keys.Blinded {
 			t.Errorf("%x: other public keys from the secret", v.Public)
 		}
-		if !bytes.Equal(append(b.scalar.Bytes(), b.prefix[:]...), v.BlindedSecret) || !bytes.Equal(b.RevisionKey().Bytes(), v.RevisionKey) {
+		if !bytes.Equal(append(b.secret().scalar.Bytes(), b.secret().prefix[:]...), v.BlindedSecret) || !bytes.Equal(b.RevisionKey().Bytes(), v.RevisionKey) {
 			t.Errorf("%x: other blinded secret key", v.Public)
 		}
 		if sig := b.Sign(v.Message); v.Signature != nil && !bytes.Equal(sig, v.Signature) || !ed25519.Verify(ed25519.PublicKey(v.Blinded), v.Message, sig) {
@@ -124,7 +125,7 @@ func TestExpandVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		b, err := k.blindBy(h)
-		if err != nil || b.public != BlindedPublicKey(v.Blinded.key()) || !bytes.Equal(append(b.scalar.Bytes(), b.prefix[:]...), v.BlindedSecret) {
+		if err != nil || b.public != BlindedPublicKey(v.Blinded.key()) || !bytes.Equal(append(b.secret().scalar.Bytes(), b.secret().prefix[:]...), v.BlindedSecret) {
 			t.Errorf("%x: other blinded keys, %v", v.Seed, err)
 		}
 		if v.X25519 == nil {

@@ -41,11 +41,15 @@ func ParseClientKey(text []byte) (*ClientKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading client key: %w", err)
 	}
-	k := &ClientKey{secret: func() *ecdh.PrivateKey { return secret }}
+	k := newClientKey(secret)
 	if address != nil {
 		k.address, k.hasAddress = *address, true
 	}
 	return k, nil
+}
+
+func newClientKey(secret *ecdh.PrivateKey) *ClientKey {
+	return &ClientKey{secret: func() *ecdh.PrivateKey { return secret }}
 }
 
 // Address returns the service that the key is for, if the file said so.

@@ -188,13 +188,7 @@ type expandedSigner struct{ *BlindedKey }
 
 func newExpandedSigner(t testing.TB, expanded []byte) expandedSigner {
 	t.Helper()
-	k, err := NewIdentityKey(expanded)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &BlindedKey{scalar: uniformScalar(append(slices.Clone(expanded[:32]), make([]byte, 32)...)), public: BlindedPublicKey(k.Address())}
-	copy(b.prefix[:], expanded[32:])
-	return expandedSigner{b}
+	return expandedSigner{blindedFromExpanded(t, expanded)}
 }
 
 func (s expandedSigner) Public() crypto.PublicKey { return ed25519.PublicKey(s.public[:]) }
@@ -247,7 +241,7 @@ func TestEncodeForClients(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			keys = append(keys, &ClientKey{secret: secret})
+			keys = append(keys, newClientKey(secret))
 			clients = append(clients, keys[len(keys)-1].Client())
 		}
 		e := s.encoder(t)

@@ -79,7 +79,7 @@ func TestEncodeThenDecode(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			key = &ClientKey{secret: secret}
+			key = newClientKey(secret)
 			clients = []AuthorizedClient{{drawX25519(t, "another client")}, key.Client()}
 		}
 		raw, err := e.Encode(want, revision, clients, seeded(rapid.Byte().Draw(t, "randomness")))

@@ -54,7 +54,7 @@ func TestRevisionVectors(t *testing.T) {
 // TestRevisionSequence compares a sequence with the sum by the book, forwards
 // and with a clock that steps back.
 func TestRevisionSequence(t *testing.T) {
-	k := RevisionKey{key: [32]byte{4, 2}}
+	k := newRevisionKey(append([]byte{4, 2}, make([]byte, 30)...))
 	start := time.Unix(1_700_000_000, 0)
 	sequence := k.Sequence(start)
 	random := rand.New(rand.NewPCG(1, 2))

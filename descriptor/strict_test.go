@@ -226,7 +226,7 @@ func TestDecodeOtherKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := &ClientKey{secret: secret}
+	key := newClientKey(secret)
 	if raw, err = s.encoder(t).Encode(torContents(nil), 9, []AuthorizedClient{key.Client()}, seeded(1)); err != nil {
 		t.Fatal(err)
 	}

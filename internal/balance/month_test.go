@@ -17,7 +17,7 @@ func TestMonth(t *testing.T) {
 		delay time.Duration // of the consensus, for our tor
 	}{
 		{"a tor that fetches the consensus early", 30, 3 * time.Minute},
-		{"a tor that fetches it as clients do", 10, 0},
+		{"a tor that fetches it as clients do", 5, 0},
 	} {
 		t.Run(test.what, func(t *testing.T) {
 			cfg := sim.Config{Seed: 20, Relays: 300, Churn: 0.05, Tor: sim.TorConfig{ConsensusDelay: test.delay}}

@@ -100,6 +100,7 @@ func (c *checker) checkState() {
 
 // checkKeys opens every service.
 func (c *checker) checkKeys() {
+	var addresses []descriptor.Address
 	for _, s := range c.cfg.Services {
 		built, err := build(c.cfg, s)
 		if err != nil {
@@ -107,8 +108,14 @@ func (c *checker) checkKeys() {
 			continue
 		}
 		address := built.Custodian.Address()
+		addresses = append(addresses, address)
 		c.ok("key "+s.Key, "publishes %s", address)
 		c.services = append(c.services, checkedService{name: address.Short(), Config: built})
+	}
+	if len(addresses) == len(c.cfg.Services) {
+		if err := c.cfg.CheckAddresses(addresses); err != nil {
+			c.fail("addresses", "correct the file at the line named", err)
+		}
 	}
 }
 

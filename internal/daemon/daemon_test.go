@@ -178,6 +178,22 @@ func TestNoServiceAtAll(t *testing.T) {
 	}
 }
 
+func TestFileThatContradictsItself(t *testing.T) {
+	dir := t.TempDir()
+	a, b := writeKey(t, filepath.Join(dir, "a"), 1), writeKey(t, filepath.Join(dir, "b"), 2)
+	entry := func(key string, instance descriptor.Address) string {
+		return fmt.Sprintf("[[service]]\nkey = %q\n[[service.instance]]\naddress = %q\n", key, instance)
+	}
+	for what, text := range map[string]string{
+		"own address":     entry("a", a),
+		"another service": entry("a", b) + entry("b", writeKey(t, filepath.Join(dir, "c"), 3)),
+	} {
+		if _, err := New(parse(t, dir, torTable+text), "test", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "service") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 // A state directory that cannot be written costs the memory, not the service.
 func TestStateDirectoryUnwritable(t *testing.T) {
 	dir := t.TempDir()

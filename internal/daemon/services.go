@@ -46,9 +46,6 @@ func build(cfg *config.Config, s config.Service) (balance.Config, error) {
 		out.FetchEvery = automaticInterval(cfg)
 	}
 	for _, i := range s.Instances {
-		if i.Address == custodian.Address() {
-			return out, fmt.Errorf("instance %q has the address of the service itself", i.Name)
-		}
 		client, err := clientKey(i.ClientKey)
 		if err != nil {
 			return out, fmt.Errorf("instance %q: %w", i.Name, err)
@@ -99,22 +96,26 @@ func clientKey(path string) (*descriptor.ClientKey, error) {
 }
 
 // buildAll opens every service of the file. The error joins what is wrong with
-// those that are left out.
+// those that are left out; with a file that contradicts itself none is opened.
 func buildAll(cfg *config.Config) (map[descriptor.Address]balance.Config, error) {
 	services := map[descriptor.Address]balance.Config{}
+	var addresses []descriptor.Address
 	var errs []error
 	for n, s := range cfg.Services {
 		built, err := build(cfg, s)
-		if err == nil {
-			if _, twice := services[built.Custodian.Address()]; twice {
-				err = fmt.Errorf("the address %s is served twice", built.Custodian.Address().Short())
-			}
-		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("service %d (key %s): %w", n+1, s.Key, err))
 			continue
 		}
-		services[built.Custodian.Address()] = built
+		address := built.Custodian.Address()
+		addresses = append(addresses, address)
+		services[address] = built
 	}
-	return services, errors.Join(errs...)
+	if len(errs) > 0 {
+		return services, errors.Join(errs...)
+	}
+	if err := cfg.CheckAddresses(addresses); err != nil {
+		return nil, err
+	}
+	return services, nil
 }

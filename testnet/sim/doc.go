@@ -10,6 +10,17 @@
 // opens no socket and no file. What happens, and when, follows from
 // Config.Seed and from the moments at which callers call.
 //
+//	synctest.Test(t, func(t *testing.T) {
+//		n := sim.New(sim.Config{Seed: 1, Churn: 0.05})
+//		defer n.Close()
+//		web := n.AddInstance(sim.InstanceConfig{Name: "web"})
+//		tor := control.New(control.Config{Dial: n.Dial}) // run a balancer on it
+//		client := n.NewClient(public, sim.ClientConfig{})
+//		time.Sleep(24 * time.Hour)
+//		web.SetOnline(false)
+//		result := client.Request()
+//	})
+//
 // What it says on the control port, and when it says nothing, follows tor
 // 0.4.9's source. The hash ring, the outer wrapper of descriptors and the
 // consensus are implemented here anew rather than borrowed from the packages

@@ -22,9 +22,7 @@ func TestMonth(t *testing.T) {
 		t.Run(test.what, func(t *testing.T) {
 			cfg := sim.Config{Seed: 20, Relays: 300, Churn: 0.05, Tor: sim.TorConfig{ConsensusDelay: test.delay}}
 			onScene(t, cfg, func(t *testing.T, s *scene) {
-				slower := s.config()
-				slower.FetchEvery = 10 * time.Minute // for the test to take less time
-				s.service.Reconfigure(slower)
+				s.fetchEvery(10 * time.Minute)
 				s.settle(time.Minute)
 				var clients []*sim.Client
 				for range 12 {

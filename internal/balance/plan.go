@@ -46,7 +46,7 @@ type filling struct {
 	attempts   int       // since this edition was made
 	err        error     // of the last attempt
 	rejections int       // in a row
-	retryAt    time.Time // after a rejection: when to try a higher revision counter
+	retryAt    time.Time // when to try a higher revision counter; zero while a try is under way
 }
 
 // step is one thing to do.
@@ -105,7 +105,7 @@ func (e *edition) missed(now time.Time, slots []hsdir.Slot) (list []hsdir.Slot, 
 		switch f := e.filled[s.HSDir]; {
 		case f == nil:
 			list, reason = append(list, s), ReasonHSDirs
-		case f.rejections > 0 && !now.Before(f.retryAt):
+		case !f.retryAt.IsZero() && !now.Before(f.retryAt):
 			list = append(list, s)
 			if reason == "" {
 				reason = ReasonRejected

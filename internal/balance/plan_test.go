@@ -185,6 +185,8 @@ func TestPlan(t *testing.T) {
 			change: func(e *edition) { *e.filled[e.slots[3].HSDir] = filling{rejections: 1, retryAt: testNow} }, reason: ReasonRejected, missed: 1},
 		{what: "rejected by one, not yet", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),
 			change: func(e *edition) { *e.filled[e.slots[3].HSDir] = filling{rejections: 1, retryAt: testNow.Add(1)} }},
+		{what: "rejected by one, and sent again", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),
+			change: func(e *edition) { *e.filled[e.slots[3].HSDir] = filling{rejections: 1} }},
 		{what: "no ring at all", last: testEdition(testWanted(points(1), 0)), want: testWanted(points(1), 0)},
 	} {
 		made := map[descriptor.Period]*edition{}

@@ -168,6 +168,13 @@ func (s *scene) restart() {
 	s.start()
 }
 
+// fetchEvery makes fetches rarer, for a test of many days to take less time.
+func (s *scene) fetchEvery(every time.Duration) {
+	cfg := s.config()
+	cfg.FetchEvery = every
+	s.service.Reconfigure(cfg)
+}
+
 // settle lets d pass, and whatever happens meanwhile.
 func (s *scene) settle(d time.Duration) {
 	time.Sleep(d)

@@ -342,3 +342,50 @@ func TestCustodianFails(t *testing.T) {
 		s.reach("with the custodian back", 20)
 	})
 }
+
+// Whatever goes wrong at once, and however often, for six days: no request is
+// lost, and the service keeps calm.
+func TestManyFaultsAtOnce(t *testing.T) {
+	onScene(t, sim.Config{Seed: 15, Relays: 120, Churn: 0.1, Loss: 0.03}, func(t *testing.T, s *scene) {
+		s.fetchEvery(10 * time.Minute)
+		s.settle(time.Minute)
+		faults := []sim.Faults{{Silent: true}, {RejectUploads: true}, {Replay: true}, {Forge: sim.Garbage}, {Amnesia: true}, {Overloaded: true}}
+		relays := s.net.Relays()
+		client := s.client()
+		lost, requests := 0, 0
+		for hour := range 6 * 24 {
+			for n := range 6 {
+				relays[(hour*7+n*13)%len(relays)].SetFaults(faults[(hour+n)%len(faults)])
+				relays[((hour-1)*7+n*13+7*len(relays))%len(relays)].SetFaults(sim.Faults{})
+			}
+			if hour%9 == 4 {
+				s.net.Tor().Restart(5*time.Minute, time.Minute)
+			}
+			if hour%24 == 7 {
+				s.instances[hour/24%3].ReplacePoints()
+			}
+			for range 6 {
+				s.settle(10 * time.Minute)
+				requests++
+				if r := client.Request(); r.Err != nil {
+					lost++
+					t.Logf("hour %d: %v", hour, r.Err)
+				}
+			}
+		}
+		for _, r := range s.net.Relays() {
+			r.SetFaults(sim.Faults{})
+		}
+		s.settle(3 * time.Hour)
+		s.want("in the end", status.StateOK)
+		counts := s.net.Tor().Counts()
+		t.Logf("%d requests, %d lost; %+v", requests, lost, counts)
+		if lost > 0 {
+			t.Errorf("%d of %d requests lost", lost, requests)
+		}
+		// Two descriptors with 8 slots, made anew about hourly for one reason or another.
+		if counts.Posts > 6*24*16*3 {
+			t.Errorf("%d uploads in six days", counts.Posts)
+		}
+	})
+}

@@ -18,7 +18,7 @@ import (
 func blindedFromExpanded(t testing.TB, expanded []byte) *BlindedKey {
 	t.Helper()
 	scalar := uniformScalar(append(slices.Clone(expanded[:32]), make([]byte, 32)...))
-	secret := blindedSecret{scalar: *scalar, prefix: [32]byte(expanded[32:])}
+	secret := signingSecret{scalar: *scalar, prefix: [32]byte(expanded[32:])}
 	public := BlindedPublicKey(new(edwards25519.Point).ScalarBaseMult(scalar).Bytes())
 	return &BlindedKey{secret: seal(&secret), public: public}
 }
@@ -289,7 +289,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	}
 	identity.Wipe()
 	blinded.Wipe()
-	if !bytes.Equal(identity.Expanded(), make([]byte, 64)) || *blinded.secret() != (blindedSecret{}) {
+	if !bytes.Equal(identity.Expanded(), make([]byte, 64)) || *blinded.secret() != (signingSecret{}) {
 		t.Error("a secret outlived Wipe")
 	}
 }

@@ -32,6 +32,7 @@ type Encoder struct {
 	cert   string // the wrapper's text from its first line to the certificate
 	public [32]byte
 	signer crypto.Signer
+	secret sealed[signingSecret] // the signer's; nil if it is not in our memory
 
 	mu     sync.Mutex
 	points map[pointName]string // texts with certificates
@@ -59,6 +60,12 @@ func NewEncoder(keys Keys, cert Certificate, signer crypto.Signer) (*Encoder, er
 	if err := cert.verifySignature(keys.Blinded); err != nil {
 		return nil, fmt.Errorf("making a descriptor encoder: %w", err)
 	}
+	if key, ok := signer.(ed25519.PrivateKey); ok {
+		var err error
+		if e.secret, err = newSigningSecret(key); err != nil {
+			return nil, fmt.Errorf("making a descriptor encoder: %w", err)
+		}
+	}
 	b := append([]byte(nil), kwDescriptor+" "+versionWord+"\n"+kwLifetime+" "+lifetimeWord+"\n"+kwSigningCert+"\n"...)
 	e.cert = string(append(appendObject(b, labelCert, []byte(cert.raw)), '\n'))
 	return e, nil
@@ -80,7 +87,7 @@ func (e *Encoder) encode(c *Contents, revision uint64, clients []AuthorizedClien
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	sign := signWith(e.signer, random)
+	sign := e.signWith(random)
 	auth, err := e.authFor(clients, random)
 	if err != nil {
 		return nil, err
@@ -97,16 +104,20 @@ func (e *Encoder) encode(c *Contents, revision uint64, clients []AuthorizedClien
 	if err := checkSize(len(first)/3*4, e.MaxSize); err != nil { // before a slow signer is asked
 		return nil, err
 	}
-	return e.signWhole(first, revision, sign)
+	return e.signWhole(first, revision, sign, random)
 }
 
 // signWhole writes the wrapper around the encrypted first layer.
-func (e *Encoder) signWhole(first []byte, revision uint64, sign func([]byte) ([]byte, error)) ([]byte, error) {
+func (e *Encoder) signWhole(first []byte, revision uint64, sign signFunc, random io.Reader) ([]byte, error) {
 	b := make([]byte, 0, len(signaturePrefix)+wrapperRoom+objectLength(labelMessage, len(first)))
 	b = append(append(b, signaturePrefix...), e.cert...)
 	b = append(strconv.AppendUint(append(b, kwRevision+" "...), revision, 10), "\n"+kwSuperencrypted+"\n"...)
+	nonce, err := nonceOf(b, first, random)
+	if err != nil {
+		return nil, err
+	}
 	b = append(appendObject(b, labelMessage, first), '\n')
-	signature, err := sign(b)
+	signature, err := sign(b, nonce...)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +139,7 @@ func startLayer(b []byte, random io.Reader) ([]byte, error) {
 }
 
 // sealSecond writes and encrypts the second layer.
-func (e *Encoder) sealSecond(room *layerRoom, c *Contents, revision uint64, cookie []byte, sign func([]byte) ([]byte, error), random io.Reader) error {
+func (e *Encoder) sealSecond(room *layerRoom, c *Contents, revision uint64, cookie []byte, sign signFunc, random io.Reader) error {
 	b, err := startLayer(room.second, random)
 	if err != nil {
 		return err

@@ -1,32 +1,9 @@
 package descriptor
 
 import (
-	"crypto"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io"
 )
-
-// signWith returns a function that signs with signer, and checks what a signer
-// outside this process says: a token that returns garbage would otherwise take
-// the service down.
-func signWith(signer crypto.Signer, random io.Reader) func([]byte) ([]byte, error) {
-	if key, ok := signer.(ed25519.PrivateKey); ok {
-		return func(message []byte) ([]byte, error) { return ed25519.Sign(key, message), nil }
-	}
-	return func(message []byte) ([]byte, error) {
-		signature, err := signer.Sign(random, message, crypto.Hash(0))
-		if err != nil {
-			return nil, err
-		}
-		public, ok := signer.Public().(ed25519.PublicKey)
-		if !ok || len(signature) != ed25519.SignatureSize || !ed25519.Verify(public, message, signature) {
-			return nil, errors.New("the signer returned a wrong signature")
-		}
-		return signature, nil
-	}
-}
 
 // pointName stands for all that goes into the text of an introduction point.
 type pointName struct {
@@ -37,7 +14,7 @@ type pointName struct {
 
 // appendPoints writes the introduction points, each with certificates that the
 // descriptor-signing key signed: now, or for an earlier descriptor.
-func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, sign func([]byte) ([]byte, error)) ([]byte, error) {
+func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, sign signFunc) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.points) > keptPoints {
@@ -66,15 +43,16 @@ func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, sign func([
 }
 
 // certify makes the text of a point, its two certificates signed.
-func (e *Encoder) certify(p *IntroductionPoint, sign func([]byte) ([]byte, error)) (string, error) {
+func (e *Encoder) certify(p *IntroductionPoint, sign signFunc) (string, error) {
 	if err := p.check(); err != nil {
 		return "", err
 	}
-	auth, err := NewCertificate(CertIntroAuth, p.AuthKey, e.public, p.Expires, sign)
+	plain := func(message []byte) ([]byte, error) { return sign(message) }
+	auth, err := NewCertificate(CertIntroAuth, p.AuthKey, e.public, p.Expires, plain)
 	if err != nil {
 		return "", err
 	}
-	enc, err := NewCertificate(CertIntroEnc, p.edwardsEncKey(), e.public, p.Expires, sign)
+	enc, err := NewCertificate(CertIntroEnc, p.edwardsEncKey(), e.public, p.Expires, plain)
 	if err != nil {
 		return "", err
 	}

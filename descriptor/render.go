@@ -2,12 +2,8 @@ package descriptor
 
 import (
 	"encoding/base64"
-	"slices"
 	"strconv"
 )
-
-// lineWidth is how many base64 characters stand in one line of an object.
-const lineWidth = 64
 
 // appendValue writes raw in base64 with padding.
 func appendValue(b, raw []byte) []byte { return base64.StdEncoding.AppendEncode(b, raw) }
@@ -18,28 +14,13 @@ func appendBareValue(b, raw []byte) []byte { return base64.RawStdEncoding.Append
 // appendObject writes raw as an object, without a newline after its END line.
 func appendObject(b []byte, label string, raw []byte) []byte {
 	b = append(append(append(b, objectBegin...), label...), "-----\n"...)
-	const chunk = lineWidth / 4 * 3
-	n := len(b)
-	b = slices.Grow(b, base64Lines(len(raw)))[:n+base64Lines(len(raw))]
-	for ; len(raw) > 0; raw = raw[min(chunk, len(raw)):] {
-		line := raw[:min(chunk, len(raw))]
-		base64.StdEncoding.Encode(b[n:], line)
-		n += base64.StdEncoding.EncodedLen(len(line))
-		b[n] = '\n'
-		n++
-	}
+	b = appendLines(b, raw)
 	return append(append(append(b, objectEnd...), label...), objectDashes...)
-}
-
-// base64Lines is how many bytes the base64 lines of n bytes take.
-func base64Lines(n int) int {
-	encoded := base64.StdEncoding.EncodedLen(n)
-	return encoded + (encoded+lineWidth-1)/lineWidth
 }
 
 // objectLength is how many bytes appendObject writes for n bytes.
 func objectLength(label string, n int) int {
-	return len(objectBegin) + len(objectEnd) + 2*len(label) + len("-----\n") + len(objectDashes) + base64Lines(n)
+	return len(objectBegin) + len(objectEnd) + 2*len(label) + len("-----\n") + len(objectDashes) + linesLength(n)
 }
 
 // appendContents writes the second layer up to its introduction points, in the

@@ -110,7 +110,7 @@ func (k *IdentityKey) blindBy(h *edwards25519.Scalar) (*BlindedKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	secret := blindedSecret{scalar: *a.Multiply(h, a)}
+	secret := signingSecret{scalar: *a.Multiply(h, a)}
 	// The prefix keys the nonce of every signature: it must be as secret as the
 	// scalar, or one signature gives the key away.
 	prefix := sha512.New()
@@ -125,43 +125,20 @@ func (k *IdentityKey) blindBy(h *edwards25519.Scalar) (*BlindedKey, error) {
 // marshals, and never leaves the process that derived it.
 type BlindedKey struct {
 	redacted
-	secret sealed[blindedSecret]
+	secret sealed[signingSecret]
 	public BlindedPublicKey
-}
-
-type blindedSecret struct {
-	scalar edwards25519.Scalar
-	prefix [32]byte // keys the nonces
 }
 
 // Public returns the public half.
 func (b *BlindedKey) Public() BlindedPublicKey { return b.public }
 
 // Wipe overwrites the secret, as best effort.
-func (b *BlindedKey) Wipe() { *b.secret() = blindedSecret{} }
+func (b *BlindedKey) Wipe() { *b.secret() = signingSecret{} }
 
 // Sign returns an Ed25519 signature of 64 bytes, which verifies under the
 // blinded public key (RFC 8032, section 5.1.6, with the blinded scalar).
 func (b *BlindedKey) Sign(message []byte) []byte {
-	h := sha512.New()
-	h.Write(b.secret().prefix[:])
-	h.Write(message)
-	r := uniformScalar(h.Sum(nil))
-	bigR := new(edwards25519.Point).ScalarBaseMult(r).Bytes()
-	h.Reset()
-	h.Write(bigR)
-	h.Write(b.public[:])
-	h.Write(message)
-	s := edwards25519.NewScalar().MultiplyAdd(uniformScalar(h.Sum(nil)), &b.secret().scalar, r)
-	return append(bigR, s.Bytes()...)
-}
-
-func uniformScalar(digest []byte) *edwards25519.Scalar {
-	s, err := edwards25519.NewScalar().SetUniformBytes(digest)
-	if err != nil {
-		panic("descriptor: a SHA-512 digest has 64 bytes: " + err.Error())
-	}
-	return s
+	return b.secret().sign([32]byte(b.public), message, message)
 }
 
 // RevisionKey keys the order-preserving encryption of revision counters for

@@ -71,23 +71,27 @@ func (s *RevisionSequence) encrypt(n int64) (uint64, error) {
 	var iv [aes.BlockSize]byte
 	binary.BigEndian.PutUint64(iv[8:], uint64(s.blocks))
 	stream := cipher.NewCTR(block, iv[:])
-	whole := n/wordsPerBlock - s.blocks
-	s.sum += sumStream(stream, whole*aes.BlockSize) + uint64(whole*wordsPerBlock)
+	whole, rest := n/wordsPerBlock-s.blocks, n%wordsPerBlock
+	buf := make([]byte, min(maxSumBytes, max(whole, 1)*aes.BlockSize))
+	s.sum += sumStream(stream, whole*aes.BlockSize, buf) + uint64(whole*wordsPerBlock)
 	s.blocks += whole
-	rest := n % wordsPerBlock
-	return s.sum + sumStream(stream, 2*rest) + uint64(rest), nil
+	return s.sum + sumStream(stream, 2*rest, buf) + uint64(rest), nil
 }
 
+// maxSumBytes is how many bytes are added up at once, few enough that no lane
+// of sumStream overflows.
+const maxSumBytes = 8192
+
 // sumStream adds up the next n bytes of the stream as 16-bit words, four of
-// them at a time in the lanes of two sums.
-func sumStream(stream cipher.Stream, n int64) (sum uint64) {
+// them at a time in the lanes of two sums. It overwrites buf.
+func sumStream(stream cipher.Stream, n int64, buf []byte) (sum uint64) {
 	const lanes = 0x0000ffff0000ffff
-	var buf [8192]byte // short enough that no lane overflows
 	for ; n > 0; n -= int64(len(buf)) {
-		clear(buf[:])
-		stream.XORKeyStream(buf[:min(n, int64(len(buf)))], buf[:min(n, int64(len(buf)))])
+		clear(buf)
+		part := buf[:min(n, int64(len(buf)))]
+		stream.XORKeyStream(part, part)
 		var even, odd uint64
-		for b := buf[:]; len(b) >= 8; b = b[8:] {
+		for b := buf; len(b) >= 8; b = b[8:] {
 			word := binary.LittleEndian.Uint64(b)
 			even += word & lanes
 			odd += word >> 16 & lanes

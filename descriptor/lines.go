@@ -1,8 +1,10 @@
 package descriptor
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/binary"
+	"errors"
 	"slices"
 )
 
@@ -17,7 +19,25 @@ const (
 	stepBytes = lineBytes / lineSteps
 )
 
+// noBits is above the bits of a group.
+const noBits = 1 << 24
+
 const base64Alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+// quadBits holds the bits of each character of a group of four, by its place in
+// the group: 24 bits for the whole. What
+// is no character has noBits instead.
+var quadBits = func() (bits [4][256]uint32) {
+	for place := range bits {
+		for c := range bits[place] {
+			bits[place][c] = noBits
+		}
+		for i := range len(base64Alphabet) {
+			bits[place][base64Alphabet[i]] = uint32(i) << (18 - 6*place)
+		}
+	}
+	return bits
+}()
 
 // charPairs holds the two characters that twelve bits are written as, the first
 // one in the low byte.
@@ -61,4 +81,51 @@ func encodeLine(line *[lineWidth]byte, raw *[lineBytes + 2]byte) {
 func linesLength(n int) int {
 	encoded := base64.StdEncoding.EncodedLen(n)
 	return encoded + (encoded+lineWidth-1)/lineWidth
+}
+
+// decodeBase64 decodes an object's lines. All but the last hold a multiple of
+// four characters; the padding at the end may be left out.
+func decodeBase64(lines []byte) ([]byte, error) {
+	// A step of decodeLine writes two bytes more than it decodes.
+	out, n := make([]byte, base64Raw.DecodedLen(len(lines))+2), 0
+	for len(lines) > lineWidth && lines[lineWidth] == '\n' {
+		if !decodeLine((*[lineBytes + 2]byte)(out[n:]), (*[lineWidth]byte)(lines)) {
+			break // not of the usual kind, but possibly right
+		}
+		n, lines = n+lineBytes, lines[lineWidth+1:]
+	}
+	if bytes.IndexByte(lines, '\r') >= 0 { // the decoder would skip it
+		return nil, errors.New("malformed base64")
+	}
+	for len(lines) > 0 {
+		line, rest, _ := bytes.Cut(lines, []byte{'\n'})
+		if len(rest) == 0 {
+			line = trimPadding(line)
+		} else if len(line)%4 != 0 {
+			return nil, errors.New("malformed base64")
+		}
+		m, err := base64Raw.Decode(out[n:], line)
+		if err != nil {
+			return nil, errors.New("malformed base64")
+		}
+		n += m
+		lines = rest
+	}
+	return out[:n], nil
+}
+
+// decodeLine decodes a whole line, and reports whether all of it is base64.
+func decodeLine(out *[lineBytes + 2]byte, line *[lineWidth]byte) bool {
+	var seen uint64
+	for i := range lineSteps {
+		high, low := decodeQuad(line[i*stepWidth:]), decodeQuad(line[i*stepWidth+4:])
+		seen |= high | low
+		binary.BigEndian.PutUint64(out[i*stepBytes:], high<<40|low<<16)
+	}
+	return seen < noBits
+}
+
+// decodeQuad returns the 24 bits of four characters, or noBits and more.
+func decodeQuad(c []byte) uint64 {
+	return uint64(quadBits[0][c[0]] | quadBits[1][c[1]] | quadBits[2][c[2]] | quadBits[3][c[3]])
 }

@@ -97,21 +97,34 @@ func (s *scanner) cutObject(it *item) error {
 	if !ok || len(label) == 0 {
 		return s.fail(*it, errors.New("the object's BEGIN line is malformed"))
 	}
-	start := s.pos
-	for s.pos < len(s.text) {
-		end := s.pos
-		line := s.cutLine()
-		rest, isEnd := bytes.CutPrefix(line, objectEnd)
-		if !isEnd {
-			continue
-		}
-		if rest, ok = bytes.CutSuffix(rest, objectDashes); !ok || !bytes.Equal(rest, label) {
-			return s.fail(*it, errors.New("the object's END line does not match its BEGIN line"))
-		}
-		it.label, it.object = label, s.text[start:end]
-		return nil
+	object := s.text[s.pos:]
+	end := indexLine(object, objectEnd)
+	if end < 0 {
+		return s.fail(*it, errors.New("the object has no END line"))
 	}
-	return s.fail(*it, errors.New("the object has no END line"))
+	object = object[:end]
+	s.pos += end
+	s.line += bytes.Count(object, []byte{'\n'})
+	rest, ok := bytes.CutSuffix(s.cutLine()[len(objectEnd):], objectDashes)
+	if !ok || !bytes.Equal(rest, label) {
+		return s.fail(*it, errors.New("the object's END line does not match its BEGIN line"))
+	}
+	it.label, it.object = label, object
+	return nil
+}
+
+// indexLine returns where the first line of text begins that has the given
+// prefix, or -1.
+func indexLine(text, prefix []byte) int {
+	for at := 0; ; at += len(prefix) {
+		n := bytes.Index(text[at:], prefix)
+		if n < 0 {
+			return -1
+		}
+		if at += n; at == 0 || text[at-1] == '\n' {
+			return at
+		}
+	}
 }
 
 func (s *scanner) fail(it item, err error) *ParseError {
@@ -151,31 +164,6 @@ func splitArgs(args []byte) (words []string, err error) {
 		}
 		words, args = append(words, string(word)), rest
 	}
-}
-
-// decodeBase64 decodes an object's lines. All but the last hold a multiple of
-// four characters; the padding at the end may be left out.
-func decodeBase64(lines []byte) ([]byte, error) {
-	out := make([]byte, base64Raw.DecodedLen(len(lines)))
-	if bytes.IndexByte(lines, '\r') >= 0 { // the decoder would skip it
-		return nil, errors.New("malformed base64")
-	}
-	n := 0
-	for len(lines) > 0 {
-		line, rest, _ := bytes.Cut(lines, []byte{'\n'})
-		if len(rest) == 0 {
-			line = trimPadding(line)
-		} else if len(line)%4 != 0 {
-			return nil, errors.New("malformed base64")
-		}
-		m, err := base64Raw.Decode(out[n:], line)
-		if err != nil {
-			return nil, errors.New("malformed base64")
-		}
-		n += m
-		lines = rest
-	}
-	return out[:n], nil
 }
 
 // trimPadding cuts the padding off, if it fills the text up to a multiple of four.

@@ -87,8 +87,8 @@ func canonicalField(key [32]byte) bool {
 // (proposal 228, appendix A). key must have passed checkX25519.
 func edwardsFromX25519(key [32]byte) [32]byte {
 	u, one := fieldElement(key), new(field.Element).One()
-	y := new(field.Element).Add(u, one)
-	y.Multiply(y.Invert(y), u.Subtract(u, one))
+	y := new(field.Element).Add(&u, one)
+	y.Multiply(y.Invert(y), u.Subtract(&u, one))
 	return [32]byte(y.Bytes())
 }
 
@@ -98,16 +98,15 @@ func isEdwardsOf(ed, key [32]byte) bool {
 	if !canonicalField(ed) {
 		return false
 	}
-	u, one := fieldElement(key), new(field.Element).One()
-	left := new(field.Element).Add(u, one)
-	left.Multiply(left, fieldElement(ed))
-	return left.Equal(u.Subtract(u, one)) == 1
+	u, y, one := fieldElement(key), fieldElement(ed), new(field.Element).One()
+	left := new(field.Element).Add(&u, one)
+	left.Multiply(left, &y)
+	return left.Equal(u.Subtract(&u, one)) == 1
 }
 
 // fieldElement reads 255 bits; the top bit is ignored.
-func fieldElement(b [32]byte) *field.Element {
-	e, err := new(field.Element).SetBytes(b[:])
-	if err != nil {
+func fieldElement(b [32]byte) (e field.Element) {
+	if _, err := e.SetBytes(b[:]); err != nil {
 		panic("descriptor: 32 bytes are a field element: " + err.Error())
 	}
 	return e

@@ -1,6 +1,7 @@
 package descriptor
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -41,7 +42,8 @@ var secondGrammar = grammar[secondLayer]{
 // parseSecond reads the plaintext of the second layer. A fault within an
 // introduction point is kept with it, and is no fault of the layer.
 func parseSecond(text []byte) (*secondLayer, error) {
-	l := new(secondLayer)
+	points := bytes.Count(text, []byte("\n"+kwIntroPoint+" "))
+	l := &secondLayer{points: make([]placedPoint, 0, min(points, MaxIntroductionPoints))}
 	if err := secondGrammar.parse(&scanner{layer: LayerSecond, text: text}, l); err != nil {
 		return nil, err
 	}

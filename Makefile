@@ -30,10 +30,10 @@ test: need-test go
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 
 bench: need-bench go
-	$(GO) run ./bench $(if $(filter 0,$(NETWORK)),-network=false)
+	GO=$(GO) $(GO) run ./bench $(if $(filter 0,$(NETWORK)),-network=false)
 
 bench-network: need-bench go
-	$(GO) run ./bench -cpu=false
+	GO=$(GO) $(GO) run ./bench -cpu=false
 
 fuzz: go
 	@set -e; for package in $$($(GO) list ./...); do \

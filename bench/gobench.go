@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -23,6 +24,9 @@ func singleCore(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// goTool is the go command, which the environment may name.
+var goTool = cmp.Or(os.Getenv("GO"), "go")
+
 // goBenchmarks runs the Go benchmarks of our packages.
 type goBenchmarks struct {
 	dir      string
@@ -35,7 +39,7 @@ func (g *goBenchmarks) binary(ctx context.Context, pkg string) (string, error) {
 		return path, nil
 	}
 	path := filepath.Join(g.dir, strings.ReplaceAll(pkg, "/", "-")+".test")
-	build := exec.CommandContext(ctx, "go", "test", "-c", "-o", path, "./"+pkg)
+	build := exec.CommandContext(ctx, goTool, "test", "-c", "-o", path, "./"+pkg)
 	if said, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building the benchmarks of %s: %w\n%s", pkg, err, said)
 	}

@@ -45,14 +45,14 @@ type target struct {
 	Met     bool    `json:"met"`
 }
 
-// result is one row of the table: one thing done by us and, where they can do
-// it, by OnionBalance and by the bare primitives.
+// result is one row of the table: one thing done by us and, where there is the
+// like, by OnionBalance and in the best way there can be.
 type result struct {
 	Name         string   `json:"name"`
 	How          string   `json:"how"`  // to measure our side alone
 	Unit         unit     `json:"unit"` // of the three series
 	Ours         series   `json:"ours"`
-	Primitives   series   `json:"primitives"`
+	Ideal        series   `json:"ideal"` // what cannot be avoided
 	OnionBalance series   `json:"onionbalance"`
 	Targets      []target `json:"targets"`
 }
@@ -60,8 +60,8 @@ type result struct {
 // faster is how many times quicker we are than OnionBalance.
 func (r *result) faster() series { return r.OnionBalance.over(r.Ours) }
 
-// overhead is how many times longer we take than the bare primitives.
-func (r *result) overhead() series { return r.Ours.over(r.Primitives) }
+// overhead is how many times the ideal we take.
+func (r *result) overhead() series { return r.Ours.over(r.Ideal) }
 
 // atLeast adds a target.
 func (r *result) atLeast(what string, reached, wanted float64) {

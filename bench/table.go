@@ -58,11 +58,12 @@ func digits(v float64) string {
 // printTable writes all rows.
 func printTable(out io.Writer, rows []*result) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\tbalancer\tprimitives\tbalancer : primitives\tOnionBalance\tOnionBalance : balancer\ttargets")
+	fmt.Fprintln(w, "\tbalancer\tideal\tbalancer : ideal\tOnionBalance\tOnionBalance : balancer\ttargets")
 	for _, r := range rows {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, r.Unit.format(r.Ours.median()),
-			r.Unit.format(r.Primitives.median()), ratios(r.overhead()),
+			r.Unit.format(r.Ideal.median()), ratios(r.overhead()),
 			r.Unit.format(r.OnionBalance.median()), ratios(r.faster()), r.verdict())
 	}
 	w.Flush()
+	fmt.Fprintln(out, "\nIdeal is the sum of the cryptographic primitives that cannot be avoided or, for a transfer, an instance's own address.")
 }

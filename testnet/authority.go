@@ -86,3 +86,22 @@ func writeBandwidths(path string, now time.Time, fingerprints []string) error {
 	}
 	return nil
 }
+
+// writeStability writes what an authority remembers of the relays' uptime, the
+// file router-stability: that they have been up for long. Without it only the
+// relays that started first would be stable, and services choose their
+// introduction points among the stable ones.
+func writeStability(dir string, now time.Time, fingerprints []string) error {
+	const run = 60 * 24 * time.Hour // far beyond what makes a relay stable for certain
+	stamp := func(t time.Time) string { return t.UTC().Format(time.DateTime) }
+	var text strings.Builder
+	fmt.Fprintf(&text, "format 2\nstored-at %s\ntracked-since %s\nlast-downrated %s\ndata\n", stamp(now), stamp(now.Add(-run)), stamp(now))
+	for _, fingerprint := range fingerprints {
+		fmt.Fprintf(&text, "R %s\n+MTBF %d 1.00000\n+WFU 0 0\n", fingerprint, int(run.Seconds()))
+	}
+	text.WriteString(".\n")
+	if err := os.WriteFile(filepath.Join(dir, "router-stability"), []byte(text.String()), 0o600); err != nil {
+		return fmt.Errorf("writing the relays' stability: %w", err)
+	}
+	return nil
+}

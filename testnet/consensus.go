@@ -20,6 +20,7 @@ type Consensus struct {
 	ValidUntil time.Time
 	Relays     int // in the consensus, authorities included
 	HSDirs     int // relays with the HSDir flag
+	Stable     int // relays that services take as introduction points: with the Stable flag
 
 	SharedRandomCurrent  []byte // 32 bytes; nil before the first run has ended
 	SharedRandomPrevious []byte
@@ -72,9 +73,9 @@ func parseConsensus(document []byte) (*Consensus, error) {
 		case "r":
 			c.Relays++
 		case "s":
-			if strings.Contains(" "+rest+" ", " HSDir ") {
-				c.HSDirs++
-			}
+			flags := " " + rest + " "
+			c.HSDirs += strings.Count(flags, " HSDir ")
+			c.Stable += strings.Count(flags, " Stable ")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the consensus: %s: %w", keyword, err)

@@ -126,6 +126,11 @@ func (n *Network) makeKeys(ctx context.Context) error {
 	for _, r := range n.relays {
 		all = append(all, r.fingerprint)
 	}
+	for _, a := range n.authorities {
+		if err := writeStability(a.dir, time.Now(), all); err != nil {
+			return err
+		}
+	}
 	return writeBandwidths(n.bandwidths(), time.Now(), all)
 }
 

@@ -34,6 +34,10 @@ type Config struct {
 	// afterwards.
 	Clients []string
 
+	// LogLevel is what the tors write to their output.log, as in torrc's Log;
+	// default "notice". "[rend]info notice" tells of onion services in detail.
+	LogLevel string
+
 	TorBinary string         // default "tor", looked up in PATH; tor-gencert likewise, beside it
 	Progress  func(Progress) // called from one goroutine, about twice a second while the network starts
 }
@@ -68,6 +72,9 @@ func (c *Config) Validate() error {
 	}
 	if c.TorBinary == "" {
 		c.TorBinary = "tor"
+	}
+	if c.LogLevel == "" {
+		c.LogLevel = "notice"
 	}
 	v := c.VotingInterval
 	switch {

@@ -81,8 +81,8 @@ func testConsensus(ctx context.Context, t *testing.T, n *Network) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	if c.Relays != 11 || c.HSDirs != 11 || c.VotingInterval() != DefaultVotingInterval {
-		t.Errorf("got %d relays, %d HSDirs, a voting interval of %v", c.Relays, c.HSDirs, c.VotingInterval())
+	if c.Relays != 11 || c.HSDirs != 11 || c.Stable != 11 || c.VotingInterval() != DefaultVotingInterval {
+		t.Errorf("got %d relays, %d HSDirs, %d stable, a voting interval of %v", c.Relays, c.HSDirs, c.Stable, c.VotingInterval())
 	}
 	if c.ValidAfter.After(now) || now.Sub(c.ValidAfter) > 2*DefaultVotingInterval {
 		t.Errorf("at %v, the consensus is valid after %v", now, c.ValidAfter)

@@ -36,7 +36,7 @@ func (n *Network) common(dir string) *torrc {
 	t := new(torrc)
 	t.set("TestingTorNetwork", 1)
 	t.path("DataDirectory", dir)
-	t.set("Log", "notice stdout")
+	t.set("Log", n.config.LogLevel+" stdout")
 	t.set("SafeLogging", 0)
 	t.set("NumCPUs", 1)
 	t.set("ShutdownWaitLength", 0)
@@ -116,6 +116,11 @@ func (n *Network) clientConfig(dir, socksPort, controlPort string) *torrc {
 	// clients would otherwise be up to two voting intervals behind.
 	t.set("FetchDirInfoEarly", 1)
 	t.set("FetchDirInfoExtraEarly", 1)
+	// Tor learns how long circuits may take, and on a network as quick as this
+	// one learns it so tightly that a short hiccup makes it start again, with a
+	// minute.
+	t.set("LearnCircuitBuildTimeout", 0)
+	t.set("CircuitBuildTimeout", 3)
 	return t
 }
 

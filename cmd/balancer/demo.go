@@ -63,6 +63,7 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 	flags.IntVar(&o.lab.network.Relays, "relays", demoRelays, "`NUMBER` of relays")
 	flags.DurationVar(&o.lab.network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more")
 	flags.StringVar(&o.dir, "dir", "", "`DIRECTORY` for logs and state, which is kept; a temporary one by default")
+	flags.StringVar(&o.lab.network.LogLevel, "tor-log", "notice", "what the tors log, as in torrc: \"[rend]info notice\" tells more")
 	flags.BoolVar(&o.keep, "keep", false, "keep the temporary directory")
 	flags.BoolVar(&o.asJSON, "json", false, "print the result as JSON")
 	_ = cmd.MarkFlagDirname("dir")

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	fetchTimeout = 30 * time.Second // for one visitor
-	visitorsOnce = 4                // who come at the same time
-	shareBand    = 0.12             // how far from an even share an instance may be
+	fetchTimeout = 2 * time.Minute // for one visitor, as long as tor's own SocksTimeout
+	visitorsOnce = 4               // who come at the same time
+	shareBand    = 0.12            // how far from an even share an instance may be
 )
 
 // visit fetches the public address as someone new, over circuits that nobody

@@ -86,6 +86,7 @@ To see what happens when an instance dies, end its tor: "kill -9 PID".`,
 	flags.IntVar(&config.services, "services", 0, "`NUMBER` of ordinary onion services")
 	flags.DurationVar(&config.network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more")
 	flags.StringVar(&config.network.TorBinary, "tor", "tor", "the tor `PROGRAM` to run")
+	flags.StringVar(&config.network.LogLevel, "tor-log", "notice", "what the tors log, as in torrc: \"[rend]info notice\" tells more")
 	flags.BoolVar(&detach, "detach", false, "leave the network up in the background")
 	flags.BoolVar(&asJSON, "json", false, "print what there is to use as JSON")
 	return cmd

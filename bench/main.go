@@ -33,7 +33,7 @@ type options struct {
 
 func main() {
 	var o options
-	flag.IntVar(&o.rounds, "rounds", 7, "how often each figure is measured, network transfers included")
+	flag.IntVar(&o.rounds, "rounds", 7, "turns in which each figure is measured; there are four times as many transfers")
 	flag.DurationVar(&o.each, "each", 300*time.Millisecond, "how long one measurement of processor time takes at least")
 	flag.BoolVar(&o.cpu, "cpu", true, "measure what takes processor time")
 	flag.BoolVar(&o.network, "network", true, "measure on a private Tor network, which takes some minutes")
@@ -72,7 +72,7 @@ func run(ctx context.Context, o options) error {
 		r.Rows = append(r.Rows, rows...)
 	}
 	clearProgress()
-	fmt.Printf("%s, %s; medians of %d turns, lowest to highest in brackets\n\n", r.Machine, runtime.Version(), o.rounds)
+	fmt.Printf("%s, %s; medians, with the lowest and the highest ratio of a turn in brackets\n\n", r.Machine, runtime.Version())
 	printTable(os.Stdout, r.Rows)
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {

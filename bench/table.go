@@ -65,5 +65,5 @@ func printTable(out io.Writer, rows []*result) {
 			r.Unit.format(r.OnionBalance.median()), ratios(r.faster()), r.verdict())
 	}
 	w.Flush()
-	fmt.Fprintln(out, "\nIdeal is the sum of the cryptographic primitives that cannot be avoided or, for a transfer, an instance's own address.")
+	fmt.Fprintln(out, "\nIdeal is the sum of the cryptographic primitives, as the standard library does them, or an instance's own address.")
 }

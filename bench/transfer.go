@@ -8,13 +8,20 @@ import (
 	"time"
 )
 
-const bulk = 24 << 20 // bytes that are fetched at once
+const (
+	bulk = 12 << 20 // bytes that are fetched at once
+
+	// transfersEach is how many transfers stand for one turn: single ones differ
+	// by a third, for circuits differ, and relays share the machine.
+	transfersEach = 4
+)
 
 // measureTransfer fetches much at once through an instance's own address and
 // through both public ones, each time over circuits of its own.
 func measureTransfer(ctx context.Context, o options, a *arena, both []*contender) ([]*result, error) {
 	r := &result{Name: "transfer through the public address", How: "make bench-network", Unit: unitRate}
-	for turn := range o.rounds {
+	turns := o.rounds * transfersEach
+	for turn := range turns {
 		own := a.instances[turn%len(a.instances)].Address()
 		sides := []struct {
 			address string
@@ -22,7 +29,7 @@ func measureTransfer(ctx context.Context, o options, a *arena, both []*contender
 		}{{own, &r.Ideal}, {both[0].fronts[starts-1], &r.Ours}, {both[1].fronts[starts-1], &r.OnionBalance}}
 		for i := range sides {
 			side := sides[(i+turn)%len(sides)]
-			progress("transfer %d of %d", turn+1, o.rounds)
+			progress("transfer %d of %d", turn+1, turns)
 			rate, err := a.transfer(ctx, fmt.Sprintf("bulk-%d-%d", turn, i), side.address)
 			if err != nil {
 				return nil, fmt.Errorf("fetching %d bytes from %s: %w", bulk, side.address, err)

@@ -83,6 +83,8 @@ func linesLength(n int) int {
 	return encoded + (encoded+lineWidth-1)/lineWidth
 }
 
+var errBase64 = errors.New("malformed base64")
+
 // decodeBase64 decodes an object's lines. All but the last hold a multiple of
 // four characters; the padding at the end may be left out.
 func decodeBase64(lines []byte) ([]byte, error) {
@@ -94,24 +96,30 @@ func decodeBase64(lines []byte) ([]byte, error) {
 		}
 		n, lines = n+lineBytes, lines[lineWidth+1:]
 	}
+	rest, err := decodeOddLines(out[n:], lines)
+	return out[:n+rest], err
+}
+
+// decodeOddLines decodes lines of any length to out, and returns how many bytes
+// they are.
+func decodeOddLines(out, lines []byte) (n int, err error) {
 	if bytes.IndexByte(lines, '\r') >= 0 { // the decoder would skip it
-		return nil, errors.New("malformed base64")
+		return 0, errBase64
 	}
 	for len(lines) > 0 {
 		line, rest, _ := bytes.Cut(lines, []byte{'\n'})
 		if len(rest) == 0 {
 			line = trimPadding(line)
 		} else if len(line)%4 != 0 {
-			return nil, errors.New("malformed base64")
+			return 0, errBase64
 		}
 		m, err := base64Raw.Decode(out[n:], line)
 		if err != nil {
-			return nil, errors.New("malformed base64")
+			return 0, errBase64
 		}
-		n += m
-		lines = rest
+		n, lines = n+m, rest
 	}
-	return out[:n], nil
+	return n, nil
 }
 
 // decodeLine decodes a whole line, and reports whether all of it is base64.

@@ -79,7 +79,15 @@ func summary(cfg *config.Config) string {
 	for _, s := range cfg.Services {
 		instances += len(s.Instances)
 	}
-	return fmt.Sprintf("%d services with %d instances", len(cfg.Services), instances)
+	return plural(len(cfg.Services), "service") + " with " + plural(instances, "instance")
+}
+
+// plural writes "1 service" and "2 services".
+func plural(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func printFinding(cmd *cobra.Command, f daemon.Finding) {

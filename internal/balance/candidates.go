@@ -32,10 +32,6 @@ func (i *instance) candidates(now time.Time) []selection.Candidate {
 	if i.held == nil {
 		return nil
 	}
-	weight := i.Weight
-	if weight == 0 {
-		weight = 1
-	}
 	var list []selection.Candidate
 	for n := range i.held.IntroductionPoints {
 		point := &i.held.IntroductionPoints[n]
@@ -44,7 +40,7 @@ func (i *instance) candidates(now time.Time) []selection.Candidate {
 		}
 		list = append(list, selection.Candidate{
 			Instance:  i.Name,
-			Weight:    weight,
+			Weight:    i.Weight,
 			Point:     point,
 			FirstSeen: i.seen[point.AuthKey],
 			Published: i.renewed,

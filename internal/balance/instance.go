@@ -13,7 +13,7 @@ import (
 type Instance struct {
 	Name    string
 	Address descriptor.Address
-	Weight  float64               // for strategies that weigh; 0 counts as 1
+	Weight  float64               // for strategies that weigh; 0 drains the instance
 	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
 }
 

@@ -30,7 +30,7 @@ func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor
 		return answer.Err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("fetching the descriptor of %s: %w", address.Short(), err)
+		return nil, err
 	}
 	return answer.Raw, nil
 }

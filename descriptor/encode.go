@@ -35,7 +35,7 @@ type Encoder struct {
 	secret sealed[signingSecret] // the signer's; nil if it is not in our memory
 
 	mu     sync.Mutex
-	points map[pointName]string // texts with certificates
+	points map[string]string // texts with certificates, see appendPointName
 	auth   *authSection
 }
 
@@ -47,7 +47,7 @@ func NewEncoder(keys Keys, cert Certificate, signer crypto.Signer) (*Encoder, er
 	if !ok || len(public) != ed25519.PublicKeySize {
 		return nil, errors.New("making a descriptor encoder: the signer's key is not of Ed25519")
 	}
-	e := &Encoder{keys: keys, public: [32]byte(public), signer: signer, points: make(map[pointName]string)}
+	e := &Encoder{keys: keys, public: [32]byte(public), signer: signer, points: make(map[string]string)}
 	named, hasSigner := cert.SigningKey()
 	switch {
 	case cert.Type() != CertHSDescSigning:

@@ -1,15 +1,17 @@
 package descriptor
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 )
 
-// pointName stands for all that goes into the text of an introduction point.
-type pointName struct {
-	specifiers                string
-	onionKey, authKey, encKey [32]byte
-	expires                   int64
+// appendPointName writes what stands for all that goes into the text of an
+// introduction point.
+func appendPointName(b []byte, p *IntroductionPoint) []byte {
+	b = append(append(append(b, p.OnionKey[:]...), p.AuthKey[:]...), p.EncKey[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(p.Expires.Unix()))
+	return appendLinkSpecifiers(b, p.LinkSpecifiers)
 }
 
 // appendPoints writes the introduction points, each with certificates that the
@@ -20,22 +22,17 @@ func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, sign signFu
 	if len(e.points) > keptPoints {
 		clear(e.points)
 	}
-	var specifiers []byte
+	var name []byte
 	for i := range points {
 		p := &points[i]
-		specifiers = appendLinkSpecifiers(specifiers[:0], p.LinkSpecifiers)
-		name := pointName{
-			specifiers: string(specifiers),
-			onionKey:   p.OnionKey, authKey: p.AuthKey, encKey: p.EncKey,
-			expires: p.Expires.Unix(),
-		}
-		text, ok := e.points[name]
+		name = appendPointName(name[:0], p)
+		text, ok := e.points[string(name)]
 		if !ok {
 			var err error
 			if text, err = e.certify(p, sign); err != nil {
 				return nil, fmt.Errorf("introduction point %d: %w", i+1, err)
 			}
-			e.points[name] = text
+			e.points[string(name)] = text
 		}
 		b = append(b, text...)
 	}

@@ -7,63 +7,43 @@ import (
 	"sync"
 )
 
-// loopback hands out ports on one address of 127.0.0.0/8 that is ours alone as
-// far as chance goes. Outgoing connections take their source ports on
-// 127.0.0.1, so that a port found free here stays free, and two networks on
-// one machine do not meet.
-type loopback struct {
-	host string
+// host is the address of everything. It is this one because connections within
+// 127.0.0.0/8 come from it whatever one asks tor for, and a relay thinks little
+// of a connection that comes from another address than its peer's descriptor
+// says: it makes a second one.
+const host = "127.0.0.1"
 
-	mu   sync.Mutex
-	held map[string]net.Listener
+// Ports are chosen below those that systems give to outgoing connections, so
+// that a port that was found free stays free, but for other programs that look
+// for one to listen on at the same moment. Holding it with a listener until
+// tor starts does more harm than good: each process that is started meanwhile
+// has the listener too for a moment, until it has become another program.
+const (
+	lowestPort  = 10_000
+	highestPort = 32_000
+)
+
+// portPool hands out ports, each once.
+type portPool struct {
+	mu    sync.Mutex
+	given map[string]bool
 }
 
-// newLoopback chooses an address and checks that one can listen on it.
-func newLoopback() (*loopback, error) {
+// reserve finds a free port; the result is "host:port".
+func (b *portPool) reserve() (string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	var err error
-	for range 8 {
-		host := fmt.Sprintf("127.%d.%d.1", 1+rand.IntN(250), 1+rand.IntN(250))
+	for range 1000 {
+		address := fmt.Sprintf("%s:%d", host, lowestPort+rand.IntN(highestPort-lowestPort))
+		if b.given[address] {
+			continue
+		}
 		var l net.Listener
-		if l, err = net.Listen("tcp4", host+":0"); err == nil {
-			l.Close()
-			return &loopback{host: host, held: map[string]net.Listener{}}, nil
+		if l, err = net.Listen("tcp4", address); err == nil {
+			b.given[address] = true
+			return address, l.Close()
 		}
 	}
-	return nil, fmt.Errorf("finding a loopback address: %w", err)
-}
-
-// reserve finds a free port and holds it until release; the result is
-// "host:port".
-func (b *loopback) reserve() (string, error) {
-	l, err := net.Listen("tcp4", b.host+":0")
-	if err != nil {
-		return "", fmt.Errorf("finding a free port: %w", err)
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	address := l.Addr().String()
-	b.held[address] = l
-	return address, nil
-}
-
-// release lets go of ports just before the process that they are for starts.
-func (b *loopback) release(addresses ...string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, address := range addresses {
-		if l := b.held[address]; l != nil {
-			l.Close()
-			delete(b.held, address)
-		}
-	}
-}
-
-// releaseAll lets go of what is still held.
-func (b *loopback) releaseAll() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for address, l := range b.held {
-		l.Close()
-		delete(b.held, address)
-	}
+	return "", fmt.Errorf("finding a free port: %w", err)
 }

@@ -22,13 +22,13 @@ type backend struct {
 	requests atomic.Int64
 }
 
-// startBackend serves name on a free port of host:
+// startBackend serves name on a free port:
 //
 //	/              the name and a line feed
 //	/bulk?bytes=N  N bytes
 //
 // Any other handler can take its place.
-func startBackend(host, name string, handler http.Handler) (*backend, error) {
+func startBackend(name string, handler http.Handler) (*backend, error) {
 	l, err := net.Listen("tcp4", host+":0")
 	if err != nil {
 		return nil, fmt.Errorf("starting the backend of %q: %w", name, err)

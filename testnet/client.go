@@ -21,15 +21,15 @@ type Client struct {
 
 // newClient prepares a client without starting it.
 func (n *Network) newClient(name string) (*Client, error) {
-	socksPort, err := n.loopback.reserve()
+	socksPort, err := n.ports.reserve()
 	if err != nil {
 		return nil, err
 	}
-	controlPort, err := n.loopback.reserve()
+	controlPort, err := n.ports.reserve()
 	if err != nil {
 		return nil, err
 	}
-	d, err := n.newNode(name, socksPort, controlPort)
+	d, err := n.newNode(name)
 	if err != nil {
 		return nil, err
 	}

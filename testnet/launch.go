@@ -65,29 +65,35 @@ func (n *Network) launch(ctx context.Context) error {
 			return err
 		}
 	}
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	n.background.Go(func() {
+		<-n.stopped
+		cancel()
+	})
+	n.background.Go(func() { n.followRotations(background) })
 	return nil
 }
 
 // makeNodes chooses ports, and makes directories.
 func (n *Network) makeNodes() error {
 	for i := range n.config.Authorities + n.config.Relays {
-		orPort, err := n.loopback.reserve()
+		orPort, err := n.ports.reserve()
 		if err != nil {
 			return err
 		}
 		if i >= n.config.Authorities {
-			d, err := n.newNode(fmt.Sprintf("relay%02d", i-n.config.Authorities+1), orPort)
+			d, err := n.newNode(fmt.Sprintf("relay%02d", i-n.config.Authorities+1))
 			if err != nil {
 				return err
 			}
 			n.relays = append(n.relays, &relay{node: d, orPort: orPort})
 			continue
 		}
-		dirPort, err := n.loopback.reserve()
+		dirPort, err := n.ports.reserve()
 		if err != nil {
 			return err
 		}
-		d, err := n.newNode(fmt.Sprintf("auth%d", i+1), orPort, dirPort)
+		d, err := n.newNode(fmt.Sprintf("auth%d", i+1))
 		if err != nil {
 			return err
 		}

@@ -105,12 +105,12 @@ type relay struct {
 // Network is a running private Tor network. Its methods can be called from any
 // goroutine.
 type Network struct {
-	config   Config
-	gencert  string
-	dir      string
-	ownDir   bool // made by us: Stop removes it
-	loopback *loopback
-	began    time.Time
+	config  Config
+	gencert string
+	dir     string
+	ownDir  bool // made by us: Stop removes it
+	ports   portPool
+	began   time.Time
 
 	authorities []*authority
 	relays      []*relay
@@ -119,6 +119,9 @@ type Network struct {
 	stopped  chan struct{}
 	stopOnce sync.Once
 	stopErr  error
+
+	background sync.WaitGroup // what runs until stopped is closed
+	murmuring  sync.Mutex     // held while relays are made to talk
 
 	mu       sync.Mutex
 	nodes    []*node // that were ever started
@@ -134,7 +137,7 @@ func newNetwork(config Config) (*Network, error) {
 	var err error
 	n := &Network{
 		config: config, began: time.Now(), stopped: make(chan struct{}),
-		clients: map[string]*Client{},
+		clients: map[string]*Client{}, ports: portPool{given: map[string]bool{}},
 	}
 	if n.config.TorBinary, err = exec.LookPath(config.TorBinary); err != nil {
 		return nil, fmt.Errorf("finding tor (Debian package tor): %w", err)
@@ -144,9 +147,6 @@ func newNetwork(config Config) (*Network, error) {
 		if n.gencert, err = exec.LookPath("tor-gencert"); err != nil {
 			return nil, fmt.Errorf("finding tor-gencert (Debian package tor): %w", err)
 		}
-	}
-	if n.loopback, err = newLoopback(); err != nil {
-		return nil, err
 	}
 	n.dir = config.Dir
 	if n.dir == "" {
@@ -193,10 +193,12 @@ func (n *Network) adopt(d *node, p *process) bool {
 	if !known {
 		n.nodes = append(n.nodes, d)
 	}
-	go func() {
+	n.background.Go(func() {
 		<-p.exited
 		n.changed.notify()
-	}()
+		n.passOn()
+		close(p.settled)
+	})
 	return true
 }
 
@@ -225,10 +227,10 @@ func (n *Network) Stop() error {
 			wg.Go(func() { d.end(false) })
 		}
 		wg.Wait()
+		n.background.Wait()
 		for _, s := range services {
 			s.backend.close()
 		}
-		n.loopback.releaseAll()
 		if n.ownDir {
 			n.stopErr = os.RemoveAll(n.dir)
 		}
@@ -239,13 +241,17 @@ func (n *Network) Stop() error {
 // Start makes a network and waits until it can be used: every relay is in the
 // consensus, and every client of the configuration has a circuit.
 func Start(ctx context.Context, config Config) (*Network, error) {
-	n, err := newNetwork(config)
-	if err != nil {
-		return nil, fmt.Errorf("starting a test network: %w", err)
-	}
-	if err := n.launch(ctx); err != nil {
+	for attempt := 1; ; attempt++ {
+		n, err := newNetwork(config)
+		if err != nil {
+			return nil, fmt.Errorf("starting a test network: %w", err)
+		}
+		if err = n.launch(ctx); err == nil {
+			return n, nil
+		}
 		n.Stop()
-		return nil, fmt.Errorf("starting a test network: %w", err)
+		if !errors.Is(err, errPortTaken) || attempt == 3 {
+			return nil, fmt.Errorf("starting a test network: %w", err)
+		}
 	}
-	return n, nil
 }

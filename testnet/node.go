@@ -16,10 +16,9 @@ import (
 // node is one tor of the network over its whole life, in which it may be
 // killed and started again.
 type node struct {
-	net   *Network
-	name  string
-	dir   string   // its DataDirectory, with torrc and output.log
-	ports []string // let go of at the first start
+	net  *Network
+	name string
+	dir  string // its DataDirectory, with torrc and output.log
 
 	mu        sync.Mutex
 	process   *process
@@ -28,23 +27,27 @@ type node struct {
 	uploads   map[string]uint // descriptors confirmed by an HSDir since the start, by address without .onion
 }
 
-// newNode makes the directory of a node.
-func (n *Network) newNode(name string, ports ...string) (*node, error) {
+// newNode makes the directory of a node, without what an earlier network may
+// have left there.
+func (n *Network) newNode(name string) (*node, error) {
 	select {
 	case <-n.stopped:
 		return nil, ErrStopped
 	default:
 	}
 	dir := filepath.Join(n.dir, name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	err := os.RemoveAll(dir)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("making the directory of tor %q: %w", name, err)
 	}
-	return &node{net: n, name: name, dir: dir, ports: ports}, nil
+	return &node{net: n, name: name, dir: dir}, nil
 }
 
 // start runs the node's tor, which must not be running.
 func (d *node) start(ctx context.Context) error {
-	d.net.loopback.release(d.ports...)
 	d.mu.Lock()
 	d.ending, d.bootstrap, d.uploads = false, 0, map[string]uint{}
 	d.mu.Unlock()
@@ -116,19 +119,22 @@ func (d *node) reload() {
 	}
 }
 
-// end ends the node's tor, by kill -9 when hard is set.
+// end ends the node's tor, by kill -9 when hard is set, and returns when the
+// relays have heard of it.
 func (d *node) end(hard bool) {
 	d.mu.Lock()
 	d.ending = true
 	p := d.process
 	d.mu.Unlock()
-	switch {
-	case p == nil:
-	case hard:
+	if p == nil {
+		return
+	}
+	if hard {
 		p.kill()
-	default:
+	} else {
 		p.stop()
 	}
+	<-p.settled
 }
 
 // crashed reports a tor that left by itself.

@@ -1,6 +1,7 @@
 package testnet
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,9 @@ import (
 // killed. Relays would wait for their clients, but ShutdownWaitLength is 0.
 const stopGrace = 3 * time.Second
 
+// errPortTaken says that another program was quicker to listen on a port.
+var errPortTaken = errors.New("a port was taken by another program")
+
 // process is one running tor. A process that was killed or has crashed is
 // never started again; its node starts another one.
 type process struct {
@@ -30,8 +34,12 @@ type process struct {
 	cmd   *exec.Cmd
 	owner net.Conn // our end of the socket pair that keeps tor alive
 
-	exited chan struct{} // closed once tor is gone and has been waited for
-	err    error         // why it ended; read after exited is closed
+	commands sync.Mutex // serialises use of conn, which only bears one command at a time
+	conn     *control.Conn
+
+	exited  chan struct{} // closed once tor is gone and has been waited for
+	err     error         // why it ended; read after exited is closed
+	settled chan struct{} // closed once relays have passed on that it is gone
 
 	wg sync.WaitGroup // the goroutines below
 }
@@ -68,7 +76,7 @@ func startProcess(ctx context.Context, binary, name, dir string, onEvent func(co
 		return nil, fmt.Errorf("starting tor %q: %w", name, err)
 	}
 
-	p := &process{name: name, dir: dir, cmd: cmd, owner: ours, exited: make(chan struct{})}
+	p := &process{name: name, dir: dir, cmd: cmd, owner: ours, exited: make(chan struct{}), settled: make(chan struct{})}
 	p.wg.Go(func() {
 		p.err = cmd.Wait()
 		close(p.exited)
@@ -76,7 +84,11 @@ func startProcess(ctx context.Context, binary, name, dir string, onEvent func(co
 	})
 	if err := p.listen(ctx, onEvent); err != nil {
 		p.kill()
-		return nil, fmt.Errorf("starting tor %q: %w\n%s", name, err, logTail(dir))
+		log := logTail(dir)
+		if bytes.Contains(log, []byte("Address already in use")) {
+			err = errPortTaken
+		}
+		return nil, fmt.Errorf("starting tor %q: %w\n%s", name, err, log)
 	}
 	return p, nil
 }
@@ -88,16 +100,16 @@ func (p *process) listen(ctx context.Context, onEvent func(control.Event)) error
 		p.owner.SetDeadline(deadline)
 	}
 	stop := context.AfterFunc(ctx, func() { p.owner.SetDeadline(time.Unix(1, 0)) })
-	conn := control.NewConn(textproto.NewConn(p.owner))
+	p.conn = control.NewConn(textproto.NewConn(p.owner))
 	events := make(chan control.Event, 64)
-	err := conn.AddEventListener(events, control.EventCodeStatusClient, control.EventCodeHSDesc)
+	err := p.conn.AddEventListener(events, control.EventCodeStatusClient, control.EventCodeHSDesc)
 	if !stop() || err != nil {
 		return errors.Join(ctx.Err(), err)
 	}
 	p.owner.SetDeadline(time.Time{})
 	p.wg.Go(func() {
 		defer close(events)
-		for conn.HandleNextEvent() == nil {
+		for p.conn.HandleNextEvent() == nil {
 		}
 	})
 	p.wg.Go(func() {
@@ -106,6 +118,17 @@ func (p *process) listen(ctx context.Context, onEvent func(control.Event)) error
 		}
 	})
 	return nil
+}
+
+// command sends one line to tor and returns its reply.
+func (p *process) command(line string) (string, error) {
+	p.commands.Lock()
+	defer p.commands.Unlock()
+	response, err := p.conn.SendRequest("%s", line)
+	if err != nil {
+		return "", err
+	}
+	return response.Reply, nil
 }
 
 // pid is the process number of tor.

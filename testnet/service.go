@@ -63,11 +63,11 @@ func (n *Network) Services(ctx context.Context, name string, configs ...ServiceC
 	if len(configs) == 0 {
 		return nil, errors.New("no service was asked for")
 	}
-	controlPort, err := n.loopback.reserve()
+	controlPort, err := n.ports.reserve()
 	if err != nil {
 		return nil, err
 	}
-	d, err := n.newNode(name, controlPort)
+	d, err := n.newNode(name)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (s *Service) prepare() (err error) {
 	if err := s.writeMasters(); err != nil {
 		return err
 	}
-	s.backend, err = startBackend(s.server.net.loopback.host, s.config.Name, s.config.Handler)
+	s.backend, err = startBackend(s.config.Name, s.config.Handler)
 	return err
 }
 

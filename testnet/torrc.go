@@ -55,7 +55,7 @@ func (n *Network) common(dir string) *torrc {
 // exit: nothing leaves the machine.
 func (n *Network) relaying(t *torrc, name, orPort string) {
 	t.set("Nickname", name)
-	t.set("Address", n.loopback.host)
+	t.set("Address", host)
 	t.set("ORPort", orPort+" IPv4Only")
 	t.set("AssumeReachable", 1)
 	t.set("ExitRelay", 0)

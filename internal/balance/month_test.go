@@ -17,19 +17,21 @@ func TestMonth(t *testing.T) {
 		delay time.Duration // of the consensus, for our tor
 	}{
 		{"a tor that fetches the consensus early", 30, 3 * time.Minute},
-		{"a tor that fetches it as clients do", 5, 0},
+		{"a tor that fetches it as clients do", 3, 0},
 	} {
 		t.Run(test.what, func(t *testing.T) {
-			cfg := sim.Config{Seed: 20, Relays: 300, Churn: 0.05, Tor: sim.TorConfig{ConsensusDelay: test.delay}}
+			// Fewer slots than on the public network, for the test to take less time.
+			fewer := map[string]int32{"hsdir_spread_store": 2, "hsdir_spread_fetch": 2}
+			cfg := sim.Config{Seed: 20, Relays: 120, Churn: 0.05, Params: fewer, Tor: sim.TorConfig{ConsensusDelay: test.delay}}
 			onScene(t, cfg, func(t *testing.T, s *scene) {
-				s.fetchEvery(10 * time.Minute)
+				s.fetchEvery(time.Hour)
 				s.settle(time.Minute)
 				var clients []*sim.Client
-				for range 12 {
+				for range 6 {
 					clients = append(clients, s.client())
 				}
 				requests, tries, lost := 0, 0, 0
-				for range test.days * 24 * 6 {
+				for range test.days * 24 * 3 {
 					for _, c := range clients {
 						r := c.Request()
 						requests++
@@ -39,7 +41,7 @@ func TestMonth(t *testing.T) {
 							t.Logf("%s: %v", time.Now().Format("2006-01-02 15:04"), r.Err)
 						}
 					}
-					s.settle(10 * time.Minute)
+					s.settle(20 * time.Minute)
 				}
 				counts := s.net.Tor().Counts()
 				t.Logf("%d requests, %.3f tries each, %d lost; %d fetches, %d uploads of which %d refused, %d certificates, %d rounds",

@@ -326,6 +326,7 @@ func TestStoreFails(t *testing.T) {
 // asked again.
 func TestCustodianFails(t *testing.T) {
 	onScene(t, sim.Config{Seed: 14}, func(t *testing.T, s *scene) {
+		s.fetchEvery(30 * time.Minute)
 		s.settle(time.Minute)
 		s.custodian.fail(errTokenGone)
 		s.settle(30 * time.Hour) // over the ends of a period and of a shared random value
@@ -343,17 +344,17 @@ func TestCustodianFails(t *testing.T) {
 	})
 }
 
-// Whatever goes wrong at once, and however often, for six days: no request is
+// Whatever goes wrong at once, and however often, for three days: no request is
 // lost, and the service keeps calm.
 func TestManyFaultsAtOnce(t *testing.T) {
 	onScene(t, sim.Config{Seed: 15, Relays: 120, Churn: 0.1, Loss: 0.03}, func(t *testing.T, s *scene) {
-		s.fetchEvery(10 * time.Minute)
+		s.fetchEvery(30 * time.Minute)
 		s.settle(time.Minute)
 		faults := []sim.Faults{{Silent: true}, {RejectUploads: true}, {Replay: true}, {Forge: sim.Garbage}, {Amnesia: true}, {Overloaded: true}}
 		relays := s.net.Relays()
 		client := s.client()
 		lost, requests := 0, 0
-		for hour := range 6 * 24 {
+		for hour := range 3 * 24 {
 			for n := range 6 {
 				relays[(hour*7+n*13)%len(relays)].SetFaults(faults[(hour+n)%len(faults)])
 				relays[((hour-1)*7+n*13+7*len(relays))%len(relays)].SetFaults(sim.Faults{})
@@ -384,8 +385,8 @@ func TestManyFaultsAtOnce(t *testing.T) {
 			t.Errorf("%d of %d requests lost", lost, requests)
 		}
 		// Two descriptors with 8 slots, made anew about hourly for one reason or another.
-		if counts.Posts > 6*24*16*3 {
-			t.Errorf("%d uploads in six days", counts.Posts)
+		if counts.Posts > 3*24*16*3 {
+			t.Errorf("%d uploads in three days", counts.Posts)
 		}
 	})
 }

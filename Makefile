@@ -4,7 +4,7 @@
 #   make demo     balancing shown on a private Tor network; ROTATE=1 goes on over
 #                 a change of the time period and of the shared random value
 #   make test     vet, staticcheck and all tests, with the race detector
-#   make bench    figures beside OnionBalance's, about ten minutes; NETWORK=0 leaves
+#   make bench    figures beside OnionBalance's, in a quarter of an hour; NETWORK=0 leaves
 #                 out those that take a network, and make bench-network takes them alone
 #   make fuzz     every fuzz target for FUZZTIME (20s)
 #   make deps     Debian packages that are missing for any of these

@@ -54,7 +54,7 @@ type result struct {
 	Ours         series   `json:"ours"`
 	Ideal        series   `json:"ideal"` // what cannot be avoided
 	OnionBalance series   `json:"onionbalance"`
-	Targets      []target `json:"targets"`
+	Targets      []target `json:"targets,omitempty"`
 }
 
 // faster is how many times quicker we are than OnionBalance.

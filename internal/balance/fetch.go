@@ -20,6 +20,8 @@ const (
 	// instances and then three costs more than a second's wait.
 	settleLongest = 5 * time.Second
 	settleRest    = time.Second
+	// fetchTesting is the interval on a testing network, where a day lasts minutes.
+	fetchTesting = 15 * time.Second
 )
 
 // epoch is what decides where an instance's descriptor lies and which one it
@@ -55,7 +57,7 @@ func (s *Service) fetch(ctx context.Context, now time.Time, c *hsdir.Consensus) 
 		}
 		keys, err := i.Address.Keys(s.epoch.period)
 		if err != nil {
-			i.err, i.due = err, now.Add(s.cfg.FetchEvery)
+			i.err, i.due = err, now.Add(s.every)
 			continue
 		}
 		if !s.anyAsking() {
@@ -96,7 +98,7 @@ func (s *Service) absorb(now time.Time, a Answer) {
 		if after := i.state(now); after != before {
 			s.log.Info("instance", "instance", i.Name, "state", after, "was", before, "points", i.points(), "error", i.problem())
 		}
-		i.due = now.Add(i.pause(s.cfg.FetchEvery))
+		i.due = now.Add(i.pause(s.every))
 		if a.Finding == Found {
 			s.settleAt = earlier(s.settleAt, now.Add(settleRest))
 			s.save()

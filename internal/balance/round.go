@@ -60,6 +60,9 @@ func (s *Service) consult(now time.Time) (*hsdir.Consensus, []*hsdir.Ring, error
 	if err != nil {
 		return c, nil, err
 	}
+	if s.every = s.cfg.FetchEvery; s.cfg.Automatic && c.Testing {
+		s.every = min(s.every, fetchTesting)
+	}
 	s.turn(now, c, c.Current(), first.Period)
 	return c, []*hsdir.Ring{first, second}, nil
 }

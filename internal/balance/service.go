@@ -22,6 +22,7 @@ type Config struct {
 	Limit      int // of introduction points in a descriptor
 	Instances  []Instance
 	FetchEvery time.Duration // how often an instance is asked for that is fine
+	Automatic  bool          // FetchEvery is nobody's wish: more often on a testing network
 }
 
 // Env is what services share.
@@ -63,6 +64,7 @@ type Service struct {
 	started     time.Time
 	instances   []*instance
 	epoch       epoch
+	every       time.Duration // between fetches of an instance that is fine
 	settleAt    time.Time
 	keys        map[descriptor.Period]descriptor.Keys
 	authorities map[descriptor.Period]*authority

@@ -43,7 +43,7 @@ func build(cfg *config.Config, s config.Service) (balance.Config, error) {
 		FetchEvery: s.FetchInterval,
 	}
 	if out.FetchEvery == 0 {
-		out.FetchEvery = automaticInterval(cfg)
+		out.FetchEvery, out.Automatic = automaticInterval(cfg), true
 	}
 	for _, i := range s.Instances {
 		client, err := clientKey(i.ClientKey)

@@ -13,6 +13,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/control"
 )
 
 // Level says how good a finding of Check is.
@@ -132,7 +133,12 @@ func (c *checker) checkNetwork(ctx context.Context) {
 		c.fail(what, "is tor running, with this ControlPort or ControlSocket and CookieAuthentication 1? May this user read the cookie?", err)
 		return
 	}
-	c.ok(what, "connected, version %s", link.client.State().TorVersion)
+	version := link.client.State().TorVersion
+	if err := control.CheckVersion(version); err != nil {
+		c.warn(what, "install a newer tor", "connected; %v", err)
+	} else {
+		c.ok(what, "connected, version %s", version)
+	}
 	if consensus := c.checkConsensus(ctx, link); consensus != nil {
 		for _, s := range c.services {
 			c.checkInstances(ctx, newFetcher(link), consensus, s)

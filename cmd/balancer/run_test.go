@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/status"
+)
+
+// lockedLog is a log that is read while it is written.
+type lockedLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// await waits until the log has the text count times.
+func (l *lockedLog) await(t *testing.T, text string, count int) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		l.mu.Lock()
+		got := l.text.String()
+		l.mu.Unlock()
+		if strings.Count(got, text) >= count {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%q is not %d times in the log:\n%s", text, count, got)
+		}
+	}
+}
+
+// SIGHUP with a good file takes it over; with a bad one, the old one stays in
+// force, and the log and the status say why. There is no tor: the daemon waits
+// for one all the while.
+func TestRunHangup(t *testing.T) {
+	// A socket's path must be short, and the test's own directory is not.
+	dir, err := os.MkdirTemp("", "run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if code := run([]string{"key", "new", filepath.Join(dir, "front")}); code != exitDone {
+		t.Fatalf("key new: exit status %d", code)
+	}
+	path := filepath.Join(dir, "balancer.toml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	good := "[tor]\ncontrol = \"unix:" + filepath.Join(dir, "none") + "\"\n[[service]]\nkey = \"front\"\n" +
+		"[[service.instance]]\nname = \"web1\"\naddress = \"zkorpcleemqj5fkprbp7k7no4sio4qrrmy72zwixbn7dhhwruajlcqid.onion\"\n"
+	write(good)
+	cfg, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	log, done := new(lockedLog), make(chan error, 1)
+	go func() { done <- runDaemon(ctx, cfg, log) }()
+	log.await(t, "balancer is running", 1)
+
+	hangUp := func(text, says string, count int) {
+		t.Helper()
+		write(text)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		log.await(t, says, count)
+	}
+	hangUp("stratgy = 1\n"+good, "was not taken over", 1)
+	hangUp(strings.Replace(good, "front", "missing", 1), "was not taken over", 2)
+	hangUp(strings.Replace(good, "web1", "web2", 1), "configuration reloaded", 1)
+
+	snapshot, err := status.Query(ctx, filepath.Join(cfg.StateDir, status.SocketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(snapshot.Reloads); n != 3 || !strings.Contains(snapshot.Reloads[0].Error, "stratgy") ||
+		!strings.Contains(snapshot.Reloads[1].Error, "missing") || snapshot.Reloads[2].Error != "" {
+		t.Errorf("reloads: %+v", snapshot.Reloads)
+	}
+	if snapshot.Tor.Connected || snapshot.Tor.Error == "" {
+		t.Errorf("tor: %+v", snapshot.Tor)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("the daemon ended with %v", err)
+	}
+}

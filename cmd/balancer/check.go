@@ -25,8 +25,9 @@ and its version, the consensus and the clock, each instance's descriptor and its
 introduction points, and whether the limit of 20 introduction points bites.
 
 Each line says "ok", "warning" or "failed", and below it how to mend what is not
-ok. The exit status is 1 if anything failed. --offline looks at the file and the
-keys alone, and needs no tor.`,
+ok. The exit status is 1 if anything failed. While a tor of its own starts, its
+progress is on standard error. --offline looks at the file and the keys alone,
+and needs no tor.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			out := cmd.OutOrStdout()
@@ -70,7 +71,7 @@ func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Findi
 		return failed, nil
 	}
 	count(daemon.Finding{What: "configuration " + path, Level: daemon.LevelOK, Detail: summary(cfg)})
-	err = daemon.Check(cmd.Context(), cfg, offline, slog.New(slog.DiscardHandler), count)
+	err = daemon.Check(cmd.Context(), cfg, offline, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)), count)
 	return failed, err
 }
 

@@ -94,13 +94,15 @@ func (s *Service) absorb(now time.Time, a Answer) {
 			return
 		}
 		before := i.state(now)
-		i.accept(a, now)
+		renewed := i.accept(a, now)
 		if after := i.state(now); after != before {
 			s.log.Info("instance", "instance", i.Name, "state", after, "was", before, "points", i.points(), "error", i.problem())
 		}
 		i.due = now.Add(i.pause(s.every))
 		if a.Finding == Found {
 			s.settleAt = earlier(s.settleAt, now.Add(settleRest))
+		}
+		if renewed || s.troubles[troubleHeld] != nil {
 			s.save()
 		}
 		return

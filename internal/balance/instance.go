@@ -103,20 +103,23 @@ func (i *instance) floor(p descriptor.Period) uint64 {
 	return i.held.RevisionCounter
 }
 
-// accept takes the answer to a query for the current period.
-func (i *instance) accept(a Answer, now time.Time) {
+// accept takes the answer to a query for the current period, and reports whether
+// it brought another descriptor than the one held.
+func (i *instance) accept(a Answer, now time.Time) (renewed bool) {
 	i.asking = false
 	i.finding, i.err = a.Finding, a.Err
 	if a.Finding != Found {
 		i.failures++
-		return
+		return false
 	}
 	i.failures = 0
-	if i.held == nil || i.period != a.Keys.Period || i.held.RevisionCounter != a.Descriptor.RevisionCounter {
+	renewed = i.held == nil || i.period != a.Keys.Period || i.held.RevisionCounter != a.Descriptor.RevisionCounter
+	if renewed {
 		i.renewed = now
 	}
 	i.held, i.raw, i.period = a.Descriptor, a.Raw, a.Keys.Period
 	i.see(now)
+	return renewed
 }
 
 // see notes the time at which each of held's points was first seen, and forgets

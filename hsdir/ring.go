@@ -74,6 +74,10 @@ func compareNodes(a, b node) int {
 	return cmp.Compare(a.relay, b.relay)
 }
 
+// MaxDescriptorSize returns the size in bytes at which HSDirs begin to refuse a
+// descriptor (HSV3MaxDescriptorSize).
+func (r *Ring) MaxDescriptorSize() int { return r.params.MaxDescriptorSize }
+
 // Len returns the number of relays in the ring.
 func (r *Ring) Len() int { return len(r.nodes) }
 

@@ -44,6 +44,7 @@ func (s *Service) turn(now time.Time, c *hsdir.Consensus, current *hsdir.Ring, f
 			"period", e.period.Number, "valid_after", c.ValidAfter)
 	}
 	s.epoch = e
+	s.fits = descriptor.MaxIntroductionPoints
 	for _, i := range s.instances {
 		i.due = now
 	}

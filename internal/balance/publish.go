@@ -62,15 +62,19 @@ func (s *Service) publish(ctx context.Context, now time.Time, plan []step) ([]*e
 		e, err := s.make(ctx, now, st)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("making the %s descriptor: %w", st.ring.Which, err))
+			s.shrink(err, len(st.contents.IntroductionPoints))
 			continue
 		}
 		s.editions[st.keys.Period] = e
 		made = append(made, e)
 	}
-	if len(errs) > 0 {
+	switch {
+	case errors.Is(errors.Join(errs...), descriptor.ErrTooLarge):
+		s.retryAt, s.retries = now, 0 // with fewer points
+	case len(errs) > 0:
 		s.retryAt = now.Add(jitter(min(retryPublish<<min(s.retries, 10), retryPublishMax)))
 		s.retries++
-	} else {
+	default:
 		s.retryAt, s.retries = time.Time{}, 0
 	}
 	err := errors.Join(errs...)
@@ -78,10 +82,18 @@ func (s *Service) publish(ctx context.Context, now time.Time, plan []step) ([]*e
 	return made, err
 }
 
+// shrink has later rounds choose fewer points if err says that the HSDirs would
+// not take a descriptor of so many.
+func (s *Service) shrink(err error, points int) {
+	if errors.Is(err, descriptor.ErrTooLarge) && points > 1 {
+		s.fits = min(s.fits, points-1)
+	}
+}
+
 // make does one step: certifies if need be, takes the next revision counter,
 // and hands the descriptor to the publisher.
 func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, error) {
-	authority, err := s.authority(ctx, now, st.keys)
+	authority, err := s.authority(ctx, now, st.keys, st.ring.MaxDescriptorSize())
 	if err != nil {
 		return nil, err
 	}

@@ -75,7 +75,7 @@ func (s *Service) choose(list []selection.Candidate) []selection.Candidate {
 		published[i] = *c.Point
 	}
 	selection.Mark(list, published)
-	return s.cfg.Strategy.Select(list, s.cfg.Limit, s.random)
+	return s.cfg.Strategy.Select(list, min(s.cfg.Limit, s.fits), s.random)
 }
 
 // plan works out what should be at the HSDirs, and what is to be done for it.

@@ -71,6 +71,7 @@ type Service struct {
 	editions    map[descriptor.Period]*edition
 	revisions   *revisions
 	chosen      []selection.Candidate
+	fits        int  // how many points a descriptor has room for
 	fallback    bool // chosen are of instances that are not ok
 	retryAt     time.Time
 	retries     int
@@ -98,6 +99,7 @@ func NewService(cfg Config, env Env) *Service {
 		authorities: map[descriptor.Period]*authority{},
 		editions:    map[descriptor.Period]*edition{},
 		troubles:    troubles{},
+		fits:        descriptor.MaxIntroductionPoints,
 	}
 	s.snapshot.Store(&status.Service{Address: address.String(), State: status.StateStarting, Strategy: cfg.Strategy.Name()})
 	if s.env.Now == nil {

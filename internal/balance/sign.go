@@ -49,8 +49,9 @@ type authority struct {
 }
 
 // authority returns the authority for the period of keys, certified anew if
-// there is none or its certificate is about to expire.
-func (s *Service) authority(ctx context.Context, now time.Time, keys descriptor.Keys) (*authority, error) {
+// there is none or its certificate is about to expire. It makes descriptors
+// shorter than maxSize bytes.
+func (s *Service) authority(ctx context.Context, now time.Time, keys descriptor.Keys, maxSize int) (*authority, error) {
 	if a := s.authorities[keys.Period]; a != nil && now.Add(certificateMargin).Before(a.expires) {
 		return a, nil
 	}
@@ -58,6 +59,7 @@ func (s *Service) authority(ctx context.Context, now time.Time, keys descriptor.
 	if err != nil {
 		return nil, fmt.Errorf("certifying a descriptor-signing key for period %s: %w", keys.Period, err)
 	}
+	a.encoder.MaxSize = maxSize
 	s.authorities[keys.Period] = a
 	return a, nil
 }

@@ -105,6 +105,22 @@ func TestRingShorterThanTheSlots(t *testing.T) {
 	})
 }
 
+// A network that takes only small descriptors gets fewer points, not none.
+func TestSmallDescriptorsOnly(t *testing.T) {
+	cfg := sim.Config{Seed: 16, Relays: 200, Params: map[string]int32{"HSV3MaxDescriptorSize": 20000}}
+	many := make([]sim.InstanceConfig, 7)
+	onSceneOf(t, cfg, many, func(t *testing.T, s *scene) {
+		s.settle(30 * time.Second)
+		got := s.want("with room for few points", status.StateOK)
+		for _, d := range got.Descriptors {
+			if d.Points != 7 || d.Confirmed != len(d.Slots) {
+				t.Errorf("the %s descriptor: %d points, %d of %d slots", d.Which, d.Points, d.Confirmed, len(d.Slots))
+			}
+		}
+		s.reach("with room for few points", 20)
+	})
+}
+
 func TestOneInstanceUnknownOfflineOrGarbage(t *testing.T) {
 	for what, test := range map[string]struct {
 		cfg  sim.InstanceConfig

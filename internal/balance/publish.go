@@ -69,7 +69,7 @@ func (s *Service) publish(ctx context.Context, now time.Time, plan []step) ([]*e
 		made = append(made, e)
 	}
 	switch {
-	case errors.Is(errors.Join(errs...), descriptor.ErrTooLarge):
+	case s.fits > 1 && errors.Is(errors.Join(errs...), descriptor.ErrTooLarge):
 		s.retryAt, s.retries = now, 0 // with fewer points
 	case len(errs) > 0:
 		s.retryAt = now.Add(jitter(min(retryPublish<<min(s.retries, 10), retryPublishMax)))
@@ -85,8 +85,8 @@ func (s *Service) publish(ctx context.Context, now time.Time, plan []step) ([]*e
 // shrink has later rounds choose fewer points if err says that the HSDirs would
 // not take a descriptor of so many.
 func (s *Service) shrink(err error, points int) {
-	if errors.Is(err, descriptor.ErrTooLarge) && points > 1 {
-		s.fits = min(s.fits, points-1)
+	if errors.Is(err, descriptor.ErrTooLarge) {
+		s.fits = min(s.fits, max(points-1, 1))
 	}
 }
 

@@ -30,6 +30,7 @@ type Daemon struct {
 	publisher *hsdir.Publisher
 	env       balance.Env
 	started   time.Time
+	unlock    func() // lets go of state_dir
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -80,7 +81,7 @@ func errOr(err, otherwise error) error {
 }
 
 // Start begins work and returns at once, with an error only if it could not
-// begin at all. Stop must be called afterwards.
+// begin at all. Without one, Stop must be called afterwards.
 func (d *Daemon) Start(ctx context.Context) error {
 	d.started = time.Now()
 	d.ctx, d.cancel = context.WithCancel(ctx)
@@ -88,8 +89,13 @@ func (d *Daemon) Start(ctx context.Context) error {
 		d.log.Error("services left out", "error", d.trouble)
 	}
 	var err error
+	if d.unlock, err = lockState(d.cfg.StateDir); err != nil {
+		d.cancel()
+		return err
+	}
 	if d.tor, err = d.open(d.ctx, d.cfg, d.log); err != nil {
 		d.cancel()
+		d.unlock()
 		return err
 	}
 	d.wait.Go(func() { d.tor.run(d.ctx) })
@@ -206,6 +212,7 @@ func (d *Daemon) Stop() {
 	d.cancel()
 	d.wait.Wait()
 	d.tor.close()
+	d.unlock()
 }
 
 // Control returns the client of the tor that the daemon talks through.

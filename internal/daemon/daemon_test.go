@@ -194,6 +194,28 @@ func TestFileThatContradictsItself(t *testing.T) {
 	}
 }
 
+// Two balancers with one state directory would work against each other.
+func TestStateDirectoryInUse(t *testing.T) {
+	dir := t.TempDir()
+	writeKey(t, filepath.Join(dir, "a"), 1)
+	synctest.Test(t, func(t *testing.T) {
+		net := sim.New(sim.Config{Seed: 1})
+		defer net.Close()
+		one := net.AddInstance(sim.InstanceConfig{})
+		cfg := parse(t, dir, torTable+service("a", one))
+		onSim(t, net, cfg, func(*Daemon) {
+			second, err := New(cfg, "test", slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := second.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "another balancer") {
+				t.Errorf("a second daemon: %v", err)
+			}
+		})
+		onSim(t, net, cfg, func(*Daemon) {}) // free again
+	})
+}
+
 // A state directory that cannot be written costs the memory, not the service.
 func TestStateDirectoryUnwritable(t *testing.T) {
 	dir := t.TempDir()

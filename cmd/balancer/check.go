@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,7 +29,6 @@ progress is on standard error. --offline looks at the file and the keys alone,
 and needs no tor.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			out := cmd.OutOrStdout()
 			tell := func(f daemon.Finding) { printFinding(cmd, f) }
 			var all []daemon.Finding
 			if asJSON {
@@ -38,9 +36,7 @@ and needs no tor.`,
 			}
 			failed, err := check(cmd, path, offline, tell)
 			if asJSON {
-				encoder := json.NewEncoder(out)
-				encoder.SetIndent("", "  ")
-				err = errors.Join(err, encoder.Encode(map[string]any{"ok": failed == 0, "findings": all}))
+				err = errors.Join(err, writeJSON(cmd.OutOrStdout(), map[string]any{"ok": failed == 0, "findings": all}))
 			}
 			if err == nil && failed > 0 {
 				err = fmt.Errorf("%d of the things checked failed", failed)

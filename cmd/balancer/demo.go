@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -105,9 +104,7 @@ func runDemo(cmd *cobra.Command, o demoOptions) (err error) {
 	}
 	d.result.OK = err == nil
 	if o.asJSON {
-		encoder := json.NewEncoder(cmd.OutOrStdout())
-		encoder.SetIndent("", "  ")
-		err = errors.Join(err, encoder.Encode(&d.result))
+		err = errors.Join(err, writeJSON(cmd.OutOrStdout(), &d.result))
 	} else if len(d.result.Claims) > 0 {
 		d.result.print(cmd.OutOrStdout())
 	}

@@ -108,7 +108,11 @@ func (in *hsdirsInput) with(ctx context.Context, do func(*hsdir.Consensus) error
 	}
 	ctx, cancel := context.WithTimeout(ctx, hsdirsWait)
 	defer cancel()
-	return daemon.WithConsensus(ctx, cfg, func(_ *daemon.Link, c *hsdir.Consensus) error { return do(c) })
+	c, err := daemon.Consensus(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return do(c)
 }
 
 func (in *hsdirsInput) readFiles() (*hsdir.Consensus, error) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -40,9 +39,7 @@ The exit status is 0 if every service is "ok" or "degraded", and 1 otherwise.`,
 				return err
 			}
 			if asJSON {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				err = encoder.Encode(snapshot)
+				err = writeJSON(cmd.OutOrStdout(), snapshot)
 			} else {
 				err = printStatus(cmd.OutOrStdout(), snapshot)
 			}

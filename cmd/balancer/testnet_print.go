@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -12,9 +11,7 @@ import (
 // printLab prints a state for people or for programs.
 func printLab(cmd *cobra.Command, s *labState, asJSON bool) error {
 	if asJSON {
-		encoder := json.NewEncoder(cmd.OutOrStdout())
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(s)
+		return writeJSON(cmd.OutOrStdout(), s)
 	}
 	return s.print(cmd.OutOrStdout())
 }

@@ -67,10 +67,13 @@ func (s *Service) fetch(ctx context.Context, now time.Time, c *hsdir.Consensus) 
 		i.asking, i.asked = true, now
 		query := Query{Consensus: c, Keys: keys, Client: i.Client, Floor: i.floor(keys.Period), Now: now}
 		s.wait.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, fetchDeadline)
+			asking, cancel := context.WithTimeout(ctx, fetchDeadline)
 			defer cancel()
-			answer := s.env.Fetcher.Fetch(ctx, query)
-			s.fetches <- answer // s.fetches has room for one answer of each instance
+			answer := s.env.Fetcher.Fetch(asking, query)
+			select {
+			case s.fetches <- answer:
+			case <-ctx.Done():
+			}
 		})
 	}
 }

@@ -68,16 +68,16 @@ func (s *Service) publish(ctx context.Context, now time.Time, plan []step) ([]*e
 		s.editions[st.keys.Period] = e
 		made = append(made, e)
 	}
+	err := errors.Join(errs...)
 	switch {
-	case s.fits > 1 && errors.Is(errors.Join(errs...), descriptor.ErrTooLarge):
+	case s.fits > 1 && errors.Is(err, descriptor.ErrTooLarge):
 		s.retryAt, s.retries = now, 0 // with fewer points
-	case len(errs) > 0:
+	case err != nil:
 		s.retryAt = now.Add(jitter(min(retryPublish<<min(s.retries, 10), retryPublishMax)))
 		s.retries++
 	default:
 		s.retryAt, s.retries = time.Time{}, 0
 	}
-	err := errors.Join(errs...)
 	s.troubles.set(troublePublish, err)
 	return made, err
 }

@@ -14,14 +14,6 @@ import (
 
 var errNoConsensus = errors.New("no consensus yet")
 
-// errOr returns err, or otherwise if err is nil.
-func errOr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
-}
-
 // troubles are errors that a service lives with, by their kind.
 type troubles map[string]error
 

@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -50,7 +51,7 @@ func (s *Service) round(ctx context.Context, now time.Time) (r Round) {
 func (s *Service) consult(now time.Time) (*hsdir.Consensus, []*hsdir.Ring, error) {
 	c, err := s.env.Network.Consensus()
 	if c == nil {
-		return nil, nil, fmt.Errorf("waiting for tor to have a consensus: %w", errOr(err, errNoConsensus))
+		return nil, nil, fmt.Errorf("waiting for tor to have a consensus: %w", cmp.Or(err, errNoConsensus))
 	}
 	first, err := c.First()
 	if err != nil {
@@ -123,8 +124,11 @@ func (s *Service) finish(r Round) {
 		}
 		maps.DeleteFunc(s.keys, func(p descriptor.Period, _ descriptor.Keys) bool { return old(p) })
 		maps.DeleteFunc(s.authorities, func(p descriptor.Period, _ *authority) bool { return old(p) })
+		before := len(s.editions)
 		maps.DeleteFunc(s.editions, func(p descriptor.Period, _ *edition) bool { return old(p) })
-		s.retain()
+		if len(r.Published) > 0 || len(s.editions) != before {
+			s.retain()
+		}
 	}
 	s.report(r)
 }

@@ -38,7 +38,8 @@ type Env struct {
 	FullNames bool
 }
 
-func (e Env) name(a descriptor.Address) string {
+// Name returns what logs call a service or an instance.
+func (e Env) Name(a descriptor.Address) string {
 	if e.FullNames {
 		return a.String()
 	}
@@ -81,18 +82,15 @@ type Service struct {
 	troubles    troubles
 }
 
-// maxInstances bounds a service; far above what 20 introduction points serve.
-const maxInstances = 1024
-
 // NewService returns a service that does nothing until Run.
 func NewService(cfg Config, env Env) *Service {
 	address := cfg.Custodian.Address()
 	s := &Service{
 		address:     address,
 		env:         env,
-		log:         env.Log.With("service", env.name(address)),
+		log:         env.Log.With("service", env.Name(address)),
 		configs:     make(chan Config, 1),
-		fetches:     make(chan Answer, maxInstances),
+		fetches:     make(chan Answer, 64),
 		outcomes:    make(chan outcome, 256),
 		random:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		keys:        map[descriptor.Period]descriptor.Keys{},
@@ -175,10 +173,7 @@ func (s *Service) drain() {
 
 // reconfigure takes cfg over. Instances that stay keep what is known of them.
 func (s *Service) reconfigure(now time.Time, cfg Config) {
-	if s.cfg.Custodian != cfg.Custodian {
-		clear(s.authorities)
-	}
-	s.cfg = cfg
+	s.cfg = cfg // what the custodian of before certified for this address stays good
 	old := s.instances
 	s.instances = nil
 	for _, configured := range cfg.Instances {

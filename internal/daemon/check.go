@@ -122,35 +122,35 @@ func (c *checker) checkKeys() {
 
 // checkNetwork tries tor, then the consensus, then the instances.
 func (c *checker) checkNetwork(ctx context.Context) {
-	link, stop, err := startTor(ctx, c.cfg, c.log)
+	conn, stop, err := startTor(ctx, c.cfg, c.log)
 	if err != nil {
 		c.fail("tor", "install tor 0.4.8 or later, or name a running one with control in [tor]", err)
 		return
 	}
 	defer stop()
-	what := "tor at " + link.target
-	if err := link.ready(ctx); err != nil {
+	what := "tor at " + conn.target
+	if err := conn.ready(ctx); err != nil {
 		c.fail(what, "is tor running, with this ControlPort or ControlSocket and CookieAuthentication 1? May this user read the cookie?", err)
 		return
 	}
-	version := link.client.State().TorVersion
+	version := conn.client.State().TorVersion
 	if err := control.CheckVersion(version); err != nil {
 		c.warn(what, "install a newer tor", "connected; %v", err)
 	} else {
 		c.ok(what, "connected, version %s", version)
 	}
-	if consensus := c.checkConsensus(ctx, link); consensus != nil {
+	if consensus := c.checkConsensus(ctx, conn); consensus != nil {
 		for _, s := range c.services {
-			c.checkInstances(ctx, newFetcher(link), consensus, s)
+			c.checkInstances(ctx, newFetcher(conn), consensus, s)
 		}
 	}
 }
 
 // checkConsensus waits for a consensus and compares it with the clock.
-func (c *checker) checkConsensus(ctx context.Context, link *Link) *hsdir.Consensus {
+func (c *checker) checkConsensus(ctx context.Context, conn *link) *hsdir.Consensus {
 	ctx, cancel := context.WithTimeout(ctx, checkConsensus)
 	defer cancel()
-	consensus, err := awaitConsensus(ctx, link)
+	consensus, err := awaitConsensus(ctx, conn)
 	if err != nil {
 		c.fail("consensus", "give tor a minute; if it stays so, its log says why it cannot reach the network", err)
 		return nil

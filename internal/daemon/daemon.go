@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,6 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
-	"onionbalancer/internal/control"
 	"onionbalancer/internal/status"
 )
 
@@ -23,9 +23,9 @@ type Daemon struct {
 	version string
 	log     *slog.Logger
 
-	open      func(context.Context, *config.Config, *slog.Logger) (*Link, error) // openTor, but in tests
+	open      func(context.Context, *config.Config, *slog.Logger) (*link, error) // openTor, but in tests
 	serve     func()                                                             // serveStatus, but in tests
-	tor       *Link
+	tor       *link
 	network   *balance.Network
 	publisher *hsdir.Publisher
 	env       balance.Env
@@ -59,7 +59,7 @@ const maxReloads = 10
 func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) {
 	services, trouble := buildAll(cfg)
 	if len(services) == 0 {
-		return nil, fmt.Errorf("opening the services: %w", errOr(trouble, errNoServices))
+		return nil, fmt.Errorf("opening the services: %w", cmp.Or(trouble, errNoServices))
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
@@ -71,14 +71,6 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 }
 
 var errNoServices = errors.New("the configuration has none")
-
-// errOr returns err, or otherwise if err is nil.
-func errOr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
-}
 
 // Start begins work and returns at once, with an error only if it could not
 // begin at all. Without one, Stop must be called afterwards.
@@ -182,7 +174,7 @@ func (d *Daemon) reload(cfg *config.Config) error {
 		if _, stays := services[address]; !stays {
 			r.stop()
 			delete(d.services, address)
-			d.log.Info("service removed; its last descriptor expires at the HSDirs in about three hours", "service", address.Short())
+			d.log.Info("service removed; its last descriptor expires at the HSDirs in about three hours", "service", d.env.Name(address))
 		}
 	}
 	for address, built := range services {
@@ -190,7 +182,7 @@ func (d *Daemon) reload(cfg *config.Config) error {
 			r.Reconfigure(built)
 		} else {
 			d.startLocked(address, built)
-			d.log.Info("service added", "service", address.Short())
+			d.log.Info("service added", "service", d.env.Name(address))
 		}
 	}
 	d.cfg, d.trouble = cfg, nil
@@ -214,9 +206,6 @@ func (d *Daemon) Stop() {
 	d.tor.close()
 	d.unlock()
 }
-
-// Control returns the client of the tor that the daemon talks through.
-func (d *Daemon) Control() *control.Client { return d.tor.client }
 
 // ReloadFailed records that a new configuration could not even be read.
 func (d *Daemon) ReloadFailed(err error) { d.noteReload(err) }

@@ -67,8 +67,8 @@ func onSim(t *testing.T, net *sim.Network, cfg *config.Config, do func(d *Daemon
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.open = func(context.Context, *config.Config, *slog.Logger) (*Link, error) {
-		return &Link{client: control.New(control.Config{Dial: net.Dial}), target: "simulated"}, nil
+	d.open = func(context.Context, *config.Config, *slog.Logger) (*link, error) {
+		return &link{client: control.New(control.Config{Dial: net.Dial}), target: "simulated"}, nil
 	}
 	d.serve = func() {} // a real socket would stop virtual time
 	if err := d.Start(t.Context()); err != nil {

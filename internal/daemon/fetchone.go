@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -21,12 +22,12 @@ func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor
 		return nil, err
 	}
 	var answer balance.Answer
-	err = WithConsensus(ctx, cfg, func(link *Link, c *hsdir.Consensus) error {
+	err = withConsensus(ctx, cfg, func(conn *link, c *hsdir.Consensus) error {
 		keys, err := address.Keys(c.CurrentPeriod())
 		if err != nil {
 			return err
 		}
-		answer = newFetcher(link).Fetch(ctx, balance.Query{Consensus: c, Keys: keys, Client: client, Now: time.Now()})
+		answer = newFetcher(conn).Fetch(ctx, balance.Query{Consensus: c, Keys: keys, Client: client, Now: time.Now()})
 		return answer.Err
 	})
 	if err != nil {
@@ -35,32 +36,42 @@ func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor
 	return answer.Raw, nil
 }
 
-func newFetcher(link *Link) balance.Fetcher {
-	return balance.NewFetcher(hsdir.NewFetcher(hsdir.FetchConfig{Getter: link.client}))
+func newFetcher(conn *link) balance.Fetcher {
+	return balance.NewFetcher(hsdir.NewFetcher(hsdir.FetchConfig{Getter: conn.client}))
 }
 
-// WithConsensus connects to the tor of cfg, waits for its consensus, and calls
+// Consensus returns the consensus of the tor of cfg.
+func Consensus(ctx context.Context, cfg *config.Config) (*hsdir.Consensus, error) {
+	var consensus *hsdir.Consensus
+	err := withConsensus(ctx, cfg, func(_ *link, c *hsdir.Consensus) error {
+		consensus = c
+		return nil
+	})
+	return consensus, err
+}
+
+// withConsensus connects to the tor of cfg, waits for its consensus, and calls
 // do with both.
-func WithConsensus(ctx context.Context, cfg *config.Config, do func(*Link, *hsdir.Consensus) error) error {
-	link, stop, err := startTor(ctx, cfg, slog.New(slog.DiscardHandler))
+func withConsensus(ctx context.Context, cfg *config.Config, do func(*link, *hsdir.Consensus) error) error {
+	conn, stop, err := startTor(ctx, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	defer stop()
-	if err := link.ready(ctx); err != nil {
+	if err := conn.ready(ctx); err != nil {
 		return err
 	}
-	c, err := awaitConsensus(ctx, link)
+	c, err := awaitConsensus(ctx, conn)
 	if err != nil {
 		return err
 	}
-	return do(link, c)
+	return do(conn, c)
 }
 
 // awaitConsensus waits until there is a consensus with nothing missing in it, or
 // ctx ends; then an incomplete one is better than none.
-func awaitConsensus(ctx context.Context, link *Link) (*hsdir.Consensus, error) {
-	network := balance.NewNetwork(link.client, slog.New(slog.DiscardHandler))
+func awaitConsensus(ctx context.Context, conn *link) (*hsdir.Consensus, error) {
+	network := balance.NewNetwork(conn.client, slog.New(slog.DiscardHandler))
 	changed, unsubscribe := network.Subscribe()
 	defer unsubscribe()
 	watching, stop := context.WithCancel(ctx)
@@ -81,7 +92,7 @@ func awaitConsensus(ctx context.Context, link *Link) (*hsdir.Consensus, error) {
 			if c != nil {
 				return c, nil
 			}
-			return nil, fmt.Errorf("waiting for a consensus: %w", errOr(err, ctx.Err()))
+			return nil, fmt.Errorf("waiting for a consensus: %w", cmp.Or(err, ctx.Err()))
 		}
 	}
 }

@@ -21,8 +21,8 @@ const ownTorDir = "tor"
 // connectPatience is how long a command waits for tor to answer at all.
 const connectPatience = 10 * time.Second
 
-// Link is the connection to a tor: one that runs by itself, or one of our own.
-type Link struct {
+// link is the connection to a tor: one that runs by itself, or one of our own.
+type link struct {
 	client *control.Client
 	target string
 	own    *torprocess.Process // nil unless we started it
@@ -30,7 +30,7 @@ type Link struct {
 
 // openTor prepares the connection that cfg asks for. Without a control port in
 // cfg it starts a tor, which close ends.
-func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*Link, error) {
+func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*link, error) {
 	if !cfg.Tor.Own() {
 		client := control.New(control.Config{
 			Dial:         control.DialTarget(cfg.Tor.Control),
@@ -38,7 +38,7 @@ func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*Link, 
 			PasswordFile: cfg.Tor.PasswordFile,
 			Log:          log,
 		})
-		return &Link{client: client, target: cfg.Tor.Control}, nil
+		return &link{client: client, target: cfg.Tor.Control}, nil
 	}
 	lines, err := extraLines(cfg.Tor.Torrc)
 	if err != nil {
@@ -56,7 +56,7 @@ func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*Link, 
 	if err != nil {
 		return nil, err
 	}
-	return &Link{client: control.New(process.ControlConfig()), target: "a tor of our own", own: process}, nil
+	return &link{client: control.New(process.ControlConfig()), target: "a tor of our own", own: process}, nil
 }
 
 // extraLines reads the operator's torrc lines.
@@ -73,7 +73,7 @@ func extraLines(path string) ([]string, error) {
 
 // startTor opens a tor for one command and runs the connection. stop ends both.
 // If the daemon of cfg runs, with a tor of its own, the command uses that one.
-func startTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (link *Link, stop func(), err error) {
+func startTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (conn *link, stop func(), err error) {
 	if cfg.Tor.Own() {
 		asking, cancel := context.WithTimeout(ctx, connectPatience)
 		running, err := status.Query(asking, filepath.Join(cfg.StateDir, status.SocketName))
@@ -85,40 +85,40 @@ func startTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (link *
 		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	if link, err = openTor(ctx, cfg, log); err != nil {
+	if conn, err = openTor(ctx, cfg, log); err != nil {
 		cancel()
 		return nil, nil, err
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		link.run(ctx)
+		conn.run(ctx)
 	}()
-	return link, func() { cancel(); <-done; link.close() }, nil
+	return conn, func() { cancel(); <-done; conn.close() }, nil
 }
 
 // run keeps the connection until ctx ends.
-func (l *Link) run(ctx context.Context) {
+func (l *link) run(ctx context.Context) {
 	// It returns for no other reason than that ctx ended.
 	_ = l.client.Run(ctx)
 }
 
 // ready waits for tor to answer.
-func (l *Link) ready(ctx context.Context) error {
+func (l *link) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
 	return l.client.Ready(ctx)
 }
 
 // close ends a tor of our own.
-func (l *Link) close() {
+func (l *link) close() {
 	if l.own != nil {
 		l.own.Stop()
 	}
 }
 
 // status describes the connection.
-func (l *Link) status() status.Tor {
+func (l *link) status() status.Tor {
 	s := l.client.State()
 	out := status.Tor{Control: l.target, Connected: s.Connected, Since: s.Since, Version: s.TorVersion}
 	if !s.Connected {
@@ -131,6 +131,3 @@ func (l *Link) status() status.Tor {
 	}
 	return out
 }
-
-// Client returns the control client, which works while the connection does.
-func (l *Link) Client() *control.Client { return l.client }

@@ -1,6 +1,7 @@
 # Targets for people and for CI:
 #
-#   make          what is needed to run, then bin/balancer
+#   make          what is needed to run, then bin/balancer; PKCS11=0 builds it without
+#                 tokens, and then without a C compiler and without libc
 #   make demo     balancing shown on a private Tor network; ROTATE=1 goes on over
 #                 a change of the time period and of the shared random value
 #   make test     vet, staticcheck and all tests, with the race detector
@@ -16,16 +17,28 @@
 GO       ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 20s
+PKCS11   ?= 1
+
+# What computes with secrets runs in runtime/secret, which erases what it leaves
+# on the stack and the heap.
+export GOEXPERIMENT = runtimesecret
+
+# PKCS #11 modules are C libraries. Only the helper process loads them; names are
+# looked up without libc all the same.
+BUILD_TAGS = $(if $(filter 0,$(PKCS11)),,netgo$(comma)osusergo)
+comma      = ,
 
 .PHONY: all build test bench bench-network fuzz demo deps clean go need-run need-test need-bench
 
 all: need-run build
 
 build: go
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/balancer ./cmd/balancer
+	CGO_ENABLED=$(if $(filter 0,$(PKCS11)),0,1) $(GO) build -trimpath -tags '$(BUILD_TAGS)' \
+		-ldflags '-s -w -X main.version=$(VERSION)' -o bin/balancer ./cmd/balancer
 
 test: need-test go
 	$(GO) vet ./...
+	CGO_ENABLED=0 $(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
 
@@ -47,19 +60,19 @@ demo: all
 	bin/balancer demo $(if $(ROTATE),--rotate)
 
 deps: go
-	@scripts/need tor gcc libc6-dev onionbalance
+	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl onionbalance
 
 go:
 	@scripts/need-go $(GO)
 
 need-run:
-	@scripts/need tor
+	@scripts/need tor $(if $(filter 0,$(PKCS11)),,gcc libc6-dev)
 
 need-test:
-	@scripts/need tor gcc libc6-dev
+	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl
 
 need-bench:
-	@scripts/need tor onionbalance
+	@scripts/need tor gcc libc6-dev softhsm2 opensc onionbalance
 
 clean:
 	rm -rf bin .demo .testnet

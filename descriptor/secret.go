@@ -90,6 +90,25 @@ func (k *IdentityKey) Expanded() []byte { return append([]byte(nil), k.expanded(
 // Wipe overwrites the secret, as best effort; k is useless afterwards.
 func (k *IdentityKey) Wipe() { clear(k.expanded()[:]) }
 
+// Sign returns a plain Ed25519 signature of 64 bytes under the address itself
+// (RFC 8032, section 5.1.6). Tor knows no use for one: what it verifies is
+// signed by blinded keys, and no signature by the one key can be turned into
+// one by the other, for the public key is part of what is hashed.
+func (k *IdentityKey) Sign(message []byte) ([]byte, error) {
+	var secret signingSecret
+	defer func() { secret = signingSecret{} }()
+	if _, err := secret.scalar.SetBytesWithClamping(k.expanded()[:32]); err != nil {
+		return nil, fmt.Errorf("signing with the identity key: %w", err)
+	}
+	copy(secret.prefix[:], k.expanded()[32:])
+	signature := secret.sign([32]byte(k.public), message, message)
+	// A signature that was computed wrongly may give the key away.
+	if !ed25519.Verify(k.public[:], message, signature) {
+		return nil, errors.New("signing with the identity key: the signature does not verify, was the key wiped?")
+	}
+	return signature, nil
+}
+
 // Blind derives the secret key that stands for k during p. The caller wipes it
 // when its one certificate is signed (rend-spec-v3, appendix A.2).
 func (k *IdentityKey) Blind(p Period) (*BlindedKey, error) {

@@ -32,6 +32,31 @@ func TestSignLikeStandardLibrary(t *testing.T) {
 	}
 }
 
+// TestIdentitySigns: signatures by the identity key are those of RFC 8032.
+func TestIdentitySigns(t *testing.T) {
+	random := seeded(3)
+	for n := range 100 {
+		_, key, err := ed25519.GenerateKey(random)
+		if err != nil {
+			t.Fatal(err)
+		}
+		identity, err := IdentityKeyFromSeed(key.Seed())
+		if err != nil {
+			t.Fatal(err)
+		}
+		message := make([]byte, n)
+		_, _ = random.Read(message)
+		got, err := identity.Sign(message)
+		if err != nil || !bytes.Equal(got, ed25519.Sign(key, message)) {
+			t.Fatalf("signature %x of %d bytes, %v", got, n, err)
+		}
+		identity.Wipe()
+		if got, err := identity.Sign(message); err == nil {
+			t.Fatalf("a key that was wiped signs: %x", got)
+		}
+	}
+}
+
 // wrapper returns what the signature of a descriptor covers, and the signature.
 func wrapper(t *testing.T, raw []byte) (message, signature []byte) {
 	t.Helper()

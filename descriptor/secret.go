@@ -9,6 +9,8 @@ import (
 	"fmt"
 
 	"filippo.io/edwards25519"
+
+	"onionbalancer/internal/locked"
 )
 
 // ExpandedKeySize is the length in bytes of an expanded Ed25519 secret key:
@@ -86,6 +88,14 @@ func (k *IdentityKey) Address() Address { return k.public }
 // Expanded returns a copy of the expanded key, for writing a key file. The
 // caller wipes it.
 func (k *IdentityKey) Expanded() []byte { return append([]byte(nil), k.expanded()[:]...) }
+
+// Secret returns a copy of the expanded key in locked memory, for sealing it.
+// The caller wipes it.
+func (k *IdentityKey) Secret() *locked.Buffer {
+	b := locked.New(ExpandedKeySize)
+	copy(b.Bytes(), k.expanded()[:])
+	return b
+}
 
 // Wipe overwrites the secret, as best effort; k is useless afterwards.
 func (k *IdentityKey) Wipe() { clear(k.expanded()[:]) }

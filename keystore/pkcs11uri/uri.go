@@ -59,7 +59,7 @@ func Parse(s string) (*URI, error) {
 
 func parse(s string) (*URI, error) {
 	if !Is(s) {
-		return nil, errors.New("it does not begin with " + Scheme)
+		return nil, fmt.Errorf("it does not begin with %q", Scheme)
 	}
 	if len(s) > maxSize {
 		return nil, fmt.Errorf("%d bytes are too many", len(s))

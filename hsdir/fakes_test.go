@@ -182,6 +182,13 @@ func (f *fakeTor) seen() []call {
 	return slices.Clone(f.calls)
 }
 
+// atMost returns how many calls were ever in flight at a time.
+func (f *fakeTor) atMost() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.most
+}
+
 // count returns how often each HSDir was called.
 func (f *fakeTor) count() map[string]int {
 	counts := map[string]int{}

@@ -1,6 +1,7 @@
 package hsdir
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -17,8 +18,14 @@ type Publication struct {
 	// dropped: the publication takes their place.
 	Adds bool
 	// Encode makes the bytes of one upload. It is called once for each, so that
-	// no two are encrypted alike, and by several goroutines.
-	Encode func() ([]byte, error)
+	// no two are encrypted alike, and by several goroutines. It returns soon
+	// after ctx ends.
+	Encode func(ctx context.Context) ([]byte, error)
+	// Slow says that Encode may take long or fail for a while, because it asks a
+	// token for signatures. It is then called for one slot of the address at a
+	// time, before the upload takes one of the Publisher's places; and when it
+	// fails, all slots of the address wait.
+	Slow bool
 	// Report is told what became of each upload, by several goroutines. It may
 	// use the Publisher. No more is reported of what was dropped; but a report
 	// that is under way at the time may still come.
@@ -34,7 +41,8 @@ type Posted struct {
 	// before went unanswered, it may be that one that it has. It is not tried
 	// again: it takes another descriptor.
 	Rejected bool
-	Failures int           // uploads to this slot, in a row, that nobody answered
+	Unmade   bool          // Err is Encode's, and nothing was sent
+	Failures int           // uploads to this slot, in a row, that nobody answered, or to any that were Unmade
 	Retry    time.Duration // until it is tried again; 0 for never
 	Took     time.Duration
 }

@@ -23,7 +23,7 @@ type PublishConfig struct {
 	Poster Poster
 
 	InFlight int           // uploads under way at a time, over all services; 16
-	Patience time.Duration // with one upload; 60 s
+	Patience time.Duration // with one upload, and with one Encode; 60 s
 	// The wait before an upload is tried again begins with Backoff, 2 s, and
 	// doubles to BackoffMax, 5 min; each is shortened at random by up to half.
 	Backoff, BackoffMax time.Duration
@@ -43,6 +43,7 @@ type Publisher struct {
 	mu       sync.Mutex // protects what follows
 	tasks    map[place]*task
 	ready    []*task // to be started; may hold some that were dropped
+	makers   map[descriptor.Address]*maker
 	busy     map[route]bool
 	inFlight int
 	retrying int // of inFlight, those that failed before
@@ -71,7 +72,9 @@ type task struct {
 	failures int
 	sequence uint64
 	dropped  bool
-	timer    *time.Timer // until it is ready again
+	timer    *time.Timer        // until it is ready again
+	body     []byte             // of the next upload, if Slow and made
+	unmake   context.CancelFunc // ends the making that is under way
 }
 
 func (t *task) place() place { return place{t.Address, t.Period, t.slot.HSDir} }
@@ -87,6 +90,7 @@ func NewPublisher(cfg PublishConfig) *Publisher {
 		cfg.Random = rand.Float64
 	}
 	p := &Publisher{cfg: cfg, tasks: make(map[place]*task), busy: make(map[route]bool)}
+	p.makers = make(map[descriptor.Address]*maker)
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	return p
 }
@@ -121,6 +125,7 @@ func (p *Publisher) Publish(pub Publication) {
 		p.tasks[at] = t
 		p.enqueue(t)
 	}
+	p.wake(pub.Address) // its key may be another
 	p.start()
 }
 
@@ -141,6 +146,10 @@ func (p *Publisher) Retain(address descriptor.Address, keep func(descriptor.Peri
 // where it is.
 func (p *Publisher) Withdraw(address descriptor.Address) {
 	p.Retain(address, func(descriptor.Period, Slot) bool { return false })
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wake(address)
+	delete(p.makers, address)
 }
 
 // Hurry tries at once what is waiting to be tried again: the connection to tor,
@@ -171,6 +180,9 @@ func (p *Publisher) Close() {
 	p.closed = true
 	for _, t := range p.tasks {
 		p.drop(t)
+	}
+	for address := range p.makers {
+		p.wake(address)
 	}
 	p.mu.Unlock()
 	p.stop()

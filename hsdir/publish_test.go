@@ -57,7 +57,7 @@ func inScene(t *testing.T, test func(t *testing.T, s *publishScene)) {
 func (s *publishScene) publication(text string, slots ...Slot) Publication {
 	return Publication{
 		Address: s.addr, Period: testPeriod, Slots: slots,
-		Encode: func() ([]byte, error) {
+		Encode: func(context.Context) ([]byte, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.encoded++
@@ -197,7 +197,7 @@ func TestPublishJitter(t *testing.T) {
 	p := NewPublisher(PublishConfig{Random: func() float64 { return 0.999999 }})
 	defer p.Close()
 	for failures, base := range map[int]time.Duration{1: 2 * time.Second, 3: 8 * time.Second, 9: 5 * time.Minute, 1 << 30: 5 * time.Minute} {
-		if got := p.backoff(failures); got < base/2 || got > base/2+time.Second {
+		if got := p.backoff(failures, 5*time.Minute); got < base/2 || got > base/2+time.Second {
 			t.Errorf("wait after %d failures is %v, want about %v", failures, got, base/2)
 		}
 	}
@@ -227,11 +227,11 @@ func TestPublishEncodeFails(t *testing.T) {
 		broken := errors.New("the token is gone")
 		pub := s.publication("d", s.slots[0])
 		encode, failures := pub.Encode, 3
-		pub.Encode = func() ([]byte, error) {
+		pub.Encode = func(ctx context.Context) ([]byte, error) {
 			if failures--; failures >= 0 {
 				return nil, broken
 			}
-			return encode()
+			return encode(ctx)
 		}
 		s.publish(pub)
 		time.Sleep(time.Hour)

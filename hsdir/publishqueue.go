@@ -15,6 +15,9 @@ func (p *Publisher) drop(t *task) {
 		t.timer.Stop()
 		t.timer = nil
 	}
+	if t.unmake != nil {
+		t.unmake()
+	}
 	if p.tasks[t.place()] == t {
 		delete(p.tasks, t.place())
 	}
@@ -47,6 +50,9 @@ func (p *Publisher) start() {
 			t.failures > 0 && p.retrying >= max(1, p.cfg.InFlight/2) {
 			return false
 		}
+		if t.Slow && t.body == nil {
+			return p.make(t)
+		}
 		p.launch(t)
 		return true
 	})
@@ -65,7 +71,8 @@ func compareBool(a, b bool) int {
 
 // launch begins an upload. The caller holds p.mu.
 func (p *Publisher) launch(t *task) {
-	again := t.failures > 0
+	again, made := t.failures > 0, t.body
+	t.body = nil // the next upload has bytes of its own
 	p.busy[t.route()] = true
 	p.inFlight++
 	if again {
@@ -73,8 +80,9 @@ func (p *Publisher) launch(t *task) {
 	}
 	p.posts.Go(func() {
 		began := time.Now()
-		err := p.upload(t)
-		result := Posted{Slot: t.slot, Err: err, Took: time.Since(began)}
+		result := Posted{Slot: t.slot}
+		result.Unmade, result.Err = p.upload(t, made)
+		result.Took = time.Since(began)
 
 		p.mu.Lock()
 		delete(p.busy, t.route())
@@ -91,16 +99,18 @@ func (p *Publisher) launch(t *task) {
 	})
 }
 
-// upload encodes the descriptor for this one slot, and posts it.
-func (p *Publisher) upload(t *task) error {
-	body, err := t.Encode()
-	if err != nil {
-		return err
-	}
+// upload posts the descriptor made for this one slot, or encodes it first. It
+// reports whether that is what failed.
+func (p *Publisher) upload(t *task, made []byte) (unmade bool, err error) {
 	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Patience)
 	defer cancel()
+	if made == nil {
+		if made, err = t.Encode(ctx); err != nil {
+			return true, err
+		}
+	}
 	hsdir := Relay{Fingerprint: t.slot.HSDir}.Hex()
-	return p.cfg.Poster.HSPost(ctx, t.Address.Label(), hsdir, body)
+	return false, p.cfg.Poster.HSPost(ctx, t.Address.Label(), hsdir, made)
 }
 
 // settle decides what follows upon an upload, fills in the rest of its result,
@@ -109,13 +119,13 @@ func (p *Publisher) settle(t *task, result *Posted) bool {
 	if t.dropped {
 		return false
 	}
-	if result.Err == nil || rejected(result.Err) {
+	if result.Err == nil || !result.Unmade && rejected(result.Err) {
 		result.Rejected = result.Err != nil
 		p.drop(t)
 		return true
 	}
 	t.failures++
-	result.Failures, result.Retry = t.failures, p.backoff(t.failures)
+	result.Failures, result.Retry = t.failures, p.backoff(t.failures, p.cfg.BackoffMax)
 	t.timer = time.AfterFunc(result.Retry, func() { p.again(t) })
 	return true
 }
@@ -132,12 +142,12 @@ func (p *Publisher) again(t *task) {
 	p.start()
 }
 
-// backoff is the wait after so many failures in a row.
-func (p *Publisher) backoff(failures int) time.Duration {
-	wait := p.cfg.Backoff
+// backoff is the wait after so many failures in a row, longest at the most.
+func (p *Publisher) backoff(failures int, longest time.Duration) time.Duration {
+	wait := min(p.cfg.Backoff, longest)
 	for range failures - 1 {
-		if wait *= 2; wait >= p.cfg.BackoffMax {
-			wait = p.cfg.BackoffMax
+		if wait *= 2; wait >= longest {
+			wait = longest
 			break
 		}
 	}

@@ -257,7 +257,7 @@ func (n *network) testPublish(ctx context.Context, t *testing.T) {
 }
 
 // encoder makes empty descriptors of a service.
-func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period, revision uint64) (func() ([]byte, error), descriptor.BlindedPublicKey) {
+func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period, revision uint64) (func(context.Context) ([]byte, error), descriptor.BlindedPublicKey) {
 	t.Helper()
 	keys, err := identity.Address().Keys(p)
 	if err != nil {
@@ -280,7 +280,7 @@ func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func() ([]byte, error) {
+	return func(context.Context) ([]byte, error) {
 		return e.Encode(&descriptor.Contents{}, revision, nil, rand.Reader)
 	}, keys.Blinded
 }

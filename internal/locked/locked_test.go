@@ -1,0 +1,165 @@
+package locked
+
+import (
+	"bytes"
+	"encoding/gob"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+)
+
+// TestBuffer writes, reads, copies and wipes.
+func TestBuffer(t *testing.T) {
+	for _, size := range []int{1, 32, slotSize, slotSize + 1, 4096, 4097, 16 << 10} {
+		b := New(size)
+		if b.Len() != size || cap(b.Bytes()) != size || !bytes.Equal(b.Bytes(), make([]byte, size)) {
+			t.Errorf("a new buffer of %d bytes has %d of %d, or is not zero", size, b.Len(), cap(b.Bytes()))
+		}
+		b.Bytes()[size-1] = 7
+		again := *b
+		if again.Bytes()[size-1] != 7 {
+			t.Error("a copy is other memory")
+		}
+		b.Wipe()
+		if again.Bytes()[size-1] != 0 {
+			t.Error("not zero after Wipe")
+		}
+	}
+	secret := []byte("a secret")
+	b := Copy(secret)
+	if string(b.Bytes()) != "a secret" || !bytes.Equal(secret, make([]byte, 8)) {
+		t.Errorf("copied %q from %q", b.Bytes(), secret)
+	}
+	for _, empty := range []*Buffer{{}, New(0), New(-1), Copy(nil)} {
+		empty.Wipe()
+		if empty.Len() != 0 {
+			t.Error("an empty buffer holds something")
+		}
+	}
+}
+
+// TestOverwritten looks at memory after the garbage collector has found that
+// its Buffer is gone, and only then.
+func TestOverwritten(t *testing.T) {
+	b := New(64)
+	copied := *b
+	copy(b.Bytes(), "left by a caller who forgot Wipe")
+	address := uintptr(unsafe.Pointer(&b.Bytes()[0]))
+	b = nil
+	collect()
+	if !bytes.HasPrefix(copied.Bytes(), []byte("left by")) {
+		t.Error("given back while a copy of the Buffer was in use")
+	}
+	runtime.KeepAlive(copied)
+	copied = Buffer{}
+	collect()
+	slots.Lock()
+	defer slots.Unlock()
+	for _, slot := range slots.free {
+		if !bytes.Equal(slot, make([]byte, slotSize)) {
+			t.Errorf("memory that is free holds %q", slot)
+		}
+		if uintptr(unsafe.Pointer(&slot[0])) == address {
+			return
+		}
+	}
+	t.Error("the memory was not given back")
+}
+
+// collect runs the garbage collector and the cleanups.
+func collect() {
+	for range 3 {
+		runtime.GC()
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// TestDo makes buffers within Do, where the runtime treats allocations in a
+// special way, and sees that they live and end like others.
+func TestDo(t *testing.T) {
+	var b *Buffer
+	Do(func() {
+		b = New(40)
+		copy(b.Bytes(), "made within")
+	})
+	collect()
+	if !strings.HasPrefix(string(b.Bytes()), "made within") {
+		t.Errorf("the buffer holds %q", b.Bytes())
+	}
+	runtime.KeepAlive(b)
+	for range 1000 {
+		Do(func() { copy(New(64).Bytes(), "forgotten") })
+	}
+	b = nil
+	collect()
+	slots.Lock()
+	defer slots.Unlock()
+	for _, slot := range slots.free {
+		if !bytes.Equal(slot, make([]byte, slotSize)) {
+			t.Fatalf("memory that is free holds %q", slot)
+		}
+	}
+}
+
+// TestDoPanics sees that a panic passes through.
+func TestDoPanics(t *testing.T) {
+	defer func() {
+		if recover() != "trouble" {
+			t.Error("the panic was lost")
+		}
+	}()
+	Do(func() { panic("trouble") })
+}
+
+// TestPrints takes a buffer by all roads into a text.
+func TestPrints(t *testing.T) {
+	b := Copy([]byte("hunter22"))
+	type holder struct {
+		B      *Buffer
+		V      Buffer
+		hidden Buffer
+	}
+	for _, value := range []any{b, *b, holder{b, *b, *b}, &holder{b, *b, *b}, []*Buffer{b}, map[string]Buffer{"b": *b}} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d", "%q"} {
+			text := fmt.Sprintf(verb, value)
+			for _, shown := range []string{"hunter", fmt.Sprintf("%x", "hunter"), "104 117 110"} {
+				if strings.Contains(text, shown) {
+					t.Errorf("%s of %T prints %s", verb, value, text)
+				}
+			}
+		}
+		if text, err := json.Marshal(value); err == nil {
+			t.Errorf("marshals as %s", text)
+		}
+		if err := gob.NewEncoder(new(bytes.Buffer)).Encode(value); err == nil {
+			t.Errorf("%T is encoded", value)
+		}
+	}
+	if got := fmt.Sprint(b, *b); got != "[secret] [secret]" {
+		t.Errorf("prints as %q", got)
+	}
+}
+
+// TestCollectSoon asks often, and gets one collection, soon.
+func TestCollectSoon(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 1000 {
+		CollectSoon()
+	}
+	end := time.Now().Add(2 * collectDelay)
+	for runtime.ReadMemStats(&after); Erases && after.NumForcedGC == before.NumForcedGC && time.Now().Before(end); runtime.ReadMemStats(&after) {
+		time.Sleep(100 * time.Millisecond)
+	}
+	want := uint32(0)
+	if Erases {
+		want = 1
+	}
+	if got := after.NumForcedGC - before.NumForcedGC; got != want {
+		t.Errorf("%d collections, want %d", got, want)
+	}
+}

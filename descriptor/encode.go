@@ -84,10 +84,13 @@ func (e *Encoder) Encode(c *Contents, revision uint64, clients []AuthorizedClien
 }
 
 func (e *Encoder) encode(c *Contents, revision uint64, clients []AuthorizedClient, random io.Reader) ([]byte, error) {
+	return e.encodeSigned(c, revision, clients, random, e.signWith(random))
+}
+
+func (e *Encoder) encodeSigned(c *Contents, revision uint64, clients []AuthorizedClient, random io.Reader, sign signFunc) ([]byte, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	sign := e.signWith(random)
 	auth, err := e.authFor(clients, random)
 	if err != nil {
 		return nil, err

@@ -84,7 +84,12 @@ func TestEncodeSignsOnce(t *testing.T) {
 	encode(points[1:21], 3)
 	renewed := slices.Clone(points[:20])
 	renewed[4].Expires = renewed[4].Expires.Add(time.Hour)
+	before := signer.count
+	if err := e.Check(torContents(points[:20]), 6, nil, rand.Reader); err != nil || signer.count != before {
+		t.Errorf("checking: %v, %d signatures", err, signer.count-before)
+	}
 	encode(renewed, 3)
+	encode(points[:20], 1) // the certificates of before are kept
 
 	signer.spoil = true
 	if _, err := e.Encode(torContents(nil), 5, nil, rand.Reader); err == nil {

@@ -56,6 +56,9 @@ func TestEncodeRefuses(t *testing.T) {
 			if _, err := s.encoder(t).Encode(c, 1, nil, seeded(1)); err == nil {
 				t.Error("encoded")
 			}
+			if err := s.encoder(t).Check(c, 1, nil, seeded(1)); err == nil {
+				t.Error("found good")
+			}
 		})
 	}
 	if _, err := s.encoder(t).Encode(base(), 1, []AuthorizedClient{{}}, seeded(1)); err == nil {

@@ -115,10 +115,12 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 	if st.fresh {
 		e.revision = counter
 	}
-	encode := func() ([]byte, error) { return authority.encoder.Encode(e.contents, counter, nil, rand.Reader) }
+	encode := func(context.Context) ([]byte, error) {
+		return authority.encoder.Encode(e.contents, counter, nil, rand.Reader)
+	}
 	// Once here, so that a descriptor that cannot be made is an error of this
 	// round and not of eight uploads.
-	if _, err := encode(); err != nil {
+	if _, err := encode(ctx); err != nil {
 		return nil, err
 	}
 	e.fill(last, st.missed, counter)

@@ -39,7 +39,7 @@ Instances need no key here: each has its own, made by its own tor.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newKeyNewCommand(), newKeyShowCommand())
+	cmd.AddCommand(newKeyNewCommand(), newKeyShowCommand(), newKeyCSRCommand())
 	return cmd
 }
 

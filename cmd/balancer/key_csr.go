@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"onionbalancer/keystore"
+	"onionbalancer/keystore/csr"
+)
+
+// csrOptions are the flags of "balancer key csr".
+type csrOptions struct {
+	acmeNonce, textNonce, hexNonce string
+	wildcard                       bool
+	names                          []string
+	out                            string
+	asDER, asJSON                  bool
+}
+
+func newKeyCSRCommand() *cobra.Command {
+	var o csrOptions
+	cmd := &cobra.Command{
+		Use:   "csr --nonce NONCE KEY",
+		Short: "Prove to a certificate authority that the address is yours",
+		Long: `Makes a certificate request for the onion address, signed with its identity key:
+the proof of control that a certificate authority (CA) accepts for an address and
+for all names below it (CA/Browser Forum, Baseline Requirements, appendix B, 2.b;
+RFC 9799, challenge onion-csr-01). It is checked as the CA will before it is
+printed. Nothing is sent anywhere.
+
+The CA gives a nonce, good for 30 days at most. Which one you have:
+
+  --nonce         the field "nonce" of an ACME challenge of type onion-csr-01. Send
+                  back the field "csr" that --json prints, as {"csr": "…"}.
+  --ca-nonce      a text from a CA's web page or letter, taken as it stands.
+  --ca-nonce-hex  the same where the CA writes bytes in hexadecimal.
+
+A request answers this one nonce and is of no use elsewhere. It is no secret.
+
+The certificate itself is for another key: one that the web server makes, with a
+request of its own ("openssl req -new"). RFC 9799 forbids to use this one for it,
+CAs sign for no key of its kind, and the identity key has no place in a web server.
+Names asked for with --wildcard and --san are for CAs that read them here; with ACME,
+what counts is the order. One label alone, as in --san www, stands for www.ADDRESS.
+
+KEY is a key file or a tor HiddenServiceDir, or the "pkcs11:" URI of a key that a
+token seals (with x-sealed) or of an Ed25519 key on the token itself. An existing
+FILE is not overwritten.`,
+		Example: `  balancer key csr --nonce bI6/MRqV4gw= --json front
+  balancer key csr --ca-nonce 8rDWGfoV1TpKu7Kl --wildcard --san www --out front.csr front
+  openssl req -in front.csr -noout -verify -text`,
+		Args: misuse(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			made, err := o.make(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return made.write(cmd.OutOrStdout(), &o)
+		},
+	}
+	o.addFlags(cmd)
+	return cmd
+}
+
+func (o *csrOptions) addFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.acmeNonce, "nonce", "", "`NONCE` of the ACME challenge, in base64")
+	f.StringVar(&o.textNonce, "ca-nonce", "", "random value of the CA, a `TEXT`")
+	f.StringVar(&o.hexNonce, "ca-nonce-hex", "", "random value of the CA, in `HEX`")
+	f.BoolVar(&o.wildcard, "wildcard", false, "ask for *.ADDRESS too")
+	f.StringArrayVar(&o.names, "san", nil, "ask for this `NAME` below the address too; may be repeated")
+	f.StringVar(&o.out, "out", "", "write the request to a new `FILE`")
+	f.BoolVar(&o.asDER, "der", false, "binary DER rather than PEM")
+	f.BoolVar(&o.asJSON, "json", false, "print JSON, for programs; the field csr is what ACME wants")
+}
+
+// nonce returns the raw bytes of the CA's nonce, from the one flag that was given.
+func (o *csrOptions) nonce() ([]byte, error) {
+	given := 0
+	var nonce []byte
+	var err error
+	for _, flag := range []struct {
+		text string
+		read func(string) ([]byte, error)
+	}{{o.acmeNonce, csr.ACMENonce}, {o.textNonce, csr.TextNonce}, {o.hexNonce, csr.HexNonce}} {
+		if flag.text != "" {
+			given++
+			nonce, err = flag.read(flag.text)
+		}
+	}
+	if given != 1 {
+		return nil, usageError{errors.New(`give the CA's nonce by one of --nonce, --ca-nonce and --ca-nonce-hex; see "balancer key csr --help"`)}
+	}
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return nonce, nil
+}
+
+// make looks at all that can be wrong before it uses the key, since that may
+// take a person to type a PIN.
+func (o *csrOptions) make(ctx context.Context, ref string) (*csrMade, error) {
+	caNonce, err := o.nonce()
+	if err != nil {
+		return nil, err
+	}
+	if o.asDER && o.asJSON && o.out == "" {
+		return nil, usageError{errors.New("--json holds the request in base64 already; give --der an --out FILE")}
+	}
+	if _, err := os.Lstat(o.out); o.out != "" && err == nil {
+		return nil, fmt.Errorf("writing the request: %q is there already, and is not overwritten: %w", o.out, os.ErrExist)
+	}
+	signer, err := keystore.OpenDisk(ref)
+	if err != nil {
+		return nil, err
+	}
+	made, err := o.sign(ctx, signer, caNonce)
+	return made, errors.Join(err, signer.Close())
+}
+
+// sign makes the request and checks it as the CA will.
+func (o *csrOptions) sign(ctx context.Context, signer *keystore.DiskKey, caNonce []byte) (*csrMade, error) {
+	names, err := csr.Names(signer.Address(), o.wildcard, o.names)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	request, err := csr.New(signer.Address(), names, caNonce, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := request.Sign(func(message []byte) ([]byte, error) { return signer.SignIdentity(ctx, message) })
+	if err != nil {
+		return nil, err
+	}
+	checked, err := csr.Verify(der, signer.Address(), caNonce)
+	if err != nil {
+		return nil, err
+	}
+	return newCSRMade(checked, der), nil
+}

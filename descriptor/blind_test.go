@@ -20,7 +20,19 @@ func blindedFromExpanded(t testing.TB, expanded []byte) *BlindedKey {
 	scalar := uniformScalar(append(slices.Clone(expanded[:32]), make([]byte, 32)...))
 	secret := signingSecret{scalar: *scalar, prefix: [32]byte(expanded[32:])}
 	public := BlindedPublicKey(new(edwards25519.Point).ScalarBaseMult(scalar).Bytes())
-	return &BlindedKey{secret: seal(&secret), public: public}
+	return &BlindedKey{secret: guard(&secret), public: public}
+}
+
+// secretOf returns a copy of a blinded secret.
+func secretOf(b *BlindedKey) (secret signingSecret) {
+	b.secret.use(func(kept *signingSecret) { secret = *kept })
+	return secret
+}
+
+// expandedOf returns a blinded secret as the vectors have it.
+func expandedOf(b *BlindedKey) []byte {
+	secret := secretOf(b)
+	return append(secret.scalar.Bytes(), secret.prefix[:]...)
 }
 
 type blindingFile struct {
@@ -85,7 +97,7 @@ func TestBlindingVectors(t *testing.T) {
 		if identity.Address() != keys.Address || b.Public() != keys.Blinded {
 			t.Errorf("%x: other public keys from the secret", v.Public)
 		}
-		if !bytes.Equal(append(b.secret().scalar.Bytes(), b.secret().prefix[:]...), v.BlindedSecret) || !bytes.Equal(b.RevisionKey().Bytes(), v.RevisionKey) {
+		if !bytes.Equal(expandedOf(b), v.BlindedSecret) || !bytes.Equal(b.RevisionKey().Bytes(), v.RevisionKey) {
 			t.Errorf("%x: other blinded secret key", v.Public)
 		}
 		if sig := b.Sign(v.Message); v.Signature != nil && !bytes.Equal(sig, v.Signature) || !ed25519.Verify(ed25519.PublicKey(v.Blinded), v.Message, sig) {
@@ -125,7 +137,7 @@ func TestExpandVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		b, err := k.blindBy(h)
-		if err != nil || b.public != BlindedPublicKey(v.Blinded.key()) || !bytes.Equal(append(b.secret().scalar.Bytes(), b.secret().prefix[:]...), v.BlindedSecret) {
+		if err != nil || b.public != BlindedPublicKey(v.Blinded.key()) || !bytes.Equal(expandedOf(b), v.BlindedSecret) {
 			t.Errorf("%x: other blinded keys, %v", v.Seed, err)
 		}
 		if v.X25519 == nil {
@@ -279,7 +291,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	}
 	for what, bytes := range map[string][]byte{
 		"identity": identity.Expanded(), "revision key": blinded.RevisionKey().Bytes(),
-		"scalar": blinded.secret().scalar.Bytes(), "prefix": blinded.secret().prefix[:], "client key": client.secret().Bytes(),
+		"scalar": expandedOf(blinded)[:32], "prefix": expandedOf(blinded)[32:], "client key": client.secret().Bytes(),
 	} {
 		for _, form := range []string{"%v", "%x", "%#v"} {
 			if shown := strings.Trim(fmt.Sprintf(form, bytes[:8]), "[]{}byte "); strings.Contains(texts, shown) {
@@ -289,7 +301,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	}
 	identity.Wipe()
 	blinded.Wipe()
-	if !bytes.Equal(identity.Expanded(), make([]byte, 64)) || *blinded.secret() != (signingSecret{}) {
+	if !bytes.Equal(identity.Expanded(), make([]byte, 64)) || secretOf(blinded) != (signingSecret{}) {
 		t.Error("a secret outlived Wipe")
 	}
 }

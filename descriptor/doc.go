@@ -5,5 +5,8 @@
 // needs, in both directions.
 //
 // The package touches no network, no file and no clock: the time, when it
-// matters, is an argument, and so is every source of randomness.
+// matters, is an argument, and so is every source of randomness. Of our own
+// packages it uses internal/locked alone, which is as little of the world: the
+// memory that identity secrets and blinded ones lie in, and what erases the
+// traces of computing with them.
 package descriptor

@@ -41,17 +41,17 @@ func seal[T any](secret *T) sealed[T] {
 	return func() *T { return kept }
 }
 
-// IdentityKey is the secret half of an onion address. It neither prints nor
-// marshals. It is safe for concurrent use until Wipe.
+// IdentityKey is the secret half of an onion address, in locked memory. It
+// neither prints nor marshals. It is safe for concurrent use until Wipe.
 type IdentityKey struct {
 	redacted
-	expanded sealed[[ExpandedKeySize]byte]
-	public   Address
+	secret guarded[[ExpandedKeySize]byte]
+	public Address
 }
 
 // NewIdentityKey takes an expanded secret key of ExpandedKeySize bytes, the
 // form of tor's key files. The bytes are copied; the caller wipes its own.
-func NewIdentityKey(expanded []byte) (*IdentityKey, error) {
+func NewIdentityKey(expanded []byte) (k *IdentityKey, err error) {
 	if len(expanded) != ExpandedKeySize {
 		return nil, fmt.Errorf("reading identity key: %d bytes, want %d", len(expanded), ExpandedKeySize)
 	}
@@ -60,58 +60,72 @@ func NewIdentityKey(expanded []byte) (*IdentityKey, error) {
 	if expanded[0]&7 != 0 || expanded[31]&0x80 != 0 || expanded[31]&0x40 == 0 {
 		return nil, errors.New("reading identity key: the scalar is not clamped, so this is no Ed25519 secret key")
 	}
-	scalar, err := edwards25519.NewScalar().SetBytesWithClamping(expanded[:32])
+	k = new(IdentityKey)
+	locked.Do(func() {
+		var scalar *edwards25519.Scalar
+		if scalar, err = edwards25519.NewScalar().SetBytesWithClamping(expanded[:32]); err != nil {
+			return
+		}
+		kept := [ExpandedKeySize]byte(expanded)
+		k.secret = guard(&kept)
+		k.public = Address(new(edwards25519.Point).ScalarBaseMult(scalar).Bytes())
+	})
 	if err != nil {
 		return nil, fmt.Errorf("reading identity key: %w", err)
 	}
-	kept := [ExpandedKeySize]byte(expanded)
-	k := &IdentityKey{expanded: seal(&kept)}
-	k.public = Address(new(edwards25519.Point).ScalarBaseMult(scalar).Bytes())
 	return k, nil
 }
 
 // IdentityKeyFromSeed expands an RFC 8032 seed of 32 bytes, the form of PKCS #8.
-func IdentityKeyFromSeed(seed []byte) (*IdentityKey, error) {
+func IdentityKeyFromSeed(seed []byte) (k *IdentityKey, err error) {
 	if len(seed) != ed25519.SeedSize {
 		return nil, fmt.Errorf("reading identity key: a seed of %d bytes, want %d", len(seed), ed25519.SeedSize)
 	}
-	expanded := sha512.Sum512(seed)
-	defer clear(expanded[:])
-	expanded[0] &= 248
-	expanded[31] = expanded[31]&63 | 64
-	return NewIdentityKey(expanded[:])
+	locked.Do(func() {
+		expanded := sha512.Sum512(seed)
+		expanded[0] &= 248
+		expanded[31] = expanded[31]&63 | 64
+		k, err = NewIdentityKey(expanded[:])
+		clear(expanded[:])
+	})
+	return k, err
 }
 
 // Address returns the public half.
 func (k *IdentityKey) Address() Address { return k.public }
 
-// Expanded returns a copy of the expanded key, for writing a key file. The
-// caller wipes it.
-func (k *IdentityKey) Expanded() []byte { return append([]byte(nil), k.expanded()[:]...) }
+// Expanded returns a copy of the expanded key. The caller wipes it, and takes
+// Secret instead where nothing may be left in ordinary memory.
+func (k *IdentityKey) Expanded() (expanded []byte) {
+	k.secret.use(func(secret *[ExpandedKeySize]byte) { expanded = append(expanded, secret[:]...) })
+	return expanded
+}
 
-// Secret returns a copy of the expanded key in locked memory, for sealing it.
-// The caller wipes it.
+// Secret returns a copy of the expanded key in locked memory, for sealing it or
+// writing it to a file. The caller wipes it.
 func (k *IdentityKey) Secret() *locked.Buffer {
 	b := locked.New(ExpandedKeySize)
-	copy(b.Bytes(), k.expanded()[:])
+	k.secret.use(func(secret *[ExpandedKeySize]byte) { copy(b.Bytes(), secret[:]) })
 	return b
 }
 
-// Wipe overwrites the secret, as best effort; k is useless afterwards.
-func (k *IdentityKey) Wipe() { clear(k.expanded()[:]) }
+// Wipe overwrites the secret; k is useless afterwards.
+func (k *IdentityKey) Wipe() { k.secret.wipe() }
 
 // Sign returns a plain Ed25519 signature of 64 bytes under the address itself
 // (RFC 8032, section 5.1.6). Tor knows no use for one: what it verifies is
 // signed by blinded keys, and no signature by the one key can be turned into
 // one by the other, for the public key is part of what is hashed.
-func (k *IdentityKey) Sign(message []byte) ([]byte, error) {
-	var secret signingSecret
-	defer func() { secret = signingSecret{} }()
-	if _, err := secret.scalar.SetBytesWithClamping(k.expanded()[:32]); err != nil {
+func (k *IdentityKey) Sign(message []byte) (signature []byte, err error) {
+	k.secret.use(func(expanded *[ExpandedKeySize]byte) {
+		secret := signingSecret{prefix: [32]byte(expanded[32:])}
+		if _, err = secret.scalar.SetBytesWithClamping(expanded[:32]); err == nil {
+			signature = secret.sign([32]byte(k.public), message, message)
+		}
+	})
+	if err != nil {
 		return nil, fmt.Errorf("signing with the identity key: %w", err)
 	}
-	copy(secret.prefix[:], k.expanded()[32:])
-	signature := secret.sign([32]byte(k.public), message, message)
 	// A signature that was computed wrongly may give the key away.
 	if !ed25519.Verify(k.public[:], message, signature) {
 		return nil, errors.New("signing with the identity key: the signature does not verify, was the key wiped?")
@@ -134,45 +148,55 @@ func (k *IdentityKey) Blind(p Period) (*BlindedKey, error) {
 }
 
 // blindBy multiplies the secret by the blinding factor h.
-func (k *IdentityKey) blindBy(h *edwards25519.Scalar) (*BlindedKey, error) {
-	a, err := edwards25519.NewScalar().SetBytesWithClamping(k.expanded()[:32])
+func (k *IdentityKey) blindBy(h *edwards25519.Scalar) (b *BlindedKey, err error) {
+	b = new(BlindedKey)
+	k.secret.use(func(expanded *[ExpandedKeySize]byte) { err = b.derive(expanded, h) })
+	return b, err
+}
+
+// BlindedKey is the secret half of a BlindedPublicKey, in locked memory. It
+// neither prints nor marshals, and never leaves the process that derived it.
+type BlindedKey struct {
+	redacted
+	secret guarded[signingSecret]
+	public BlindedPublicKey
+}
+
+// derive multiplies an expanded identity key by the blinding factor h.
+func (b *BlindedKey) derive(expanded *[ExpandedKeySize]byte, h *edwards25519.Scalar) error {
+	a, err := edwards25519.NewScalar().SetBytesWithClamping(expanded[:32])
 	if err != nil {
-		return nil, err
+		return err
 	}
 	secret := signingSecret{scalar: *a.Multiply(h, a)}
 	// The prefix keys the nonce of every signature: it must be as secret as the
 	// scalar, or one signature gives the key away.
 	prefix := sha512.New()
 	prefix.Write([]byte(blindHashConstant))
-	prefix.Write(k.expanded()[32:])
+	prefix.Write(expanded[32:])
 	copy(secret.prefix[:], prefix.Sum(nil))
-	public := BlindedPublicKey(new(edwards25519.Point).ScalarBaseMult(&secret.scalar).Bytes())
-	return &BlindedKey{secret: seal(&secret), public: public}, nil
-}
-
-// BlindedKey is the secret half of a BlindedPublicKey. It neither prints nor
-// marshals, and never leaves the process that derived it.
-type BlindedKey struct {
-	redacted
-	secret sealed[signingSecret]
-	public BlindedPublicKey
+	b.public = BlindedPublicKey(new(edwards25519.Point).ScalarBaseMult(&secret.scalar).Bytes())
+	b.secret = guard(&secret)
+	return nil
 }
 
 // Public returns the public half.
 func (b *BlindedKey) Public() BlindedPublicKey { return b.public }
 
-// Wipe overwrites the secret, as best effort.
-func (b *BlindedKey) Wipe() { *b.secret() = signingSecret{} }
+// Wipe overwrites the secret.
+func (b *BlindedKey) Wipe() { b.secret.wipe() }
 
 // Sign returns an Ed25519 signature of 64 bytes, which verifies under the
 // blinded public key (RFC 8032, section 5.1.6, with the blinded scalar).
-func (b *BlindedKey) Sign(message []byte) []byte {
-	return b.secret().sign([32]byte(b.public), message, message)
+func (b *BlindedKey) Sign(message []byte) (signature []byte) {
+	b.secret.use(func(secret *signingSecret) { signature = secret.sign([32]byte(b.public), message, message) })
+	return signature
 }
 
 // RevisionKey keys the order-preserving encryption of revision counters for
 // one service and period (rend-spec-v3, appendix F.2). Whoever holds it can
-// tell when a descriptor was made, and nothing else. It does not print.
+// tell when a descriptor was made, and nothing else: it is kept in ordinary
+// memory. It does not print.
 type RevisionKey struct {
 	redacted
 	key sealed[[32]byte]
@@ -185,12 +209,15 @@ func newRevisionKey(key []byte) RevisionKey {
 
 // RevisionKey derives the key of the revision counters of b's period, the same
 // one that tor would use, so that an operator can move between the two.
-func (b *BlindedKey) RevisionKey() RevisionKey {
-	h := sha3.New256()
-	h.Write([]byte("rev-counter-generation\x00"))
-	h.Write(b.secret().scalar.Bytes())
-	h.Write(b.secret().prefix[:])
-	return newRevisionKey(h.Sum(nil))
+func (b *BlindedKey) RevisionKey() (key RevisionKey) {
+	b.secret.use(func(secret *signingSecret) {
+		h := sha3.New256()
+		h.Write([]byte("rev-counter-generation\x00"))
+		h.Write(secret.scalar.Bytes())
+		h.Write(secret.prefix[:])
+		key = newRevisionKey(h.Sum(nil))
+	})
+	return key
 }
 
 // NewRevisionKey takes the 32 bytes that Bytes returned, from an offline bundle.

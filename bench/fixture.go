@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/ecdh"
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
@@ -9,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"onionbalancer/bench/points"
 	"onionbalancer/descriptor"
 	"onionbalancer/testnet/sim"
 )
@@ -53,7 +53,7 @@ func makeFixture(dir string) (*fixture, error) {
 // makeInstance makes an instance's address and a descriptor of it.
 func makeInstance() (address string, raw []byte, err error) {
 	now := time.Now()
-	identity, err := descriptor.IdentityKeyFromSeed(randomBytes(ed25519.SeedSize))
+	identity, err := descriptor.IdentityKeyFromSeed(points.RandomBytes(ed25519.SeedSize))
 	if err != nil {
 		return "", nil, err
 	}
@@ -78,45 +78,10 @@ func makeInstance() (address string, raw []byte, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	contents := descriptor.Contents{FlowControl: &descriptor.FlowControl{Versions: "1-2", SendmeInc: 31}}
-	for range descriptor.MaxIntroductionPoints {
-		p, err := makePoint(now)
-		if err != nil {
-			return "", nil, err
-		}
-		contents.IntroductionPoints = append(contents.IntroductionPoints, p)
+	contents, err := points.Contents(now)
+	if err != nil {
+		return "", nil, err
 	}
-	raw, err = encoder.Encode(&contents, 1, nil, rand.Reader)
+	raw, err = encoder.Encode(contents, 1, nil, rand.Reader)
 	return identity.Address().String(), raw, err
-}
-
-func makePoint(now time.Time) (p descriptor.IntroductionPoint, err error) {
-	auth, _, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return p, err
-	}
-	enc, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
-		return p, err
-	}
-	onion, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
-		return p, err
-	}
-	return descriptor.IntroductionPoint{
-		LinkSpecifiers: []descriptor.LinkSpecifier{
-			{Type: descriptor.LinkIPv4, Data: append([]byte{10}, randomBytes(5)...)},
-			{Type: descriptor.LinkRSA, Data: randomBytes(20)},
-			{Type: descriptor.LinkEd25519, Data: randomBytes(32)},
-		},
-		AuthKey: [32]byte(auth), EncKey: [32]byte(enc.PublicKey().Bytes()), OnionKey: [32]byte(onion.PublicKey().Bytes()),
-		Expires: descriptor.SigningCertExpiry(now),
-	}, nil
-}
-
-// randomBytes cannot fail: the runtime ends the program before it does.
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.Read(b)
-	return b
 }

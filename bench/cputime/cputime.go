@@ -13,6 +13,10 @@ import (
 // Metric is the unit under which Report adds its figure to a benchmark's line.
 const Metric = "cpu-ns/op"
 
+// ChildrenMetric is the unit for what the processes take that a benchmark has
+// started, and does not wait for; see Children.
+const ChildrenMetric = "children-cpu-ns/op"
+
 // Meter measures the processor time of this process, the garbage collector's
 // included.
 type Meter struct {

@@ -1,0 +1,38 @@
+package offline
+
+import (
+	"bytes"
+	"testing"
+)
+
+// fuzzDocument: what parses is written again as it was, but for white space,
+// and parses once more; what does not parse is an error and nothing worse.
+func fuzzDocument(f *testing.F, parse func([]byte) (any, error)) {
+	for name := range parsers {
+		f.Add(readGolden(f, name))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		doc, err := parse(raw)
+		if err != nil {
+			return
+		}
+		once, err := encode(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := parse(once)
+		if err != nil {
+			t.Fatalf("%s\n%v", once, err)
+		}
+		if twice, err := encode(again); err != nil || !bytes.Equal(once, twice) {
+			t.Fatalf("%s\n%s\n%v", once, twice, err)
+		}
+		if kept := bytes.Join(bytes.Fields(once), nil); !bytes.Equal(kept, bytes.Join(bytes.Fields(raw), nil)) {
+			t.Fatalf("%s\nis taken for\n%s", raw, once)
+		}
+	})
+}
+
+func FuzzRequest(f *testing.F) { fuzzDocument(f, parsers["request.json"]) }
+func FuzzBundle(f *testing.F)  { fuzzDocument(f, parsers["bundle.json"]) }
+func FuzzKeys(f *testing.F)    { fuzzDocument(f, parsers["keys.json"]) }

@@ -1,0 +1,230 @@
+package offline
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// Installed is what an installation changed for one address, and what there is
+// now.
+type Installed struct {
+	Address  descriptor.Address `json:"address"`
+	Dir      string             `json:"dir"`
+	New      int                `json:"new"`     // periods certified that were not before
+	Renewed  int                `json:"renewed"` // that were, by an earlier ceremony
+	Kept     int                `json:"kept"`    // that were, by this ceremony or a later one
+	Over     int                `json:"over"`    // entries left out: their time has passed
+	Through  uint64             `json:"certified_through"`
+	Until    time.Time          `json:"certified_until"` // when that period ends
+	Warnings []string           `json:"warnings,omitempty"`
+}
+
+// target is one directory of an installation.
+type target struct {
+	Installed
+	have   *contents
+	fresh  map[uint64]Entry
+	staged *replacement
+}
+
+// Install puts the entries of bundles into the directories of their addresses.
+// Everything is checked before anything is replaced: who signed, for whom, for
+// which network, for which keys, and for how long. What was installed before and
+// still counts stays. now is the manager's clock.
+func Install(dirs []string, bundles []*Bundle, now time.Time) ([]Installed, error) {
+	list, err := install(dirs, bundles, now)
+	if err != nil {
+		return nil, fmt.Errorf("installing: %w", err)
+	}
+	return list, nil
+}
+
+func install(dirs []string, bundles []*Bundle, now time.Time) ([]Installed, error) {
+	targets, release, err := openTargets(dirs)
+	defer release()
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range bundles {
+		if err := b.validate(); err != nil {
+			return nil, err
+		}
+		for i := range b.Entries {
+			if err := give(targets, b.Schedule, &b.Entries[i], now); err != nil {
+				return nil, err
+			}
+		}
+	}
+	defer func() {
+		for _, t := range targets {
+			if t.staged != nil {
+				t.staged.drop()
+			}
+		}
+	}()
+	for _, t := range targets {
+		if err := t.stage(now); err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Address.Short(), err)
+		}
+	}
+	return commitAll(targets)
+}
+
+// openTargets locks and reads the directories, in one order for all processes.
+func openTargets(dirs []string) (targets []*target, release func(), err error) {
+	var unlocks []func()
+	release = func() {
+		for _, unlock := range unlocks {
+			unlock()
+		}
+	}
+	dirs = slices.Compact(slices.Sorted(slices.Values(dirs)))
+	for _, dir := range dirs {
+		unlock, err := lock(dir, true)
+		if err != nil {
+			return nil, release, err
+		}
+		unlocks = append(unlocks, unlock)
+		have, err := load(dir)
+		if err != nil {
+			return nil, release, err
+		}
+		have.forgetSeeds()
+		for _, t := range targets {
+			if t.Address == have.keys.Address {
+				return nil, release, fmt.Errorf("%s and %s are both of %s", t.Dir, dir, t.Address.Short())
+			}
+		}
+		targets = append(targets, &target{Installed: Installed{Address: have.keys.Address, Dir: dir}, have: have, fresh: map[uint64]Entry{}})
+	}
+	return targets, release, nil
+}
+
+// give checks e and hands it to the target of its address.
+func give(targets []*target, s Schedule, e *Entry, now time.Time) error {
+	i := slices.IndexFunc(targets, func(t *target) bool { return t.Address == e.Address })
+	if i < 0 {
+		return fmt.Errorf("there are certificates for %s in it, and none of the directories given is of that address: another manager's bundle?", e.Address)
+	}
+	t := targets[i]
+	if s != t.have.keys.Schedule {
+		return fmt.Errorf("%s: it is for a network with %s, and the keys in %s are for %s", e.Address.Short(), s, t.Dir, t.have.keys.Schedule)
+	}
+	cert, err := e.Verify(s)
+	if err != nil {
+		return err
+	}
+	key := t.have.keys.of(e.Period)
+	switch {
+	case now.After(s.LastUse(e.Period)) || key == nil && len(t.have.keys.Keys) > 0 && e.Period < t.have.keys.Keys[0].Period:
+		t.Over++
+		return nil
+	case key == nil:
+		return fmt.Errorf("%s, period %d: %s has no signing key for this period: another manager's bundle, or were the keys lost since the request?",
+			e.Address.Short(), e.Period, t.Dir)
+	case cert.Key() != [32]byte(key.Public):
+		return fmt.Errorf("%s, period %d: the certificate is for signing key %s, and the one in %s is %s: another manager's bundle, or were the keys made anew since the request?",
+			e.Address.Short(), e.Period, KeyFingerprint(certKey(cert)), t.Dir, KeyFingerprint(key.Public))
+	}
+	if other, there := t.fresh[e.Period]; !there || other.Made.Before(e.Made) {
+		t.fresh[e.Period] = *e
+	}
+	return nil
+}
+
+// stage merges what is new with what is there, and writes it beside the old file.
+func (t *target) stage(now time.Time) error {
+	s := t.have.keys.Schedule
+	if len(t.fresh) == 0 {
+		if t.Over > 0 {
+			return fmt.Errorf("all %d periods in it are over: an old bundle?", t.Over)
+		}
+		t.Warnings = append(t.Warnings, "nothing in the bundles is for this address")
+		t.tell(now)
+		return nil
+	}
+	entries := t.merge(now)
+	t.have.bundle = newBundle(s, entries)
+	if err := t.have.bundle.validate(); err != nil {
+		return err
+	}
+	t.tell(now)
+	var err error
+	t.staged, err = stageBundle(t.Dir, t.have.bundle)
+	return err
+}
+
+// merge returns what is fresh and what is installed, of each period the later
+// one, without what has long been over.
+func (t *target) merge(now time.Time) []Entry {
+	var entries []Entry
+	if t.have.bundle != nil {
+		for _, e := range t.have.bundle.Entries {
+			if _, there := t.fresh[e.Period]; !there && now.Before(t.have.keys.LastUse(e.Period).Add(keptOver)) {
+				entries = append(entries, e)
+			}
+		}
+	}
+	for _, e := range t.fresh {
+		switch old := t.have.usable(e.Period); {
+		case old == nil:
+			t.New++
+		case old.Made.Before(e.Made):
+			t.Renewed++
+		default:
+			t.Kept++
+			e = *old
+		}
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+// keptOver is for how long entries stay that are of no use any more.
+const keptOver = 7 * 24 * time.Hour
+
+// tell works out until when the supply lasts, and what is odd about it.
+func (t *target) tell(now time.Time) {
+	s := t.have.keys.Schedule
+	first := s.First(now).Number
+	if t.have.bundle == nil {
+		return
+	}
+	entries := t.have.bundle.Entries
+	current := s.At(now).Number
+	for number := first; number <= current; number++ {
+		if t.have.usable(number) == nil {
+			t.Warnings = append(t.Warnings, fmt.Sprintf("there is no certificate for period %d, from %s to %s, which is in use now", number, clock(s.Start(number)), clock(s.End(number))))
+		}
+	}
+	from := max(first, entries[0].Period)
+	t.Through = t.have.through(from)
+	t.Until = s.End(t.Through)
+	if last := entries[len(entries)-1].Period; last > t.Through {
+		t.Warnings = append(t.Warnings, fmt.Sprintf("there is a gap: no certificate for period %d, from %s on, though there are later ones", t.Through+1, clock(t.Until)))
+	}
+}
+
+// commitAll puts what was staged in place.
+func commitAll(targets []*target) ([]Installed, error) {
+	slices.SortFunc(targets, func(a, b *target) int { return cmp.Compare(a.Address.Label(), b.Address.Label()) })
+	var done []Installed
+	for _, t := range targets {
+		if t.staged == nil {
+			done = append(done, t.Installed)
+			continue
+		}
+		if err := t.staged.commit(); err != nil {
+			return nil, fmt.Errorf("%s was not replaced, and %d of %d addresses were done before it; run this again: %w",
+				filepath.Join(t.Dir, BundleFile), len(done), len(targets), err)
+		}
+		t.staged = nil
+		done = append(done, t.Installed)
+	}
+	return done, nil
+}

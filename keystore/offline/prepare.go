@@ -1,0 +1,139 @@
+package offline
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"onionbalancer/descriptor"
+)
+
+// Preparation is what Prepare makes keys for.
+type Preparation struct {
+	Dir     string             // made if it is missing
+	Address descriptor.Address // zero: the one whose directory it is
+	Schedule
+	First  uint64
+	Count  int
+	Source Source    // nil: keys on the disk
+	Random io.Reader // nil: crypto/rand.Reader
+}
+
+// Prepare makes the signing keys of a directory for some periods and returns
+// what to ask for. Keys that are there stay, and are asked for again. All are
+// on the disk, or on the token, when it returns.
+func Prepare(ctx context.Context, p Preparation) (Wanted, error) {
+	w, err := p.prepare(ctx)
+	if err != nil {
+		return Wanted{}, fmt.Errorf("making signing keys in %s: %w", p.Dir, err)
+	}
+	return w, nil
+}
+
+func (p Preparation) prepare(ctx context.Context) (w Wanted, err error) {
+	if p.Count < 1 || p.Count > MaxPeriods {
+		return w, fmt.Errorf("%d periods, want 1 to %d", p.Count, MaxPeriods)
+	}
+	if err := p.Schedule.validate(p.First, p.Count); err != nil {
+		return w, err
+	}
+	if err := makeDir(p.Dir); err != nil {
+		return w, err
+	}
+	unlock, err := lock(p.Dir, true)
+	if err != nil {
+		return w, err
+	}
+	defer unlock()
+	c, err := p.current()
+	if err != nil {
+		return w, err
+	}
+	defer func() { c.keys.wipe() }()
+	random := p.Random
+	if random == nil {
+		random = rand.Reader
+	}
+	made, err := c.keys.ensure(ctx, p.First, p.Count, p.Source, random)
+	if err != nil {
+		return w, err
+	}
+	if made {
+		r, err := stageKeys(p.Dir, c.keys)
+		if err != nil {
+			return w, err
+		}
+		if err := r.commit(); err != nil {
+			return w, err
+		}
+		// The directory itself may be new.
+		if err := syncDir(filepath.Dir(p.Dir)); err != nil {
+			return w, err
+		}
+	}
+	w.Address = c.keys.Address
+	w.CertifiedThrough = c.through(p.First)
+	for number := p.First; number < p.First+uint64(p.Count); number++ {
+		w.Keys = append(w.Keys, c.keys.of(number).Public)
+	}
+	return w, nil
+}
+
+// current returns what is there, or what a new directory begins with.
+func (p Preparation) current() (*contents, error) {
+	if _, err := os.Lstat(filepath.Join(p.Dir, KeysFile)); errors.Is(err, fs.ErrNotExist) {
+		if err := p.Address.Validate(); err != nil {
+			return nil, fmt.Errorf("the address is %w", err)
+		}
+		return &contents{keys: &keysFile{header: header{kindKeys, version}, Address: p.Address, Schedule: p.Schedule}}, nil
+	}
+	c, err := load(p.Dir)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case p.Address != descriptor.Address{} && c.keys.Address != p.Address:
+		err = fmt.Errorf("it is the directory of %s, not of %s", c.keys.Address.Short(), p.Address.Short())
+	case c.keys.Schedule != p.Schedule:
+		err = fmt.Errorf("its keys are for %s, not for %s: use a new directory", c.keys.Schedule, p.Schedule)
+	}
+	if err != nil {
+		c.keys.wipe()
+		return nil, err
+	}
+	return c, nil
+}
+
+// through returns the last period of the uninterrupted run of usable entries
+// that begins at first or before; the last one before first if first has none.
+func (c *contents) through(first uint64) uint64 {
+	if c.bundle == nil {
+		return 0
+	}
+	last := uint64(0)
+	for _, e := range c.bundle.Entries {
+		if c.usable(e.Period) == nil {
+			continue
+		}
+		if e.Period > first && e.Period != last+1 {
+			break
+		}
+		last = e.Period
+	}
+	return last
+}
+
+// stageKeys writes a new version of the file of keys.
+func stageKeys(dir string, f *keysFile) (*replacement, error) {
+	raw, err := encode(f)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(raw)
+	return stage(filepath.Join(dir, KeysFile), raw)
+}

@@ -1,0 +1,164 @@
+//go:build cgo
+
+package module
+
+import (
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/miekg/pkcs11"
+
+	"onionbalancer/keystore/token"
+)
+
+// Module is a PKCS #11 library in this process.
+type Module struct {
+	path    string
+	calls   api
+	refused refusals
+
+	mu    sync.Mutex // held over every use of calls
+	ready bool       // C_Initialize was called
+	epoch int        // how many times; a session of an earlier epoch is dead
+	users int        // Load less Close
+}
+
+// modules are those that were loaded, for good: by path.
+var modules = struct {
+	sync.Mutex
+	byPath map[string]*Module
+}{byPath: map[string]*Module{}}
+
+// Load loads and initialises the library at path, once however often it is
+// called; every Load wants a Close. A library that is not there, cannot be
+// loaded or does not start is CodeAbsent.
+func Load(path string) (*Module, error) {
+	modules.Lock()
+	defer modules.Unlock()
+	m := modules.byPath[path]
+	if m == nil {
+		if err := look(path); err != nil {
+			return nil, err
+		}
+		library := pkcs11.New(path)
+		if library == nil {
+			return nil, token.Errorf(token.CodeAbsent, "loading the PKCS #11 module %s: it is no PKCS #11 library for this machine, or it needs another library that is missing: see ldd %s", path, path)
+		}
+		m = newModule(path, library)
+		modules.byPath[path] = m
+	}
+	return m, m.use()
+}
+
+func newModule(path string, calls api) *Module {
+	m := &Module{path: path, calls: calls}
+	rand.Read(m.refused.salt[:])
+	return m
+}
+
+// use counts one more user, and initialises the library for the first.
+func (m *Module) use() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := m.start(); err != nil {
+		return err
+	}
+	m.users++
+	return nil
+}
+
+// Close ends the use of the library, with the last user's Close. Tokens that
+// were opened must not be used any more.
+func (m *Module) Close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.users--; m.users == 0 {
+		m.stop()
+	}
+}
+
+// start initialises the library if it is not. m.mu is held.
+func (m *Module) start() error {
+	if m.ready {
+		return nil
+	}
+	err := m.calls.Initialize()
+	if errors.Is(err, pkcs11.Error(pkcs11.CKR_CANT_LOCK)) || errors.Is(err, pkcs11.Error(pkcs11.CKR_NEED_TO_CREATE_THREADS)) {
+		err = m.calls.Initialize(pkcs11.InitializeWithFlags(0)) // m.mu makes up for it
+	}
+	if err != nil && !errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
+		return token.Errorf(token.CodeAbsent, "starting the PKCS #11 module %s: %v: see its configuration, and whether this user may read it", m.path, failed("C_Initialize", err))
+	}
+	m.ready = true
+	m.epoch++
+	return nil
+}
+
+func (m *Module) stop() {
+	if m.ready {
+		_ = m.calls.Finalize() // what is wrong shows when it is started again
+		m.ready = false
+	}
+}
+
+// restart makes the library look anew for slots and tokens, for SoftHSM and
+// others never see one that was taken away and put back. Every session ends.
+func (m *Module) restart() error {
+	m.stop()
+	return m.start()
+}
+
+// look finds out why there is no library at path, in words better than dlopen's.
+// A path without a slash is dlopen's own business.
+func look(path string) error {
+	if path == "" {
+		return token.Errorf(token.CodeMisuse, "no PKCS #11 module is named: add module-path=…%s", usual())
+	}
+	if !strings.Contains(path, "/") {
+		return nil
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return token.Errorf(token.CodeAbsent, "there is no PKCS #11 module at %s%s", path, usual())
+	case err != nil:
+		return token.Errorf(token.CodeAbsent, "looking for the PKCS #11 module: %v", err)
+	case info.IsDir():
+		return token.Errorf(token.CodeAbsent, "%s is a directory, not a PKCS #11 module%s", path, usual())
+	}
+	return nil
+}
+
+// places are patterns of where distributions and vendors put their modules.
+var places = []string{
+	"/usr/lib/softhsm/libsofthsm2.so",
+	"/usr/lib*/*/softhsm/libsofthsm2.so",
+	"/usr/lib64/pkcs11/libsofthsm2.so",
+	"/usr/lib/*/libykcs11.so",
+	"/usr/lib*/libykcs11.so",
+	"/usr/lib/*/opensc-pkcs11.so",
+	"/usr/lib64/pkcs11/opensc-pkcs11.so",
+	"/usr/lib/*/pkcs11/yubihsm_pkcs11.so",
+	"/opt/nfast/toolkits/pkcs11/libcknfast.so",
+	"/usr/safenet/lunaclient/lib/libCryptoki2_64.so",
+	"/opt/cloudhsm/lib/libcloudhsm_pkcs11.so",
+	"/usr/lib/*/p11-kit-proxy.so",
+	"/usr/lib64/p11-kit-proxy.so",
+}
+
+// usual returns a hint of the modules on this machine.
+func usual() string {
+	var found []string
+	for _, pattern := range places {
+		paths, _ := filepath.Glob(pattern) // the patterns are good
+		found = append(found, paths...)
+	}
+	if len(found) == 0 {
+		return "; none is in the usual places, such as " + places[0] + " (Debian's softhsm2) or /usr/lib/x86_64-linux-gnu/libykcs11.so (ykcs11)"
+	}
+	return "; on this machine are " + strings.Join(found, ", ")
+}

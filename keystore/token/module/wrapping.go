@@ -1,0 +1,194 @@
+//go:build cgo
+
+package module
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/subtle"
+	"strings"
+
+	"github.com/miekg/pkcs11"
+
+	"onionbalancer/internal/locked"
+	"onionbalancer/keystore/token"
+)
+
+// secretSize is the size of what is wrapped: a data key.
+const secretSize = 32
+
+// method is how one Method is done. wrap takes 32 bytes; unwrap returns them.
+type method struct {
+	name   token.Method
+	wrap   func(s *session, k key, plain []byte) ([]byte, error)
+	unwrap func(s *session, k key, wrapped []byte) (*locked.Buffer, error)
+}
+
+// methods are the methods of a type of key, in token's order of preference.
+var methods = map[uint][]method{
+	pkcs11.CKK_AES: {
+		{token.MethodAESGCM, wrapGCM, unwrapGCM},
+		{token.MethodAESKeyWrap, wrapRFC3394, unwrapRFC3394},
+	},
+	pkcs11.CKK_RSA: {
+		{token.MethodOAEPSHA256, oaepSHA256.wrap, oaepSHA256.unwrap},
+		{token.MethodOAEPSHA1, oaepSHA1.wrap, oaepSHA1.unwrap},
+	},
+	pkcs11.CKK_EC: {
+		{token.MethodECDHP256, wrapECDH, unwrapECDH},
+	},
+}
+
+// wrappingKey finds the AES, RSA or EC key that o means.
+func (s *session) wrappingKey(o token.Object) (key, error) {
+	return s.key(o, pkcs11.CKK_AES, pkcs11.CKK_RSA, pkcs11.CKK_EC)
+}
+
+// method returns how k does the method of that name.
+func (k key) method(name token.Method) (method, error) {
+	for _, m := range methods[k.kind] {
+		if m.name == name {
+			return m, nil
+		}
+	}
+	return method{}, token.Errorf(token.CodeUnsupported, "method %q is not for %s keys", name, kindName(k.kind))
+}
+
+// WrappingKey finds a key that can wrap, refuses it if it could leave the token,
+// and tries with a random value what it can do: tokens claim more than they do.
+func (t *Token) WrappingKey(o token.Object) (found token.WrappingKey, err error) {
+	broken := map[token.Method]bool{}
+	err = t.do("looking at "+describe(o)+" on", func(s *session) error {
+		found = token.WrappingKey{}
+		k, err := s.wrappingKey(o)
+		if err != nil {
+			return err
+		}
+		if err := s.fit(k); err != nil {
+			return err
+		}
+		found.Object = k.object
+		var last error
+		var reasons []string
+		for _, m := range methods[k.kind] {
+			err := s.try(m, k)
+			switch {
+			case err == nil:
+				found.Methods = append(found.Methods, m.name)
+			case fatal(err) && !broken[m.name]:
+				broken[m.name] = true // once more, with a new session
+				return err
+			default:
+				last = err
+				reasons = append(reasons, string(m.name)+": "+err.Error())
+			}
+		}
+		switch {
+		case len(found.Methods) > 0:
+			return nil
+		case gone(last) || stale(last):
+			return last
+		}
+		return token.Errorf(token.CodeUnsupported, "this %s key can wrap in no way: %s", kindName(k.kind), strings.Join(reasons, "; "))
+	})
+	return found, err
+}
+
+// fatal says that err is about the token, not about one method.
+func fatal(err error) bool {
+	return stale(err) || gone(err) || vague(err) ||
+		hasCode(err, token.CodePIN, token.CodeFinalTry, token.CodeLocked) || pinTrouble(err)
+}
+
+// pinTrouble says that a key that wants the PIN at every use did not take it.
+func pinTrouble(err error) bool {
+	rv, ok := rvOf(err)
+	code, _ := codeOf(rv)
+	return ok && (code == token.CodePIN || code == token.CodeLocked)
+}
+
+// fit refuses keys that could leave the token and keys that are too short.
+func (s *session) fit(k key) error {
+	if err := s.guarded(k); err != nil {
+		return err
+	}
+	if k.kind != pkcs11.CKK_RSA {
+		return nil // AES has no size that is too short; only P-256 is read of EC
+	}
+	public, err := s.public(k)
+	if err != nil {
+		return err
+	}
+	if bits := public.(*rsa.PublicKey).N.BitLen(); bits < 2048 {
+		return token.Errorf(token.CodeUnsupported, "an RSA key of %d bits is too short: %s", bits, recipe(k.kind))
+	}
+	return nil
+}
+
+// try wraps and unwraps a random value.
+func (s *session) try(m method, k key) error {
+	secret := locked.New(secretSize)
+	defer secret.Wipe()
+	rand.Read(secret.Bytes())
+	wrapped, err := m.wrap(s, k, secret.Bytes())
+	if err != nil {
+		return err
+	}
+	again, err := m.unwrap(s, k, wrapped)
+	if err != nil {
+		return err
+	}
+	defer again.Wipe()
+	if subtle.ConstantTimeCompare(secret.Bytes(), again.Bytes()) != 1 {
+		return token.Errorf(token.CodeFailed, "what was wrapped did not come back")
+	}
+	return nil
+}
+
+// Wrap wraps 32 bytes with the key that o means.
+func (t *Token) Wrap(o token.Object, name token.Method, plain []byte) (wrapped []byte, err error) {
+	if len(plain) != secretSize {
+		return nil, token.Errorf(token.CodeMisuse, "wrapping: a data key has %d bytes, not %d", secretSize, len(plain))
+	}
+	err = t.do("wrapping with "+describe(o)+" on", func(s *session) error {
+		k, err := s.wrappingKey(o)
+		if err != nil {
+			return err
+		}
+		m, err := k.method(name)
+		if err != nil {
+			return err
+		}
+		if err := s.fit(k); err != nil {
+			return err
+		}
+		wrapped, err = m.wrap(s, k, plain)
+		return err
+	})
+	return wrapped, err
+}
+
+// Unwrap unwraps what Wrap returned, 32 bytes.
+func (t *Token) Unwrap(o token.Object, name token.Method, wrapped []byte) (plain *locked.Buffer, err error) {
+	err = t.do("unwrapping with "+describe(o)+" on", func(s *session) error {
+		k, err := s.wrappingKey(o)
+		if err != nil {
+			return err
+		}
+		m, err := k.method(name)
+		if err != nil {
+			return err
+		}
+		plain, err = m.unwrap(s, k, wrapped)
+		if damaged(err) || vague(err) && s.try(m, k) == nil {
+			// Tokens say anything of bad data. One that unwraps its own is well.
+			return errDamaged()
+		}
+		return err
+	})
+	return plain, err
+}
+
+func errDamaged() error {
+	return token.Errorf(token.CodeDamaged, "the wrapped key was damaged, or wrapped with another key")
+}

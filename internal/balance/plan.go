@@ -16,16 +16,18 @@ const (
 	ReasonChanged  Reason = "introduction points changed"
 	ReasonRejected Reason = "HSDirs held a higher revision counter"
 	ReasonExpiring Reason = "certificate about to expire"
+	ReasonKey      Reason = "descriptor-signing key changed"
 	ReasonRefresh  Reason = "refresh due"
 	ReasonHSDirs   Reason = "HSDirs changed"
 )
 
 // wanted is what should be at the HSDirs for one period.
 type wanted struct {
-	ring     *hsdir.Ring
-	keys     descriptor.Keys
-	contents *descriptor.Contents
-	slots    []hsdir.Slot // where it goes, those that clients ask first
+	ring      *hsdir.Ring
+	keys      descriptor.Keys
+	authority *authority // who signs it; nil while nobody can
+	contents  *descriptor.Contents
+	slots     []hsdir.Slot // where it goes, those that clients ask first
 }
 
 // edition is what was last made for one period.
@@ -35,8 +37,8 @@ type edition struct {
 	revision uint64
 	built    time.Time
 	refresh  time.Time             // when to make it anew though nothing changed
-	expires  time.Time             // of the certificate of the descriptor-signing key
 	filled   map[[20]byte]*filling // by HSDir
+	unmade   error                 // why the last upload could not be signed
 }
 
 // filling is what is known of one slot of an edition.
@@ -60,7 +62,7 @@ type step struct {
 }
 
 // certificateMargin is how long before the end of its certificate a descriptor
-// is made anew; longer than its lifetime of three hours at the HSDirs.
+// gets another; longer than its lifetime of three hours at the HSDirs.
 const certificateMargin = 4 * time.Hour
 
 // plan compares what should be at the HSDirs with what was last made, and
@@ -70,6 +72,9 @@ func plan(now time.Time, targets []wanted, made map[descriptor.Period]*edition) 
 	for _, w := range targets {
 		if len(w.contents.IntroductionPoints) == 0 {
 			continue // an empty descriptor is never published: the last good one stays
+		}
+		if w.authority == nil {
+			continue // what was published stays
 		}
 		last := made[w.keys.Period]
 		if reason := reasonToMake(now, w, last); reason != "" {
@@ -88,7 +93,9 @@ func reasonToMake(now time.Time, w wanted, last *edition) Reason {
 		return ReasonNew
 	case !sameContents(last.contents, w.contents):
 		return ReasonChanged
-	case now.Add(certificateMargin).After(last.expires):
+	case last.authority != w.authority && now.Add(certificateMargin).Before(last.authority.expires):
+		return ReasonKey
+	case last.authority != w.authority:
 		return ReasonExpiring
 	case !now.Before(last.refresh):
 		return ReasonRefresh

@@ -132,10 +132,24 @@ func TestVersionRanges(t *testing.T) {
 	}
 }
 
+var testAuthority, testLater = &authority{expires: testNow.Add(50 * time.Hour)}, &authority{expires: testNow.Add(70 * time.Hour)}
+
+// renewed is w with the authority that replaces the one of testWanted.
+func renewed(w wanted) wanted {
+	w.authority = testLater
+	return w
+}
+
+// unsigned is w with nobody to sign it.
+func unsigned(w wanted) wanted {
+	w.authority = nil
+	return w
+}
+
 // testWanted returns a wanted descriptor at HSDirs 1 to n.
 func testWanted(c *descriptor.Contents, n byte) wanted {
 	p := descriptor.Period{Number: 20000, Length: 24 * time.Hour}
-	w := wanted{ring: &hsdir.Ring{Period: p}, keys: descriptor.Keys{Period: p}, contents: c}
+	w := wanted{ring: &hsdir.Ring{Period: p}, keys: descriptor.Keys{Period: p}, authority: testAuthority, contents: c}
 	for i := range n {
 		w.slots = append(w.slots, hsdir.Slot{Replica: 1, HSDir: [20]byte{i + 1}})
 	}
@@ -145,7 +159,7 @@ func testWanted(c *descriptor.Contents, n byte) wanted {
 // testEdition returns what was made of w an hour ago and confirmed everywhere.
 func testEdition(w wanted) *edition {
 	e := &edition{wanted: w, revision: 5, built: testNow.Add(-time.Hour), refresh: testNow.Add(time.Minute),
-		expires: testNow.Add(50 * time.Hour), filled: map[[20]byte]*filling{}}
+		filled: map[[20]byte]*filling{}}
 	for _, s := range w.slots {
 		e.filled[s.HSDir] = &filling{revision: 5, confirmed: testNow}
 	}
@@ -157,8 +171,8 @@ func TestPlan(t *testing.T) {
 		list, _ := candidates(testNow, []*instance{testInstance("a", ns...)})
 		return contents(list, nil, 31)
 	}
-	renewed := points(1, 2)
-	renewed.IntroductionPoints[0].Expires = testNow.Add(30 * time.Hour)
+	later := points(1, 2)
+	later.IntroductionPoints[0].Expires = testNow.Add(30 * time.Hour)
 	for _, test := range []struct {
 		what   string
 		last   *edition
@@ -169,7 +183,7 @@ func TestPlan(t *testing.T) {
 		missed int
 	}{
 		{what: "nothing changed", last: testEdition(testWanted(points(1, 2), 8)), want: testWanted(points(1, 2), 8)},
-		{what: "only certificates renewed", last: testEdition(testWanted(points(1, 2), 8)), want: testWanted(renewed, 8)},
+		{what: "only certificates renewed", last: testEdition(testWanted(points(1, 2), 8)), want: testWanted(later, 8)},
 		{what: "nothing to publish", want: testWanted(points(), 8)},
 		{what: "nothing to publish any more", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(), 8)},
 		{what: "never made", want: testWanted(points(1), 8), reason: ReasonNew, fresh: true, missed: 8},
@@ -179,8 +193,11 @@ func TestPlan(t *testing.T) {
 		{what: "an HSDir less", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 7), reason: ReasonHSDirs},
 		{what: "refresh", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),
 			change: func(e *edition) { e.refresh = testNow }, reason: ReasonRefresh, fresh: true, missed: 8},
-		{what: "certificate", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),
-			change: func(e *edition) { e.expires = testNow.Add(certificateMargin - 1) }, reason: ReasonExpiring, fresh: true, missed: 8},
+		{what: "signing key", last: testEdition(testWanted(points(1), 8)), want: renewed(testWanted(points(1), 8)), reason: ReasonKey, fresh: true, missed: 8},
+		{what: "signing key gone", last: testEdition(testWanted(points(1), 8)), want: unsigned(testWanted(points(2), 8))},
+		{what: "never had a signing key", want: unsigned(testWanted(points(2), 8))},
+		{what: "certificate", last: testEdition(testWanted(points(1), 8)), want: renewed(testWanted(points(1), 8)),
+			change: func(e *edition) { e.authority = &authority{expires: testNow.Add(certificateMargin - 1)} }, reason: ReasonExpiring, fresh: true, missed: 8},
 		{what: "rejected by one", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),
 			change: func(e *edition) { *e.filled[e.slots[3].HSDir] = filling{rejections: 1, retryAt: testNow} }, reason: ReasonRejected, missed: 1},
 		{what: "rejected by one, not yet", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),

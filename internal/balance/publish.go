@@ -2,7 +2,6 @@ package balance
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	mathrand "math/rand/v2"
@@ -45,7 +44,7 @@ const (
 )
 
 // retryPublish is the wait, doubling to the second value, after a descriptor
-// could not be made: a token is gone, a key cannot be read.
+// could not be made.
 const (
 	retryPublish    = 2 * time.Second
 	retryPublishMax = 5 * time.Minute
@@ -90,15 +89,14 @@ func (s *Service) shrink(err error, points int) {
 	}
 }
 
-// make does one step: certifies if need be, takes the next revision counter,
-// and hands the descriptor to the publisher.
+// make does one step: takes the next revision counter, and hands the descriptor
+// to the publisher.
 func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, error) {
-	authority, err := s.authority(ctx, now, st.keys, st.ring.MaxDescriptorSize())
-	if err != nil {
-		return nil, err
-	}
 	last := s.editions[st.keys.Period]
-	e := &edition{wanted: st.wanted, reason: st.reason, expires: authority.expires}
+	e := &edition{wanted: st.wanted, reason: st.reason}
+	if last != nil && last.authority == e.authority {
+		e.unmade = last.unmade
+	}
 	if st.fresh {
 		e.built, e.refresh = now, now.Add(refreshMin+mathrand.N(refreshMax-refreshMin))
 	} else {
@@ -107,7 +105,7 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 	}
 	// Also what only fills a gap gets a counter of its own: the HSDir may have
 	// stored an earlier upload that nobody confirmed.
-	counter, err := s.revisions.next(authority.revision, st.keys.Period, st.ring.RunStart, now.Add(lead(last)))
+	counter, err := s.revisions.next(e.authority.revision, st.keys.Period, st.ring.RunStart, now.Add(lead(last)))
 	s.troubles.set(troubleFloors, err)
 	if counter == 0 {
 		return nil, err
@@ -115,19 +113,15 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 	if st.fresh {
 		e.revision = counter
 	}
-	encode := func(context.Context) ([]byte, error) {
-		return authority.encoder.Encode(e.contents, counter, nil, rand.Reader)
-	}
-	// Once here, so that a descriptor that cannot be made is an error of this
-	// round and not of eight uploads.
-	if _, err := encode(ctx); err != nil {
+	if err := e.authority.check(ctx, e.contents, counter); err != nil {
 		return nil, err
 	}
 	e.fill(last, st.missed, counter)
 	s.log.Info("publishing", "descriptor", st.ring.Which, "period", st.keys.Period.Number, "reason", st.reason,
 		"points", len(e.contents.IntroductionPoints), "slots", len(st.missed))
 	s.env.Publisher.Publish(hsdir.Publication{
-		Address: s.address, Period: st.keys.Period, Slots: st.missed, Adds: !st.fresh, Encode: encode,
+		Address: s.address, Period: st.keys.Period, Slots: st.missed, Adds: !st.fresh, Slow: e.authority.slow,
+		Encode: func(ctx context.Context) ([]byte, error) { return e.authority.encode(ctx, e.contents, counter) },
 		Report: func(p hsdir.Posted) {
 			select {
 			case s.outcomes <- outcome{st.keys.Period, counter, p}:
@@ -175,6 +169,7 @@ func (s *Service) confirm(now time.Time, o outcome) {
 	if e == nil || e.filled[o.Slot.HSDir] == nil || e.filled[o.Slot.HSDir].revision != o.revision {
 		return // of a descriptor that has been replaced since
 	}
+	e.signed(o)
 	f := e.filled[o.Slot.HSDir]
 	f.attempts++
 	f.err = o.Err

@@ -79,6 +79,7 @@ func (s *Service) report(r Round) {
 		}
 	}
 	snap.Descriptors = s.reportEditions(r)
+	snap.Warnings = append(snap.Warnings, s.custodyTroubles(now)...)
 	if s.fallback {
 		snap.Warnings = append(snap.Warnings, "no instance is reachable: the last good introduction points stay published")
 	}
@@ -168,12 +169,21 @@ func (s *Service) state(snap *status.Service) status.State {
 	switch {
 	case s.fallback && len(s.chosen) > 0:
 		return status.StateFailed
+	case current < 0 && s.cannotSign():
+		return status.StateFailed
 	case current < 0:
 		return status.StateStarting
 	case notOK || len(snap.Warnings) > 0:
 		return status.StateDegraded
 	}
 	return status.StateOK
+}
+
+// cannotSign reports whether it is for want of keys that no descriptor of the
+// period that clients ask for can be published.
+func (s *Service) cannotSign() bool {
+	e := s.editions[s.epoch.period]
+	return s.custody.failures[s.epoch.period] != nil || e != nil && e.unmade != nil
 }
 
 // clockWarning compares the clock with the consensus, which many agreed on.

@@ -35,6 +35,7 @@ func (s *Service) round(ctx context.Context, now time.Time) (r Round) {
 	if r.Consensus, r.Rings, r.Err = s.consult(now); r.Err != nil {
 		return r
 	}
+	s.certify(now, r.Rings)
 	s.fetch(ctx, now, r.Consensus)
 	if !s.settled(now) {
 		return r
@@ -88,7 +89,9 @@ func (s *Service) plan(now time.Time, rings []*hsdir.Ring, c *descriptor.Content
 			s.log.Error("no keys", "error", err) // of an address that was valid at the start
 			continue
 		}
-		targets = append(targets, wanted{ring: ring, keys: keys, contents: c, slots: ring.Slots(keys.Blinded)})
+		targets = append(targets, wanted{
+			ring: ring, keys: keys, authority: s.usable(now, ring.Period), contents: c, slots: ring.Slots(keys.Blinded),
+		})
 	}
 	return plan(now, targets, s.editions)
 }
@@ -123,12 +126,12 @@ func (s *Service) finish(r Round) {
 			return !slices.ContainsFunc(r.Rings, func(ring *hsdir.Ring) bool { return ring.Period == p })
 		}
 		maps.DeleteFunc(s.keys, func(p descriptor.Period, _ descriptor.Keys) bool { return old(p) })
-		maps.DeleteFunc(s.authorities, func(p descriptor.Period, _ *authority) bool { return old(p) })
 		before := len(s.editions)
 		maps.DeleteFunc(s.editions, func(p descriptor.Period, _ *edition) bool { return old(p) })
 		if len(r.Published) > 0 || len(s.editions) != before {
 			s.retain()
 		}
+		s.forgetCustody(old)
 	}
 	s.report(r)
 }

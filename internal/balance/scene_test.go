@@ -76,6 +76,8 @@ func (m *memoryCustodian) RevisionKey(_ context.Context, p descriptor.Period) (d
 	return blinded.RevisionKey(), nil
 }
 
+func (m *memoryCustodian) Close() error { return nil }
+
 // onScene runs do on a network with three instances and a running service, in
 // virtual time.
 func onScene(t *testing.T, cfg sim.Config, do func(t *testing.T, s *scene)) {

@@ -15,9 +15,13 @@ import (
 
 // Config says what a service is made of. A running service takes a new one as
 // long as the address stays.
+//
+// Its Custodian and Signing become the service's, which closes them when it has
+// no more use for them.
 type Config struct {
 	Custodian  Custodian
 	Signing    SigningKeys
+	Custody    Custody
 	Strategy   selection.Strategy
 	Limit      int // of introduction points in a descriptor
 	Instances  []Instance
@@ -52,11 +56,17 @@ type Service struct {
 	env     Env
 	log     *slog.Logger
 
-	configs  chan Config
-	fetches  chan Answer
-	outcomes chan outcome
-	snapshot atomic.Pointer[status.Service]
-	wait     sync.WaitGroup // fetches under way
+	configs   chan struct{} // holds a token when something was handed over
+	fetches   chan Answer
+	outcomes  chan outcome
+	certified chan certified
+	snapshot  atomic.Pointer[status.Service]
+	wait      sync.WaitGroup // fetches under way
+	closing   sync.WaitGroup // of keys
+
+	mu     sync.Mutex
+	handed []Config // by Reconfigure, oldest first
+	ended  bool     // nobody will take what is handed over
 
 	// All that follows belongs to the goroutine of Run.
 	cfg         Config
@@ -68,6 +78,8 @@ type Service struct {
 	every       time.Duration // between fetches of an instance that is fine
 	settleAt    time.Time
 	keys        map[descriptor.Period]descriptor.Keys
+	custody     *custody
+	former      []*custody // those before it that something is still signed with
 	authorities map[descriptor.Period]*authority
 	editions    map[descriptor.Period]*edition
 	revisions   *revisions
@@ -89,9 +101,10 @@ func NewService(cfg Config, env Env) *Service {
 		address:     address,
 		env:         env,
 		log:         env.Log.With("service", env.Name(address)),
-		configs:     make(chan Config, 1),
+		configs:     make(chan struct{}, 1),
 		fetches:     make(chan Answer, 64),
 		outcomes:    make(chan outcome, 256),
+		certified:   make(chan certified, 4),
 		random:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		keys:        map[descriptor.Period]descriptor.Keys{},
 		authorities: map[descriptor.Period]*authority{},
@@ -116,18 +129,23 @@ func (s *Service) Status() status.Service { return *s.snapshot.Load() }
 // Reconfigure hands a new configuration, for the same address, to Run. The one
 // handed over last wins.
 func (s *Service) Reconfigure(cfg Config) {
-	for {
-		select {
-		case s.configs <- cfg:
-			return
-		case <-s.configs:
-		}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		s.closing.Go(func() { newCustody(cfg).close(s.log) })
+		return
+	}
+	s.handed = append(s.handed, cfg)
+	select {
+	case s.configs <- struct{}{}:
+	default:
 	}
 }
 
 // Run does rounds until ctx ends: whenever the consensus, an instance, a slot
 // or the configuration changed, or something is due. What is published stays.
 func (s *Service) Run(ctx context.Context) {
+	defer s.end()
 	defer s.wait.Wait()
 	changed, unsubscribe := s.env.Network.Subscribe()
 	defer unsubscribe()
@@ -145,12 +163,14 @@ func (s *Service) Run(ctx context.Context) {
 		case <-ctx.Done():
 		case <-changed:
 		case <-timer.C:
-		case cfg := <-s.configs:
-			s.reconfigure(s.env.Now(), cfg)
+		case <-s.configs:
+			s.takeOver(s.env.Now())
 		case answer := <-s.fetches:
 			s.absorb(s.env.Now(), answer)
 		case outcome := <-s.outcomes:
 			s.confirm(s.env.Now(), outcome)
+		case certified := <-s.certified:
+			s.certifiedNow(s.env.Now(), certified)
 		}
 		timer.Stop()
 		s.drain()
@@ -165,6 +185,8 @@ func (s *Service) drain() {
 			s.absorb(s.env.Now(), answer)
 		case outcome := <-s.outcomes:
 			s.confirm(s.env.Now(), outcome)
+		case certified := <-s.certified:
+			s.certifiedNow(s.env.Now(), certified)
 		default:
 			return
 		}
@@ -173,7 +195,8 @@ func (s *Service) drain() {
 
 // reconfigure takes cfg over. Instances that stay keep what is known of them.
 func (s *Service) reconfigure(now time.Time, cfg Config) {
-	s.cfg = cfg // what the custodian of before certified for this address stays good
+	s.cfg = cfg
+	s.entrust(cfg)
 	old := s.instances
 	s.instances = nil
 	for _, configured := range cfg.Instances {
@@ -205,6 +228,7 @@ func (s *Service) wake(now time.Time) time.Time {
 	if !s.retryAt.IsZero() {
 		next = earlier(next, s.retryAt)
 	}
+	next = s.custody.wake(now, next)
 	for _, e := range s.editions {
 		if e.refresh.After(now) {
 			next = earlier(next, e.refresh)

@@ -13,7 +13,7 @@ import (
 
 // Custodian is whoever can certify for a service: a key on disk, a token, or a
 // bundle made offline. A call may take long or fail for a while; it is made
-// again in the next round.
+// again later. A call returns soon after its context ends.
 type Custodian interface {
 	// Address returns the public half of the identity key.
 	Address() descriptor.Address
@@ -22,12 +22,21 @@ type Custodian interface {
 	Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error)
 	// RevisionKey returns the key of the revision counters of p.
 	RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error)
+	// Close lets go of the key. It may be called more than once.
+	Close() error
 }
 
 // SigningKeys gives the descriptor-signing key of a period: an Ed25519 key,
-// here, in a token, or made ahead for an offline custodian.
+// here, in a token, or made ahead for an offline custodian. Calls may take long
+// or fail for a while, and return soon after their context ends. The keys that
+// it gave may be used until Close.
 type SigningKeys interface {
+	// SigningKey returns the key of p: the one that there is, or a new one.
 	SigningKey(ctx context.Context, p descriptor.Period) (crypto.Signer, error)
+	// Retire destroys the keys of periods before all that are in use.
+	Retire(ctx context.Context, inUse []descriptor.Period) error
+	// Close lets go of the keys. It may be called more than once.
+	Close() error
 }
 
 // MemoryKeys makes a new signing key whenever one is asked for, and keeps it
@@ -40,32 +49,36 @@ func (MemoryKeys) SigningKey(context.Context, descriptor.Period) (crypto.Signer,
 	return key, err
 }
 
+// Retire does nothing: what nobody uses any more is gone.
+func (MemoryKeys) Retire(context.Context, []descriptor.Period) error { return nil }
+
+// Close does nothing.
+func (MemoryKeys) Close() error { return nil }
+
 // authority is what it takes to make descriptors of one period without the
 // identity secret.
 type authority struct {
 	encoder  *descriptor.Encoder
 	revision descriptor.RevisionKey
 	expires  time.Time
+	public   [32]byte // the signing key
+	by       *custody
+	slow     bool          // the signing key is not in our memory
+	turn     chan struct{} // held while a slow key signs, one descriptor at a time
+	broken   bool          // the signing key does not sign any more
 }
 
-// authority returns the authority for the period of keys, certified anew if
-// there is none or its certificate is about to expire. It makes descriptors
-// shorter than maxSize bytes.
-func (s *Service) authority(ctx context.Context, now time.Time, keys descriptor.Keys, maxSize int) (*authority, error) {
-	if a := s.authorities[keys.Period]; a != nil && now.Add(certificateMargin).Before(a.expires) {
-		return a, nil
-	}
-	a, err := certify(ctx, s.cfg.Custodian, s.cfg.Signing, now, keys)
-	if err != nil {
-		return nil, fmt.Errorf("certifying a descriptor-signing key for period %s: %w", keys.Period, err)
-	}
-	a.encoder.MaxSize = maxSize
-	s.authorities[keys.Period] = a
-	return a, nil
+// request asks for an authority.
+type request struct {
+	keys    descriptor.Keys
+	maxSize int // of descriptors, in bytes
+	now     time.Time
 }
 
-func certify(ctx context.Context, custodian Custodian, signing SigningKeys, now time.Time, keys descriptor.Keys) (*authority, error) {
-	signer, err := signing.SigningKey(ctx, keys.Period)
+// certify has a signing key certified.
+func (c *custody) certify(ctx context.Context, r request) (*authority, error) {
+	p := r.keys.Period
+	signer, err := c.signing.SigningKey(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -73,21 +86,69 @@ func certify(ctx context.Context, custodian Custodian, signing SigningKeys, now 
 	if !ok {
 		return nil, fmt.Errorf("the signing key is a %T, not an Ed25519 key", signer.Public())
 	}
-	cert, err := custodian.Certify(ctx, keys.Period, public, descriptor.SigningCertExpiry(now))
+	cert, err := c.custodian.Certify(ctx, p, public, descriptor.SigningCertExpiry(r.now))
 	if err != nil {
 		return nil, err
 	}
 	// The custodian may be foreign code or a file from elsewhere.
-	if err := cert.Verify([32]byte(keys.Blinded), now); err != nil {
+	if err := cert.Verify([32]byte(r.keys.Blinded), r.now); err != nil {
 		return nil, fmt.Errorf("the custodian's certificate: %w", err)
 	}
-	revision, err := custodian.RevisionKey(ctx, keys.Period)
+	revision, err := c.custodian.RevisionKey(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	encoder, err := descriptor.NewEncoder(keys, cert, signer)
+	encoder, err := descriptor.NewEncoder(r.keys, cert, signer)
 	if err != nil {
 		return nil, err
 	}
-	return &authority{encoder: encoder, revision: revision, expires: cert.Expires()}, nil
+	encoder.MaxSize = r.maxSize
+	_, here := signer.(ed25519.PrivateKey)
+	return &authority{
+		encoder: encoder, revision: revision, expires: cert.Expires(), public: [32]byte(public),
+		by: c, slow: !here, turn: make(chan struct{}, 1),
+	}, nil
+}
+
+// encode makes the bytes of one upload. A slow signing key is asked in the
+// background, so that encode returns when ctx ends whatever the key does.
+func (a *authority) encode(ctx context.Context, c *descriptor.Contents, revision uint64) ([]byte, error) {
+	if !a.slow {
+		return a.encoder.Encode(c, revision, nil, rand.Reader)
+	}
+	select {
+	case a.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for the signing key: %w", ctx.Err())
+	}
+	type result struct {
+		raw []byte
+		err error
+	}
+	made := make(chan result, 1)
+	err := a.by.call(func() {
+		defer func() { <-a.turn }()
+		raw, err := a.encoder.Encode(c, revision, nil, rand.Reader)
+		made <- result{raw, err}
+	})
+	if err != nil {
+		<-a.turn
+		return nil, err
+	}
+	select {
+	case m := <-made:
+		return m.raw, m.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for the signing key: %w", ctx.Err())
+	}
+}
+
+// check returns the error of making a descriptor that is no matter of the
+// signing key, so that it is one of this round and not of eight uploads.
+func (a *authority) check(ctx context.Context, c *descriptor.Contents, revision uint64) error {
+	if a.slow {
+		return a.encoder.Check(c, revision, nil, rand.Reader)
+	}
+	_, err := a.encode(ctx, c, revision)
+	return err
 }

@@ -1,0 +1,52 @@
+package balance
+
+import "time"
+
+// takeOver takes the configuration over that was handed over last, and lets the
+// keys of those before it go.
+func (s *Service) takeOver(now time.Time) {
+	s.mu.Lock()
+	handed := s.handed
+	s.handed = nil
+	s.mu.Unlock()
+	for n, cfg := range handed {
+		if n == len(handed)-1 {
+			s.reconfigure(now, cfg)
+		} else if c := newCustody(cfg); !s.custody.holds(cfg) && !c.holds(handed[len(handed)-1]) {
+			s.closing.Go(func() { c.close(s.log) })
+		}
+	}
+}
+
+// entrust asks the keys of cfg from now on. Those of before are kept for as long
+// as something is signed with them: with other references, until the new ones
+// have certified; with the same, until what they certified has to be renewed.
+func (s *Service) entrust(cfg Config) {
+	if s.custody != nil && s.custody.holds(cfg) {
+		clear(s.custody.failures) // the operator may have mended it
+		return
+	}
+	if s.custody != nil {
+		s.custody.cancel()
+		s.former = append(s.former, s.custody)
+	}
+	s.custody = newCustody(cfg)
+}
+
+// end lets all keys go.
+func (s *Service) end() {
+	s.mu.Lock()
+	s.ended = true
+	handed := s.handed
+	s.handed = nil
+	s.mu.Unlock()
+	for _, cfg := range handed {
+		if !s.custody.holds(cfg) {
+			s.former = append(s.former, newCustody(cfg))
+		}
+	}
+	for _, c := range append(s.former, s.custody) {
+		s.closing.Go(func() { c.close(s.log) })
+	}
+	s.closing.Wait()
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/keystore/offline"
 )
 
 // Custodian keeps the identity key of one service. All methods may be called
@@ -45,6 +46,8 @@ const (
 	FormTor Form = "tor"
 	// FormPEM is an unencrypted PKCS #8 key in PEM, as OnionBalance writes it.
 	FormPEM Form = "pem"
+	// FormOffline is certificates prepared at a ceremony.
+	FormOffline Form = "offline"
 )
 
 // String explains f to people.
@@ -54,6 +57,8 @@ func (f Form) String() string {
 		return "tor's hs_ed25519_secret_key"
 	case FormPEM:
 		return "PKCS #8 in PEM, as OnionBalance writes it"
+	case FormOffline:
+		return "certificates prepared offline"
 	}
 	return string(f)
 }
@@ -73,6 +78,9 @@ func Open(ref string) (Custodian, error) {
 	// A PKCS #11 URI may carry a PIN, so errors do not repeat it.
 	if strings.HasPrefix(strings.ToLower(ref), pkcs11Scheme) {
 		return nil, errors.Join(errors.New("opening a key by its "+pkcs11Scheme+" URI"), ErrUnsupported)
+	}
+	if offline.Is(ref) {
+		return OpenOffline(ref)
 	}
 	return OpenDisk(ref)
 }

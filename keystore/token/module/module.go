@@ -37,6 +37,13 @@ var modules = struct {
 // called; every Load wants a Close. A library that is not there, cannot be
 // loaded or does not start is CodeAbsent.
 func Load(path string) (*Module, error) {
+	var m *Module
+	var err error
+	outside(func() { m, err = loadOnce(path) })
+	return m, err
+}
+
+func loadOnce(path string) (*Module, error) {
 	modules.Lock()
 	defer modules.Unlock()
 	m := modules.byPath[path]
@@ -51,7 +58,23 @@ func Load(path string) (*Module, error) {
 		m = newModule(path, library)
 		modules.byPath[path] = m
 	}
-	return m, m.use()
+	if err := m.use(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// outside calls f in a goroutine of its own, where runtime/secret does not hold
+// whoever called: Go 1.26 crashes when C is called inside of secret.Do, which
+// erases registers that the call is about to need (golang.org/issue/78999). What
+// f keeps secret it has to keep in locked memory, or give to locked.Do itself.
+func outside(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	<-done
 }
 
 func newModule(path string, calls api) *Module {
@@ -77,7 +100,7 @@ func (m *Module) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.users--; m.users == 0 {
-		m.stop()
+		outside(m.stop)
 	}
 }
 

@@ -54,7 +54,7 @@ func (m *Module) Open(want token.Selector, pin *locked.Buffer) (*Token, error) {
 func (t *Token) Close() error {
 	t.module.mu.Lock()
 	defer t.module.mu.Unlock()
-	t.drop()
+	outside(t.drop)
 	t.closed = true
 	t.pin.Wipe()
 	return nil
@@ -84,22 +84,30 @@ func (t *Token) Info() (info token.Info, err error) {
 func (t *Token) do(doing string, f func(*session) error) error {
 	t.module.mu.Lock()
 	defer t.module.mu.Unlock()
-	err := t.ready()
-	if err == nil {
-		err = t.run(f)
-		if stale(err) || gone(err) || vague(err) {
-			if !stale(err) {
-				t.module.stop() // to look for tokens anew
-			}
-			if err = t.ready(); err == nil {
-				err = t.run(f)
-			}
-		}
-	}
+	var err error
+	outside(func() { err = t.twice(f) })
 	if err == nil {
 		return nil
 	}
 	return explain(doing+" "+t.name(), err)
+}
+
+// twice calls f with a session, and once more if that proves dead.
+func (t *Token) twice(f func(*session) error) error {
+	if err := t.ready(); err != nil {
+		return err
+	}
+	err := t.run(f)
+	if !stale(err) && !gone(err) && !vague(err) {
+		return err
+	}
+	if !stale(err) {
+		t.module.stop() // to look for tokens anew
+	}
+	if err := t.ready(); err != nil {
+		return err
+	}
+	return t.run(f)
 }
 
 // ready makes sure that there is a session.

@@ -83,9 +83,15 @@ const (
 // Service is one [[service]].
 type Service struct {
 	// Key is the service's identity key, required: tor's hs_ed25519_secret_key,
-	// the directory it is in, a PEM file of OnionBalance, or a reference to
-	// another custodian that keystore understands ("pkcs11:…").
+	// the directory it is in, a PEM file of OnionBalance, the directory of an
+	// offline ceremony, or a PKCS #11 URI ("pkcs11:…") that names the key on a
+	// token which opens a sealed file, and the file (x-sealed).
 	Key string
+
+	// Signing is the PKCS #11 URI of the token that makes and keeps the
+	// descriptor-signing keys. Default: they are kept in memory, or where the
+	// ceremony of an offline key left them.
+	Signing string
 
 	// Strategy chooses the introduction points. Default: selection.Default.
 	Strategy string

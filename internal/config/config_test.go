@@ -104,20 +104,36 @@ func TestLeast(t *testing.T) {
 func TestPaths(t *testing.T) {
 	const rest = "\ninstance = [{ address = \"" + addressA + "\" }]\n"
 	for text, want := range map[string]string{
-		"[[service]]\nkey = \"../keys/front\"" + rest:                  "/etc/keys/front",
-		"[[service]]\nkey = \"/a//b\"" + rest:                          "/a/b",
-		"[[service]]\nkey = \"pkcs11:token=a;object=b\"" + rest:        "pkcs11:token=a;object=b",
-		"state_dir = \"s/\"\n[[service]]\nkey = \"k\"" + rest:          "/etc/balancer/s",
-		"[tor]\ncontrol = \"unix:c\"\n[[service]]\nkey = \"k\"" + rest: "unix:/etc/balancer/c",
-		"[tor]\nbinary = \"./tor\"\n[[service]]\nkey = \"k\"" + rest:   "/etc/balancer/tor",
-		"[tor]\nbinary = \"tor\"\n[[service]]\nkey = \"k\"" + rest:     "tor",
-		"[tor]\ntorrc = \"t\"\n[[service]]\nkey = \"k\"" + rest:        "/etc/balancer/t",
+		"[[service]]\nkey = \"../keys/front\"" + rest: "/etc/keys/front",
+		"[[service]]\nkey = \"/a//b\"" + rest:         "/a/b",
+		"[[service]]\nkey = \"pkcs11:token=a;object=b?module-path=m.so&pin-source=file:pin&x-sealed=f.sealed\"" + rest: "pkcs11:token=a;object=b?module-path=m.so&pin-source=file:/etc/balancer/pin&x-sealed=/etc/balancer/f.sealed",
+		"[[service]]\nkey = \"PKCS11:id=%01?module-path=./m.so&pin-source=pin&x-sealed=/f\"" + rest:                    "pkcs11:id=%01?module-path=/etc/balancer/m.so&pin-source=file:/etc/balancer/pin&x-sealed=/f",
+		"[[service]]\nkey = \"k\"\nsigning = \"pkcs11:serial=9?module-path=m.so&pin-source=credential:pin\"" + rest:    "pkcs11:serial=9?module-path=m.so&pin-source=credential:pin",
+		"state_dir = \"s/\"\n[[service]]\nkey = \"k\"" + rest:                                                          "/etc/balancer/s",
+		"[tor]\ncontrol = \"unix:c\"\n[[service]]\nkey = \"k\"" + rest:                                                 "unix:/etc/balancer/c",
+		"[tor]\nbinary = \"./tor\"\n[[service]]\nkey = \"k\"" + rest:                                                   "/etc/balancer/tor",
+		"[tor]\nbinary = \"tor\"\n[[service]]\nkey = \"k\"" + rest:                                                     "tor",
+		"[tor]\ntorrc = \"t\"\n[[service]]\nkey = \"k\"" + rest:                                                        "/etc/balancer/t",
 	} {
 		c := parse(t, text)
-		got := []string{c.Services[0].Key, c.StateDir, c.Tor.Control, c.Tor.Binary, c.Tor.Torrc}
+		got := []string{c.Services[0].Key, c.Services[0].Signing, c.StateDir, c.Tor.Control, c.Tor.Binary, c.Tor.Torrc}
 		if !strings.Contains("\x00"+strings.Join(got, "\x00")+"\x00", "\x00"+want+"\x00") {
 			t.Errorf("%q gives %q, want %q among them", text, got, want)
 		}
+	}
+}
+
+// TestOneTokenKeyForMany: a key on a token may open several sealed files, and
+// each file is one service's.
+func TestOneTokenKeyForMany(t *testing.T) {
+	const text = "[[service]]\nkey = \"pkcs11:token=t;object=o?module-path=m.so&x-sealed=one\"\nsigning = \"pkcs11:token=t?module-path=m.so\"\n" +
+		"instance = [{ address = \"" + addressA + "\" }]\n" +
+		"[[service]]\nkey = \"pkcs11:token=t;object=o?module-path=m.so&x-sealed=two\"\nsigning = \"pkcs11:token=t?module-path=m.so\"\n" +
+		"instance = [{ address = \"" + addressA + "\" }]\n"
+	parse(t, text)
+	other := strings.Replace(text, "object=o?module-path=m.so&x-sealed=two", "id=%07?module-path=m.so&x-sealed=./one", 1)
+	if _, err := Parse([]byte(other), "/b.toml"); err == nil || !strings.Contains(err.Error(), "the same key is in line 2") {
+		t.Errorf("one sealed file for two services: %v", err)
 	}
 }
 

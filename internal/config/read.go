@@ -100,6 +100,7 @@ func readLog(t *table) Log {
 func readService(t *table) Service {
 	s := Service{
 		Key:                   readKey(t),
+		Signing:               readSigning(t),
 		Strategy:              t.choice("strategy", selection.Names()...),
 		MaxIntroductionPoints: t.integer("max_introduction_points", 1, maxPoints, maxPoints),
 		FetchInterval:         t.duration("fetch_interval", leastFetchInterval),
@@ -112,27 +113,6 @@ func readService(t *table) Service {
 	}
 	t.refuseOthers()
 	return s
-}
-
-// readKey reads the reference to a key. References with a scheme are for
-// keystore to understand; what has none is a path.
-func readKey(t *table) string {
-	s, there := get[string](t, "key", "the path of a key file, as a string")
-	switch {
-	case !there && t.values["key"] == nil:
-		t.bad.add(t.at("key"), "is missing; it names the file of the service's identity key (\"balancer key new\" makes one)")
-	case !there:
-	case strings.Contains(s, "-----BEGIN"):
-		t.bad.add(t.at("key"), "must be the path of a key file, never the key itself")
-	case strings.HasPrefix(s, "pkcs11:"):
-		return s
-	default:
-		if problem := pathProblem(s); problem != nil {
-			t.bad.add(t.at("key"), "%w", problem)
-		}
-		return t.absolute(s)
-	}
-	return ""
 }
 
 func readInstance(t *table) Instance {

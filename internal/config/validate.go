@@ -24,11 +24,11 @@ func (c *Config) validate(bad *complaints) {
 	keys := make(map[string]int)
 	for i := range c.Services {
 		s, path := &c.Services[i], fmt.Sprintf("service[%d]", i)
-		if first, again := keys[s.Key]; again {
+		if first, again := keys[sameKey(s.Key)]; again {
 			bad.add(path+".key", "the same key is in line %d; one service has one [[service]]",
 				bad.lines.of(fmt.Sprintf("service[%d].key", first)))
 		} else {
-			keys[s.Key] = i
+			keys[sameKey(s.Key)] = i
 		}
 		s.validate(path, bad)
 	}
@@ -111,8 +111,8 @@ func (c *Config) CheckAddresses(addresses []descriptor.Address) error {
 	for i, a := range addresses {
 		path := fmt.Sprintf("service[%d].key", i)
 		if first, again := services[a]; again {
-			bad.add(path, "%s is the key of %s, as is the one in line %d; one service has one [[service]]",
-				c.Services[i].Key, a.Short(), c.lines.of(fmt.Sprintf("service[%d].key", first)))
+			bad.add(path, "it is the key of %s, as is the one in line %d; one service has one [[service]]",
+				a.Short(), c.lines.of(fmt.Sprintf("service[%d].key", first)))
 			continue
 		}
 		services[a] = i

@@ -1,0 +1,69 @@
+package config
+
+import (
+	"errors"
+	"path/filepath"
+	"strings"
+
+	"onionbalancer/keystore/pkcs11uri"
+)
+
+// readKey reads the reference to a key: the path of a file or a directory, or a
+// PKCS #11 URI.
+func readKey(t *table) string {
+	s, there := get[string](t, "key", "the path of a key file, as a string")
+	switch {
+	case !there && t.values["key"] == nil:
+		t.bad.add(t.at("key"), "is missing; it names the file of the service's identity key (\"balancer key new\" makes one)")
+	case !there:
+	case strings.Contains(s, "-----BEGIN"):
+		t.bad.add(t.at("key"), "must be the path of a key file, never the key itself")
+	case pkcs11uri.Is(s):
+		return readURI(t, "key", s).String()
+	default:
+		if problem := pathProblem(s); problem != nil {
+			t.bad.add(t.at("key"), "%w", problem)
+		}
+		return t.absolute(s)
+	}
+	return ""
+}
+
+// readSigning reads the reference to the token of descriptor-signing keys.
+func readSigning(t *table) string {
+	s, there := get[string](t, "signing", `a PKCS #11 URI ("pkcs11:…"), as a string`)
+	if !there {
+		return ""
+	}
+	if !pkcs11uri.Is(s) {
+		t.bad.add(t.at("signing"), "must be a PKCS #11 URI that names a token (\"pkcs11:…\"); leave it out to keep the keys in memory")
+		return ""
+	}
+	u := readURI(t, "signing", s)
+	if u.Object != "" || len(u.ID) > 0 || u.Sealed != "" {
+		t.bad.add(t.at("signing"), "names a token and no key on it, since balancer makes keys of its own there: leave out object, id and x-sealed")
+	}
+	return u.String()
+}
+
+// readURI reads a PKCS #11 URI, the paths in it relative to the file.
+func readURI(t *table, key, s string) *pkcs11uri.URI {
+	u, err := pkcs11uri.Parse(s)
+	if err == nil && u.ModulePath == "" {
+		err = errors.New("module-path is missing: it names the library that comes with the token")
+	}
+	if err != nil {
+		t.bad.add(t.at(key), "%w", err)
+		return new(pkcs11uri.URI)
+	}
+	return u.Resolve(t.dir)
+}
+
+// sameKey returns what two references to one identity key have in common: the
+// sealed file, if there is one, since one key on a token may open many.
+func sameKey(ref string) string {
+	if u, err := pkcs11uri.Parse(ref); err == nil && u.Sealed != "" {
+		return filepath.Clean(u.Sealed)
+	}
+	return ref
+}

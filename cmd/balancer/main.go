@@ -74,6 +74,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newTestnetCommand(),
 		newDemoCommand(),
 		newVersionCommand(),
+		newHelperCommand(),
 	)
 	return root
 }

@@ -1,0 +1,28 @@
+package token
+
+import "time"
+
+// Quick makes helpers time out and restart quickly until restore is called.
+func Quick(call time.Duration) (restore func()) {
+	before := limits
+	limits.call, limits.grace, limits.heldBack = call, 300*time.Millisecond, 400*time.Millisecond
+	limits.again, limits.againMax = 100*time.Millisecond, 400*time.Millisecond
+	return func() { limits = before }
+}
+
+// HelperPID returns the process of t's helper, 0 if there is none.
+func HelperPID(t *Token) int {
+	t.helper.turn <- struct{}{}
+	defer func() { <-t.helper.turn }()
+	if t.helper.process == nil || t.helper.process.ended() {
+		return 0
+	}
+	return t.helper.process.os.Pid
+}
+
+// Helpers returns how many helpers are in use.
+func Helpers() int {
+	helpers.mu.Lock()
+	defer helpers.mu.Unlock()
+	return len(helpers.m)
+}

@@ -1,0 +1,237 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"onionbalancer/internal/locked"
+	"onionbalancer/keystore/token/pin"
+)
+
+// limits are how long things may take, and how long they are put off.
+var limits = struct {
+	call     time.Duration // a request, the start of a helper with it
+	grace    time.Duration // the end of a helper by itself
+	heldBack time.Duration // a token on its last try, or locked, is left alone
+	again    time.Duration // after the second start in vain, and double after each
+	againMax time.Duration
+}{
+	call:     30 * time.Second,
+	grace:    2 * time.Second,
+	heldBack: time.Minute,
+	again:    time.Second,
+	againMax: 30 * time.Second,
+}
+
+// errTime is why a request was given up by itself.
+var errTime = errors.New("there was no answer in time")
+
+// helper runs a process for a token while there is need for one. Tokens share
+// it by its identity.
+type helper struct {
+	at     place
+	source pin.Source
+	users  int // guarded by helpers.mu
+
+	// turn is held by who uses the process, and guards all below. Those who wait
+	// for it get it in order.
+	turn    chan struct{}
+	process *process  // nil if there is none
+	closed  bool      // that there shall be none any more
+	starts  int       // in vain, one after the other
+	notYet  time.Time // when to start again
+
+	closing context.Context // ends when requests under way have to
+	abandon context.CancelFunc
+}
+
+// helpers are those in use.
+var helpers = struct {
+	mu sync.Mutex
+	m  map[identity]*helper
+}{m: map[identity]*helper{}}
+
+type identity struct {
+	at     place
+	source pin.Source
+}
+
+// share returns the helper for a token, and counts one user more.
+func share(at place, source pin.Source) *helper {
+	helpers.mu.Lock()
+	defer helpers.mu.Unlock()
+	h := helpers.m[identity{at, source}]
+	if h == nil {
+		h = &helper{at: at, source: source, turn: make(chan struct{}, 1)}
+		h.closing, h.abandon = context.WithCancel(context.Background())
+		helpers.m[identity{at, source}] = h
+	}
+	h.users++
+	return h
+}
+
+// release counts one user less, and ends the process after the last.
+func (h *helper) release() {
+	helpers.mu.Lock()
+	h.users--
+	last := h.users == 0
+	if last {
+		delete(helpers.m, identity{h.at, h.source})
+	}
+	helpers.mu.Unlock()
+	if !last {
+		return
+	}
+	timer := time.AfterFunc(limits.grace, h.abandon)
+	h.turn <- struct{}{} // all who have it or wait for it give up then
+	timer.Stop()
+	h.abandon()
+	h.closed = true
+	h.stop(limits.grace)
+	<-h.turn
+}
+
+// do carries out a request, and starts a process for it if there is none.
+func (h *helper) do(parent context.Context, request *Request, payload *locked.Buffer) (*Response, *locked.Buffer, error) {
+	parent, cancel := context.WithCancel(parent)
+	defer cancel()
+	defer context.AfterFunc(h.closing, cancel)()
+	ctx, cancelWait := context.WithTimeoutCause(parent, limits.call, errTime)
+	defer cancelWait()
+	select {
+	case h.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, fmt.Errorf("waiting for other requests: %w", context.Cause(ctx))
+	}
+	defer func() { <-h.turn }()
+	if h.closed {
+		return nil, nil, Errorf(CodeMisuse, "the token is closed")
+	}
+	if h.process != nil && h.process.ended() {
+		slog.Warn("the helper process of a token has ended", "token", h.at.selector.String(), "how", h.process.fate())
+		h.lost()
+	}
+	if h.process == nil {
+		// A person who is asked for a PIN may take longer than a token.
+		asked := time.Now()
+		secret, err := h.readPIN(parent)
+		if err != nil {
+			return nil, nil, err
+		}
+		deadline, _ := ctx.Deadline()
+		ctx, cancelWait = context.WithDeadlineCause(parent, deadline.Add(time.Since(asked)), errTime)
+		defer cancelWait()
+		if err := h.start(ctx, secret); err != nil {
+			return nil, nil, err
+		}
+	}
+	return h.exchange(ctx, request, payload)
+}
+
+// readPIN gets the PIN from its source, unless nothing may be tried now.
+func (h *helper) readPIN(ctx context.Context) (*locked.Buffer, error) {
+	if err := h.at.heldBack(); err != nil {
+		return nil, err
+	}
+	if wait := time.Until(h.notYet); wait > 0 {
+		return nil, Errorf(CodeCrashed, "the helper process ended %d times in a row, and is started again in %s", h.starts, max(wait.Round(time.Second), time.Second))
+	}
+	secret, err := h.source.Read(ctx, h.at.selector.String())
+	if err != nil {
+		return nil, err
+	}
+	if err := h.at.refuses(fingerprintOf(secret)); err != nil {
+		wipe(secret)
+		return nil, err
+	}
+	return secret, nil
+}
+
+func wipe(secret *locked.Buffer) {
+	if secret != nil {
+		secret.Wipe()
+	}
+}
+
+// start starts a process and has it load the module and log in. It wipes the PIN.
+func (h *helper) start(ctx context.Context, secret *locked.Buffer) error {
+	defer wipe(secret)
+	process, err := startProcess(fingerprintOf(secret))
+	if err != nil {
+		h.lost()
+		return &Error{CodeCrashed, err.Error()}
+	}
+	h.process = process
+	_, _, err = h.exchange(ctx, &Request{Op: OpOpen, Version: ProtocolVersion, Module: h.at.module, Token: h.at.selector}, secret)
+	if err != nil {
+		h.stop(limits.grace)
+	}
+	return err
+}
+
+// exchange has the process carry a request out. If it does not answer, or not
+// sensibly, it is killed; if it says that the token is gone, or refused the PIN,
+// it is ended, so that the next request begins anew.
+func (h *helper) exchange(ctx context.Context, request *Request, payload *locked.Buffer) (*Response, *locked.Buffer, error) {
+	response, secret, err := h.process.exchange(ctx, request, payload)
+	if err != nil {
+		return nil, nil, h.broken(ctx, request.Op, err)
+	}
+	if response.Error == nil {
+		if request.Op != OpOpen {
+			h.starts, h.notYet = 0, time.Time{}
+		}
+		return response, secret, nil
+	}
+	switch response.Error.Code {
+	case CodePIN, CodeFinalTry, CodeLocked:
+		h.at.remember(h.process.pin, response.Error)
+		h.stop(limits.grace)
+	case CodeAbsent:
+		h.stop(limits.grace)
+	}
+	return nil, nil, response.Error
+}
+
+// broken kills the process, and explains why it did not answer.
+func (h *helper) broken(ctx context.Context, op Op, err error) error {
+	p := h.process
+	if ctx.Err() != nil {
+		h.stop(0)
+		if !errors.Is(ctx.Err(), context.Canceled) {
+			h.lost() // it hangs, and may do so again
+		}
+		cause := context.Cause(ctx)
+		return fmt.Errorf("%w: %w", Errorf(CodeCrashed, "the helper process did not answer to %s, and was killed", op), cause)
+	}
+	// Its end of the socket is closed before it is gone.
+	p.wait(limits.grace / 4)
+	gone := p.ended()
+	h.stop(0)
+	h.lost()
+	if gone {
+		return Errorf(CodeCrashed, "the helper process ended during %s: %s", op, p.fate())
+	}
+	return Errorf(CodeCrashed, "the helper process answered to %s with something else, and was killed: %v", op, err)
+}
+
+// stop ends the process, if there is one.
+func (h *helper) stop(grace time.Duration) {
+	if h.process != nil {
+		h.process.end(grace)
+		h.process = nil
+	}
+}
+
+// lost counts a process that is gone, and puts the next start off if it is not
+// the first in a row.
+func (h *helper) lost() {
+	h.stop(0)
+	if h.starts++; h.starts > 1 {
+		h.notYet = time.Now().Add(min(limits.again<<min(h.starts-2, 16), limits.againMax))
+	}
+}

@@ -1,0 +1,66 @@
+// Package helper is the process that package token starts: it loads a PKCS #11
+// module, and answers requests until the process that started it lets go of it.
+package helper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"onionbalancer/keystore/token"
+	"onionbalancer/keystore/token/serve"
+)
+
+// ErrByHand is returned when this process was not started by package token.
+var ErrByHand = errors.New("this is started by balancer itself, to keep the code of PKCS #11 modules in a process of its own; there is nothing to run it for by hand")
+
+// Run serves the socket that the process was started with, by PKCS #11 modules
+// if this program was built with them.
+func Run(ctx context.Context) error { return RunWith(ctx, load) }
+
+// RunWith serves by modules that load loads.
+func RunWith(ctx context.Context, load func(path string) (serve.Module, error)) error {
+	conn, err := socket()
+	if err != nil {
+		return err
+	}
+	protect()
+	// What ends a service ends all its processes at once. This one is needed
+	// until its parent is done, and ends when the socket does.
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
+	if err := serve.Serve(ctx, conn, load); err != nil {
+		return fmt.Errorf("serving requests for a token: %w", err)
+	}
+	return nil
+}
+
+// socket takes over the descriptor that package token hands over.
+func socket() (net.Conn, error) {
+	domain, err := unix.GetsockoptInt(token.HelperDescriptor, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil || domain != unix.AF_UNIX {
+		return nil, ErrByHand
+	}
+	file := os.NewFile(token.HelperDescriptor, "socket")
+	defer file.Close()
+	conn, err := net.FileConn(file)
+	if err != nil {
+		return nil, fmt.Errorf("taking over the socket: %w", err)
+	}
+	return conn, nil
+}
+
+// protect keeps what this process has in memory from debuggers and core images.
+// A kernel that refuses leaves things as they were. (That the kernel ends this
+// process with its parent was arranged when it was started.)
+func protect() {
+	// While the files of the process are still its own user's: what ps shows.
+	_ = os.WriteFile("/proc/self/comm", []byte("balancer-pkcs11"), 0)
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}

@@ -1,0 +1,30 @@
+//go:build cgo
+
+package helper
+
+import (
+	"onionbalancer/internal/locked"
+	"onionbalancer/keystore/token"
+	"onionbalancer/keystore/token/module"
+	"onionbalancer/keystore/token/serve"
+)
+
+// adapter makes module.Module what package serve knows.
+type adapter struct{ *module.Module }
+
+func load(path string) (serve.Module, error) {
+	m, err := module.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	return adapter{m}, nil
+}
+
+// Open implements serve.Module.
+func (a adapter) Open(sel token.Selector, pin *locked.Buffer) (serve.HSM, error) {
+	t, err := a.Module.Open(sel, pin)
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}

@@ -1,0 +1,12 @@
+//go:build !cgo
+
+package helper
+
+import (
+	"onionbalancer/keystore/token"
+	"onionbalancer/keystore/token/serve"
+)
+
+func load(string) (serve.Module, error) {
+	return nil, token.Errorf(token.CodeUnsupported, "this balancer was built without PKCS #11 (CGO_ENABLED=0)")
+}

@@ -1,0 +1,213 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"onionbalancer/internal/locked"
+	"onionbalancer/keystore/token/internal/wire"
+)
+
+// process is a helper that runs. One goroutine at a time uses it.
+type process struct {
+	os     *os.Process
+	conn   net.Conn
+	number uint64      // of the last request
+	pin    fingerprint // of the PIN it was given
+
+	done chan struct{} // closed when it has ended and was waited for
+	err  error         // how it ended; readable when done is closed
+}
+
+// tunables have the C library overwrite memory that is freed: modules do not
+// wipe all that they decrypted.
+const tunables = "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0"
+
+// executable is this very program, even when its file was replaced since.
+func executable() string {
+	if _, err := os.Stat("/proc/self/exe"); err == nil {
+		return "/proc/self/exe"
+	}
+	path, err := os.Executable()
+	if err != nil {
+		return os.Args[0]
+	}
+	return path
+}
+
+// startProcess starts a helper, which waits for its first request.
+func startProcess(pin fingerprint) (*process, error) {
+	conn, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	cmd := exec.Command(executable())
+	cmd.Args = []string{"balancer", HelperArgument}
+	cmd.ExtraFiles = []*os.File{HelperDescriptor - 3: theirs}
+	cmd.Env = helperEnvironment(os.Environ())
+	pump := &pump{pin: pin}
+	cmd.Stdout, cmd.Stderr = pump, pump
+	cmd.WaitDelay = limits.grace // should something that the module started hold the pipe
+	// In a process group of its own, Ctrl-C does not reach it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p := &process{conn: conn, pin: pin, done: make(chan struct{})}
+	if err := p.start(cmd, pump); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// start starts cmd and waits for it in the background. The kernel takes the
+// parent to be the thread that started the child, and kills the child at its
+// end: so that thread stays, and does the waiting.
+func (p *process) start(cmd *exec.Cmd, pump *pump) error {
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		if err == nil {
+			p.os = cmd.Process
+		}
+		started <- err
+		if err != nil {
+			return
+		}
+		p.err = cmd.Wait()
+		pump.flush()
+		close(p.done)
+	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("starting the helper process: %w", err)
+	}
+	return nil
+}
+
+// socketPair returns both ends of a stream socket: ours, and the helper's.
+func socketPair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "helper"), os.NewFile(uintptr(fds[1]), "helper's end")
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn, theirs, nil
+}
+
+// helperEnvironment is ours, since modules are configured by variables, and the
+// C library's tunables.
+func helperEnvironment(ours []string) []string {
+	const name = "GLIBC_TUNABLES="
+	all := tunables
+	env := make([]string, 0, len(ours)+1)
+	for _, v := range ours {
+		if theirs, ok := strings.CutPrefix(v, name); !ok {
+			env = append(env, v)
+		} else if theirs != "" {
+			all = theirs + ":" + tunables
+		}
+	}
+	return append(env, name+all)
+}
+
+// ended tells whether the process is no more.
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// exchange sends a request and returns the answer. After an error the process
+// is of no use any more.
+func (p *process) exchange(ctx context.Context, request *Request, payload *locked.Buffer) (*Response, *locked.Buffer, error) {
+	if err := p.conn.SetDeadline(time.Time{}); err != nil {
+		return nil, nil, err
+	}
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		_ = p.conn.SetDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if !stop() {
+			<-interrupted
+		}
+	}()
+	p.number++
+	request.Number = p.number
+	if err := wire.Write(p.conn, request, payload); err != nil {
+		return nil, nil, err
+	}
+	response := new(Response)
+	secret, err := wire.Read(p.conn, response)
+	switch {
+	case err != nil:
+	case response.Number != request.Number:
+		err = fmt.Errorf("an answer to request %d, not %d", response.Number, request.Number)
+	case (secret != nil) != (response.Error == nil && (request.Op == OpUnseal || request.Op == OpCertify)):
+		err = errors.New("a secret that was not asked for, or none where one was")
+	}
+	if err != nil {
+		wipe(secret)
+		return nil, nil, err
+	}
+	return response, secret, nil
+}
+
+// end closes the socket, at which the helper ends by itself, kills it if it
+// does not within grace, and waits until it is gone. A process that even then
+// is not gone hangs in a driver; the goroutine that waits for it stays.
+func (p *process) end(grace time.Duration) {
+	p.conn.Close()
+	if grace > 0 && p.wait(grace) {
+		return
+	}
+	_ = p.os.Kill() // does nothing if it has ended
+	p.wait(limits.grace)
+}
+
+func (p *process) wait(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// fate tells how the process ended.
+func (p *process) fate() string {
+	if !p.ended() {
+		return "it could not be killed"
+	}
+	var exit *exec.ExitError
+	switch {
+	case p.err == nil:
+		return "it ended without a word"
+	case errors.As(p.err, &exit):
+		return exit.String()
+	}
+	return p.err.Error()
+}

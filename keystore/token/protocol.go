@@ -1,0 +1,94 @@
+package token
+
+import (
+	"crypto/ed25519"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// The protocol between a process and its helper, on one page.
+//
+// The process makes a stream socket pair, keeps one end, and executes its own
+// program as "balancer pkcs11-helper" with the other end as descriptor 3. Then it
+// sends requests, one at a time; the helper answers each with one response of the
+// same number. Frames are those of package wire: a JSON header that holds
+// nothing secret, and a payload that is the only secret of the message. The first
+// request is open. The helper ends when its end of the socket does.
+//
+//	op             header has                      payload        answer
+//	open           version, module, token          PIN, if any    info
+//	ping                                                          (nothing)
+//	info                                                          info
+//	wrapping-key   object                                         wrapping
+//	wrap           object, method                  data key       data: it, wrapped
+//	unseal         object, sealed                                 payload: expanded identity key
+//	certify        object, sealed, period,                        data: certificate
+//	               signing, expires                               payload: revision key
+//	sign-identity  object, sealed, data                           data: signature
+//	generate       object                                         signing
+//	keys           prefix                                         keys
+//	sign           object, data                                   data: signature
+//	destroy        object                                         (nothing)
+//
+// A response with an error has no other answer. Whoever reads a frame that is
+// not of this protocol gives up: the helper exits, and the process kills it.
+
+// HelperArgument is the argument by which this program becomes a helper.
+const HelperArgument = "pkcs11-helper"
+
+// HelperDescriptor is the descriptor of the helper's end of the socket.
+const HelperDescriptor = 3
+
+// ProtocolVersion is raised when the meaning of a message changes.
+const ProtocolVersion = 1
+
+// Op names a request.
+type Op string
+
+// The requests.
+const (
+	OpOpen         Op = "open"
+	OpPing         Op = "ping"
+	OpInfo         Op = "info"
+	OpWrappingKey  Op = "wrapping-key"
+	OpWrap         Op = "wrap"
+	OpUnseal       Op = "unseal"
+	OpCertify      Op = "certify"
+	OpSignIdentity Op = "sign-identity"
+	OpGenerate     Op = "generate"
+	OpKeys         Op = "keys"
+	OpSign         Op = "sign"
+	OpDestroy      Op = "destroy"
+)
+
+// MaxMessage is the size in bytes of the longest message that is signed.
+const MaxMessage = 128 << 10
+
+// Request is the header of a request.
+type Request struct {
+	Op      Op                `json:"op"`
+	Number  uint64            `json:"number"`
+	Version int               `json:"version,omitempty"`
+	Module  string            `json:"module,omitempty"` // path
+	Token   Selector          `json:"token,omitzero"`
+	Object  Object            `json:"object,omitzero"`
+	Method  Method            `json:"method,omitempty"`
+	Prefix  string            `json:"prefix,omitempty"` // of labels
+	Sealed  []byte            `json:"sealed,omitempty"` // a sealed file
+	Data    []byte            `json:"data,omitempty"`   // what is to be signed
+	Period  descriptor.Period `json:"period,omitzero"`
+	Signing ed25519.PublicKey `json:"signing,omitempty"`
+	Expires time.Time         `json:"expires,omitzero"`
+}
+
+// Response is the header of a response.
+type Response struct {
+	Number   uint64       `json:"number"`
+	Error    *Error       `json:"error,omitempty"`
+	Info     Info         `json:"info,omitzero"`
+	Wrapping WrappingKey  `json:"wrapping,omitzero"`
+	Signing  SigningKey   `json:"signing,omitzero"`
+	Keys     []SigningKey `json:"keys,omitempty"`
+	Data     []byte       `json:"data,omitempty"`
+}

@@ -1,0 +1,141 @@
+package serve
+
+import (
+	"crypto/ed25519"
+	"runtime"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
+	"onionbalancer/keystore/sealed"
+	"onionbalancer/keystore/token"
+)
+
+// handler carries out one kind of request: it fills in the response, and
+// returns the secret that goes with it, if any.
+type handler func(s *server, request *token.Request, payload *locked.Buffer, response *token.Response) (*locked.Buffer, error)
+
+var handlers = map[token.Op]handler{
+	token.OpOpen: (*server).open,
+	token.OpPing: func(*server, *token.Request, *locked.Buffer, *token.Response) (*locked.Buffer, error) {
+		return nil, nil
+	},
+	token.OpInfo: func(s *server, _ *token.Request, _ *locked.Buffer, response *token.Response) (_ *locked.Buffer, err error) {
+		response.Info, err = s.hsm.Info()
+		return nil, err
+	},
+	token.OpWrappingKey: func(s *server, request *token.Request, _ *locked.Buffer, response *token.Response) (_ *locked.Buffer, err error) {
+		response.Wrapping, err = s.hsm.WrappingKey(request.Object)
+		return nil, err
+	},
+	token.OpWrap:         (*server).wrap,
+	token.OpUnseal:       (*server).unseal,
+	token.OpCertify:      (*server).certify,
+	token.OpSignIdentity: (*server).signIdentity,
+	token.OpGenerate: func(s *server, request *token.Request, _ *locked.Buffer, response *token.Response) (_ *locked.Buffer, err error) {
+		response.Signing, err = s.hsm.Generate(request.Object)
+		return nil, err
+	},
+	token.OpKeys: func(s *server, request *token.Request, _ *locked.Buffer, response *token.Response) (_ *locked.Buffer, err error) {
+		response.Keys, err = s.hsm.SigningKeys(request.Prefix)
+		return nil, err
+	},
+	token.OpSign: (*server).sign,
+	token.OpDestroy: func(s *server, request *token.Request, _ *locked.Buffer, _ *token.Response) (*locked.Buffer, error) {
+		return nil, s.hsm.Destroy(request.Object)
+	},
+}
+
+func (s *server) wrap(request *token.Request, plain *locked.Buffer, response *token.Response) (_ *locked.Buffer, err error) {
+	if plain == nil {
+		return nil, token.Errorf(token.CodeMisuse, "wrap without a data key")
+	}
+	secretly(func() { response.Data, err = s.hsm.Wrap(request.Object, request.Method, plain.Bytes()) })
+	return nil, err
+}
+
+func (s *server) sign(request *token.Request, _ *locked.Buffer, response *token.Response) (_ *locked.Buffer, err error) {
+	if len(request.Data) > token.MaxMessage {
+		return nil, token.Errorf(token.CodeMisuse, "a message of %d bytes is too long to sign", len(request.Data))
+	}
+	response.Data, err = s.hsm.Sign(request.Object, request.Data)
+	return nil, err
+}
+
+// secretly calls f, and erases what f and the garbage collector leave behind.
+// Requests of this kind are rare, and the heap is small.
+func secretly(f func()) {
+	defer runtime.GC()
+	locked.Do(f)
+}
+
+// withIdentity opens the sealed file for use, and wipes the key.
+func (s *server) withIdentity(request *token.Request, use func(*descriptor.IdentityKey) error) (err error) {
+	secretly(func() {
+		var file *sealed.File
+		if file, err = sealed.Parse(request.Sealed); err != nil {
+			return
+		}
+		var key *descriptor.IdentityKey
+		key, err = file.Open(func(m token.Method, wrapped []byte) (*locked.Buffer, error) {
+			return s.hsm.Unwrap(request.Object, m, wrapped)
+		})
+		if err != nil {
+			return
+		}
+		defer key.Wipe()
+		err = use(key)
+	})
+	return err
+}
+
+func (s *server) unseal(request *token.Request, _ *locked.Buffer, _ *token.Response) (*locked.Buffer, error) {
+	secret := locked.New(descriptor.ExpandedKeySize)
+	err := s.withIdentity(request, func(key *descriptor.IdentityKey) error {
+		plain := key.Secret()
+		defer plain.Wipe()
+		copy(secret.Bytes(), plain.Bytes())
+		return nil
+	})
+	return secret, err
+}
+
+func (s *server) signIdentity(request *token.Request, _ *locked.Buffer, response *token.Response) (*locked.Buffer, error) {
+	if len(request.Data) > token.MaxMessage {
+		return nil, token.Errorf(token.CodeMisuse, "a message of %d bytes is too long to sign", len(request.Data))
+	}
+	return nil, s.withIdentity(request, func(key *descriptor.IdentityKey) (err error) {
+		response.Data, err = key.Sign(request.Data)
+		return err
+	})
+}
+
+// certify signs for the blinded key, which lives no longer than it takes. It
+// verifies the certificate, since a signature that was computed wrongly may give
+// the key away.
+func (s *server) certify(request *token.Request, _ *locked.Buffer, response *token.Response) (*locked.Buffer, error) {
+	if len(request.Signing) != ed25519.PublicKeySize || request.Period.Minutes() == 0 {
+		return nil, token.Errorf(token.CodeMisuse, "certify without a signing key of %d bytes and a period", ed25519.PublicKeySize)
+	}
+	revision := locked.New(32)
+	err := s.withIdentity(request, func(key *descriptor.IdentityKey) error {
+		blinded, err := key.Blind(request.Period)
+		if err != nil {
+			return err
+		}
+		defer blinded.Wipe()
+		cert, err := descriptor.NewCertificate(descriptor.CertHSDescSigning, [32]byte(request.Signing), blinded.Public(), request.Expires,
+			func(message []byte) ([]byte, error) { return blinded.Sign(message), nil })
+		if err != nil {
+			return err
+		}
+		if err := cert.Verify(blinded.Public(), cert.Expires()); err != nil {
+			return err
+		}
+		response.Data = cert.Bytes()
+		counters := blinded.RevisionKey().Bytes()
+		copy(revision.Bytes(), counters)
+		clear(counters)
+		return nil
+	})
+	return revision, err
+}

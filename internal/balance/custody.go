@@ -84,6 +84,11 @@ func (c *custody) call(f func()) error {
 	return nil
 }
 
+// retirer is a custodian that keeps something for each period.
+type retirer interface {
+	Retire(ctx context.Context, inUse []descriptor.Period) error
+}
+
 // retire destroys the signing keys of periods before those in use, in the
 // background and unless it did already. What fails is done with the next period.
 func (c *custody) retire(inUse [2]descriptor.Period, log *slog.Logger) {
@@ -100,7 +105,12 @@ func (c *custody) retire(inUse [2]descriptor.Period, log *slog.Logger) {
 		defer func() { <-c.retiring }()
 		ctx, cancel := context.WithTimeout(c.ctx, retirePatience)
 		defer cancel()
-		if err := c.signing.Retire(ctx, inUse[:]); err != nil && c.ctx.Err() == nil {
+		err := c.signing.Retire(ctx, inUse[:])
+		// What a ceremony prepared is also with the custodian.
+		if also, ok := c.custodian.(retirer); ok && any(c.custodian) != any(c.signing) {
+			err = errors.Join(err, also.Retire(ctx, inUse[:]))
+		}
+		if err != nil && c.ctx.Err() == nil {
 			log.Warn("destroying the signing keys of periods that are over: will be tried again in the next period", "error", err)
 		}
 	})
@@ -125,6 +135,9 @@ func (c *custody) wake(now, next time.Time) time.Time {
 	}
 	return next
 }
+
+// Release lets the keys of a configuration go that no service took.
+func (cfg Config) Release(log *slog.Logger) { newCustody(cfg).close(log) }
 
 // close lets the keys go. Calls under way get a moment to return, and what hangs
 // even then is left behind.

@@ -12,8 +12,8 @@ func (s *Service) takeOver(now time.Time) {
 	for n, cfg := range handed {
 		if n == len(handed)-1 {
 			s.reconfigure(now, cfg)
-		} else if c := newCustody(cfg); !s.custody.holds(cfg) && !c.holds(handed[len(handed)-1]) {
-			s.closing.Go(func() { c.close(s.log) })
+		} else if !s.custody.holds(cfg) && !newCustody(cfg).holds(handed[len(handed)-1]) {
+			s.closing.Go(func() { cfg.Release(s.log) })
 		}
 	}
 }

@@ -132,7 +132,7 @@ func (s *Service) Reconfigure(cfg Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		s.closing.Go(func() { newCustody(cfg).close(s.log) })
+		s.closing.Go(func() { cfg.Release(s.log) })
 		return
 	}
 	s.handed = append(s.handed, cfg)

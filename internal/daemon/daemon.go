@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,14 +42,22 @@ type Daemon struct {
 	cfg      *config.Config
 	initial  map[descriptor.Address]balance.Config // until Start
 	services map[descriptor.Address]*running
-	trouble  error // services of the configuration that could not be opened
+	leaving  map[descriptor.Address]*running // removed, and not at their end yet
+	trouble  error                           // services of the configuration that could not be opened
 	reloads  []status.Event
 }
 
 // running is a service with its goroutine.
 type running struct {
 	*balance.Service
-	stop func() // ends the goroutine and waits for it
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the goroutine has ended
+}
+
+// stop ends the goroutine and waits for it.
+func (r *running) stop() {
+	r.cancel()
+	<-r.done
 }
 
 // maxReloads is how many reloads the status remembers.
@@ -57,15 +67,17 @@ const maxReloads = 10
 // the network. A service that cannot be opened is reported and left out; only
 // when none can be is that an error.
 func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) {
-	services, trouble := buildAll(cfg)
+	services, trouble := buildAll(cfg, log)
 	if len(services) == 0 {
 		return nil, fmt.Errorf("opening the services: %w", cmp.Or(trouble, errNoServices))
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		release(slices.Collect(maps.Values(services)), log)
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
 	d := &Daemon{version: version, log: log, open: openTor, cfg: cfg, initial: services, trouble: trouble}
 	d.services = map[descriptor.Address]*running{}
+	d.leaving = map[descriptor.Address]*running{}
 	d.serve = d.serveStatus
 	return d, nil
 }
@@ -73,7 +85,8 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 var errNoServices = errors.New("the configuration has none")
 
 // Start begins work and returns at once, with an error only if it could not
-// begin at all. Without one, Stop must be called afterwards.
+// begin at all; then everything is let go again. Without one, Stop must be
+// called afterwards.
 func (d *Daemon) Start(ctx context.Context) error {
 	d.started = time.Now()
 	d.ctx, d.cancel = context.WithCancel(ctx)
@@ -81,13 +94,14 @@ func (d *Daemon) Start(ctx context.Context) error {
 		d.log.Error("services left out", "error", d.trouble)
 	}
 	var err error
-	if d.unlock, err = lockState(d.cfg.StateDir); err != nil {
-		d.cancel()
-		return err
+	if d.unlock, err = lockState(d.cfg.StateDir); err == nil {
+		if d.tor, err = d.open(d.ctx, d.cfg, d.log); err != nil {
+			d.unlock()
+		}
 	}
-	if d.tor, err = d.open(d.ctx, d.cfg, d.log); err != nil {
+	if err != nil {
 		d.cancel()
-		d.unlock()
+		release(slices.Collect(maps.Values(d.initial)), d.log)
 		return err
 	}
 	d.wait.Go(func() { d.tor.run(d.ctx) })
@@ -139,15 +153,37 @@ func (d *Daemon) serveStatus() {
 	}
 }
 
+// startLocked starts a service, after the one of the same address that may be
+// at its end.
 func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
-	service := balance.NewService(cfg, d.env)
 	ctx, cancel := context.WithCancel(d.ctx)
-	done := make(chan struct{})
+	r := &running{Service: balance.NewService(cfg, d.env), cancel: cancel, done: make(chan struct{})}
+	before := d.leaving[address]
 	go func() {
-		defer close(done)
-		service.Run(ctx)
+		defer close(r.done)
+		if before != nil {
+			<-before.done
+		}
+		r.Run(ctx)
 	}()
-	d.services[address] = &running{Service: service, stop: func() { cancel(); <-done }}
+	d.services[address] = r
+}
+
+// removeLocked stops a service without waiting: keys that hang may take a while
+// to let go.
+func (d *Daemon) removeLocked(address descriptor.Address) {
+	r := d.services[address]
+	r.cancel()
+	delete(d.services, address)
+	d.leaving[address] = r
+	d.wait.Go(func() {
+		<-r.done
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.leaving[address] == r {
+			delete(d.leaving, address)
+		}
+	})
 }
 
 // Reload takes a new configuration over: services that are new start, those
@@ -160,8 +196,9 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 }
 
 func (d *Daemon) reload(cfg *config.Config) error {
-	services, err := buildAll(cfg)
+	services, err := buildAll(cfg, d.log)
 	if err != nil {
+		release(slices.Collect(maps.Values(services)), d.log)
 		return fmt.Errorf("reloading: %w", err)
 	}
 	d.mu.Lock()
@@ -170,10 +207,9 @@ func (d *Daemon) reload(cfg *config.Config) error {
 		d.log.Warn("state_dir and [tor] take effect after a restart")
 		cfg.StateDir, cfg.Tor = d.cfg.StateDir, d.cfg.Tor
 	}
-	for address, r := range d.services {
+	for address := range d.services {
 		if _, stays := services[address]; !stays {
-			r.stop()
-			delete(d.services, address)
+			d.removeLocked(address)
 			d.log.Info("service removed; its last descriptor expires at the HSDirs in about three hours", "service", d.env.Name(address))
 		}
 	}
@@ -193,13 +229,14 @@ func (d *Daemon) reload(cfg *config.Config) error {
 // stays at the HSDirs.
 func (d *Daemon) Stop() {
 	d.mu.Lock()
+	services := slices.Collect(maps.Values(d.services))
+	clear(d.services)
+	d.mu.Unlock()
 	var stopping sync.WaitGroup
-	for _, r := range d.services {
+	for _, r := range services {
 		stopping.Go(r.stop)
 	}
 	stopping.Wait()
-	clear(d.services)
-	d.mu.Unlock()
 	d.publisher.Close()
 	d.cancel()
 	d.wait.Wait()

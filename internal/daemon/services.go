@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
-	"onionbalancer/keystore"
 	"onionbalancer/selection"
 )
 
@@ -26,18 +27,11 @@ const maxClientKeyFile = 4096
 
 // build opens what one [[service]] of the file names.
 func build(cfg *config.Config, s config.Service) (balance.Config, error) {
-	var out balance.Config
-	custodian, err := keystore.Open(s.Key)
-	if err != nil {
-		return out, err
-	}
 	strategy, err := selection.Lookup(s.Strategy)
 	if err != nil {
-		return out, err
+		return balance.Config{}, err
 	}
-	out = balance.Config{
-		Custodian:  custodian,
-		Signing:    balance.MemoryKeys{},
+	out := balance.Config{
 		Strategy:   strategy,
 		Limit:      s.MaxIntroductionPoints,
 		FetchEvery: s.FetchInterval,
@@ -54,7 +48,8 @@ func build(cfg *config.Config, s config.Service) (balance.Config, error) {
 			Name: i.Name, Address: i.Address, Weight: i.Weight, Client: client,
 		})
 	}
-	return out, nil
+	// Last, since from here on something has to be let go again.
+	return out, entrust(&out, s)
 }
 
 // automaticInterval spaces the fetches of all instances of all services.
@@ -97,25 +92,40 @@ func clientKey(path string) (*descriptor.ClientKey, error) {
 
 // buildAll opens every service of the file. The error joins what is wrong with
 // those that are left out; with a file that contradicts itself none is opened.
-func buildAll(cfg *config.Config) (map[descriptor.Address]balance.Config, error) {
+func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]balance.Config, error) {
 	services := map[descriptor.Address]balance.Config{}
 	var addresses []descriptor.Address
 	var errs []error
+	var all []balance.Config
 	for n, s := range cfg.Services {
 		built, err := build(cfg, s)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("service %d (key %s): %w", n+1, s.Key, err))
 			continue
 		}
+		all = append(all, built)
 		address := built.Custodian.Address()
 		addresses = append(addresses, address)
 		services[address] = built
 	}
-	if len(errs) > 0 {
+	if len(errs) > 0 && len(services) == len(all) {
 		return services, errors.Join(errs...)
 	}
-	if err := cfg.CheckAddresses(addresses); err != nil {
+	if len(errs) == 0 {
+		errs = append(errs, cfg.CheckAddresses(addresses))
+	}
+	if err := errors.Join(errs...); err != nil {
+		release(all, log)
 		return nil, err
 	}
 	return services, nil
+}
+
+// release lets the keys of services go that are not to run.
+func release(services []balance.Config, log *slog.Logger) {
+	var wait sync.WaitGroup
+	for _, s := range services {
+		wait.Go(func() { s.Release(log) })
+	}
+	wait.Wait()
 }

@@ -60,7 +60,7 @@ const (
 	StateOK       State = "ok"       // published and confirmed where it matters; an instance that is used
 	StateDegraded State = "degraded" // published, with something an operator should look at
 	StateStarting State = "starting" // not published yet
-	StateFailed   State = "failed"   // no instance left: the last good descriptor stays published
+	StateFailed   State = "failed"   // no instance left, or nobody to sign: the last good descriptor stays published
 	StateSilent   State = "silent"   // its descriptor has not been renewed for too long
 	StateUnknown  State = "unknown"  // no HSDir has a descriptor of it
 	StateUnclear  State = "unclear"  // no HSDir gave an answer that tells

@@ -1,0 +1,38 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/config"
+	"onionbalancer/keystore"
+)
+
+// Where the descriptor-signing keys of a service are.
+const (
+	signingMemory = "memory"
+	signingDisk   = "disk"
+)
+
+// entrust opens the keys of a service. No token is asked for anything yet: one
+// that is absent shall not keep the daemon from starting.
+func entrust(out *balance.Config, s config.Service) error {
+	custodian, err := keystore.Open(s.Key)
+	if err != nil {
+		return err
+	}
+	out.Custodian = custodian
+	// The references name no secret. Neither can contain the line end between.
+	out.Custody = balance.Custody{Reference: s.Key + "\n" + s.Signing, Form: string(custodian.Form())}
+	own, prepared := keystore.Custodian(custodian).(balance.SigningKeys)
+	switch {
+	case s.Signing != "":
+		return errors.Join(fmt.Errorf("opening the descriptor-signing keys: %w", keystore.ErrUnsupported), custodian.Close())
+	case prepared:
+		out.Signing, out.Custody.Signing = own, signingDisk
+	default:
+		out.Signing, out.Custody.Signing = balance.MemoryKeys{}, signingMemory
+	}
+	return nil
+}

@@ -6,8 +6,7 @@
 // period's revision counters. It never gives an identity secret or a blinded
 // one away. All else that publishing needs is computed from the address.
 //
-// A key on disk is the only custodian so far. It reads its file when it opens
-// it and again for every period it certifies for, and wipes what it read, so
-// that the secret is in memory for milliseconds a day. Wiping is best effort:
-// copies that the runtime or the curve arithmetic made are not reached.
+// A key on disk is read when it is opened and again for every period it
+// certifies for. The secret is in locked memory meanwhile, for milliseconds a
+// day, and what computing with it leaves behind is erased (package locked).
 package keystore

@@ -64,7 +64,7 @@ func FuzzPEM(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file := slices.Concat(before, []byte("\n"), text, after)
+		file := slices.Concat(before, []byte("\n"), text.Bytes(), after)
 		key, err := parsePEM(file)
 		if err != nil || key.Address() != fresh.Address() {
 			t.Fatalf("%q: %v", file, err)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
 )
 
 const (
@@ -26,7 +27,7 @@ var foreign = map[string]string{
 }
 
 // parsePEM reads an Ed25519 key in PKCS #8. Text around the one PEM block does
-// not matter.
+// not matter. It is called within locked.Do.
 func parsePEM(raw []byte) (*descriptor.IdentityKey, error) {
 	block, rest := pem.Decode(raw)
 	if block == nil {
@@ -59,13 +60,19 @@ func parsePEM(raw []byte) (*descriptor.IdentityKey, error) {
 }
 
 // encodePEM writes a seed as parsePEM reads it. The caller wipes the result.
-func encodePEM(seed []byte) ([]byte, error) {
-	private := ed25519.NewKeyFromSeed(seed)
-	defer clear(private)
-	der, err := x509.MarshalPKCS8PrivateKey(private)
+func encodePEM(seed []byte) (text *locked.Buffer, err error) {
+	locked.Do(func() {
+		private := ed25519.NewKeyFromSeed(seed)
+		defer clear(private)
+		var der []byte
+		if der, err = x509.MarshalPKCS8PrivateKey(private); err != nil {
+			return
+		}
+		defer clear(der)
+		text = locked.Copy(pem.EncodeToMemory(&pem.Block{Type: pemPrivate, Bytes: der}))
+	})
 	if err != nil {
 		return nil, fmt.Errorf("encoding key: %w", err)
 	}
-	defer clear(der)
-	return pem.EncodeToMemory(&pem.Block{Type: pemPrivate, Bytes: der}), nil
+	return text, nil
 }

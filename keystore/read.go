@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
 )
 
 // maxKeyFile is far above the size of any form of key.
@@ -38,20 +39,32 @@ func keyFile(path string) (string, error) {
 
 // withIdentity reads the key file at path, hands the key to use, and wipes it.
 func withIdentity(path string, use func(*descriptor.IdentityKey, Form) error) error {
-	raw, err := readSecret(path)
+	key, form, err := readIdentity(path)
 	if err != nil {
-		return fmt.Errorf("opening key %q: %w", path, err)
+		return err
 	}
-	defer clear(raw)
-	key, form, err := parse(raw)
-	if err != nil {
-		return fmt.Errorf("opening key %q: %w", path, err)
-	}
+	defer locked.CollectSoon()
 	defer key.Wipe()
 	if err := use(key, form); err != nil {
 		return fmt.Errorf("using key %q: %w", path, err)
 	}
 	return nil
+}
+
+// readIdentity reads the key file at path. The caller wipes the key.
+func readIdentity(path string) (*descriptor.IdentityKey, Form, error) {
+	raw, err := readSecret(path)
+	if err != nil {
+		return nil, "", fmt.Errorf("opening key %q: %w", path, err)
+	}
+	defer raw.Wipe()
+	var key *descriptor.IdentityKey
+	var form Form
+	locked.Do(func() { key, form, err = parse(raw.Bytes()) })
+	if err != nil {
+		return nil, "", fmt.Errorf("opening key %q: %w", path, err)
+	}
+	return key, form, nil
 }
 
 // parse tells the form of a key file by its first bytes.
@@ -73,10 +86,11 @@ func parse(raw []byte) (*descriptor.IdentityKey, Form, error) {
 	return nil, "", errors.New("no form of key that is known; " + understood)
 }
 
-// readSecret reads a file that only its owner can read. Symbolic links are
-// followed, as administrators use them to put secrets in place; what is checked
-// is the file that was opened. The caller wipes the bytes.
-func readSecret(path string) ([]byte, error) {
+// readSecret reads a file that only its owner can read, into locked memory.
+// Symbolic links are followed, as administrators use them to put secrets in
+// place; what is checked is the file that was opened. The caller wipes the
+// bytes.
+func readSecret(path string) (*locked.Buffer, error) {
 	// Not blocking, or opening a named pipe would wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, os.ErrPermission) {
@@ -99,13 +113,12 @@ func readSecret(path string) ([]byte, error) {
 	if info.Size() > maxKeyFile {
 		return nil, fmt.Errorf("%d bytes are too many for a key, is it the right file?", info.Size())
 	}
-	raw := make([]byte, maxKeyFile)
-	n, err := io.ReadFull(f, raw)
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		clear(raw)
+	raw := locked.New(int(info.Size()))
+	if _, err := io.ReadFull(f, raw.Bytes()); err != nil {
+		raw.Wipe()
 		return nil, err
 	}
-	return raw[:n], nil
+	return raw, nil
 }
 
 // checkPrivate refuses a file that someone else than user me can read or owns.

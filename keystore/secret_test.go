@@ -31,11 +31,11 @@ func TestSecretsDoNotShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	identity, err := parseTor(raw)
+	identity, err := parseTor(raw.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets := [][]byte{fresh.seed()[:], fresh.key().Expanded(), fresh.key().Expanded()[32:], identity.Expanded(), identity.Expanded()[32:], revision.Bytes()}
+	secrets := [][]byte{fresh.seed.Bytes(), fresh.key().Expanded(), fresh.key().Expanded()[32:], identity.Expanded(), identity.Expanded()[32:], revision.Bytes()}
 	type hidden struct {
 		f *Fresh
 		d *DiskKey

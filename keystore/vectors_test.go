@@ -182,8 +182,8 @@ func TestOnionBalancePEM(t *testing.T) {
 		if err != nil || !bytes.Equal(identity.Expanded(), v.Expanded) {
 			t.Errorf("%s: other secret than stated, or %v", v.OnionAddress, err)
 		}
-		if text, err := encodePEM(v.Seed); err != nil || string(text) != v.PEM {
-			t.Errorf("%s: encoded as %q, %v", v.OnionAddress, text, err)
+		if text, err := encodePEM(v.Seed); err != nil || string(text.Bytes()) != v.PEM {
+			t.Errorf("%s: encoded as %q, %v", v.OnionAddress, text.Bytes(), err)
 		}
 	}
 }

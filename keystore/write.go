@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
 )
 
 const (
@@ -16,34 +17,37 @@ const (
 	privateFile = 0o600
 )
 
-// Fresh is an identity key that is nowhere yet but in memory. It neither
+// Fresh is an identity key that is nowhere yet but in locked memory. It neither
 // prints nor marshals.
 type Fresh struct {
 	key  sealed[*descriptor.IdentityKey]
-	seed sealed[*secretSeed]
+	seed *locked.Buffer
 }
 
 // New makes an identity key with the given source of randomness,
 // crypto/rand.Reader but in tests. The caller writes it, then wipes it.
 func New(random io.Reader) (*Fresh, error) {
-	seed := new(secretSeed)
-	if _, err := io.ReadFull(random, seed[:]); err != nil {
+	seed := locked.New(ed25519.SeedSize)
+	if _, err := io.ReadFull(random, seed.Bytes()); err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
-	key, err := descriptor.IdentityKeyFromSeed(seed[:])
+	key, err := descriptor.IdentityKeyFromSeed(seed.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
-	return &Fresh{key: seal(key), seed: seal(seed)}, nil
+	return &Fresh{key: seal(key), seed: seed}, nil
 }
 
 // Address returns the onion address.
 func (f *Fresh) Address() descriptor.Address { return f.key().Address() }
 
-// Wipe overwrites the secret, as best effort; f is useless afterwards.
+// Identity returns the key itself, which Wipe wipes.
+func (f *Fresh) Identity() *descriptor.IdentityKey { return f.key() }
+
+// Wipe overwrites the secret; f is useless afterwards.
 func (f *Fresh) Wipe() {
 	f.key().Wipe()
-	clear(f.seed()[:])
+	f.seed.Wipe()
 }
 
 // WriteTor writes the key as WriteTor does.
@@ -52,15 +56,15 @@ func (f *Fresh) WriteTor(dir string) error { return WriteTor(dir, f.key()) }
 // WritePEM writes the key to a new file at path, in the form that OnionBalance
 // uses, with mode 0600. It never overwrites. Missing directories are made.
 func (f *Fresh) WritePEM(path string) error {
-	text, err := encodePEM(f.seed()[:])
+	text, err := encodePEM(f.seed.Bytes())
 	if err != nil {
 		return err
 	}
-	defer clear(text)
+	defer text.Wipe()
 	if err := os.MkdirAll(filepath.Dir(path), privateDir); err != nil {
 		return fmt.Errorf("writing key: %w", err)
 	}
-	return writeNew([]file{{path, text}})
+	return writeNew([]file{{path, text.Bytes()}})
 }
 
 // WriteTor writes key as a tor service's directory: hs_ed25519_secret_key,
@@ -80,15 +84,16 @@ func WriteTor(dir string, key *descriptor.IdentityKey) error {
 		return fmt.Errorf("writing key: others than its owner can use the directory %q (mode %04o), and tor would refuse it: run: chmod 700 %s",
 			dir, info.Mode().Perm(), shellQuote(dir))
 	}
-	secret := key.Expanded()
-	defer clear(secret)
-	content := append(make([]byte, 0, torTagSize+len(secret)), torHeader(torSecretTag)...)
-	content = append(content, secret...)
-	defer clear(content)
+	secret := key.Secret()
+	defer secret.Wipe()
+	content := locked.New(torTagSize + secret.Len())
+	defer content.Wipe()
+	copy(content.Bytes(), torHeader(torSecretTag))
+	copy(content.Bytes()[torTagSize:], secret.Bytes())
 	address := key.Address()
 	return writeNew([]file{
 		// The secret first: tor makes the others from it, and it from nothing.
-		{filepath.Join(dir, torSecretFile), content},
+		{filepath.Join(dir, torSecretFile), content.Bytes()},
 		{filepath.Join(dir, torPublicFile), append(torHeader(torPublicTyp), address[:]...)},
 		{filepath.Join(dir, torHostnameFile), []byte(address.String() + "\n")},
 	})
@@ -142,6 +147,3 @@ func syncDir(path string) error {
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }
-
-// secretSeed is the seed of a new key.
-type secretSeed [ed25519.SeedSize]byte

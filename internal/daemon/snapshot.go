@@ -34,6 +34,8 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		s.Consensus.ValidAfter, s.Consensus.FreshUntil, s.Consensus.ValidUntil = c.ValidAfter, c.FreshUntil, c.ValidUntil
 		s.Consensus.HSDirs = len(c.HSDirs)
 		s.Consensus.NextChange = c.NextChange()
+		s.Consensus.PeriodMinutes = c.CurrentPeriod().Minutes()
+		s.Consensus.OffsetSeconds = uint64(c.RotationOffset() / time.Second)
 	}
 	for _, r := range d.services {
 		s.Services = append(s.Services, r.Status())

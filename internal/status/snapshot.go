@@ -50,6 +50,11 @@ type Consensus struct {
 	HSDirs     int       `json:"hsdirs"`
 	NextChange time.Time `json:"next_change,omitzero"` // of period or shared random value
 	Error      string    `json:"error,omitempty"`
+
+	// When time periods begin: the length of one, and how long after a multiple
+	// of it since the epoch.
+	PeriodMinutes uint64 `json:"period_length_minutes,omitempty"`
+	OffsetSeconds uint64 `json:"rotation_offset_seconds,omitempty"`
 }
 
 // State sums a service or an instance up in a word.

@@ -82,6 +82,7 @@ func misbehave(fault, text string) error {
 				_, _ = unix.Write(fd, []byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
 			}
 		}
+		select {}
 	case "panic":
 		panic("a secret: right-1234")
 	case "error":
@@ -247,4 +248,4 @@ func (f *fakeToken) Destroy(o token.Object) error {
 	return os.Remove(f.path(o))
 }
 
-func (f *fakeToken) Close() error { return nil }
+func (f *fakeToken) Close() error { return errors.Join(f.call("close"), f.call("closed")) }

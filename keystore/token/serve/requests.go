@@ -49,7 +49,8 @@ func (s *server) wrap(request *token.Request, plain *locked.Buffer, response *to
 	if plain == nil {
 		return nil, token.Errorf(token.CodeMisuse, "wrap without a data key")
 	}
-	secretly(func() { response.Data, err = s.hsm.Wrap(request.Object, request.Method, plain.Bytes()) })
+	defer runtime.GC() // see withIdentity
+	response.Data, err = s.hsm.Wrap(request.Object, request.Method, plain.Bytes())
 	return nil, err
 }
 
@@ -61,30 +62,24 @@ func (s *server) sign(request *token.Request, _ *locked.Buffer, response *token.
 	return nil, err
 }
 
-// secretly calls f, and erases what f and the garbage collector leave behind.
-// Requests of this kind are rare, and the heap is small.
-func secretly(f func()) {
+// withIdentity opens the sealed file for use, which computes inside of
+// locked.Do, and wipes the key. The module is called outside: it wipes for
+// itself. What was allocated in Do is erased when it is collected, so that is
+// done at once; such requests are rare, and the heap is small.
+func (s *server) withIdentity(request *token.Request, use func(*descriptor.IdentityKey) error) error {
 	defer runtime.GC()
-	locked.Do(f)
-}
-
-// withIdentity opens the sealed file for use, and wipes the key.
-func (s *server) withIdentity(request *token.Request, use func(*descriptor.IdentityKey) error) (err error) {
-	secretly(func() {
-		var file *sealed.File
-		if file, err = sealed.Parse(request.Sealed); err != nil {
-			return
-		}
-		var key *descriptor.IdentityKey
-		key, err = file.Open(func(m token.Method, wrapped []byte) (*locked.Buffer, error) {
-			return s.hsm.Unwrap(request.Object, m, wrapped)
-		})
-		if err != nil {
-			return
-		}
-		defer key.Wipe()
-		err = use(key)
+	file, err := sealed.Parse(request.Sealed)
+	if err != nil {
+		return err
+	}
+	key, err := file.Open(func(m token.Method, wrapped []byte) (*locked.Buffer, error) {
+		return s.hsm.Unwrap(request.Object, m, wrapped)
 	})
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	locked.Do(func() { err = use(key) })
 	return err
 }
 

@@ -1,0 +1,244 @@
+package token_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"onionbalancer/internal/locked"
+	"onionbalancer/keystore/token"
+)
+
+// calls are all requests, by the call of the module in which each goes wrong.
+func calls(t *testing.T, tok *token.Token) map[string]func(context.Context) error {
+	t.Helper()
+	o := token.Object{Label: "object", ID: []byte{1}}
+	raw := sealBy(t, tok, o, newIdentity(t))
+	if _, err := tok.Generate(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	return map[string]func(context.Context) error{
+		"info":         func(ctx context.Context) error { _, err := tok.Info(ctx); return err },
+		"wrapping-key": func(ctx context.Context) error { _, err := tok.WrappingKey(ctx, o); return err },
+		"wrap": func(ctx context.Context) error {
+			_, err := tok.Wrap(ctx, o, token.MethodAESGCM, locked.New(32))
+			return err
+		},
+		"unwrap": func(ctx context.Context) error { _, err := tok.Unseal(ctx, o, raw); return err },
+		"unwrap ": func(ctx context.Context) error {
+			_, _, err := tok.Certify(ctx, o, raw, period, make([]byte, 32), expires)
+			return err
+		},
+		"unwrap  ": func(ctx context.Context) error { _, err := tok.SignIdentity(ctx, o, raw, []byte("m")); return err },
+		"generate": func(ctx context.Context) error {
+			_, err := tok.Generate(ctx, token.Object{Label: "another"})
+			return err
+		},
+		"keys": func(ctx context.Context) error { _, err := tok.SigningKeys(ctx, "o"); return err },
+		"sign": func(ctx context.Context) error { _, err := tok.Sign(ctx, o, []byte("m")); return err },
+		"destroy": func(ctx context.Context) error {
+			if err := tok.Destroy(ctx, o); err != nil {
+				return err
+			}
+			_, err := tok.Generate(ctx, o)
+			return err
+		},
+	}
+}
+
+func trim(name string) string {
+	for name[len(name)-1] == ' ' {
+		name = name[:len(name)-1]
+	}
+	return name
+}
+
+// TestFaults has the module fail in the middle of every request.
+func TestFaults(t *testing.T) {
+	defer token.Quick(time.Second)()
+	for _, test := range []struct {
+		fault, text string
+		code        token.Code
+		want        string
+		dies        bool // the helper
+	}{
+		{"crash", "", token.CodeCrashed, "signal: killed", true},
+		{"exit", "", token.CodeCrashed, "exit status 3", true},
+		{"garbage", "", token.CodeCrashed, "something else", true},
+		{"panic", "", token.CodeFailed, "panicked (string)", false},
+		{"error", string(token.CodeAbsent), token.CodeAbsent, "the fake token says absent", true},
+		{"error", string(token.CodeNoKey), token.CodeNoKey, "the fake token says no key", false},
+	} {
+		t.Run(test.fault+test.text, func(t *testing.T) {
+			m := newFake(t)
+			tok := open(t, m.uri())
+			for name, call := range calls(t, tok) {
+				before := token.HelperPID(tok)
+				m.write(test.fault+"-"+trim(name), test.text)
+				wantCode(t, call(t.Context()), test.code, test.want)
+				if test.dies {
+					gone(t, before)
+				}
+				if err := call(t.Context()); err != nil {
+					t.Errorf("%s, again: %v", name, err)
+				}
+				if died := token.HelperPID(tok) != before; died != test.dies {
+					t.Errorf("%s: the helper died: %v", name, died)
+				}
+			}
+		})
+	}
+}
+
+func TestHang(t *testing.T) {
+	m := newFake(t)
+	tok := open(t, m.uri())
+	all := calls(t, tok)
+	defer token.Quick(150 * time.Millisecond)()
+	for name, call := range all {
+		for token.HelperPID(tok) == 0 { // slow to start with many tests beside
+			_ = tok.Ping(t.Context())
+			time.Sleep(10 * time.Millisecond)
+		}
+		pid := token.HelperPID(tok)
+		m.write("hang-"+trim(name), "")
+		start := time.Now()
+		wantCode(t, call(t.Context()), token.CodeCrashed, "no answer in time")
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("%s took %s", name, took)
+		}
+		gone(t, pid)
+	}
+}
+
+// TestContext makes sure that requests end with their context.
+func TestContext(t *testing.T) {
+	m := newFake(t)
+	tok := open(t, m.uri())
+	for name, want := range map[string]error{"canceled": context.Canceled, "deadline": context.DeadlineExceeded} {
+		t.Run(name, func(t *testing.T) {
+			if err := tok.Ping(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			if name == "canceled" {
+				ctx, cancel = context.WithCancel(t.Context())
+				time.AfterFunc(100*time.Millisecond, cancel)
+			}
+			m.write("hang-keys", "")
+			_, err := tok.SigningKeys(ctx, "")
+			wantCode(t, err, token.CodeCrashed, "killed")
+			if !errors.Is(err, want) {
+				t.Errorf("error %v does not wrap %v", err, want)
+			}
+		})
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := tok.Ping(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestIdleDeath kills the helper between requests.
+func TestIdleDeath(t *testing.T) {
+	m := newFake(t)
+	tok := open(t, m.uri())
+	for range 2 {
+		if err := tok.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		pid := token.HelperPID(tok)
+		process, err := os.FindProcess(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		gone(t, pid)
+	}
+	if err := tok.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestStartsInVain makes sure that a module that crashes at every start is not
+// loaded all the time, and that it is when it is due.
+func TestStartsInVain(t *testing.T) {
+	defer token.Quick(5 * time.Second)()
+	m := newFake(t)
+	m.write("crash-load", "always")
+	tok := open(t, m.uri())
+	for range 30 {
+		wantCode(t, tok.Ping(t.Context()), token.CodeCrashed, "")
+		time.Sleep(10 * time.Millisecond)
+	}
+	n := m.count("load")
+	if n < 3 || n > 5 {
+		t.Errorf("%d starts in %s", n, 300*time.Millisecond)
+	}
+	wantCode(t, tok.Ping(t.Context()), token.CodeCrashed, "times in a row, and is started again in 1s")
+	if err := os.Remove(filepath.Join(m.dir, "crash-load")); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond)
+	if err := tok.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGarbage gives the client what a helper would never send.
+func TestGarbage(t *testing.T) {
+	defer token.Quick(5 * time.Second)()
+	frame := func(header, payload string) string {
+		b := binary.BigEndian.AppendUint32(nil, uint32(len(header)))
+		return string(binary.BigEndian.AppendUint32(b, uint32(len(payload)))) + header + payload
+	}
+	for name, answer := range map[string]string{
+		"text":             "HTTP/1.1 400 Bad Request\r\n\r\n",
+		"nothing":          "",
+		"huge":             "\xff\xff\xff\xff\xff\xff\xff\xff",
+		"no JSON":          frame("hello", ""),
+		"unknown field":    frame(`{"number":1,"pin":""}`, ""),
+		"another number":   frame(`{"number":2}`, ""),
+		"unasked payload":  frame(`{"number":1}`, "secret"),
+		"payload of error": frame(`{"number":1,"error":{"code":"pin","text":""}}`, "secret"),
+		"payload missing":  frame(`{"number":1}`, "secret")[:22],
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newFake(t)
+			m.write("answer", answer)
+			t.Setenv(envGarbage, filepath.Join(m.dir, "answer"))
+			tok := open(t, m.uri())
+			if name == "nothing" || name == "payload missing" {
+				defer token.Quick(300 * time.Millisecond)()
+			}
+			wantCode(t, tok.Ping(t.Context()), token.CodeCrashed, "killed")
+		})
+	}
+}
+
+// TestLongMessage is refused before it takes a helper down.
+func TestLongMessage(t *testing.T) {
+	m := newFake(t)
+	tok := open(t, m.uri())
+	o := token.Object{Label: "o"}
+	if _, err := tok.Generate(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tok.Sign(t.Context(), o, make([]byte, token.MaxMessage)); err != nil {
+		t.Error(err)
+	}
+	_, err := tok.Sign(t.Context(), o, make([]byte, token.MaxMessage+1))
+	wantCode(t, err, token.CodeMisuse, fmt.Sprint(token.MaxMessage+1))
+	if m.count("load") != 1 {
+		t.Error("the helper did not survive")
+	}
+}

@@ -1,0 +1,132 @@
+package token_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"onionbalancer/keystore/token"
+	"onionbalancer/keystore/token/tokentest"
+)
+
+// TestWrongPIN makes sure that a wrong PIN reaches the token exactly once in the
+// life of this process, whatever is restarted and opened again.
+func TestWrongPIN(t *testing.T) {
+	m := newFake(t)
+	m.write("pin", "wrong-1234")
+	tok := open(t, m.uri())
+	_, err := tok.Info(t.Context())
+	wantCode(t, err, token.CodePIN, "the PIN is wrong")
+	for range 3 {
+		_, err := tok.SigningKeys(t.Context(), "")
+		wantCode(t, err, token.CodePIN, "not tried again")
+	}
+	tok.Close()
+	again := open(t, m.uri())
+	wantCode(t, again.Ping(t.Context()), token.CodePIN, "not tried again")
+	// The same token by other names, and the same PIN from elsewhere.
+	m.write("pin2", "wrong-1234\n")
+	for _, uri := range []string{
+		strings.ReplaceAll(m.uri(), "/pin", "/pin2"),
+		strings.ReplaceAll(m.uri(), "token=fake", "serial=12"),
+		strings.ReplaceAll(m.uri(), "token=fake", "token=fake;model=a"),
+	} {
+		wantCode(t, open(t, uri).Ping(t.Context()), token.CodePIN, "not tried again")
+	}
+	if n := m.count("open"); n != 1 {
+		t.Errorf("the token saw the wrong PIN %d times", n)
+	}
+	// That of a token that is surely another one is tried.
+	wantCode(t, open(t, strings.ReplaceAll(m.uri(), "token=fake", "token=other")).Ping(t.Context()), token.CodePIN, "the PIN is wrong")
+	if n := m.count("open"); n != 2 {
+		t.Errorf("%d tries after that of another token", n)
+	}
+	// Another PIN is tried, without a restart.
+	m.write("pin", "right-1234")
+	if err := again.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	// A PIN that was changed on the token is found out when it is used again,
+	// and is not tried a second time either.
+	m.write("error-sign", string(token.CodePIN))
+	_, err = again.Sign(t.Context(), token.Object{Label: "o"}, nil)
+	wantCode(t, err, token.CodePIN, "the fake token says pin")
+	wantCode(t, again.Ping(t.Context()), token.CodePIN, "not tried again")
+	if n := m.count("open"); n != 3 {
+		t.Errorf("%d tries in all", n)
+	}
+}
+
+// TestHeldBack makes sure that a token on its last try, or locked, is left alone
+// for a while, and then looked at again.
+func TestHeldBack(t *testing.T) {
+	defer token.Quick(5 * time.Second)()
+	for _, code := range []token.Code{token.CodeFinalTry, token.CodeLocked} {
+		t.Run(string(code), func(t *testing.T) {
+			m := newFake(t)
+			m.write("error-open", string(code))
+			tok := open(t, m.uri())
+			for range 3 {
+				wantCode(t, tok.Ping(t.Context()), code, "the fake token says "+string(code))
+				m.write("pin", "right-1234\n") // even if it was written again
+			}
+			if n := m.count("open"); n != 1 {
+				t.Errorf("the token was asked %d times", n)
+			}
+			time.Sleep(450 * time.Millisecond)
+			if err := tok.Ping(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestPINSources tries what goes wrong before a helper is started.
+func TestPINSources(t *testing.T) {
+	m := newFake(t)
+	if err := os.Chmod(filepath.Join(m.dir, "pin"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, m.uri()).Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("error %v", err)
+	}
+	if err := open(t, strings.ReplaceAll(m.uri(), "/pin", "/none")).Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("error %v", err)
+	}
+	if m.count("load") != 0 {
+		t.Error("a helper was started without a PIN")
+	}
+	// No PIN at all is for tokens that need none.
+	none := open(t, strings.Split(m.uri(), "&")[0])
+	wantCode(t, none.Ping(t.Context()), token.CodePIN, "")
+	if err := os.Remove(filepath.Join(m.dir, "right")); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, none.Ping(t.Context()), token.CodePIN, "not tried again")
+	if err := open(t, strings.Replace(strings.Split(m.uri(), "&")[0], "fake", "free", 1)).Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestWrongPINOfSoftHSM lets a real token count the tries.
+func TestWrongPINOfSoftHSM(t *testing.T) {
+	hsm := tokentest.New(t)
+	if err := os.WriteFile(hsm.PINFile, []byte("wrong-4711\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tok := open(t, hsm.URI(""))
+	for range 3 {
+		wantCode(t, tok.Ping(t.Context()), token.CodePIN, "")
+	}
+	if !hsm.Warned(t) {
+		t.Error("the token saw no wrong PIN")
+	}
+	if err := os.WriteFile(hsm.PINFile, []byte(hsm.PIN+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := tok.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -38,17 +38,11 @@ func (Secret) String() string { return "[secret]" }
 // Format writes String whatever the verb.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(s.String())) }
 
-// KindOf tells what kind of document raw is, in plain words, and "" if it is none.
-func KindOf(raw []byte) string {
+// IsBundle reports whether raw says that it is a bundle. ParseBundle finds out
+// whether it is.
+func IsBundle(raw []byte) bool {
 	var h header
-	if json.Unmarshal(raw, &h) != nil {
-		return ""
-	}
-	switch h.Kind {
-	case kindRequest, kindBundle, kindKeys:
-		return h.Kind
-	}
-	return ""
+	return json.Unmarshal(raw, &h) == nil && h.Kind == kindBundle
 }
 
 // decode reads the document raw of a kind into doc, and refuses whatever encode

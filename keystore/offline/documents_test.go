@@ -76,14 +76,14 @@ func TestKinds(t *testing.T) {
 	wantError(t, "a bundle", err, `this is a "balancer ceremony bundle"`)
 	_, err = ParseBundle(readGolden(t, "keys.json"))
 	wantError(t, "keys", err, `this is a "balancer ceremony keys"`)
-	for name, want := range map[string]string{"request.json": kindRequest, "part.json": kindBundle, "keys.json": kindKeys} {
-		if got := KindOf(readGolden(t, name)); got != want {
-			t.Errorf("%s is %q", name, got)
+	for name, want := range map[string]bool{"request.json": false, "part.json": true, "bundle.json": true, "keys.json": false} {
+		if got := IsBundle(readGolden(t, name)); got != want {
+			t.Errorf("%s is a bundle: %v", name, got)
 		}
 	}
 	for _, raw := range []string{"", "{}", `{"kind":"x"}`, `{"kind":1}`} {
-		if got := KindOf([]byte(raw)); got != "" {
-			t.Errorf("%q is %q", raw, got)
+		if IsBundle([]byte(raw)) {
+			t.Errorf("%q is a bundle", raw)
 		}
 	}
 	_, err = ParseRequest([]byte(strings.Replace(string(readGolden(t, "request.json")), `"version": 1`, `"version": 2`, 1)))

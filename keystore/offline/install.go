@@ -191,7 +191,7 @@ const keptOver = 7 * 24 * time.Hour
 // tell works out until when the supply lasts, and what is odd about it.
 func (t *target) tell(now time.Time) {
 	s := t.have.keys.Schedule
-	first := s.First(now).Number
+	first := s.InUse(now).Number
 	if t.have.bundle == nil {
 		return
 	}

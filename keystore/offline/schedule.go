@@ -80,8 +80,8 @@ func (s Schedule) Expiry(number uint64) time.Time {
 	return s.LastUse(number).Add(spare + time.Hour - time.Second).Truncate(time.Hour)
 }
 
-// First returns the earliest period of which a descriptor is published at now.
-func (s Schedule) First(now time.Time) descriptor.Period {
+// InUse returns the earliest period of which a descriptor is published at now.
+func (s Schedule) InUse(now time.Time) descriptor.Period {
 	p := s.At(now)
 	if previous := p.Previous(); previous != p && now.Before(s.LastUse(previous.Number)) {
 		return previous

@@ -29,7 +29,7 @@ func TestPublicSchedule(t *testing.T) {
 		-time.Second: current - 1, 0: current - 1, 12*time.Hour - time.Second: current - 1,
 		12 * time.Hour: current, 24*time.Hour - time.Second: current, 24 * time.Hour: current,
 	} {
-		if got := Public.First(noon.Add(after)).Number; got != want {
+		if got := Public.InUse(noon.Add(after)).Number; got != want {
 			t.Errorf("%s into the period the first one published is %d, want %d", after, got, want)
 		}
 	}
@@ -60,7 +60,7 @@ func TestEverySchedule(t *testing.T) {
 		if at.Number != number || at.Length != s.Length() {
 			t.Errorf("period %d begins in period %s", number, at)
 		}
-		if first := s.First(s.Start(number)); first.Number >= number {
+		if first := s.InUse(s.Start(number)); first.Number >= number {
 			t.Errorf("the period before %d is not in use at its beginning", number)
 		}
 	})

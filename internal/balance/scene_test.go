@@ -29,8 +29,10 @@ type scene struct {
 	instances []*sim.Instance
 	service   *Service
 	network   *Network
+	env       Env
 	store     *memoryStore
 	custodian *memoryCustodian
+	signing   SigningKeys
 	began     time.Time
 	skew      time.Duration // of the service's wall clock
 	mu        sync.Mutex    // protects skew
@@ -43,6 +45,8 @@ type memoryCustodian struct {
 	mu        sync.Mutex
 	broken    error
 	certified int
+	asked     int
+	closed    int
 }
 
 func (m *memoryCustodian) Address() descriptor.Address { return m.key.Address() }
@@ -56,6 +60,7 @@ func (m *memoryCustodian) fail(err error) {
 func (m *memoryCustodian) Certify(_ context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.asked++
 	if m.broken != nil {
 		return descriptor.Certificate{}, m.broken
 	}
@@ -76,7 +81,19 @@ func (m *memoryCustodian) RevisionKey(_ context.Context, p descriptor.Period) (d
 	return blinded.RevisionKey(), nil
 }
 
-func (m *memoryCustodian) Close() error { return nil }
+func (m *memoryCustodian) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.closed++
+	return nil
+}
+
+// counts returns how often m was asked to certify, and how often it was closed.
+func (m *memoryCustodian) counts() (asked, closed int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.asked, m.closed
+}
 
 // onScene runs do on a network with three instances and a running service, in
 // virtual time.
@@ -87,7 +104,7 @@ func onScene(t *testing.T, cfg sim.Config, do func(t *testing.T, s *scene)) {
 func onSceneOf(t *testing.T, cfg sim.Config, instances []sim.InstanceConfig, do func(t *testing.T, s *scene)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &scene{t: t, began: time.Now(), net: sim.New(cfg), store: newMemoryStore(), custodian: &memoryCustodian{key: testIdentity(t, 77)}}
+		s := &scene{t: t, began: time.Now(), net: sim.New(cfg), store: newMemoryStore(), custodian: &memoryCustodian{key: testIdentity(t, 77)}, signing: MemoryKeys{}}
 		defer s.net.Close()
 		for _, i := range instances {
 			s.instances = append(s.instances, s.net.AddInstance(i))
@@ -136,7 +153,7 @@ func (s *scene) step(by time.Duration) {
 }
 
 func (s *scene) config() Config {
-	cfg := Config{Custodian: s.custodian, Signing: MemoryKeys{}, Strategy: selection.Spread{}, Limit: 20, FetchEvery: time.Minute}
+	cfg := Config{Custodian: s.custodian, Signing: s.signing, Strategy: selection.Spread{}, Limit: 20, FetchEvery: time.Minute}
 	for n, i := range s.instances {
 		cfg.Instances = append(cfg.Instances, Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address()})
 	}
@@ -152,10 +169,11 @@ func (s *scene) start() {
 	client := control.New(control.Config{Dial: s.net.Dial, Log: log})
 	s.network = NewNetwork(client, log)
 	publisher := hsdir.NewPublisher(hsdir.PublishConfig{Poster: client})
-	s.service = NewService(s.config(), Env{
+	s.env = Env{
 		Network: s.network, Fetcher: NewFetcher(hsdir.NewFetcher(hsdir.FetchConfig{Getter: client})),
 		Publisher: publisher, Store: s.store, Log: log, Now: s.now,
-	})
+	}
+	s.service = NewService(s.config(), s.env)
 	ctx, cancel := context.WithCancel(s.t.Context())
 	var wait sync.WaitGroup
 	wait.Go(func() { _ = client.Run(ctx) })

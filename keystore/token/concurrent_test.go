@@ -55,11 +55,11 @@ func TestOrder(t *testing.T) {
 	if err := tok.Ping(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	m.write("slow", "")
+	m.write("wait-keys", "")
 	var mu sync.Mutex
 	var order []int
 	var wg sync.WaitGroup
-	for i := range 8 {
+	for i := range 6 {
 		wg.Go(func() {
 			if _, err := tok.SigningKeys(t.Context(), "none"); err != nil {
 				t.Error(err)
@@ -68,8 +68,9 @@ func TestOrder(t *testing.T) {
 			defer mu.Unlock()
 			order = append(order, i)
 		})
-		time.Sleep(5 * time.Millisecond) // a sixth of what each takes
+		time.Sleep(50 * time.Millisecond) // for it to get in line
 	}
+	m.write("go", "")
 	wg.Wait()
 	for i, who := range order {
 		if i != who {

@@ -202,11 +202,7 @@ func (h *helper) broken(ctx context.Context, op Op, err error) error {
 	p := h.process
 	if ctx.Err() != nil {
 		h.stop(0)
-		if !errors.Is(ctx.Err(), context.Canceled) {
-			h.lost() // it hangs, and may do so again
-		}
-		cause := context.Cause(ctx)
-		return fmt.Errorf("%w: %w", Errorf(CodeCrashed, "the helper process did not answer to %s, and was killed", op), cause)
+		return fmt.Errorf("%w: %w", Errorf(CodeCrashed, "the helper process did not answer to %s, and was killed", op), context.Cause(ctx))
 	}
 	// Its end of the socket is closed before it is gone.
 	p.wait(limits.grace / 4)

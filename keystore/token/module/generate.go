@@ -25,17 +25,19 @@ func (t *Token) Generate(o token.Object) (made token.SigningKey, err error) {
 	if o.Label == "" || len(o.ID) == 0 {
 		return made, token.Errorf(token.CodeMisuse, "making a key: it needs both a label and an ID")
 	}
-	begun := false // whatever has this label and ID is ours
+	name := fullName(o)
 	err = t.do("making "+describe(o)+" on", func(s *session) error {
-		if err := s.vacate(o, begun); err != nil {
+		if err := s.vacate(o, t.begun[name]); err != nil {
 			return err
 		}
-		begun = true
+		t.begun[name] = true
 		p, err := s.generate(o)
-		if err == nil {
-			made = token.SigningKey{Object: o, Public: p.public}
+		if err != nil {
+			return err
 		}
-		return err
+		delete(t.begun, name)
+		made = token.SigningKey{Object: o, Public: p.public}
+		return nil
 	})
 	return made, err
 }

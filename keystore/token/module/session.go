@@ -18,8 +18,9 @@ type Token struct {
 	pin    *locked.Buffer // empty: none, or typed on the token itself
 
 	// Under module.mu:
-	current *session // or nil
-	doubt   bool     // the last login failed, who knows why
+	current *session        // or nil
+	doubt   bool            // the last login failed, who knows why
+	begun   map[string]bool // keys that were to be made, and may be there half-tested
 	closed  bool
 }
 
@@ -38,7 +39,7 @@ type session struct {
 // Open finds the one token that matches and logs in with a copy of pin, which
 // may be nil. The token is not touched when it has refused this PIN before.
 func (m *Module) Open(want token.Selector, pin *locked.Buffer) (*Token, error) {
-	t := &Token{module: m, want: want, pin: &locked.Buffer{}}
+	t := &Token{module: m, want: want, pin: &locked.Buffer{}, begun: map[string]bool{}}
 	if pin != nil && pin.Len() > 0 {
 		t.pin = locked.New(pin.Len())
 		copy(t.pin.Bytes(), pin.Bytes())

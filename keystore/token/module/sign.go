@@ -32,7 +32,7 @@ func (t *Token) Sign(o token.Object, message []byte) (signature []byte, err erro
 
 // pair finds a key pair, and remembers it as long as the session lasts.
 func (s *session) pair(o token.Object) (*pair, error) {
-	name := o.Label + "\x00" + string(o.ID)
+	name := fullName(o)
 	if p := s.pairs[name]; p != nil {
 		return p, nil
 	}
@@ -47,6 +47,9 @@ func (s *session) pair(o token.Object) (*pair, error) {
 	s.pairs[name] = p
 	return p, nil
 }
+
+// fullName is a key of maps.
+func fullName(o token.Object) string { return o.Label + "\x00" + string(o.ID) }
 
 // half finds the other half of a private key.
 func (s *session) half(k key) (*pair, error) {

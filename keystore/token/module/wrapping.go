@@ -68,26 +68,23 @@ func (t *Token) WrappingKey(o token.Object) (found token.WrappingKey, err error)
 			return err
 		}
 		found.Object = k.object
-		var last error
 		var reasons []string
 		for _, m := range methods[k.kind] {
 			err := s.try(m, k)
 			switch {
 			case err == nil:
 				found.Methods = append(found.Methods, m.name)
-			case fatal(err) && !broken[m.name]:
+			case fatal(err):
+				return err
+			case vague(err) && !broken[m.name]:
 				broken[m.name] = true // once more, with a new session
 				return err
 			default:
-				last = err
 				reasons = append(reasons, string(m.name)+": "+err.Error())
 			}
 		}
-		switch {
-		case len(found.Methods) > 0:
+		if len(found.Methods) > 0 {
 			return nil
-		case gone(last) || stale(last):
-			return last
 		}
 		return token.Errorf(token.CodeUnsupported, "this %s key can wrap in no way: %s", kindName(k.kind), strings.Join(reasons, "; "))
 	})
@@ -96,7 +93,7 @@ func (t *Token) WrappingKey(o token.Object) (found token.WrappingKey, err error)
 
 // fatal says that err is about the token, not about one method.
 func fatal(err error) bool {
-	return stale(err) || gone(err) || vague(err) ||
+	return stale(err) || gone(err) ||
 		hasCode(err, token.CodePIN, token.CodeFinalTry, token.CodeLocked) || pinTrouble(err)
 }
 
@@ -180,8 +177,13 @@ func (t *Token) Unwrap(o token.Object, name token.Method, wrapped []byte) (plain
 			return err
 		}
 		plain, err = m.unwrap(s, k, wrapped)
-		if damaged(err) || vague(err) && s.try(m, k) == nil {
-			// Tokens say anything of bad data. One that unwraps its own is well.
+		if vague(err) && s.try(m, k) == nil { // tokens say anything of bad data; this one is well
+			plain, err = m.unwrap(s, k, wrapped)
+			if vague(err) {
+				return errDamaged()
+			}
+		}
+		if damaged(err) {
 			return errDamaged()
 		}
 		return err

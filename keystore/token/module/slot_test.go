@@ -1,0 +1,115 @@
+//go:build cgo
+
+package module
+
+import (
+	"testing"
+
+	"github.com/miekg/pkcs11"
+
+	"onionbalancer/keystore/token"
+)
+
+func TestFindToken(t *testing.T) {
+	twin := newFakeToken("fake", "3")
+	blank := newFakeToken("", "")
+	blank.info.Flags = 0
+	for _, c := range []struct {
+		want token.Selector
+		code token.Code
+		says string
+	}{
+		{token.Selector{Label: "other"}, "", ""},
+		{token.Selector{Serial: "3"}, "", ""},
+		{token.Selector{Label: "fake", Serial: "1", Manufacturer: "Fakes", Model: "F1"}, "", ""},
+		{token.Selector{Label: "fake"}, token.CodeNoKey, `more than one token fits: "fake" (serial=1), "fake" (serial=3): add serial=`},
+		{token.Selector{}, token.CodeNoKey, `"other" (serial=2)`},
+		{token.Selector{Label: "Fake"}, token.CodeAbsent, `fake.so sees no such token but "other" (serial=2), "fake" (serial=1)`},
+		{token.Selector{Label: "fake", Model: "F2"}, token.CodeAbsent, "no such token"},
+		{token.Selector{Serial: "1", Manufacturer: "Fake"}, token.CodeAbsent, "no such token"},
+	} {
+		f := newFake()
+		f.tokens = append(f.tokens, twin, blank)
+		m := newModule("fake.so", f)
+		if err := m.use(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := m.Open(c.want, secret(fakePIN))
+		switch {
+		case c.code != "":
+			wantCode(t, err, c.code, c.says)
+		case err != nil:
+			t.Errorf("%+v: %v", c.want, err)
+		}
+	}
+}
+
+// TestTokenComesAndGoes: no slot number and no handle is used after the token
+// was away.
+func TestTokenComesAndGoes(t *testing.T) {
+	for name, deed := range deeds(t) {
+		f := newFake()
+		opened, err := f.open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			f.tokens[1].away = true
+			for range 2 {
+				_, err = opened.Sign(key1("ed"), nil)
+				wantCode(t, err, token.CodeAbsent, `signing with key "ed" on token "fake"`, "sees no such token")
+			}
+			f.tokens[1].away = false
+			f.tokens = append([]*fakeToken{newFakeToken("new", "9"), f.tokens[1]}, f.tokens...) // in other slots
+			f.tokens = f.tokens[:2]
+		}
+		if err := deed(opened); err != nil {
+			t.Errorf("%s after the token was put back: %v", name, err)
+		}
+	}
+}
+
+// TestTokenSwapped: another token in the same slot is not taken for ours, even
+// if the module keeps the session.
+func TestTokenSwapped(t *testing.T) {
+	f := newFake()
+	opened, err := f.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.tokens[1].info.SerialNumber = "4"
+	f.tokens[1].info.Label = "stranger"
+	clear(f.tokens[1].objects)
+	_, err = opened.Sign(key1("ed"), nil)
+	wantCode(t, err, token.CodeAbsent, "no such token")
+	keys, err := opened.SigningKeys("")
+	if err == nil {
+		t.Errorf("listed %+v of a strange token", keys)
+	}
+}
+
+// TestBlindModule: a module that keeps sessions to a token that is gone, and
+// finds nothing there, must not pass for a token without keys.
+func TestBlindModule(t *testing.T) {
+	f := newFake()
+	opened, err := f.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	starts := f.starts
+	kept := f.tokens[1].objects
+	f.tokens[1].objects = map[pkcs11.ObjectHandle]*fakeObject{}
+	f.fail = func(call string, _ int) error {
+		if call == "C_GetTokenInfo" && f.starts == starts {
+			return pkcs11.Error(pkcs11.CKR_GENERAL_ERROR)
+		}
+		if f.starts > starts {
+			f.tokens[1].objects = kept
+		}
+		return nil
+	}
+	keys, err := opened.SigningKeys("")
+	if err != nil || len(keys) != 1 {
+		t.Errorf("listed %+v, %v", keys, err)
+	}
+}

@@ -86,12 +86,18 @@ func (s *Service) report(r Round) {
 	if c := r.Consensus; c != nil {
 		snap.Warnings = append(snap.Warnings, clockWarning(now, c.ValidAfter, c.ValidUntil)...)
 	}
-	snap.State = s.state(snap)
 	for _, w := range snap.Warnings {
 		if !slices.Contains(before.Warnings, w) {
 			s.log.Warn(w)
 		}
 	}
+	// Logged in a rhythm of its own.
+	s.lookAhead(now, r.Consensus)
+	if s.outlook.text != "" {
+		snap.Warnings = append(snap.Warnings, s.outlook.text)
+	}
+	snap.Custody = s.reportCustody(now)
+	snap.State = s.state(snap)
 	s.snapshot.Store(snap)
 }
 
@@ -183,7 +189,7 @@ func (s *Service) state(snap *status.Service) status.State {
 // period that clients ask for can be published.
 func (s *Service) cannotSign() bool {
 	e := s.editions[s.epoch.period]
-	return s.custody.failures[s.epoch.period] != nil || e != nil && e.unmade != nil
+	return s.outlook.stage == stageOver || s.custody.failures[s.epoch.period] != nil || e != nil && e.unmade != nil
 }
 
 // clockWarning compares the clock with the consensus, which many agreed on.

@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -33,6 +34,8 @@ type scene struct {
 	store     *memoryStore
 	custodian *memoryCustodian
 	signing   SigningKeys
+	keeper    Custodian // instead of custodian, if not nil
+	handler   slog.Handler
 	began     time.Time
 	skew      time.Duration // of the service's wall clock
 	mu        sync.Mutex    // protects skew
@@ -153,7 +156,7 @@ func (s *scene) step(by time.Duration) {
 }
 
 func (s *scene) config() Config {
-	cfg := Config{Custodian: s.custodian, Signing: s.signing, Strategy: selection.Spread{}, Limit: 20, FetchEvery: time.Minute}
+	cfg := Config{Custodian: cmp.Or[Custodian](s.keeper, s.custodian), Signing: s.signing, Strategy: selection.Spread{}, Limit: 20, FetchEvery: time.Minute}
 	for n, i := range s.instances {
 		cfg.Instances = append(cfg.Instances, Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address()})
 	}
@@ -165,6 +168,9 @@ func (s *scene) start() {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	if testing.Verbose() {
 		log = slog.New(slog.NewTextHandler(s.t.Output(), nil))
+	}
+	if s.handler != nil {
+		log = slog.New(s.handler)
 	}
 	client := control.New(control.Config{Dial: s.net.Dial, Log: log})
 	s.network = NewNetwork(client, log)

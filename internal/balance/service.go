@@ -92,6 +92,8 @@ type Service struct {
 	lastRound   time.Time
 	published   time.Time // first confirmation on an HSDir that clients ask
 	troubles    troubles
+	outlook     outlook
+	outlookSaid time.Time // in the log
 }
 
 // NewService returns a service that does nothing until Run.
@@ -112,11 +114,13 @@ func NewService(cfg Config, env Env) *Service {
 		troubles:    troubles{},
 		fits:        descriptor.MaxIntroductionPoints,
 	}
-	s.snapshot.Store(&status.Service{Address: address.String(), State: status.StateStarting, Strategy: cfg.Strategy.Name()})
 	if s.env.Now == nil {
 		s.env.Now = time.Now
 	}
 	s.reconfigure(s.env.Now(), cfg)
+	s.snapshot.Store(&status.Service{
+		Address: address.String(), State: status.StateStarting, Strategy: cfg.Strategy.Name(), Custody: s.reportCustody(s.env.Now()),
+	})
 	return s
 }
 

@@ -77,6 +77,7 @@ type Service struct {
 	Address     string       `json:"address"`
 	State       State        `json:"state"`
 	Strategy    string       `json:"strategy"`
+	Custody     Custody      `json:"custody"`
 	Instances   []Instance   `json:"instances"`
 	Descriptors []Descriptor `json:"descriptors"`
 	Rounds      uint64       `json:"rounds"`
@@ -84,6 +85,23 @@ type Service struct {
 	NextFetch   time.Time    `json:"next_fetch,omitzero"`
 	FirstAnswer *float64     `json:"seconds_to_first_publication,omitempty"`
 	Warnings    []string     `json:"warnings,omitempty"`
+}
+
+// Custody says who keeps the keys of a service, and how long that lasts.
+type Custody struct {
+	Form           string    `json:"form"`                     // of the identity key: "tor", "pem", "sealed", "offline"
+	Signing        string    `json:"signing"`                  // where the descriptor-signing keys are: "memory", "disk" or "token"
+	CertifiedUntil time.Time `json:"certified_until,omitzero"` // the end of the certificate in the descriptor that clients fetch
+	*Ahead                   // nil unless the certificates were made at a ceremony
+}
+
+// Ahead is the supply of certificates that were made at a ceremony.
+type Ahead struct {
+	Periods   int       `json:"periods_left"`      // certified, from the one that clients fetch for on
+	Horizon   int       `json:"periods_horizon"`   // covered by the last ceremony
+	RenewBy   time.Time `json:"renew_by,omitzero"` // when the first period without a certificate begins to be published
+	DarkAt    time.Time `json:"dark_at,omitzero"`  // when clients begin to ask for that period
+	Remaining float64   `json:"remaining_seconds"` // until DarkAt; 0 after it
 }
 
 // Instance is one backend of a service.

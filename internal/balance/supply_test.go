@@ -1,0 +1,198 @@
+package balance
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/sim"
+)
+
+// bundle is a custodian that certifies for the periods up to last alone.
+type bundle struct {
+	*memoryCustodian
+	mu      sync.Mutex
+	last    descriptor.Period
+	horizon int
+}
+
+var errEnded = errors.New("nothing was certified for it")
+
+func (b *bundle) install(last descriptor.Period, horizon int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.last, b.horizon = last, horizon
+}
+
+func (b *bundle) Supply(from descriptor.Period) (descriptor.Period, int, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.last, b.horizon, from.Number <= b.last.Number
+}
+
+func (b *bundle) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ time.Time) (descriptor.Certificate, error) {
+	if _, _, ok := b.Supply(p); !ok {
+		return descriptor.Certificate{}, errEnded
+	}
+	expires := p.End(descriptor.DefaultRotationOffset).Add(p.Length/2 + 6*time.Hour)
+	return b.memoryCustodian.Certify(ctx, p, signing, expires)
+}
+
+func TestLook(t *testing.T) {
+	const day = 24 * time.Hour
+	current := descriptor.Period{Number: 20000, Length: day}
+	start := current.Start(descriptor.DefaultRotationOffset)
+	for _, test := range []struct {
+		what          string
+		left, horizon int // periods, from the current one on; 0 for none
+		into          time.Duration
+		stage         int
+		urgent        bool
+		says          string
+	}{
+		{"all of it", 60, 60, 0, 0, false, ""},
+		{"just more than a third", 21, 60, day - time.Second, 0, false, ""},
+		{"a third", 20, 60, 0, 1, false, "for 20 days more: install new ones before 2024-10-24 00:00"},
+		{"a sixth", 10, 60, 0, 2, false, "for 10 days more"},
+		{"a tenth", 6, 60, 0, 2, true, "for 6 days more"},
+		{"nine of thirty", 9, 30, 0, 1, false, "for 9 days more"},
+		{"three days of thirty", 3, 30, 0, 2, true, "for 3 days more"},
+		{"the last", 1, 60, 0, 5, true, "for 24 hours more: install"},
+		{"the last, and the next is published early", 1, 60, day / 2, 6, true, "for 12 hours more, and there is none for the next period"},
+		{"the last hour", 1, 60, day - time.Hour, 9, true, "for 60 minutes more"},
+		{"one of two", 1, 2, 0, 1, false, "for 24 hours more: install"},
+		{"two of two", 2, 2, 0, 0, false, ""},
+		{"one of one", 1, 1, 0, 1, false, "for 24 hours more"},
+		{"unknown horizon", 5, 0, 0, 0, false, ""},
+		{"the end, while the consensus is of before", 1, 60, day, stageOver, true, "ended at 2024-10-05 12:00"},
+		{"long after", 1, 60, 40 * day, stageOver, true, "ended at 2024-10-05 12:00"},
+		{"none", 0, 60, 0, stageOver, true, "no certificate for the period"},
+	} {
+		b := &bundle{last: descriptor.Period{Number: 20000 + uint64(test.left) - 1, Length: day}, horizon: test.horizon}
+		o := look(start.Add(test.into), b, current, descriptor.DefaultRotationOffset, outlook{})
+		if test.stage == stageOver {
+			test.left = 0
+		}
+		if o.stage != test.stage || o.urgent != test.urgent || !strings.Contains(o.text, test.says) || (test.says == "") != (o.text == "") || o.periods != test.left {
+			t.Errorf("%s: stage %d, urgent %v, %d periods, %q; want %d, %v, %q", test.what, o.stage, o.urgent, o.periods, o.text, test.stage, test.urgent, test.says)
+		}
+	}
+	// Periods that are not as long as a shared-random run are published early by
+	// a whole one.
+	odd := descriptor.Period{Number: 100, Length: 6 * time.Hour}
+	if got, want := firstUse(odd, 12*time.Hour), odd.Start(12*time.Hour).Add(-6*time.Hour); !got.Equal(want) {
+		t.Errorf("first use at %v, want %v", got, want)
+	}
+}
+
+// records collects what is logged about certificates.
+type records struct {
+	slog.Handler
+	mu   *sync.Mutex
+	list *[]string
+}
+
+func (r records) WithAttrs([]slog.Attr) slog.Handler { return r }
+
+func (r records) Enabled(context.Context, slog.Level) bool { return true }
+
+func (r records) Handle(_ context.Context, record slog.Record) error {
+	if strings.Contains(record.Message, "certificates made offline") || strings.Contains(record.Message, "no certificate for") {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		*r.list = append(*r.list, fmt.Sprintf("%s %s", record.Level, record.Message))
+	}
+	return nil
+}
+
+// A bundle runs out: warnings long before, every day and oftener towards the
+// end; after it, what is published stays and the status says so; and all is
+// well as soon as there is a new one.
+func TestBundleRunsOut(t *testing.T) {
+	onScene(t, sim.Config{Seed: 50}, func(t *testing.T, s *scene) {
+		s.stop()
+		log := records{mu: new(sync.Mutex), list: new([]string)}
+		s.handler = log
+		// The clock of the simulation begins in period 10956, at 00:02.
+		b := &bundle{memoryCustodian: s.custodian}
+		period := func(n uint64) descriptor.Period { return descriptor.Period{Number: n, Length: 24 * time.Hour} }
+		b.install(period(10965), 11)
+		s.keeper = b
+		s.start()
+		s.fetchEvery(30 * time.Minute)
+		s.settle(2 * time.Hour)
+		ahead := func(when string) (status.Service, *status.Ahead) {
+			t.Helper()
+			got := s.service.Status()
+			if got.Custody.Ahead == nil {
+				t.Fatalf("%s: %+v", when, got.Custody)
+			}
+			return got, got.Custody.Ahead
+		}
+		got, a := ahead("at first")
+		s.want("at first", status.StateOK)
+		dark := period(10966).Start(12 * time.Hour)
+		if a.Periods != 10 || a.Horizon != 11 || !a.DarkAt.Equal(dark) || !a.RenewBy.Equal(dark.Add(-12*time.Hour)) ||
+			a.Remaining < 9*86400 || a.Remaining > 10*86400 || got.Custody.CertifiedUntil.IsZero() {
+			t.Errorf("at first: %+v, %+v", got.Custody, a)
+		}
+		s.settle(7 * 24 * time.Hour)
+		if got = s.want("near the end", status.StateDegraded); !warned(got, "install new ones before") || warned(got, errEnded.Error()) {
+			t.Errorf("near the end: %q", got.Warnings)
+		}
+		s.settle(time.Until(dark) - time.Hour)
+		if got = s.want("in the last hour", status.StateDegraded); !warned(got, "none for the next period") || !warned(got, errEnded.Error()) {
+			t.Errorf("in the last hour: %q", got.Warnings)
+		}
+		s.reach("in the last hour", 20)
+		s.settle(4 * time.Hour)
+		got, a = ahead("after the end")
+		s.want("after the end", status.StateFailed)
+		if !warned(got, "ended at") && !warned(got, "there is no certificate") || a.Remaining != 0 || !a.DarkAt.Equal(dark) || a.Periods != 0 {
+			t.Errorf("after the end: %q, %+v", got.Warnings, a)
+		}
+		if d := got.Descriptors; len(d) != 1 || d[0].Confirmed != 8 || d[0].Period != 10965 {
+			t.Errorf("what is published after the end: %+v", d)
+		}
+		s.settle(48 * time.Hour)
+		got = s.want("long after the end", status.StateFailed)
+		if len(got.Descriptors) != 0 {
+			t.Errorf("long after the end: %+v", got.Descriptors)
+		}
+		b.install(period(10980), 15)
+		s.settle(6 * time.Minute)
+		got = s.want("with a new bundle", status.StateOK)
+		if confirmed(got) != 16 {
+			t.Errorf("%d slots", confirmed(got))
+		}
+		s.reach("with a new bundle", 20)
+		log.check(t)
+	})
+}
+
+// check looks at the rhythm of the log in TestBundleRunsOut.
+func (r records) check(t *testing.T) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	count := map[string]int{}
+	for _, line := range *r.list {
+		word, _, _ := strings.Cut(line, " ")
+		count[word]++
+	}
+	// A third of eleven days is 3.7, a sixth 1.8; the end comes twice, seen by the
+	// clock and then by the consensus or not; and then daily for two days.
+	if count["INFO"] != 2 || count["WARN"] < 2 || count["WARN"] > 3 || count["ERROR"] < 7 || count["ERROR"] > 14 {
+		t.Errorf("logged %v:\n%s", count, strings.Join(*r.list, "\n"))
+	}
+	if first, last := (*r.list)[0], (*r.list)[len(*r.list)-1]; !strings.HasPrefix(first, "INFO certificates made offline") || !strings.HasPrefix(last, "INFO") {
+		t.Errorf("first %q, last %q", first, last)
+	}
+}

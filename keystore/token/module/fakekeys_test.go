@@ -131,6 +131,9 @@ func (f *fake) GenerateKeyPair(handle pkcs11.SessionHandle, _ []*pkcs11.Mechanis
 	h1 := f.create(s, handle, public, map[uint][]byte{pkcs11.CKA_EC_POINT: point, pkcs11.CKA_KEY_TYPE: kind, pkcs11.CKA_CLASS: ulong(pkcs11.CKO_PUBLIC_KEY)})
 	h2 := f.create(s, handle, private, map[uint][]byte{pkcs11.CKA_KEY_TYPE: kind, pkcs11.CKA_CLASS: ulong(pkcs11.CKO_PRIVATE_KEY)})
 	s.token.objects[h2].key = key
+	if s.token.leaky {
+		s.token.objects[h2].attributes[pkcs11.CKA_EXTRACTABLE] = []byte{1}
+	}
 	return h1, h2, nil
 }
 

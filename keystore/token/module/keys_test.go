@@ -287,19 +287,26 @@ func TestGenerate(t *testing.T) {
 		}
 	}
 
-	// What does not pass the test is destroyed.
-	for call, n := range map[string]int{"C_Sign": 0, "C_SignInit": 0} {
+}
+
+// TestGenerateUnfit: a new key that does not sign, or could leave, is destroyed.
+func TestGenerateUnfit(t *testing.T) {
+	for code, spoil := range map[token.Code]func(*fake){
+		token.CodeUnsupported: func(f *fake) { f.fail = failing("C_SignInit", 0, pkcs11.CKR_MECHANISM_INVALID) },
+		token.CodeFailed:      func(f *fake) { f.fail = failing("C_Sign", 0, pkcs11.CKR_HOST_MEMORY) },
+		token.CodeExposed:     func(f *fake) { f.tokens[1].leaky = true },
+	} {
 		f := newFake()
 		opened, err := f.open()
 		if err != nil {
 			t.Fatal(err)
 		}
 		before := len(f.tokens[1].objects)
-		f.fail = failing(call, n, pkcs11.CKR_MECHANISM_INVALID)
+		spoil(f)
 		_, err = opened.Generate(token.Object{Label: "new", ID: []byte("new")})
-		wantCode(t, err, token.CodeUnsupported, call)
+		wantCode(t, err, code, `making key "new"`)
 		if len(f.tokens[1].objects) != before {
-			t.Errorf("%s fails: a key is left behind", call)
+			t.Errorf("%s: a key is left behind", code)
 		}
 	}
 }

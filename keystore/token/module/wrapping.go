@@ -109,15 +109,15 @@ func (s *session) fit(k key) error {
 	if err := s.guarded(k); err != nil {
 		return err
 	}
-	if k.kind != pkcs11.CKK_RSA {
-		return nil // AES has no size that is too short; only P-256 is read of EC
+	if k.kind == pkcs11.CKK_AES {
+		return nil // of which no size is too short
 	}
-	public, err := s.public(k)
+	public, err := s.public(k) // an EC key of no other curve than P-256
 	if err != nil {
 		return err
 	}
-	if bits := public.(*rsa.PublicKey).N.BitLen(); bits < 2048 {
-		return token.Errorf(token.CodeUnsupported, "an RSA key of %d bits is too short: %s", bits, recipe(k.kind))
+	if public, ok := public.(*rsa.PublicKey); ok && public.N.BitLen() < 2048 {
+		return token.Errorf(token.CodeUnsupported, "an RSA key of %d bits is too short: %s", public.N.BitLen(), recipe(k.kind))
 	}
 	return nil
 }

@@ -201,3 +201,31 @@ func TestErrorsAreBounded(t *testing.T) {
 		t.Errorf("%d bytes", len(err.Text))
 	}
 }
+
+// stream is a connection that says what it was given.
+type stream struct {
+	net.Conn
+	io.Reader
+}
+
+func (s stream) Read(b []byte) (int, error)  { return s.Reader.Read(b) }
+func (s stream) Write(b []byte) (int, error) { return len(b), nil }
+func (s stream) Close() error                { return nil }
+
+// FuzzServe makes sure that no request takes the helper down but by ending it.
+func FuzzServe(f *testing.F) {
+	var b strings.Builder
+	for _, request := range []token.Request{
+		{Op: token.OpOpen, Version: 1}, {Op: token.OpUnseal, Sealed: []byte("{}")}, {Op: token.OpCertify}, {Op: token.OpDestroy}, {Op: token.OpKeys},
+	} {
+		if err := wire.Write(&b, request, nil); err != nil {
+			f.Fatal(err)
+		}
+	}
+	f.Add(b.String())
+	f.Add("\x00\x00\x00\x02\x00\x00\x00\x01{}x")
+	f.Fuzz(func(t *testing.T, requests string) {
+		n := new(nothing)
+		_ = Serve(t.Context(), stream{Reader: strings.NewReader(requests)}, func(string) (Module, error) { return n, nil })
+	})
+}

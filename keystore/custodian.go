@@ -3,12 +3,12 @@ package keystore
 import (
 	"context"
 	"crypto/ed25519"
-	"errors"
-	"strings"
+	"fmt"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/keystore/offline"
+	"onionbalancer/keystore/pkcs11uri"
 )
 
 // Custodian keeps the identity key of one service. All methods may be called
@@ -46,8 +46,12 @@ const (
 	FormTor Form = "tor"
 	// FormPEM is an unencrypted PKCS #8 key in PEM, as OnionBalance writes it.
 	FormPEM Form = "pem"
+	// FormSealed is a file that a token's key sealed.
+	FormSealed Form = "sealed"
 	// FormOffline is certificates prepared at a ceremony.
 	FormOffline Form = "offline"
+	// FormToken is an Ed25519 key on a token. It cannot certify.
+	FormToken Form = "token"
 )
 
 // String explains f to people.
@@ -57,30 +61,51 @@ func (f Form) String() string {
 		return "tor's hs_ed25519_secret_key"
 	case FormPEM:
 		return "PKCS #8 in PEM, as OnionBalance writes it"
+	case FormSealed:
+		return "sealed by a token"
 	case FormOffline:
 		return "certificates prepared offline"
+	case FormToken:
+		return "Ed25519 key on a token"
 	}
 	return string(f)
 }
 
-// pkcs11Scheme begins the URI of a key on a token (RFC 7512).
-const pkcs11Scheme = "pkcs11:"
-
-const understood = "understood are tor's hs_ed25519_secret_key, the directory it is in, and an OnionBalance PEM file"
-
-// ErrUnsupported is wrapped by errors about a kind of reference that this
-// version knows of and cannot use.
-var ErrUnsupported = errors.New("keys on PKCS #11 tokens are not supported; " + understood)
+const understood = "understood are tor's hs_ed25519_secret_key, the directory it is in, an OnionBalance PEM file, a pkcs11: URI with x-sealed, and a directory made by \"balancer ceremony request\""
 
 // Open resolves a configuration's reference to a key: the path of a key file
-// or of a tor service's directory. It reads the key once, to check it.
+// or of a tor service's directory, the PKCS #11 URI (RFC 7512) of a sealed key,
+// or a directory for ceremonies. What is on disk it reads once, to check it. It
+// does not ask a token.
 func Open(ref string) (Custodian, error) {
-	// A PKCS #11 URI may carry a PIN, so errors do not repeat it.
-	if strings.HasPrefix(strings.ToLower(ref), pkcs11Scheme) {
-		return nil, errors.Join(errors.New("opening a key by its "+pkcs11Scheme+" URI"), ErrUnsupported)
+	if pkcs11uri.Is(ref) {
+		uri, err := pkcs11uri.Parse(ref)
+		if err != nil {
+			return nil, fmt.Errorf("opening key: %w", err)
+		}
+		key, err := OpenSealed(uri)
+		if err != nil {
+			return nil, err
+		}
+		return key, nil
 	}
 	if offline.Is(ref) {
 		return OpenOffline(ref)
 	}
-	return OpenDisk(ref)
+	disk, err := OpenDisk(ref)
+	if err != nil {
+		return nil, err
+	}
+	return disk, nil
+}
+
+// sealedAlone is the error of a sealed file that is named like a plain one. It
+// shows what to write.
+func sealedAlone(path string) error {
+	uri := &pkcs11uri.URI{ModulePath: "/PATH/OF/MODULE.so", PINSource: "file:/PATH/OF/PIN", Sealed: path}
+	if file, err := ReadSealed(path); err == nil {
+		uri.Label, uri.Serial = file.Token().Label, file.Token().Serial
+		uri.Object, uri.ID = file.Object().Label, file.Object().ID
+	}
+	return fmt.Errorf("opening key %q: this key is sealed by a token, which has to be named as well: %s", path, uri)
 }

@@ -100,18 +100,6 @@ func TestNotAFile(t *testing.T) {
 	wantError(t, "a pipe, which has no writer", err, "not a regular file")
 }
 
-// TestToken: the error about a reference to come says what is understood, and
-// does not repeat a PIN.
-func TestToken(t *testing.T) {
-	for _, ref := range []string{"pkcs11:token=hsm?pin-value=12345678", "PKCS11:token=hsm?pin-value=12345678"} {
-		_, err := Open(ref)
-		wantError(t, ref, err, "pkcs11:", "hs_ed25519_secret_key", "PEM")
-		if !errors.Is(err, ErrUnsupported) || strings.Contains(err.Error(), "12345678") {
-			t.Errorf("%v", err)
-		}
-	}
-}
-
 // TestNeighbours: what stands beside the key has to agree with it.
 func TestNeighbours(t *testing.T) {
 	vectors := loadVectors[keyVectors](t, "keys.json")

@@ -28,6 +28,9 @@ func keyFile(path string) (string, error) {
 		return "", fmt.Errorf("opening key: %w", err)
 	}
 	if !info.IsDir() {
+		if isSealed(abs) {
+			return "", sealedAlone(abs)
+		}
 		return abs, nil
 	}
 	inside := filepath.Join(abs, torSecretFile)

@@ -39,7 +39,7 @@ type certified struct {
 
 type revision struct {
 	period descriptor.Period
-	key    sealed[descriptor.RevisionKey]
+	key    hidden[descriptor.RevisionKey]
 }
 
 func newRemembered() *remembered {
@@ -155,7 +155,7 @@ func (r *remembered) keep(p descriptor.Period, cert *descriptor.Certificate, key
 		r.certificates = remember(r.certificates, certified{p, *cert})
 	}
 	if !slices.ContainsFunc(r.revisions, func(r revision) bool { return r.period == p }) {
-		r.revisions = remember(r.revisions, revision{p, seal(key)})
+		r.revisions = remember(r.revisions, revision{p, hide(key)})
 	}
 }
 

@@ -5,12 +5,12 @@ import (
 	"fmt"
 )
 
-// sealed holds a secret where printing does not reach it: fmt follows the fields
+// hidden holds a secret where printing does not reach it: fmt follows the fields
 // and pointers of a struct, calling no methods on those that are not exported,
 // but cannot look into a closure.
-type sealed[T any] func() T
+type hidden[T any] func() T
 
-func seal[T any](secret T) sealed[T] { return func() T { return secret } }
+func hide[T any](secret T) hidden[T] { return func() T { return secret } }
 
 var errSecretText = errors.New("keystore: a secret key has no text form")
 

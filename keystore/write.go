@@ -20,7 +20,7 @@ const (
 // Fresh is an identity key that is nowhere yet but in locked memory. It neither
 // prints nor marshals.
 type Fresh struct {
-	key  sealed[*descriptor.IdentityKey]
+	key  hidden[*descriptor.IdentityKey]
 	seed *locked.Buffer
 }
 
@@ -35,7 +35,7 @@ func New(random io.Reader) (*Fresh, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
-	return &Fresh{key: seal(key), seed: seed}, nil
+	return &Fresh{key: hide(key), seed: seed}, nil
 }
 
 // Address returns the onion address.

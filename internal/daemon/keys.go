@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"errors"
-	"fmt"
 
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
@@ -13,6 +12,7 @@ import (
 const (
 	signingMemory = "memory"
 	signingDisk   = "disk"
+	signingToken  = "token"
 )
 
 // entrust opens the keys of a service. No token is asked for anything yet: one
@@ -28,7 +28,11 @@ func entrust(out *balance.Config, s config.Service) error {
 	own, prepared := keystore.Custodian(custodian).(balance.SigningKeys)
 	switch {
 	case s.Signing != "":
-		return errors.Join(fmt.Errorf("opening the descriptor-signing keys: %w", keystore.ErrUnsupported), custodian.Close())
+		signing, err := keystore.OpenSigning(s.Signing, custodian.Address())
+		if err != nil {
+			return errors.Join(err, custodian.Close())
+		}
+		out.Signing, out.Custody.Signing = signing, signingToken
 	case prepared:
 		out.Signing, out.Custody.Signing = own, signingDisk
 	default:

@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"onionbalancer/internal/locked"
 	"onionbalancer/internal/status"
 )
 
@@ -21,9 +23,14 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		Config:  d.cfg.File,
 		Reloads: slices.Clone(d.reloads),
 		Tor:     d.tor.status(),
+
+		FullAddresses: d.env.FullNames,
 	}
 	if d.trouble != nil {
 		s.Warnings = append(s.Warnings, "services left out: "+d.trouble.Error())
+	}
+	if err := locked.Trouble(); err != nil {
+		s.Warnings = append(s.Warnings, unlockedMemory(err))
 	}
 	c, err := d.network.Consensus()
 	if err != nil {
@@ -42,4 +49,9 @@ func (d *Daemon) Snapshot() status.Snapshot {
 	}
 	slices.SortFunc(s.Services, func(a, b status.Service) int { return strings.Compare(a.Address, b.Address) })
 	return s
+}
+
+// unlockedMemory says what to do about memory that could not be locked.
+func unlockedMemory(err error) string {
+	return fmt.Sprintf("%v: secrets may be swapped out; raise the limit of locked memory (LimitMEMLOCK= in the unit)", err)
 }

@@ -19,6 +19,10 @@ type Snapshot struct {
 	Consensus Consensus `json:"consensus"`
 	Services  []Service `json:"services"`
 	Warnings  []string  `json:"warnings,omitempty"` // about the daemon as a whole
+
+	// FullAddresses is log.full_addresses: metrics, which travel as logs do, name
+	// services by their whole addresses.
+	FullAddresses bool `json:"full_addresses,omitempty"`
 }
 
 // Event is something that happened once, and what came of it.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -18,9 +19,10 @@ const SocketName = "status.sock"
 // maxSocketPath is what the kernel allows in sun_path, NUL included.
 const maxSocketPath = 108
 
-// Serve answers with snapshot() on the unix socket at path until ctx ends. The
-// socket is created 0600; one that a dead daemon left behind is replaced, one
-// that a living daemon answers on is an error.
+// Serve answers with snapshot() on the unix socket at path until ctx ends: GET
+// /status as JSON, GET /metrics as Prometheus text. The socket is created 0600;
+// one that a dead daemon left behind is replaced, one that a living daemon
+// answers on is an error.
 func Serve(ctx context.Context, path string, snapshot func() Snapshot) error {
 	listener, err := listen(path)
 	if err != nil {
@@ -32,6 +34,7 @@ func Serve(ctx context.Context, path string, snapshot func() Snapshot) error {
 		// A reader that went away is no concern of ours.
 		_ = json.NewEncoder(w).Encode(snapshot())
 	})
+	mux.Handle("GET /metrics", metricsHandler(snapshot))
 	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
@@ -90,6 +93,34 @@ func (r removing) Close() error {
 
 // Query asks the daemon whose socket is at path for its snapshot.
 func Query(ctx context.Context, path string) (Snapshot, error) {
+	var s Snapshot
+	body, err := get(ctx, path, "/status")
+	if err != nil {
+		return s, err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(body).Decode(&s); err != nil {
+		return s, fmt.Errorf("reading the daemon's status: %w", err)
+	}
+	return s, nil
+}
+
+// Metrics copies the metrics of the daemon whose socket is at path to out, as
+// Prometheus text.
+func Metrics(ctx context.Context, path string, out io.Writer) error {
+	body, err := get(ctx, path, "/metrics")
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if _, err := io.Copy(out, body); err != nil {
+		return fmt.Errorf("reading the daemon's metrics: %w", err)
+	}
+	return nil
+}
+
+// get asks the daemon whose socket is at path for one of its pages.
+func get(ctx context.Context, path, page string) (io.ReadCloser, error) {
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -97,21 +128,17 @@ func Query(ctx context.Context, path string) (Snapshot, error) {
 			return d.DialContext(ctx, "unix", path)
 		},
 	}}
-	var s Snapshot
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://balancer/status", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://balancer"+page, nil)
 	if err != nil {
-		return s, fmt.Errorf("asking the daemon for its status: %w", err)
+		return nil, fmt.Errorf("asking the daemon for its status: %w", err)
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return s, fmt.Errorf("asking the daemon for its status at %s: is it running? %w", path, err)
+		return nil, fmt.Errorf("asking the daemon for its status at %s: is it running? %w", path, err)
 	}
-	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return s, fmt.Errorf("asking the daemon for its status: it answered %s", response.Status)
+		response.Body.Close()
+		return nil, fmt.Errorf("asking the daemon for its status: it answered %s", response.Status)
 	}
-	if err := json.NewDecoder(response.Body).Decode(&s); err != nil {
-		return s, fmt.Errorf("reading the daemon's status: %w", err)
-	}
-	return s, nil
+	return response.Body, nil
 }

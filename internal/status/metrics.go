@@ -1,0 +1,179 @@
+package status
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// describe makes the description of a metric. Times are seconds since the
+// epoch; what is neither a time nor counted is a gauge.
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("balancer_"+name, help, labels, nil)
+}
+
+const byService = "service"
+
+// The metrics. Labels: service is the public address, shortened; state and form
+// are the words of the status.
+var (
+	descBuild     = describe("build_info", "Constantly 1: the version that runs.", "version")
+	descStart     = describe("start_time_seconds", "When the daemon started.")
+	descWarnings  = describe("warnings", "Warnings about the daemon as a whole.")
+	descReload    = describe("last_reload_successful", "Whether the last reload was taken over.")
+	descReloadAt  = describe("last_reload_time_seconds", "When the configuration was last reloaded.")
+	descConnected = describe("tor_connected", "Whether tor's control port answers.")
+	descRestarts  = describe("tor_restarts_total", "Restarts of a tor of balancer's own.")
+	descConsensus = describe("consensus_age_seconds", "Time since the consensus in use became valid.")
+	descHSDirs    = describe("consensus_hsdirs", "HSDirs in the consensus.")
+	descState     = describe("service_state", "1 for the state that the service is in.", byService, "state")
+	descTrouble   = describe("service_warnings", "Warnings about the service.", byService)
+	descInstances = describe("service_instances", "Backends by state.", byService, "state")
+	descRounds    = describe("service_rounds_total", "Rounds from the consensus to the HSDirs.", byService)
+	descRoundAt   = describe("service_last_round_time_seconds", "When the last round was.", byService)
+	descPoints    = describe("descriptor_introduction_points", "Introduction points in a descriptor.", byService, "descriptor")
+	descSlots     = describe("descriptor_slots", "HSDirs that a descriptor goes to.", byService, "descriptor")
+	descConfirmed = describe("descriptor_confirmed_slots", "HSDirs that confirmed a descriptor.", byService, "descriptor")
+	descCustody   = describe("custody_info", "Constantly 1: who keeps the identity key, and where the signing keys are.", byService, "form", "signing")
+	descExpiry    = describe("certificate_expiry_time_seconds", "When the certificate of the descriptor ends that clients fetch now.", byService)
+	descPeriods   = describe("custody_periods_left", "Periods with certificates made offline, the present one included.", byService)
+	descRemaining = describe("custody_remaining_seconds", "Time until the certificates made offline leave clients without.", byService)
+	descRenewBy   = describe("custody_renew_by_time_seconds", "When the first period without a certificate begins to be published.", byService)
+)
+
+// The states that a service and an instance can be in.
+var (
+	serviceStates  = []State{StateOK, StateDegraded, StateStarting, StateFailed}
+	instanceStates = []State{StateOK, StateStarting, StateSilent, StateUnknown, StateUnclear, StateGarbage}
+)
+
+// all lists every metric, in the order in which they are described.
+var all = []*prometheus.Desc{
+	descBuild, descStart, descWarnings, descReload, descReloadAt, descConnected, descRestarts, descConsensus, descHSDirs,
+	descState, descTrouble, descInstances, descRounds, descRoundAt, descPoints, descSlots, descConfirmed,
+	descCustody, descExpiry, descPeriods, descRemaining, descRenewBy,
+}
+
+// metricsHandler serves snapshots as Prometheus text.
+func metricsHandler(snapshot func() Snapshot) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collector(snapshot))
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}
+
+// collector makes metrics of a snapshot taken when they are asked for.
+type collector func() Snapshot
+
+// Describe implements prometheus.Collector.
+func (collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range all {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	s := c()
+	m := meter{ch}
+	m.gauge(descBuild, 1, s.Version)
+	m.moment(descStart, s.Started)
+	m.gauge(descWarnings, float64(len(s.Warnings)))
+	if n := len(s.Reloads); n > 0 {
+		m.gauge(descReload, truth(s.Reloads[n-1].Error == ""))
+		m.moment(descReloadAt, s.Reloads[n-1].At)
+	}
+	m.gauge(descConnected, truth(s.Tor.Connected))
+	if s.Tor.Own {
+		m.count(descRestarts, uint64(s.Tor.Restarts))
+	}
+	if s.Consensus.Known {
+		m.gauge(descConsensus, s.Now.Sub(s.Consensus.ValidAfter).Seconds())
+		m.gauge(descHSDirs, float64(s.Consensus.HSDirs))
+	}
+	names := labels(s)
+	for i, service := range s.Services {
+		m.service(names[i], service)
+	}
+}
+
+// meter sends metrics.
+type meter struct{ ch chan<- prometheus.Metric }
+
+func (m meter) gauge(d *prometheus.Desc, value float64, labels ...string) {
+	m.ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+}
+
+func (m meter) count(d *prometheus.Desc, value uint64, labels ...string) {
+	m.ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
+}
+
+// moment sends a time, unless there was none.
+func (m meter) moment(d *prometheus.Desc, t time.Time, labels ...string) {
+	if !t.IsZero() {
+		m.gauge(d, float64(t.UnixMilli())/1000, labels...)
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (m meter) service(name string, s Service) {
+	for _, state := range serviceStates {
+		m.gauge(descState, truth(s.State == state), name, string(state))
+	}
+	m.gauge(descTrouble, float64(len(s.Warnings)), name)
+	counts := map[State]int{}
+	for _, i := range s.Instances {
+		counts[i.State]++
+	}
+	for _, state := range instanceStates {
+		m.gauge(descInstances, float64(counts[state]), name, string(state))
+	}
+	m.count(descRounds, s.Rounds, name)
+	m.moment(descRoundAt, s.LastRound, name)
+	for _, d := range s.Descriptors {
+		m.gauge(descPoints, float64(d.Points), name, d.Which)
+		m.gauge(descSlots, float64(len(d.Slots)), name, d.Which)
+		m.gauge(descConfirmed, float64(d.Confirmed), name, d.Which)
+	}
+	m.gauge(descCustody, 1, name, s.Custody.Form, s.Custody.Signing)
+	m.moment(descExpiry, s.Custody.CertifiedUntil, name)
+	if a := s.Custody.Ahead; a != nil {
+		m.gauge(descPeriods, float64(a.Periods), name)
+		m.gauge(descRemaining, a.Remaining, name)
+		m.moment(descRenewBy, a.RenewBy, name)
+	}
+}
+
+// shortLabel is how many characters of an address name a service, unless two
+// services begin alike.
+const shortLabel = 6
+
+// labels returns what services are called: as much of the address as tells them
+// apart, since metrics travel as logs do, or all of it if the snapshot says so.
+func labels(s Snapshot) []string {
+	longest := 0
+	for _, service := range s.Services {
+		longest = max(longest, len(service.Address))
+	}
+	length := shortLabel
+	if s.FullAddresses {
+		length = longest
+	}
+	for names := make([]string, len(s.Services)); ; length++ {
+		seen := make(map[string]bool)
+		for i, service := range s.Services {
+			names[i] = service.Address[:min(length, len(service.Address))]
+			seen[names[i]] = true
+		}
+		if len(seen) == len(names) || length >= longest {
+			return names
+		}
+	}
+}

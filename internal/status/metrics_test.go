@@ -1,0 +1,130 @@
+package status
+
+import (
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+)
+
+var testNow = time.Date(2026, 11, 20, 9, 30, 0, 0, time.UTC)
+
+// testSnapshot has something in it for every metric.
+func testSnapshot() Snapshot {
+	return Snapshot{
+		Version: "v1", Now: testNow, Started: testNow.Add(-time.Hour), Warnings: []string{"a"},
+		Reloads:   []Event{{At: testNow.Add(-time.Minute), Error: "no"}, {At: testNow}},
+		Tor:       Tor{Own: true, Connected: true, Restarts: 2},
+		Consensus: Consensus{Known: true, ValidAfter: testNow.Add(-30 * time.Minute), HSDirs: 4000},
+		Services: []Service{
+			{
+				Address: "a4mnoi57.onion", State: StateOK, Rounds: 12, LastRound: testNow,
+				Custody:     Custody{Form: "sealed", Signing: "token", CertifiedUntil: testNow.Add(time.Hour)},
+				Instances:   []Instance{{State: StateOK}, {State: StateOK}, {State: StateSilent}},
+				Descriptors: []Descriptor{{Which: "first", Points: 6, Confirmed: 7, Slots: make([]Slot, 8)}},
+			},
+			{
+				Address: "a4mnoi9x.onion", State: StateFailed, Warnings: []string{"b", "c"},
+				Custody: Custody{Form: "offline", Signing: "disk", Ahead: &Ahead{Periods: 3, Horizon: 60, RenewBy: testNow, Remaining: 3600}},
+			},
+		},
+	}
+}
+
+func metrics(t *testing.T, s Snapshot) string {
+	t.Helper()
+	recorder := httptest.NewRecorder()
+	metricsHandler(func() Snapshot { return s }).ServeHTTP(recorder, httptest.NewRequest("GET", "/metrics", nil))
+	if recorder.Code != 200 {
+		t.Fatalf("%d: %s", recorder.Code, recorder.Body)
+	}
+	return recorder.Body.String()
+}
+
+func TestMetrics(t *testing.T) {
+	got := metrics(t, testSnapshot())
+	for _, line := range []string{
+		`balancer_build_info{version="v1"} 1`,
+		`balancer_warnings 1`,
+		`balancer_last_reload_successful 1`,
+		`balancer_tor_connected 1`,
+		`balancer_tor_restarts_total 2`,
+		`balancer_consensus_age_seconds 1800`,
+		`balancer_consensus_hsdirs 4000`,
+		`balancer_service_state{service="a4mnoi5",state="ok"} 1`,
+		`balancer_service_state{service="a4mnoi9",state="ok"} 0`,
+		`balancer_service_state{service="a4mnoi9",state="failed"} 1`,
+		`balancer_service_warnings{service="a4mnoi9"} 2`,
+		`balancer_service_instances{service="a4mnoi5",state="ok"} 2`,
+		`balancer_service_instances{service="a4mnoi5",state="silent"} 1`,
+		`balancer_service_instances{service="a4mnoi5",state="garbage"} 0`,
+		`balancer_service_rounds_total{service="a4mnoi5"} 12`,
+		`balancer_descriptor_confirmed_slots{descriptor="first",service="a4mnoi5"} 7`,
+		`balancer_descriptor_slots{descriptor="first",service="a4mnoi5"} 8`,
+		`balancer_custody_info{form="sealed",service="a4mnoi5",signing="token"} 1`,
+		`balancer_certificate_expiry_time_seconds{service="a4mnoi5"} 1.7951706e+09`,
+		`balancer_custody_remaining_seconds{service="a4mnoi9"} 3600`,
+		`balancer_custody_periods_left{service="a4mnoi9"} 3`,
+	} {
+		if !strings.Contains(got, "\n"+line+"\n") {
+			t.Errorf("no line %q in\n%s", line, got)
+		}
+	}
+	if strings.Contains(got, "onion") {
+		t.Errorf("an address whole:\n%s", got)
+	}
+	full := testSnapshot()
+	full.FullAddresses = true
+	if got := metrics(t, full); !strings.Contains(got, `service="a4mnoi57.onion"`) {
+		t.Errorf("no address whole:\n%s", got)
+	}
+	// A daemon that has only just begun has less to tell, and no error.
+	if got := metrics(t, Snapshot{}); !strings.Contains(got, "balancer_tor_connected 0") || strings.Contains(got, "service=") {
+		t.Errorf("at the start:\n%s", got)
+	}
+}
+
+// TestMetricNames: names are ours, say their units, and each metric that is
+// described is made.
+func TestMetricNames(t *testing.T) {
+	text := metrics(t, testSnapshot())
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	name := regexp.MustCompile(`^balancer(_[a-z]+)+$`)
+	kinds := map[string]string{}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (\S+) (\S+)$`).FindAllStringSubmatch(text, -1) {
+		kinds[m[1]] = m[2]
+		if !name.MatchString(m[1]) {
+			t.Errorf("the name %s", m[1])
+		}
+		if counts := strings.HasSuffix(m[1], "_total"); counts != (m[2] == "counter") {
+			t.Errorf("%s is a %s", m[1], m[2])
+		}
+		for _, word := range []string{"_age", "_remaining", "_time", "_expiry"} {
+			if strings.Contains(m[1], word) && !strings.HasSuffix(m[1], "_seconds") {
+				t.Errorf("%s does not say its unit", m[1])
+			}
+		}
+	}
+	described := make(chan *prometheus.Desc, len(all))
+	collector(testSnapshot).Describe(described)
+	close(described)
+	for d := range described {
+		_, rest, _ := strings.Cut(d.String(), `fqName: "`)
+		if n, _, _ := strings.Cut(rest, `"`); kinds[n] == "" {
+			t.Errorf("%s is described and not made", n)
+		}
+	}
+	if len(kinds) != len(all) {
+		t.Errorf("%d metrics made, %d described", len(kinds), len(all))
+	}
+}

@@ -13,7 +13,6 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"onionbalancer/internal/locked"
-	"onionbalancer/keystore/token"
 )
 
 // pointSize is that of an uncompressed point of P-256.
@@ -34,13 +33,14 @@ func wrapECDH(s *session, k key, plain []byte) (wrapped []byte, err error) {
 			return
 		}
 		point := ours.PublicKey().Bytes()
-		shared, failure := ours.ECDH(theirs)
-		box, failure2 := boxer(shared, point, theirs)
-		if failure != nil || failure2 != nil {
-			err = token.Errorf(token.CodeFailed, "sealing to the token's public key failed")
+		var shared []byte
+		if shared, err = ours.ECDH(theirs); err != nil {
 			return
 		}
-		wrapped = box.Seal(point, make([]byte, box.NonceSize()), plain, []byte(purpose))
+		var box cipher.AEAD
+		if box, err = boxer(shared, point, theirs); err == nil {
+			wrapped = box.Seal(point, make([]byte, box.NonceSize()), plain, []byte(purpose))
+		}
 	})
 	return wrapped, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"onionbalancer/internal/locked"
 	"onionbalancer/keystore/token"
 )
 
@@ -19,30 +20,37 @@ import (
 type refusals struct {
 	salt [32]byte
 	mu   sync.Mutex
-	seen map[[32]byte]bool
+	seen map[mark]bool
 }
 
-func (r *refusals) hash(where token.Selector, pin []byte) (sum [32]byte) {
-	h := hmac.New(sha256.New, r.salt[:])
-	fmt.Fprintf(h, "%q", where)
-	h.Write(pin)
-	h.Sum(sum[:0])
+// mark is the hash of a PIN and the token that it is for.
+type mark [sha256.Size]byte
+
+func (r *refusals) mark(where token.Selector, pin *locked.Buffer) (sum mark) {
+	locked.Do(func() {
+		h := hmac.New(sha256.New, r.salt[:])
+		fmt.Fprintf(h, "%q", where)
+		h.Write(pin.Bytes())
+		h.Sum(sum[:0])
+	})
 	return sum
 }
 
-func (r *refusals) add(where token.Selector, pin []byte) {
+func (r *refusals) add(marks ...mark) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.seen == nil {
-		r.seen = map[[32]byte]bool{}
+		r.seen = map[mark]bool{}
 	}
-	r.seen[r.hash(where, pin)] = true
+	for _, m := range marks {
+		r.seen[m] = true
+	}
 }
 
-func (r *refusals) has(where token.Selector, pin []byte) bool {
+func (r *refusals) has(m mark) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.seen[r.hash(where, pin)]
+	return r.seen[m]
 }
 
 // errRefused is for a PIN that is not tried again.
@@ -57,10 +65,11 @@ func (t *Token) authenticate(s *session, user uint) error {
 	if err != nil {
 		return failed("C_GetTokenInfo", err)
 	}
-	pin := t.pin.Bytes()
-	if err := t.mayTry(info.Flags, s.slot.selector(), pin); err != nil {
+	here := t.module.refused.mark(s.slot.selector(), t.pin)
+	if err := t.mayTry(info.Flags, here); err != nil {
 		return err
 	}
+	pin := t.pin.Bytes()
 	// The string is the locked memory itself. Package pkcs11 copies it to C
 	// memory for the call and frees that without wiping it: the allocator has
 	// to overwrite what is freed (glibc.malloc.perturb).
@@ -72,8 +81,7 @@ func (t *Token) authenticate(s *session, user uint) error {
 	}
 	switch code, _ := codeOf(rv(err)); {
 	case code == token.CodePIN:
-		t.module.refused.add(t.want, pin)
-		t.module.refused.add(s.slot.selector(), pin)
+		t.module.refused.add(t.mark, here)
 	case code != token.CodeAbsent && code != token.CodeLocked:
 		t.doubt = true // the token may have looked at the PIN, or not
 	}
@@ -81,10 +89,10 @@ func (t *Token) authenticate(s *session, user uint) error {
 }
 
 // mayTry refuses to log in where a wrong PIN would do harm.
-func (t *Token) mayTry(flags uint, on token.Selector, pin []byte) error {
+func (t *Token) mayTry(flags uint, here mark) error {
 	has := func(flag uint) bool { return flags&flag != 0 }
 	switch {
-	case t.module.refused.has(on, pin):
+	case t.module.refused.has(here):
 		return errRefused()
 	case has(pkcs11.CKF_USER_PIN_LOCKED):
 		return token.Errorf(token.CodeLocked, "the token's PIN is locked after too many wrong ones: unlock it with the vendor's tool")
@@ -92,11 +100,10 @@ func (t *Token) mayTry(flags uint, on token.Selector, pin []byte) error {
 		return token.Errorf(token.CodeFinalTry, "one more wrong PIN would lock the token, so that none is tried: log in once by hand with the right one (pkcs11-tool --login --list-objects), which resets the count")
 	case !has(pkcs11.CKF_USER_PIN_INITIALIZED) && !has(pkcs11.CKF_PROTECTED_AUTHENTICATION_PATH):
 		return token.Errorf(token.CodeLocked, "no user PIN was set on the token: set one with the vendor's tool (pkcs11-tool --init-pin)")
-	case len(pin) == 0 && !has(pkcs11.CKF_PROTECTED_AUTHENTICATION_PATH):
+	case t.pin.Len() == 0 && !has(pkcs11.CKF_PROTECTED_AUTHENTICATION_PATH):
 		return token.Errorf(token.CodePIN, "the token wants a PIN, and none is given: add pin-source=")
 	case t.doubt && has(pkcs11.CKF_USER_PIN_COUNT_LOW):
-		t.module.refused.add(t.want, pin)
-		t.module.refused.add(on, pin)
+		t.module.refused.add(t.mark, here)
 		return token.Errorf(token.CodePIN, "the last login failed without a reason, and the token counts a wrong PIN since: this one is not tried again")
 	}
 	return nil

@@ -16,6 +16,7 @@ type Token struct {
 	module *Module
 	want   token.Selector
 	pin    *locked.Buffer // empty: none, or typed on the token itself
+	mark   mark           // of the PIN for what is wanted
 
 	// Under module.mu:
 	current *session        // or nil
@@ -44,6 +45,7 @@ func (m *Module) Open(want token.Selector, pin *locked.Buffer) (*Token, error) {
 		t.pin = locked.New(pin.Len())
 		copy(t.pin.Bytes(), pin.Bytes())
 	}
+	t.mark = m.refused.mark(want, t.pin)
 	if err := t.do("opening", func(*session) error { return nil }); err != nil {
 		t.pin.Wipe()
 		return nil, err
@@ -116,7 +118,7 @@ func (t *Token) ready() error {
 	switch {
 	case t.closed || t.module.users == 0:
 		return token.Errorf(token.CodeMisuse, "it was closed")
-	case t.module.refused.has(t.want, t.pin.Bytes()):
+	case t.module.refused.has(t.mark):
 		return errRefused()
 	case t.current != nil && t.current.epoch == t.module.epoch && t.module.ready:
 		return nil

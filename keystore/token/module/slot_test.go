@@ -3,6 +3,7 @@
 package module
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/miekg/pkcs11"
@@ -111,5 +112,50 @@ func TestBlindModule(t *testing.T) {
 	keys, err := opened.SigningKeys("")
 	if err != nil || len(keys) != 1 {
 		t.Errorf("listed %+v, %v", keys, err)
+	}
+}
+
+func TestStart(t *testing.T) {
+	for _, says := range []pkcs11.Error{pkcs11.CKR_CANT_LOCK, pkcs11.CKR_NEED_TO_CREATE_THREADS} {
+		f := newFake()
+		f.fail = failing("C_Initialize", 1, says)
+		if _, err := f.open(); err != nil {
+			t.Errorf("a module that cannot lock: %v", err)
+		}
+	}
+	f := newFake()
+	if err := f.Initialize(); err != nil { // by another part of the program
+		t.Fatal(err)
+	}
+	if _, err := f.open(); err != nil {
+		t.Errorf("a module that is initialised already: %v", err)
+	}
+}
+
+// TestTogether uses one token from many goroutines, while it comes and goes.
+func TestTogether(t *testing.T) {
+	f := newFake()
+	opened, err := f.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for n := range 50 {
+				if i == 0 && n%10 == 0 {
+					opened.module.mu.Lock()
+					f.hangUp()
+					opened.module.mu.Unlock()
+				}
+				if _, err := opened.Sign(key1("ed"), []byte{byte(n)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if len(f.sessions) != 1 {
+		t.Errorf("%d sessions are open", len(f.sessions))
 	}
 }

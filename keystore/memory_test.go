@@ -24,18 +24,8 @@ import (
 	"onionbalancer/descriptor"
 )
 
-const memoryChild = "KEYSTORE_TEST_MEMORY"
-
-// TestMain runs the test binary again as the process whose memory is searched.
-func TestMain(m *testing.M) {
-	if mode := os.Getenv(memoryChild); mode != "" {
-		if err := searchedProcess(mode, os.Args[1]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
+func init() {
+	memoryProcess = func() error { return searchedProcess(os.Getenv(memoryChild), os.Args[1]) }
 }
 
 // needle is eight bytes of a secret. It is kept masked, so that who searches

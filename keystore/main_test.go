@@ -1,0 +1,35 @@
+package keystore
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"onionbalancer/keystore/token"
+	"onionbalancer/keystore/token/helper"
+)
+
+// memoryChild in the environment makes this binary the process of TestMemory.
+const memoryChild = "KEYSTORE_TEST_MEMORY"
+
+// memoryProcess is that process, where it is built.
+var memoryProcess func() error
+
+// TestMain lets the test binary be a token's helper, and the process whose
+// memory is searched.
+func TestMain(m *testing.M) {
+	var err error
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == token.HelperArgument:
+		err = helper.Run(context.Background())
+	case os.Getenv(memoryChild) != "":
+		err = memoryProcess()
+	default:
+		os.Exit(m.Run())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}

@@ -97,6 +97,11 @@ func TestRunHangup(t *testing.T) {
 	if snapshot.Tor.Connected || snapshot.Tor.Error == "" {
 		t.Errorf("tor: %+v", snapshot.Tor)
 	}
+	var metrics strings.Builder
+	if err := status.Metrics(ctx, filepath.Join(cfg.StateDir, status.SocketName), &metrics); err != nil ||
+		!strings.Contains(metrics.String(), "balancer_last_reload_successful 1") || !strings.Contains(metrics.String(), `signing="memory"`) {
+		t.Errorf("metrics: %v\n%s", err, metrics.String())
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("the daemon ended with %v", err)

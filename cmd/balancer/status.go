@@ -15,16 +15,17 @@ import (
 
 func newStatusCommand() *cobra.Command {
 	var path, socket string
-	var asJSON bool
+	var asJSON, asMetrics bool
 	cmd := &cobra.Command{
 		Use:   "status --config FILE",
 		Short: "Show what the running balancer is doing",
 		Long: `Show what the running balancer is doing: its tor, the consensus, and for each
-service its instances, what is published and at how many directories that is
-confirmed. The answer comes over a unix socket in state_dir, which only the
-balancer's user can open.
+service who keeps its keys and for how long, its instances, what is published
+and at how many directories that is confirmed. The answer comes over a unix
+socket in state_dir, which only the balancer's user can open.
 
-The exit status is 0 if every service is "ok" or "degraded", and 1 otherwise.`,
+The exit status is 0 if every service is "ok" or "degraded", and 1 otherwise.
+With --metrics it is 0 if there was an answer.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if socket == "" {
@@ -33,6 +34,9 @@ The exit status is 0 if every service is "ok" or "degraded", and 1 otherwise.`,
 					return err
 				}
 				socket = filepath.Join(cfg.StateDir, status.SocketName)
+			}
+			if asMetrics {
+				return status.Metrics(cmd.Context(), socket, cmd.OutOrStdout())
 			}
 			snapshot, err := status.Query(cmd.Context(), socket)
 			if err != nil {
@@ -52,6 +56,8 @@ The exit status is 0 if every service is "ok" or "degraded", and 1 otherwise.`,
 	addConfigFlag(cmd, &path)
 	cmd.Flags().StringVar(&socket, "socket", "", "the status socket's `PATH`, instead of the one that the configuration implies")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON")
+	cmd.Flags().BoolVar(&asMetrics, "metrics", false, "print metrics in Prometheus' text format")
+	cmd.MarkFlagsMutuallyExclusive("json", "metrics")
 	return cmd
 }
 
@@ -97,6 +103,7 @@ func printStatus(out io.Writer, s status.Snapshot) error {
 
 func printService(w io.Writer, now time.Time, s status.Service) {
 	fmt.Fprintf(w, "\n%s\t%s, strategy %s\n", s.Address, strings.ToUpper(string(s.State)), s.Strategy)
+	fmt.Fprintf(w, "  custody: %s\n", custodyText(now, s.Custody))
 	for _, warning := range s.Warnings {
 		fmt.Fprintf(w, "  WARNING\t%s\n", warning)
 	}

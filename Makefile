@@ -21,7 +21,7 @@ PKCS11   ?= 1
 
 # What computes with secrets runs in runtime/secret, which erases what it leaves
 # on the stack and the heap.
-export GOEXPERIMENT = runtimesecret
+export GOEXPERIMENT ?= runtimesecret
 
 # PKCS #11 modules are C libraries. Only the helper process loads them; names are
 # looked up without libc all the same.

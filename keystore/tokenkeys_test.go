@@ -224,6 +224,47 @@ func TestOpenSigningReferences(t *testing.T) {
 	}
 }
 
+// TestOpenIdentitySigner opens each kind of reference, and refuses others.
+func TestOpenIdentitySigner(t *testing.T) {
+	disk := newDisk(t)
+	sealedKey, _, identity := newSealedKey(t)
+	for ref, want := range map[string]descriptor.Address{
+		disk.Path(): disk.Address(),
+		"pkcs11:token=a;object=seal?module-path=/absent.so&x-sealed=" + sealedKey.Path(): identity.Address(),
+	} {
+		signer, err := OpenIdentitySigner(t.Context(), ref)
+		if err != nil {
+			t.Errorf("%s: %v", ref, err)
+			continue
+		}
+		if signer.Address() != want {
+			t.Errorf("%s is of %s", ref, signer.Address())
+		}
+		if err := signer.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	prepared := writeDir(t, map[string][]byte{"keys.json": []byte("{}")})
+	for ref, want := range map[string]string{
+		sealedKey.Path(): "sealed by a token", prepared: "certificates for publishing", "absent": "no such file",
+		"pkcs11:token=a;object=o": "module-path", "pkcs11:token=a;object=o?pin-value=1": "pin-value",
+		"pkcs11:token=a?module-path=/absent.so": "names no key",
+	} {
+		_, err := OpenIdentitySigner(t.Context(), ref)
+		wantError(t, ref, err, want)
+	}
+	key, err := Load(t.Context(), disk.Path())
+	if err != nil || key.Address() != disk.Address() {
+		t.Errorf("loaded another key, %v", err)
+	}
+	key.Wipe()
+	for _, ref := range []string{sealedKey.Path(), prepared, "absent"} {
+		if key, err := Load(t.Context(), ref); err == nil || key != nil {
+			t.Errorf("loaded %q", ref)
+		}
+	}
+}
+
 // TestTokenIdentity finds an Ed25519 key on a token by its names.
 func TestTokenIdentity(t *testing.T) {
 	fake := newSigning()

@@ -1,0 +1,191 @@
+package keystore
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
+	"onionbalancer/keystore/pkcs11uri"
+	"onionbalancer/keystore/sealed"
+	"onionbalancer/keystore/token"
+)
+
+// sealer is a token that seals keys.
+type sealer interface {
+	unsealer
+	Info(ctx context.Context) (token.Info, error)
+	WrappingKey(ctx context.Context, o token.Object) (token.WrappingKey, error)
+	Wrap(ctx context.Context, o token.Object, m token.Method, secret *locked.Buffer) ([]byte, error)
+}
+
+var _ sealer = (*token.Token)(nil)
+
+// SealTo seals key by the key on a token that uri names, to a new file at
+// uri.Sealed. Before the file gets its name it is synced, read again, unsealed
+// by the token and compared, and certifies once. It never overwrites, and
+// leaves nothing behind when it fails. Keys that could leave their token are
+// refused: token.CodeExposed.
+func SealTo(ctx context.Context, key *descriptor.IdentityKey, uri *pkcs11uri.URI) (*sealed.File, error) {
+	if uri.Sealed == "" {
+		return nil, errors.New("sealing a key: the URI has no x-sealed, the path of the new file")
+	}
+	if err := CheckNew(uri.Sealed); err != nil {
+		return nil, err
+	}
+	tok, err := token.Open(uri)
+	if err != nil {
+		return nil, fmt.Errorf("sealing a key: %w", err)
+	}
+	file, err := sealTo(ctx, key, tok, token.ObjectOf(uri), uri.Sealed)
+	return file, errors.Join(err, tok.Close())
+}
+
+// CheckNew refuses the path of a file that is there already.
+func CheckNew(path string) error {
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		if err == nil {
+			err = os.ErrExist
+		}
+		return fmt.Errorf("writing sealed key: %q is there already, and keys are never overwritten: %w", path, err)
+	}
+	return nil
+}
+
+func sealTo(ctx context.Context, key *descriptor.IdentityKey, tok sealer, o token.Object, path string) (*sealed.File, error) {
+	info, err := tok.Info(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("sealing a key: %w", err)
+	}
+	with, err := tok.WrappingKey(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("sealing a key: %w", err)
+	}
+	file, err := sealed.Seal(key, info.Selector, with, time.Now(), func(m token.Method, secret *locked.Buffer) ([]byte, error) {
+		return tok.Wrap(ctx, with.Object, m, secret)
+	}, rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := file.Encode()
+	if err != nil {
+		return nil, err
+	}
+	err = writeChecked(path, raw, func(written string) error {
+		again, err := readSmall(written)
+		if err == nil {
+			err = unsealsTo(ctx, tok, o, again, key)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("writing sealed key: %w", err)
+	}
+	return file, nil
+}
+
+// trial is the period that a new file is tried with: long past, and the
+// certificate's end with it.
+var trial = descriptor.Period{Number: 1, Length: descriptor.DefaultPeriodLength}
+
+// unsealsTo makes sure that the token makes the same of the file as of the key.
+func unsealsTo(ctx context.Context, tok unsealer, o token.Object, raw []byte, key *descriptor.IdentityKey) error {
+	again, err := tok.Unseal(ctx, o, raw)
+	if err != nil {
+		return fmt.Errorf("unsealing the file, for a trial: %w", err)
+	}
+	defer locked.CollectSoon()
+	defer again.Wipe()
+	if !same(key, again) {
+		return errors.New("unsealing the file gives another key than was sealed; is the token sound?")
+	}
+	blinded, err := key.Blind(trial)
+	if err != nil {
+		return err
+	}
+	defer blinded.Wipe()
+	signing, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	cert, revision, err := tok.Certify(ctx, o, raw, trial, signing, trial.End(0))
+	if err != nil {
+		return fmt.Errorf("certifying with the file, for a trial: %w", err)
+	}
+	err = cert.Verify(blinded.Public(), cert.Expires())
+	if err != nil || cert.Key() != [32]byte(signing) || subtle.ConstantTimeCompare(revision.Bytes(), blinded.RevisionKey().Bytes()) != 1 {
+		return errors.Join(errors.New("certifying with the file, for a trial, gives something else than with the key itself"), err)
+	}
+	return nil
+}
+
+func same(a, b *descriptor.IdentityKey) bool {
+	x, y := a.Secret(), b.Secret()
+	defer x.Wipe()
+	defer y.Wipe()
+	return subtle.ConstantTimeCompare(x.Bytes(), y.Bytes()) == 1 && a.Address() == b.Address()
+}
+
+// writeChecked writes a new file at path, with mode 0600, which appears there
+// only when check has seen it under another name beside, and is on the disk
+// then. Missing directories are made.
+func writeChecked(path string, content []byte, check func(written string) error) (err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, privateDir); err != nil {
+		return err
+	}
+	temporary, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if gone := os.Remove(temporary.Name()); !errors.Is(gone, os.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+	}()
+	_, err = temporary.Write(content)
+	if err == nil {
+		err = temporary.Sync()
+	}
+	if err = errors.Join(err, temporary.Close()); err != nil {
+		return err
+	}
+	if err := check(temporary.Name()); err != nil {
+		return err
+	}
+	// A link, unlike a new name, overwrites nothing; but the file systems of
+	// sticks have none.
+	err = os.Link(temporary.Name(), path)
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, errors.ErrUnsupported) {
+		if err = CheckNew(path); err == nil {
+			err = os.Rename(temporary.Name(), path)
+		}
+	}
+	return errors.Join(err, syncDir(dir))
+}
+
+// VerifySealed has the token that uri names unseal the file at uri.Sealed, and
+// makes sure that it certifies.
+func VerifySealed(ctx context.Context, uri *pkcs11uri.URI) error {
+	custodian, err := OpenSealed(uri)
+	if err != nil {
+		return err
+	}
+	key, err := custodian.Unseal(ctx)
+	if err == nil {
+		defer key.Wipe()
+		var raw []byte
+		if raw, err = custodian.read(); err == nil {
+			err = unsealsTo(ctx, custodian.token, custodian.object, raw, key)
+		}
+	}
+	return errors.Join(err, custodian.Close())
+}

@@ -115,7 +115,7 @@ func (o *csrOptions) make(ctx context.Context, ref string) (*csrMade, error) {
 	if _, err := os.Lstat(o.out); o.out != "" && err == nil {
 		return nil, fmt.Errorf("writing the request: %q is there already, and is not overwritten: %w", o.out, os.ErrExist)
 	}
-	signer, err := keystore.OpenDisk(ref)
+	signer, err := keystore.OpenIdentitySigner(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +124,7 @@ func (o *csrOptions) make(ctx context.Context, ref string) (*csrMade, error) {
 }
 
 // sign makes the request and checks it as the CA will.
-func (o *csrOptions) sign(ctx context.Context, signer *keystore.DiskKey, caNonce []byte) (*csrMade, error) {
+func (o *csrOptions) sign(ctx context.Context, signer keystore.IdentitySigner, caNonce []byte) (*csrMade, error) {
 	names, err := csr.Names(signer.Address(), o.wildcard, o.names)
 	if err != nil {
 		return nil, usageError{err}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -50,22 +51,55 @@ func (g *goBenchmarks) binary(ctx context.Context, pkg string) (string, error) {
 // run returns the processor time in seconds that one operation of a benchmark
 // takes.
 func (g *goBenchmarks) run(ctx context.Context, pkg, benchmark string, each time.Duration) (float64, error) {
+	measured, err := g.measure(ctx, pkg, benchmark, each)
+	return measured[cputime.Metric], err
+}
+
+// measure returns all that a benchmark reports about one operation, in seconds,
+// by the names that the testing package or the benchmark gives it, "…ns/op".
+// The processor time is always there.
+func (g *goBenchmarks) measure(ctx context.Context, pkg, benchmark string, each time.Duration) (map[string]float64, error) {
 	binary, err := g.binary(ctx, pkg)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	cmd := singleCore(ctx, binary, "-test.run", "^$", "-test.bench", "^"+strings.ReplaceAll(benchmark, "/", "$/^")+"$", "-test.benchtime", each.String())
+	cmd := singleCore(ctx, binary, "-test.run", "^$", "-test.bench", pattern(benchmark), "-test.benchtime", each.String())
 	cmd.Dir = pkg
 	said, err := cmd.CombinedOutput()
 	if err != nil {
-		return 0, fmt.Errorf("running %s of %s: %w\n%s", benchmark, pkg, err, said)
+		return nil, fmt.Errorf("running %s of %s: %w\n%s", benchmark, pkg, err, said)
 	}
-	fields := strings.Fields(string(said))
+	measured, err := metrics(string(said))
+	if err != nil {
+		return nil, fmt.Errorf("running %s of %s: %w:\n%s", benchmark, pkg, err, said)
+	}
+	return measured, nil
+}
+
+// pattern matches one benchmark of those that a name begins.
+func pattern(benchmark string) string {
+	return "^" + strings.ReplaceAll(benchmark, "/", "$/^") + "$"
+}
+
+// metrics reads the line that a benchmark prints.
+func metrics(said string) (map[string]float64, error) {
+	measured := make(map[string]float64)
+	fields := strings.Fields(said)
 	for i, field := range fields {
-		if field == cputime.Metric {
-			n, err := strconv.ParseFloat(fields[i-1], 64)
-			return n / 1e9, err
+		if i == 0 || !strings.HasSuffix(field, "ns/op") {
+			continue
 		}
+		if _, ok := measured[field]; ok {
+			return nil, errors.New("more than one benchmark has run")
+		}
+		n, err := strconv.ParseFloat(fields[i-1], 64)
+		if err != nil {
+			return nil, err
+		}
+		measured[field] = n / 1e9
 	}
-	return 0, fmt.Errorf("running %s of %s: it reports no %s:\n%s", benchmark, pkg, cputime.Metric, said)
+	if _, ok := measured[cputime.Metric]; !ok {
+		return nil, fmt.Errorf("it reports no %s", cputime.Metric)
+	}
+	return measured, nil
 }

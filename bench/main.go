@@ -1,7 +1,8 @@
 // Command bench compares balancer with OnionBalance, and with the targets that
 // its design sets: what takes processor time with the Go benchmarks of our
 // packages and with OnionBalance's own classes, and what takes a network with
-// both programs on a private Tor network.
+// both programs on a private Tor network. Custodians of keys, tokens among them,
+// it compares with each other.
 //
 // Every figure is measured several times, in turns with what it is compared
 // with, so that whatever else the machine does strikes both alike. A ratio is
@@ -26,6 +27,7 @@ type options struct {
 	each    time.Duration
 	network bool
 	cpu     bool
+	custody bool
 	idle    time.Duration
 	out     string
 	keep    string
@@ -36,6 +38,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 7, "turns in which each figure is measured; there are four times as many transfers")
 	flag.DurationVar(&o.each, "each", 300*time.Millisecond, "how long one measurement of processor time takes at least")
 	flag.BoolVar(&o.cpu, "cpu", true, "measure what takes processor time")
+	flag.BoolVar(&o.custody, "custody", true, "measure what keeps keys, tokens (SoftHSM) among it")
 	flag.BoolVar(&o.network, "network", true, "measure on a private Tor network, which takes some minutes")
 	flag.DurationVar(&o.idle, "idle", 3*time.Minute, "for how long both programs are watched while nothing happens")
 	flag.StringVar(&o.out, "o", "bench/results.json", "where the figures go as JSON")
@@ -54,6 +57,8 @@ type report struct {
 	Began   time.Time `json:"began"`
 	Machine string    `json:"machine"`
 	Rows    []*result `json:"rows"`
+
+	Custody []*custodyResult `json:"custody"`
 }
 
 func run(ctx context.Context, o options) error {
@@ -71,16 +76,38 @@ func run(ctx context.Context, o options) error {
 		}
 		r.Rows = append(r.Rows, rows...)
 	}
+	if o.custody {
+		var err error
+		if r.Custody, err = measureCustody(ctx, o); err != nil {
+			return err
+		}
+	}
+	r.print()
+	return r.write(o.out)
+}
+
+// print shows all figures to people.
+func (r *report) print() {
 	clearProgress()
 	fmt.Printf("%s, %s; medians, with the lowest and the highest ratio of a turn in brackets\n\n", r.Machine, runtime.Version())
-	printTable(os.Stdout, r.Rows)
+	if len(r.Rows) > 0 {
+		printTable(os.Stdout, r.Rows)
+	}
+	if len(r.Custody) > 0 {
+		fmt.Println()
+		printCustody(os.Stdout, r.Custody)
+	}
+}
+
+// write writes all figures for programs.
+func (r *report) write(path string) error {
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(o.out, append(text, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
 		return fmt.Errorf("writing the figures: %w", err)
 	}
-	fmt.Printf("\nAll figures are in %s.\n", o.out)
+	fmt.Printf("\nAll figures are in %s.\n", path)
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 )
 
@@ -54,7 +53,7 @@ func measureProcessor(ctx context.Context, o options) (rows []*result, err error
 	defer func() { err = errors.Join(err, python.close()) }()
 	benchmarks := &goBenchmarks{dir: dir, binaries: map[string]string{}}
 	for _, c := range comparisons {
-		rows = append(rows, &result{Name: c.name, How: c.command(), Unit: unitSeconds})
+		rows = append(rows, &result{Name: c.name, How: command(c.pkg, c.benchmark), Unit: unitSeconds})
 	}
 	for turn := range o.rounds {
 		for i := range comparisons {
@@ -70,9 +69,9 @@ func measureProcessor(ctx context.Context, o options) (rows []*result, err error
 	return rows, nil
 }
 
-// command is how a person measures our side alone.
-func (c *comparison) command() string {
-	return fmt.Sprintf("GOMAXPROCS=1 go test -run '^$' -bench '^%s$' ./%s", strings.ReplaceAll(c.benchmark, "/", "$/^"), c.pkg)
+// command is how a person runs one benchmark alone.
+func command(pkg, benchmark string) string {
+	return fmt.Sprintf("GOMAXPROCS=1 go test -run '^$' -bench '%s' ./%s", pattern(benchmark), pkg)
 }
 
 // turn measures all sides once; in every other turn the other way round.

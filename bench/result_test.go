@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -45,22 +46,11 @@ func TestVerdict(t *testing.T) {
 // be in, and every operation in the script.
 func TestComparisonsExist(t *testing.T) {
 	for _, c := range comparisons {
-		files, err := filepath.Glob(filepath.Join("..", c.pkg, "*_test.go"))
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s has no tests (%v)", c.pkg, err)
-		}
-		var source strings.Builder
-		for _, file := range files {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			source.Write(text)
-		}
+		source := testSource(t, c.pkg)
 		for _, name := range []string{c.benchmark, c.primitives} {
 			function, sub, _ := strings.Cut(name, "/")
-			if name != "" && !strings.Contains(source.String(), "func "+function+"(b *testing.B)") ||
-				sub != "" && !strings.Contains(source.String(), `b.Run("`+sub+`"`) {
+			if name != "" && !strings.Contains(source, "func "+function+"(b *testing.B)") ||
+				sub != "" && !strings.Contains(source, `b.Run("`+sub+`"`) {
 				t.Errorf("%s is not in %s", name, c.pkg)
 			}
 		}
@@ -68,6 +58,67 @@ func TestComparisonsExist(t *testing.T) {
 			t.Errorf("the script has no operation %q", c.onionBalance)
 		}
 	}
+}
+
+// TestCustodiesExist finds every benchmark of the table of custodians.
+func TestCustodiesExist(t *testing.T) {
+	source := testSource(t, "bench/custody")
+	for _, c := range custodies {
+		if function, _, _ := strings.Cut(c.benchmark, "/"); c.pkg != "bench/custody" || !strings.Contains(source, "func "+function+"(b *testing.B)") {
+			t.Errorf("%s is not in %s", c.benchmark, c.pkg)
+		}
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	const said = "goos: linux\nBenchmarkSign/token \t 2000\t 31000 ns/op\t 20000 children-cpu-ns/op\t 9000.5 cpu-ns/op\nPASS\n"
+	got, err := metrics(said)
+	want := map[string]float64{"ns/op": 31e-6, "children-cpu-ns/op": 20e-6, "cpu-ns/op": 9.0005e-6}
+	if err != nil || !maps.Equal(got, want) {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	for _, bad := range []string{"", "PASS", "Benchmark 1 31000 ns/op", said + said, "Benchmark x cpu-ns/op", "cpu-ns/op"} {
+		if got, err := metrics(bad); err == nil {
+			t.Errorf("%q is read as %v", bad, got)
+		}
+	}
+	if got := pattern("BenchmarkCertify/sealed/aes-gcm"); got != "^BenchmarkCertify$/^sealed$/^aes-gcm$" {
+		t.Errorf("pattern %q", got)
+	}
+}
+
+func TestPrintCustody(t *testing.T) {
+	var out strings.Builder
+	printCustody(&out, []*custodyResult{
+		{Name: "on disk", Clock: series{2e-4, 1e-4, 4e-4}, Ours: series{1e-4}, Helper: series{0}},
+		{Name: "in the token", Clock: series{0.03}, Ours: series{1e-5}, Helper: series{2e-5}},
+	})
+	for _, want := range []string{
+		"\non disk       5000        200 µs        100 µs          -\n",
+		"\nin the token  33.3        30 ms         10 µs           20 µs\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no line %q in\n%s", want, out.String())
+		}
+	}
+}
+
+// testSource returns the tests of a package as one text.
+func testSource(t *testing.T, pkg string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("..", pkg, "*_test.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s has no tests (%v)", pkg, err)
+	}
+	var source strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source.Write(text)
+	}
+	return source.String()
 }
 
 func TestFixture(t *testing.T) {

@@ -46,7 +46,7 @@ bench: need-bench go
 	GO=$(GO) $(GO) run ./bench $(if $(filter 0,$(NETWORK)),-network=false)
 
 bench-network: need-bench go
-	GO=$(GO) $(GO) run ./bench -cpu=false
+	GO=$(GO) $(GO) run ./bench -cpu=false -custody=false
 
 fuzz: go
 	@set -e; for package in $$($(GO) list ./...); do \

@@ -112,6 +112,7 @@ func TestFake(t *testing.T) {
 func TestSituation(t *testing.T) {
 	m := newFake(t)
 	t.Setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
+	t.Setenv("GODEBUG", "madvdontneed=1")
 	info, err := open(t, m.uri()).Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -126,6 +127,9 @@ func TestSituation(t *testing.T) {
 	env := strings.Join(got.Env, "\n")
 	if !strings.Contains(env, "GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.perturb=165:glibc.malloc.tcache_count=0") {
 		t.Error("no tunables of the C library")
+	}
+	if !strings.Contains(env, "GODEBUG=madvdontneed=1,asyncpreemptoff=1") {
+		t.Error("nothing keeps registers from being saved")
 	}
 	if strings.Contains(env, "1234") {
 		t.Error("the PIN is in the environment")
@@ -177,8 +181,13 @@ func TestParentDies(t *testing.T) {
 	gone(t, pid)
 }
 
-// clientThatDies has a helper hang, so that it does not look at its socket.
+// clientThatDies has a helper hang, so that it does not look at its socket. It
+// protects its memory as the daemon does, which must not keep it from executing
+// itself.
 func clientThatDies() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return err
+	}
 	u, err := pkcs11uri.Parse(os.Getenv("URI"))
 	if err != nil {
 		return err

@@ -10,6 +10,12 @@ func Quick(call time.Duration) (restore func()) {
 	return func() { limits = before }
 }
 
+// Program has path executed as the helper until restore is called.
+func Program(path string) (restore func()) {
+	program = func() string { return path }
+	return func() { program = executable }
+}
+
 // HelperPID returns the process of t's helper, 0 if there is none.
 func HelperPID(t *Token) int {
 	t.helper.turn <- struct{}{}

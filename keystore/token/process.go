@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -29,9 +30,20 @@ type process struct {
 	err  error         // how it ended; readable when done is closed
 }
 
-// tunables have the C library overwrite memory that is freed: modules do not
-// wipe all that they decrypted.
-const tunables = "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0"
+// settings are variables of the helper's environment that keep its memory clean,
+// each added to what the operator has set.
+var settings = map[string]string{
+	// Memory that C frees is overwritten: modules do not wipe all that they
+	// decrypted.
+	"GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
+	// Nothing is interrupted but between calls of functions. Elsewhere the
+	// registers of the interrupted code, which may hold a part of a secret, are
+	// saved in memory that nobody wipes.
+	"GODEBUG": "asyncpreemptoff=1",
+}
+
+// program returns what to execute. Tests change it.
+var program = executable
 
 // executable is this very program, even when its file was replaced since.
 func executable() string {
@@ -52,7 +64,7 @@ func startProcess(pin fingerprint) (*process, error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	cmd := exec.Command(executable())
+	cmd := exec.Command(program())
 	cmd.Args = []string{"balancer", HelperArgument}
 	cmd.ExtraFiles = []*os.File{HelperDescriptor - 3: theirs}
 	cmd.Env = helperEnvironment(os.Environ())
@@ -112,19 +124,22 @@ func socketPair() (net.Conn, *os.File, error) {
 }
 
 // helperEnvironment is ours, since modules are configured by variables, and the
-// C library's tunables.
+// settings.
 func helperEnvironment(ours []string) []string {
-	const name = "GLIBC_TUNABLES="
-	all := tunables
-	env := make([]string, 0, len(ours)+1)
-	for _, v := range ours {
-		if theirs, ok := strings.CutPrefix(v, name); !ok {
-			env = append(env, v)
-		} else if theirs != "" {
-			all = theirs + ":" + tunables
+	separator := map[string]string{"GLIBC_TUNABLES": ":", "GODEBUG": ","}
+	env := slices.Clone(ours)
+	for name, value := range settings {
+		i := slices.IndexFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+		switch {
+		case i < 0:
+			env = append(env, name+"="+value)
+		case env[i] == name+"=":
+			env[i] += value
+		default:
+			env[i] += separator[name] + value
 		}
 	}
-	return append(env, name+all)
+	return env
 }
 
 // ended tells whether the process is no more.

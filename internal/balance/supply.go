@@ -46,6 +46,23 @@ const (
 	urgentBefore = 3 * 24 * time.Hour
 )
 
+// LookAhead says how long what s certified ahead lasts, for current being the
+// period that clients ask for and periods that begin offset after a multiple of
+// their length: a warning, if there is reason for one, and whether it is urgent.
+func LookAhead(now time.Time, s Supplier, current descriptor.Period, offset time.Duration) (ahead status.Ahead, warning string, urgent bool) {
+	o := look(now, s, current, offset, outlook{})
+	return o.report(now), o.text, o.urgent
+}
+
+// report is o for the status.
+func (o outlook) report(now time.Time) status.Ahead {
+	remaining := time.Duration(0)
+	if !o.darkAt.IsZero() {
+		remaining = max(o.darkAt.Sub(now), 0)
+	}
+	return status.Ahead{Periods: o.periods, Horizon: o.horizon, RenewBy: o.renewBy, DarkAt: o.darkAt, Remaining: remaining.Seconds()}
+}
+
 // look works the outlook out. before is the last one: after the end it knows
 // when that was. current is the period that clients ask for; periods begin
 // offset after a multiple of their length.
@@ -150,11 +167,8 @@ func (s *Service) reportCustody(now time.Time) status.Custody {
 		out.CertifiedUntil = a.expires
 	}
 	if o := s.outlook; o.known {
-		remaining := max(o.darkAt.Sub(now), 0).Seconds()
-		if o.darkAt.IsZero() {
-			remaining = 0
-		}
-		out.Ahead = &status.Ahead{Periods: o.periods, Horizon: o.horizon, RenewBy: o.renewBy, DarkAt: o.darkAt, Remaining: remaining}
+		ahead := o.report(now)
+		out.Ahead = &ahead
 	}
 	return out
 }

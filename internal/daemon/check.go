@@ -60,7 +60,8 @@ type checkedService struct {
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
 	c.checkState()
-	c.checkKeys()
+	c.checkKeys(ctx)
+	defer c.release()
 	if !offline {
 		c.checkNetwork(ctx)
 	}
@@ -97,27 +98,6 @@ func (c *checker) checkState() {
 		return
 	}
 	c.ok(what, "writable")
-}
-
-// checkKeys opens every service.
-func (c *checker) checkKeys() {
-	var addresses []descriptor.Address
-	for _, s := range c.cfg.Services {
-		built, err := build(c.cfg, s)
-		if err != nil {
-			c.fail("key "+s.Key, "the message says what is wrong; \"balancer key show\" tries a key by itself", err)
-			continue
-		}
-		address := built.Custodian.Address()
-		addresses = append(addresses, address)
-		c.ok("key "+s.Key, "publishes %s", address)
-		c.services = append(c.services, checkedService{name: address.Short(), Config: built})
-	}
-	if len(addresses) == len(c.cfg.Services) {
-		if err := c.cfg.CheckAddresses(addresses); err != nil {
-			c.fail("addresses", "correct the file at the line named", err)
-		}
-	}
 }
 
 // checkNetwork tries tor, then the consensus, then the instances.

@@ -1,0 +1,152 @@
+package daemon
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/locked"
+	"onionbalancer/keystore"
+	"onionbalancer/keystore/offline"
+)
+
+// checkKeysPatience is how long the keys of one service may take.
+const checkKeysPatience = 90 * time.Second
+
+// checkKeys opens every service, and tries its keys.
+func (c *checker) checkKeys(ctx context.Context) {
+	var addresses []descriptor.Address
+	for n, s := range c.cfg.Services {
+		built, err := build(c.cfg, s)
+		what := "key " + keyName(n, s)
+		if err != nil {
+			c.fail(what, "the message says what is wrong; \"balancer key show\" tries a key by itself", err)
+			continue
+		}
+		address := built.Custodian.Address()
+		addresses = append(addresses, address)
+		c.ok(what, "publishes %s", address)
+		c.services = append(c.services, checkedService{name: address.Short(), Config: built})
+		c.tryKeys(ctx, what, s, built)
+	}
+	if len(addresses) == len(c.cfg.Services) {
+		if err := c.cfg.CheckAddresses(addresses); err != nil {
+			c.fail("addresses", "correct the file at the line named", err)
+		}
+	}
+	if err := locked.Trouble(); err != nil {
+		c.warn("memory", "raise the limit of locked memory: LimitMEMLOCK= in the unit, ulimit -l in a shell", "%v", err)
+	}
+}
+
+// keyName is what findings call a key: its path, or the file that a token opens.
+func keyName(n int, s config.Service) string {
+	if uri := uriOf(s.Key); uri != nil && uri.Sealed != "" {
+		return uri.Sealed
+	} else if uri != nil {
+		return fmt.Sprintf("of service %d", n+1)
+	}
+	return s.Key
+}
+
+// release lets all keys go.
+func (c *checker) release() {
+	var all []balance.Config
+	for _, s := range c.services {
+		all = append(all, s.Config)
+	}
+	release(all, c.log)
+}
+
+// tryKeys uses the keys of a service as the daemon would.
+func (c *checker) tryKeys(ctx context.Context, what string, s config.Service, built balance.Config) {
+	ctx, cancel := context.WithTimeout(ctx, checkKeysPatience)
+	defer cancel()
+	if built.Custody.Form == string(keystore.FormSealed) && c.tryToken(ctx, what, uriOf(s.Key)) {
+		c.tryUnsealing(ctx, what, built)
+	}
+	if ceremony, ok := built.Custodian.(supply); ok {
+		c.trySupply(ctx, what, ceremony, built)
+	}
+	if s.Signing != "" {
+		c.trySigning(ctx, "signing keys of "+built.Custodian.Address().Short(), uriOf(s.Signing))
+	}
+}
+
+// tryUnsealing has a key certified that nobody has, until a time long past: the
+// certificate is worth nothing to anybody.
+func (c *checker) tryUnsealing(ctx context.Context, what string, built balance.Config) {
+	nobodys, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		c.fail(what, "", err)
+		return
+	}
+	began := time.Now()
+	_, err = built.Custodian.Certify(ctx, publicPeriod(began), nobodys, time.Unix(3600, 0))
+	if err != nil {
+		c.fail(what, mendToken(err), err)
+		return
+	}
+	c.ok(what, "the token unseals it and certifies, in %s", time.Since(began).Round(time.Millisecond))
+}
+
+// publicPeriod is the present period of the public network; a token certifies
+// for one as for another.
+func publicPeriod(now time.Time) descriptor.Period {
+	return descriptor.PeriodAt(now, descriptor.DefaultPeriodLength, descriptor.DefaultRotationOffset)
+}
+
+// supply is a custodian whose certificates were made at a ceremony.
+type supply interface {
+	balance.Supplier
+	Schedule() offline.Schedule
+}
+
+// trySupply says how long the certificates last, and whether the signing key of
+// the present period is the one that was certified.
+func (c *checker) trySupply(ctx context.Context, what string, s supply, built balance.Config) {
+	const mend = "hold a ceremony: balancer ceremony request, sign, install"
+	now, schedule := time.Now(), s.Schedule()
+	current := schedule.At(now)
+	ahead, warning, urgent := balance.LookAhead(now, s, current, schedule.Offset())
+	detail := fmt.Sprintf("%d of %d periods left, until %s; renew before %s", ahead.Periods, ahead.Horizon,
+		ahead.DarkAt.UTC().Format(time.DateTime), ahead.RenewBy.UTC().Format(time.DateTime))
+	switch {
+	case ahead.Periods == 0:
+		c.fail(what, mend, errors.New(warning))
+		return
+	case urgent:
+		c.warn(what, mend+", and soon", "%s: %s", detail, warning)
+	case warning != "":
+		c.warn(what, mend, "%s: %s", detail, warning)
+	default:
+		c.ok(what, "%s", detail)
+	}
+	if built.Custody.Signing == signingToken {
+		return // to look for the key would make one, were it not there
+	}
+	if err := certifies(ctx, built, current); err != nil {
+		c.fail(what, mend, err)
+	}
+}
+
+// certifies reports whether the signing key of p can be had, and the certificate
+// is for it.
+func certifies(ctx context.Context, built balance.Config, p descriptor.Period) error {
+	signer, err := built.Signing.SigningKey(ctx, p)
+	if err != nil {
+		return err
+	}
+	public, ok := signer.Public().(ed25519.PublicKey)
+	if !ok {
+		return fmt.Errorf("the signing key is a %T", signer.Public())
+	}
+	_, err = built.Custodian.Certify(ctx, p, public, time.Now())
+	return err
+}

@@ -1,0 +1,112 @@
+package daemon
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"onionbalancer/keystore/pkcs11uri"
+	"onionbalancer/keystore/token"
+)
+
+// uriOf reads a reference that may be a PKCS #11 URI; nil if it is none.
+func uriOf(ref string) *pkcs11uri.URI {
+	if !pkcs11uri.Is(ref) {
+		return nil
+	}
+	uri, err := pkcs11uri.Parse(ref)
+	if err != nil {
+		return nil // keystore says why
+	}
+	return uri
+}
+
+// tryToken finds the token and logs in, and reports whether that went well.
+func (c *checker) tryToken(ctx context.Context, what string, uri *pkcs11uri.URI) bool {
+	tok, err := token.Open(uri)
+	if err != nil {
+		c.fail(what, "correct the URI", err)
+		return false
+	}
+	defer tok.Close()
+	info, err := tok.Info(ctx)
+	if err != nil {
+		c.fail(what, mendToken(err), err)
+		return false
+	}
+	c.ok(what, "token %q, serial %s, by %s; module %s", info.Label, info.Serial, info.Manufacturer, info.Module)
+	return true
+}
+
+// trialMessage is what a trial key signs: nothing of Tor's begins like it.
+const trialMessage = "balancer check: a trial signature"
+
+// trySigning makes a key on the token, signs, and destroys the key again.
+func (c *checker) trySigning(ctx context.Context, what string, uri *pkcs11uri.URI) {
+	tok, err := token.Open(uri)
+	if err != nil {
+		c.fail(what, "correct the URI", err)
+		return
+	}
+	defer tok.Close()
+	began := time.Now()
+	took, err := trial(ctx, tok)
+	if err != nil {
+		c.fail(what, mendToken(err), err)
+		return
+	}
+	c.ok(what, "the token makes keys, signs (in %s) and destroys them; all in %s",
+		took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+}
+
+// trial returns how long the signature took.
+func trial(ctx context.Context, tok *token.Token) (took time.Duration, err error) {
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		return 0, err
+	}
+	object := token.Object{Label: "balancer check " + fmt.Sprintf("%x", id[:4]), ID: id}
+	key, err := tok.Generate(ctx, object)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	signature, err := tok.Sign(ctx, object, []byte(trialMessage))
+	took = time.Since(began)
+	if err == nil && !ed25519.Verify(key.Public, []byte(trialMessage), signature) {
+		err = errors.New("the token returned a wrong signature")
+	}
+	// Also if time is up: the key shall not be left behind.
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if gone := tok.Destroy(ending, object); gone != nil {
+		err = errors.Join(err, fmt.Errorf("destroying the trial key %q, which you should delete: %w", object.Label, gone))
+	}
+	return took, err
+}
+
+// mendToken says what to do about an error of a token.
+func mendToken(err error) string {
+	var of *token.Error
+	if !errors.As(err, &of) {
+		return "the message says what is wrong"
+	}
+	switch of.Code {
+	case token.CodeAbsent:
+		return "is the token plugged in, and module-path right? \"pkcs11-tool --module MODULE --list-token-slots\" shows what there is"
+	case token.CodePIN:
+		return "put the right PIN where pin-source says; do not try often, or the token locks"
+	case token.CodeFinalTry, token.CodeLocked:
+		return "log in once with the right PIN by the vendor's tool, or unlock the token with its SO PIN"
+	case token.CodeNoKey:
+		return "compare object and id with \"pkcs11-tool --module MODULE --login --list-objects\""
+	case token.CodeDamaged:
+		return "was it sealed by another key? \"balancer key rewrap\" makes one for another token; else take the backup"
+	case token.CodeCrashed:
+		return "the module crashed or hung: try again, and see the vendor's release notes"
+	}
+	return "the message says what is wrong"
+}

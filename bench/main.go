@@ -89,8 +89,9 @@ func run(ctx context.Context, o options) error {
 // print shows all figures to people.
 func (r *report) print() {
 	clearProgress()
-	fmt.Printf("%s, %s; medians, with the lowest and the highest ratio of a turn in brackets\n\n", r.Machine, runtime.Version())
+	fmt.Printf("%s, %s; medians, with the lowest and the highest ratio of a turn in brackets\n", r.Machine, runtime.Version())
 	if len(r.Rows) > 0 {
+		fmt.Println()
 		printTable(os.Stdout, r.Rows)
 	}
 	if len(r.Custody) > 0 {

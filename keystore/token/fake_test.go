@@ -77,19 +77,19 @@ func misbehave(fault, text string) error {
 	switch fault {
 	case "crash":
 		_ = unix.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
+		time.Sleep(time.Hour)
 	case "exit":
 		fmt.Println("the module says that it ends with PIN right-1234")
 		os.Exit(3)
 	case "hang":
-		select {}
+		time.Sleep(time.Hour)
 	case "garbage":
 		for fd := 3; fd < 20; fd++ {
 			if _, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil {
 				_, _ = unix.Write(fd, []byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
 			}
 		}
-		select {}
+		time.Sleep(time.Hour)
 	case "panic":
 		panic("a secret: right-1234")
 	case "error":

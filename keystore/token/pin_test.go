@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"onionbalancer/keystore/token"
-	"onionbalancer/keystore/token/tokentest"
 )
 
 // TestWrongPIN makes sure that a wrong PIN reaches the token exactly once in the
@@ -106,27 +105,6 @@ func TestPINSources(t *testing.T) {
 	}
 	wantCode(t, none.Ping(t.Context()), token.CodePIN, "not tried again")
 	if err := open(t, strings.Replace(strings.Split(m.uri(), "&")[0], "fake", "free", 1)).Ping(t.Context()); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestWrongPINOfSoftHSM lets a real token count the tries.
-func TestWrongPINOfSoftHSM(t *testing.T) {
-	hsm := tokentest.New(t)
-	if err := os.WriteFile(hsm.PINFile, []byte("wrong-4711\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	tok := open(t, hsm.URI(""))
-	for range 3 {
-		wantCode(t, tok.Ping(t.Context()), token.CodePIN, "")
-	}
-	if !hsm.Warned(t) {
-		t.Error("the token saw no wrong PIN")
-	}
-	if err := os.WriteFile(hsm.PINFile, []byte(hsm.PIN+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := tok.Ping(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

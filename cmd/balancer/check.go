@@ -21,16 +21,20 @@ func newCheckCommand() *cobra.Command {
 		Long: `Try everything that the configuration names, without publishing anything: the
 file itself, the state directory, each service's key, the tor that is to be used
 and its version, the consensus and the clock, each instance's descriptor and its
-introduction points, and whether the limit of 20 introduction points bites.
+introduction points, and whether the limit of 20 introduction points bites. Of a
+key that a token seals, it has the token unseal it and certify; of signing keys on
+a token, it makes one, has it sign, and destroys it again; of an offline key, it
+says how long the certificates last.
 
 Each line says "ok", "warning" or "failed", and below it how to mend what is not
 ok. The exit status is 1 if anything failed. While a tor of its own starts, its
 progress is on standard error. --offline looks at the file and the keys alone,
-and needs no tor.`,
+tokens included, and needs no tor.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			tell := func(f daemon.Finding) { printFinding(cmd, f) }
 			var all []daemon.Finding
+			protectMemory()
 			if asJSON {
 				tell = func(f daemon.Finding) { all = append(all, f) }
 			}

@@ -68,7 +68,7 @@ func TestExample(t *testing.T) {
 	if !reflect.DeepEqual(parse(t, defaults), want) {
 		t.Error("a default that the example names is not the default")
 	}
-	const options = "# fetch_interval = \"10m\"\x00# client_key = \"web2.auth_private\"\x00# cookie_file = \x00# password_file = "
+	const options = "# fetch_interval = \"10m\"\x00# client_key = \"web2.auth_private\"\x00# cookie_file = \x00# password_file = \x00# signing = "
 	text := string(raw)
 	for _, option := range strings.Split(options, "\x00") {
 		if !strings.Contains(text, option) {
@@ -77,7 +77,16 @@ func TestExample(t *testing.T) {
 		text = strings.ReplaceAll(text, option, strings.TrimPrefix(option, "# "))
 	}
 	all := parse(t, text)
-	if s := all.Services[0]; s.FetchInterval != 10*time.Minute || s.Instances[1].ClientKey != "/etc/balancer/web2.auth_private" ||
+	for _, line := range []string{"#   key = \"pkcs11:", "#   key = \"front.offline\""} {
+		_, rest, found := strings.Cut(text, line)
+		rest, _, _ = strings.Cut(rest, "\n")
+		if !found {
+			t.Errorf("the example does not show %s", line)
+		}
+		parse(t, strings.Replace(text, "\nkey = \"front/hs_ed25519_secret_key\"\n", "\n"+line[4:]+rest+"\n", 1))
+	}
+	const token = "pkcs11:token=balancer?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/balancer/pin"
+	if s := all.Services[0]; s.Signing != token || s.FetchInterval != 10*time.Minute || s.Instances[1].ClientKey != "/etc/balancer/web2.auth_private" ||
 		all.Tor.CookieFile != "/run/tor/control.authcookie" || all.Tor.PasswordFile != "/etc/balancer/control-password" {
 		t.Errorf("the example's options are read as %+v", all)
 	}

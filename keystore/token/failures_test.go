@@ -1,12 +1,15 @@
 package token_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,6 +71,7 @@ func TestFaults(t *testing.T) {
 		dies        bool // the helper
 	}{
 		{"crash", "", token.CodeCrashed, "signal: killed", true},
+		{"fault", "", token.CodeCrashed, "exit status 2", true},
 		{"exit", "", token.CodeCrashed, "exit status 3", true},
 		{"garbage", "", token.CodeCrashed, "something else", true},
 		{"panic", "", token.CodeFailed, "panicked (string)", false},
@@ -175,15 +179,20 @@ func TestStartsInVain(t *testing.T) {
 	m := newFake(t)
 	m.write("crash-load", "always")
 	tok := open(t, m.uri())
-	for range 30 {
-		wantCode(t, tok.Ping(t.Context()), token.CodeCrashed, "")
-		time.Sleep(10 * time.Millisecond)
+	put := 0
+	start := time.Now()
+	for time.Since(start) < 500*time.Millisecond {
+		err := tok.Ping(t.Context())
+		wantCode(t, err, token.CodeCrashed, "")
+		if strings.Contains(err.Error(), "times in a row, and is started again in 1s") {
+			put++
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
-	n := m.count("load")
-	if n < 3 || n > 5 {
-		t.Errorf("%d starts in %s", n, 300*time.Millisecond)
+	// At once, then after 100, 200 and 400 ms.
+	if n := m.count("load"); n < 2 || n > 5 || put < 10 {
+		t.Errorf("%d starts in %s, %d put off", n, time.Since(start), put)
 	}
-	wantCode(t, tok.Ping(t.Context()), token.CodeCrashed, "times in a row, and is started again in 1s")
 	if err := os.Remove(filepath.Join(m.dir, "crash-load")); err != nil {
 		t.Fatal(err)
 	}
@@ -239,5 +248,33 @@ func TestLongMessage(t *testing.T) {
 	wantCode(t, err, token.CodeMisuse, fmt.Sprint(token.MaxMessage+1))
 	if m.count("load") != 1 {
 		t.Error("the helper did not survive")
+	}
+}
+
+// TestLastWords makes sure that what a helper says gets into the log, and no PIN
+// and no registers with it.
+func TestLastWords(t *testing.T) {
+	var log bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	defer slog.SetDefault(before)
+	m := newFake(t)
+	tok := open(t, m.uri())
+	for _, fault := range []string{"panic", "exit", "fault"} {
+		m.write(fault+"-keys", "")
+		if _, err := tok.SigningKeys(t.Context(), ""); err == nil {
+			t.Errorf("%s is no error", fault)
+		}
+	}
+	tok.Close()
+	for _, want := range []string{"wrote the PIN; the line is left out", "SIGSEGV", "panic in onionbalancer/keystore/token_test.misbehave, fake_test.go"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("%q is not in the log:\n%s", want, &log)
+		}
+	}
+	for _, secret := range []string{"1234", "rax", "goroutine 1"} {
+		if strings.Contains(log.String(), secret) {
+			t.Errorf("%q is in the log:\n%s", secret, &log)
+		}
 	}
 }

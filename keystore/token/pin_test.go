@@ -1,11 +1,14 @@
 package token_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"onionbalancer/keystore/token"
 )
@@ -56,6 +59,27 @@ func TestWrongPIN(t *testing.T) {
 	if n := m.count("open"); n != 3 {
 		t.Errorf("%d tries in all", n)
 	}
+}
+
+// TestWrongPINFromDescriptor tells how to enter another where none can be read.
+func TestWrongPINFromDescriptor(t *testing.T) {
+	m := newFake(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := w.WriteString("wrong-1234\n"); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	inherited, err := unix.FcntlInt(r.Fd(), unix.F_DUPFD, 100) // as if from a parent
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok := open(t, strings.ReplaceAll(m.uri(), m.dir+"/pin", fmt.Sprintf("fd:%d", inherited)))
+	wantCode(t, tok.Ping(t.Context()), token.CodePIN, "the PIN is wrong")
+	wantCode(t, tok.Ping(t.Context()), token.CodePIN, "restart this program to enter another")
 }
 
 // TestHeldBack makes sure that a token on its last try, or locked, is left alone

@@ -19,6 +19,7 @@ type pump struct {
 	pin   fingerprint
 	line  []byte
 	lines int
+	trace bool // that what follows is a trace of the Go runtime
 }
 
 // Write takes any part of the text. It never fails.
@@ -41,7 +42,7 @@ func (p *pump) Write(text []byte) (int, error) {
 func (p *pump) flush() {
 	line := p.line
 	p.line = nil
-	if len(line) == 0 || p.lines > maxLines || !slog.Default().Enabled(context.Background(), slog.LevelDebug) {
+	if len(line) == 0 || p.trace || p.lines > maxLines || !slog.Default().Enabled(context.Background(), slog.LevelDebug) {
 		clear(line)
 		return
 	}
@@ -49,9 +50,14 @@ func (p *pump) flush() {
 		slog.Debug("a helper for a token says more than is logged")
 		return
 	}
-	if p.pin.within(line) {
+	// A trace has arguments and registers, in which there may be secrets.
+	p.trace = bytes.HasPrefix(line, []byte("goroutine "))
+	switch {
+	case p.trace:
+		slog.Debug("a helper for a token crashed; the trace is left out")
+	case p.pin.within(line):
 		slog.Debug("a helper for a token wrote the PIN; the line is left out")
-	} else {
+	default:
 		slog.Debug("a helper for a token says", "text", strings.ToValidUTF8(string(line), "\uFFFD"))
 	}
 	clear(line)

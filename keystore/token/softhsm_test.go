@@ -3,6 +3,7 @@
 package token_test
 
 import (
+	"crypto/rand"
 	"os"
 	"testing"
 
@@ -35,7 +36,7 @@ func TestSoftHSM(t *testing.T) {
 // TestWrongPINOfSoftHSM lets a real token count the tries.
 func TestWrongPINOfSoftHSM(t *testing.T) {
 	hsm := tokentest.New(t)
-	if err := os.WriteFile(hsm.PINFile, []byte("wrong-4711\n"), 0o600); err != nil {
+	if err := os.WriteFile(hsm.PINFile, []byte("wrong-"+rand.Text()+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	tok := open(t, hsm.URI(""))

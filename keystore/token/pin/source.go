@@ -98,6 +98,9 @@ func (s Source) Resolve(dir string) Source {
 	return s
 }
 
+// Once says that the PIN is read but once in the life of this process.
+func (s Source) Once() bool { return s.kind == kindDescriptor || s.kind == kindPrompt }
+
 // IsZero says that no source is given.
 func (s Source) IsZero() bool { return s.kind == kindNone }
 

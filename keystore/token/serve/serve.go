@@ -178,6 +178,9 @@ func (s *server) open(request *token.Request, pin *locked.Buffer, response *toke
 		return nil, fmt.Errorf("the module opened nothing")
 	}
 	s.hsm = hsm
+	if err := locked.Trouble(); err != nil {
+		fmt.Fprintln(os.Stderr, err) // for the log
+	}
 	response.Info, err = hsm.Info()
 	return nil, err
 }

@@ -28,7 +28,7 @@ func keyFile(path string) (string, error) {
 		return "", fmt.Errorf("opening key: %w", err)
 	}
 	if !info.IsDir() {
-		if isSealed(abs) {
+		if IsSealed(abs) {
 			return "", sealedAlone(abs)
 		}
 		return abs, nil
@@ -128,7 +128,7 @@ func readSecret(path string) (*locked.Buffer, error) {
 // Root may own any file and read anybody's, a tor's for one.
 func checkPrivate(path string, info os.FileInfo, me int) error {
 	if others := info.Mode().Perm() & 0o077; others != 0 {
-		return fmt.Errorf("others than its owner can use the file (mode %04o): run: chmod 600 %s", info.Mode().Perm(), shellQuote(path))
+		return fmt.Errorf("others than its owner can use the file (mode %04o): run: chmod 600 %s", info.Mode().Perm(), ShellQuote(path))
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -136,7 +136,7 @@ func checkPrivate(path string, info os.FileInfo, me int) error {
 	}
 	if me != 0 && stat.Uid != 0 && int(stat.Uid) != me {
 		return fmt.Errorf("the file belongs to user %d, who can read and replace it, and this program runs as user %d: run as root: chown %d %s",
-			stat.Uid, me, me, shellQuote(path))
+			stat.Uid, me, me, ShellQuote(path))
 	}
 	return nil
 }

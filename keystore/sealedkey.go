@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -64,26 +63,6 @@ func OpenSealed(uri *pkcs11uri.URI) (*SealedKey, error) {
 
 func newSealed(path string, object token.Object, address descriptor.Address, tok unsealer) *SealedKey {
 	return &SealedKey{path: path, object: object, address: address, token: tok, remembered: newRemembered()}
-}
-
-// errNotSealed tells those who want a token to be the custodian by itself why
-// it cannot be.
-var errNotSealed = errors.New(`the URI has no x-sealed, so it names a key on the token itself, and no token can certify for an onion service: ` +
-	`tor wants the certificate signed by a key that is derived from the address anew for every period, and CKM_EDDSA, all that tokens have, signs ` +
-	`for the token's own public key with a nonce of the token's own. Seal the key by the token instead: balancer key seal --help; ` +
-	`or keep it offline: balancer ceremony --help`)
-
-// ReadSealed reads a sealed key's file, which holds no secret.
-func ReadSealed(path string) (*sealed.File, error) {
-	raw, err := readSmall(path)
-	if err != nil {
-		return nil, fmt.Errorf("opening sealed key: %w", err)
-	}
-	file, err := sealed.Parse(raw)
-	if err != nil {
-		return nil, fmt.Errorf("opening sealed key %q: %w", path, err)
-	}
-	return file, nil
 }
 
 // Address implements Custodian.
@@ -219,23 +198,3 @@ func (k *SealedKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.String
 
 // LogValue logs String.
 func (k *SealedKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
-
-// isSealed tells whether the file at path is a sealed key. Of other files it
-// reads one byte, which in key files is no secret.
-func isSealed(path string) bool {
-	info, err := os.Stat(path)
-	if err != nil || !info.Mode().IsRegular() {
-		return false
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	var first [1]byte
-	if n, err := f.Read(first[:]); n != 1 || err != nil || first[0] != '{' {
-		return false
-	}
-	raw, err := readSmall(path)
-	return err == nil && sealed.Is(raw)
-}

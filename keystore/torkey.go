@@ -138,8 +138,8 @@ func readSmall(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxKeyFile))
 }
 
-// shellQuote quotes a path for the commands that errors suggest.
-func shellQuote(path string) string {
+// ShellQuote quotes a path for a command that is suggested to people.
+func ShellQuote(path string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%"
 	if strings.Trim(path, plain) == "" {
 		return path

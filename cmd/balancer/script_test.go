@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -17,5 +18,13 @@ func TestMain(m *testing.M) {
 // TestScripts runs what is in testdata/script, each file in a directory of its
 // own: the command line as an operator meets it.
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata/script", RequireExplicitExec: true})
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script", RequireExplicitExec: true,
+		Condition: func(cond string) (bool, error) {
+			if cond != "pkcs11" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			return withPKCS11, nil
+		},
+	})
 }

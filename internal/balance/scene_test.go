@@ -34,7 +34,8 @@ type scene struct {
 	store     *memoryStore
 	custodian *memoryCustodian
 	signing   SigningKeys
-	keeper    Custodian // instead of custodian, if not nil
+	custody   func(*Config) // other keys than those, if not nil
+	keeper    Custodian     // instead of custodian, if not nil
 	handler   slog.Handler
 	began     time.Time
 	skew      time.Duration // of the service's wall clock
@@ -159,6 +160,9 @@ func (s *scene) config() Config {
 	cfg := Config{Custodian: cmp.Or[Custodian](s.keeper, s.custodian), Signing: s.signing, Strategy: selection.Spread{}, Limit: 20, FetchEvery: time.Minute}
 	for n, i := range s.instances {
 		cfg.Instances = append(cfg.Instances, Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address()})
+	}
+	if s.custody != nil {
+		s.custody(&cfg)
 	}
 	return cfg
 }

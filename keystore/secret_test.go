@@ -27,6 +27,11 @@ func TestSecretsDoNotShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sealedKey, _, _ := newSealedKey(t)
+	sealedRevision, err := sealedKey.RevisionKey(t.Context(), period)
+	if err != nil {
+		t.Fatal(err)
+	}
 	raw, err := readSecret(key.path)
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +40,7 @@ func TestSecretsDoNotShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets := [][]byte{fresh.seed.Bytes(), fresh.key().Expanded(), fresh.key().Expanded()[32:], identity.Expanded(), identity.Expanded()[32:], revision.Bytes()}
+	secrets := [][]byte{fresh.seed.Bytes(), fresh.key().Expanded(), fresh.key().Expanded()[32:], identity.Expanded(), identity.Expanded()[32:], revision.Bytes(), sealedRevision.Bytes()}
 	type hidden struct {
 		f *Fresh
 		d *DiskKey
@@ -49,7 +54,7 @@ func TestSecretsDoNotShow(t *testing.T) {
 			F *Fresh
 			D *DiskKey
 		}{fresh, key},
-		"identity": identity,
+		"identity": identity, "sealed key": sealedKey, "sealed custodian": hidden{fresh, key, sealedKey},
 	} {
 		for road, text := range roads(value) {
 			for _, secret := range secrets {

@@ -69,6 +69,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newCheckCommand(),
 		newStatusCommand(),
 		newKeyCommand(),
+		newCeremonyCommand(),
 		newDescriptorCommand(newDescriptorFetchCommand()),
 		newHSDirsCommand(),
 		newTestnetCommand(),

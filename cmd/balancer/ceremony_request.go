@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/status"
+	"onionbalancer/keystore"
+	"onionbalancer/keystore/offline"
+)
+
+// requestOptions are the flags of "balancer ceremony request".
+type requestOptions struct {
+	config, dir, out, signing, from string
+	periods                         int
+	length, offset                  time.Duration
+	asJSON                          bool
+}
+
+func newCeremonyRequestCommand() *cobra.Command {
+	var o requestOptions
+	cmd := &cobra.Command{
+		Use:   "request {--config FILE | --dir DIR [ADDRESS...]}",
+		Short: "Make signing keys for the next periods, and ask for their certificates",
+		Long: `Makes the descriptor-signing keys of the next periods, and writes a request: a file
+with their public halves, to be carried to the machine that has the identity key.
+Then compare the fingerprint shown here with the one that "ceremony sign" shows.
+
+The first time, name the public onion address and a directory for its keys, which
+is made. With several addresses, each gets a directory of its own in DIR, named
+after it. Later, --config finds all services whose key is such a directory, and
+--dir alone does without a configuration. Run this as the balancer's user.
+
+The keys stay on this machine: in DIR (0600), where the balancer wipes each when
+its period is over, or on a token (--signing; with --config the token that the
+service has there). Put DIR where the balancer may write, as below state_dir. A key
+that was made is kept, and asked for again until its period is over; so nothing is
+lost if a request or a bundle is.
+
+The default is 60 periods, 60 days on the public network, from the period on whose
+descriptor is in use now. With --config the running balancer is asked which one
+that is, and how long periods are; else it goes by the clock, and by the timing of
+the public network or that of the keys in DIR.`,
+		Example: `  balancer ceremony request --dir /var/lib/balancer/front.offline ADDRESS.onion --out request.json
+  balancer ceremony request --config /etc/balancer/balancer.toml --periods 90 --out request.json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			made, err := o.make(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			if o.asJSON {
+				return writeJSON(cmd.OutOrStdout(), made)
+			}
+			return made.write(cmd.OutOrStdout())
+		},
+	}
+	addConfigFlag(cmd, &o.config)
+	addKeysDirFlag(cmd, &o.dir)
+	flags := cmd.Flags()
+	flags.StringVar(&o.out, "out", "ceremony-request.json", "the request `FILE` to write; never overwritten")
+	flags.IntVar(&o.periods, "periods", 60, "how many `PERIODS` to prepare")
+	flags.StringVar(&o.from, "from", "", "the first period: its `NUMBER`, or a time in it (RFC 3339); the one in use now by default")
+	flags.DurationVar(&o.length, "period-length", 0, "how long a period is, on a network of one's own")
+	flags.DurationVar(&o.offset, "rotation-offset", 0, "how long after a multiple of their length periods begin; half of it by default")
+	flags.StringVar(&o.signing, "signing", "", "the pkcs11: `URI` of the token to make the keys on")
+	flags.BoolVar(&o.asJSON, "json", false, "print as JSON")
+	return cmd
+}
+
+// wish is one address to make keys for.
+type wish struct {
+	prepared
+	address descriptor.Address // zero: the one whose directory it is
+}
+
+// wishes returns what the command line asks for.
+func (o *requestOptions) wishes(args []string) ([]wish, error) {
+	if o.periods < 1 || o.periods > offline.MaxPeriods {
+		return nil, usageError{fmt.Errorf("%d periods, want 1 to %d", o.periods, offline.MaxPeriods)}
+	}
+	if len(args) == 0 {
+		list, err := preparedIn(o.config, o.dir)
+		wishes := make([]wish, len(list))
+		for i, p := range list {
+			if o.signing != "" {
+				p.signing = o.signing
+			}
+			wishes[i] = wish{prepared: p}
+		}
+		return wishes, err
+	}
+	if o.dir == "" || o.config != "" {
+		return nil, usageError{errors.New("with addresses, name the directory of their signing keys with --dir DIR, and no configuration")}
+	}
+	var wishes []wish
+	for _, arg := range args {
+		address, err := descriptor.ParseAddress(arg)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		dir := o.dir
+		if len(args) > 1 {
+			dir = filepath.Join(o.dir, address.Label())
+		}
+		wishes = append(wishes, wish{prepared{dir, o.signing}, address})
+	}
+	return wishes, nil
+}
+
+// make does all of the command but printing.
+func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade, error) {
+	wishes, err := o.wishes(args)
+	if err != nil {
+		return nil, err
+	}
+	if err := offline.Absent(o.out); err != nil {
+		return nil, fmt.Errorf("writing the request: %w", err)
+	}
+	schedule, now, err := o.timing(ctx, wishes)
+	if err != nil {
+		return nil, err
+	}
+	first, err := o.first(schedule, now)
+	if err != nil {
+		return nil, err
+	}
+	var wanted []offline.Wanted
+	for _, w := range wishes {
+		one, err := w.prepare(ctx, schedule, first, o.periods)
+		if err != nil {
+			return nil, err
+		}
+		wanted = append(wanted, one)
+	}
+	// Only when all keys are safe is there anything to carry away.
+	request, err := offline.NewRequest(time.Now(), schedule, first, wanted)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := request.Encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := offline.WriteNew(o.out, raw); err != nil {
+		return nil, fmt.Errorf("writing the request: %w", err)
+	}
+	return newRequestMade(request, o.out, wishes)
+}
+
+// prepare makes the keys of one address.
+func (w wish) prepare(ctx context.Context, schedule offline.Schedule, first uint64, count int) (wanted offline.Wanted, err error) {
+	p := offline.Preparation{Dir: w.dir, Address: w.address, Schedule: schedule, First: first, Count: count}
+	if w.signing != "" {
+		address := w.address
+		if offline.Is(w.dir) {
+			d, err := offline.Describe(w.dir)
+			if err != nil {
+				return wanted, err
+			}
+			address = d.Address
+		}
+		token, err := keystore.OpenSigning(w.signing, address)
+		if err != nil {
+			return wanted, err
+		}
+		defer func() { err = errors.Join(err, token.Close()) }()
+		p.Source = token
+	}
+	return offline.Prepare(ctx, p)
+}
+
+// timing returns when periods begin, and what time it is: as the flags say, as
+// the running balancer does, as the keys that are there, or as on the public
+// network.
+func (o *requestOptions) timing(ctx context.Context, wishes []wish) (offline.Schedule, time.Time, error) {
+	now := time.Now()
+	if o.length != 0 || o.offset != 0 {
+		length, offset := o.length, o.offset
+		if length == 0 {
+			length = descriptor.DefaultPeriodLength
+		}
+		if offset == 0 {
+			offset = length / 2
+		}
+		if length < time.Minute || length%time.Minute != 0 || offset < 0 || offset%time.Second != 0 {
+			return offline.Schedule{}, now, usageError{errors.New("periods last whole minutes, and begin whole seconds late")}
+		}
+		return offline.NewSchedule(length, offset), now, nil
+	}
+	if o.config != "" {
+		if s, at, ok := askTiming(ctx, o.config); ok {
+			return s, at, nil
+		}
+	}
+	for _, w := range wishes {
+		if offline.Is(w.dir) {
+			d, err := offline.Describe(w.dir)
+			if err != nil {
+				return offline.Schedule{}, now, err
+			}
+			return d.Schedule, now, nil
+		}
+	}
+	return offline.Public, now, nil
+}
+
+// askTiming asks the running balancer, if it runs and knows.
+func askTiming(ctx context.Context, configPath string) (s offline.Schedule, at time.Time, ok bool) {
+	cfg, err := config.Load(configPath)
+	if err != nil {
+		return s, at, false // it has been read before, and complained of
+	}
+	snapshot, err := status.Query(ctx, filepath.Join(cfg.StateDir, status.SocketName))
+	if err != nil || !snapshot.Consensus.Known || snapshot.Consensus.PeriodMinutes == 0 {
+		return s, at, false
+	}
+	c := snapshot.Consensus
+	return offline.Schedule{Minutes: c.PeriodMinutes, OffsetSeconds: c.OffsetSeconds}, c.ValidAfter, true
+}
+
+// first returns the number of the first period to ask for.
+func (o *requestOptions) first(s offline.Schedule, now time.Time) (uint64, error) {
+	if o.from == "" {
+		return s.InUse(now).Number, nil
+	}
+	if number, err := strconv.ParseUint(o.from, 10, 64); err == nil {
+		return number, nil
+	}
+	t, err := time.Parse(time.RFC3339, o.from)
+	if err != nil {
+		if t, err = time.Parse(time.DateOnly, o.from); err != nil {
+			return 0, usageError{fmt.Errorf("--from %q is neither the number of a period nor a time as 2026-12-01T12:00:00Z", o.from)}
+		}
+	}
+	return s.At(t).Number, nil
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/keystore/offline"
+)
+
+// requestShown is a request in plain words. It has no secret in it.
+type requestShown struct {
+	Path        string              `json:"request"`
+	Fingerprint offline.Fingerprint `json:"fingerprint"`
+	Made        string              `json:"made"`
+	offline.Schedule
+	offline.Span
+	Periods  int             `json:"periods"`
+	Services []serviceWanted `json:"services"`
+	Warnings []string        `json:"warnings,omitempty"`
+}
+
+// serviceWanted is what a request wants for one address.
+type serviceWanted struct {
+	Address          descriptor.Address    `json:"address"`
+	CertifiedThrough uint64                `json:"certified_through,omitempty"`
+	Keys             []offline.Fingerprint `json:"signing_key_fingerprints"`
+}
+
+func showRequest(r *offline.Request, path string) (*requestShown, error) {
+	name, err := r.Fingerprint()
+	if err != nil {
+		return nil, err
+	}
+	shown := &requestShown{
+		Path: path, Fingerprint: name, Made: moment(r.Made), Schedule: r.Schedule,
+		Span: r.Schedule.Span(r.First, r.Last()), Periods: r.Periods(),
+	}
+	for _, w := range r.Services {
+		one := serviceWanted{Address: w.Address, CertifiedThrough: w.CertifiedThrough}
+		for _, key := range w.Keys {
+			one.Keys = append(one.Keys, offline.KeyFingerprint(key))
+		}
+		shown.Services = append(shown.Services, one)
+	}
+	return shown, nil
+}
+
+// keysPerLine is how many fingerprints of signing keys stand in a line.
+const keysPerLine = 4
+
+// write prints all of it: that is what is about to be signed.
+func (r *requestShown) write(w io.Writer) {
+	fmt.Fprintf(w, "Request %s, made %s.\n", r.Path, r.Made)
+	fmt.Fprintf(w, "It asks for certificates of descriptor-signing keys, and for the keys of revision counters.\n")
+	fmt.Fprintf(w, "\n  from     %s  (period %d)\n  until    %s  (period %d)\n  that is  %d periods of %s, %s\n",
+		moment(r.From), r.First, moment(r.Until), r.Last, r.Periods, r.Length(), days(r.From, r.Until))
+	for _, s := range r.Services {
+		fmt.Fprintf(w, "\n  for %s\n", s.Address)
+		if s.CertifiedThrough != 0 {
+			fmt.Fprintf(w, "  which has certificates until %s (period %d)\n", moment(r.End(s.CertifiedThrough)), s.CertifiedThrough)
+		}
+		fmt.Fprintf(w, "  signing keys, by period:")
+		for i, key := range s.Keys {
+			gap := "   "
+			if i%keysPerLine == 0 {
+				gap = "\n    "
+			}
+			fmt.Fprintf(w, "%s%d %s", gap, r.First+uint64(i), key)
+		}
+		fmt.Fprintln(w)
+	}
+	for _, warning := range r.Warnings {
+		fmt.Fprintf(w, "\nWARNING: %s\n", warning)
+	}
+	fmt.Fprintf(w, "\nFingerprint of the request: %s\n", r.Fingerprint)
+}
+
+// requestMade is what "balancer ceremony request" tells.
+type requestMade struct {
+	requestShown
+	Dirs []string `json:"dirs"`
+}
+
+func newRequestMade(r *offline.Request, path string, wishes []wish) (*requestMade, error) {
+	shown, err := showRequest(r, path)
+	if err != nil {
+		return nil, err
+	}
+	made := &requestMade{requestShown: *shown}
+	for _, w := range wishes {
+		made.Dirs = append(made.Dirs, w.dir)
+	}
+	return made, nil
+}
+
+func (m *requestMade) write(w io.Writer) error {
+	fmt.Fprintf(w, "%d periods, from %s until %s (%s):\n", m.Periods, moment(m.From), moment(m.Until), days(m.From, m.Until))
+	for i, s := range m.Services {
+		fmt.Fprintf(w, "  %s  keys in %s\n", s.Address, m.Dirs[i])
+	}
+	_, err := fmt.Fprintf(w, `
+request      %[1]s
+fingerprint  %[2]s
+
+Next:
+  1. Write the fingerprint down, and carry %[3]s to the machine that has the
+     identity key.
+  2. There: balancer ceremony sign %[3]s --key KEY --out bundle.json
+     It shows the fingerprint again. If it is another one, somebody changed the file.
+  3. Carry bundle.json back, and here: balancer ceremony install bundle.json --config FILE
+     (or with --dir DIR for --config FILE)
+`, m.Path, m.Fingerprint, filepath.Base(m.Path))
+	if err == nil && m.Services[0].CertifiedThrough == 0 && len(m.Dirs) == 1 {
+		dir, err := filepath.Abs(m.Dirs[0])
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "\nIn the configuration: key = %q\n", dir)
+	}
+	return err
+}

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/keystore"
+	"onionbalancer/keystore/offline"
+)
+
+// signOptions are the flags of "balancer ceremony sign".
+type signOptions struct {
+	keys            []string
+	out, split, yes string
+	asJSON          bool
+}
+
+func newCeremonySignCommand() *cobra.Command {
+	var o signOptions
+	cmd := &cobra.Command{
+		Use:   "sign REQUEST --key KEY [--key KEY...] --out BUNDLE",
+		Short: "Sign a request with the identity key, offline",
+		Long: `Shows in plain words what a request asks for, asks whether to sign it, and signs:
+for each period and address a certificate of the manager's signing key, the key of
+the period's revision counters, and a signature by the identity key that protects
+both on their way back. It checks every certificate that it made, then writes the
+bundle.
+
+Run this on a machine that has no network, and never will have: an old laptop with
+its radios removed, started from a medium of which you know the origin. It needs no
+tor, no configuration and no other file than the request and the key. Set the clock
+before: nothing signed depends on it, but the warnings do.
+
+Compare the fingerprint with the one that the manager showed. Whoever can change the
+request on its way would otherwise have keys of their own certified, and could
+publish under the address. The fingerprint covers everything in the request.
+
+KEY is a key file, a tor HiddenServiceDir, or the "pkcs11:" URI of a key that a token
+seals (with x-sealed). Give one for each address: a key that belongs to no address
+in the request, or an address without a key, is an error before anything is signed.
+The identity key is in memory only while this runs, and no key of a period ever
+leaves it.
+
+--split writes a file for each period and address besides or instead, each small
+enough for a QR code (version 40, error correction M). "ceremony install" takes any
+of them, in any order.`,
+		Example: `  balancer ceremony sign request.json --key front --out bundle.json
+  balancer ceremony sign request.json --key front --key mail.pem --split codes
+  balancer ceremony sign request.json --key front --out bundle.json --yes abcd-efgh-ijkl-mnop-qrst-uvwx`,
+		Args: misuse(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			protectMemory()
+			signed, err := o.sign(cmd.Context(), args[0], cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if o.asJSON {
+				return writeJSON(cmd.OutOrStdout(), signed)
+			}
+			return signed.write(cmd.OutOrStdout())
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringArrayVar(&o.keys, "key", nil, "the identity `KEY` of an address; repeat it for more")
+	flags.StringVar(&o.out, "out", "", "the bundle `FILE` to write; never overwritten")
+	flags.StringVar(&o.split, "split", "", "write a small file for each period and address to the new `DIR`")
+	flags.StringVar(&o.yes, "yes", "", "sign without asking if this is the `FINGERPRINT` of the request")
+	flags.BoolVar(&o.asJSON, "json", false, "print what was signed as JSON")
+	return cmd
+}
+
+// sign does all of the command but printing what was signed.
+func (o *signOptions) sign(ctx context.Context, path string, talk io.Writer) (*signed, error) {
+	if len(o.keys) == 0 {
+		return nil, usageError{errors.New("name the identity key with --key KEY")}
+	}
+	if o.out == "" && o.split == "" {
+		return nil, usageError{errors.New("name the bundle to write with --out FILE, or a directory for small ones with --split DIR")}
+	}
+	if err := offline.Absent(o.outputs()...); err != nil {
+		return nil, fmt.Errorf("writing the bundle: %w", err)
+	}
+	raw, err := offline.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the request: %w", err)
+	}
+	request, err := offline.ParseRequest(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	keys, err := loadKeys(ctx, o.keys)
+	defer wipeKeys(keys)
+	if err != nil {
+		return nil, err
+	}
+	if err := request.Match(keys); err != nil {
+		return nil, fmt.Errorf("the keys and the request do not fit together: %w", err)
+	}
+	shown, err := showRequest(request, path)
+	if err != nil {
+		return nil, err
+	}
+	shown.Warnings = request.Oddities(time.Now())
+	if err := o.consent(ctx, shown, talk); err != nil {
+		return nil, err
+	}
+	bundle, err := request.Sign(keys, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	return o.store(shown, bundle)
+}
+
+func (o *signOptions) outputs() (list []string) {
+	for _, path := range []string{o.out, o.split} {
+		if path != "" {
+			list = append(list, path)
+		}
+	}
+	return list
+}
+
+// loadKeys reads the identity keys. The caller wipes those it returns, also
+// beside an error.
+func loadKeys(ctx context.Context, refs []string) (keys []*descriptor.IdentityKey, err error) {
+	for _, ref := range refs {
+		key, err := keystore.Load(ctx, ref)
+		if err != nil {
+			return keys, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+func wipeKeys(keys []*descriptor.IdentityKey) {
+	for _, key := range keys {
+		key.Wipe()
+	}
+}
+
+// consent asks for it, or compares the fingerprint that was given.
+func (o *signOptions) consent(ctx context.Context, shown *requestShown, talk io.Writer) error {
+	shown.write(talk)
+	if o.yes != "" {
+		if !shown.Fingerprint.Is(o.yes) {
+			return fmt.Errorf("not signed: the request's fingerprint is %s, not what --yes says: another request, or a changed one", shown.Fingerprint)
+		}
+		return nil
+	}
+	fmt.Fprintf(talk, "\nIs it the fingerprint that the manager showed, and do you want to sign all of this?\nType yes to sign: ")
+	answer, err := readAnswer(ctx, os.Stdin)
+	if err != nil {
+		return fmt.Errorf("not signed: %w", err)
+	}
+	if answer != "yes" {
+		return errors.New("not signed: the answer was not yes")
+	}
+	return nil
+}
+
+// signed is what "balancer ceremony sign" tells.
+type signed struct {
+	requestShown
+	Bundle string   `json:"bundle,omitempty"`
+	Parts  []string `json:"parts,omitempty"`
+}
+
+// store writes the bundle, and its parts.
+func (o *signOptions) store(shown *requestShown, b *offline.Bundle) (*signed, error) {
+	s := &signed{requestShown: *shown, Bundle: o.out}
+	if o.out != "" {
+		raw, err := b.Encode()
+		if err != nil {
+			return nil, err
+		}
+		if err := offline.WriteNew(o.out, raw); err != nil {
+			return nil, fmt.Errorf("writing the bundle: %w", err)
+		}
+	}
+	if o.split == "" {
+		return s, nil
+	}
+	parts, err := b.Split()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(o.split, 0o700); err != nil {
+		return nil, fmt.Errorf("writing the parts of the bundle: %w", err)
+	}
+	for i, e := range b.Entries {
+		path := filepath.Join(o.split, fmt.Sprintf("%s-%d.json", e.Address.Label(), e.Period))
+		if err := offline.WriteNew(path, parts[i]); err != nil {
+			return nil, fmt.Errorf("writing the parts of the bundle: %w", err)
+		}
+		s.Parts = append(s.Parts, path)
+	}
+	return s, nil
+}
+
+func (s *signed) write(w io.Writer) error {
+	fmt.Fprintf(w, "Signed and checked: %d certificates for each of %d addresses, until %s.\n", s.Periods, len(s.Services), moment(s.Until))
+	what := s.Bundle
+	if s.Bundle != "" {
+		fmt.Fprintf(w, "bundle  %s\n", s.Bundle)
+	}
+	if len(s.Parts) > 0 {
+		dir := filepath.Dir(s.Parts[0])
+		fmt.Fprintf(w, "parts   %d files in %s, one for each period and address\n", len(s.Parts), dir)
+		if what == "" {
+			what = filepath.Join(dir, "*.json")
+		}
+	}
+	_, err := fmt.Fprintf(w, "Carry it to the manager, and there: balancer ceremony install %s --config FILE\n", what)
+	return err
+}

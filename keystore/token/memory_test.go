@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"onionbalancer/keystore/token"
 	"onionbalancer/keystore/token/tokentest"
@@ -94,6 +95,13 @@ func buildHelper(t *testing.T) string {
 func search(t *testing.T, pid int, needles map[string][]byte) map[string]int {
 	t.Helper()
 	memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	for range 100 { // until the helper of the test allows it
+		if err == nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+		memory, err = os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

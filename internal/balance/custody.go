@@ -25,7 +25,7 @@ type Custody struct {
 const (
 	certifyPatience = 60 * time.Second
 	retirePatience  = 60 * time.Second
-	callPatience    = 10 * time.Second
+	callPatience    = 3 * time.Second
 	closePatience   = 5 * time.Second
 )
 

@@ -169,7 +169,7 @@ func TestPaceOfCertifying(t *testing.T) {
 		{gone{}, 220, 290},
 		{errTokenGone, 24, 60},
 	} {
-		onScene(t, sim.Config{Seed: 34}, func(t *testing.T, s *scene) {
+		onScene(t, sim.Config{Seed: 34, Relays: 60}, func(t *testing.T, s *scene) {
 			s.stop()
 			s.custodian.fail(test.err)
 			s.start()
@@ -188,12 +188,12 @@ func TestPaceOfCertifying(t *testing.T) {
 // Signing keys are retired at the start and whenever a period has ended, never
 // those in use.
 func TestRetires(t *testing.T) {
-	onScene(t, sim.Config{Seed: 35}, func(t *testing.T, s *scene) {
+	onScene(t, sim.Config{Seed: 35, Relays: 60, Params: fewSlots}, func(t *testing.T, s *scene) {
 		s.stop()
 		keys := &tokenKeys{}
 		s.signing = keys
 		s.start()
-		s.fetchEvery(30 * time.Minute)
+		s.fetchEvery(time.Hour)
 		s.settle(time.Minute)
 		keys.mu.Lock()
 		first := len(keys.retired)

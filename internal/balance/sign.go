@@ -78,6 +78,14 @@ type request struct {
 // certify has a signing key certified.
 func (c *custody) certify(ctx context.Context, r request) (*authority, error) {
 	p := r.keys.Period
+	// Without a certificate made ahead, no signing key need be made.
+	if s, ok := c.custodian.(Supplier); ok {
+		if _, _, supplied := s.Supply(p); !supplied {
+			if _, err := c.custodian.RevisionKey(ctx, p); err != nil {
+				return nil, err
+			}
+		}
+	}
 	signer, err := c.signing.SigningKey(ctx, p)
 	if err != nil {
 		return nil, err

@@ -24,6 +24,9 @@ type bundle struct {
 	horizon int
 }
 
+// fewSlots is for tests of many days to take less time.
+var fewSlots = map[string]int32{"hsdir_spread_store": 2, "hsdir_spread_fetch": 2}
+
 var errEnded = errors.New("nothing was certified for it")
 
 func (b *bundle) install(last descriptor.Period, horizon int) {
@@ -44,6 +47,13 @@ func (b *bundle) Certify(ctx context.Context, p descriptor.Period, signing ed255
 	}
 	expires := p.End(descriptor.DefaultRotationOffset).Add(p.Length/2 + 6*time.Hour)
 	return b.memoryCustodian.Certify(ctx, p, signing, expires)
+}
+
+func (b *bundle) RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error) {
+	if _, _, ok := b.Supply(p); !ok {
+		return descriptor.RevisionKey{}, errEnded
+	}
+	return b.memoryCustodian.RevisionKey(ctx, p)
 }
 
 func TestLook(t *testing.T) {
@@ -117,7 +127,7 @@ func (r records) Handle(_ context.Context, record slog.Record) error {
 // end; after it, what is published stays and the status says so; and all is
 // well as soon as there is a new one.
 func TestBundleRunsOut(t *testing.T) {
-	onScene(t, sim.Config{Seed: 50}, func(t *testing.T, s *scene) {
+	onScene(t, sim.Config{Seed: 50, Relays: 60, Params: fewSlots}, func(t *testing.T, s *scene) {
 		s.stop()
 		log := records{mu: new(sync.Mutex), list: new([]string)}
 		s.handler = log
@@ -125,9 +135,10 @@ func TestBundleRunsOut(t *testing.T) {
 		b := &bundle{memoryCustodian: s.custodian}
 		period := func(n uint64) descriptor.Period { return descriptor.Period{Number: n, Length: 24 * time.Hour} }
 		b.install(period(10965), 11)
-		s.keeper = b
+		keys := &tokenKeys{}
+		s.keeper, s.signing = b, keys
 		s.start()
-		s.fetchEvery(30 * time.Minute)
+		s.fetchEvery(time.Hour)
 		s.settle(2 * time.Hour)
 		ahead := func(when string) (status.Service, *status.Ahead) {
 			t.Helper()
@@ -159,7 +170,7 @@ func TestBundleRunsOut(t *testing.T) {
 		if !warned(got, "ended at") && !warned(got, "there is no certificate") || a.Remaining != 0 || !a.DarkAt.Equal(dark) || a.Periods != 0 {
 			t.Errorf("after the end: %q, %+v", got.Warnings, a)
 		}
-		if d := got.Descriptors; len(d) != 1 || d[0].Confirmed != 8 || d[0].Period != 10965 {
+		if d := got.Descriptors; len(d) != 1 || d[0].Confirmed != 4 || d[0].Period != 10965 {
 			t.Errorf("what is published after the end: %+v", d)
 		}
 		s.settle(48 * time.Hour)
@@ -167,10 +178,13 @@ func TestBundleRunsOut(t *testing.T) {
 		if len(got.Descriptors) != 0 {
 			t.Errorf("long after the end: %+v", got.Descriptors)
 		}
+		if made, _, _ := keys.counts(); made != 10 {
+			t.Errorf("%d signing keys made, want one for each of the periods 10956 to 10965", made)
+		}
 		b.install(period(10980), 15)
 		s.settle(6 * time.Minute)
 		got = s.want("with a new bundle", status.StateOK)
-		if confirmed(got) != 16 {
+		if confirmed(got) != 8 {
 			t.Errorf("%d slots", confirmed(got))
 		}
 		s.reach("with a new bundle", 20)

@@ -26,21 +26,30 @@ func (r *Request) Sign(keys []*descriptor.IdentityKey, now time.Time) (*Bundle, 
 		return nil, err
 	}
 	var entries []Entry
-	for _, w := range r.Services {
-		for i, signing := range w.Keys {
-			e := Entry{Address: w.Address, Period: r.First + uint64(i), Periods: r.Periods(), Made: stamp(now), Request: name}
-			locked.Do(func() { err = e.sign(r.Schedule, byAddress[w.Address], [32]byte(signing)) })
-			if err != nil {
-				return nil, fmt.Errorf("signing for %s, period %d: %w", w.Address.Short(), e.Period, err)
-			}
-			entries = append(entries, e)
-		}
+	locked.Do(func() { entries, err = r.entries(byAddress, name, stamp(now)) })
+	if err != nil {
+		return nil, err
 	}
 	b := newBundle(r.Schedule, entries)
 	if err := b.validate(); err != nil {
 		return nil, fmt.Errorf("checking the bundle just made: %w", err)
 	}
 	return b, nil
+}
+
+// entries signs all that r asks for.
+func (r *Request) entries(keys map[descriptor.Address]*descriptor.IdentityKey, name Fingerprint, made time.Time) ([]Entry, error) {
+	var list []Entry
+	for _, w := range r.Services {
+		for i, signing := range w.Keys {
+			e := Entry{Address: w.Address, Period: r.First + uint64(i), Periods: r.Periods(), Made: made, Request: name}
+			if err := e.sign(r.Schedule, keys[w.Address], [32]byte(signing)); err != nil {
+				return nil, fmt.Errorf("signing for %s, period %d: %w", w.Address.Short(), e.Period, err)
+			}
+			list = append(list, e)
+		}
+	}
+	return list, nil
 }
 
 // Match reports whether keys are those of the request's addresses.

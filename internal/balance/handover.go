@@ -2,6 +2,22 @@ package balance
 
 import "time"
 
+// Reconfigure hands a new configuration, for the same address, to Run. The one
+// handed over last wins.
+func (s *Service) Reconfigure(cfg Config) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		s.closing.Go(func() { cfg.Release(s.log) })
+		return
+	}
+	s.handed = append(s.handed, cfg)
+	select {
+	case s.configs <- struct{}{}:
+	default:
+	}
+}
+
 // takeOver takes the configuration over that was handed over last, and lets the
 // keys of those before it go.
 func (s *Service) takeOver(now time.Time) {
@@ -15,6 +31,24 @@ func (s *Service) takeOver(now time.Time) {
 		} else if !s.custody.holds(cfg) && !newCustody(cfg).holds(handed[len(handed)-1]) {
 			s.closing.Go(func() { cfg.Release(s.log) })
 		}
+	}
+}
+
+// reconfigure takes cfg over. Instances that stay keep what is known of them.
+func (s *Service) reconfigure(now time.Time, cfg Config) {
+	s.cfg = cfg
+	s.entrust(cfg)
+	old := s.instances
+	s.instances = nil
+	for _, configured := range cfg.Instances {
+		i := &instance{Instance: configured, due: now}
+		for _, o := range old {
+			if o.Address == configured.Address {
+				o.Instance = configured
+				i = o
+			}
+		}
+		s.instances = append(s.instances, i)
 	}
 }
 

@@ -130,22 +130,6 @@ func (s *Service) Address() descriptor.Address { return s.address }
 // Status returns what the service last told of itself.
 func (s *Service) Status() status.Service { return *s.snapshot.Load() }
 
-// Reconfigure hands a new configuration, for the same address, to Run. The one
-// handed over last wins.
-func (s *Service) Reconfigure(cfg Config) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended {
-		s.closing.Go(func() { cfg.Release(s.log) })
-		return
-	}
-	s.handed = append(s.handed, cfg)
-	select {
-	case s.configs <- struct{}{}:
-	default:
-	}
-}
-
 // Run does rounds until ctx ends: whenever the consensus, an instance, a slot
 // or the configuration changed, or something is due. What is published stays.
 func (s *Service) Run(ctx context.Context) {
@@ -196,61 +180,3 @@ func (s *Service) drain() {
 		}
 	}
 }
-
-// reconfigure takes cfg over. Instances that stay keep what is known of them.
-func (s *Service) reconfigure(now time.Time, cfg Config) {
-	s.cfg = cfg
-	s.entrust(cfg)
-	old := s.instances
-	s.instances = nil
-	for _, configured := range cfg.Instances {
-		i := &instance{Instance: configured, due: now}
-		for _, o := range old {
-			if o.Address == configured.Address {
-				o.Instance = configured
-				i = o
-			}
-		}
-		s.instances = append(s.instances, i)
-	}
-}
-
-// wake returns when the next round is due though nothing happens.
-func (s *Service) wake(now time.Time) time.Time {
-	next := now.Add(time.Hour)
-	for _, i := range s.instances {
-		if !i.asking {
-			next = earlier(next, i.due)
-		}
-		if i.state(now) == status.StateOK {
-			next = earlier(next, i.renewed.Add(silentAfter+time.Second))
-		}
-	}
-	if s.anyAsking() && now.Before(s.settleAt) {
-		next = earlier(next, s.settleAt)
-	}
-	if !s.retryAt.IsZero() {
-		next = earlier(next, s.retryAt)
-	}
-	next = s.custody.wake(now, next)
-	for _, e := range s.editions {
-		if e.refresh.After(now) {
-			next = earlier(next, e.refresh)
-		}
-		for _, f := range e.filled {
-			if f.retryAt.After(now) {
-				next = earlier(next, f.retryAt)
-			}
-		}
-	}
-	if expiry := firstExpiry(s.chosen); expiry.After(now) {
-		next = earlier(next, expiry)
-	}
-	if next.Before(now.Add(shortestWait)) {
-		return now.Add(shortestWait)
-	}
-	return next
-}
-
-// shortestWait keeps a mistake about what is due from becoming a busy loop.
-const shortestWait = 100 * time.Millisecond

@@ -60,9 +60,6 @@ func (r *running) stop() {
 	<-r.done
 }
 
-// maxReloads is how many reloads the status remembers.
-const maxReloads = 10
-
 // New opens the keys that cfg names and prepares everything, without touching
 // the network. A service that cannot be opened is reported and left out; only
 // when none can be is that an error.
@@ -169,62 +166,6 @@ func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
 	d.services[address] = r
 }
 
-// removeLocked stops a service without waiting: keys that hang may take a while
-// to let go.
-func (d *Daemon) removeLocked(address descriptor.Address) {
-	r := d.services[address]
-	r.cancel()
-	delete(d.services, address)
-	d.leaving[address] = r
-	d.wait.Go(func() {
-		<-r.done
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.leaving[address] == r {
-			delete(d.leaving, address)
-		}
-	})
-}
-
-// Reload takes a new configuration over: services that are new start, those
-// that are gone stop, the others go on with what changed. If anything in it
-// cannot be opened, nothing changes and the error says why.
-func (d *Daemon) Reload(cfg *config.Config) error {
-	err := d.reload(cfg)
-	d.noteReload(err)
-	return err
-}
-
-func (d *Daemon) reload(cfg *config.Config) error {
-	services, err := buildAll(cfg, d.log)
-	if err != nil {
-		release(slices.Collect(maps.Values(services)), d.log)
-		return fmt.Errorf("reloading: %w", err)
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if cfg.StateDir != d.cfg.StateDir || cfg.Tor != d.cfg.Tor {
-		d.log.Warn("state_dir and [tor] take effect after a restart")
-		cfg.StateDir, cfg.Tor = d.cfg.StateDir, d.cfg.Tor
-	}
-	for address := range d.services {
-		if _, stays := services[address]; !stays {
-			d.removeLocked(address)
-			d.log.Info("service removed; its last descriptor expires at the HSDirs in about three hours", "service", d.env.Name(address))
-		}
-	}
-	for address, built := range services {
-		if r := d.services[address]; r != nil {
-			r.Reconfigure(built)
-		} else {
-			d.startLocked(address, built)
-			d.log.Info("service added", "service", d.env.Name(address))
-		}
-	}
-	d.cfg, d.trouble = cfg, nil
-	return nil
-}
-
 // Stop ends everything that Start began and waits for it. What is published
 // stays at the HSDirs.
 func (d *Daemon) Stop() {
@@ -242,18 +183,4 @@ func (d *Daemon) Stop() {
 	d.wait.Wait()
 	d.tor.close()
 	d.unlock()
-}
-
-// ReloadFailed records that a new configuration could not even be read.
-func (d *Daemon) ReloadFailed(err error) { d.noteReload(err) }
-
-func (d *Daemon) noteReload(err error) {
-	event := status.Event{At: time.Now(), What: "reload"}
-	if err != nil {
-		event.Error = err.Error()
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.reloads = append(d.reloads, event)
-	d.reloads = d.reloads[max(0, len(d.reloads)-maxReloads):]
 }

@@ -19,6 +19,9 @@ type InstanceConfig struct {
 	Key *descriptor.IdentityKey
 	// IntroductionPoints is how many there are in each descriptor. 0 means 3.
 	IntroductionPoints int
+	// PointLife is how long a point is used. 0 means a random time between 18
+	// and 24 hours, as tor does it.
+	PointLife time.Duration
 	// Offline services have never run; SetOnline starts them.
 	Offline bool
 	// NoFlowControl leaves the flow-control line out.

@@ -80,7 +80,7 @@ func (d *published) refill(now time.Time) {
 		}
 		d.serial++
 		d.points = append(d.points, &introPoint{owner: d, relay: relay, serial: d.serial,
-			expires: now.Add(between(i.random, minPointLife, maxPointLife))})
+			expires: now.Add(i.pointLife())})
 	}
 }
 
@@ -159,4 +159,12 @@ func (d *published) close() {
 		p.closed = true
 	}
 	d.points = nil
+}
+
+// pointLife is how long a point that is chosen now will be used.
+func (i *Instance) pointLife() time.Duration {
+	if i.cfg.PointLife > 0 {
+		return i.cfg.PointLife
+	}
+	return between(i.random, minPointLife, maxPointLife)
 }

@@ -91,7 +91,7 @@ func ceremonyNetwork(seed uint64) sim.Config {
 // clock is wrong by hours, and so are the clients', some of which keep the
 // descriptor that they have as long as they can.
 func TestCeremonyTwoMonths(t *testing.T) {
-	onSceneOf(t, ceremonyNetwork(61), []sim.InstanceConfig{{IntroductionPoints: 7}}, func(t *testing.T, s *scene) {
+	onSceneOf(t, ceremonyNetwork(61), []sim.InstanceConfig{{IntroductionPoints: 2, PointLife: 60 * time.Hour}}, func(t *testing.T, s *scene) {
 		s.stop()
 		c := newCeremonies(s)
 		if got := c.hold(60); got.New != 60 || len(got.Warnings) > 0 {
@@ -169,7 +169,7 @@ func (c *ceremonies) wantPruned() {
 // Without a ceremony in time the last descriptor stays in place, loudly, and
 // the next ceremony mends it.
 func TestCeremonyForgotten(t *testing.T) {
-	onSceneOf(t, ceremonyNetwork(62), []sim.InstanceConfig{{IntroductionPoints: 7}}, func(t *testing.T, s *scene) {
+	onSceneOf(t, ceremonyNetwork(62), []sim.InstanceConfig{{IntroductionPoints: 2, PointLife: 60 * time.Hour}}, func(t *testing.T, s *scene) {
 		s.stop()
 		c := newCeremonies(s)
 		s.start()
@@ -190,6 +190,7 @@ func TestCeremonyForgotten(t *testing.T) {
 		// The end: HSDirs keep what they have, and we keep it there.
 		s.settle(6 * time.Hour)
 		s.wantWarning("after the end", "ended with period")
+		s.want("after the end", status.StateFailed)
 		if held := s.holders(last); held == 0 {
 			t.Error("the last descriptor was taken away")
 		}

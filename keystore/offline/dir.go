@@ -163,16 +163,41 @@ func lock(dir string, wait bool) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// makeDir makes dir, or checks that nobody else can use it.
+// makeDir makes dir, or checks that nobody else can use it. What is made belongs
+// to the owner of what it is made in, also if root makes it.
 func makeDir(dir string) error {
-	if err := os.MkdirAll(dir, privateDir); err != nil {
+	info, err := os.Stat(dir)
+	if err == nil {
+		if !info.IsDir() {
+			return fmt.Errorf("%s is not a directory", dir)
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			return fmt.Errorf("others than its owner can use the directory %s (mode %04o): run: chmod 700 %s", dir, info.Mode().Perm(), shellQuote(dir))
+		}
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	info, err := os.Stat(dir)
-	if err == nil && info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("others than its owner can use the directory %s (mode %04o): run: chmod 700 %s", dir, info.Mode().Perm(), shellQuote(dir))
+	parent := filepath.Dir(filepath.Clean(dir))
+	above, err := os.Stat(parent)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = makeDir(parent); err == nil {
+			above, err = os.Stat(parent)
+		}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, privateDir); err != nil {
+		return err
+	}
+	if stat, ok := above.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
+		if err := os.Chown(dir, int(stat.Uid), int(stat.Gid)); err != nil {
+			return err
+		}
+	}
+	return syncDir(parent)
 }
 
 // checkPrivate refuses a file that someone else than user me can read or owns.

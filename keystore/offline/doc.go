@@ -30,13 +30,16 @@
 // first needed, as long as tor's own live. What that leaves:
 //
 //   - The manager's clock may be two hours ahead before the balancer thinks that
-//     a certificate of the older period is ending. Behind does no harm at all:
-//     certificates have no beginning.
-//   - A client's clock may be 18 h ahead for as long as its consensus is of P,
-//     and three hours in the last minute at which any HSDir has the descriptor.
-//   - A ceremony that names the period P as its last keeps the service published
-//     until E for everybody. P + 1 would have to be published from E - L/2 on:
-//     that is when warnings become errors, half a period before it is too late.
+//     a certificate of the older period is ending. It then looks for a better
+//     one, says that there is none, and goes on with the one that it has. Behind
+//     does no harm: certificates have no beginning.
+//   - A client's clock may be 15 h ahead: the last that fetch a descriptor of P do
+//     so three hours after E, with a consensus that is about to end, and hold the
+//     certificate against their clock. In the very last minute at which an HSDir
+//     has the descriptor, for whoever has a consensus that old, it is three hours.
+//   - A ceremony that names P as its last period keeps the service published until
+//     E for everybody. P + 1 would be published from E - L/2 on: that is when the
+//     balancer begins to lack something, half a period before it is too late.
 //
 // On a network with TestingTorNetwork a period is as long as a shared-random
 // run, too, and all of this holds with its L. Where a period is not as long as

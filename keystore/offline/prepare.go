@@ -71,10 +71,6 @@ func (p Preparation) prepare(ctx context.Context) (w Wanted, err error) {
 		if err := r.commit(); err != nil {
 			return w, err
 		}
-		// The directory itself may be new.
-		if err := syncDir(filepath.Dir(p.Dir)); err != nil {
-			return w, err
-		}
 	}
 	w.Address = c.keys.Address
 	w.CertifiedThrough = c.through(p.First)

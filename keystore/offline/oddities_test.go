@@ -1,0 +1,85 @@
+package offline
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestOddities: what is told before signing, and that nothing is if all is well.
+func TestOddities(t *testing.T) {
+	w := newManager(t, "front").prepare(current, 60)
+	lab := NewSchedule(8*time.Minute, 4*time.Minute)
+	for what, test := range map[string]struct {
+		edit func(r *Request)
+		now  time.Time
+		want []string
+	}{
+		"as it should be":     {now: noon.Add(time.Hour)},
+		"a clock a bit off":   {now: noon.Add(-9 * time.Minute)},
+		"some days later":     {now: noon.Add(6 * 24 * time.Hour), want: []string{"5 of its 60 periods are over"}},
+		"a clock far behind":  {now: noon.Add(-time.Hour), want: []string{"yet to come by the clock of this machine"}},
+		"a clock years back":  {now: time.Unix(1e9, 0), want: []string{"yet to come", "nothing can be published before"}},
+		"an old request":      {now: noon.Add(10 * 24 * time.Hour), want: []string{"10 days ago", "9 of its 60"}},
+		"a very old request":  {now: noon.Add(100 * 24 * time.Hour), want: []string{"100 days ago", "all of its periods are over"}},
+		"180 days":            {edit: func(r *Request) { r.lengthen(180) }, now: noon},
+		"181 days":            {edit: func(r *Request) { r.lengthen(181) }, now: noon, want: []string{"it covers 181 days"}},
+		"another network":     {edit: func(r *Request) { r.Schedule, r.First = lab, lab.At(noon).Number }, now: noon, want: []string{"not for the public Tor network"}},
+		"a seamless renewal":  {edit: func(r *Request) { r.Services[0].CertifiedThrough = current - 1 }, now: noon},
+		"an overlap":          {edit: func(r *Request) { r.Services[0].CertifiedThrough = current + 9 }, now: noon},
+		"a gap":               {edit: func(r *Request) { r.Services[0].CertifiedThrough = current - 2 }, now: noon, want: []string{"a gap: the manager has certificates until 2026-11-19 12:00 UTC"}},
+		"a beginning to come": {edit: func(r *Request) { r.First += 2 }, now: noon, want: []string{"nothing can be published before"}},
+		"the next period":     {edit: func(r *Request) { r.First++ }, now: noon.Add(12 * time.Hour)},
+	} {
+		r := request(t, noon, current, w)
+		if test.edit != nil {
+			test.edit(r)
+		}
+		got := r.Oddities(test.now)
+		if len(got) != len(test.want) {
+			t.Errorf("%s: %q", what, got)
+			continue
+		}
+		for i, words := range test.want {
+			if !strings.Contains(got[i], words) {
+				t.Errorf("%s: %q does not say %q", what, got[i], words)
+			}
+		}
+	}
+}
+
+// lengthen gives r so many periods.
+func (r *Request) lengthen(periods int) {
+	keys := r.Services[0].Keys
+	for len(keys) < periods {
+		keys = append(keys, keys[0])
+	}
+	r.Services[0].Keys = keys
+}
+
+// TestDescribe: spans, where there are gaps and certificates for other keys.
+func TestDescribe(t *testing.T) {
+	m := newManager(t, "front")
+	m.prepare(current, 10)
+	d, err := Describe(m.dir)
+	if err != nil || d.Address != m.key.Address() || len(d.Keys) != 1 || d.Keys[0].Periods() != 10 || d.Certified != nil || d.Horizon != 0 {
+		t.Errorf("prepared: %+v, %v", d, err)
+	}
+	m.ceremony(noon, current, 2)
+	m.ceremony(noon.Add(time.Hour), current+4, 3)
+	d, err = Describe(m.dir)
+	want := []Span{Public.Span(current, current+1), Public.Span(current+4, current+6)}
+	if err != nil || len(d.Certified) != 2 || d.Certified[0] != want[0] || d.Certified[1] != want[1] || d.Horizon != 3 || !d.Ceremony.Equal(noon.Add(time.Hour)) {
+		t.Errorf("certified: %+v, %v", d, err)
+	}
+	b, err := ParseBundle(readGolden(t, "bundle.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if spans := b.Spans(identity(t, "mail").Address()); len(spans) != 1 || spans[0] != Public.Span(current, current+2) {
+		t.Errorf("spans %+v", spans)
+	}
+	if _, err := Describe(t.TempDir()); err == nil {
+		t.Error("described nothing")
+	}
+}

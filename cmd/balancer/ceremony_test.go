@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"onionbalancer/internal/status"
+	"onionbalancer/keystore"
+	"onionbalancer/keystore/offline"
+)
+
+// TestCeremonyAsksTheBalancer: with a configuration, periods are those of the
+// network that the running balancer sees, and the time is that of its consensus.
+func TestCeremonyAsksTheBalancer(t *testing.T) {
+	// A socket's path must be short, and the test's own directory is not.
+	dir, err := os.MkdirTemp("", "ceremony")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	front, err := keystore.New(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer front.Wipe()
+	web, err := keystore.New(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer web.Wipe()
+	path := filepath.Join(dir, "balancer.toml")
+	text := fmt.Sprintf("[[service]]\nkey = \"off\"\n[[service.instance]]\naddress = %q\n", web.Address())
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(dir, "state")
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	lab := offline.NewSchedule(8*time.Minute, 4*time.Minute)
+	made := func(o requestOptions, args ...string) *requestMade {
+		t.Helper()
+		o.out = filepath.Join(t.TempDir(), "request.json")
+		got, err := o.make(t.Context(), args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	first := made(requestOptions{dir: filepath.Join(dir, "off"), periods: 2, length: 8 * time.Minute}, front.Address().String())
+	if first.Schedule != lab || first.First != lab.InUse(time.Now()).Number && first.First != lab.InUse(time.Now().Add(-time.Minute)).Number {
+		t.Errorf("made for %s, from %d", first.Schedule, first.First)
+	}
+	// Without a balancer that answers, the keys that are there say how long
+	// periods are, and the clock which one it is.
+	again := made(requestOptions{config: path, periods: 2})
+	if again.Schedule != lab || again.First < first.First || again.First > first.First+1 {
+		t.Errorf("without a balancer: %s, from %d", again.Schedule, again.First)
+	}
+	validAfter := time.Now().Add(-100 * time.Hour).Truncate(time.Second)
+	serveStatus(t, filepath.Join(state, status.SocketName), status.Snapshot{Consensus: status.Consensus{
+		Known: true, ValidAfter: validAfter, PeriodMinutes: lab.Minutes, OffsetSeconds: lab.OffsetSeconds,
+	}})
+	asked := made(requestOptions{config: path, periods: 2})
+	if want := lab.InUse(validAfter).Number; asked.Schedule != lab || asked.First != want {
+		t.Errorf("with a balancer: %s, from %d, want %d", asked.Schedule, asked.First, want)
+	}
+}
+
+// serveStatus answers as a daemon would, until t ends.
+func serveStatus(t *testing.T, path string, s status.Snapshot) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var group sync.WaitGroup
+	group.Go(func() {
+		if err := status.Serve(ctx, path, func() status.Snapshot { return s }); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { cancel(); group.Wait() })
+	for range 200 {
+		if _, err := status.Query(ctx, path); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("the status socket does not answer")
+}

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"onionbalancer/descriptor"
 )
 
@@ -138,75 +136,4 @@ func (c *contents) usable(number uint64) *Entry {
 		return nil
 	}
 	return e
-}
-
-// lock keeps other processes from changing the files of dir until unlock. While
-// another one has the lock, it fails or waits.
-func lock(dir string, wait bool) (unlock func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	how := unix.LOCK_EX
-	if !wait {
-		how |= unix.LOCK_NB
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("locking %s: %w", dir, err)
-	}
-	return func() { f.Close() }, nil
-}
-
-// makeDir makes dir, or checks that nobody else can use it. What is made belongs
-// to the owner of what it is made in, also if root makes it.
-func makeDir(dir string) error {
-	info, err := os.Stat(dir)
-	if err == nil {
-		if !info.IsDir() {
-			return fmt.Errorf("%s is not a directory", dir)
-		}
-		if info.Mode().Perm()&0o077 != 0 {
-			return fmt.Errorf("others than its owner can use the directory %s (mode %04o): run: chmod 700 %s", dir, info.Mode().Perm(), shellQuote(dir))
-		}
-		return nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	parent := filepath.Dir(filepath.Clean(dir))
-	above, err := os.Stat(parent)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err = makeDir(parent); err == nil {
-			above, err = os.Stat(parent)
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, privateDir); err != nil {
-		return err
-	}
-	if stat, ok := above.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
-		if err := os.Chown(dir, int(stat.Uid), int(stat.Gid)); err != nil {
-			return err
-		}
-	}
-	return syncDir(parent)
-}
-
-// checkPrivate refuses a file that someone else than user me can read or owns.
-func checkPrivate(path string, info os.FileInfo, me int) error {
-	if others := info.Mode().Perm() & 0o077; others != 0 {
-		return fmt.Errorf("others than its owner can use %s (mode %04o): run: chmod 600 %s", path, info.Mode().Perm(), shellQuote(path))
-	}
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && me != 0 && stat.Uid != 0 && int(stat.Uid) != me {
-		return fmt.Errorf("%s belongs to user %d, and this program runs as user %d: run as root: chown %d %s", path, stat.Uid, me, me, shellQuote(path))
-	}
-	return nil
 }

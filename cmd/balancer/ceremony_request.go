@@ -16,10 +16,10 @@ import (
 
 // requestOptions are the flags of "balancer ceremony request".
 type requestOptions struct {
-	config, dir, out, signing, from string
-	periods                         int
-	length, offset                  time.Duration
-	asJSON                          bool
+	config, dir, out, split, signing, from string
+	periods                                int
+	length, offset                         time.Duration
+	asJSON                                 bool
 }
 
 func newCeremonyRequestCommand() *cobra.Command {
@@ -42,6 +42,9 @@ service has there). Put DIR where the balancer may write, as below state_dir. A 
 that was made is kept, and asked for again until its period is over; so nothing is
 lost if a request or a bundle is.
 
+--split writes the request in small files besides, each of 40 periods of one address
+at most: a QR code (version 40, error correction M). "ceremony sign" takes them all.
+
 The default is 60 periods, 60 days on the public network, from the period on whose
 descriptor is in use now. With --config the running balancer is asked which one
 that is, and how long periods are; else it goes by the clock, and by the timing of
@@ -63,6 +66,7 @@ the public network or that of the keys in DIR.`,
 	addKeysDirFlag(cmd, &o.dir)
 	flags := cmd.Flags()
 	flags.StringVar(&o.out, "out", "ceremony-request.json", "the request `FILE` to write; never overwritten")
+	flags.StringVar(&o.split, "split", "", "write small files as well, each for a QR code, to the new `DIR`")
 	flags.IntVar(&o.periods, "periods", 60, "how many `PERIODS` to prepare")
 	flags.StringVar(&o.from, "from", "", "the first period: its `NUMBER`, or a time in it (RFC 3339); the one in use now by default")
 	flags.DurationVar(&o.length, "period-length", 0, "how long a period is, on a network of one's own")
@@ -118,7 +122,7 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 	if err != nil {
 		return nil, err
 	}
-	if err := offline.Absent(o.out); err != nil {
+	if err := offline.Absent(given(o.out, o.split)...); err != nil {
 		return nil, fmt.Errorf("writing the request: %w", err)
 	}
 	schedule, now, err := o.timing(ctx, wishes)
@@ -130,26 +134,45 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 		return nil, err
 	}
 	var wanted []offline.Wanted
+	dirs := map[descriptor.Address]string{}
 	for _, w := range wishes {
 		one, err := w.prepare(ctx, schedule, first, o.periods)
 		if err != nil {
 			return nil, err
 		}
 		wanted = append(wanted, one)
+		dirs[one.Address] = w.dir
 	}
 	// Only when all keys are safe is there anything to carry away.
 	request, err := offline.NewRequest(time.Now(), schedule, first, wanted)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := request.Encode()
+	made, err := newRequestMade(request, o.out, dirs)
 	if err != nil {
 		return nil, err
 	}
-	if err := offline.WriteNew(o.out, raw); err != nil {
-		return nil, fmt.Errorf("writing the request: %w", err)
+	return made, o.store(request, made)
+}
+
+// store writes the request, and its parts.
+func (o *requestOptions) store(r *offline.Request, made *requestMade) error {
+	raw, err := r.Encode()
+	if err != nil {
+		return err
 	}
-	return newRequestMade(request, o.out, wishes)
+	if err := offline.WriteNew(o.out, raw); err != nil {
+		return fmt.Errorf("writing the request: %w", err)
+	}
+	if o.split == "" {
+		return nil
+	}
+	parts, err := r.Split()
+	if err != nil {
+		return err
+	}
+	made.Parts, err = writeParts(o.split, parts, func(i int) string { return fmt.Sprintf("request-%03d.json", i+1) })
+	return err
 }
 
 // prepare makes the keys of one address.

@@ -80,25 +80,25 @@ func (r *requestShown) write(w io.Writer) {
 // requestMade is what "balancer ceremony request" tells.
 type requestMade struct {
 	requestShown
-	Dirs []string `json:"dirs"`
+	Dirs  map[descriptor.Address]string `json:"dirs"`
+	Parts []string                      `json:"parts,omitempty"`
 }
 
-func newRequestMade(r *offline.Request, path string, wishes []wish) (*requestMade, error) {
+func newRequestMade(r *offline.Request, path string, dirs map[descriptor.Address]string) (*requestMade, error) {
 	shown, err := showRequest(r, path)
 	if err != nil {
 		return nil, err
 	}
-	made := &requestMade{requestShown: *shown}
-	for _, w := range wishes {
-		made.Dirs = append(made.Dirs, w.dir)
-	}
-	return made, nil
+	return &requestMade{requestShown: *shown, Dirs: dirs}, nil
 }
 
 func (m *requestMade) write(w io.Writer) error {
 	fmt.Fprintf(w, "%d periods, from %s until %s (%s):\n", m.Periods, moment(m.From), moment(m.Until), days(m.From, m.Until))
-	for i, s := range m.Services {
-		fmt.Fprintf(w, "  %s  keys in %s\n", s.Address, m.Dirs[i])
+	for _, s := range m.Services {
+		fmt.Fprintf(w, "  %s  keys in %s\n", s.Address, m.Dirs[s.Address])
+	}
+	if len(m.Parts) > 0 {
+		fmt.Fprintf(w, "In parts, for QR codes: %d files in %s\n", len(m.Parts), filepath.Dir(m.Parts[0]))
 	}
 	_, err := fmt.Fprintf(w, `
 request      %[1]s
@@ -113,7 +113,7 @@ Next:
      (or with --dir DIR for --config FILE)
 `, m.Path, m.Fingerprint, filepath.Base(m.Path))
 	if err == nil && m.Services[0].CertifiedThrough == 0 && len(m.Dirs) == 1 {
-		dir, err := filepath.Abs(m.Dirs[0])
+		dir, err := filepath.Abs(m.Dirs[m.Services[0].Address])
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ type signOptions struct {
 func newCeremonySignCommand() *cobra.Command {
 	var o signOptions
 	cmd := &cobra.Command{
-		Use:   "sign REQUEST --key KEY [--key KEY...] --out BUNDLE",
+		Use:   "sign REQUEST... --key KEY [--key KEY...] --out BUNDLE",
 		Short: "Sign a request with the identity key, offline",
 		Long: `Shows in plain words what a request asks for, asks whether to sign it, and signs:
 for each period and address a certificate of the manager's signing key, the key of
@@ -48,16 +49,17 @@ in the request, or an address without a key, is an error before anything is sign
 The identity key is in memory only while this runs, and no key of a period ever
 leaves it.
 
+A request that came in parts is given by all of them, in any order.
 --split writes a file for each period and address besides or instead, each small
 enough for a QR code (version 40, error correction M). "ceremony install" takes any
 of them, in any order.`,
 		Example: `  balancer ceremony sign request.json --key front --out bundle.json
-  balancer ceremony sign request.json --key front --key mail.pem --split codes
+  balancer ceremony sign codes/*.json --key front --key mail.pem --split signed
   balancer ceremony sign request.json --key front --out bundle.json --yes abcd-efgh-ijkl-mnop-qrst-uvwx`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: misuse(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			protectMemory()
-			signed, err := o.sign(cmd.Context(), args[0], cmd.ErrOrStderr())
+			signed, err := o.sign(cmd.Context(), args, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -77,23 +79,19 @@ of them, in any order.`,
 }
 
 // sign does all of the command but printing what was signed.
-func (o *signOptions) sign(ctx context.Context, path string, talk io.Writer) (*signed, error) {
+func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) (*signed, error) {
 	if len(o.keys) == 0 {
 		return nil, usageError{errors.New("name the identity key with --key KEY")}
 	}
 	if o.out == "" && o.split == "" {
 		return nil, usageError{errors.New("name the bundle to write with --out FILE, or a directory for small ones with --split DIR")}
 	}
-	if err := offline.Absent(o.outputs()...); err != nil {
+	if err := offline.Absent(given(o.out, o.split)...); err != nil {
 		return nil, fmt.Errorf("writing the bundle: %w", err)
 	}
-	raw, err := offline.ReadFile(path)
+	request, err := readRequest(paths)
 	if err != nil {
-		return nil, fmt.Errorf("reading the request: %w", err)
-	}
-	request, err := offline.ParseRequest(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	keys, err := loadKeys(ctx, o.keys)
 	defer wipeKeys(keys)
@@ -103,7 +101,7 @@ func (o *signOptions) sign(ctx context.Context, path string, talk io.Writer) (*s
 	if err := request.Match(keys); err != nil {
 		return nil, fmt.Errorf("the keys and the request do not fit together: %w", err)
 	}
-	shown, err := showRequest(request, path)
+	shown, err := showRequest(request, strings.Join(paths, ", "))
 	if err != nil {
 		return nil, err
 	}
@@ -118,13 +116,21 @@ func (o *signOptions) sign(ctx context.Context, path string, talk io.Writer) (*s
 	return o.store(shown, bundle)
 }
 
-func (o *signOptions) outputs() (list []string) {
-	for _, path := range []string{o.out, o.split} {
-		if path != "" {
-			list = append(list, path)
+// readRequest reads a request from one file, or from those of its parts.
+func readRequest(paths []string) (*offline.Request, error) {
+	var parts []*offline.Request
+	for _, path := range paths {
+		raw, err := offline.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading the request: %w", err)
 		}
+		part, err := offline.ParseRequest(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		parts = append(parts, part)
 	}
-	return list
+	return offline.JoinRequests(parts)
 }
 
 // loadKeys reads the identity keys. The caller wipes those it returns, also

@@ -35,21 +35,45 @@ func (o *signOptions) store(shown *requestShown, b *offline.Bundle) (*signed, er
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(o.split, 0o700); err != nil {
-		return nil, fmt.Errorf("writing the parts of the bundle: %w", err)
+	s.Parts, err = writeParts(o.split, parts, func(i int) string {
+		return fmt.Sprintf("%s-%d.json", b.Entries[i].Address.Label(), b.Entries[i].Period)
+	})
+	return s, err
+}
+
+// writeParts writes the parts of a document to the new directory dir, and
+// returns their paths.
+func writeParts(dir string, parts [][]byte, name func(i int) string) ([]string, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("writing parts: %w", err)
 	}
-	for i, e := range b.Entries {
-		path := filepath.Join(o.split, fmt.Sprintf("%s-%d.json", e.Address.Label(), e.Period))
-		if err := offline.WriteNew(path, parts[i]); err != nil {
-			return nil, fmt.Errorf("writing the parts of the bundle: %w", err)
+	var paths []string
+	for i, part := range parts {
+		path := filepath.Join(dir, name(i))
+		if err := offline.WriteNew(path, part); err != nil {
+			return nil, fmt.Errorf("writing parts: %w", err)
 		}
-		s.Parts = append(s.Parts, path)
+		paths = append(paths, path)
 	}
-	return s, nil
+	return paths, nil
+}
+
+// given returns the paths that were given.
+func given(paths ...string) (list []string) {
+	for _, path := range paths {
+		if path != "" {
+			list = append(list, path)
+		}
+	}
+	return list
 }
 
 func (s *signed) write(w io.Writer) error {
-	fmt.Fprintf(w, "Signed and checked: %d certificates for each of %d addresses, until %s.\n", s.Periods, len(s.Services), moment(s.Until))
+	each := ""
+	if n := len(s.Services); n > 1 {
+		each = fmt.Sprintf(" for each of %d addresses", n)
+	}
+	fmt.Fprintf(w, "Signed and checked: %d certificates%s, until %s.\n", s.Periods, each, moment(s.Until))
 	what := s.Bundle
 	if s.Bundle != "" {
 		fmt.Fprintf(w, "bundle  %s\n", s.Bundle)

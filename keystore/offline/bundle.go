@@ -45,26 +45,6 @@ func ParseBundle(raw []byte) (*Bundle, error) {
 // Encode returns the bundle as a file has it.
 func (b *Bundle) Encode() ([]byte, error) { return encode(b) }
 
-// MaxPart is the most bytes that a QR code of version 40 with medium error
-// correction holds.
-const MaxPart = 2331
-
-// Split returns the bundle in parts of one entry each, smaller than MaxPart.
-func (b *Bundle) Split() ([][]byte, error) {
-	parts := make([][]byte, len(b.Entries))
-	for i, e := range b.Entries {
-		part, err := compact(newBundle(b.Schedule, []Entry{e}))
-		if err != nil {
-			return nil, fmt.Errorf("splitting a bundle: %w", err)
-		}
-		if len(part) >= MaxPart {
-			return nil, fmt.Errorf("splitting a bundle: a part of %d bytes, want less than %d", len(part), MaxPart)
-		}
-		parts[i] = part
-	}
-	return parts, nil
-}
-
 // Of returns the entries of one address, in order of their periods.
 func (b *Bundle) Of(a descriptor.Address) []Entry {
 	var list []Entry

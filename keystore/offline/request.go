@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -37,6 +38,8 @@ type Wanted struct {
 
 // NewRequest puts a request together and checks it.
 func NewRequest(now time.Time, s Schedule, first uint64, services []Wanted) (*Request, error) {
+	services = slices.Clone(services)
+	sortServices(services)
 	r := &Request{header: header{kindRequest, version}, Made: stamp(now), Schedule: s, First: first, Services: services}
 	if err := r.validate(); err != nil {
 		return nil, fmt.Errorf("making a request: %w", err)
@@ -87,9 +90,12 @@ func (r *Request) validate() error {
 	}
 	addresses := map[descriptor.Address]bool{}
 	keys := map[[ed25519.PublicKeySize]byte]bool{}
-	for _, w := range r.Services {
+	for i, w := range r.Services {
 		if addresses[w.Address] {
 			return fmt.Errorf("%s is in it twice", w.Address.Short())
+		}
+		if i > 0 && w.Address.Label() < r.Services[i-1].Address.Label() {
+			return fmt.Errorf("%s is out of order", w.Address.Short())
 		}
 		addresses[w.Address] = true
 		if err := w.validate(r.Periods(), keys); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/shell"
 )
 
 // maxKeyFile is far above the size of any form of key.
@@ -128,7 +129,7 @@ func readSecret(path string) (*locked.Buffer, error) {
 // Root may own any file and read anybody's, a tor's for one.
 func checkPrivate(path string, info os.FileInfo, me int) error {
 	if others := info.Mode().Perm() & 0o077; others != 0 {
-		return fmt.Errorf("others than its owner can use the file (mode %04o): run: chmod 600 %s", info.Mode().Perm(), ShellQuote(path))
+		return fmt.Errorf("others than its owner can use the file (mode %04o): run: chmod 600 %s", info.Mode().Perm(), shell.Quote(path))
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -136,7 +137,7 @@ func checkPrivate(path string, info os.FileInfo, me int) error {
 	}
 	if me != 0 && stat.Uid != 0 && int(stat.Uid) != me {
 		return fmt.Errorf("the file belongs to user %d, who can read and replace it, and this program runs as user %d: run as root: chown %d %s",
-			stat.Uid, me, me, ShellQuote(path))
+			stat.Uid, me, me, shell.Quote(path))
 	}
 	return nil
 }

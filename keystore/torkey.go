@@ -137,12 +137,3 @@ func readSmall(path string) ([]byte, error) {
 	}
 	return io.ReadAll(io.LimitReader(f, maxKeyFile))
 }
-
-// ShellQuote quotes a path for a command that is suggested to people.
-func ShellQuote(path string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%"
-	if strings.Trim(path, plain) == "" {
-		return path
-	}
-	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
-}

@@ -10,6 +10,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/shell"
 )
 
 const (
@@ -82,7 +83,7 @@ func WriteTor(dir string, key *descriptor.IdentityKey) error {
 	}
 	if others := info.Mode().Perm() & 0o077; others != 0 {
 		return fmt.Errorf("writing key: others than its owner can use the directory %q (mode %04o), and tor would refuse it: run: chmod 700 %s",
-			dir, info.Mode().Perm(), ShellQuote(dir))
+			dir, info.Mode().Perm(), shell.Quote(dir))
 	}
 	secret := key.Secret()
 	defer secret.Wipe()

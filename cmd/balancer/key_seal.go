@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/shell"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/pkcs11uri"
 )
@@ -74,7 +75,7 @@ left as it is; what is printed says how to destroy it.`,
 				return err
 			}
 			defer source.Close()
-			return writeSealedText(cmd.OutOrStdout(), shown, fmt.Sprintf(destroyText, source.Path(), keystore.ShellQuote(source.Path())))
+			return writeSealedText(cmd.OutOrStdout(), shown, fmt.Sprintf(destroyText, source.Path(), shell.Quote(source.Path())))
 		},
 	}
 	o.addFlags(cmd)

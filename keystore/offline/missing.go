@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/shell"
 )
 
 // missingLocked says why there is nothing for p, and what to do.
@@ -34,5 +35,5 @@ func (c *Custodian) missingLocked(p descriptor.Period) error {
 var ErrEnded = errors.New("the certificates prepared offline ended with period")
 
 func (c *Custodian) advice() string {
-	return fmt.Sprintf("run a ceremony, which begins with: balancer ceremony request --dir %s", shellQuote(c.dir))
+	return fmt.Sprintf("run a ceremony, which begins with: balancer ceremony request --dir %s", shell.Quote(c.dir))
 }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"onionbalancer/internal/shell"
 )
 
 // lock keeps other processes from changing the files of dir until unlock. While
@@ -43,7 +45,7 @@ func makeDir(dir string) error {
 			return fmt.Errorf("%s is not a directory", dir)
 		}
 		if info.Mode().Perm()&0o077 != 0 {
-			return fmt.Errorf("others than its owner can use the directory %s (mode %04o): run: chmod 700 %s", dir, info.Mode().Perm(), shellQuote(dir))
+			return fmt.Errorf("others than its owner can use the directory %s (mode %04o): run: chmod 700 %s", dir, info.Mode().Perm(), shell.Quote(dir))
 		}
 		return nil
 	}
@@ -74,10 +76,10 @@ func makeDir(dir string) error {
 // checkPrivate refuses a file that someone else than user me can read or owns.
 func checkPrivate(path string, info os.FileInfo, me int) error {
 	if others := info.Mode().Perm() & 0o077; others != 0 {
-		return fmt.Errorf("others than its owner can use %s (mode %04o): run: chmod 600 %s", path, info.Mode().Perm(), shellQuote(path))
+		return fmt.Errorf("others than its owner can use %s (mode %04o): run: chmod 600 %s", path, info.Mode().Perm(), shell.Quote(path))
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && me != 0 && stat.Uid != 0 && int(stat.Uid) != me {
-		return fmt.Errorf("%s belongs to user %d, and this program runs as user %d: run as root: chown %d %s", path, stat.Uid, me, me, shellQuote(path))
+		return fmt.Errorf("%s belongs to user %d, and this program runs as user %d: run as root: chown %d %s", path, stat.Uid, me, me, shell.Quote(path))
 	}
 	return nil
 }

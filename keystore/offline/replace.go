@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/google/renameio/v2"
@@ -71,15 +70,6 @@ func (r *replacement) wipingCommit() error {
 	}
 	_, err = old.WriteAt(make([]byte, info.Size()), 0)
 	return errors.Join(err, old.Sync())
-}
-
-// shellQuote quotes a path for the commands that errors suggest.
-func shellQuote(path string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+:,@%"
-	if strings.Trim(path, plain) == "" {
-		return path
-	}
-	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // syncDir makes a rename inside dir last through a power cut.

@@ -205,27 +205,28 @@ func TestStartsInVain(t *testing.T) {
 // TestGarbage gives the client what a helper would never send.
 func TestGarbage(t *testing.T) {
 	defer token.Quick(5 * time.Second)()
-	frame := func(header, payload string) string {
+	frame := func(header, secret string) string {
 		b := binary.BigEndian.AppendUint32(nil, uint32(len(header)))
-		return string(binary.BigEndian.AppendUint32(b, uint32(len(payload)))) + header + payload
+		b = binary.BigEndian.AppendUint32(b, 0)
+		return string(binary.BigEndian.AppendUint32(b, uint32(len(secret)))) + header + secret
 	}
 	for name, answer := range map[string]string{
-		"text":             "HTTP/1.1 400 Bad Request\r\n\r\n",
-		"nothing":          "",
-		"huge":             "\xff\xff\xff\xff\xff\xff\xff\xff",
-		"no JSON":          frame("hello", ""),
-		"unknown field":    frame(`{"number":1,"pin":""}`, ""),
-		"another number":   frame(`{"number":2}`, ""),
-		"unasked payload":  frame(`{"number":1}`, "secret"),
-		"payload of error": frame(`{"number":1,"error":{"code":"pin","text":""}}`, "secret"),
-		"payload missing":  frame(`{"number":1}`, "secret")[:22],
+		"text":            "HTTP/1.1 400 Bad Request\r\n\r\n",
+		"nothing":         "",
+		"huge":            strings.Repeat("\xff", 12),
+		"no JSON":         frame("hello", ""),
+		"unknown field":   frame(`{"number":1,"pin":""}`, ""),
+		"another number":  frame(`{"number":2}`, ""),
+		"unasked secret":  frame(`{"number":1}`, "secret"),
+		"secret of error": frame(`{"number":1,"error":{"code":"pin","text":""}}`, "secret"),
+		"secret missing":  frame(`{"number":1}`, "secret")[:26],
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newFake(t)
 			m.write("answer", answer)
 			t.Setenv(envGarbage, filepath.Join(m.dir, "answer"))
 			tok := open(t, m.uri())
-			if name == "nothing" || name == "payload missing" {
+			if name == "nothing" || name == "secret missing" {
 				defer token.Quick(300 * time.Millisecond)()
 			}
 			wantCode(t, tok.Ping(t.Context()), token.CodeCrashed, "killed")

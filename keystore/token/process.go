@@ -122,11 +122,12 @@ func (p *process) exchange(ctx context.Context, request *Request, payload *locke
 	}()
 	p.number++
 	request.Number = p.number
-	if err := wire.Write(p.conn, request, payload); err != nil {
+	if err := wire.Write(p.conn, request, request.Data, payload); err != nil {
 		return nil, nil, err
 	}
 	response := new(Response)
-	secret, err := wire.Read(p.conn, response)
+	data, secret, err := wire.Read(p.conn, response)
+	response.Data = data
 	switch {
 	case err != nil:
 	case response.Number != request.Number:

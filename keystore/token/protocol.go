@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/keystore/token/internal/wire"
 )
 
 // The protocol between a process and its helper, on one page.
@@ -12,24 +13,24 @@ import (
 // The process makes a stream socket pair, keeps one end, and executes its own
 // program as "balancer pkcs11-helper" with the other end as descriptor 3. Then it
 // sends requests, one at a time; the helper answers each with one response of the
-// same number. Frames are those of package wire: a JSON header that holds
-// nothing secret, and a payload that is the only secret of the message. The first
-// request is open. The helper ends when its end of the socket does.
+// same number. Frames are those of package wire: a JSON header and data, which
+// hold nothing secret, and the one secret of the message. The first request is
+// open. The helper ends when its end of the socket does.
 //
-//	op             header has                      payload        answer
-//	open           version, module, token          PIN, if any    info
-//	ping                                                          (nothing)
-//	info                                                          info
-//	wrapping-key   object                                         wrapping
-//	wrap           object, method                  data key       data: it, wrapped
-//	unseal         object, sealed                                 payload: expanded identity key
-//	certify        object, sealed, period,                        data: certificate
-//	               signing, expires                               payload: revision key
-//	sign-identity  object, sealed, data                           data: signature
-//	generate       object                                         signing
-//	keys           prefix                                         keys
-//	sign           object, data                                   data: signature
-//	destroy        object                                         (nothing)
+//	op             header has               and               answer
+//	open           version, module, token   secret: any PIN   info
+//	ping                                                      (nothing)
+//	info                                                      info
+//	wrapping-key   object                                     wrapping
+//	wrap           object, method           secret: data key  data: it, wrapped
+//	unseal         object, sealed                             secret: expanded identity key
+//	certify        object, sealed, period,                    data: certificate
+//	               signing, expires                           secret: revision key
+//	sign-identity  object, sealed           data: message     data: signature
+//	generate       object                                     signing
+//	keys           prefix                                     keys
+//	sign           object                   data: message     data: signature
+//	destroy        object                                     (nothing)
 //
 // A response with an error has no other answer. Whoever reads a frame that is
 // not of this protocol gives up: the helper exits, and the process kills it.
@@ -63,7 +64,7 @@ const (
 )
 
 // MaxMessage is the size in bytes of the longest message that is signed.
-const MaxMessage = 128 << 10
+const MaxMessage = wire.MaxData
 
 // Request is the header of a request.
 type Request struct {
@@ -76,10 +77,10 @@ type Request struct {
 	Method  Method            `json:"method,omitempty"`
 	Prefix  string            `json:"prefix,omitempty"` // of labels
 	Sealed  []byte            `json:"sealed,omitempty"` // a sealed file
-	Data    []byte            `json:"data,omitempty"`   // what is to be signed
 	Period  descriptor.Period `json:"period,omitzero"`
 	Signing ed25519.PublicKey `json:"signing,omitempty"`
 	Expires time.Time         `json:"expires,omitzero"`
+	Data    []byte            `json:"-"` // what is to be signed; a frame's data
 }
 
 // Response is the header of a response.
@@ -90,5 +91,5 @@ type Response struct {
 	Wrapping WrappingKey  `json:"wrapping,omitzero"`
 	Signing  SigningKey   `json:"signing,omitzero"`
 	Keys     []SigningKey `json:"keys,omitempty"`
-	Data     []byte       `json:"data,omitempty"`
+	Data     []byte       `json:"-"` // a frame's data
 }

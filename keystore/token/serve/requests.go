@@ -39,7 +39,10 @@ var handlers = map[token.Op]handler{
 		response.Keys, err = s.hsm.SigningKeys(request.Prefix)
 		return nil, err
 	},
-	token.OpSign: (*server).sign,
+	token.OpSign: func(s *server, request *token.Request, _ *locked.Buffer, response *token.Response) (_ *locked.Buffer, err error) {
+		response.Data, err = s.hsm.Sign(request.Object, request.Data)
+		return nil, err
+	},
 	token.OpDestroy: func(s *server, request *token.Request, _ *locked.Buffer, _ *token.Response) (*locked.Buffer, error) {
 		return nil, s.hsm.Destroy(request.Object)
 	},
@@ -51,14 +54,6 @@ func (s *server) wrap(request *token.Request, plain *locked.Buffer, response *to
 	}
 	defer runtime.GC() // see withIdentity
 	response.Data, err = s.hsm.Wrap(request.Object, request.Method, plain.Bytes())
-	return nil, err
-}
-
-func (s *server) sign(request *token.Request, _ *locked.Buffer, response *token.Response) (_ *locked.Buffer, err error) {
-	if len(request.Data) > token.MaxMessage {
-		return nil, token.Errorf(token.CodeMisuse, "a message of %d bytes is too long to sign", len(request.Data))
-	}
-	response.Data, err = s.hsm.Sign(request.Object, request.Data)
 	return nil, err
 }
 
@@ -95,9 +90,6 @@ func (s *server) unseal(request *token.Request, _ *locked.Buffer, _ *token.Respo
 }
 
 func (s *server) signIdentity(request *token.Request, _ *locked.Buffer, response *token.Response) (*locked.Buffer, error) {
-	if len(request.Data) > token.MaxMessage {
-		return nil, token.Errorf(token.CodeMisuse, "a message of %d bytes is too long to sign", len(request.Data))
-	}
 	return nil, s.withIdentity(request, func(key *descriptor.IdentityKey) (err error) {
 		response.Data, err = key.Sign(request.Data)
 		return err

@@ -59,7 +59,8 @@ func Serve(ctx context.Context, conn net.Conn, load func(path string) (Module, e
 	defer s.close()
 	for {
 		var request token.Request
-		payload, err := wire.Read(conn, &request)
+		data, payload, err := wire.Read(conn, &request)
+		request.Data = data
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -70,7 +71,7 @@ func Serve(ctx context.Context, conn net.Conn, load func(path string) (Module, e
 		}
 		response, secret := s.answer(request, payload)
 		wipe(payload)
-		err = wire.Write(conn, response, secret)
+		err = wire.Write(conn, response, response.Data, secret)
 		wipe(secret)
 		if err != nil {
 			return err

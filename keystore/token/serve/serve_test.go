@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -66,9 +67,11 @@ func (n nothingHSM) Generate(token.Object) (token.SigningKey, error) {
 	return token.SigningKey{}, n.note("generate")
 }
 func (n nothingHSM) SigningKeys(string) ([]token.SigningKey, error) { return nil, n.note("keys") }
-func (n nothingHSM) Sign(token.Object, []byte) ([]byte, error)      { return nil, n.note("sign") }
-func (n nothingHSM) Destroy(token.Object) error                     { panic(errors.New("seven")) }
-func (n nothingHSM) Close() error                                   { return n.note("close token") }
+func (n nothingHSM) Sign(_ token.Object, message []byte) ([]byte, error) {
+	return nil, n.note(fmt.Sprint("sign ", len(message)))
+}
+func (n nothingHSM) Destroy(token.Object) error { panic(errors.New("seven")) }
+func (n nothingHSM) Close() error               { return n.note("close token") }
 
 // serving starts Serve and returns the other end of its connection.
 func serving(t *testing.T, n *nothing) (net.Conn, <-chan error) {
@@ -90,11 +93,11 @@ func serving(t *testing.T, n *nothing) (net.Conn, <-chan error) {
 
 func ask(t *testing.T, conn net.Conn, request token.Request, payload *locked.Buffer) token.Response {
 	t.Helper()
-	if err := wire.Write(conn, request, payload); err != nil {
+	if err := wire.Write(conn, request, request.Data, payload); err != nil {
 		t.Fatal(err)
 	}
 	var response token.Response
-	if _, err := wire.Read(conn, &response); err != nil {
+	if _, _, err := wire.Read(conn, &response); err != nil {
 		t.Fatal(err)
 	}
 	if response.Number != request.Number {
@@ -125,14 +128,14 @@ func TestServe(t *testing.T) {
 		{token.Request{Op: token.OpWrap}, nil, token.CodeMisuse, "without a data key", ""},
 		{token.Request{Op: token.OpWrap}, locked.New(32), token.CodeNoKey, "there is nothing", "wrap"},
 		{token.Request{Op: token.OpUnseal, Sealed: []byte("x")}, nil, token.CodeDamaged, "not JSON", ""},
-		{token.Request{Op: token.OpSignIdentity, Data: make([]byte, token.MaxMessage+1)}, nil, token.CodeMisuse, "too long", ""},
+		{token.Request{Op: token.OpSignIdentity, Data: []byte("m")}, nil, token.CodeDamaged, "not JSON", ""},
 		{token.Request{Op: token.OpCertify}, nil, token.CodeMisuse, "signing key of 32 bytes", ""},
 		{token.Request{Op: token.OpCertify, Signing: make([]byte, 32)}, nil, token.CodeMisuse, "and a period", ""},
 		{token.Request{Op: token.OpCertify, Signing: make([]byte, 32), Period: descriptor.Period{Number: 1, Length: time.Hour}}, nil, token.CodeDamaged, "not JSON", ""},
 		{token.Request{Op: token.OpGenerate}, nil, token.CodeNoKey, "there is nothing", "generate"},
 		{token.Request{Op: token.OpKeys}, nil, token.CodeNoKey, "there is nothing", "keys"},
-		{token.Request{Op: token.OpSign}, nil, token.CodeNoKey, "there is nothing", "sign"},
-		{token.Request{Op: token.OpSign, Data: make([]byte, token.MaxMessage+1)}, nil, token.CodeMisuse, "too long", ""},
+		{token.Request{Op: token.OpSign}, nil, token.CodeNoKey, "there is nothing", "sign 0"},
+		{token.Request{Op: token.OpSign, Data: make([]byte, token.MaxMessage)}, nil, token.CodeNoKey, "there is nothing", "sign 131072"},
 		{token.Request{Op: token.OpDestroy}, nil, token.CodeFailed, "panicked (*errors.errorString)", ""},
 		{token.Request{Op: token.OpPing}, nil, "", "", ""},
 	} {
@@ -177,7 +180,7 @@ func TestServeOpenFails(t *testing.T) {
 
 func TestServeGarbage(t *testing.T) {
 	conn, done := serving(t, new(nothing))
-	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\n\r\n"[:8]); err != nil {
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\n\r\n"[:12]); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "not of this protocol") {
@@ -218,12 +221,12 @@ func FuzzServe(f *testing.F) {
 	for _, request := range []token.Request{
 		{Op: token.OpOpen, Version: 1}, {Op: token.OpUnseal, Sealed: []byte("{}")}, {Op: token.OpCertify}, {Op: token.OpDestroy}, {Op: token.OpKeys},
 	} {
-		if err := wire.Write(&b, request, nil); err != nil {
+		if err := wire.Write(&b, request, []byte("data"), nil); err != nil {
 			f.Fatal(err)
 		}
 	}
 	f.Add(b.String())
-	f.Add("\x00\x00\x00\x02\x00\x00\x00\x01{}x")
+	f.Add("\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x01{}x")
 	f.Fuzz(func(t *testing.T, requests string) {
 		n := new(nothing)
 		_ = Serve(t.Context(), stream{Reader: strings.NewReader(requests)}, func(string) (Module, error) { return n, nil })

@@ -2,9 +2,11 @@
 // stream socket. A frame is
 //
 //	uint32 n     big-endian, 1 to MaxHeader
-//	uint32 m     big-endian, 0 to MaxPayload
+//	uint32 d     big-endian, 0 to MaxData
+//	uint32 m     big-endian, 0 to MaxSecret
 //	[n]byte      header: one JSON object, with no field that the reader does not know
-//	[m]byte      payload: the one secret of the message, if it has any
+//	[d]byte      data: what would be long in JSON, and is no secret
+//	[m]byte      secret: the one secret of the message, if it has any
 //
 // A secret is read from the socket into locked memory and written from there;
 // it never becomes JSON or text.
@@ -17,77 +19,84 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"runtime"
+	"slices"
 
 	"onionbalancer/internal/locked"
 )
 
 // Sizes in bytes.
 const (
-	MaxHeader  = 512 << 10 // a request to sign 128 KiB, in base64, or a list of a thousand keys
-	MaxPayload = 1 << 10   // a PIN, a data key, an identity key
+	MaxHeader = 512 << 10 // a list of a thousand keys with long labels
+	MaxData   = 128 << 10 // a message to sign
+	MaxSecret = 1 << 10   // a PIN, a data key, an identity key
 
-	prefixSize = 8
+	prefixSize = 12
 )
 
-// Write writes one frame. The payload may be nil; it stays the caller's.
-func Write(w io.Writer, header any, payload *locked.Buffer) error {
+// Write writes one frame, at once where w is a socket. Data and secret may be
+// nil, and stay the caller's.
+func Write(w io.Writer, header any, data []byte, secret *locked.Buffer) error {
 	text, err := json.Marshal(header)
 	if err != nil {
 		return fmt.Errorf("writing frame: %w", err)
 	}
-	var secret []byte
-	if payload != nil {
-		secret = payload.Bytes()
+	var bare []byte
+	if secret != nil {
+		bare = secret.Bytes()
+		defer runtime.KeepAlive(secret)
 	}
-	if len(text) > MaxHeader || len(secret) > MaxPayload {
-		return fmt.Errorf("writing frame: %d and %d bytes are too many", len(text), len(secret))
+	if len(text) > MaxHeader || len(data) > MaxData || len(bare) > MaxSecret {
+		return fmt.Errorf("writing frame: %d, %d and %d bytes are too many", len(text), len(data), len(bare))
 	}
 	frame := make([]byte, 0, prefixSize+len(text))
-	frame = binary.BigEndian.AppendUint32(frame, uint32(len(text)))
-	frame = binary.BigEndian.AppendUint32(frame, uint32(len(secret)))
-	if _, err := w.Write(append(frame, text...)); err != nil {
-		return fmt.Errorf("writing frame: %w", err)
+	for _, part := range [][]byte{text, data, bare} {
+		frame = binary.BigEndian.AppendUint32(frame, uint32(len(part)))
 	}
-	if len(secret) > 0 {
-		if _, err := w.Write(secret); err != nil {
-			return fmt.Errorf("writing frame: %w", err)
-		}
+	// Of nothing nothing is written, for which a pipe would wait.
+	parts := slices.DeleteFunc(net.Buffers{append(frame, text...), data, bare}, func(part []byte) bool { return len(part) == 0 })
+	if _, err := parts.WriteTo(w); err != nil {
+		return fmt.Errorf("writing frame: %w", err)
 	}
 	return nil
 }
 
-// Read reads one frame into header, a pointer to a zero value. The payload is
-// nil if it is empty; the caller wipes it. The error is io.EOF alone if the
-// stream ended between two frames.
-func Read(r io.Reader, header any) (payload *locked.Buffer, err error) {
+// Read reads one frame, its header into a pointer to a zero value. Data and
+// secret are nil if they are empty; the caller wipes the secret. The error is
+// io.EOF alone if the stream ended between two frames.
+func Read(r io.Reader, header any) (data []byte, secret *locked.Buffer, err error) {
 	var prefix [prefixSize]byte
 	if _, err := io.ReadFull(r, prefix[:]); errors.Is(err, io.EOF) {
-		return nil, io.EOF
+		return nil, nil, io.EOF
 	} else if err != nil {
-		return nil, fmt.Errorf("reading frame: %w", err)
+		return nil, nil, fmt.Errorf("reading frame: %w", err)
 	}
-	n, m := binary.BigEndian.Uint32(prefix[:4]), binary.BigEndian.Uint32(prefix[4:])
-	if n == 0 || n > MaxHeader || m > MaxPayload {
-		return nil, fmt.Errorf("reading frame: sizes of %d and %d bytes are not of this protocol", n, m)
+	n, d, m := binary.BigEndian.Uint32(prefix[:4]), binary.BigEndian.Uint32(prefix[4:8]), binary.BigEndian.Uint32(prefix[8:])
+	if n == 0 || n > MaxHeader || d > MaxData || m > MaxSecret {
+		return nil, nil, fmt.Errorf("reading frame: sizes of %d, %d and %d bytes are not of this protocol", n, d, m)
 	}
-	text := make([]byte, n)
-	if _, err := io.ReadFull(r, text); err != nil {
-		return nil, fmt.Errorf("reading frame: %w", noEOF(err))
+	open := make([]byte, n+d)
+	if _, err := io.ReadFull(r, open); err != nil {
+		return nil, nil, fmt.Errorf("reading frame: %w", noEOF(err))
+	}
+	if d > 0 {
+		data = open[n:]
 	}
 	if m > 0 {
-		payload = locked.New(int(m))
-		if _, err := io.ReadFull(r, payload.Bytes()); err != nil {
-			payload.Wipe()
-			return nil, fmt.Errorf("reading frame: %w", noEOF(err))
-		}
+		secret = locked.New(int(m))
+		_, err = io.ReadFull(r, secret.Bytes())
 	}
-	if err := decode(text, header); err != nil {
-		if payload != nil {
-			payload.Wipe()
-		}
-		return nil, fmt.Errorf("reading frame: %w", err)
+	if err = noEOF(err); err == nil {
+		err = decode(open[:n], header)
 	}
-	return payload, nil
+	if err != nil {
+		if secret != nil {
+			secret.Wipe()
+		}
+		return nil, nil, fmt.Errorf("reading frame: %w", err)
+	}
+	return data, secret, nil
 }
 
 // noEOF makes an end within a frame an unexpected one.

@@ -14,7 +14,7 @@ import (
 
 type message struct {
 	Text string `json:"text,omitempty"`
-	Data []byte `json:"data,omitempty"`
+	List []byte `json:"list,omitempty"`
 }
 
 func secretOf(s string) *locked.Buffer { return locked.Copy([]byte(s)) }
@@ -22,11 +22,17 @@ func secretOf(s string) *locked.Buffer { return locked.Copy([]byte(s)) }
 func TestFrames(t *testing.T) {
 	var stream bytes.Buffer
 	sent := []struct {
-		header  message
-		payload string
-	}{{message{Text: "a"}, ""}, {message{}, "secret"}, {message{"b", []byte{0, 255}}, strings.Repeat("x", MaxPayload)}}
+		header message
+		data   string
+		secret string
+	}{
+		{message{Text: "a"}, "", ""},
+		{message{}, "", "secret"},
+		{message{Text: "c"}, "public", ""},
+		{message{"b", []byte{0, 255}}, strings.Repeat("y", MaxData), strings.Repeat("x", MaxSecret)},
+	}
 	for _, m := range sent {
-		if err := Write(&stream, m.header, secretOf(m.payload)); err != nil {
+		if err := Write(&stream, m.header, []byte(m.data), secretOf(m.secret)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -37,29 +43,32 @@ func TestFrames(t *testing.T) {
 	r := iotest.OneByteReader(bytes.NewReader(whole))
 	for _, want := range sent {
 		var got message
-		payload, err := Read(r, &got)
+		data, secret, err := Read(r, &got)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.Text != want.header.Text || !bytes.Equal(got.Data, want.header.Data) {
+		if got.Text != want.header.Text || !bytes.Equal(got.List, want.header.List) {
 			t.Errorf("%+v, want %+v", got, want.header)
 		}
-		if (payload == nil) != (want.payload == "") || payload != nil && string(payload.Bytes()) != want.payload {
-			t.Errorf("wrong payload behind %+v", got)
+		if (data == nil) != (want.data == "") || string(data) != want.data {
+			t.Errorf("wrong data behind %+v", got)
+		}
+		if (secret == nil) != (want.secret == "") || secret != nil && string(secret.Bytes()) != want.secret {
+			t.Errorf("wrong secret behind %+v", got)
 		}
 	}
-	if _, err := Read(r, new(message)); err != io.EOF {
+	if _, _, err := Read(r, new(message)); err != io.EOF {
 		t.Errorf("at the end: %v", err)
 	}
-	for cut := 1; cut < 8+len(`{"text":"a"}`); cut++ {
-		if _, err := Read(bytes.NewReader(whole[:cut]), new(message)); err == nil || err == io.EOF {
+	for cut := 1; cut < prefixSize+len(`{"text":"a"}`); cut++ {
+		if _, _, err := Read(bytes.NewReader(whole[:cut]), new(message)); err == nil || err == io.EOF {
 			t.Errorf("cut after %d bytes: %v", cut, err)
 		}
 	}
 }
 
-func frame(n, m uint32, rest string) io.Reader {
-	b := binary.BigEndian.AppendUint32(nil, n)
+func frame(n, d, m uint32, rest string) io.Reader {
+	b := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, n), d)
 	return strings.NewReader(string(binary.BigEndian.AppendUint32(b, m)) + rest)
 }
 
@@ -68,21 +77,24 @@ func TestReadRefuses(t *testing.T) {
 		r    io.Reader
 		want string
 	}{
-		"no header":        {frame(0, 0, ""), "not of this protocol"},
-		"long header":      {frame(MaxHeader+1, 0, ""), "not of this protocol"},
-		"long payload":     {frame(2, MaxPayload+1, "{}"), "not of this protocol"},
+		"no header":        {frame(0, 0, 0, ""), "not of this protocol"},
+		"long header":      {frame(MaxHeader+1, 0, 0, ""), "not of this protocol"},
+		"long data":        {frame(2, MaxData+1, 0, "{}"), "not of this protocol"},
+		"long secret":      {frame(2, 0, MaxSecret+1, "{}"), "not of this protocol"},
 		"text":             {strings.NewReader("HTTP/1.1 400 Bad Request"), "not of this protocol"},
-		"unknown field":    {frame(7, 0, `{"a":1}`), "unknown field"},
-		"two values":       {frame(4, 0, `{}{}`), "more than one"},
-		"no JSON":          {frame(4, 1, `nope1`), "invalid character"},
-		"cut header":       {frame(4, 0, `{}`), "unexpected EOF"},
-		"no payload":       {frame(2, 4, `{}`), "unexpected EOF"},
-		"a cut payload":    {frame(2, 4, `{}ab`), "unexpected EOF"},
+		"unknown field":    {frame(7, 0, 0, `{"a":1}`), "unknown field"},
+		"two values":       {frame(4, 0, 0, `{}{}`), "more than one"},
+		"no JSON":          {frame(4, 0, 1, `nope1`), "invalid character"},
+		"cut header":       {frame(4, 0, 0, `{}`), "unexpected EOF"},
+		"no data":          {frame(2, 4, 0, `{}`), "unexpected EOF"},
+		"cut data":         {frame(2, 4, 4, `{}ab`), "unexpected EOF"},
+		"no secret":        {frame(2, 0, 4, `{}`), "unexpected EOF"},
+		"a cut secret":     {frame(2, 0, 4, `{}ab`), "unexpected EOF"},
 		"broken reader":    {iotest.ErrReader(errors.New("broken")), "broken"},
-		"a wrong type":     {frame(10, 0, `{"text":1}`), "cannot unmarshal"},
-		"an array instead": {frame(2, 0, `[]`), "cannot unmarshal"},
+		"a wrong type":     {frame(10, 0, 0, `{"text":1}`), "cannot unmarshal"},
+		"an array instead": {frame(2, 0, 0, `[]`), "cannot unmarshal"},
 	} {
-		_, err := Read(test.r, new(message))
+		_, _, err := Read(test.r, new(message))
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: error %v, want %q", name, err, test.want)
 		}
@@ -90,17 +102,20 @@ func TestReadRefuses(t *testing.T) {
 }
 
 func TestWriteRefuses(t *testing.T) {
-	if err := Write(io.Discard, message{}, locked.New(MaxPayload+1)); err == nil {
-		t.Error("a long payload is written")
+	if err := Write(io.Discard, message{}, nil, locked.New(MaxSecret+1)); err == nil {
+		t.Error("a long secret is written")
 	}
-	if err := Write(io.Discard, message{Text: strings.Repeat("a", MaxHeader)}, nil); err == nil {
+	if err := Write(io.Discard, message{}, make([]byte, MaxData+1), nil); err == nil {
+		t.Error("long data is written")
+	}
+	if err := Write(io.Discard, message{Text: strings.Repeat("a", MaxHeader)}, nil, nil); err == nil {
 		t.Error("a long header is written")
 	}
-	if err := Write(io.Discard, make(chan int), nil); err == nil {
+	if err := Write(io.Discard, make(chan int), nil, nil); err == nil {
 		t.Error("a channel is written")
 	}
-	for _, n := range []int{0, 1} { // of the two writes, which one fails
-		if err := Write(&failing{n}, message{}, secretOf("abc")); err == nil {
+	for _, n := range []int{0, 1, 2} { // of the three writes, which one fails
+		if err := Write(&failing{n}, message{}, []byte("data"), secretOf("abc")); err == nil {
 			t.Errorf("no error of write %d", n)
 		}
 	}
@@ -119,28 +134,28 @@ func (f *failing) Write(b []byte) (int, error) {
 // what is read is what can be written.
 func FuzzRead(f *testing.F) {
 	var b bytes.Buffer
-	if err := Write(&b, message{"a", []byte{1}}, secretOf("pin")); err != nil {
+	if err := Write(&b, message{"a", []byte{1}}, []byte("data"), secretOf("pin")); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(b.Bytes())
-	f.Add([]byte("\x00\x00\x00\x02\x00\x00\x00\x00{}"))
-	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff"))
+	f.Add([]byte("\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00{}"))
+	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var m, again message
-		payload, err := Read(bytes.NewReader(b), &m)
+		data, secret, err := Read(bytes.NewReader(b), &m)
 		if err != nil {
 			return
 		}
 		var out bytes.Buffer
-		if err := Write(&out, m, payload); err != nil {
+		if err := Write(&out, m, data, secret); err != nil {
 			t.Fatal(err)
 		}
-		second, err := Read(&out, &again)
-		if err != nil || m.Text != again.Text || !bytes.Equal(m.Data, again.Data) {
+		sameData, sameSecret, err := Read(&out, &again)
+		if err != nil || m.Text != again.Text || !bytes.Equal(m.List, again.List) {
 			t.Fatalf("%+v became %+v, %v", m, again, err)
 		}
-		if payload != nil && !bytes.Equal(payload.Bytes(), second.Bytes()) {
-			t.Fatal("the payload changed")
+		if !bytes.Equal(data, sameData) || secret != nil && !bytes.Equal(secret.Bytes(), sameSecret.Bytes()) {
+			t.Fatal("data or secret changed")
 		}
 	})
 }

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -16,11 +18,13 @@ func isTerminal(f *os.File) bool {
 	return err == nil
 }
 
-// readAnswer reads a line that somebody types. It returns early when ctx ends.
-func readAnswer(ctx context.Context, from *os.File) (string, error) {
+// ask writes a question to talk, and reads the line that somebody types as the
+// answer. It returns early when ctx ends.
+func ask(ctx context.Context, question string, talk io.Writer, from *os.File) (string, error) {
 	if !isTerminal(from) {
 		return "", errors.New("there is no terminal to ask on: give the fingerprint that the manager showed with --yes FINGERPRINT")
 	}
+	fmt.Fprint(talk, question)
 	type answer struct {
 		line string
 		err  error

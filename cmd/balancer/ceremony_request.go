@@ -16,10 +16,11 @@ import (
 
 // requestOptions are the flags of "balancer ceremony request".
 type requestOptions struct {
-	config, dir, out, split, signing, from string
-	periods                                int
-	length, offset                         time.Duration
-	asJSON                                 bool
+	outputs
+	config, dir, signing, from string
+	periods                    int
+	length, offset             time.Duration
+	asJSON                     bool
 }
 
 func newCeremonyRequestCommand() *cobra.Command {
@@ -122,7 +123,7 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 	if err != nil {
 		return nil, err
 	}
-	if err := offline.Absent(given(o.out, o.split)...); err != nil {
+	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("writing the request: %w", err)
 	}
 	schedule, now, err := o.timing(ctx, wishes)
@@ -158,21 +159,13 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 // store writes the request, and its parts.
 func (o *requestOptions) store(r *offline.Request, made *requestMade) error {
 	raw, err := r.Encode()
-	if err != nil {
-		return err
+	if err == nil {
+		made.Parts, err = o.write(raw, r.Split, func(i int) string { return fmt.Sprintf("request-%03d.json", i+1) })
 	}
-	if err := offline.WriteNew(o.out, raw); err != nil {
+	if err != nil {
 		return fmt.Errorf("writing the request: %w", err)
 	}
-	if o.split == "" {
-		return nil
-	}
-	parts, err := r.Split()
-	if err != nil {
-		return err
-	}
-	made.Parts, err = writeParts(o.split, parts, func(i int) string { return fmt.Sprintf("request-%03d.json", i+1) })
-	return err
+	return nil
 }
 
 // prepare makes the keys of one address.

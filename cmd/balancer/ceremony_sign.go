@@ -18,9 +18,10 @@ import (
 
 // signOptions are the flags of "balancer ceremony sign".
 type signOptions struct {
-	keys            []string
-	out, split, yes string
-	asJSON          bool
+	outputs
+	keys   []string
+	yes    string
+	asJSON bool
 }
 
 func newCeremonySignCommand() *cobra.Command {
@@ -86,7 +87,7 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 	if o.out == "" && o.split == "" {
 		return nil, usageError{errors.New("name the bundle to write with --out FILE, or a directory for small ones with --split DIR")}
 	}
-	if err := offline.Absent(given(o.out, o.split)...); err != nil {
+	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("writing the bundle: %w", err)
 	}
 	request, err := readRequest(paths)
@@ -161,8 +162,7 @@ func (o *signOptions) consent(ctx context.Context, shown *requestShown, talk io.
 		}
 		return nil
 	}
-	fmt.Fprintf(talk, "\nIs it the fingerprint that the manager showed, and do you want to sign all of this?\nType yes to sign: ")
-	answer, err := readAnswer(ctx, os.Stdin)
+	answer, err := ask(ctx, "\nIs it the fingerprint that the manager showed, and do you want to sign all of this?\nType yes to sign: ", talk, os.Stdin)
 	if err != nil {
 		return fmt.Errorf("not signed: %w", err)
 	}

@@ -98,9 +98,13 @@ func firstDifference(a, b []byte) int {
 	return -1
 }
 
-// encode writes doc for people, indented; compact writes it for QR codes.
+// encode writes doc for people, indented, if it is not too large to be read
+// again; compact writes it for QR codes.
 func encode(doc any) ([]byte, error) {
 	raw, err := json.MarshalIndent(doc, "", " ")
+	if err == nil && len(raw) >= MaxFile {
+		err = fmt.Errorf("a document of %d bytes, which nobody would read, as %d are the most: do with fewer periods or addresses at once", len(raw), MaxFile)
+	}
 	return append(raw, '\n'), err
 }
 

@@ -86,11 +86,11 @@ func TestBusy(t *testing.T) {
 func TestWriteNew(t *testing.T) {
 	dir := t.TempDir()
 	path, link, elsewhere := filepath.Join(dir, "a"), filepath.Join(dir, "link"), filepath.Join(dir, "elsewhere")
-	if err := errors.Join(Absent(path, link), WriteNew(path, []byte("first")), os.Symlink(elsewhere, link)); err != nil {
+	if err := errors.Join(Creatable(path, link), WriteNew(path, []byte("first")), os.Symlink(elsewhere, link)); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range []string{path, link} {
-		if err := Absent(p); !errors.Is(err, os.ErrExist) {
+		if err := Creatable(p); !errors.Is(err, os.ErrExist) {
 			t.Errorf("%s: %v", p, err)
 		}
 		if err := WriteNew(p, []byte("second")); !errors.Is(err, os.ErrExist) {
@@ -105,7 +105,7 @@ func TestWriteNew(t *testing.T) {
 	if _, err := os.Lstat(elsewhere); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("written through a link: %v", err)
 	}
-	if err := Absent(filepath.Join(path, "below a file")); err == nil || errors.Is(err, os.ErrExist) {
+	if err := Creatable(filepath.Join(path, "below a file")); err == nil || errors.Is(err, os.ErrExist) {
 		t.Errorf("a path that cannot be: %v", err)
 	}
 	for what, p := range map[string]string{"a directory": dir, "a device": "/dev/zero", "nothing": filepath.Join(dir, "no")} {

@@ -94,6 +94,27 @@ func TestCustodian(t *testing.T) {
 	wantError(t, "closed", c.Retire(t.Context(), []descriptor.Period{Public.Period(current)}), "closed")
 }
 
+// TestShortCeremony: a ceremony for two periods within a supply for thirty puts
+// off no warning, be they in the middle of it or at its end.
+func TestShortCeremony(t *testing.T) {
+	for _, first := range []uint64{current, current + 12, current + 30} {
+		m := newManager(t, "front")
+		m.ceremony(noon, current, 30)
+		m.ceremony(noon.Add(time.Hour), first, 2)
+		want := max(current+29, first+1)
+		if last, horizon, ok := m.open().Supply(Public.Period(current)); !ok || horizon != 30 || last.Number != want {
+			t.Errorf("two from %d: supply until %s, horizon %d", first, last, horizon)
+		}
+	}
+	// The other way round, the long one counts at once.
+	m := newManager(t, "front")
+	m.ceremony(noon, current, 2)
+	m.ceremony(noon.Add(time.Hour), current+1, 30)
+	if last, horizon, ok := m.open().Supply(Public.Period(current)); !ok || horizon != 30 || last.Number != current+30 {
+		t.Errorf("supply until %s, horizon %d", last, horizon)
+	}
+}
+
 // TestGap: the supply ends where a period is missing.
 func TestGap(t *testing.T) {
 	m := newManager(t, "front")
@@ -103,7 +124,7 @@ func TestGap(t *testing.T) {
 		t.Errorf("installed with a gap: %+v", got)
 	}
 	c := m.open()
-	if last, horizon, ok := c.Supply(Public.Period(current)); !ok || last.Number != current+2 || horizon != 2 {
+	if last, horizon, ok := c.Supply(Public.Period(current)); !ok || last.Number != current+2 || horizon != 3 {
 		t.Errorf("supply until %s, horizon %d", last, horizon)
 	}
 	if last, _, ok := c.Supply(Public.Period(current + 4)); !ok || last.Number != current+5 {

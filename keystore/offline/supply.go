@@ -3,34 +3,36 @@ package offline
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
-	"time"
 
 	"onionbalancer/descriptor"
 )
 
 // Supply returns the last period of the uninterrupted run of certified periods
-// that from is in, and how many periods the last ceremony covered. ok is false
-// if from itself is not certified.
+// that from is in, and how many periods the longest ceremony covered that any of
+// them is from: a short one, to fill a gap or for practice, must not put off the
+// warnings about the end of a long one. ok is false if from itself is not
+// certified; horizon is then of all that is there.
 func (c *Custodian) Supply(from descriptor.Period) (last descriptor.Period, horizon int, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.refreshLocked() != nil || c.state.bundle == nil {
 		return descriptor.Period{}, 0, false
 	}
-	horizon = c.state.horizon()
 	if from.Length != c.state.keys.Length() || c.state.usable(from.Number) == nil {
-		return descriptor.Period{}, horizon, false
+		return descriptor.Period{}, c.state.horizon(0, math.MaxUint64), false
 	}
-	return c.state.keys.Period(c.state.through(from.Number)), horizon, true
+	through := c.state.through(from.Number)
+	return c.state.keys.Period(through), c.state.horizon(from.Number, through), true
 }
 
-// horizon returns how many periods the last ceremony covered.
-func (c *contents) horizon() (periods int) {
-	var made time.Time
+// horizon returns how many periods the longest ceremony covered that the entries
+// of periods from first to last are from.
+func (c *contents) horizon(first, last uint64) (periods int) {
 	for _, e := range c.bundle.Entries {
-		if e.Made.After(made) {
-			made, periods = e.Made, e.Periods
+		if first <= e.Period && e.Period <= last {
+			periods = max(periods, e.Periods)
 		}
 	}
 	return periods

@@ -48,11 +48,13 @@ func TestBusy(t *testing.T) {
 	m := newManager(t, "front")
 	m.ceremony(noon, current, 3)
 	c := m.open()
-	unlock, err := lock(m.dir, true)
+	unlock, err := lock(m.dir, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := snapshot(t, m.dir)
+	_, err = lock(m.dir, 30*time.Millisecond)
+	wantError(t, "waiting in vain", err, "another program is changing what is in it")
 	wantError(t, "busy", c.Retire(t.Context(), []descriptor.Period{Public.Period(current + 1)}), "locking")
 	if _, err := certify(t, c, current); err != nil || snapshot(t, m.dir) != before {
 		t.Errorf("certifying meanwhile: %v", err)

@@ -20,7 +20,7 @@ type Installed struct {
 	Kept     int                `json:"kept"`    // that were, by this ceremony or a later one
 	Over     int                `json:"over"`    // entries left out: their time has passed
 	Through  uint64             `json:"certified_through"`
-	Until    time.Time          `json:"certified_until"` // when that period ends
+	Until    time.Time          `json:"certified_until,omitzero"` // when that period ends
 	Warnings []string           `json:"warnings,omitempty"`
 }
 
@@ -85,7 +85,7 @@ func openTargets(dirs []string) (targets []*target, release func(), err error) {
 	}
 	dirs = slices.Compact(slices.Sorted(slices.Values(dirs)))
 	for _, dir := range dirs {
-		unlock, err := lock(dir, true)
+		unlock, err := lock(dir, patience)
 		if err != nil {
 			return nil, release, err
 		}

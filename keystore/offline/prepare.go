@@ -45,7 +45,7 @@ func (p Preparation) prepare(ctx context.Context) (w Wanted, err error) {
 	if err := makeDir(p.Dir); err != nil {
 		return w, err
 	}
-	unlock, err := lock(p.Dir, true)
+	unlock, err := lock(p.Dir, patience)
 	if err != nil {
 		return w, err
 	}

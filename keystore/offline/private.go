@@ -7,27 +7,33 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"onionbalancer/internal/shell"
 )
 
+// patience is for how long a command waits while another one changes a directory.
+const patience = 10 * time.Second
+
 // lock keeps other processes from changing the files of dir until unlock. While
-// another one has the lock, it fails or waits.
-func lock(dir string, wait bool) (unlock func(), err error) {
+// another one has the lock, it tries again for as long as wait says.
+func lock(dir string, wait time.Duration) (unlock func(), err error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	how := unix.LOCK_EX
-	if !wait {
-		how |= unix.LOCK_NB
-	}
-	for {
-		if err = unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
-			break
+	for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		busy := errors.Is(err, unix.EWOULDBLOCK)
+		if busy && time.Now().Before(end) || errors.Is(err, unix.EINTR) {
+			continue
 		}
+		if busy {
+			err = errors.New("another program is changing what is in it: try again when that is done")
+		}
+		break
 	}
 	if err != nil {
 		f.Close()

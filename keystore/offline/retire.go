@@ -27,7 +27,7 @@ func (c *contents) before(first uint64) (keys, entries int) {
 
 // retire removes from dir what is of periods before first.
 func retire(dir string, first uint64) error {
-	unlock, err := lock(dir, false)
+	unlock, err := lock(dir, 0)
 	if err != nil {
 		return err
 	}

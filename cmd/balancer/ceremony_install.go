@@ -76,8 +76,12 @@ func writeInstalled(w io.Writer, list []offline.Installed, now time.Time) error 
 	for _, i := range list {
 		fmt.Fprintf(w, "%s\n", i.Address)
 		fmt.Fprintf(w, "  in %s: %d periods new, %d renewed, %d as before, %d over and left out\n", i.Dir, i.New, i.Renewed, i.Kept, i.Over)
-		if i.Through != 0 {
+		switch {
+		case i.Through == 0:
+		case i.Until.After(now):
 			fmt.Fprintf(w, "  the supply lasts until %s, for %s (period %d)\n", moment(i.Until), days(now, i.Until), i.Through)
+		default:
+			fmt.Fprintf(w, "  the supply ended at %s (period %d)\n", moment(i.Until), i.Through)
 		}
 		for _, warning := range i.Warnings {
 			fmt.Fprintf(w, "  WARNING: %s\n", warning)

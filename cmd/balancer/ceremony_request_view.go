@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/shell"
 	"onionbalancer/keystore/offline"
 )
 
@@ -71,10 +72,14 @@ func (r *requestShown) write(w io.Writer) {
 		}
 		fmt.Fprintln(w)
 	}
-	for _, warning := range r.Warnings {
+	writeWarnings(w, r.Warnings)
+	fmt.Fprintf(w, "\nFingerprint of the request: %s\n", r.Fingerprint)
+}
+
+func writeWarnings(w io.Writer, warnings []string) {
+	for _, warning := range warnings {
 		fmt.Fprintf(w, "\nWARNING: %s\n", warning)
 	}
-	fmt.Fprintf(w, "\nFingerprint of the request: %s\n", r.Fingerprint)
 }
 
 // requestMade is what "balancer ceremony request" tells.
@@ -89,6 +94,7 @@ func newRequestMade(r *offline.Request, path string, dirs map[descriptor.Address
 	if err != nil {
 		return nil, err
 	}
+	shown.Warnings = r.Oddities(r.Made)
 	return &requestMade{requestShown: *shown, Dirs: dirs}, nil
 }
 
@@ -100,6 +106,7 @@ func (m *requestMade) write(w io.Writer) error {
 	if len(m.Parts) > 0 {
 		fmt.Fprintf(w, "In parts, for QR codes: %d files in %s\n", len(m.Parts), filepath.Dir(m.Parts[0]))
 	}
+	writeWarnings(w, m.Warnings)
 	_, err := fmt.Fprintf(w, `
 request      %[1]s
 fingerprint  %[2]s
@@ -111,7 +118,7 @@ Next:
      It shows the fingerprint again. If it is another one, somebody changed the file.
   3. Carry bundle.json back, and here: balancer ceremony install bundle.json --config FILE
      (or with --dir DIR for --config FILE)
-`, m.Path, m.Fingerprint, filepath.Base(m.Path))
+`, m.Path, m.Fingerprint, shell.Quote(filepath.Base(m.Path)))
 	if err == nil && m.Services[0].CertifiedThrough == 0 && len(m.Dirs) == 1 {
 		dir, err := filepath.Abs(m.Dirs[m.Services[0].Address])
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"onionbalancer/internal/shell"
 	"onionbalancer/keystore/csr"
 )
 
@@ -63,7 +64,7 @@ func (m *csrMade) write(w io.Writer, o *csrOptions) error {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "address   %s\nnames     %s\nCA nonce  %s (hex)\npath      %s\n\nIn full: openssl req%s -in %s -noout -verify -text\n",
-		m.Address, strings.Join(m.Names, "\n          "), m.CANonce, m.Path, form, o.out)
+		m.Address, strings.Join(m.Names, "\n          "), m.CANonce, m.Path, form, shell.Quote(o.out))
 	return err
 }
 

@@ -23,13 +23,19 @@ func (r *Request) Oddities(now time.Time) []string {
 	case age > oldRequest:
 		say("the request was made at %s, %d days ago by the clock of this machine (%s): is it the right file, and the clock right?", clock(r.Made), int(age.Hours()/24), clock(now))
 	}
-	if over := r.over(now); over == r.Periods() {
+	over, end := r.over(now), r.End(r.Last())
+	switch {
+	case over == r.Periods():
 		say("all of its periods are over by the clock of this machine (%s): is it the right file, and the clock right?", clock(now))
-	} else if over > 0 {
+	case !now.Before(end):
+		say("its last period ended at %s: clients ask for a later one by the clock of this machine (%s)", clock(end), clock(now))
+	case over > 0:
 		say("%d of its %d periods are over by the clock of this machine (%s)", over, r.Periods(), clock(now))
 	}
-	if span := r.End(r.Last()).Sub(r.Start(r.First)); span > longHorizon {
+	if span, ahead := end.Sub(r.Start(r.First)), end.Sub(r.Made); span > longHorizon {
 		say("it covers %d days: who steals the manager can publish under the address for as long, and nothing but time ends that", int(span.Hours()/24))
+	} else if ahead > longHorizon {
+		say("it reaches %d days ahead: who steals the manager can publish under the address until %s, and nothing but time ends that", int(ahead.Hours()/24), clock(end))
 	}
 	if r.Schedule != Public {
 		say("it is not for the public Tor network, but for one with %s", r.Schedule)

@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,8 @@ func TestOddities(t *testing.T) {
 		"a clock years back":  {now: time.Unix(1e9, 0), want: []string{"yet to come", "nothing can be published before"}},
 		"an old request":      {now: noon.Add(10 * 24 * time.Hour), want: []string{"10 days ago", "9 of its 60"}},
 		"a very old request":  {now: noon.Add(100 * 24 * time.Hour), want: []string{"100 days ago", "all of its periods are over"}},
+		"its last hours":      {edit: func(r *Request) { r.shorten(1) }, now: noon.Add(30 * time.Hour), want: []string{"its last period ended at 2026-11-21 12:00 UTC"}},
+		"far ahead":           {edit: func(r *Request) { r.First += 3000; r.Services[0].CertifiedThrough = r.First - 1 }, now: noon, want: []string{"it reaches 3060 days ahead"}},
 		"180 days":            {edit: func(r *Request) { r.lengthen(180) }, now: noon},
 		"181 days":            {edit: func(r *Request) { r.lengthen(181) }, now: noon, want: []string{"it covers 181 days"}},
 		"another network":     {edit: func(r *Request) { r.Schedule, r.First = lab, lab.At(noon).Number }, now: noon, want: []string{"not for the public Tor network"}},
@@ -57,6 +60,9 @@ func (r *Request) lengthen(periods int) {
 	r.Services[0].Keys = keys
 }
 
+// shorten leaves r so many periods.
+func (r *Request) shorten(periods int) { r.Services[0].Keys = r.Services[0].Keys[:periods] }
+
 // TestDescribe: spans, where there are gaps and certificates for other keys.
 func TestDescribe(t *testing.T) {
 	m := newManager(t, "front")
@@ -82,4 +88,17 @@ func TestDescribe(t *testing.T) {
 	if _, err := Describe(t.TempDir()); err == nil {
 		t.Error("described nothing")
 	}
+}
+
+// TestCertifiedForever: a request that claims certificates until the end of time
+// has no gap to be told about, and is none of a balancer's.
+func TestCertifiedForever(t *testing.T) {
+	r := request(t, noon, current, newManager(t, "front").prepare(current, 2))
+	r.Services[0].CertifiedThrough = math.MaxUint64
+	raw, err := r.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = ParseRequest(raw)
+	wantError(t, "certified forever", err, "the certificates that it has: period 18446744073709551615")
 }

@@ -97,6 +97,9 @@ func (r *Request) validate() error {
 		if i > 0 && w.Address.Label() < r.Services[i-1].Address.Label() {
 			return fmt.Errorf("%s is out of order", w.Address.Short())
 		}
+		if err := r.Schedule.validate(w.CertifiedThrough, 0); err != nil {
+			return fmt.Errorf("%s: the certificates that it has: %w", w.Address.Short(), err)
+		}
 		addresses[w.Address] = true
 		if err := w.validate(r.Periods(), keys); err != nil {
 			return fmt.Errorf("%s: %w", w.Address.Short(), err)

@@ -159,3 +159,55 @@ func TestCleanExit(t *testing.T) {
 		}
 	}
 }
+
+// TestTooLate makes sure that a request that nobody waits for any more does no
+// harm to the helper.
+func TestTooLate(t *testing.T) {
+	m := newFake(t)
+	tok := open(t, m.uri())
+	if err := tok.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	pid := token.HelperPID(tok)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		if err := tok.Ping(ended); !errors.Is(err, context.Canceled) {
+			t.Fatalf("error %v", err)
+		}
+	}
+	if token.HelperPID(tok) != pid {
+		t.Error("the helper was killed")
+	}
+}
+
+// TestNoTimeLeft makes sure that those who waited for a token that hangs do not
+// start helpers which they would have to kill at once.
+func TestNoTimeLeft(t *testing.T) {
+	m := newFake(t)
+	tok := open(t, m.uri())
+	if err := tok.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer token.Quick(time.Second)()
+	m.write("hang-keys", "")
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := tok.SigningKeys(t.Context(), "none")
+		wantCode(t, err, token.CodeCrashed, "no answer in time")
+	})
+	for m.count("keys") == 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	for range 4 {
+		time.Sleep(60 * time.Millisecond)
+		wg.Go(func() { wantCode(t, tok.Ping(t.Context()), token.CodeCrashed, "too little time") })
+	}
+	wg.Wait()
+	if n := m.count("load"); n != 1 {
+		t.Errorf("the module was loaded %d times", n)
+	}
+	if err := tok.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -55,10 +55,9 @@ func (h *helper) do(parent context.Context, request *Request, payload *locked.Bu
 	defer context.AfterFunc(h.closing, cancel)()
 	ctx, cancelWait := context.WithTimeoutCause(parent, limits.call, errTime)
 	defer cancelWait()
-	select {
-	case h.turn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, nil, fmt.Errorf("waiting for other requests: %w", context.Cause(ctx))
+	began := time.Now()
+	if err := h.wait(ctx); err != nil {
+		return nil, nil, err
 	}
 	defer func() { <-h.turn }()
 	if h.closed {
@@ -69,13 +68,18 @@ func (h *helper) do(parent context.Context, request *Request, payload *locked.Bu
 		h.lost()
 	}
 	if h.process == nil {
+		// Where one waited long for a token that hung, so did others. They must
+		// not kill one helper after the other in the middle of its login.
+		deadline, _ := ctx.Deadline()
+		if time.Until(deadline) < time.Since(began) {
+			return nil, nil, fmt.Errorf("%w: %w", Errorf(CodeCrashed, "other requests left too little time to start the helper process"), context.DeadlineExceeded)
+		}
 		// A person who is asked for a PIN may take longer than a token.
 		asked := time.Now()
 		secret, err := h.readPIN(parent)
 		if err != nil {
 			return nil, nil, err
 		}
-		deadline, _ := ctx.Deadline()
 		ctx, cancelWait = context.WithDeadlineCause(parent, deadline.Add(time.Since(asked)), errTime)
 		defer cancelWait()
 		if err := h.start(ctx, secret); err != nil {
@@ -83,6 +87,20 @@ func (h *helper) do(parent context.Context, request *Request, payload *locked.Bu
 		}
 	}
 	return h.exchange(ctx, request, payload)
+}
+
+// wait takes the turn. Who comes too late does not get it, though it is free: the
+// process would be killed for the one request that nobody waits for.
+func (h *helper) wait(ctx context.Context) error {
+	select {
+	case h.turn <- struct{}{}:
+		if ctx.Err() == nil {
+			return nil
+		}
+		<-h.turn
+	case <-ctx.Done():
+	}
+	return fmt.Errorf("waiting for other requests: %w", context.Cause(ctx))
 }
 
 // readPIN gets the PIN from its source, unless nothing may be tried now.

@@ -162,29 +162,6 @@ func (e *edition) signed(o outcome) {
 	}
 }
 
-// custodyTroubles lists what is wrong with the keys, for people, in a stable
-// order.
-func (s *Service) custodyTroubles(now time.Time) []string {
-	var list []string
-	for p, f := range s.custody.failures {
-		text := fmt.Sprintf("certifying a descriptor-signing key for period %s: %v", p, f.err)
-		if a := s.usable(now, p); a != nil {
-			text += "; the one certified before is used until " + a.expires.UTC().Format(time.DateTime)
-		}
-		list = append(list, text)
-	}
-	for p, e := range s.editions {
-		if e.unmade != nil {
-			list = append(list, fmt.Sprintf("signing the descriptor of period %s: %v", p, e.unmade))
-		}
-	}
-	if asked := s.custody.asked; !asked.IsZero() && now.Sub(asked) >= slowAnswer {
-		list = append(list, fmt.Sprintf("the custodian was asked at %s to certify, and has not answered yet", asked.UTC().Format(time.DateTime)))
-	}
-	slices.Sort(list)
-	return list
-}
-
 // forgetCustody lets go of what belongs to periods that old names, and of keys
 // that nothing published is signed with any more.
 func (s *Service) forgetCustody(old func(descriptor.Period) bool) {

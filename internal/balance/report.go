@@ -79,7 +79,6 @@ func (s *Service) report(r Round) {
 		}
 	}
 	snap.Descriptors = s.reportEditions(r)
-	snap.Warnings = append(snap.Warnings, s.custodyTroubles(now)...)
 	if s.fallback {
 		snap.Warnings = append(snap.Warnings, "no instance is reachable: the last good introduction points stay published")
 	}
@@ -91,7 +90,8 @@ func (s *Service) report(r Round) {
 			s.log.Warn(w)
 		}
 	}
-	// Logged in a rhythm of its own.
+	// What follows is logged in rhythms of its own.
+	snap.Warnings = append(snap.Warnings, s.warnOfCustody(now)...)
 	s.lookAhead(now, r.Consensus)
 	if s.outlook.text != "" {
 		snap.Warnings = append(snap.Warnings, s.outlook.text)

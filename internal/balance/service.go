@@ -93,7 +93,8 @@ type Service struct {
 	published   time.Time // first confirmation on an HSDir that clients ask
 	troubles    troubles
 	outlook     outlook
-	outlookSaid time.Time // in the log
+	outlookSaid time.Time         // in the log
+	said        map[string]saying // of what is wrong with the keys, in the log
 }
 
 // NewService returns a service that does nothing until Run.

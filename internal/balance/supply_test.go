@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -103,11 +104,12 @@ func TestLook(t *testing.T) {
 	}
 }
 
-// records collects what is logged about certificates.
+// records collects what is logged in one of the words.
 type records struct {
 	slog.Handler
 	mu   *sync.Mutex
 	list *[]string
+	of   []string
 }
 
 func (r records) WithAttrs([]slog.Attr) slog.Handler { return r }
@@ -115,7 +117,7 @@ func (r records) WithAttrs([]slog.Attr) slog.Handler { return r }
 func (r records) Enabled(context.Context, slog.Level) bool { return true }
 
 func (r records) Handle(_ context.Context, record slog.Record) error {
-	if strings.Contains(record.Message, "certificates made offline") || strings.Contains(record.Message, "no certificate for") {
+	if slices.ContainsFunc(r.of, func(words string) bool { return strings.Contains(record.Message, words) }) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		*r.list = append(*r.list, fmt.Sprintf("%s %s", record.Level, record.Message))
@@ -129,7 +131,7 @@ func (r records) Handle(_ context.Context, record slog.Record) error {
 func TestBundleRunsOut(t *testing.T) {
 	onScene(t, sim.Config{Seed: 50, Relays: 60, Params: fewSlots}, func(t *testing.T, s *scene) {
 		s.stop()
-		log := records{mu: new(sync.Mutex), list: new([]string)}
+		log := records{mu: new(sync.Mutex), list: new([]string), of: []string{"certificates made offline", "no certificate for"}}
 		s.handler = log
 		// The clock of the simulation begins in period 10956, at 00:02.
 		b := &bundle{memoryCustodian: s.custodian}

@@ -1,0 +1,53 @@
+package balance
+
+import (
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/testnet/sim"
+)
+
+// fickle is a custodian that does not answer until it is given up, and then
+// fails in other words each time.
+type fickle struct {
+	*memoryCustodian
+	tries atomic.Int32
+}
+
+func (f *fickle) Certify(ctx context.Context, _ descriptor.Period, _ ed25519.PublicKey, _ time.Time) (descriptor.Certificate, error) {
+	<-ctx.Done()
+	return descriptor.Certificate{}, fmt.Errorf("the helper ended %d times in a row: %w", f.tries.Add(1), ctx.Err())
+}
+
+// A custodian that goes on failing in other words each time is in the log when
+// it begins, and every ten minutes; the status has the last words.
+func TestWarnsInARhythm(t *testing.T) {
+	onScene(t, sim.Config{Seed: 36, Relays: 60}, func(t *testing.T, s *scene) {
+		s.stop()
+		log := records{mu: new(sync.Mutex), list: new([]string), of: []string{"certif"}}
+		keys := &fickle{memoryCustodian: s.custodian}
+		s.keeper, s.handler = keys, log
+		s.start()
+		s.settle(time.Hour)
+		tries := keys.tries.Load()
+		if got := s.service.Status(); tries < 40 || !warned(got, fmt.Sprintf("ended %d times", tries)) {
+			t.Errorf("tried %d times in an hour; warnings %q", tries, got.Warnings)
+		}
+		log.mu.Lock()
+		defer log.mu.Unlock()
+		// Once that there is no answer yet, and for two periods at first and in
+		// each of the ten minutes after.
+		all := strings.Join(*log.list, "\n")
+		if n := strings.Count(all, slog.LevelWarn.String()); n < 8 || n > 13 || strings.Count(all, "not answered yet") != 1 {
+			t.Errorf("%d warnings for %d tries:\n%s", n, tries, all)
+		}
+	})
+}

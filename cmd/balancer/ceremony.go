@@ -75,7 +75,11 @@ func preparedIn(configPath, dir string) ([]prepared, error) {
 	}
 	var list []prepared
 	for _, s := range cfg.Services {
-		if offline.Is(s.Key) {
+		is, err := offline.Look(s.Key)
+		if err != nil {
+			return nil, err // its supply would end while that of the others goes on
+		}
+		if is {
 			list = append(list, prepared{s.Key, s.Signing})
 		}
 	}
@@ -91,7 +95,7 @@ func preparedBelow(dir string) ([]prepared, error) {
 		return []prepared{{dir: dir}}, nil
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
 	var list []prepared

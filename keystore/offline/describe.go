@@ -41,7 +41,7 @@ func Describe(dir string) (*Description, error) {
 		return nil, err
 	}
 	defer c.keys.wipe()
-	d := &Description{Address: c.keys.Address, Dir: dir, Schedule: c.keys.Schedule}
+	d := &Description{Address: c.keys.Address, Dir: dir, Schedule: c.keys.Schedule, Keys: []Span{}, Certified: []Span{}}
 	for _, k := range c.keys.Keys {
 		d.Keys = d.Schedule.extend(d.Keys, k.Period)
 		if k.Seed == nil {

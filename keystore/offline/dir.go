@@ -27,10 +27,20 @@ const (
 	privateFile = 0o600
 )
 
-// Is reports whether path is a manager's directory, made by Prepare.
+// Is reports whether path is a manager's directory, made by Prepare, as far as
+// this user may see.
 func Is(path string) bool {
+	is, err := Look(path)
+	return is && err == nil
+}
+
+// Look reports what Is does, or why this user may not know.
+func Look(path string) (is bool, err error) {
 	info, err := os.Stat(filepath.Join(path, KeysFile))
-	return err == nil && info.Mode().IsRegular()
+	if errors.Is(err, fs.ErrPermission) {
+		return false, fmt.Errorf("looking for signing keys: %w; this program runs as user %d", err, os.Geteuid())
+	}
+	return err == nil && info.Mode().IsRegular(), nil
 }
 
 // contents is what a directory holds.

@@ -68,7 +68,7 @@ func TestDescribe(t *testing.T) {
 	m := newManager(t, "front")
 	m.prepare(current, 10)
 	d, err := Describe(m.dir)
-	if err != nil || d.Address != m.key.Address() || len(d.Keys) != 1 || d.Keys[0].Periods() != 10 || d.Certified != nil || d.Horizon != 0 {
+	if err != nil || d.Address != m.key.Address() || len(d.Keys) != 1 || d.Keys[0].Periods() != 10 || d.Certified == nil || len(d.Certified) != 0 || d.Horizon != 0 {
 		t.Errorf("prepared: %+v, %v", d, err)
 	}
 	m.ceremony(noon, current, 2)

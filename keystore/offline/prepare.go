@@ -24,6 +24,9 @@ type Preparation struct {
 	Random io.Reader // nil: crypto/rand.Reader
 }
 
+// torSecretFile makes a directory a HiddenServiceDir of tor.
+const torSecretFile = "hs_ed25519_secret_key"
+
 // Prepare makes the signing keys of a directory for some periods and returns
 // what to ask for. Keys that are there stay, and are asked for again. All are
 // on the disk, or on the token, when it returns.
@@ -85,6 +88,9 @@ func (p Preparation) current() (*contents, error) {
 	if _, err := os.Lstat(filepath.Join(p.Dir, KeysFile)); errors.Is(err, fs.ErrNotExist) {
 		if err := p.Address.Validate(); err != nil {
 			return nil, fmt.Errorf("the address is %w", err)
+		}
+		if _, err := os.Lstat(filepath.Join(p.Dir, torSecretFile)); err == nil {
+			return nil, fmt.Errorf("the directory has an identity key in it (%s), for which it would be of no use any more: name a new directory", torSecretFile)
 		}
 		return &contents{keys: &keysFile{header: header{kindKeys, version}, Address: p.Address, Schedule: p.Schedule}}, nil
 	}

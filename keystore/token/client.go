@@ -3,7 +3,6 @@ package token
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -39,12 +38,9 @@ func Open(uri *pkcs11uri.URI) (*Token, error) {
 		return nil, fmt.Errorf("opening token: %w", err)
 	}
 	source.Claim()
-	at := place{uri.ModulePath, SelectorOf(uri)}
-	// A name without a slash is for the dynamic linker to find.
-	if strings.Contains(at.module, "/") {
-		if at.module, err = filepath.Abs(at.module); err != nil {
-			return nil, fmt.Errorf("opening token: %w", err)
-		}
+	at, err := placeOf(uri)
+	if err != nil {
+		return nil, fmt.Errorf("opening token: %w", err)
 	}
 	return &Token{helper: share(at, source), name: at.selector.String()}, nil
 }
@@ -57,16 +53,20 @@ func SelectorOf(uri *pkcs11uri.URI) Selector {
 // ObjectOf returns which key a URI names.
 func ObjectOf(uri *pkcs11uri.URI) Object { return Object{Label: uri.Object, ID: uri.ID} }
 
-// String names the token for people: its label, or what else selects it.
+// String names the token for people, by all that selects it.
 func (s Selector) String() string {
+	var fields []string
 	for _, field := range []struct{ name, value string }{
 		{"", s.Label}, {"serial ", s.Serial}, {"model ", s.Model}, {"manufacturer ", s.Manufacturer},
 	} {
 		if field.value != "" {
-			return fmt.Sprintf("token %s%q", field.name, field.value)
+			fields = append(fields, fmt.Sprintf("%s%q", field.name, field.value))
 		}
 	}
-	return "the only token"
+	if len(fields) == 0 {
+		return "the only token"
+	}
+	return "token " + strings.Join(fields, ", ")
 }
 
 // Close lets go of the token. The helper ends when nobody uses it any more;

@@ -117,7 +117,12 @@ func garbageHelper() error {
 
 func (f *fake) Close() {}
 
-func (f *fake) Open(_ token.Selector, pin *locked.Buffer) (serve.HSM, error) {
+func (f *fake) Open(_ token.Selector, pin *locked.Buffer, inDoubt bool) (serve.HSM, error) {
+	if inDoubt {
+		if err := f.call("doubt"); err != nil {
+			return nil, err
+		}
+	}
 	if err := f.call("open"); err != nil {
 		return nil, err
 	}

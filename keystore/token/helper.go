@@ -134,13 +134,15 @@ func wipe(secret *locked.Buffer) {
 // start starts a process and has it load the module and log in. It wipes the PIN.
 func (h *helper) start(ctx context.Context, secret *locked.Buffer) error {
 	defer wipe(secret)
-	process, err := startProcess(fingerprintOf(secret))
+	pin := fingerprintOf(secret)
+	process, err := startProcess(pin)
 	if err != nil {
 		h.lost()
 		return &Error{CodeCrashed, err.Error()}
 	}
 	h.process = process
-	_, _, err = h.exchange(ctx, &Request{Op: OpOpen, Version: ProtocolVersion, Module: h.at.module, Token: h.at.selector}, secret)
+	_, _, err = h.exchange(ctx, &Request{Op: OpOpen, Version: ProtocolVersion, Module: h.at.module, Token: h.at.selector, InDoubt: h.at.doubts(pin)}, secret)
+	h.at.opened(pin, err)
 	if err != nil {
 		h.stop(limits.grace)
 	}

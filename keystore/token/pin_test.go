@@ -34,6 +34,7 @@ func TestWrongPIN(t *testing.T) {
 		strings.ReplaceAll(m.uri(), "/pin", "/pin2"),
 		strings.ReplaceAll(m.uri(), "token=fake", "serial=12"),
 		strings.ReplaceAll(m.uri(), "token=fake", "token=fake;model=a"),
+		strings.ReplaceAll(m.uri(), "module-path="+m.dir, "module-path="+linkTo(t, m.dir)),
 	} {
 		wantCode(t, open(t, uri).Ping(t.Context()), token.CodePIN, "not tried again")
 	}
@@ -61,6 +62,16 @@ func TestWrongPIN(t *testing.T) {
 	}
 }
 
+// linkTo makes another name for a file.
+func linkTo(t *testing.T, path string) string {
+	t.Helper()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
 // TestWrongPINFromDescriptor tells how to enter another where none can be read.
 func TestWrongPINFromDescriptor(t *testing.T) {
 	m := newFake(t)
@@ -82,6 +93,39 @@ func TestWrongPINFromDescriptor(t *testing.T) {
 	wantCode(t, tok.Ping(t.Context()), token.CodePIN, "restart this program to enter another")
 }
 
+// TestLoginInDoubt makes sure that a helper is told when an earlier one did not
+// say what came of its login with the same PIN.
+func TestLoginInDoubt(t *testing.T) {
+	defer token.Quick(time.Second)()
+	for _, fault := range []string{"crash", "hang", "error"} {
+		m := newFake(t)
+		tok := open(t, m.uri())
+		doubts := 0
+		check := func(want int, err error) {
+			t.Helper()
+			if err != nil {
+				t.Errorf("%s: %v", fault, err)
+			}
+			if doubts += want; m.count("doubt") != doubts {
+				t.Errorf("%s: in doubt %d times, want %d", fault, m.count("doubt"), doubts)
+			}
+		}
+		m.write(fault+"-open", string(token.CodeFailed))
+		if err := tok.Ping(t.Context()); err == nil {
+			t.Errorf("%s is no error", fault)
+		}
+		tok.Close()
+		tok = open(t, strings.ReplaceAll(m.uri(), "token=fake", "serial=12"))
+		check(1, tok.Ping(t.Context()))
+		tok.Close()
+		tok = open(t, m.uri())
+		check(1, tok.Ping(t.Context()))
+		tok.Close()
+		tok = open(t, m.uri())
+		check(0, tok.Ping(t.Context())) // for the login before went well
+	}
+}
+
 // TestHeldBack makes sure that a token on its last try, or locked, is left alone
 // for a while, and then looked at again.
 func TestHeldBack(t *testing.T) {
@@ -97,6 +141,10 @@ func TestHeldBack(t *testing.T) {
 			}
 			if n := m.count("open"); n != 1 {
 				t.Errorf("the token was asked %d times", n)
+			}
+			// One that may be another is not kept from work.
+			if err := open(t, strings.ReplaceAll(m.uri(), "token=fake", "serial=12")).Ping(t.Context()); err != nil {
+				t.Error(err)
 			}
 			time.Sleep(450 * time.Millisecond)
 			if err := tok.Ping(t.Context()); err != nil {

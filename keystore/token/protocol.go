@@ -18,7 +18,8 @@ import (
 // open. The helper ends when its end of the socket does.
 //
 //	op             header has               and               answer
-//	open           version, module, token   secret: any PIN   info
+//	open           version, module, token,  secret: any PIN   info
+//	               in_doubt
 //	ping                                                      (nothing)
 //	info                                                      info
 //	wrapping-key   object                                     wrapping
@@ -73,6 +74,7 @@ type Request struct {
 	Version int               `json:"version,omitempty"`
 	Module  string            `json:"module,omitempty"` // path
 	Token   Selector          `json:"token,omitzero"`
+	InDoubt bool              `json:"in_doubt,omitempty"` // nobody knows what came of the last login with this PIN
 	Object  Object            `json:"object,omitzero"`
 	Method  Method            `json:"method,omitempty"`
 	Prefix  string            `json:"prefix,omitempty"` // of labels

@@ -76,10 +76,10 @@ func TestPumpHidesPIN(t *testing.T) {
 }
 
 func TestOverlaps(t *testing.T) {
-	a := place{"/m.so", Selector{Label: "a"}}
+	a := place{"/link.so", "/m.so", Selector{Label: "a"}}
 	for want, others := range map[bool][]place{
-		true:  {a, {"/m.so", Selector{}}, {"/m.so", Selector{Serial: "1"}}, {"/m.so", Selector{Label: "a", Model: "m"}}},
-		false: {{"/n.so", Selector{Label: "a"}}, {"/m.so", Selector{Label: "b"}}, {"/m.so", Selector{Label: "b", Serial: "1"}}},
+		true:  {a, {"/m.so", "/m.so", Selector{}}, {"/m.so", "/m.so", Selector{Serial: "1"}}, {"/m.so", "/m.so", Selector{Label: "a", Model: "m"}}},
+		false: {{"/n.so", "/n.so", Selector{Label: "a"}}, {"/m.so", "/m.so", Selector{Label: "b"}}, {"/m.so", "/m.so", Selector{Label: "b", Serial: "1"}}},
 	} {
 		for _, b := range others {
 			if a.overlaps(b) != want || b.overlaps(a) != want {

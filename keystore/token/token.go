@@ -65,7 +65,7 @@ type Code string
 const (
 	CodeAbsent      Code = "absent"      // module, token or device is not there now: try again
 	CodePIN         Code = "pin"         // the PIN is wrong: never try it again
-	CodeFinalTry    Code = "final try"   // one more wrong PIN would lock the token: not tried
+	CodeFinalTry    Code = "final try"   // one more wrong PIN would lock the token, or be the second: not tried
 	CodeLocked      Code = "locked"      // the token is locked, or no PIN was set
 	CodeNoKey       Code = "no key"      // no such key, or more than one
 	CodeExposed     Code = "exposed"     // the key could leave the token

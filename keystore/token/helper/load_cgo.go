@@ -21,8 +21,8 @@ func load(path string) (serve.Module, error) {
 }
 
 // Open implements serve.Module.
-func (a adapter) Open(sel token.Selector, pin *locked.Buffer) (serve.HSM, error) {
-	t, err := a.Module.Open(sel, pin)
+func (a adapter) Open(sel token.Selector, pin *locked.Buffer, inDoubt bool) (serve.HSM, error) {
+	t, err := a.Module.Open(sel, pin, inDoubt)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,7 @@
 // must not fork after Load.
 //
 //	m, err := module.Load("/usr/lib/softhsm/libsofthsm2.so")
-//	t, err := m.Open(token.Selector{Label: "front"}, pin)
+//	t, err := m.Open(token.Selector{Label: "front"}, pin, false)
 //	wrapped, err := t.Wrap(token.Object{Label: "seal"}, token.MethodAESGCM, dataKey)
 //
 // One call to the library is under way at a time. Sessions that die, and tokens

@@ -21,7 +21,7 @@ func (f *fake) open() (*Token, error) {
 	if err := m.use(); err != nil {
 		return nil, err
 	}
-	return m.Open(token.Selector{Label: "fake"}, secret(fakePIN))
+	return m.Open(token.Selector{Label: "fake"}, secret(fakePIN), false)
 }
 
 func key1(label string) token.Object { return token.Object{Label: label} }

@@ -76,7 +76,7 @@ func (t *Token) authenticate(s *session, user uint) error {
 	err = t.module.calls.Login(s.handle, user, unsafe.String(unsafe.SliceData(pin), len(pin)))
 	runtime.KeepAlive(t.pin)
 	if err == nil || user == pkcs11.CKU_USER && is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
-		t.doubt = false
+		t.doubt, t.old = false, false
 		return nil
 	}
 	switch code, _ := codeOf(rv(err)); {
@@ -102,6 +102,8 @@ func (t *Token) mayTry(flags uint, here mark) error {
 		return token.Errorf(token.CodeLocked, "no user PIN was set on the token: set one with the vendor's tool (pkcs11-tool --init-pin)")
 	case t.pin.Len() == 0 && !has(pkcs11.CKF_PROTECTED_AUTHENTICATION_PATH):
 		return token.Errorf(token.CodePIN, "the token wants a PIN, and none is given: add pin-source=")
+	case t.old && has(pkcs11.CKF_USER_PIN_COUNT_LOW):
+		return token.Errorf(token.CodeFinalTry, "nobody knows what came of the last login, and the token counts a wrong PIN, which may have been this one: give another, or log in once by hand with the right one (pkcs11-tool --login --list-objects), which resets the count")
 	case t.doubt && has(pkcs11.CKF_USER_PIN_COUNT_LOW):
 		t.module.refused.add(t.mark, here)
 		return token.Errorf(token.CodePIN, "the last login failed without a reason, and the token counts a wrong PIN since: this one is not tried again")

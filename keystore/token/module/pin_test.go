@@ -21,23 +21,23 @@ func TestWrongPIN(t *testing.T) {
 		}
 		f.fail = failing("C_Login", 0, says)
 		wrong := secret("wrong-4711")
-		_, err := m.Open(token.Selector{Label: "fake"}, wrong)
+		_, err := m.Open(token.Selector{Label: "fake"}, wrong, false)
 		wantCode(t, err, token.CodePIN, `opening token "fake"`, name(says), "not tried again")
 		calls := f.calls["C_GetSlotList"]
 
-		_, err = m.Open(token.Selector{Label: "fake"}, wrong)
+		_, err = m.Open(token.Selector{Label: "fake"}, wrong, false)
 		wantCode(t, err, token.CodePIN, "refused this PIN before")
 		if f.calls["C_GetSlotList"] != calls {
 			t.Error("the token was looked for although the PIN is known to be wrong")
 		}
-		_, err = m.Open(token.Selector{Serial: "1"}, wrong) // the same token by another name
+		_, err = m.Open(token.Selector{Serial: "1"}, wrong, false) // the same token by another name
 		wantCode(t, err, token.CodePIN, "token with serial 1", "refused this PIN before")
 		if f.calls["C_Login"] != 1 {
 			t.Errorf("%s: %d logins with a wrong PIN", name(says), f.calls["C_Login"])
 		}
 
 		f.fail = nil
-		opened, err := m.Open(token.Selector{Label: "fake"}, secret(fakePIN))
+		opened, err := m.Open(token.Selector{Label: "fake"}, secret(fakePIN), false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +96,7 @@ func TestLoginByTokenFlags(t *testing.T) {
 			if err := m.use(); err != nil {
 				t.Fatal(err)
 			}
-			opened, err := m.Open(token.Selector{Label: "fake"}, secret(c.pin))
+			opened, err := m.Open(token.Selector{Label: "fake"}, secret(c.pin), false)
 			if c.code != "" {
 				wantCode(t, err, c.code, c.says)
 			} else if err != nil {
@@ -158,6 +158,35 @@ func TestLoginInDoubt(t *testing.T) {
 	}
 	if f.calls["C_Login"] != 2 {
 		t.Errorf("%d logins, want the first and one more", f.calls["C_Login"])
+	}
+}
+
+// TestOpenInDoubt: what a process before this one tried may have been counted.
+func TestOpenInDoubt(t *testing.T) {
+	f := newFake()
+	m := newModule("fake.so", f)
+	if err := m.use(); err != nil {
+		t.Fatal(err)
+	}
+	info := &f.tokens[1].info
+	info.Flags |= pkcs11.CKF_USER_PIN_COUNT_LOW
+	for range 2 {
+		_, err := m.Open(token.Selector{Label: "fake"}, secret(fakePIN), true)
+		wantCode(t, err, token.CodeFinalTry, "counts a wrong PIN", "log in once by hand")
+	}
+	if f.calls["C_Login"] != 0 {
+		t.Errorf("%d logins", f.calls["C_Login"])
+	}
+	info.Flags &^= pkcs11.CKF_USER_PIN_COUNT_LOW
+	opened, err := m.Open(token.Selector{Label: "fake"}, secret(fakePIN), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// From the first login on, there is no doubt.
+	info.Flags |= pkcs11.CKF_USER_PIN_COUNT_LOW
+	f.hangUp()
+	if _, err := opened.Sign(key1("ed"), nil); err != nil {
+		t.Error(err)
 	}
 }
 

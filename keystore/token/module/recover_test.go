@@ -38,7 +38,7 @@ func TestWrongPINOnSoftHSM(t *testing.T) {
 	t.Cleanup(func() { m.calls = count.api })
 	wrong := secret("4711" + rand.Text()) // the module remembers those of earlier runs
 	for i := range 4 {
-		_, err := m.Open(token.Selector{Label: k.Label}, wrong)
+		_, err := m.Open(token.Selector{Label: k.Label}, wrong, false)
 		wantCode(t, err, token.CodePIN, `opening token "balancer-test"`)
 		if i == 0 {
 			if !k.Warned(t) {
@@ -112,7 +112,7 @@ func TestOpenWithoutToken(t *testing.T) {
 	k := tokentest.New(t)
 	k.Remove(t)
 	m := load(t, k)
-	_, err := m.Open(token.Selector{Label: k.Label}, secret(k.PIN))
+	_, err := m.Open(token.Selector{Label: k.Label}, secret(k.PIN), false)
 	wantCode(t, err, token.CodeAbsent, "sees no such token")
 	k.Insert(t)
 	login(t, m, k)
@@ -136,10 +136,10 @@ func TestTwinsOnSoftHSM(t *testing.T) {
 	k := tokentest.New(t)
 	k.Another(t, k.Label)
 	m := load(t, k)
-	_, err := m.Open(token.Selector{Label: k.Label}, secret(k.PIN))
+	_, err := m.Open(token.Selector{Label: k.Label}, secret(k.PIN), false)
 	wantCode(t, err, token.CodeNoKey, "more than one token fits", "serial=", "add serial=")
 	_, serial, _ := strings.Cut(err.Error(), "serial=")
-	if _, err := m.Open(token.Selector{Label: k.Label, Serial: serial[:16]}, secret(k.PIN)); err != nil {
+	if _, err := m.Open(token.Selector{Label: k.Label, Serial: serial[:16]}, secret(k.PIN), false); err != nil {
 		t.Error(err)
 	}
 }

@@ -24,7 +24,7 @@ func TestInsideDo(t *testing.T) {
 		}
 		defer m.Close()
 		var opened *Token
-		if opened, err = m.Open(token.Selector{}, pin); err != nil {
+		if opened, err = m.Open(token.Selector{}, pin, false); err != nil {
 			return
 		}
 		defer opened.Close()

@@ -21,6 +21,7 @@ type Token struct {
 	// Under module.mu:
 	current *session        // or nil
 	doubt   bool            // the last login failed, who knows why
+	old     bool            // that was before Open
 	begun   map[string]bool // keys that were to be made, and may be there half-tested
 	closed  bool
 }
@@ -38,9 +39,11 @@ type session struct {
 }
 
 // Open finds the one token that matches and logs in with a copy of pin, which
-// may be nil. The token is not touched when it has refused this PIN before.
-func (m *Module) Open(want token.Selector, pin *locked.Buffer) (*Token, error) {
-	t := &Token{module: m, want: want, pin: &locked.Buffer{}, begun: map[string]bool{}}
+// may be nil. The token is not touched when it has refused this PIN before. If
+// nobody knows whether it has (inDoubt), and it counts a wrong PIN, it is not
+// tried: token.CodeFinalTry.
+func (m *Module) Open(want token.Selector, pin *locked.Buffer, inDoubt bool) (*Token, error) {
+	t := &Token{module: m, want: want, pin: &locked.Buffer{}, begun: map[string]bool{}, old: inDoubt}
 	if pin != nil && pin.Len() > 0 {
 		t.pin = locked.New(pin.Len())
 		copy(t.pin.Bytes(), pin.Bytes())

@@ -35,7 +35,7 @@ func TestFindToken(t *testing.T) {
 		if err := m.use(); err != nil {
 			t.Fatal(err)
 		}
-		_, err := m.Open(c.want, secret(fakePIN))
+		_, err := m.Open(c.want, secret(fakePIN), false)
 		switch {
 		case c.code != "":
 			wantCode(t, err, c.code, c.says)

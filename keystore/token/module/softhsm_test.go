@@ -37,7 +37,7 @@ func open(t testing.TB) (*tokentest.Token, *Token) {
 
 func login(t testing.TB, m *Module, k *tokentest.Token) *Token {
 	t.Helper()
-	opened, err := m.Open(token.Selector{Label: k.Label}, secret(k.PIN))
+	opened, err := m.Open(token.Selector{Label: k.Label}, secret(k.PIN), false)
 	if err != nil {
 		t.Fatal(err)
 	}

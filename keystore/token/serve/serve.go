@@ -25,8 +25,10 @@ import (
 // Module is a PKCS #11 library that was loaded.
 type Module interface {
 	// Open finds the token and logs in, at most once with the PIN, which is nil
-	// for a token that needs none. It keeps a copy of pin if it has to.
-	Open(sel token.Selector, pin *locked.Buffer) (HSM, error)
+	// for a token that needs none. It keeps a copy of pin if it has to. inDoubt
+	// says that nobody knows what came of the last login with it: then it does
+	// not log in to a token that counts a wrong PIN.
+	Open(sel token.Selector, pin *locked.Buffer, inDoubt bool) (HSM, error)
 
 	Close()
 }
@@ -171,7 +173,7 @@ func (s *server) open(request *token.Request, pin *locked.Buffer, response *toke
 		return nil, err
 	}
 	s.module = module
-	hsm, err := module.Open(request.Token, pin)
+	hsm, err := module.Open(request.Token, pin, request.InDoubt)
 	if err != nil {
 		return nil, err
 	}

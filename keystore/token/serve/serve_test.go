@@ -33,10 +33,13 @@ func (n *nothing) note(call string) error {
 	return errNothing
 }
 
-func (n *nothing) Open(sel token.Selector, pin *locked.Buffer) (HSM, error) {
+func (n *nothing) Open(sel token.Selector, pin *locked.Buffer, inDoubt bool) (HSM, error) {
 	call := "open " + sel.Label
 	if pin != nil {
 		call += " with PIN of " + string('0'+byte(pin.Len()))
+	}
+	if inDoubt {
+		call += " in doubt"
 	}
 	_ = n.note(call)
 	if sel.Label == "nil" {
@@ -121,7 +124,7 @@ func TestServe(t *testing.T) {
 		{token.Request{Op: "nonsense"}, nil, token.CodeMisuse, "unknown request", ""},
 		{token.Request{Op: token.OpOpen, Version: 99}, nil, token.CodeMisuse, "version 99", ""},
 		{token.Request{Op: token.OpOpen, Version: 1, Module: "missing"}, nil, token.CodeAbsent, "no module", "load missing"},
-		{token.Request{Op: token.OpOpen, Version: 1, Module: "m", Token: token.Selector{Label: "t"}}, locked.New(4), "", "", "load m,open t with PIN of 4,info"},
+		{token.Request{Op: token.OpOpen, Version: 1, Module: "m", Token: token.Selector{Label: "t"}, InDoubt: true}, locked.New(4), "", "", "load m,open t with PIN of 4 in doubt,info"},
 		{token.Request{Op: token.OpOpen, Version: 1, Module: "m"}, nil, token.CodeMisuse, "opened already", ""},
 		{token.Request{Op: token.OpInfo}, nil, "", "", "info"},
 		{token.Request{Op: token.OpWrappingKey}, nil, token.CodeNoKey, "there is nothing", "wrapping-key"},

@@ -70,8 +70,11 @@ func newCustody(cfg Config) *custody {
 
 // holds reports whether cfg has the very keys of c.
 func (c *custody) holds(cfg Config) bool {
-	return c.custodian == cfg.Custodian && c.signing == cfg.Signing
+	return sameKeys(cfg, Config{Custodian: c.custodian, Signing: c.signing})
 }
+
+// sameKeys reports whether a and b have the very same keys.
+func sameKeys(a, b Config) bool { return a.Custodian == b.Custodian && a.Signing == b.Signing }
 
 // call runs f in the background, or returns an error after close.
 func (c *custody) call(f func()) error {

@@ -3,19 +3,26 @@ package balance
 import "time"
 
 // Reconfigure hands a new configuration, for the same address, to Run. The one
-// handed over last wins.
+// handed over last wins. After the end of Run it lets the keys of cfg go.
 func (s *Service) Reconfigure(cfg Config) {
+	if !s.hand(cfg) {
+		cfg.Release(s.log)
+	}
+}
+
+// hand reports whether there is still somebody to hand cfg to.
+func (s *Service) hand(cfg Config) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		s.closing.Go(func() { cfg.Release(s.log) })
-		return
+		return false
 	}
 	s.handed = append(s.handed, cfg)
 	select {
 	case s.configs <- struct{}{}:
 	default:
 	}
+	return true
 }
 
 // takeOver takes the configuration over that was handed over last, and lets the
@@ -25,13 +32,16 @@ func (s *Service) takeOver(now time.Time) {
 	handed := s.handed
 	s.handed = nil
 	s.mu.Unlock()
-	for n, cfg := range handed {
-		if n == len(handed)-1 {
-			s.reconfigure(now, cfg)
-		} else if !s.custody.holds(cfg) && !newCustody(cfg).holds(handed[len(handed)-1]) {
+	if len(handed) == 0 {
+		return // it came along with the one before
+	}
+	last := handed[len(handed)-1]
+	for _, cfg := range handed[:len(handed)-1] {
+		if !s.custody.holds(cfg) && !sameKeys(cfg, last) {
 			s.closing.Go(func() { cfg.Release(s.log) })
 		}
 	}
+	s.reconfigure(now, last)
 }
 
 // reconfigure takes cfg over. Instances that stay keep what is known of them.

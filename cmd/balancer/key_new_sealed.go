@@ -23,7 +23,6 @@ type sealedNew struct {
 
 // makeSealed makes a key and seals it: all that was asked for, or nothing.
 func (o *newOptions) makeSealed(cmd *cobra.Command) (err error) {
-	protectMemory()
 	uris, err := o.uris()
 	if err != nil {
 		return err
@@ -53,9 +52,12 @@ func (o *newOptions) makeSealed(cmd *cobra.Command) (err error) {
 			return err
 		}
 		shown.Verified = true
-		if i == 0 {
+		switch {
+		case i == 0:
 			made.keyShown = shown
-		} else {
+		case shown.Sealed.Token == made.Sealed.Token:
+			return fmt.Errorf("--spare names the same token as --seal, %s: when it is lost, both are", tokenText(shown.Sealed.Token))
+		default:
 			made.Spare = shown
 		}
 	}

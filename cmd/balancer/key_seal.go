@@ -125,7 +125,6 @@ func (o *sealOptions) seal(cmd *cobra.Command, ref string) (*keyShown, error) {
 	if err != nil {
 		return nil, err
 	}
-	protectMemory()
 	key, err := keystore.Load(cmd.Context(), ref)
 	if err != nil {
 		return nil, err

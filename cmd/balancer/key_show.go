@@ -82,7 +82,6 @@ func showKey(ref string) (*keyShown, error) {
 
 // verifyKey shows the key that ref names and has its token open it.
 func verifyKey(ctx context.Context, ref string) (*keyShown, error) {
-	protectMemory()
 	if !pkcs11uri.Is(ref) {
 		return nil, usageError{errors.New(`--verify is for keys that a token has to open, which are named by their "pkcs11:" URI`)}
 	}

@@ -39,7 +39,7 @@ var modules = struct {
 func Load(path string) (*Module, error) {
 	var m *Module
 	var err error
-	outside(func() { m, err = loadOnce(path) })
+	onThread(func() { m, err = loadOnce(path) })
 	return m, err
 }
 
@@ -62,19 +62,6 @@ func loadOnce(path string) (*Module, error) {
 		return nil, err
 	}
 	return m, nil
-}
-
-// outside calls f in a goroutine of its own, where runtime/secret does not hold
-// whoever called: Go 1.26 crashes when C is called inside of secret.Do, which
-// erases registers that the call is about to need (golang.org/issue/78999). What
-// f keeps secret it has to keep in locked memory, or give to locked.Do itself.
-func outside(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	<-done
 }
 
 func newModule(path string, calls api) *Module {
@@ -100,7 +87,7 @@ func (m *Module) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.users--; m.users == 0 {
-		outside(m.stop)
+		onThread(m.stop)
 	}
 }
 

@@ -60,7 +60,7 @@ func (m *Module) Open(want token.Selector, pin *locked.Buffer, inDoubt bool) (*T
 func (t *Token) Close() error {
 	t.module.mu.Lock()
 	defer t.module.mu.Unlock()
-	outside(t.drop)
+	onThread(t.drop)
 	t.closed = true
 	t.pin.Wipe()
 	return nil
@@ -91,7 +91,7 @@ func (t *Token) do(doing string, f func(*session) error) error {
 	t.module.mu.Lock()
 	defer t.module.mu.Unlock()
 	var err error
-	outside(func() { err = t.twice(f) })
+	onThread(func() { err = t.twice(f) })
 	if err == nil {
 		return nil
 	}

@@ -33,7 +33,7 @@ type Module interface {
 	Close()
 }
 
-// HSM is a token in use. It is called by one goroutine, on one thread. Errors
+// HSM is a token in use. It is called by one goroutine. Errors
 // are *token.Error, or wrap one.
 type HSM interface {
 	Info() (token.Info, error)
@@ -54,9 +54,6 @@ func Serve(ctx context.Context, conn net.Conn, load func(path string) (Module, e
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer conn.Close()
-	// Modules that are careless about threads see one only.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	s := &server{load: load}
 	defer s.close()
 	for {

@@ -150,6 +150,9 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 		return nil, err
 	}
 	made, err := newRequestMade(request, o.out, dirs)
+	if err == nil && len(wishes) == 1 && wanted[0].CertifiedThrough == 0 {
+		made.forConfig, err = wishes[0].configLines()
+	}
 	if err != nil {
 		return nil, err
 	}

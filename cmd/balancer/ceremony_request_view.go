@@ -8,6 +8,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/shell"
 	"onionbalancer/keystore/offline"
+	"onionbalancer/keystore/pkcs11uri"
 )
 
 // requestShown is a request in plain words. It has no secret in it.
@@ -76,6 +77,24 @@ func (r *requestShown) write(w io.Writer) {
 	fmt.Fprintf(w, "\nFingerprint of the request: %s\n", r.Fingerprint)
 }
 
+// configLines returns what the configuration of one service has to say of the
+// keys made: where they are, in full.
+func (w wish) configLines() (string, error) {
+	dir, err := filepath.Abs(w.dir)
+	if err != nil || w.signing == "" {
+		return fmt.Sprintf("key = %q", dir), err
+	}
+	here, err := filepath.Abs(".")
+	if err != nil {
+		return "", err
+	}
+	uri, err := pkcs11uri.Parse(w.signing)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("key = %q\nand below it:         signing = %q", dir, uri.Resolve(here)), nil
+}
+
 func writeWarnings(w io.Writer, warnings []string) {
 	for _, warning := range warnings {
 		fmt.Fprintf(w, "\nWARNING: %s\n", warning)
@@ -87,6 +106,9 @@ type requestMade struct {
 	requestShown
 	Dirs  map[descriptor.Address]string `json:"dirs"`
 	Parts []string                      `json:"parts,omitempty"`
+
+	// forConfig are the lines that a configuration needs the first time.
+	forConfig string
 }
 
 func newRequestMade(r *offline.Request, path string, dirs map[descriptor.Address]string) (*requestMade, error) {
@@ -119,12 +141,8 @@ Next:
   3. Carry bundle.json back, and here: balancer ceremony install bundle.json --config FILE
      (or with --dir DIR for --config FILE)
 `, m.Path, m.Fingerprint, shell.Quote(filepath.Base(m.Path)))
-	if err == nil && m.Services[0].CertifiedThrough == 0 && len(m.Dirs) == 1 {
-		dir, err := filepath.Abs(m.Dirs[m.Services[0].Address])
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(w, "\nIn the configuration: key = %q\n", dir)
+	if err == nil && m.forConfig != "" {
+		_, err = fmt.Fprintf(w, "\nIn the configuration: %s\n", m.forConfig)
 	}
 	return err
 }

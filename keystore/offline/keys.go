@@ -111,7 +111,7 @@ func (f *keysFile) ensure(ctx context.Context, first uint64, count int, source S
 func (k *keyPair) agrees(ctx context.Context, p descriptor.Period, source Source) error {
 	switch {
 	case source == nil && k.Seed == nil:
-		return fmt.Errorf("the signing key of period %d is on a token: say on which one, as before", k.Period)
+		return fmt.Errorf("the signing key of period %d is on a token: say on which one, as before (--signing URI, or signing in the configuration)", k.Period)
 	case source == nil:
 		return nil
 	case k.Seed != nil:

@@ -36,7 +36,7 @@ period's one certificate is signed.
 Instances need no key here: each has its own, made by its own tor.`,
 		Args:             misuse(cobra.NoArgs),
 		PersistentPreRun: func(*cobra.Command, []string) { protectMemory() },
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newKeyNewCommand(), newKeyShowCommand(), newKeySealCommand(), newKeyRewrapCommand(), newKeyCSRCommand())
 	return cmd

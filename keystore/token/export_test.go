@@ -32,3 +32,13 @@ func Helpers() int {
 	defer helpers.mu.Unlock()
 	return len(helpers.m)
 }
+
+// Stick makes t's helper one that could not be killed, until free is called.
+func Stick(t *Token) (free func()) {
+	t.helper.turn <- struct{}{}
+	defer func() { <-t.helper.turn }()
+	t.helper.stop(0)
+	done := make(chan struct{})
+	t.helper.stuck = &process{done: done}
+	return func() { close(done) }
+}

@@ -202,6 +202,23 @@ func TestStartsInVain(t *testing.T) {
 	}
 }
 
+// TestStuck makes sure that helpers that cannot be killed do not pile up.
+func TestStuck(t *testing.T) {
+	m := newFake(t)
+	tok := open(t, m.uri())
+	free := token.Stick(tok)
+	for range 3 {
+		wantCode(t, tok.Ping(t.Context()), token.CodeCrashed, "could not be killed")
+	}
+	if m.count("load") != 0 {
+		t.Error("another was started")
+	}
+	free()
+	if err := tok.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestGarbage gives the client what a helper would never send.
 func TestGarbage(t *testing.T) {
 	defer token.Quick(5 * time.Second)()
@@ -217,6 +234,7 @@ func TestGarbage(t *testing.T) {
 		"no JSON":         frame("hello", ""),
 		"unknown field":   frame(`{"number":1,"pin":""}`, ""),
 		"another number":  frame(`{"number":2}`, ""),
+		"endless error":   frame(`{"number":1,"error":{"code":"pin","text":"`+strings.Repeat("a", token.MaxText+1)+`"}}`, ""),
 		"unasked secret":  frame(`{"number":1}`, "secret"),
 		"secret of error": frame(`{"number":1,"error":{"code":"pin","text":""}}`, "secret"),
 		"secret missing":  frame(`{"number":1}`, "secret")[:26],

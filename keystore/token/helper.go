@@ -40,6 +40,7 @@ type helper struct {
 	// for it get it in order.
 	turn    chan struct{}
 	process *process  // nil if there is none
+	stuck   *process  // one that could not be killed, or nil
 	closed  bool      // that there shall be none any more
 	starts  int       // in vain, one after the other
 	notYet  time.Time // when to start again
@@ -107,6 +108,9 @@ func (h *helper) wait(ctx context.Context) error {
 func (h *helper) readPIN(ctx context.Context) (*locked.Buffer, error) {
 	if err := h.at.heldBack(); err != nil {
 		return nil, err
+	}
+	if h.stuck != nil && !h.stuck.ended() {
+		return nil, Errorf(CodeCrashed, "the helper process hangs in a driver and could not be killed; another is started when it is gone")
 	}
 	if wait := time.Until(h.notYet); wait > 0 {
 		return nil, Errorf(CodeCrashed, "the helper process ended %d times in a row, and is started again in %s", h.starts, max(wait.Round(time.Second), time.Second))
@@ -194,7 +198,9 @@ func (h *helper) broken(ctx context.Context, op Op, err error) error {
 // stop ends the process, if there is one.
 func (h *helper) stop(grace time.Duration) {
 	if h.process != nil {
-		h.process.end(grace)
+		if !h.process.end(grace) {
+			h.stuck = h.process
+		}
 		h.process = nil
 	}
 }

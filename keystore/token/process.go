@@ -41,7 +41,7 @@ func startProcess(pin fingerprint) (*process, error) {
 	cmd.Env = helperEnvironment(os.Environ())
 	pump := &pump{pin: pin}
 	cmd.Stdout, cmd.Stderr = pump, pump
-	cmd.WaitDelay = limits.grace // should something that the module started hold the pipe
+	cmd.WaitDelay = limits.grace / 2 // should something that the module started hold the pipe
 	// In a process group of its own, Ctrl-C does not reach it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	p := &process{conn: conn, pin: pin, done: make(chan struct{})}
@@ -132,6 +132,8 @@ func (p *process) exchange(ctx context.Context, request *Request, payload *locke
 	case err != nil:
 	case response.Number != request.Number:
 		err = fmt.Errorf("an answer to request %d, not %d", response.Number, request.Number)
+	case response.Error != nil && len(response.Error.Text) > MaxText:
+		err = fmt.Errorf("an error of %d bytes", len(response.Error.Text))
 	case (secret != nil) != (response.Error == nil && (request.Op == OpUnseal || request.Op == OpCertify)):
 		err = errors.New("a secret that was not asked for, or none where one was")
 	}
@@ -145,13 +147,13 @@ func (p *process) exchange(ctx context.Context, request *Request, payload *locke
 // end closes the socket, at which the helper ends by itself, kills it if it
 // does not within grace, and waits until it is gone. A process that even then
 // is not gone hangs in a driver; the goroutine that waits for it stays.
-func (p *process) end(grace time.Duration) {
+func (p *process) end(grace time.Duration) (gone bool) {
 	p.conn.Close()
 	if grace > 0 && p.wait(grace) {
-		return
+		return true
 	}
 	_ = p.os.Kill() // does nothing if it has ended
-	p.wait(limits.grace)
+	return p.wait(limits.grace)
 }
 
 func (p *process) wait(d time.Duration) bool {

@@ -67,6 +67,9 @@ const (
 // MaxMessage is the size in bytes of the longest message that is signed.
 const MaxMessage = wire.MaxData
 
+// MaxText is the size in bytes of the longest error.
+const MaxText = 2 << 10
+
 // Request is the header of a request.
 type Request struct {
 	Op      Op                `json:"op"`

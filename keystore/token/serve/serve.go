@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"onionbalancer/internal/locked"
 	"onionbalancer/keystore/token"
@@ -141,19 +142,17 @@ func printCallers(w io.Writer) {
 	}
 }
 
-// maxText is the size in bytes to which the text of an error is cut.
-const maxText = 2 << 10
-
-// asError keeps the code that err wraps, and the whole text.
+// asError keeps the code that err wraps, and the text as far as it fits.
 func asError(err error) *token.Error {
 	code := token.CodeFailed
 	var known *token.Error
 	if errors.As(err, &known) {
 		code = known.Code
 	}
-	text := err.Error()
-	if len(text) > maxText {
-		text = text[:maxText] + " …"
+	const cut = " …"
+	text := strings.ToValidUTF8(err.Error(), "?") // as JSON would make it, but no longer
+	if len(text) > token.MaxText {
+		text = strings.ToValidUTF8(text[:token.MaxText-len(cut)], "") + cut
 	}
 	return &token.Error{Code: code, Text: text}
 }

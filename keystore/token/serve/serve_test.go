@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/goleak"
 
@@ -202,8 +203,8 @@ func TestServeEndsWithContext(t *testing.T) {
 }
 
 func TestErrorsAreBounded(t *testing.T) {
-	err := asError(errors.New(strings.Repeat("ä", maxText)))
-	if len(err.Text) > maxText+8 || err.Code != token.CodeFailed {
+	err := asError(errors.New("\xff" + strings.Repeat("ä", token.MaxText)))
+	if len(err.Text) > token.MaxText || len(err.Text) < token.MaxText-2 || !utf8.ValidString(err.Text) || err.Code != token.CodeFailed {
 		t.Errorf("%d bytes", len(err.Text))
 	}
 }

@@ -2,11 +2,13 @@ package balance
 
 import (
 	"context"
+	"crypto/ed25519"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
 )
@@ -183,6 +185,47 @@ func TestPaceOfCertifying(t *testing.T) {
 			s.want("when it can", status.StateOK)
 		})
 	}
+}
+
+// brief is a custodian whose certificates last for six hours.
+type brief struct {
+	*memoryCustodian
+	now func() time.Time
+}
+
+func (b *brief) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ time.Time) (descriptor.Certificate, error) {
+	return b.memoryCustodian.Certify(ctx, p, signing, b.now().Add(6*time.Hour))
+}
+
+// What waits to be uploaded is not when its certificate has ended meanwhile.
+func TestCertificateEndsWhileUploadsWait(t *testing.T) {
+	onScene(t, sim.Config{Seed: 37, Relays: 60}, func(t *testing.T, s *scene) {
+		s.stop()
+		keys := &tokenKeys{}
+		s.keeper, s.signing = &brief{s.custodian, s.now}, keys
+		s.start()
+		s.settle(time.Minute)
+		got := s.want("at first", status.StateOK)
+		keys.fail(gone{})
+		s.custodian.fail(errTokenGone)
+		s.instances[0].ReplacePoints()
+		s.settle(7 * time.Hour)
+		ended := s.want("after the certificates' end", status.StateFailed)
+		if until := ended.Custody.CertifiedUntil; !until.Equal(got.Custody.CertifiedUntil) || until.After(s.now()) {
+			t.Errorf("certified until %v", until)
+		}
+		keys.fail(nil)
+		_, before, _ := keys.counts()
+		s.settle(4 * time.Minute)
+		if _, signs, _ := keys.counts(); signs != before {
+			t.Errorf("%d signatures for descriptors whose certificates have ended", signs-before)
+		}
+		s.custodian.fail(nil)
+		s.settle(6 * time.Minute)
+		if got := s.want("with new certificates", status.StateOK); confirmed(got) != 16 {
+			t.Errorf("%d slots", confirmed(got))
+		}
+	})
 }
 
 // Signing keys are retired at the start and whenever a period has ended, never

@@ -189,11 +189,11 @@ func (s *Service) confirm(now time.Time, o outcome) {
 	}
 }
 
-// retain tells the publisher which slots still matter: relays come and go, and
-// periods end.
-func (s *Service) retain() {
+// retain tells the publisher which slots still matter: relays come and go,
+// periods end, and so do certificates.
+func (s *Service) retain(now time.Time) {
 	s.env.Publisher.Retain(s.address, func(p descriptor.Period, slot hsdir.Slot) bool {
 		e := s.editions[p]
-		return e != nil && e.filled[slot.HSDir] != nil
+		return e != nil && e.filled[slot.HSDir] != nil && now.Before(e.authority.expires)
 	})
 }

@@ -126,10 +126,13 @@ func (s *Service) finish(r Round) {
 			return !slices.ContainsFunc(r.Rings, func(ring *hsdir.Ring) bool { return ring.Period == p })
 		}
 		maps.DeleteFunc(s.keys, func(p descriptor.Period, _ descriptor.Keys) bool { return old(p) })
-		before := len(s.editions)
-		maps.DeleteFunc(s.editions, func(p descriptor.Period, _ *edition) bool { return old(p) })
-		if len(r.Published) > 0 || len(s.editions) != before {
-			s.retain()
+		over := len(r.Published) > 0
+		maps.DeleteFunc(s.editions, func(p descriptor.Period, e *edition) bool {
+			over = over || old(p) || !r.Now.Before(e.authority.expires)
+			return old(p)
+		})
+		if over {
+			s.retain(r.Now)
 		}
 		s.forgetCustody(old)
 	}

@@ -163,8 +163,8 @@ func (s *Service) lookAhead(now time.Time, c *hsdir.Consensus) {
 // reportCustody describes who keeps the keys.
 func (s *Service) reportCustody(now time.Time) status.Custody {
 	out := status.Custody{Form: s.custody.is.Form, Signing: s.custody.is.Signing}
-	if a := s.usable(now, s.epoch.period); a != nil {
-		out.CertifiedUntil = a.expires
+	if a := s.authorities[s.epoch.period]; a != nil {
+		out.CertifiedUntil = a.expires // also when that is over
 	}
 	if o := s.outlook; o.known {
 		ahead := o.report(now)

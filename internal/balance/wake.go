@@ -28,6 +28,9 @@ func (s *Service) wake(now time.Time) time.Time {
 		if e.refresh.After(now) {
 			next = earlier(next, e.refresh)
 		}
+		if e.authority.expires.After(now) {
+			next = earlier(next, e.authority.expires)
+		}
 		for _, f := range e.filled {
 			if f.retryAt.After(now) {
 				next = earlier(next, f.retryAt)

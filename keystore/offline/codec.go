@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"syscall"
 	"time"
+
+	"onionbalancer/internal/openfile"
 )
 
 // header begins every document.
@@ -128,19 +129,12 @@ func ReadFile(path string) ([]byte, error) {
 }
 
 func readFile(path string) ([]byte, os.FileInfo, error) {
-	// Not blocking, or opening a named pipe would wait for a writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, info, err := openfile.Regular(path)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case !info.Mode().IsRegular():
-		return nil, nil, fmt.Errorf("%s is not a regular file", path)
-	case info.Size() > MaxFile:
+	if info.Size() > MaxFile {
 		return nil, nil, fmt.Errorf("%s has %d bytes, more than %d", path, info.Size(), MaxFile)
 	}
 	raw, err := io.ReadAll(io.LimitReader(f, MaxFile+1))

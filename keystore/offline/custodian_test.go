@@ -66,6 +66,9 @@ func TestCustodian(t *testing.T) {
 	}
 	_, err = certify(t, c, current+3)
 	wantError(t, "after the end", err, "ended with period 20779, at 2026-11-23 12:00 UTC", "balancer ceremony request --dir "+m.dir)
+	if temporary := (interface{ Temporary() bool })(nil); !errors.As(err, &temporary) || !temporary.Temporary() {
+		t.Errorf("%v is not said to be temporary", err)
+	}
 	if !errors.Is(err, ErrEnded) {
 		t.Errorf("%v is not ErrEnded", err)
 	}

@@ -28,8 +28,17 @@ func (c *Custodian) missingLocked(p descriptor.Period) error {
 			why = fmt.Errorf("the certificates prepared offline, for periods %d to %d, leave this one out: %s", first, last, c.advice())
 		}
 	}
-	return errors.Join(why, c.trouble)
+	return missing{errors.Join(why, c.trouble)}
 }
+
+// missing is the error about a period that nothing is prepared for.
+type missing struct{ error }
+
+func (m missing) Unwrap() error { return m.error }
+
+// Temporary reports that the next try may succeed though nobody touches the
+// daemon: what is missing may be installed at any moment.
+func (missing) Temporary() bool { return true }
 
 // ErrEnded is wrapped by errors about a period after the last one prepared.
 var ErrEnded = errors.New("the certificates prepared offline ended with period")

@@ -11,6 +11,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/shell"
 )
 
@@ -90,27 +91,14 @@ func parse(raw []byte) (*descriptor.IdentityKey, Form, error) {
 	return nil, "", errors.New("no form of key that is known; " + understood)
 }
 
-// readSecret reads a file that only its owner can read, into locked memory.
-// Symbolic links are followed, as administrators use them to put secrets in
-// place; what is checked is the file that was opened. The caller wipes the
-// bytes.
+// readSecret reads a file that only its owner can read, into locked memory. The
+// caller wipes the bytes.
 func readSecret(path string) (*locked.Buffer, error) {
-	// Not blocking, or opening a named pipe would wait for a writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("%w; this program runs as user %d and must own the file", errors.Unwrap(err), os.Geteuid())
-	}
-	if err != nil {
-		return nil, errors.Unwrap(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
+	f, info, err := openfile.Secret(path)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("not a regular file but %s", info.Mode().Type())
-	}
+	defer f.Close()
 	if err := checkPrivate(path, info, os.Geteuid()); err != nil {
 		return nil, err
 	}

@@ -3,8 +3,9 @@ package keystore
 import (
 	"errors"
 	"fmt"
-	"os"
+	"io"
 
+	"onionbalancer/internal/openfile"
 	"onionbalancer/keystore/sealed"
 )
 
@@ -31,11 +32,7 @@ func ReadSealed(path string) (*sealed.File, error) {
 // IsSealed tells whether the file at path is a sealed key. Of other files it
 // reads one byte, which in key files is no secret.
 func IsSealed(path string) bool {
-	info, err := os.Stat(path)
-	if err != nil || !info.Mode().IsRegular() {
-		return false
-	}
-	f, err := os.Open(path)
+	f, _, err := openfile.Regular(path)
 	if err != nil {
 		return false
 	}
@@ -44,6 +41,6 @@ func IsSealed(path string) bool {
 	if n, err := f.Read(first[:]); n != 1 || err != nil || first[0] != '{' {
 		return false
 	}
-	raw, err := readSmall(path)
-	return err == nil && sealed.Is(raw)
+	rest, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
+	return err == nil && sealed.Is(append(first[:], rest...))
 }

@@ -8,9 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/openfile"
 )
 
 // The files of a tor service's directory.
@@ -123,17 +123,10 @@ func isHostname(raw []byte) bool {
 
 // readSmall reads a public file of at most maxKeyFile bytes.
 func readSmall(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, _, err := openfile.Regular(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
 	return io.ReadAll(io.LimitReader(f, maxKeyFile))
 }

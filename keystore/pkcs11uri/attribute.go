@@ -3,6 +3,7 @@ package pkcs11uri
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -64,7 +65,7 @@ func (a attribute) set(u *URI, value []byte) error {
 	if strings.ContainsFunc(text, unicode.IsControl) {
 		return errors.New("it has control characters")
 	}
-	if a.only != nil && text != a.only[0] && text != a.only[1] {
+	if a.only != nil && !slices.Contains(a.only, text) {
 		return fmt.Errorf("only keys that unseal or sign are of use, of type %s", strings.Join(a.only, " or "))
 	}
 	*a.field(u) = text

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/openfile"
 )
 
 // credentials is the variable by which systemd tells a service where its
@@ -25,26 +26,13 @@ func readCredential(name string) (*locked.Buffer, error) {
 	return readFile(filepath.Join(dir, name))
 }
 
-// readFile reads a file that nobody but its owner and root can use. Symbolic
-// links are followed, as administrators use them to put secrets in place; what
-// is checked is the file that was opened.
+// readFile reads a file that nobody but its owner and root can use.
 func readFile(path string) (*locked.Buffer, error) {
-	// Not blocking, or opening a named pipe would wait for a writer.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrPermission) {
-		return nil, fmt.Errorf("%w; this program runs as user %d and must own the file", errors.Unwrap(err), os.Geteuid())
-	}
-	if err != nil {
-		return nil, errors.Unwrap(err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
+	f, info, err := openfile.Secret(path)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("not a regular file but %s", info.Mode().Type())
-	}
+	defer f.Close()
 	if err := checkPrivate(info, isCredential(path), os.Geteuid()); err != nil {
 		return nil, err
 	}

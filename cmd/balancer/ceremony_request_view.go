@@ -137,7 +137,8 @@ Next:
   1. Write the fingerprint down, and carry %[3]s to the machine that has the
      identity key.
   2. There: balancer ceremony sign %[3]s --key KEY --out bundle.json
-     It shows the fingerprint again. If it is another one, somebody changed the file.
+     It shows the fingerprint again. If it is another one, somebody changed the
+     file, or a part of it is missing.
   3. Carry bundle.json back, and here: balancer ceremony install bundle.json --config FILE
      (or with --dir DIR for --config FILE)
 `, m.Path, m.Fingerprint, shell.Quote(filepath.Base(m.Path)))

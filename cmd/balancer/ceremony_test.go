@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -91,4 +93,38 @@ func serveStatus(t *testing.T, path string, s status.Snapshot) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatal("the status socket does not answer")
+}
+
+// TestAllOrNothing: what cannot be written as a whole leaves nothing behind that
+// would be in the way of the next attempt.
+func TestAllOrNothing(t *testing.T) {
+	dir := t.TempDir()
+	split := func() ([][]byte, error) { return [][]byte{{'1'}, {'2'}, {'3'}}, nil }
+	numbered := func(i int) string { return strconv.Itoa(i) }
+	repeated := func(i int) string { return strconv.Itoa(i % 2) }
+	out, parts := filepath.Join(dir, "whole"), filepath.Join(dir, "parts")
+	for what, test := range map[string]struct {
+		outputs
+		name func(int) string
+	}{
+		"no place for the whole": {outputs{filepath.Join(dir, "no", "whole"), parts}, numbered},
+		"no place for a part":    {outputs{out, parts}, repeated},
+	} {
+		if _, err := test.write([]byte("123"), split, test.name); err == nil {
+			t.Errorf("%s: written", what)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+			t.Errorf("%s: left are %v, %v", what, left, err)
+		}
+	}
+	good := outputs{out, parts}
+	if err := good.check(); err != nil {
+		t.Error(err)
+	}
+	if paths, err := good.write([]byte("123"), split, numbered); err != nil || len(paths) != 3 || paths[2] != filepath.Join(parts, "2") {
+		t.Errorf("wrote %v, %v", paths, err)
+	}
+	if err := good.check(); !errors.Is(err, os.ErrExist) {
+		t.Errorf("once more: %v", err)
+	}
 }

@@ -56,7 +56,7 @@ func TestParse(t *testing.T) {
 		"pin": "file:pin", "file:pin": "file:pin", "./a:b": "file:./a:b", "/a:b": "file:/a:b", "file:a:b": "file:a:b",
 	} {
 		source := mustParse(t, in)
-		if source.String() != want || source.IsZero() != (in == "") {
+		if source.String() != want || (source == Source{}) != (in == "") {
 			t.Errorf("%q is read as %q", in, source)
 		}
 		if again := mustParse(t, source.String()); again != source {

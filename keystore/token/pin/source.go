@@ -101,9 +101,6 @@ func (s Source) Resolve(dir string) Source {
 // Once says that the PIN is read but once in the life of this process.
 func (s Source) Once() bool { return s.kind == kindDescriptor || s.kind == kindPrompt }
 
-// IsZero says that no source is given.
-func (s Source) IsZero() bool { return s.kind == kindNone }
-
 // String writes the source as Parse reads it.
 func (s Source) String() string {
 	switch s.kind {

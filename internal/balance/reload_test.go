@@ -12,7 +12,7 @@ import (
 func (s *scene) reloaded(reference string) (Config, *memoryCustodian, *tokenKeys) {
 	cfg := s.config()
 	custodian, keys := &memoryCustodian{key: s.custodian.key}, &tokenKeys{}
-	cfg.Custodian, cfg.Signing, cfg.Custody.Reference = custodian, keys, reference
+	cfg.Custodian, cfg.Signing, cfg.Custody = custodian, keys, Custody{Reference: reference, Form: reference}
 	return cfg, custodian, keys
 }
 
@@ -65,6 +65,9 @@ func TestReloadOfOtherKeys(t *testing.T) {
 		if !warned(got, gone{}.Error()) || !warned(got, "the one certified before is used until") {
 			t.Errorf("warnings: %q", got.Warnings)
 		}
+		if got.Custody.Form != "" {
+			t.Errorf("the status names %q, which has certified nothing yet", got.Custody.Form)
+		}
 		s.instances[0].ReplacePoints()
 		s.settle(10 * time.Minute)
 		got = s.want("while the new keys fail", status.StateDegraded)
@@ -75,8 +78,8 @@ func TestReloadOfOtherKeys(t *testing.T) {
 		keys.fail(nil)
 		s.settle(35 * time.Second)
 		got = s.want("when they work", status.StateOK)
-		if confirmed(got) != 16 || got.Descriptors[0].Reason != string(ReasonKey) {
-			t.Errorf("with the new keys: %+v", got.Descriptors)
+		if confirmed(got) != 16 || got.Descriptors[0].Reason != string(ReasonKey) || got.Custody.Form != "another token" {
+			t.Errorf("with the new keys: %+v, of %q", got.Descriptors, got.Custody.Form)
 		}
 		asked, _ := custodian.counts()
 		_, signs, closed := keys.counts()

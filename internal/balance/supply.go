@@ -160,12 +160,14 @@ func (s *Service) lookAhead(now time.Time, c *hsdir.Consensus) {
 	}
 }
 
-// reportCustody describes who keeps the keys.
+// reportCustody describes who keeps the keys: those of before until the new ones
+// have certified for the period that clients ask for.
 func (s *Service) reportCustody(now time.Time) status.Custody {
-	out := status.Custody{Form: s.custody.is.Form, Signing: s.custody.is.Signing}
+	is, until := s.custody.is, time.Time{}
 	if a := s.authorities[s.epoch.period]; a != nil {
-		out.CertifiedUntil = a.expires // also when that is over
+		is, until = a.by.is, a.expires // also when that is over
 	}
+	out := status.Custody{Form: is.Form, Signing: is.Signing, CertifiedUntil: until}
 	if o := s.outlook; o.known {
 		ahead := o.report(now)
 		out.Ahead = &ahead

@@ -91,7 +91,8 @@ type Service struct {
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 
-// Custody says who keeps the keys of a service, and how long that lasts.
+// Custody says who keeps the keys of a service, and how long that lasts. After a
+// change it names those of before until the new ones have certified.
 type Custody struct {
 	Form           string    `json:"form"`                     // of the identity key: "tor", "pem", "sealed", "offline"
 	Signing        string    `json:"signing"`                  // where the descriptor-signing keys are: "memory", "disk" or "token"

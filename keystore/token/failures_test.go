@@ -202,6 +202,28 @@ func TestStartsInVain(t *testing.T) {
 	}
 }
 
+// TestAbsent makes sure that a token that is not there is not looked for by every
+// service that waits for it, and is found soon when it is.
+func TestAbsent(t *testing.T) {
+	defer token.Quick(5 * time.Second)()
+	m := newFake(t)
+	m.write("error-load", "always"+string(token.CodeAbsent))
+	tok := open(t, m.uri())
+	for range 20 {
+		wantCode(t, tok.Ping(t.Context()), token.CodeAbsent, "the fake token says absent")
+	}
+	if n := m.count("load"); n != 2 {
+		t.Errorf("looked for %d times, want twice at once", n)
+	}
+	if err := os.Remove(filepath.Join(m.dir, "error-load")); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(150 * time.Millisecond)
+	if err := tok.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestStuck makes sure that helpers that cannot be killed do not pile up.
 func TestStuck(t *testing.T) {
 	m := newFake(t)

@@ -44,6 +44,7 @@ type helper struct {
 	closed  bool      // that there shall be none any more
 	starts  int       // in vain, one after the other
 	notYet  time.Time // when to start again
+	absent  error     // what to say until then, if that is why
 
 	closing context.Context // ends when requests under way have to
 	abandon context.CancelFunc
@@ -112,7 +113,10 @@ func (h *helper) readPIN(ctx context.Context) (*locked.Buffer, error) {
 	if h.stuck != nil && !h.stuck.ended() {
 		return nil, Errorf(CodeCrashed, "the helper process hangs in a driver and could not be killed; another is started when it is gone")
 	}
-	if wait := time.Until(h.notYet); wait > 0 {
+	switch wait := time.Until(h.notYet); {
+	case wait > 0 && h.absent != nil:
+		return nil, h.absent
+	case wait > 0:
 		return nil, Errorf(CodeCrashed, "the helper process ended %d times in a row, and is started again in %s", h.starts, max(wait.Round(time.Second), time.Second))
 	}
 	secret, err := h.source.Read(ctx, h.at.selector.String())
@@ -173,6 +177,7 @@ func (h *helper) exchange(ctx context.Context, request *Request, payload *locked
 		h.stop(limits.grace)
 	case CodeAbsent:
 		h.stop(limits.grace)
+		h.inVain(limits.again, response.Error)
 	}
 	return nil, nil, response.Error
 }
@@ -205,11 +210,17 @@ func (h *helper) stop(grace time.Duration) {
 	}
 }
 
-// lost counts a process that is gone, and puts the next start off if it is not
-// the first in a row.
+// lost forgets a process that is gone.
 func (h *helper) lost() {
 	h.stop(0)
+	h.inVain(limits.againMax, nil)
+}
+
+// inVain counts a start that was of no use, and puts the next off if it is not
+// the first in a row: all services of a token that is absent keep asking for it.
+func (h *helper) inVain(most time.Duration, absent error) {
+	h.absent = absent
 	if h.starts++; h.starts > 1 {
-		h.notYet = time.Now().Add(min(limits.again<<min(h.starts-2, 16), limits.againMax))
+		h.notYet = time.Now().Add(min(limits.again<<min(h.starts-2, 16), most))
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/durable"
 	"onionbalancer/internal/locked"
 	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/keystore/sealed"
@@ -169,7 +170,7 @@ func writeChecked(path string, content []byte, check func(written string) error)
 			err = os.Rename(temporary.Name(), path)
 		}
 	}
-	return errors.Join(err, syncDir(dir))
+	return errors.Join(err, durable.SyncDir(dir))
 }
 
 // VerifySealed has the token that uri names unseal the file at uri.Sealed, and

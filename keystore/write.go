@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/durable"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/shell"
 )
@@ -113,7 +114,7 @@ func writeNew(files []file) (err error) {
 		}
 	}
 	for i, f := range files {
-		if err := writeFile(f); err != nil {
+		if err := durable.WriteNew(f.path, f.content, privateFile); err != nil {
 			for _, made := range files[:i] {
 				err = errors.Join(err, os.Remove(made.path))
 			}
@@ -122,29 +123,5 @@ func writeNew(files []file) (err error) {
 	}
 	dir := filepath.Dir(files[0].path)
 	// The parent too, since the directory itself may be new.
-	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
-}
-
-// writeFile writes a file that is not there yet.
-func writeFile(f file) error {
-	out, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, privateFile)
-	if err != nil {
-		return err
-	}
-	_, err = out.Write(f.content)
-	if err == nil {
-		err = out.Sync()
-	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.path))
-	}
-	return nil
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("syncing directory: %w", err)
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir)))
 }

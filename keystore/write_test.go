@@ -146,14 +146,3 @@ func TestWipe(t *testing.T) {
 		t.Error("the secret is still there")
 	}
 }
-
-// TestWriteRace: a file that appears after the check for it is not overwritten.
-func TestWriteRace(t *testing.T) {
-	dir := writeDir(t, map[string][]byte{"key": []byte("mine")})
-	if err := writeFile(file{filepath.Join(dir, "key"), []byte("other")}); !errors.Is(err, os.ErrExist) {
-		t.Errorf("error %v", err)
-	}
-	if files := readDir(t, dir); files["key"] != "mine" {
-		t.Errorf("the directory holds %q", files)
-	}
-}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"onionbalancer/internal/durable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/keystore/csr"
 )
@@ -70,19 +71,12 @@ func (m *csrMade) write(w io.Writer, o *csrOptions) error {
 
 // writeNewPublic writes a file that anyone may read and that is not there yet.
 func writeNewPublic(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	err := durable.WriteNew(path, content, 0o644)
 	if errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("%q is there already, and is not overwritten: %w", path, os.ErrExist)
 	}
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return nil
+	return durable.SyncDir(filepath.Dir(path))
 }

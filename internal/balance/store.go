@@ -12,6 +12,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/durable"
 )
 
 // Floor is the highest revision counter used in a period of a service. No
@@ -128,19 +129,10 @@ func save[T any](d Dir, service descriptor.Address, name string, entries []T) er
 		err = renameio.WriteFile(path, raw, 0o600)
 	}
 	if err == nil {
-		err = syncDir(filepath.Dir(path))
+		err = durable.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s of %s: %w", name, service.Short(), err)
 	}
 	return nil
-}
-
-// syncDir makes a rename inside dir last through a power cut.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

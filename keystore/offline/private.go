@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"onionbalancer/internal/durable"
 	"onionbalancer/internal/shell"
 )
 
@@ -76,7 +77,7 @@ func makeDir(dir string) error {
 			return err
 		}
 	}
-	return syncDir(parent)
+	return durable.SyncDir(parent)
 }
 
 // checkPrivate refuses a file that someone else than user me can read or owns.

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"github.com/google/renameio/v2"
+
+	"onionbalancer/internal/durable"
 )
 
 // replacement is a new version of a file, written and not yet in its place.
@@ -47,7 +49,7 @@ func (r *replacement) commit() error {
 	if err := r.pending.CloseAtomicallyReplace(); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(r.path))
+	return durable.SyncDir(filepath.Dir(r.path))
 }
 
 // wipingCommit does as commit does and then, when the new version is safe,
@@ -70,13 +72,4 @@ func (r *replacement) wipingCommit() error {
 	}
 	_, err = old.WriteAt(make([]byte, info.Size()), 0)
 	return errors.Join(err, old.Sync())
-}
-
-// syncDir makes a rename inside dir last through a power cut.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

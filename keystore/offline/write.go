@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"onionbalancer/internal/durable"
 )
 
 // Creatable returns an error if one of the paths cannot be made anew, as far as
@@ -27,17 +29,9 @@ func Creatable(paths ...string) error {
 }
 
 // WriteNew writes a new file that only its owner can read, and syncs it.
-func WriteNew(path string, content []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, privateFile)
-	if err != nil {
+func WriteNew(path string, content []byte) error {
+	if err := durable.WriteNew(path, content, privateFile); err != nil {
 		return err
 	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
-	}
-	return syncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }

@@ -129,7 +129,7 @@ func (s *Service) certifiedNow(now time.Time, r certified) {
 		f = new(failure)
 		c.failures[r.period] = f
 	}
-	f.err, f.retryAt = err, now.Add(jitter(min(retryCertify<<min(f.tries, 10), longest)))
+	f.err, f.retryAt = err, now.Add(min(jitter(retryCertify<<min(f.tries, 10)), longest))
 	f.tries++
 }
 

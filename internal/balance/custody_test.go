@@ -129,11 +129,13 @@ func TestTokenReturns(t *testing.T) {
 		keys.fail(gone{})
 		s.instances[0].ReplacePoints()
 		s.settle(time.Hour)
-		got := s.want("without the token", status.StateFailed)
+		got := s.want("without the token", status.StateDegraded)
 		if !warned(got, "signing the descriptor of period") || !warned(got, gone{}.Error()) {
 			t.Errorf("warnings: %q", got.Warnings)
 		}
 		s.reach("without the token", 20) // by the points that are still good
+		s.settle(2*time.Hour + time.Minute)
+		s.want("when HSDirs drop what was published", status.StateFailed)
 		keys.fail(nil)
 		s.settle(35 * time.Second)
 		if got := s.want("with the token back", status.StateOK); confirmed(got) != 16 {

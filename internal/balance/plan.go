@@ -39,6 +39,7 @@ type edition struct {
 	refresh  time.Time             // when to make it anew though nothing changed
 	filled   map[[20]byte]*filling // by HSDir
 	unmade   error                 // why the last upload could not be signed
+	heard    time.Time             // when an HSDir last confirmed this edition, or one before it of the period
 }
 
 // filling is what is known of one slot of an edition.

@@ -94,8 +94,11 @@ func (s *Service) shrink(err error, points int) {
 func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, error) {
 	last := s.editions[st.keys.Period]
 	e := &edition{wanted: st.wanted, reason: st.reason}
-	if last != nil && last.authority == e.authority {
-		e.unmade = last.unmade
+	if last != nil {
+		e.heard = last.heard
+		if last.authority == e.authority {
+			e.unmade = last.unmade
+		}
 	}
 	if st.fresh {
 		e.built, e.refresh = now, now.Add(refreshMin+mathrand.N(refreshMax-refreshMin))
@@ -176,6 +179,7 @@ func (s *Service) confirm(now time.Time, o outcome) {
 	switch {
 	case o.Err == nil:
 		f.confirmed, f.rejections = now, 0
+		e.heard = now
 		if s.published.IsZero() {
 			s.published = now
 			s.log.Info("published: the first HSDir confirmed", "after", now.Sub(s.started).Round(time.Millisecond))

@@ -97,7 +97,7 @@ func (s *Service) report(r Round) {
 		snap.Warnings = append(snap.Warnings, s.outlook.text)
 	}
 	snap.Custody = s.reportCustody(now)
-	snap.State = s.state(snap)
+	snap.State = s.state(now, snap)
 	s.snapshot.Store(snap)
 }
 
@@ -168,13 +168,20 @@ func (s *Service) reportEditions(r Round) []status.Descriptor {
 	return list
 }
 
+// keptFor is how long HSDirs keep our descriptors.
+const keptFor = 3 * time.Hour
+
 // state sums the service up.
-func (s *Service) state(snap *status.Service) status.State {
+func (s *Service) state(now time.Time, snap *status.Service) status.State {
 	current := slices.IndexFunc(snap.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed > 0 })
 	notOK := slices.ContainsFunc(snap.Instances, func(i status.Instance) bool { return i.State != status.StateOK })
+	e := s.editions[s.epoch.period]
+	stays := e != nil && now.Sub(e.heard) < keptFor
 	switch {
 	case s.fallback && len(s.chosen) > 0:
 		return status.StateFailed
+	case current < 0 && stays:
+		return status.StateDegraded // an earlier one is at the HSDirs
 	case current < 0 && s.cannotSign():
 		return status.StateFailed
 	case current < 0:

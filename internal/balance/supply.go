@@ -147,6 +147,9 @@ func (s *Service) lookAhead(now time.Time, c *hsdir.Consensus) {
 	before := s.outlook
 	o := look(now, supplier, c.CurrentPeriod(), c.RotationOffset(), before)
 	s.outlook = o
+	if before.known && o.darkAt.After(before.darkAt) {
+		clear(s.custody.failures) // what was missing may be there
+	}
 	switch {
 	case o.stage > 0 && (o.stage > before.stage || !before.known || now.Sub(s.outlookSaid) >= sayAgain):
 		level := slog.LevelWarn

@@ -113,6 +113,7 @@ func TestHSFetchDeadline(t *testing.T) {
 			t.Errorf("got %v after %v", err, time.Since(began))
 		}
 		tor.event(contentOf(addressA, hsdir1, "late\n"))
+		synctest.Wait() // until it was read; read during the next fetch, it would answer that
 		answerFetch(tor, func(address, hsdir string) string { return contentOf(address, hsdir, "new\n") })
 		got, err := c.HSFetch(t.Context(), addressA, hsdir1)
 		if err != nil || string(got) != "new\n" {

@@ -44,6 +44,21 @@ func NewCertificate(t CertType, key, signingKey [32]byte, expires time.Time, sig
 	return Certificate{raw: string(raw), key: key, signer: signingKey, hasSigner: true}, nil
 }
 
+// Certify makes the certificate of a descriptor-signing key, an Ed25519 public
+// key, for b's period. It verifies it, since a signature that was computed
+// wrongly may give the key away.
+func (b *BlindedKey) Certify(signing [32]byte, expires time.Time) (Certificate, error) {
+	cert, err := NewCertificate(CertHSDescSigning, signing, b.public, expires,
+		func(message []byte) ([]byte, error) { return b.Sign(message), nil })
+	if err != nil {
+		return Certificate{}, err
+	}
+	if err := cert.Verify(b.public, cert.Expires()); err != nil {
+		return Certificate{}, fmt.Errorf("checking the certificate just made: %w", err)
+	}
+	return cert, nil
+}
+
 // Verify reports whether signer signed c and c is valid at now. A certificate
 // that names another signer is refused, and so is one for a key that is not
 // of Ed25519.

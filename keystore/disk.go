@@ -56,25 +56,11 @@ func (k *DiskKey) Certify(ctx context.Context, p descriptor.Period, signing ed25
 	return k.certify(ctx, p, signing, expires, func(_ context.Context, signing [32]byte) (cert descriptor.Certificate, key descriptor.RevisionKey, err error) {
 		err = k.withBlinded(p, func(blinded *descriptor.BlindedKey) (err error) {
 			key = blinded.RevisionKey()
-			cert, err = sign(blinded, signing, expires)
+			cert, err = blinded.Certify(signing, expires)
 			return err
 		})
 		return cert, key, err
 	})
-}
-
-// sign makes the certificate and verifies it, since a signature that was
-// computed wrongly may give the key away.
-func sign(blinded *descriptor.BlindedKey, signing [32]byte, expires time.Time) (descriptor.Certificate, error) {
-	cert, err := descriptor.NewCertificate(descriptor.CertHSDescSigning, signing, blinded.Public(), expires,
-		func(message []byte) ([]byte, error) { return blinded.Sign(message), nil })
-	if err != nil {
-		return descriptor.Certificate{}, err
-	}
-	if err := cert.Verify(blinded.Public(), cert.Expires()); err != nil {
-		return descriptor.Certificate{}, fmt.Errorf("checking the certificate just made: %w", err)
-	}
-	return cert, nil
 }
 
 // RevisionKey implements Custodian.

@@ -233,6 +233,6 @@ func TestWrongSignature(t *testing.T) {
 		t.Fatal(err)
 	}
 	blinded.Wipe() // the public half stays
-	_, err = sign(blinded, [32]byte{}, wish)
+	_, err = blinded.Certify([32]byte{}, wish)
 	wantError(t, "a damaged secret", err, "checking the certificate just made")
 }

@@ -79,7 +79,7 @@ func (f *fakeUnsealer) Certify(ctx context.Context, o token.Object, raw []byte, 
 	if err != nil {
 		return cert, key, err
 	}
-	cert, err = sign(blinded, [32]byte(signing), expires)
+	cert, err = blinded.Certify([32]byte(signing), expires)
 	if f.wrong != nil {
 		f.wrong(&cert)
 	}
@@ -215,7 +215,7 @@ func TestSealedKeyDistrusts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if *c, err = sign(blinded, [32]byte{9}, wish); err != nil {
+			if *c, err = blinded.Certify([32]byte{9}, wish); err != nil {
 				t.Fatal(err)
 			}
 		}},

@@ -60,10 +60,7 @@ func (s Schedule) End(number uint64) time.Time { return s.Period(number).End(s.O
 
 // FirstUse returns when a descriptor of period number is first published.
 func (s Schedule) FirstUse(number uint64) time.Time {
-	if s.likeRuns() {
-		return s.Start(number).Add(-s.Offset())
-	}
-	return s.Start(number).Add(-s.Length())
+	return s.Period(number).FirstUse(s.Offset())
 }
 
 // LastUse returns until when a descriptor of period number is published.

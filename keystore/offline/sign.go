@@ -90,8 +90,7 @@ func (e *Entry) sign(s Schedule, key *descriptor.IdentityKey, signing [32]byte) 
 		return err
 	}
 	defer blinded.Wipe()
-	cert, err := descriptor.NewCertificate(descriptor.CertHSDescSigning, signing, blinded.Public(), s.Expiry(e.Period),
-		func(message []byte) ([]byte, error) { return blinded.Sign(message), nil })
+	cert, err := blinded.Certify(signing, s.Expiry(e.Period))
 	if err != nil {
 		return err
 	}

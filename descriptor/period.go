@@ -48,6 +48,16 @@ func (p Period) Start(offset time.Duration) time.Time {
 // End returns the moment at which the period after p begins.
 func (p Period) End(offset time.Duration) time.Time { return p.Next().Start(offset) }
 
+// FirstUse returns when a descriptor of p is published first: with the shared
+// random value before p begins (rend-spec-v3, section 2.2.2), which comes half a
+// period before if periods are as long as the runs that make one.
+func (p Period) FirstUse(offset time.Duration) time.Time {
+	if p.Length == 2*offset {
+		return p.Start(offset).Add(-offset)
+	}
+	return p.Start(offset).Add(-p.Length)
+}
+
 // Next returns the period after p.
 func (p Period) Next() Period { return Period{p.Number + 1, p.Length} }
 

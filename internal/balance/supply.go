@@ -78,20 +78,10 @@ func look(now time.Time, s Supplier, current descriptor.Period, offset time.Dura
 	}
 	o.periods = int(last.Number-current.Number) + 1
 	o.darkAt = last.End(offset)
-	o.renewBy = firstUse(last.Next(), offset)
+	o.renewBy = last.Next().FirstUse(offset)
 	o.remaining = max(o.darkAt.Sub(now), 0)
 	o.judge(now, time.Duration(horizon)*current.Length)
 	return o
-}
-
-// firstUse returns when a descriptor of p is published first: with the shared
-// random value before p begins (rend-spec-v3, section 2.2.2), which comes half
-// a period before if periods are as long as the runs that make one.
-func firstUse(p descriptor.Period, offset time.Duration) time.Time {
-	if p.Length == 2*offset {
-		return p.Start(offset).Add(-offset)
-	}
-	return p.Start(offset).Add(-p.Length)
 }
 
 // judge says what the remaining time means if horizon was the whole.

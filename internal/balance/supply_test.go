@@ -99,7 +99,7 @@ func TestLook(t *testing.T) {
 	// Periods that are not as long as a shared-random run are published early by
 	// a whole one.
 	odd := descriptor.Period{Number: 100, Length: 6 * time.Hour}
-	if got, want := firstUse(odd, 12*time.Hour), odd.Start(12*time.Hour).Add(-6*time.Hour); !got.Equal(want) {
+	if got, want := odd.FirstUse(12*time.Hour), odd.Start(12*time.Hour).Add(-6*time.Hour); !got.Equal(want) {
 		t.Errorf("first use at %v, want %v", got, want)
 	}
 }

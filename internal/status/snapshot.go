@@ -103,7 +103,7 @@ type Custody struct {
 // Ahead is the supply of certificates that were made at a ceremony.
 type Ahead struct {
 	Periods   int       `json:"periods_left"`      // certified, from the one that clients fetch for on
-	Horizon   int       `json:"periods_horizon"`   // covered by the last ceremony
+	Horizon   int       `json:"periods_horizon"`   // covered by the longest ceremony that what is left is from
 	RenewBy   time.Time `json:"renew_by,omitzero"` // when the first period without a certificate begins to be published
 	DarkAt    time.Time `json:"dark_at,omitzero"`  // when clients begin to ask for that period
 	Remaining float64   `json:"remaining_seconds"` // until DarkAt; 0 after it

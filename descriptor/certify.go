@@ -18,6 +18,11 @@ func SigningCertExpiry(now time.Time) time.Time {
 	return t
 }
 
+// PointExpiry returns when the certificates of introduction points in a
+// descriptor made at now shall expire: CertLifetime after the hour began, as tor
+// does for all points of a descriptor alike.
+func PointExpiry(now time.Time) time.Time { return now.UTC().Truncate(time.Hour).Add(CertLifetime) }
+
 // NewCertificate makes a certificate for key that names its signer. sign is
 // called once, with the bytes to be signed, and returns an Ed25519 signature
 // by signingKey. The expiry counts in hours, and is rounded down.

@@ -20,22 +20,36 @@ type rule struct {
 }
 
 // apportion gives every instance its quota of points: what is published of it, as
-// long as it offers that, and for the rest the best that it has. The
-// quotas come from the weights and the room alone. So what one instance offers
-// decides which points of its own are chosen, and nothing about the others'.
+// long as it offers that, and for the rest the best that it has. The quotas come
+// from the weights and the room alone. So what one instance offers decides which
+// points of its own are chosen, and nothing about the others'.
 func apportion(candidates []Candidate, room Room, random *rand.Rand, r rule) []Candidate {
-	groups := groupByInstance(shuffled(firstCome(candidates), random), r)
-	groups = represented(groups, room.Points, r)
-	quota := quotas(groups, room, r.fill)
+	quota := quotas(candidates, room, r)
+	groups := inOrder(groupByInstance(shuffled(firstCome(candidates), random), r), r)
 	m := newMatching(groups)
-	m.keep(quota)
+	// The last ones of more instances than points have their turn when others have
+	// no relay.
+	m.keep(groups[:max(0, min(len(groups), room.Points))], quota)
 	for given := true; given; { // in turns, so that none takes all that two want
 		given = false
 		for g := range groups {
-			given = m.count[g] < quota[g] && m.add(g) || given
+			given = m.total < room.Points && m.count[g] < quota[groups[g].instance] && m.add(g) || given
 		}
 	}
 	return arrange(m.chosen(), random)
+}
+
+// inOrder sorts the instances by who is to have a point first: the heavy ones,
+// then the published ones, then those with the better points.
+func inOrder(groups []group, r rule) []group {
+	slices.SortStableFunc(groups, func(a, b group) int {
+		return cmp.Or(
+			cmp.Compare(b.weight, a.weight),
+			cmp.Compare(min(b.placed, 1), min(a.placed, 1)),
+			r.prefer(a.options[0].candidate, b.options[0].candidate),
+		)
+	})
+	return groups
 }
 
 // firstCome returns a copy without candidates that came too late: another was
@@ -62,27 +76,6 @@ func firstCome(candidates []Candidate) []Candidate {
 	})
 }
 
-// represented returns the instances that get a point at all: as many as the
-// relays and the limit allow, the heavy ones first, then the published ones, then
-// those with the better points.
-func represented(groups []group, limit int, r rule) []group {
-	slices.SortStableFunc(groups, func(a, b group) int {
-		return cmp.Or(
-			cmp.Compare(b.weight, a.weight),
-			cmp.Compare(min(b.placed, 1), min(a.placed, 1)),
-			r.prefer(a.options[0].candidate, b.options[0].candidate),
-		)
-	})
-	m := newMatching(groups)
-	var in []group
-	for g := range groups {
-		if m.total < limit && m.add(g) {
-			in = append(in, groups[g])
-		}
-	}
-	return in
-}
-
 func (r rule) weigh(c Candidate) float64 {
 	if r.weight == nil {
 		return 1
@@ -97,60 +90,74 @@ func (r rule) prefer(a, b Candidate) int {
 	return r.compare(a, b)
 }
 
+// party is an instance that is to have points.
+type party struct {
+	instance string
+	weight   float64
+	count    int
+}
+
 // quotas says how many points each instance may have. It gives one to each, then
 // one at a time to whoever is furthest behind its share (the method of Webster
 // and Sainte-Laguë, which for equal weights is breadth first), and returns where
 // the shares came nearest to the weights, of equally good places the last one.
-// With fill it goes on as long as there is room. An instance alone has all.
-func quotas(groups []group, room Room, fill bool) []int {
+// A rule that fills goes on as long as there is room. An instance alone has all.
+func quotas(candidates []Candidate, room Room, r rule) map[string]int {
+	var parties []party
+	quota := make(map[string]int)
+	for _, c := range candidates {
+		if quota[c.Instance] == 0 {
+			quota[c.Instance] = 1
+			parties = append(parties, party{c.Instance, r.weigh(c), 1})
+		}
+	}
 	most := room.PerInstance
-	if len(groups) == 1 {
+	if len(parties) == 1 {
 		most = room.Points
 	}
-	count := make([]int, len(groups))
-	for g := range count {
-		count[g] = 1
-	}
-	best, bestTotal, bestError := slices.Clone(count), len(groups), shareError(groups, count)
-	for total := len(groups); total < room.Points; {
+	bestTotal, bestError := len(parties), shareError(parties)
+	for total := len(parties); total < room.Points; {
 		next := -1
-		for g := range groups {
-			if count[g] < most && (next < 0 || more(groups[g], count[g], groups[next], count[next])) {
-				next = g
+		for n, p := range parties {
+			if p.count < most && (next < 0 || p.before(parties[next])) {
+				next = n
 			}
 		}
 		if next < 0 {
 			break
 		}
-		count[next]++
+		parties[next].count++
 		total++
 		const rounding = 1e-9
-		if e := shareError(groups, count); fill || bestTotal < enoughPoints || e <= bestError+rounding {
-			best, bestTotal, bestError = slices.Clone(count), total, e
+		if e := shareError(parties); r.fill || bestTotal < enoughPoints || e <= bestError+rounding {
+			bestTotal, bestError = total, e
+			for _, p := range parties {
+				quota[p.instance] = p.count
+			}
 		}
 	}
-	return best
+	return quota
 }
 
-// more reports whether a, with m points, is to have another before b with n.
-func more(a group, m int, b group, n int) bool {
+// before reports whether p is to have another point before q.
+func (p party) before(q party) bool {
 	return cmp.Or(
-		cmp.Compare(b.weight/float64(2*n+1), a.weight/float64(2*m+1)),
-		cmp.Compare(b.weight, a.weight),
-		cmp.Compare(a.instance, b.instance),
+		cmp.Compare(q.weight/float64(2*q.count+1), p.weight/float64(2*p.count+1)),
+		cmp.Compare(q.weight, p.weight),
+		cmp.Compare(p.instance, q.instance),
 	) < 0
 }
 
 // shareError is the part of the clients, 0 to 1, that go to another instance
 // than the weights would have it.
-func shareError(groups []group, count []int) float64 {
+func shareError(parties []party) float64 {
 	var weights, total, sum float64
-	for g := range groups {
-		weights += groups[g].weight
-		total += float64(count[g])
+	for _, p := range parties {
+		weights += p.weight
+		total += float64(p.count)
 	}
-	for g := range groups {
-		sum += math.Abs(float64(count[g])/total - groups[g].weight/weights)
+	for _, p := range parties {
+		sum += math.Abs(float64(p.count)/total - p.weight/weights)
 	}
 	return sum / 2
 }

@@ -44,14 +44,14 @@ func conform(t *rapid.T, s Strategy) {
 		t.Fatalf("nothing changed, but the selection did: %v, then %v", keysOf(chosen), keysOf(next))
 	}
 
-	// A candidate that was not chosen, on a relay that nobody else wanted, goes
-	// away and changes nothing.
-	wanted := make(map[string]int)
+	// A candidate that was not chosen, of an instance that has others and on a
+	// relay that nobody else wanted, goes away and changes nothing.
+	wanted, has := make(map[string]int), countByInstance(chosen)
 	for _, c := range marked {
 		wanted[c.Point.Relay()]++
 	}
 	idle := slices.DeleteFunc(marked, func(c Candidate) bool {
-		return c.Place == 0 && wanted[c.Point.Relay()] == 1 && rapid.Bool().Draw(t, "gone")
+		return c.Place == 0 && has[c.Instance] > 0 && wanted[c.Point.Relay()] == 1 && rapid.Bool().Draw(t, "gone")
 	})
 	if next := s.Select(idle, room, source(seed+3)); !slices.Equal(keysOf(next), keysOf(chosen)) {
 		t.Fatalf("idle candidates went, and the selection changed: %v, then %v", keysOf(chosen), keysOf(next))

@@ -66,13 +66,14 @@ func (g *group) tidy(r rule) {
 // given before, only on how many to whom.
 type matching struct {
 	groups []group
-	owner  map[string]int // relay to group
-	count  []int          // relays given, by group
+	owner  map[string]int  // relay to group
+	kept   map[string]bool // relays that are not given to another
+	count  []int           // relays given, by group
 	total  int
 }
 
 func newMatching(groups []group) *matching {
-	return &matching{groups: groups, owner: make(map[string]int), count: make([]int, len(groups))}
+	return &matching{groups: groups, owner: make(map[string]int), kept: make(map[string]bool), count: make([]int, len(groups))}
 }
 
 // add gives one relay more to group g, and reports whether that was possible.
@@ -94,7 +95,7 @@ func (m *matching) take(g int, visited map[string]bool) bool {
 	}
 	for _, o := range m.groups[g].options {
 		owner := m.owner[o.relay]
-		if owner == g || visited[o.relay] {
+		if owner == g || visited[o.relay] || m.kept[o.relay] {
 			continue
 		}
 		visited[o.relay] = true
@@ -106,12 +107,13 @@ func (m *matching) take(g int, visited map[string]bool) bool {
 	return false
 }
 
-// keep gives each group the relays of its published options, up to quota[g].
-func (m *matching) keep(quota []int) {
-	for g := range m.groups {
-		for _, o := range m.groups[g].options[:m.groups[g].placed] {
-			if _, taken := m.owner[o.relay]; !taken && m.count[g] < quota[g] {
-				m.owner[o.relay] = g
+// keep gives the first groups the relays of their published options, up to their
+// quotas, for good.
+func (m *matching) keep(first []group, quota map[string]int) {
+	for g := range first {
+		for _, o := range first[g].options[:first[g].placed] {
+			if _, taken := m.owner[o.relay]; !taken && m.count[g] < quota[first[g].instance] {
+				m.owner[o.relay], m.kept[o.relay] = g, true
 				m.count[g]++
 				m.total++
 			}

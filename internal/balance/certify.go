@@ -116,6 +116,7 @@ func (s *Service) certifiedNow(now time.Time, r certified) {
 	}
 	if err == nil {
 		s.authorities[r.period] = r.authority
+		s.signers[r.authority.public] = true
 		delete(c.failures, r.period)
 		s.log.Info("certified", "period", r.period.Number, "until", r.authority.expires)
 		return

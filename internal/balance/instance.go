@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/status"
@@ -68,7 +70,11 @@ type instance struct {
 	raw     []byte                 // held, as it came
 	period  descriptor.Period      // of held
 	renewed time.Time              // when held's revision was first seen
-	seen    map[[32]byte]time.Time // by authentication key: when held's points were first seen
+
+	offer    offer                 // of held, or of the one before it, see adopt
+	changes  *rate.Limiter         // of the offer
+	restless bool                  // held offers something else, and was refused
+	seen     map[pointID]time.Time // when the points on offer were first seen, for this period
 
 	asking   bool      // a fetch is under way
 	asked    time.Time // when the last fetch began
@@ -117,31 +123,22 @@ func (i *instance) accept(a Answer, now time.Time) (renewed bool) {
 	if renewed {
 		i.renewed = now
 	}
+	anew := i.period != a.Keys.Period // so are all of its points
 	i.held, i.raw, i.period = a.Descriptor, a.Raw, a.Keys.Period
-	i.see(now)
+	if i.adopt(now, anew); anew {
+		i.seen = nil
+	}
 	return renewed
 }
 
-// see notes the time at which each of held's points was first seen, and forgets
-// the points that are gone.
-func (i *instance) see(now time.Time) {
-	seen := make(map[[32]byte]time.Time, len(i.held.IntroductionPoints))
-	for _, point := range i.held.IntroductionPoints {
-		at, known := i.seen[point.AuthKey]
-		if !known {
-			at = now
+// usable returns how many of the introduction points on offer may be used.
+func (i *instance) usable(now time.Time) (n int) {
+	for _, p := range i.offer.points {
+		if now.Before(p.Expires) {
+			n++
 		}
-		seen[point.AuthKey] = at
 	}
-	i.seen = seen
-}
-
-// points returns how many introduction points are known.
-func (i *instance) points() int {
-	if i.held == nil {
-		return 0
-	}
-	return len(i.held.IntroductionPoints)
+	return n
 }
 
 // problem is the text for the status: what went wrong last, if anything did.

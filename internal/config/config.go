@@ -100,6 +100,11 @@ type Service struct {
 	// Default: 20, more than which no client accepts.
 	MaxIntroductionPoints int
 
+	// PointsPerInstance is the most that a descriptor lists of one instance while
+	// there are several, 1 to 20. What one instance offers beyond it gets it no more
+	// clients. Default: 3, as many as a tor makes unless its torrc says otherwise.
+	PointsPerInstance int
+
 	// FetchInterval is how often the instances' descriptors are fetched.
 	// Default (0): automatic, as often as the network's clock makes worthwhile.
 	FetchInterval time.Duration

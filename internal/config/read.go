@@ -103,6 +103,7 @@ func readService(t *table) Service {
 		Signing:               readSigning(t),
 		Strategy:              t.choice("strategy", selection.Names()...),
 		MaxIntroductionPoints: t.integer("max_introduction_points", 1, maxPoints, maxPoints),
+		PointsPerInstance:     t.integer("points_per_instance", 1, maxPoints, torPoints),
 		FetchInterval:         t.duration("fetch_interval", leastFetchInterval),
 	}
 	for _, i := range t.tables("instance") {

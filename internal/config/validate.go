@@ -10,6 +10,7 @@ import (
 
 const (
 	maxPoints = descriptor.MaxIntroductionPoints
+	torPoints = 3 // HiddenServiceNumIntroductionPoints, unless set
 	// shortName is how many characters of an address stand for an instance
 	// without a name, unless two begin alike.
 	shortName = 6

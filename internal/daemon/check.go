@@ -173,7 +173,7 @@ func (c *checker) checkInstances(ctx context.Context, fetcher balance.Fetcher, c
 		c.instance(s.name+" "+i.Name, answer)
 		if answer.Finding == balance.Found {
 			found++
-			points += len(answer.Descriptor.IntroductionPoints)
+			points += min(len(answer.Descriptor.IntroductionPoints), s.Room.PerInstance)
 		}
 	}
 	c.checkLimit(s, found, points)
@@ -216,7 +216,7 @@ func (c *checker) instance(what string, a balance.Answer) {
 // checkLimit says whether the limit of a descriptor leaves points out.
 func (c *checker) checkLimit(s checkedService, found, points int) {
 	what := "service " + s.name
-	limit := min(s.Limit, descriptor.MaxIntroductionPoints)
+	limit := min(s.Room.Points, descriptor.MaxIntroductionPoints)
 	switch {
 	case found == 0:
 		c.fail(what, "see to the instances above", errors.New("none of its instances can be reached, so nothing would be published"))

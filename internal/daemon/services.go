@@ -33,7 +33,7 @@ func build(cfg *config.Config, s config.Service) (balance.Config, error) {
 	}
 	out := balance.Config{
 		Strategy:   strategy,
-		Limit:      s.MaxIntroductionPoints,
+		Room:       selection.Room{Points: s.MaxIntroductionPoints, PerInstance: s.PointsPerInstance},
 		FetchEvery: s.FetchInterval,
 	}
 	if out.FetchEvery == 0 {

@@ -88,6 +88,7 @@ type Service struct {
 	LastRound   time.Time    `json:"last_round,omitzero"`
 	NextFetch   time.Time    `json:"next_fetch,omitzero"`
 	FirstAnswer *float64     `json:"seconds_to_first_publication,omitempty"`
+	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got what was published
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 

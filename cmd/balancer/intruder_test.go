@@ -197,13 +197,18 @@ func (i *intruder) publish(ctx context.Context, make func(own, theirs []descript
 	if err := group.Wait(); err != nil {
 		i.Fatalf("the intruder's upload: %v", err)
 	}
+	i.await(ctx, "the intruder's descriptor at the balancer", func(s status.Service) bool {
+		return slices.ContainsFunc(s.Instances, func(n status.Instance) bool { return n.Revision == i.revision })
+	})
 }
 
 // visits sends 60 visitors who know nothing of the service yet, and wants them
 // spread as the status says, the intruder having no more than its share.
 func (i *intruder) visits(ctx context.Context, when string) {
 	i.Helper()
-	time.Sleep(20 * time.Second) // a fetch of every backend, and what comes of it
+	i.await(ctx, "confirmations", func(s status.Service) bool {
+		return !slices.ContainsFunc(s.Descriptors, func(d status.Descriptor) bool { return d.Confirmed < len(d.Slots) })
+	})
 	visitor := control.New(control.Config{Dial: control.DialTarget(i.net.Client("visitor").ControlAddress()),
 		CookieFile: filepath.Join(i.net.Dir(), "visitor", "control_auth_cookie")})
 	running, end := context.WithCancel(ctx)

@@ -33,7 +33,11 @@ type readback struct {
 // readBack starts a fetch of the service's own descriptor if one is due.
 func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensus) {
 	e := s.editions[s.epoch.period]
-	if e == nil || e.heard.IsZero() || s.readback.asking != nil {
+	if e == nil || e.heard.IsZero() {
+		s.readback.due = time.Time{} // nothing is out there
+		return
+	}
+	if s.readback.asking != nil {
 		return
 	}
 	if s.readback.due.IsZero() {

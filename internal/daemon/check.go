@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -14,6 +16,8 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
+	"onionbalancer/internal/shell"
+	"onionbalancer/internal/torprocess"
 )
 
 // Level says how good a finding of Check is.
@@ -84,6 +88,12 @@ func (c *checker) fail(what, mend string, err error) {
 func (c *checker) checkState() {
 	what := "state directory " + c.cfg.StateDir
 	mend := "make it writable for the user that balancer runs as, and see that the disk has room"
+	if _, err := os.Stat(c.cfg.StateDir); errors.Is(err, fs.ErrNotExist) && os.Geteuid() == 0 {
+		// Made by root, it would be in the way of the daemon's user.
+		c.warn(what, "run as root: install -d -m 0700 -o USER -g USER "+shell.Quote(c.cfg.StateDir)+", with the user that balancer runs as",
+			"not there yet; balancer makes it at its start if it may")
+		return
+	}
 	if err := os.MkdirAll(c.cfg.StateDir, 0o700); err != nil {
 		c.fail(what, mend, err)
 		return
@@ -104,7 +114,7 @@ func (c *checker) checkState() {
 func (c *checker) checkNetwork(ctx context.Context) {
 	conn, stop, err := startTor(ctx, c.cfg, c.log)
 	if err != nil {
-		c.fail("tor", "install tor 0.4.8 or later, or name a running one with control in [tor]", err)
+		c.fail("tor", mendTor(err), err)
 		return
 	}
 	defer stop()
@@ -123,6 +133,20 @@ func (c *checker) checkNetwork(ctx context.Context) {
 		for _, s := range c.services {
 			c.checkInstances(ctx, newFetcher(conn), consensus, s)
 		}
+	}
+}
+
+// mendTor says what to do about a tor of our own that does not start.
+func mendTor(err error) string {
+	switch {
+	case errors.As(err, new(*exec.Error)):
+		return "install tor 0.4.8 or later, or name a running one with control in [tor]"
+	case errors.Is(err, torprocess.ErrInUse):
+		return "try again in a few seconds; if it stays so, end that balancer or that tor"
+	case errors.Is(err, fs.ErrPermission):
+		return "state_dir, with all that is in it, has to belong to the user that balancer runs as"
+	default:
+		return "if these are tor's words, mend the line of tor.torrc that they are about; tor has to be 0.4.8 or later"
 	}
 }
 

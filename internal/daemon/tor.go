@@ -74,19 +74,23 @@ func extraLines(path string) ([]string, error) {
 // startTor opens a tor for one command and runs the connection. stop ends both.
 // If the daemon of cfg runs, with a tor of its own, the command uses that one.
 func startTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (conn *link, stop func(), err error) {
+	cleanUp := func() {}
+	running, socket, ok := control.Config{}, "", false
 	if cfg.Tor.Own() {
-		asking, cancel := context.WithTimeout(ctx, connectPatience)
-		running, err := status.Query(asking, filepath.Join(cfg.StateDir, status.SocketName))
-		cancel()
-		if err == nil && running.Tor.Socket != "" {
-			other := *cfg
-			other.Tor.Control = running.Tor.Socket
-			cfg = &other
+		running, socket, ok = torprocess.Running(ctx, filepath.Join(cfg.StateDir, ownTorDir))
+	}
+	if cfg.Tor.Own() && !ok && os.Geteuid() == 0 {
+		if cfg, cleanUp, err = elsewhere(cfg); err != nil {
+			return nil, nil, err
 		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	if conn, err = openTor(ctx, cfg, log); err != nil {
+	if ok {
+		running.Log = log
+		conn = &link{client: control.New(running), target: "unix:" + socket}
+	} else if conn, err = openTor(ctx, cfg, log); err != nil {
 		cancel()
+		cleanUp()
 		return nil, nil, err
 	}
 	done := make(chan struct{})
@@ -94,7 +98,20 @@ func startTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (conn *
 		defer close(done)
 		conn.run(ctx)
 	}()
-	return conn, func() { cancel(); <-done; conn.close() }, nil
+	return conn, func() { cancel(); <-done; conn.close(); cleanUp() }, nil
+}
+
+// elsewhere is cfg with a state directory that goes again. Root's commands use
+// it: what root left in the real one, the user that the daemon runs as could not
+// use.
+func elsewhere(cfg *config.Config) (*config.Config, func(), error) {
+	dir, err := os.MkdirTemp("", "balancer-state-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a directory for a tor: %w", err)
+	}
+	other := *cfg
+	other.StateDir = dir
+	return &other, func() { _ = os.RemoveAll(dir) }, nil
 }
 
 // run keeps the connection until ctx ends.

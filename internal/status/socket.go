@@ -10,7 +10,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
+
+	"onionbalancer/internal/peer"
 )
 
 // SocketName is the socket's name inside the daemon's state directory.
@@ -119,14 +122,32 @@ func Metrics(ctx context.Context, path string, out io.Writer) error {
 	return nil
 }
 
+// dial connects to a daemon, which is root's, ours, or of the user whose the
+// socket's directory is. Whoever else listens there is not believed.
+func dial(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	var others []int
+	if info, err := os.Stat(filepath.Dir(path)); err == nil {
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+			others = append(others, int(stat.Uid))
+		}
+	}
+	if err := peer.Check(conn, others...); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
 // get asks the daemon whose socket is at path for one of its pages.
 func get(ctx context.Context, path, page string) (io.ReadCloser, error) {
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
 	}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://balancer"+page, nil)
 	if err != nil {

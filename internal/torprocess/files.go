@@ -94,13 +94,13 @@ func prepare(ctx context.Context, cfg Config) (_ *files, err error) {
 
 // openPrivate makes a directory unless it is there, and closes it to others.
 func openPrivate(dir string) (*os.Root, error) {
-	parent, name := filepath.Split(dir)
+	parent, name := filepath.Dir(dir), filepath.Base(dir)
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return nil, fmt.Errorf("making tor's directory: %w", err)
 	}
 	above, err := os.OpenRoot(parent)
 	if err != nil {
-		return nil, fmt.Errorf("opening tor's directory: %w", err)
+		return nil, fmt.Errorf("opening tor's directory: %w", notOurs(err, parent))
 	}
 	defer above.Close()
 	return makePrivate(above, name)

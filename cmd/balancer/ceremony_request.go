@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/owner"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/offline"
 )
@@ -125,6 +126,11 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 	}
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("writing the request: %w", err)
+	}
+	for _, w := range wishes {
+		if err := owner.Check(w.dir); err != nil {
+			return nil, err
+		}
 	}
 	schedule, now, err := o.timing(ctx, wishes)
 	if err != nil {

@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/daemon"
+	"onionbalancer/internal/owner"
 )
 
 func newCheckCommand() *cobra.Command {
@@ -66,6 +66,12 @@ func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Findi
 	if misuse := (usageError{}); errors.As(err, &misuse) {
 		return 0, err
 	}
+	if err == nil {
+		err = owner.Check(cfg.File, cfg.StateDir)
+	}
+	if theirs := new(owner.Error); errors.As(err, &theirs) {
+		return 0, err
+	}
 	if err != nil {
 		count(daemon.Finding{What: "configuration " + path, Level: daemon.LevelFailed, Detail: err.Error()})
 		return failed, nil
@@ -93,8 +99,8 @@ func plural(n int, what string) string {
 
 func printFinding(cmd *cobra.Command, f daemon.Finding) {
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "%-8s %s: %s\n", f.Level, f.What, strings.ReplaceAll(f.Detail, "\n", "; "))
+	fmt.Fprintf(out, "%-8s %s: %s\n", f.Level, oneLine(f.What), oneLine(f.Detail))
 	if f.Mend != "" {
-		fmt.Fprintf(out, "%-8s -> %s\n", "", f.Mend)
+		fmt.Fprintf(out, "%-8s -> %s\n", "", oneLine(f.Mend))
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/daemon"
+	"onionbalancer/internal/owner"
 )
 
 func newRunCommand() *cobra.Command {
@@ -37,6 +38,9 @@ stays at the directories for about three hours.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(path)
 			if err != nil {
+				return err
+			}
+			if err := owner.Check(cfg.File, cfg.StateDir); err != nil {
 				return err
 			}
 			protectMemory()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/printable"
 	"onionbalancer/internal/status"
 )
 
@@ -36,7 +38,12 @@ With --metrics it is 0 if there was an answer.`,
 				socket = filepath.Join(cfg.StateDir, status.SocketName)
 			}
 			if asMetrics {
-				return status.Metrics(cmd.Context(), socket, cmd.OutOrStdout())
+				var text bytes.Buffer // whole characters
+				if err := status.Metrics(cmd.Context(), socket, &text); err != nil {
+					return err
+				}
+				_, err := text.WriteTo(cmd.OutOrStdout())
+				return err
 			}
 			snapshot, err := status.Query(cmd.Context(), socket)
 			if err != nil {
@@ -76,6 +83,7 @@ func unwell(s status.Snapshot) error {
 }
 
 func printStatus(out io.Writer, s status.Snapshot) error {
+	printable.Fields(&s)
 	w := tabwriter.NewWriter(out, 2, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "balancer %s\tpid %d, running for %s\n", s.Version, s.PID, s.Now.Sub(s.Started).Round(time.Second))
 	tor := "not connected"

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -38,12 +37,7 @@ With --metrics it is 0 if there was an answer.`,
 				socket = filepath.Join(cfg.StateDir, status.SocketName)
 			}
 			if asMetrics {
-				var text bytes.Buffer // whole characters
-				if err := status.Metrics(cmd.Context(), socket, &text); err != nil {
-					return err
-				}
-				_, err := text.WriteTo(cmd.OutOrStdout())
-				return err
+				return status.Metrics(cmd.Context(), socket, cmd.OutOrStdout())
 			}
 			snapshot, err := status.Query(cmd.Context(), socket)
 			if err != nil {

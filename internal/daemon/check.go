@@ -16,6 +16,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
+	"onionbalancer/internal/owner"
 	"onionbalancer/internal/shell"
 	"onionbalancer/internal/torprocess"
 )
@@ -104,7 +105,7 @@ func (c *checker) checkState() {
 		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
 	}
 	if err != nil {
-		c.fail(what, mend, err)
+		c.fail(what, mend, owner.Explain(err, c.cfg.StateDir))
 		return
 	}
 	c.ok(what, "writable")

@@ -111,3 +111,17 @@ func walk(path string) error {
 	}
 	return nil
 }
+
+// Explain adds to an error of permission whose dir is, if it is not this user's,
+// and the command that mends it.
+func Explain(err error, dir string) error {
+	info, statErr := os.Stat(dir)
+	if !errors.Is(err, fs.ErrPermission) || statErr != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if me := os.Geteuid(); ok && int(stat.Uid) != me {
+		return fmt.Errorf("%w: it belongs to user %d, and this program runs as user %d: run as root: chown -R %d %s", err, stat.Uid, me, me, shell.Quote(dir))
+	}
+	return err
+}

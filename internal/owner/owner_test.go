@@ -2,8 +2,10 @@ package owner
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 )
 
@@ -65,5 +67,27 @@ func TestCommand(t *testing.T) {
 	if got, want := (&Error{UID: 123456789}).Command(args),
 		"setpriv --reuid=123456789 --regid=123456789 --clear-groups balancer check --config 'a b.toml'"; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	dir := t.TempDir()
+	denied := &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}
+	for dir, err := range map[string]error{
+		dir: denied, filepath.Join(dir, "none"): denied, ".": &fs.PathError{Op: "open", Path: "x", Err: syscall.EROFS},
+	} {
+		if got := Explain(err, dir); got != err {
+			t.Errorf("%s: %v", dir, got)
+		}
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give directories away")
+	}
+	if err := os.Chown(dir, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	want := "open x: permission denied: it belongs to user 65534, and this program runs as user 0: run as root: chown -R 0 " + dir
+	if got := Explain(denied, dir); got.Error() != want || !errors.Is(got, fs.ErrPermission) {
+		t.Errorf("%v, want %s", got, want)
 	}
 }

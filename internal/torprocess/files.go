@@ -10,13 +10,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"onionbalancer/internal/control"
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/peer"
-	"onionbalancer/internal/shell"
 )
 
 // maxSocketPath is how long the path of a unix socket may be, in bytes: the
@@ -100,7 +98,7 @@ func openPrivate(dir string) (*os.Root, error) {
 	}
 	above, err := os.OpenRoot(parent)
 	if err != nil {
-		return nil, fmt.Errorf("opening tor's directory: %w", notOurs(err, parent))
+		return nil, fmt.Errorf("opening tor's directory: %w", owner.Explain(err, parent))
 	}
 	defer above.Close()
 	return makePrivate(above, name)
@@ -112,30 +110,16 @@ func openPrivate(dir string) (*os.Root, error) {
 func makePrivate(root *os.Root, name string) (made *os.Root, err error) {
 	path := filepath.Join(root.Name(), name)
 	if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("making tor's directory: %w", notOurs(err, root.Name()))
+		return nil, fmt.Errorf("making tor's directory: %w", owner.Explain(err, root.Name()))
 	}
 	if made, err = root.OpenRoot(name); err != nil {
-		return nil, fmt.Errorf("opening tor's directory: %w", notOurs(err, path))
+		return nil, fmt.Errorf("opening tor's directory: %w", owner.Explain(err, path))
 	}
 	if err := made.Chmod(".", 0o700); err != nil {
 		_ = made.Close()
-		return nil, fmt.Errorf("closing tor's directory to others: %w", notOurs(err, path))
+		return nil, fmt.Errorf("closing tor's directory to others: %w", owner.Explain(err, path))
 	}
 	return made, nil
-}
-
-// notOurs adds to an error of permission whose dir is, and the command that
-// mends it.
-func notOurs(err error, dir string) error {
-	info, statErr := os.Stat(dir)
-	if !errors.Is(err, fs.ErrPermission) || statErr != nil {
-		return err
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if me := os.Geteuid(); ok && int(stat.Uid) != me {
-		return fmt.Errorf("%w: it belongs to user %d, and this program runs as user %d: run as root: chown -R %d %s", err, stat.Uid, me, me, shell.Quote(dir))
-	}
-	return err
 }
 
 // Running returns how to talk to the tor that another process runs in dir, and

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"onionbalancer/internal/owner"
 )
 
 // claim makes sure that no tor but ours touches the directory, and returns the
@@ -44,7 +46,7 @@ func lockFile(root *os.Root, name string) (*os.File, error) {
 	path := filepath.Join(root.Name(), name)
 	file, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("locking tor's directory: %w", notOurs(err, path))
+		return nil, fmt.Errorf("locking tor's directory: %w", owner.Explain(err, path))
 	}
 	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {

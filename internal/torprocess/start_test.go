@@ -162,8 +162,7 @@ func TestLinksAreNotFollowed(t *testing.T) {
 	}
 }
 
-// TestRootStaysOut: root starts nothing in a directory of another user, and
-// another user is told how to get root's.
+// TestRootStaysOut: root starts nothing in a directory of another user.
 func TestRootStaysOut(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give directories away")
@@ -178,17 +177,6 @@ func TestRootStaysOut(t *testing.T) {
 	}
 	if list, err := os.ReadDir(dir); err != nil || len(list) > 0 {
 		t.Errorf("left in it: %v, %v", list, err)
-	}
-	for what, test := range map[string]struct {
-		err  error
-		want string
-	}{
-		"permission": {&os.PathError{Op: "chmod", Path: dir, Err: syscall.EPERM}, "it belongs to user 65534, and this program runs as user 0: run as root: chown -R 0 " + dir},
-		"other":      {&os.PathError{Op: "chmod", Path: dir, Err: syscall.EROFS}, "read-only file system"},
-	} {
-		if got := notOurs(test.err, dir).Error(); !strings.HasSuffix(got, test.want) {
-			t.Errorf("%s: %s", what, got)
-		}
 	}
 }
 

@@ -98,7 +98,7 @@ func TestLeast(t *testing.T) {
 	want := &Config{
 		File: "/etc/balancer/balancer.toml", StateDir: "/etc/balancer/state", Log: Log{Format: FormatText},
 		Services: []Service{{
-			Key: "/etc/balancer/front", Strategy: selection.Default, MaxIntroductionPoints: descriptor.MaxIntroductionPoints,
+			Key: "/etc/balancer/front", Strategy: selection.Default, MaxIntroductionPoints: descriptor.MaxIntroductionPoints, PointsPerInstance: 3,
 			Instances: []Instance{{Name: addressA[:6], Address: address(t, addressA), Weight: 1}},
 		}},
 	}

@@ -65,6 +65,9 @@ type checkedService struct {
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
 	c.checkState()
+	for _, linked := range c.cfg.Linked() {
+		c.warn("configuration", "", "%s", linked)
+	}
 	c.checkKeys(ctx)
 	defer c.release()
 	if !offline {

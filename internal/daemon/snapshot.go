@@ -29,6 +29,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 	if d.trouble != nil {
 		s.Warnings = append(s.Warnings, "services left out: "+d.trouble.Error())
 	}
+	s.Warnings = append(s.Warnings, d.cfg.Linked()...)
 	if err := locked.Trouble(); err != nil {
 		s.Warnings = append(s.Warnings, unlockedMemory(err))
 	}

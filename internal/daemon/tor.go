@@ -36,6 +36,7 @@ func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*link, 
 			Dial:         control.DialTarget(cfg.Tor.Control),
 			CookieFile:   cfg.Tor.CookieFile,
 			PasswordFile: cfg.Tor.PasswordFile,
+			Remote:       cfg.Tor.ControlRemote,
 			Log:          log,
 		})
 		return &link{client: client, target: cfg.Tor.Control}, nil

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -17,7 +18,18 @@ type Source interface {
 	GetInfo(ctx context.Context, key string) ([]byte, error)
 	GetConf(ctx context.Context, key string) ([]string, error)
 	Watch(ctx context.Context) <-chan struct{}
+	// WhyNoConsensus says why tor gave none, for which refused is the error, or
+	// only an old one, and how far its bootstrap has come, in percent; below 0
+	// if it cannot get on by itself.
+	WhyNoConsensus(ctx context.Context, refused error) (why error, percent int)
 }
+
+// ErrNoConsensus is wrapped while tor has no consensus, or only one of an earlier
+// life, and is on its way to one. That is no trouble yet.
+var ErrNoConsensus = errors.New("no consensus yet")
+
+// patience is how long a tor without a consensus may stay where it is on its way.
+const patience = time.Minute
 
 // The keys of GETINFO and GETCONF that a Network reads.
 const (
@@ -40,6 +52,10 @@ type Network struct {
 	source Source
 	log    *slog.Logger
 	parser hsdir.Parser
+
+	// How far tor came on its way to a first consensus, and when. Run's alone.
+	percent int
+	moved   time.Time
 
 	mu          sync.Mutex
 	consensus   *hsdir.Consensus // the last good one, nil before there was one
@@ -79,6 +95,7 @@ func (n *Network) Subscribe() (<-chan struct{}, func()) {
 
 // Run follows the consensus until ctx ends.
 func (n *Network) Run(ctx context.Context) {
+	n.moved = time.Now()
 	changed := n.source.Watch(ctx)
 	wait := pollMissing // for the connection, which makes changed fire
 	for {
@@ -129,7 +146,7 @@ func (n *Network) refresh(ctx context.Context) (complete bool) {
 func (n *Network) learn(ctx context.Context) (*hsdir.Consensus, error) {
 	consensus, err := n.source.GetInfo(ctx, infoConsensus)
 	if err != nil {
-		return nil, fmt.Errorf("asking tor for the consensus: %w", err)
+		return nil, n.without(ctx, err)
 	}
 	microdescs, err := n.source.GetInfo(ctx, infoMicrodescs)
 	if err != nil {
@@ -143,7 +160,26 @@ func (n *Network) learn(ctx context.Context) (*hsdir.Consensus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the consensus: %w", err)
 	}
+	if known, _ := n.Consensus(); known == nil && time.Now().After(c.ValidUntil) {
+		// tor's cache from before we began: a newer one is on its way.
+		if err := n.without(ctx, nil); errors.Is(err, ErrNoConsensus) {
+			return nil, err
+		}
+	}
 	return c, nil
+}
+
+// without says why there is no consensus, or only an old one. It is
+// ErrNoConsensus for as long as tor gets on.
+func (n *Network) without(ctx context.Context, refused error) error {
+	why, percent := n.source.WhyNoConsensus(ctx, refused)
+	if percent > n.percent {
+		n.percent, n.moved = percent, time.Now()
+	}
+	if percent < 0 || time.Since(n.moved) > patience {
+		return why
+	}
+	return fmt.Errorf("%w: %w", ErrNoConsensus, why)
 }
 
 // settle records an attempt and wakes the subscribers if anything is new.
@@ -152,7 +188,11 @@ func (n *Network) settle(c *hsdir.Consensus, err error) {
 	defer n.mu.Unlock()
 	if err != nil {
 		if n.err == nil || n.err.Error() != err.Error() {
-			n.log.Warn("no new consensus", "error", err)
+			level := slog.LevelWarn
+			if errors.Is(err, ErrNoConsensus) {
+				level = slog.LevelDebug
+			}
+			n.log.Log(context.Background(), level, "no new consensus", "error", err)
 		}
 		n.err = err
 		return

@@ -24,9 +24,15 @@ type Source interface {
 	WhyNoConsensus(ctx context.Context, refused error) (why error, percent int)
 }
 
-// ErrNoConsensus is wrapped while tor has no consensus, or only one of an earlier
-// life, and is on its way to one. That is no trouble yet.
+// ErrNoConsensus is what errors are (errors.Is) while tor has no consensus, or
+// only one of an earlier life, and is on its way to one. That is no trouble yet.
 var ErrNoConsensus = errors.New("no consensus yet")
+
+// onItsWay is such an error. Its text says how far tor is.
+type onItsWay struct{ error }
+
+func (onItsWay) Is(target error) bool { return target == ErrNoConsensus }
+func (e onItsWay) Unwrap() error      { return e.error }
 
 // patience is how long a tor without a consensus may stay where it is on its way.
 const patience = time.Minute
@@ -179,7 +185,7 @@ func (n *Network) without(ctx context.Context, refused error) error {
 	if percent < 0 || time.Since(n.moved) > patience {
 		return why
 	}
-	return fmt.Errorf("%w: %w", ErrNoConsensus, why)
+	return onItsWay{why}
 }
 
 // settle records an attempt and wakes the subscribers if anything is new.

@@ -58,7 +58,15 @@ func (p Progress) standstill() (why error, percent int) {
 	return advise(errors.New(at), reach), p.Percent
 }
 
-// clockError says how wrong tor finds the clock, if it does.
+// ClockError says how wrong tor finds the clock, nil if it has said nothing of it.
+func (c *Client) ClockError(ctx context.Context) error {
+	step, err := c.Bootstrap(ctx)
+	if err != nil {
+		step = Progress{}
+	}
+	return c.clockError(step)
+}
+
 func (c *Client) clockError(step Progress) error {
 	c.mu.Lock()
 	skew := c.skew

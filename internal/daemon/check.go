@@ -1,11 +1,13 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
+	"onionbalancer/internal/status"
 )
 
 // Level says how good a finding of Check is.
@@ -34,18 +37,15 @@ type Finding struct {
 	Mend   string `json:"mend,omitempty"` // what to do about it
 }
 
-// How long Check waits: for tor to answer, for a consensus, and for the
-// instances, all together.
-const (
-	checkConsensus = 3 * time.Minute // a tor of our own begins with nothing
-	checkFetch     = time.Minute
-)
+// checkFetch is how long Check waits for the instances, all together.
+const checkFetch = time.Minute
 
 // checker carries a check from one thing to the next.
 type checker struct {
 	cfg      *config.Config
 	log      *slog.Logger
 	tell     func(Finding)
+	torLog   string // where to see what tor itself says
 	services []checkedService
 }
 
@@ -76,8 +76,10 @@ func (c *checker) warn(what, mend, detail string, args ...any) {
 	c.tell(Finding{What: what, Level: LevelWarning, Detail: fmt.Sprintf(detail, args...), Mend: mend})
 }
 
+// fail tells of an error. mend is what to do unless the error knows better.
 func (c *checker) fail(what, mend string, err error) {
-	c.tell(Finding{What: what, Level: LevelFailed, Detail: err.Error(), Mend: mend})
+	text, advice := control.Split(err)
+	c.tell(Finding{What: what, Level: LevelFailed, Detail: text, Mend: cmp.Or(advice, mend)})
 }
 
 // checkState tries to write where the daemon would.
@@ -97,6 +99,10 @@ func (c *checker) checkState() {
 		c.fail(what, mend, err)
 		return
 	}
+	if err := status.CheckPath(filepath.Join(c.cfg.StateDir, status.SocketName)); err != nil {
+		c.warn(what, "choose a shorter state_dir", "writable, but \"balancer status\" will not work: %v", err)
+		return
+	}
 	c.ok(what, "writable")
 }
 
@@ -104,18 +110,23 @@ func (c *checker) checkState() {
 func (c *checker) checkNetwork(ctx context.Context) {
 	conn, stop, err := startTor(ctx, c.cfg, c.log)
 	if err != nil {
-		c.fail("tor", "install tor 0.4.8 or later, or name a running one with control in [tor]", err)
+		c.fail("tor", "", err)
 		return
 	}
 	defer stop()
+	c.torLog = "see tor's log"
+	if conn.own != nil {
+		c.torLog = "tor's own lines are in the log of this command"
+	}
 	what := "tor at " + conn.target
 	if err := conn.ready(ctx); err != nil {
-		c.fail(what, "is tor running, with this ControlPort or ControlSocket and CookieAuthentication 1? May this user read the cookie?", err)
+		c.fail(what, c.torLog, err)
 		return
 	}
 	version := conn.client.State().TorVersion
 	if err := control.CheckVersion(version); err != nil {
-		c.warn(what, "install a newer tor", "connected; %v", err)
+		text, mend := control.Split(err)
+		c.warn(what, mend, "connected; %s", text)
 	} else {
 		c.ok(what, "connected, version %s", version)
 	}
@@ -128,28 +139,54 @@ func (c *checker) checkNetwork(ctx context.Context) {
 
 // checkConsensus waits for a consensus and compares it with the clock.
 func (c *checker) checkConsensus(ctx context.Context, conn *link) *hsdir.Consensus {
-	ctx, cancel := context.WithTimeout(ctx, checkConsensus)
-	defer cancel()
-	consensus, err := awaitConsensus(ctx, conn)
+	const what = "consensus"
+	consensus, err := awaitConsensus(ctx, conn, c.log)
 	if err != nil {
-		c.fail("consensus", "give tor a minute; if it stays so, its log says why it cannot reach the network", err)
+		c.fail(what, c.torLog, err)
 		return nil
 	}
-	now := time.Now()
-	switch {
-	case !consensus.ReasonablyLive(now):
-		c.fail("consensus", "set the clock right, or see tor's log why it has no newer one",
-			fmt.Errorf("valid from %s to %s, and the clock says %s", consensus.ValidAfter, consensus.ValidUntil, now.UTC()))
-	case !consensus.Live(now):
-		c.warn("consensus", "set the clock right, or see tor's log", "valid from %s to %s, and the clock says %s",
-			consensus.ValidAfter, consensus.ValidUntil, now.UTC())
-	case consensus.Coverage.Missing > 0:
-		c.warn("consensus", "tor is still fetching; try again in a minute", "%s", consensus.Coverage)
-	default:
-		c.ok("consensus", "of %s, %d HSDirs", consensus.ValidAfter.UTC().Format(time.DateTime), len(consensus.HSDirs))
+	if err := c.outdated(ctx, conn, consensus); err != nil {
+		if text, mend := control.Split(err); consensus.ReasonablyLive(time.Now()) {
+			c.warn(what, cmp.Or(mend, c.torLog), "%s", text)
+		} else {
+			c.fail(what, c.torLog, err)
+		}
+		return consensus
+	}
+	if consensus.Coverage.Missing > 0 {
+		c.warn(what, "tor is still fetching; try again in a minute", "%s", consensus.Coverage)
+	} else {
+		c.ok(what, "of %s, %d HSDirs", utc(consensus.ValidAfter), len(consensus.HSDirs))
+	}
+	if err := conn.client.ClockError(ctx); err != nil {
+		text, mend := control.Split(err)
+		c.warn("clock", mend, "%s", text)
 	}
 	return consensus
 }
+
+// earlyConsensus is how long before its time a consensus may come without the
+// clock being wrong.
+const earlyConsensus = 5 * time.Minute
+
+// outdated says why a consensus is not of now. One from the future is nobody's
+// mistake but the clock's; of one that is over, tor is asked for the cause.
+func (c *checker) outdated(ctx context.Context, conn *link, consensus *hsdir.Consensus) error {
+	now := time.Now()
+	switch {
+	case now.Before(consensus.ValidAfter.Add(-earlyConsensus)):
+		return &control.Advice{
+			Err:  fmt.Errorf("of %s, and this machine's clock says %s", utc(consensus.ValidAfter), utc(now)),
+			Mend: "set the clock right, by NTP for instance",
+		}
+	case now.After(consensus.ValidUntil):
+		why, _ := conn.client.WhyNoConsensus(ctx, nil)
+		return fmt.Errorf("tor has no newer one than that of %s, over since %s: %w", utc(consensus.ValidAfter), utc(consensus.ValidUntil), why)
+	}
+	return nil
+}
+
+func utc(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
 
 // checkInstances fetches every instance of a service, and adds up.
 func (c *checker) checkInstances(ctx context.Context, fetcher balance.Fetcher, consensus *hsdir.Consensus, s checkedService) {
@@ -191,7 +228,7 @@ func (c *checker) instance(what string, a balance.Answer) {
 		c.fail(what, "if it requires client authorization, set client_key; otherwise see its tor's version and log", a.Err)
 		return
 	default:
-		c.fail(what, "try again; if it stays so, see tor's log", a.Err)
+		c.fail(what, "try again; if it stays so, "+c.torLog, a.Err)
 		return
 	}
 	d := a.Descriptor

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"onionbalancer/internal/printable"
 )
 
 // SocketName is the socket's name inside the daemon's state directory.
@@ -44,10 +46,21 @@ func Serve(ctx context.Context, path string, snapshot func() Snapshot) error {
 	return nil
 }
 
+// CheckPath says whether a socket's path is short enough for Serve.
+func CheckPath(path string) error {
+	// It is born two names below the directory.
+	const born = "/.s4294967295/s"
+	dir := filepath.Dir(path)
+	if room := maxSocketPath - 1 - max(len(born), len(path)-len(dir)); len(dir) > room {
+		return fmt.Errorf("the directory of the status socket, %s, has %d bytes, and the kernel takes %d: choose a shorter state_dir",
+			printable.Text(dir), len(dir), room)
+	}
+	return nil
+}
+
 func listen(path string) (net.Listener, error) {
-	if len(path) >= maxSocketPath {
-		return nil, fmt.Errorf("%q is %d characters long and a socket's path may have %d: choose a shorter state_dir",
-			path, len(path), maxSocketPath-1)
+	if err := CheckPath(path); err != nil {
+		return nil, err
 	}
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		conn.Close()
@@ -66,9 +79,6 @@ func listen(path string) (net.Listener, error) {
 	}
 	defer os.RemoveAll(nursery)
 	born := filepath.Join(nursery, "s")
-	if len(born) >= maxSocketPath {
-		return nil, fmt.Errorf("%q is too long for a socket's path: choose a shorter state_dir", born)
-	}
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: born, Net: "unix"})
 	if err != nil {
 		return nil, err

@@ -32,6 +32,12 @@ var stands = map[string]struct {
 		}
 		return controlAnswer(line, "0.3.5.16", "250 OK\r\n"), false
 	}},
+	"password": {answer: func(line string) (string, bool) {
+		if strings.HasPrefix(line, "PROTOCOLINFO") {
+			return "250-PROTOCOLINFO 1\r\n250-AUTH METHODS=HASHEDPASSWORD\r\n250-VERSION Tor=\"0.4.8.16\"\r\n250 OK\r\n", false
+		}
+		return "515 Authentication failed: Password did not match HashedControlPassword *or* authentication cookie.\r\n", true
+	}},
 }
 
 // controlAnswer lets everybody in, and has one answer to all else.

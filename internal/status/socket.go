@@ -46,21 +46,20 @@ func Serve(ctx context.Context, path string, snapshot func() Snapshot) error {
 	return nil
 }
 
-// CheckPath says whether a socket's path is short enough for Serve.
+// CheckPath says whether Serve can make a socket at path, which the kernel wants
+// short.
 func CheckPath(path string) error {
-	// It is born two names below the directory.
-	const born = "/.s4294967295/s"
+	const born = "/.s4294967295/s" // what it is called first, below the directory
 	dir := filepath.Dir(path)
 	if room := maxSocketPath - 1 - max(len(born), len(path)-len(dir)); len(dir) > room {
-		return fmt.Errorf("the directory of the status socket, %s, has %d bytes, and the kernel takes %d: choose a shorter state_dir",
-			printable.Text(dir), len(dir), room)
+		return fmt.Errorf("the path has %d bytes, and a socket in it leaves it %d", len(dir), room)
 	}
 	return nil
 }
 
 func listen(path string) (net.Listener, error) {
 	if err := CheckPath(path); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w: choose a shorter state_dir", printable.Text(filepath.Dir(path)), err)
 	}
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		conn.Close()

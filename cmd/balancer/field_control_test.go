@@ -25,7 +25,9 @@ var stands = map[string]struct {
 	"ssh": {banner: "SSH-2.0-OpenSSH_9.2p1\r\n", answer: func(string) (string, bool) {
 		return "Invalid SSH identification string.\r\n", true
 	}},
-	"filter": {answer: func(line string) (string, bool) { return controlAnswer(line, "0.4.8.16", "510 Command filtered\r\n"), false }},
+	"filter": {answer: func(line string) (string, bool) {
+		return controlAnswer(line, "0.4.8.16", "510 Command filtered\r\n"), false
+	}},
 	"old": {answer: func(line string) (string, bool) {
 		if strings.HasPrefix(line, "GETINFO") {
 			return "552 Unrecognized key \"" + strings.TrimPrefix(line, "GETINFO ") + "\"\r\n", false

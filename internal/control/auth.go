@@ -48,7 +48,7 @@ func (l *link) prove(info protocolInfo, cfg Config, who peer) error {
 			continue
 		}
 		if err := m.use(l, secret); err != nil {
-			return fmt.Errorf("by %s: %w", m.name, err)
+			return fmt.Errorf("%s: %w", m.name, err)
 		}
 		return nil
 	}
@@ -73,17 +73,17 @@ func methods(info protocolInfo, cfg Config, who peer) []method {
 	if file := cmp.Or(cfg.CookieFile, info.cookieFile); file != "" {
 		switch read := func() ([]byte, error) { return readCookie(file, cfg.CookieFile != "", who) }; {
 		case info.accepts("SAFECOOKIE"):
-			cookie = []method{{"safe cookie", read, (*link).safeCookie}}
+			cookie = []method{{"by safe cookie", read, (*link).safeCookie}}
 		case info.accepts("COOKIE"):
-			cookie = []method{{"cookie", func() ([]byte, error) { return nil, errPlainCookie }, nil}}
+			cookie = []method{{"by cookie", func() ([]byte, error) { return nil, errPlainCookie }, nil}}
 		}
 	}
 	if cfg.PasswordFile != "" && info.accepts("HASHEDPASSWORD") {
 		read := func() ([]byte, error) { return readPassword(cfg.PasswordFile, who) }
-		password = []method{{"password", read, (*link).sendPassword}}
+		password = []method{{"by password", read, (*link).sendPassword}}
 	}
 	if info.accepts("NULL") {
-		none = []method{{"nothing", func() ([]byte, error) { return nil, mayOmit(cfg, who) }, (*link).sendSecret}}
+		none = []method{{"without a secret", func() ([]byte, error) { return nil, mayOmit(cfg, who) }, (*link).sendSecret}}
 	}
 	if cfg.PasswordFile != "" && cfg.CookieFile == "" {
 		return slices.Concat(password, cookie, none)

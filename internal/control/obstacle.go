@@ -13,9 +13,9 @@ import (
 
 // hindrances are settings of tor's with which it has no consensus for us, ever.
 var hindrances = []struct{ option, value, effect, mend string }{
-	{"DisableNetwork", "1", "its network is switched off (DisableNetwork 1)", "set DisableNetwork 0 in its torrc, then reload it"},
-	{"FetchServerDescriptors", "0", "it fetches nothing of the directory (FetchServerDescriptors 0)", "remove that line from its torrc, then reload it"},
-	{"UseMicrodescriptors", "0", "it keeps no microdescriptors (UseMicrodescriptors 0)", "remove that line from its torrc, then reload it"},
+	{"DisableNetwork", "1", "has its network switched off (DisableNetwork 1)", "set DisableNetwork 0 in its torrc, then reload it"},
+	{"FetchServerDescriptors", "0", "fetches nothing of the directory (FetchServerDescriptors 0)", "remove that line from its torrc, then reload it"},
+	{"UseMicrodescriptors", "0", "keeps no microdescriptors (UseMicrodescriptors 0)", "remove that line from its torrc, then reload it"},
 }
 
 // WhyNoConsensus asks tor what keeps it from a consensus, after it gave none, for
@@ -32,7 +32,7 @@ func (c *Client) WhyNoConsensus(ctx context.Context, refused error) (why error, 
 	}
 	for _, h := range hindrances {
 		if values, err := c.GetConf(ctx, h.option); err == nil && len(values) == 1 && values[0] == h.value {
-			return advise(fmt.Errorf("tor has no consensus: %s", h.effect), "%s", h.mend), -1
+			return advise(fmt.Errorf("tor %s", h.effect), "%s", h.mend), -1
 		}
 	}
 	step, err := c.Bootstrap(ctx)
@@ -47,7 +47,7 @@ func (c *Client) WhyNoConsensus(ctx context.Context, refused error) (why error, 
 
 // standstill says where tor's bootstrap stands.
 func (p Progress) standstill() (why error, percent int) {
-	const reach = "see that this machine can reach the Tor network: firewall, proxy, bridges?"
+	const reach = "see that this machine can reach the Tor network (firewall, proxy, bridges?), and that its clock is right"
 	at := fmt.Sprintf("tor is at %d %% of its start (%s)", p.Percent, printable.Text(p.Summary))
 	switch {
 	case p.Stuck:

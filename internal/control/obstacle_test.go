@@ -23,7 +23,7 @@ func TestWhyNoConsensus(t *testing.T) {
 	}{
 		"starting":        {phase: starting, percent: 30, errHas: "30 % of its start (Loading networkstatus consensus)", mend: "firewall"},
 		"started":         {phase: `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`, percent: 100, errHas: "has no new consensus yet", mend: "firewall"},
-		"off the network": {conf: "DisableNetwork=1", phase: starting, percent: -1, errHas: "network is switched off", mend: "set DisableNetwork 0"},
+		"off the network": {conf: "DisableNetwork=1", phase: starting, percent: -1, errHas: "tor has its network switched off", mend: "set DisableNetwork 0"},
 		"no directory":    {conf: "FetchServerDescriptors=0", phase: starting, percent: -1, errHas: "FetchServerDescriptors 0", mend: "remove"},
 		"no microdescs":   {conf: "UseMicrodescriptors=0", phase: starting, percent: -1, errHas: "UseMicrodescriptors 0", mend: "remove"},
 		"other defaults":  {conf: "UseMicrodescriptors=auto", phase: starting, percent: 30, errHas: "30 %", mend: "firewall"},

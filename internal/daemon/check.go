@@ -60,6 +60,7 @@ type checkedService struct {
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
 	c.checkState()
+	c.checkPassword()
 	c.checkKeys(ctx)
 	defer c.release()
 	if !offline {
@@ -104,6 +105,15 @@ func (c *checker) checkState() {
 		return
 	}
 	c.ok(what, "writable")
+}
+
+// checkPassword warns of a password for whoever comes first: a port of loopback
+// is anybody's while tor is down.
+func (c *checker) checkPassword() {
+	if c.cfg.Tor.PasswordFile != "" && !strings.HasPrefix(c.cfg.Tor.Control, "unix:") {
+		c.warn("tor.password_file", "use tor's ControlSocket, or CookieAuthentication 1 and cookie_file",
+			"while tor is down, whoever answers at %s is told the password", c.cfg.Tor.Control)
+	}
 }
 
 // checkNetwork tries tor, then the consensus, then the instances.

@@ -193,11 +193,11 @@ func (n *Network) settle(c *hsdir.Consensus, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err != nil {
-		if n.err == nil || n.err.Error() != err.Error() {
-			level := slog.LevelWarn
-			if errors.Is(err, ErrNoConsensus) {
-				level = slog.LevelDebug
-			}
+		level := slog.LevelWarn
+		if errors.Is(err, ErrNoConsensus) {
+			level = slog.LevelDebug
+		}
+		if n.err == nil || n.err.Error() != err.Error() || errors.Is(n.err, ErrNoConsensus) != (level == slog.LevelDebug) {
 			n.log.Log(context.Background(), level, "no new consensus", "error", err)
 		}
 		n.err = err

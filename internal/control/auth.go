@@ -71,7 +71,8 @@ type method struct {
 func methods(info protocolInfo, cfg Config, who peer) []method {
 	var cookie, password, none []method
 	if file := cmp.Or(cfg.CookieFile, info.cookieFile); file != "" {
-		switch read := func() ([]byte, error) { return readCookie(file, cfg.CookieFile != "", who) }; {
+		read := func() ([]byte, error) { return readCookie(file, cfg.CookieFile != "", who) }
+		switch {
 		case info.accepts("SAFECOOKIE"):
 			cookie = []method{{"by safe cookie", read, (*link).safeCookie}}
 		case info.accepts("COOKIE"):

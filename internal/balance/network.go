@@ -166,8 +166,9 @@ func (n *Network) learn(ctx context.Context) (*hsdir.Consensus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the consensus: %w", err)
 	}
-	if known, _ := n.Consensus(); known == nil && time.Now().After(c.ValidUntil) {
-		// tor's cache from before we began: a newer one is on its way.
+	if known, _ := n.Consensus(); known == nil && (time.Now().After(c.ValidUntil) || len(c.HSDirs) == 0) {
+		// From tor's cache, and a newer one is on its way; or its
+		// microdescriptors are.
 		if err := n.without(ctx, nil); errors.Is(err, ErrNoConsensus) {
 			return nil, err
 		}

@@ -76,6 +76,45 @@ func TestObstacleIsLoud(t *testing.T) {
 	})
 }
 
+// bare is a Source whose tor has the consensus before any microdescriptor.
+type bare struct {
+	*control.Client
+	until time.Time
+}
+
+func (b *bare) GetInfo(ctx context.Context, key string) ([]byte, error) {
+	if key == infoMicrodescs && time.Now().Before(b.until) {
+		return nil, nil
+	}
+	return b.Client.GetInfo(ctx, key)
+}
+
+// A consensus without a microdescriptor leads nowhere yet.
+func TestMicrodescriptorsOnTheirWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := sim.New(sim.Config{Seed: 1})
+		defer net.Close()
+		time.Sleep(2 * time.Minute)
+		ctx, cancel := context.WithCancel(t.Context())
+		client := control.New(control.Config{Dial: net.Dial})
+		n := NewNetwork(&bare{client, time.Now().Add(10 * time.Second)}, slog.New(slog.DiscardHandler))
+		done := make(chan struct{}, 2)
+		go func() { _ = client.Run(ctx); done <- struct{}{} }()
+		go func() { n.Run(ctx); done <- struct{}{} }()
+		time.Sleep(5 * time.Second)
+		if c, err := n.Consensus(); c != nil || !errors.Is(err, ErrNoConsensus) {
+			t.Errorf("without any: %v, %v", c, err)
+		}
+		time.Sleep(time.Minute)
+		if c, err := n.Consensus(); c == nil || len(c.HSDirs) == 0 {
+			t.Errorf("with them: %v, %v", c, err)
+		}
+		cancel()
+		<-done
+		<-done
+	})
+}
+
 // stale is a Source whose tor has only what it kept from yesterday.
 type stale struct {
 	*control.Client

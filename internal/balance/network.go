@@ -18,10 +18,10 @@ type Source interface {
 	GetInfo(ctx context.Context, key string) ([]byte, error)
 	GetConf(ctx context.Context, key string) ([]string, error)
 	Watch(ctx context.Context) <-chan struct{}
-	// WhyNoConsensus says why tor gave none, for which refused is the error, or
-	// only an old one, and how far its bootstrap has come, in percent; below 0
-	// if it cannot get on by itself.
-	WhyNoConsensus(ctx context.Context, refused error) (why error, percent int)
+	// WhyNoConsensus says how far tor has come in its bootstrap, in percent, or
+	// below 0 if it cannot get on by itself, and why it gave no consensus, for
+	// which refused is the error, or only an old one.
+	WhyNoConsensus(ctx context.Context, refused error) (percent int, why error)
 }
 
 // ErrNoConsensus is what errors are (errors.Is) while tor has no consensus, or
@@ -179,7 +179,7 @@ func (n *Network) learn(ctx context.Context) (*hsdir.Consensus, error) {
 // without says why there is no consensus, or only an old one. It is
 // ErrNoConsensus for as long as tor gets on.
 func (n *Network) without(ctx context.Context, refused error) error {
-	why, percent := n.source.WhyNoConsensus(ctx, refused)
+	percent, why := n.source.WhyNoConsensus(ctx, refused)
 	if percent > n.percent {
 		n.percent, n.moved = percent, time.Now()
 	}

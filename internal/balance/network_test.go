@@ -27,7 +27,7 @@ func (h *halfway) Watch(context.Context) <-chan struct{} {
 	ch <- struct{}{}
 	return ch
 }
-func (h *halfway) WhyNoConsensus(context.Context, error) (error, int) { return h.why, h.percent }
+func (h *halfway) WhyNoConsensus(context.Context, error) (int, error) { return h.percent, h.why }
 
 // follow runs a Network in virtual time and gives what it has logged so far, from
 // warnings on.
@@ -122,11 +122,11 @@ type stale struct {
 	off bool
 }
 
-func (s *stale) WhyNoConsensus(context.Context, error) (error, int) {
+func (s *stale) WhyNoConsensus(context.Context, error) (int, error) {
 	if s.off {
-		return s.why, -1
+		return -1, s.why
 	}
-	return s.why, 100
+	return 100, s.why
 }
 
 // The consensus in the cache of a tor that was down for long is waited over, for

@@ -22,40 +22,40 @@ var hindrances = []struct{ option, value, effect, mend string }{
 // which refused is the error, or only an old one. percent is how far it has come
 // in its bootstrap, or negative if it will not get on by itself: why, which is
 // never nil, then says what to do, as far as tor knows.
-func (c *Client) WhyNoConsensus(ctx context.Context, refused error) (why error, percent int) {
+func (c *Client) WhyNoConsensus(ctx context.Context, refused error) (percent int, why error) {
 	var advice *Advice
 	if errors.Is(refused, ErrNotConnected) || errors.As(refused, &advice) {
-		return refused, -1
+		return -1, refused
 	}
 	if err := CheckVersion(c.State().TorVersion); errors.As(err, &advice) {
-		return err, -1
+		return -1, err
 	}
 	for _, h := range hindrances {
 		if values, err := c.GetConf(ctx, h.option); err == nil && len(values) == 1 && values[0] == h.value {
-			return advise(fmt.Errorf("tor %s", h.effect), "%s", h.mend), -1
+			return -1, advise(fmt.Errorf("tor %s", h.effect), "%s", h.mend)
 		}
 	}
 	step, err := c.Bootstrap(ctx)
 	if err := c.clockError(step); err != nil {
-		return err, -1
+		return -1, err
 	}
 	if err != nil {
-		return fmt.Errorf("tor has no consensus, and does not say why: %w", err), -1
+		return -1, fmt.Errorf("tor has no consensus, and does not say why: %w", err)
 	}
 	return step.standstill()
 }
 
 // standstill says where tor's bootstrap stands.
-func (p Progress) standstill() (why error, percent int) {
+func (p Progress) standstill() (percent int, why error) {
 	const reach = "see that this machine can reach the Tor network (firewall, proxy, bridges?), and that its clock is right"
 	at := fmt.Sprintf("tor is at %d %% of its start (%s)", p.Percent, printable.Text(p.Summary))
 	switch {
 	case p.Stuck:
-		return advise(fmt.Errorf("%s and does not get on: %s", at, printable.Text(p.Warning)), reach), -1
+		return -1, advise(fmt.Errorf("%s and does not get on: %s", at, printable.Text(p.Warning)), reach)
 	case p.Done():
 		at = "tor has started, and has no new consensus yet"
 	}
-	return advise(errors.New(at), reach), p.Percent
+	return p.Percent, advise(errors.New(at), reach)
 }
 
 // ClockError says how wrong tor finds the clock, nil if it has said nothing of it.

@@ -70,7 +70,7 @@ func TestWhyNoConsensus(t *testing.T) {
 				tor.event(test.event)
 				synctest.Wait()
 				_, refused := c.GetInfo(t.Context(), "consensus")
-				why, percent := c.WhyNoConsensus(t.Context(), refused)
+				percent, why := c.WhyNoConsensus(t.Context(), refused)
 				text, mend := Split(why)
 				if percent != test.percent || !strings.Contains(text, test.errHas) || !strings.Contains(mend, test.mend) {
 					t.Errorf("%d, %q, advice %q; want %d, %q, %q", percent, text, mend, test.percent, test.errHas, test.mend)

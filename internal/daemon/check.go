@@ -190,7 +190,7 @@ func (c *checker) outdated(ctx context.Context, conn *link, consensus *hsdir.Con
 			Mend: "set the clock right, by NTP for instance",
 		}
 	case now.After(consensus.ValidUntil):
-		why, _ := conn.client.WhyNoConsensus(ctx, nil)
+		_, why := conn.client.WhyNoConsensus(ctx, nil)
 		return fmt.Errorf("tor has no newer one than that of %s, over since %s: %w", utc(consensus.ValidAfter), utc(consensus.ValidUntil), why)
 	}
 	return nil

@@ -47,15 +47,17 @@ func (c *Client) WhyNoConsensus(ctx context.Context, refused error) (percent int
 
 // standstill says where tor's bootstrap stands.
 func (p Progress) standstill() (percent int, why error) {
-	const reach = "see that this machine can reach the Tor network (firewall, proxy, bridges?), and that its clock is right"
+	mend := "see that this machine can reach the Tor network (firewall, proxy, bridges?)"
 	at := fmt.Sprintf("tor is at %d %% of its start (%s)", p.Percent, printable.Text(p.Summary))
 	switch {
 	case p.Stuck:
-		return -1, advise(fmt.Errorf("%s and does not get on: %s", at, printable.Text(p.Warning)), reach)
+		return -1, advise(fmt.Errorf("%s and does not get on: %s", at, printable.Text(p.Warning)), "%s", mend)
 	case p.Done():
 		at = "tor has started, and has no new consensus yet"
+	default: // with a clock that is days off it only fails to shake hands
+		mend += ", and that its clock is right"
 	}
-	return p.Percent, advise(errors.New(at), reach)
+	return p.Percent, advise(errors.New(at), "%s", mend)
 }
 
 // ClockError says how wrong tor finds the clock, nil if it has said nothing of it.

@@ -35,7 +35,8 @@ func readCookie(path string, chosen bool, who peer) ([]byte, error) {
 				"if that is tor's user, set cookie_file = %q", path)
 		}
 		if err := onlyOf(path, of); err != nil {
-			return nil, fmt.Errorf("the cookie file %s belongs to user %d, and not only that user could put it there: %w", printable.Text(path), of, err)
+			return nil, advise(fmt.Errorf("the cookie file %s belongs to user %d, and not only that user could put it there: %w", printable.Text(path), of, err),
+				"close that directory to others, or have balancer and tor run as one user")
 		}
 	}
 	if len(cookie) != cookieLength {
@@ -63,7 +64,7 @@ var passwordHash = regexp.MustCompile(`(?i)^(HashedControlPassword\s+)?["']?16:[
 // readPassword reads the first line of the file, if who listens may hear it.
 func readPassword(path string, who peer) ([]byte, error) {
 	if !who.tcp && who.doubt != nil {
-		return nil, advise(fmt.Errorf("the password is not told: %w", who.doubt), "see what listens there")
+		return nil, advise(fmt.Errorf("the password is not told: %w", who.doubt), "if it is tor, close that directory to others")
 	}
 	text, info, err := readSecret(path)
 	if err != nil {

@@ -23,7 +23,7 @@ for it, verify it, and write it as it came to standard output. "balancer
 descriptor show" prints what is in it.
 
 The descriptor is that of the current period: tor fetches no other.`,
-		Example: `  balancer descriptor fetch --control 127.0.0.1:9051 ADDRESS > fetched
+		Example: `  balancer descriptor fetch --control unix:/run/tor/control ADDRESS > fetched
   balancer descriptor show --address ADDRESS fetched`,
 		Args: misuse(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {

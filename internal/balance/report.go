@@ -2,7 +2,6 @@ package balance
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -12,8 +11,6 @@ import (
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 )
-
-var errNoConsensus = errors.New("no consensus yet")
 
 // troubles are errors that a service lives with, by their kind.
 type troubles map[string]error
@@ -310,10 +307,10 @@ func (s *Service) cannotSign() bool {
 func clockWarning(now, validAfter, validUntil time.Time) []string {
 	switch {
 	case now.Before(validAfter.Add(-5 * time.Minute)):
-		return []string{fmt.Sprintf("the clock is behind the Tor network's, whose consensus of %s has arrived: set it right",
+		return []string{fmt.Sprintf("the clock is behind the Tor network's, whose consensus of %s UTC has arrived: set it right",
 			validAfter.UTC().Format(time.DateTime))}
 	case now.After(validUntil):
-		return []string{fmt.Sprintf("the consensus ended at %s: tor cannot reach the network, or the clock is ahead",
+		return []string{fmt.Sprintf("the consensus ended at %s UTC: tor cannot reach the network, or the clock is ahead",
 			validUntil.UTC().Format(time.DateTime))}
 	}
 	return nil

@@ -3,6 +3,7 @@ package balance
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -59,7 +60,7 @@ func (s *Service) round(ctx context.Context, now time.Time) (r Round) {
 func (s *Service) consult(now time.Time) (*hsdir.Consensus, []*hsdir.Ring, error) {
 	c, err := s.env.Network.Consensus()
 	if c == nil {
-		return nil, nil, fmt.Errorf("waiting for tor to have a consensus: %w", cmp.Or(err, errNoConsensus))
+		return nil, nil, fmt.Errorf("waiting for tor to have a consensus: %w", cmp.Or(err, ErrNoConsensus))
 	}
 	first, err := c.First()
 	if err != nil {
@@ -125,7 +126,7 @@ func (s *Service) keysFor(p descriptor.Period) (descriptor.Keys, error) {
 func (s *Service) finish(r Round) {
 	s.rounds++
 	s.lastRound = r.Now
-	if r.Rings == nil {
+	if r.Rings == nil && !errors.Is(r.Err, ErrNoConsensus) {
 		s.troubles.set(troubleNetwork, r.Err)
 	} else {
 		s.troubles.set(troubleNetwork, nil)

@@ -42,7 +42,12 @@ type Tor struct {
 	// "host:port". Default: start a tor of our own.
 	Control string
 
-	// CookieFile is the control port's cookie. Default: where tor says it is.
+	// ControlRemote allows a Control on another machine: nothing on the way is
+	// encrypted, and whoever answers there is told the password. Default: false.
+	ControlRemote bool
+
+	// CookieFile is the control port's cookie. Default: where tor says it is, if
+	// the file belongs to root, our own user, or the user of tor's unix socket.
 	CookieFile string
 
 	// PasswordFile holds the control port's password, for a torrc with

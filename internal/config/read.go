@@ -20,6 +20,7 @@ const (
 	leastFetchInterval = time.Second
 	maxNameLength      = 64 // characters
 	defaultState       = "state"
+	maxSocketPath      = 107 // bytes
 )
 
 // readConfig reads every table, complaining as it goes.
@@ -39,11 +40,12 @@ func readConfig(t *table, path string) *Config {
 
 func readTor(t *table) Tor {
 	tor := Tor{
-		Control:      t.text("control"),
-		CookieFile:   t.file("cookie_file"),
-		PasswordFile: t.file("password_file"),
-		Binary:       t.text("binary"),
-		Torrc:        t.file("torrc"),
+		Control:       t.text("control"),
+		ControlRemote: t.boolean("control_remote"),
+		CookieFile:    t.file("cookie_file"),
+		PasswordFile:  t.file("password_file"),
+		Binary:        t.text("binary"),
+		Torrc:         t.file("torrc"),
 	}
 	if tor.Control != "" {
 		control, err := controlTarget(t, tor.Control)
@@ -66,7 +68,11 @@ func controlTarget(t *table, s string) (string, error) {
 		if problem := pathProblem(path); problem != nil {
 			return "", fmt.Errorf("the path after \"unix:\" %w", problem)
 		}
-		return "unix:" + t.absolute(path), nil
+		if path = t.absolute(path); len(path) > maxSocketPath {
+			return "", fmt.Errorf("the path of the socket has %d bytes, and the kernel takes %d: name it by a shorter one, through a symbolic link for instance",
+				len(path), maxSocketPath)
+		}
+		return "unix:" + path, nil
 	}
 	if strings.ContainsRune(s, filepath.Separator) {
 		return "", fmt.Errorf("%q is no control port, %s; did you mean %q?", s, forms, "unix:"+s)

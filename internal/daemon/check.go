@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,6 +20,7 @@ import (
 	"onionbalancer/internal/control"
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/shell"
+	"onionbalancer/internal/status"
 	"onionbalancer/internal/torprocess"
 )
 
@@ -39,18 +42,15 @@ type Finding struct {
 	Mend   string `json:"mend,omitempty"` // what to do about it
 }
 
-// How long Check waits: for tor to answer, for a consensus, and for the
-// instances, all together.
-const (
-	checkConsensus = 3 * time.Minute // a tor of our own begins with nothing
-	checkFetch     = time.Minute
-)
+// checkFetch is how long Check waits for the instances, all together.
+const checkFetch = time.Minute
 
 // checker carries a check from one thing to the next.
 type checker struct {
 	cfg      *config.Config
 	log      *slog.Logger
 	tell     func(Finding)
+	torLog   string // where to see what tor itself says
 	services []checkedService
 }
 
@@ -68,6 +68,7 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 	for _, linked := range c.cfg.Linked() {
 		c.warn("configuration", "", "%s", linked)
 	}
+	c.checkPassword()
 	c.checkKeys(ctx)
 	defer c.release()
 	if !offline {
@@ -84,8 +85,10 @@ func (c *checker) warn(what, mend, detail string, args ...any) {
 	c.tell(Finding{What: what, Level: LevelWarning, Detail: fmt.Sprintf(detail, args...), Mend: mend})
 }
 
+// fail tells of an error. mend is what to do unless the error knows better.
 func (c *checker) fail(what, mend string, err error) {
-	c.tell(Finding{What: what, Level: LevelFailed, Detail: err.Error(), Mend: mend})
+	text, advice := control.Split(err)
+	c.tell(Finding{What: what, Level: LevelFailed, Detail: text, Mend: cmp.Or(advice, mend)})
 }
 
 // checkState tries to write where the daemon would.
@@ -111,7 +114,20 @@ func (c *checker) checkState() {
 		c.fail(what, mend, owner.Explain(err, c.cfg.StateDir))
 		return
 	}
+	if err := status.CheckPath(filepath.Join(c.cfg.StateDir, status.SocketName)); err != nil {
+		c.warn(what, "choose a shorter state_dir", "writable, but \"balancer status\" will not work: %v", err)
+		return
+	}
 	c.ok(what, "writable")
+}
+
+// checkPassword warns of a password for whoever comes first: a port of loopback
+// is anybody's while tor is down.
+func (c *checker) checkPassword() {
+	if c.cfg.Tor.PasswordFile != "" && !strings.HasPrefix(c.cfg.Tor.Control, "unix:") {
+		c.warn("tor.password_file", "use tor's ControlSocket, or CookieAuthentication 1 and cookie_file",
+			"while tor is down, whoever answers at %s is told the password", c.cfg.Tor.Control)
+	}
 }
 
 // checkNetwork tries tor, then the consensus, then the instances.
@@ -122,14 +138,19 @@ func (c *checker) checkNetwork(ctx context.Context) {
 		return
 	}
 	defer stop()
+	c.torLog = "see tor's log"
+	if conn.own != nil {
+		c.torLog = "tor's own lines are in the log of this command"
+	}
 	what := "tor at " + conn.target
 	if err := conn.ready(ctx); err != nil {
-		c.fail(what, "is tor running, with this ControlPort or ControlSocket and CookieAuthentication 1? May this user read the cookie?", err)
+		c.fail(what, c.torLog, err)
 		return
 	}
 	version := conn.client.State().TorVersion
 	if err := control.CheckVersion(version); err != nil {
-		c.warn(what, "install a newer tor", "connected; %v", err)
+		text, mend := control.Split(err)
+		c.warn(what, mend, "connected; %s", text)
 	} else {
 		c.ok(what, "connected, version %s", version)
 	}
@@ -156,28 +177,54 @@ func mendTor(err error) string {
 
 // checkConsensus waits for a consensus and compares it with the clock.
 func (c *checker) checkConsensus(ctx context.Context, conn *link) *hsdir.Consensus {
-	ctx, cancel := context.WithTimeout(ctx, checkConsensus)
-	defer cancel()
-	consensus, err := awaitConsensus(ctx, conn)
+	const what = "consensus"
+	consensus, err := awaitConsensus(ctx, conn, c.log)
 	if err != nil {
-		c.fail("consensus", "give tor a minute; if it stays so, its log says why it cannot reach the network", err)
+		c.fail(what, c.torLog, err)
 		return nil
 	}
-	now := time.Now()
-	switch {
-	case !consensus.ReasonablyLive(now):
-		c.fail("consensus", "set the clock right, or see tor's log why it has no newer one",
-			fmt.Errorf("valid from %s to %s, and the clock says %s", consensus.ValidAfter, consensus.ValidUntil, now.UTC()))
-	case !consensus.Live(now):
-		c.warn("consensus", "set the clock right, or see tor's log", "valid from %s to %s, and the clock says %s",
-			consensus.ValidAfter, consensus.ValidUntil, now.UTC())
-	case consensus.Coverage.Missing > 0:
-		c.warn("consensus", "tor is still fetching; try again in a minute", "%s", consensus.Coverage)
-	default:
-		c.ok("consensus", "of %s, %d HSDirs", consensus.ValidAfter.UTC().Format(time.DateTime), len(consensus.HSDirs))
+	if err := c.outdated(ctx, conn, consensus); err != nil {
+		if text, mend := control.Split(err); consensus.ReasonablyLive(time.Now()) {
+			c.warn(what, cmp.Or(mend, c.torLog), "%s", text)
+		} else {
+			c.fail(what, c.torLog, err)
+		}
+		return consensus
+	}
+	if consensus.Coverage.Missing > 0 {
+		c.warn(what, "tor is still fetching; try again in a minute", "%s", consensus.Coverage)
+	} else {
+		c.ok(what, "of %s, %d HSDirs", utc(consensus.ValidAfter), len(consensus.HSDirs))
+	}
+	if err := conn.client.ClockError(ctx); err != nil {
+		text, mend := control.Split(err)
+		c.warn("clock", mend, "%s", text)
 	}
 	return consensus
 }
+
+// earlyConsensus is how long before its time a consensus may come without the
+// clock being wrong.
+const earlyConsensus = 5 * time.Minute
+
+// outdated says why a consensus is not of now. One from the future is nobody's
+// mistake but the clock's; of one that is over, tor is asked for the cause.
+func (c *checker) outdated(ctx context.Context, conn *link, consensus *hsdir.Consensus) error {
+	now := time.Now()
+	switch {
+	case now.Before(consensus.ValidAfter.Add(-earlyConsensus)):
+		return &control.Advice{
+			Err:  fmt.Errorf("of %s, and this machine's clock says %s", utc(consensus.ValidAfter), utc(now)),
+			Mend: "set the clock right, by NTP for instance",
+		}
+	case now.After(consensus.ValidUntil):
+		_, why := conn.client.WhyNoConsensus(ctx, nil)
+		return fmt.Errorf("tor has no newer one than that of %s, over since %s: %w", utc(consensus.ValidAfter), utc(consensus.ValidUntil), why)
+	}
+	return nil
+}
+
+func utc(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
 
 // checkInstances fetches every instance of a service, and adds up.
 func (c *checker) checkInstances(ctx context.Context, fetcher balance.Fetcher, consensus *hsdir.Consensus, s checkedService) {
@@ -219,7 +266,7 @@ func (c *checker) instance(what string, a balance.Answer) {
 		c.fail(what, "if it requires client authorization, set client_key; otherwise see its tor's version and log", a.Err)
 		return
 	default:
-		c.fail(what, "try again; if it stays so, see tor's log", a.Err)
+		c.fail(what, "try again; if it stays so, "+c.torLog, a.Err)
 		return
 	}
 	d := a.Descriptor

@@ -1,12 +1,15 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/control"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/status"
 )
@@ -33,9 +36,17 @@ func (d *Daemon) Snapshot() status.Snapshot {
 	if err := locked.Trouble(); err != nil {
 		s.Warnings = append(s.Warnings, unlockedMemory(err))
 	}
+	if s.Tor.Connected {
+		if err := control.CheckVersion(s.Tor.Version); err != nil {
+			s.Warnings = append(s.Warnings, err.Error())
+		}
+	}
 	c, err := d.network.Consensus()
 	if err != nil {
 		s.Consensus.Error = err.Error()
+	}
+	if errors.Is(err, balance.ErrNoConsensus) {
+		s.Consensus.Error, _ = control.Split(err) // nothing is to be mended yet
 	}
 	if c != nil {
 		s.Consensus.Known = true

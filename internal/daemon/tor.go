@@ -18,8 +18,12 @@ import (
 // ownTorDir is the directory of a tor of our own, inside state_dir.
 const ownTorDir = "tor"
 
-// connectPatience is how long a command waits for tor to answer at all.
-const connectPatience = 10 * time.Second
+// How long a command waits for tor to answer at all, and in spite of a failure:
+// tor may be just starting.
+const (
+	connectPatience = 10 * time.Second
+	failurePatience = 2 * time.Second
+)
 
 // link is the connection to a tor: one that runs by itself, or one of our own.
 type link struct {
@@ -36,6 +40,7 @@ func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*link, 
 			Dial:         control.DialTarget(cfg.Tor.Control),
 			CookieFile:   cfg.Tor.CookieFile,
 			PasswordFile: cfg.Tor.PasswordFile,
+			Remote:       cfg.Tor.ControlRemote,
 			Log:          log,
 		})
 		return &link{client: client, target: cfg.Tor.Control}, nil
@@ -120,11 +125,25 @@ func (l *link) run(ctx context.Context) {
 	_ = l.client.Run(ctx)
 }
 
-// ready waits for tor to answer.
+// ready waits for tor to answer. The error is that of the last attempt.
 func (l *link) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
-	return l.client.Ready(ctx)
+	began := time.Now()
+	for {
+		step, cancel := context.WithTimeout(ctx, failurePatience/4)
+		err := l.client.Ready(step)
+		cancel()
+		failure := l.client.Failure()
+		switch {
+		case err == nil:
+			return nil
+		case failure != nil && time.Since(began) >= failurePatience:
+			return failure
+		case ctx.Err() != nil:
+			return err
+		}
+	}
 }
 
 // close ends a tor of our own.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"onionbalancer/internal/peer"
+	"onionbalancer/internal/printable"
 )
 
 // SocketName is the socket's name inside the daemon's state directory.
@@ -47,10 +48,20 @@ func Serve(ctx context.Context, path string, snapshot func() Snapshot) error {
 	return nil
 }
 
+// CheckPath says whether Serve can make a socket at path, which the kernel wants
+// short.
+func CheckPath(path string) error {
+	const born = "/.s4294967295/s" // what it is called first, below the directory
+	dir := filepath.Dir(path)
+	if room := maxSocketPath - 1 - max(len(born), len(path)-len(dir)); len(dir) > room {
+		return fmt.Errorf("the path has %d bytes, and a socket in it leaves it %d", len(dir), room)
+	}
+	return nil
+}
+
 func listen(path string) (net.Listener, error) {
-	if len(path) >= maxSocketPath {
-		return nil, fmt.Errorf("%q is %d characters long and a socket's path may have %d: choose a shorter state_dir",
-			path, len(path), maxSocketPath-1)
+	if err := CheckPath(path); err != nil {
+		return nil, fmt.Errorf("%s: %w: choose a shorter state_dir", printable.Text(filepath.Dir(path)), err)
 	}
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		conn.Close()
@@ -69,9 +80,6 @@ func listen(path string) (net.Listener, error) {
 	}
 	defer os.RemoveAll(nursery)
 	born := filepath.Join(nursery, "s")
-	if len(born) >= maxSocketPath {
-		return nil, fmt.Errorf("%q is too long for a socket's path: choose a shorter state_dir", born)
-	}
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: born, Net: "unix"})
 	if err != nil {
 		return nil, err

@@ -78,3 +78,27 @@ func TestServeLongPath(t *testing.T) {
 		t.Fatalf("long path: %v", err)
 	}
 }
+
+// Up to the length that CheckPath allows a socket can be made, and no further.
+func TestCheckPath(t *testing.T) {
+	base, err := os.MkdirTemp("", "s") // t.TempDir is too long
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(base)
+	for length, fits := range map[int]bool{92: true, 93: false} {
+		dir := filepath.Join(base, strings.Repeat("d", length-len(base)-1))
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, SocketName)
+		if err := CheckPath(path); fits != (err == nil) {
+			t.Errorf("%d bytes: %v", length, err)
+		}
+		if fits {
+			if err := serve(t, path)(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+
+	"onionbalancer/internal/printable"
 )
 
 const (
@@ -43,6 +45,7 @@ func (t *torLog) read(r io.Reader) {
 // line handles one line: a date, a severity in brackets, a message. What has
 // none was printed by something else on its way out.
 func (t *torLog) line(line string) {
+	line = printable.Text(line)
 	severity, message := "", line
 	if _, rest, ok := strings.Cut(line, " ["); ok {
 		if s, m, ok := strings.Cut(rest, "] "); ok {

@@ -163,7 +163,7 @@ func TestOneBadServiceAtStart(t *testing.T) {
 			if got := states(s); got != a.String()[:4]+" ok 1" {
 				t.Errorf("services: %q", got)
 			}
-			if len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "missing") {
+			if s.LeftOut != 1 || len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "missing") {
 				t.Errorf("warnings: %q", s.Warnings)
 			}
 		})

@@ -87,6 +87,7 @@ func TestStatusExit(t *testing.T) {
 func TestStatusView(t *testing.T) {
 	s := wellSnapshot()
 	s.Reloads = []status.Event{{At: statusNow, Error: "/etc/balancer/balancer.toml:1: stratgy: unknown key\n/etc/balancer/balancer.toml:3: service.key: is missing"}}
+	s.Services[0].ReadBack = statusNow.Add(-time.Minute)
 	s.Warnings = []string{"services left out: one\ntwo"}
 	out, _, _ := statusOf(t, s)
 	for _, line := range []string{
@@ -96,6 +97,7 @@ func TestStatusView(t *testing.T) {
 		"configuration  /etc/balancer/balancer.toml, in force since 2026-11-20 09:29:00 UTC",
 		"consensus      of 2026-11-20 09:00:00 UTC, 4000 HSDirs, next change at 2026-11-20 12:00:00 UTC",
 		"WARNING        services left out: one",
+		"  read back: clients got what is published 1m0s ago",
 		"               two",
 		"web1 ok 0 0 0 % 1m0s ago 0s ago",
 		"web2 ok 0 0 0 % before 08:00 UTC 0s ago",

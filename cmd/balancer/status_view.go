@@ -46,6 +46,9 @@ func printStatus(out io.Writer, s status.Snapshot) error {
 func printService(w io.Writer, now time.Time, s status.Service) {
 	fmt.Fprintf(w, "\n%s\t%s, strategy %s\n", printable.Text(s.Address), printable.Text(strings.ToUpper(string(s.State))), printable.Text(s.Strategy))
 	fmt.Fprintf(w, "  custody: %s\n", printable.Text(custodyText(now, s.Custody)))
+	if !s.ReadBack.IsZero() {
+		fmt.Fprintf(w, "  read back: clients got what is published %s\n", ago(now, s.ReadBack))
+	}
 	for _, warning := range s.Warnings {
 		warn(w, "  WARNING", warning)
 	}

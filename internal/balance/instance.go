@@ -80,6 +80,8 @@ type instance struct {
 	asked    time.Time // when the last fetch began
 	due      time.Time // when the next should
 	failures int       // fetches without a descriptor, in a row
+	found    time.Time // when the last fetch ended that found one
+	watched  bool      // held's revision was not there yet shortly before renewed
 }
 
 // state sums the instance up. Only an instance that is ok is worth sending
@@ -121,10 +123,11 @@ func (i *instance) accept(a Answer, now time.Time) (renewed bool) {
 	i.failures = 0
 	renewed = i.held == nil || i.period != a.Keys.Period || i.held.RevisionCounter != a.Descriptor.RevisionCounter
 	if renewed {
+		i.watched = i.period == a.Keys.Period && now.Sub(i.found) <= watchedFor
 		i.renewed = now
 	}
 	anew := i.period != a.Keys.Period // so are all of its points
-	i.held, i.raw, i.period = a.Descriptor, a.Raw, a.Keys.Period
+	i.held, i.raw, i.period, i.found = a.Descriptor, a.Raw, a.Keys.Period, now
 	if i.adopt(now, anew); anew {
 		i.seen = nil
 	}

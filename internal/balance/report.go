@@ -183,11 +183,12 @@ func (i *instance) report(now time.Time, chosen []selection.Candidate, shares ma
 		State:              i.state(now),
 		IntroductionPoints: i.usable(now),
 		Share:              shares[i.Name],
-		Renewed:            i.renewed,
 		LastFetch:          i.asked,
 		NextFetch:          i.due,
 		Error:              i.problem(),
 	}
+	at, exact := i.published()
+	out.Renewed, out.RenewedBefore = at, !exact && !at.IsZero()
 	for _, c := range chosen {
 		if c.Instance == i.Name {
 			out.Published++
@@ -307,11 +308,11 @@ func (s *Service) cannotSign() bool {
 func clockWarning(now, validAfter, validUntil time.Time) []string {
 	switch {
 	case now.Before(validAfter.Add(-5 * time.Minute)):
-		return []string{fmt.Sprintf("the clock is behind the Tor network's, whose consensus of %s UTC has arrived: set it right",
-			validAfter.UTC().Format(time.DateTime))}
+		return []string{fmt.Sprintf("the clock is behind the Tor network's, whose consensus of %s has arrived: set it right",
+			clock(validAfter))}
 	case now.After(validUntil):
-		return []string{fmt.Sprintf("the consensus ended at %s UTC: tor cannot reach the network, or the clock is ahead",
-			validUntil.UTC().Format(time.DateTime))}
+		return []string{fmt.Sprintf("the consensus ended at %s: tor cannot reach the network, or the clock is ahead",
+			clock(validUntil))}
 	}
 	return nil
 }

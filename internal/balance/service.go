@@ -38,16 +38,25 @@ type Env struct {
 	Log       *slog.Logger
 	// Now is the clock; nil stands for time.Now.
 	Now func() time.Time
-	// FullNames logs onion addresses whole rather than shortened.
-	FullNames bool
+	// FullNames says whether logs show onion addresses whole, each time that one
+	// is logged; nil stands for no.
+	FullNames func() bool
 }
 
 // Name returns what logs call a service or an instance.
-func (e Env) Name(a descriptor.Address) string {
-	if e.FullNames {
-		return a.String()
+func (e Env) Name(a descriptor.Address) slog.LogValuer { return name{a, e.FullNames} }
+
+type name struct {
+	address descriptor.Address
+	full    func() bool
+}
+
+// LogValue is the address, shortened unless all of it is wanted by now.
+func (n name) LogValue() slog.Value {
+	if n.full != nil && n.full() {
+		return slog.StringValue(n.address.String())
 	}
-	return a.Short()
+	return slog.StringValue(n.address.Short())
 }
 
 // Service keeps the master descriptors of one public address published.

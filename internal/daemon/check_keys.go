@@ -116,7 +116,7 @@ func (c *checker) trySupply(ctx context.Context, what string, s supply, built ba
 	current := schedule.At(now)
 	ahead, warning, urgent := balance.LookAhead(now, s, current, schedule.Offset())
 	detail := fmt.Sprintf("%d of %d periods left, until %s; renew before %s", ahead.Periods, ahead.Horizon,
-		ahead.DarkAt.UTC().Format(time.DateTime), ahead.RenewBy.UTC().Format(time.DateTime))
+		ahead.DarkAt.UTC().Format(time.DateTime+" UTC"), ahead.RenewBy.UTC().Format(time.DateTime+" UTC"))
 	switch {
 	case ahead.Periods == 0:
 		c.fail(what, mend, errors.New(warning))

@@ -24,15 +24,25 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		Now:     time.Now(),
 		Started: d.started,
 		Config:  d.cfg.File,
+		Loaded:  d.loaded,
 		Reloads: slices.Clone(d.reloads),
 		Tor:     d.tor.status(),
 
-		FullAddresses: d.env.FullNames,
+		FullAddresses: d.cfg.Log.FullAddresses,
 	}
 	if d.trouble != nil {
+		s.LeftOut = len(d.cfg.Services) - len(d.services)
 		s.Warnings = append(s.Warnings, "services left out: "+d.trouble.Error())
 	}
 	s.Warnings = append(s.Warnings, d.cfg.Linked()...)
+	if d.restart {
+		s.Warnings = append(s.Warnings, needsRestart)
+	}
+	if d.Logs != nil {
+		if err := d.Logs.Trouble(); err != nil {
+			s.Warnings = append(s.Warnings, err.Error())
+		}
+	}
 	if err := locked.Trouble(); err != nil {
 		s.Warnings = append(s.Warnings, unlockedMemory(err))
 	}

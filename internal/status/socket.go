@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -23,11 +24,18 @@ const SocketName = "status.sock"
 // maxSocketPath is what the kernel allows in sun_path, NUL included.
 const maxSocketPath = 108
 
+// answerPatience is how long an answer may take, all of it.
+const answerPatience = 10 * time.Second
+
+// maxAnswer bounds what is read of an answer, in bytes: thousands of services.
+const maxAnswer = 64 << 20 // 64 MiB
+
 // Serve answers with snapshot() on the unix socket at path until ctx ends: GET
 // /status as JSON, GET /metrics as Prometheus text. The socket is created 0600;
 // one that a dead daemon left behind is replaced, one that a living daemon
-// answers on is an error.
-func Serve(ctx context.Context, path string, snapshot func() Snapshot) error {
+// answers on is an error. Those who connect and do not ask, or do not read the
+// answer, are few at a time, and not for long.
+func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() Snapshot) error {
 	listener, err := listen(path)
 	if err != nil {
 		return fmt.Errorf("opening the status socket: %w", err)
@@ -39,10 +47,13 @@ func Serve(ctx context.Context, path string, snapshot func() Snapshot) error {
 		_ = json.NewEncoder(w).Encode(snapshot())
 	})
 	mux.Handle("GET /metrics", metricsHandler(snapshot))
-	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}
+	server := &http.Server{
+		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(&crowd{Listener: listener}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving the status socket: %w", err)
 	}
 	return nil
@@ -110,7 +121,7 @@ func Query(ctx context.Context, path string) (Snapshot, error) {
 		return s, err
 	}
 	defer body.Close()
-	if err := json.NewDecoder(body).Decode(&s); err != nil {
+	if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&s); err != nil {
 		return s, fmt.Errorf("reading the daemon's status: %w", err)
 	}
 	return s, nil
@@ -124,7 +135,7 @@ func Metrics(ctx context.Context, path string, out io.Writer) error {
 		return err
 	}
 	defer body.Close()
-	if _, err := io.Copy(out, body); err != nil {
+	if _, err := io.Copy(out, io.LimitReader(body, maxAnswer)); err != nil {
 		return fmt.Errorf("reading the daemon's metrics: %w", err)
 	}
 	return nil
@@ -153,7 +164,7 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 
 // get asks the daemon whose socket is at path for one of its pages.
 func get(ctx context.Context, path, page string) (io.ReadCloser, error) {
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+	client := http.Client{Timeout: answerPatience, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
 	}}
@@ -163,7 +174,7 @@ func get(ctx context.Context, path, page string) (io.ReadCloser, error) {
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("asking the daemon for its status at %s: is it running? %w", path, err)
+		return nil, unanswered(path, err)
 	}
 	if response.StatusCode != http.StatusOK {
 		response.Body.Close()

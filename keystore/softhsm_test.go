@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"onionbalancer/descriptor"
@@ -87,7 +88,7 @@ func TestAbsentToken(t *testing.T) {
 // identity key that was made on the token sign.
 func TestSignsOnSoftHSM(t *testing.T) {
 	hsm := tokentest.New(t)
-	keys, err := OpenSigning(hsm.URI(""), newKey(t).Address())
+	keys, err := OpenSigning(hsm.URI(""), newKey(t).Address(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +96,13 @@ func TestSignsOnSoftHSM(t *testing.T) {
 	signer, err := keys.SigningKey(t.Context(), period)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// Without the PIN, nothing shows: not even that there are keys.
+	if shown := hsm.Shown(t); strings.Contains(shown, "Object") || strings.Contains(shown, "label") {
+		t.Errorf("without the PIN the token tells: %s", shown)
+	}
+	if listed := hsm.Tool(t, "--list-objects"); strings.Count(listed, "label:      signing ") != 2 {
+		t.Errorf("with the PIN it tells: %s", listed)
 	}
 	again, err := keys.SigningKey(t.Context(), period)
 	if err != nil || !again.Public().(ed25519.PublicKey).Equal(signer.Public()) {

@@ -11,6 +11,7 @@ import (
 
 	"onionbalancer/internal/config"
 	"onionbalancer/keystore/offline"
+	"onionbalancer/keystore/token"
 )
 
 func newCeremonyCommand() *cobra.Command {
@@ -48,6 +49,7 @@ made. Neither is of use to anybody who has not got the manager's signing keys.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	addTryPINFlag(cmd.PersistentFlags())
 	cmd.AddCommand(newCeremonyRequestCommand(), newCeremonySignCommand(), newCeremonyInstallCommand(), newCeremonyShowCommand())
 	return cmd
 }
@@ -73,6 +75,7 @@ func preparedIn(configPath, dir string) ([]prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	token.RememberIn(cfg.StateDir)
 	var list []prepared
 	for _, s := range cfg.Services {
 		is, err := offline.Look(s.Key)

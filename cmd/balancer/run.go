@@ -39,7 +39,6 @@ stays at the directories for about three hours.`,
 			if err != nil {
 				return err
 			}
-			protectMemory()
 			return runDaemon(cmd.Context(), cfg, cmd.ErrOrStderr())
 		},
 	}

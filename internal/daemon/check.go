@@ -14,6 +14,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
+	"onionbalancer/keystore/token"
 )
 
 // Level says how good a finding of Check is.
@@ -60,6 +61,7 @@ type checkedService struct {
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
 	c.checkState()
+	token.RememberIn(cfg.StateDir)
 	c.checkKeys(ctx)
 	defer c.release()
 	if !offline {

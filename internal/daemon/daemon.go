@@ -18,6 +18,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
+	"onionbalancer/keystore/token"
 )
 
 // Daemon is a running balancer, or one about to run.
@@ -72,6 +73,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 		release(slices.Collect(maps.Values(services)), log)
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
+	token.RememberIn(cfg.StateDir)
 	d := &Daemon{version: version, log: log, open: openTor, cfg: cfg, initial: services, trouble: trouble}
 	d.services = map[descriptor.Address]*running{}
 	d.leaving = map[descriptor.Address]*running{}

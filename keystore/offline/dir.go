@@ -8,9 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/openfile"
 )
 
 // The files of a manager's directory for one address. Each is replaced as a
@@ -47,28 +47,14 @@ func Look(path string) (is bool, err error) {
 type contents struct {
 	keys   *keysFile
 	bundle *Bundle // nil before the first installation
-	stamps [2]fileStamp
-}
-
-// fileStamp tells whether a file is still the one that was read.
-type fileStamp struct {
-	device, inode uint64
-	size, changed int64
-}
-
-func stampOf(info os.FileInfo) (s fileStamp) {
-	s.size, s.changed = info.Size(), info.ModTime().UnixNano()
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		s.device, s.inode = uint64(stat.Dev), stat.Ino
-	}
-	return s
+	stamps [2]openfile.Stamp
 }
 
 // stamps returns what the files of dir are now, zero for one that is not there.
-func stamps(dir string) (list [2]fileStamp) {
+func stamps(dir string) (list [2]openfile.Stamp) {
 	for i, name := range []string{KeysFile, BundleFile} {
 		if info, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			list[i] = stampOf(info)
+			list[i] = openfile.StampOf(info)
 		}
 	}
 	return list
@@ -100,7 +86,7 @@ func loadBoth(dir string) (*contents, error) {
 	if err := checkPrivate(filepath.Join(dir, KeysFile), info, os.Geteuid()); err != nil {
 		return c, err
 	}
-	c.stamps[0] = stampOf(info)
+	c.stamps[0] = openfile.StampOf(info)
 	if c.keys, err = parseKeys(raw); err != nil {
 		return c, fmt.Errorf("%s: %w", KeysFile, err)
 	}
@@ -112,7 +98,7 @@ func loadBoth(dir string) (*contents, error) {
 		return c, err
 	}
 	defer clear(raw)
-	c.stamps[1] = stampOf(info)
+	c.stamps[1] = openfile.StampOf(info)
 	if c.bundle, err = ParseBundle(raw); err != nil {
 		return c, fmt.Errorf("%s: %w", BundleFile, err)
 	}

@@ -172,7 +172,7 @@ func TestOpenInDoubt(t *testing.T) {
 	info.Flags |= pkcs11.CKF_USER_PIN_COUNT_LOW
 	for range 2 {
 		_, err := m.Open(token.Selector{Label: "fake"}, secret(fakePIN), true)
-		wantCode(t, err, token.CodeFinalTry, "counts a wrong PIN", "log in once by hand")
+		wantCode(t, err, token.CodeFinalTry, "counts a wrong PIN", "--try-pin", "log in once by hand")
 	}
 	if f.calls["C_Login"] != 0 {
 		t.Errorf("%d logins", f.calls["C_Login"])

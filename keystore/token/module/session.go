@@ -40,8 +40,8 @@ type session struct {
 
 // Open finds the one token that matches and logs in with a copy of pin, which
 // may be nil. The token is not touched when it has refused this PIN before. If
-// nobody knows whether it has (inDoubt), and it counts a wrong PIN, it is not
-// tried: token.CodeFinalTry.
+// nobody knows whether it has (inDoubt), and it counts a wrong PIN, this one is
+// not tried: token.CodeFinalTry.
 func (m *Module) Open(want token.Selector, pin *locked.Buffer, inDoubt bool) (*Token, error) {
 	t := &Token{module: m, want: want, pin: &locked.Buffer{}, begun: map[string]bool{}, old: inDoubt}
 	if pin != nil && pin.Len() > 0 {

@@ -4,12 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
 	"onionbalancer/internal/openfile"
 )
 
@@ -62,6 +64,7 @@ func stamps(dir string) (list [2]openfile.Stamp) {
 
 // load reads both files of dir. The caller wipes the keys.
 func load(dir string) (*contents, error) {
+	defer locked.CollectSoon()
 	for {
 		before := stamps(dir)
 		c, err := loadBoth(dir)
@@ -78,19 +81,10 @@ func load(dir string) (*contents, error) {
 
 func loadBoth(dir string) (*contents, error) {
 	c := &contents{}
-	raw, info, err := readFile(filepath.Join(dir, KeysFile))
-	if err != nil {
+	if err := c.loadKeys(filepath.Join(dir, KeysFile)); err != nil {
 		return c, err
 	}
-	defer clear(raw)
-	if err := checkPrivate(filepath.Join(dir, KeysFile), info, os.Geteuid()); err != nil {
-		return c, err
-	}
-	c.stamps[0] = openfile.StampOf(info)
-	if c.keys, err = parseKeys(raw); err != nil {
-		return c, fmt.Errorf("%s: %w", KeysFile, err)
-	}
-	raw, info, err = readFile(filepath.Join(dir, BundleFile))
+	raw, info, err := readFile(filepath.Join(dir, BundleFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	}
@@ -106,6 +100,28 @@ func loadBoth(dir string) (*contents, error) {
 		return c, fmt.Errorf("%s is of another address or network than %s", BundleFile, KeysFile)
 	}
 	return c, nil
+}
+
+// loadKeys reads the keys, whose text is in locked memory alone.
+func (c *contents) loadKeys(path string) error {
+	f, info, err := openFile(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := checkPrivate(path, info, os.Geteuid()); err != nil {
+		return err
+	}
+	raw := locked.New(int(info.Size()))
+	defer raw.Wipe()
+	if _, err := io.ReadFull(f, raw.Bytes()); err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	c.stamps[0] = openfile.StampOf(info)
+	if c.keys, err = parseKeys(raw.Bytes()); err != nil {
+		return fmt.Errorf("%s: %w", KeysFile, err)
+	}
+	return nil
 }
 
 // entry returns what is installed for a period, nil if nothing is.

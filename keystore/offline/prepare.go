@@ -132,10 +132,10 @@ func (c *contents) through(first uint64) uint64 {
 
 // stageKeys writes a new version of the file of keys.
 func stageKeys(dir string, f *keysFile) (*replacement, error) {
-	raw, err := encode(f)
+	raw, err := f.encode()
 	if err != nil {
 		return nil, err
 	}
-	defer clear(raw)
-	return stage(filepath.Join(dir, KeysFile), raw)
+	defer raw.Wipe()
+	return stage(filepath.Join(dir, KeysFile), raw.Bytes())
 }

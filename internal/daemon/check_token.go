@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"onionbalancer/internal/printable"
 	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/keystore/token"
 )
@@ -37,7 +38,7 @@ func (c *checker) tryToken(ctx context.Context, what string, uri *pkcs11uri.URI)
 		c.fail(what, mendToken(err), err)
 		return false
 	}
-	c.ok(what, "token %q, serial %s, by %s; module %s", info.Label, info.Serial, info.Manufacturer, info.Module)
+	c.ok(what, "token %q, serial %s, by %s; module %s", info.Label, printable.Text(info.Serial), printable.Text(info.Manufacturer), printable.Text(info.Module))
 	return true
 }
 

@@ -213,7 +213,7 @@ func (t *Token) name() string {
 	case t.want.Label != "":
 		return fmt.Sprintf("token %q", t.want.Label)
 	case t.want.Serial != "":
-		return fmt.Sprintf("token with serial %s", t.want.Serial)
+		return fmt.Sprintf("token with serial %q", t.want.Serial)
 	}
 	return "token"
 }

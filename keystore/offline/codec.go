@@ -3,12 +3,15 @@ package offline
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
 	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/shell"
 )
 
 // header begins every document.
@@ -142,6 +145,9 @@ func readFile(path string) ([]byte, os.FileInfo, error) {
 
 func openFile(path string) (*os.File, os.FileInfo, error) {
 	f, info, err := openfile.Regular(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, nil, fmt.Errorf("%w; this program runs as user %d: run as root: chown %d %s", err, os.Geteuid(), os.Geteuid(), shell.Quote(path))
+	}
 	if err != nil {
 		return nil, nil, err
 	}

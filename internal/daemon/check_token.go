@@ -59,8 +59,13 @@ func (c *checker) trySigning(ctx context.Context, what string, uri *pkcs11uri.UR
 		c.fail(what, mendToken(err), err)
 		return
 	}
+	c.tellTrial(what, took, time.Since(began), shown)
+}
+
+// tellTrial tells that a trial went well, and what it showed.
+func (c *checker) tellTrial(what string, took, all time.Duration, shown bool) {
 	detail := fmt.Sprintf("the token makes keys, signs (in %s) and destroys them; all in %s",
-		took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+		took.Round(time.Millisecond), all.Round(time.Millisecond))
 	if shown {
 		c.warn(what, "keep it where nobody takes it, or use another kind of token", "%s; but it shows public keys without the PIN, so that whoever takes it can tell which address it signed for", detail)
 		return

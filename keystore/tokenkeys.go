@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"slices"
-	"sync"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -43,19 +42,16 @@ var _ signingToken = (*token.Token)(nil)
 type TokenKeys struct {
 	token signingToken
 	of    descriptor.Address
-	dirs  []string
-
-	mu    sync.Mutex
-	names []naming // as new keys are named first; nil until a salt was read
+	dirs  []string // of salts; new keys are named by that of the first
 }
 
 var _ SigningKeys = (*TokenKeys)(nil)
 
 // OpenSigning opens the place of the descriptor-signing keys of address that a
 // configuration names by "signing": the PKCS #11 URI of a token. New keys are
-// named by the salt in dir, which is made if there is none: a state directory,
-// or that of an offline key. Keys that are named by the salts of others are
-// found and retired as well. It asks neither the token nor the directories.
+// named by the salt in dir, a state directory or that of an offline key, where
+// one is made for the first. Keys that are named by the salts of others are found
+// and retired as well. It asks neither the token nor the directories.
 func OpenSigning(ref string, address descriptor.Address, dir string, others ...string) (SigningKeys, error) {
 	if !pkcs11uri.Is(ref) {
 		return nil, errors.New("opening signing keys: this is no PKCS #11 URI, and signing names a token by one (without signing, the keys are in memory alone)")
@@ -78,21 +74,11 @@ func newTokenKeys(tok signingToken, address descriptor.Address, dir string, othe
 	return &TokenKeys{token: tok, of: address, dirs: append([]string{dir}, others...)}
 }
 
-// namings returns what keys are called, as new ones are first.
-func (k *TokenKeys) namings() ([]naming, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.names != nil {
-		return k.names, nil
-	}
-	var names []naming
-	for i, dir := range k.dirs {
-		read := makeSalt
-		if i > 0 {
-			read = readSalt
-		}
-		salt, err := read(dir)
-		if i > 0 && errors.Is(err, fs.ErrNotExist) {
+// namings returns what keys may be called.
+func (k *TokenKeys) namings() (names []naming, err error) {
+	for _, dir := range k.dirs {
+		salt, err := readSalt(dir)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
@@ -100,8 +86,7 @@ func (k *TokenKeys) namings() ([]naming, error) {
 		}
 		names = append(names, salted(salt, k.of))
 	}
-	k.names = append(names, unsalted(k.of))
-	return k.names, nil
+	return append(names, unsalted(k.of)), nil
 }
 
 // SigningKey implements SigningKeys. The token is asked each time.
@@ -134,7 +119,11 @@ func (k *TokenKeys) find(ctx context.Context, p descriptor.Period) (token.Signin
 		return token.SigningKey{}, token.Errorf(token.CodeNoKey,
 			"there are %d keys of the label %q on the token: do two balancers use it? Delete them with: pkcs11-tool --login --delete-object --type privkey --label %q", len(keys), want, want)
 	}
-	return k.token.Generate(ctx, names[0](p))
+	salt, err := makeSalt(k.dirs[0])
+	if err != nil {
+		return token.SigningKey{}, err
+	}
+	return k.token.Generate(ctx, salted(salt, k.of)(p))
 }
 
 // longAgo is how many periods back Retire looks for keys. Names tell no period,

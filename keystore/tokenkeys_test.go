@@ -167,7 +167,8 @@ func TestKeysOfOtherNames(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		keys := newTokenKeys(fake, address, t.TempDir(), other, t.TempDir())
+		dir := t.TempDir()
+		keys := newTokenKeys(fake, address, dir, other, t.TempDir())
 		signer, err := keys.SigningKey(t.Context(), period)
 		if err != nil || !signer.Public().(ed25519.PublicKey).Equal(made.Public) {
 			t.Errorf("the key of %s is not used, %v", name, err)
@@ -177,6 +178,9 @@ func TestKeysOfOtherNames(t *testing.T) {
 		}
 		if err := keys.Retire(t.Context(), []descriptor.Period{period.Next()}); err != nil || len(fake.keys) != 0 {
 			t.Errorf("the key of %s was not destroyed, %v", name, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, SaltFile)); err == nil {
+			t.Error("a salt was made, and no key")
 		}
 	}
 }
@@ -203,11 +207,13 @@ func TestSalt(t *testing.T) {
 	}
 	_, err = makeSalt(dir)
 	wantError(t, "mode 0644", err, "chmod 600")
-	err = newTokenKeys(newSigning(), newKey(t).Address(), filepath.Join(dir, "absent")).Retire(t.Context(), []descriptor.Period{period})
-	wantError(t, "no directory", err, "destroying old signing keys", "no such file")
-	if _, err := os.Stat(filepath.Join(dir, "absent")); err == nil {
-		t.Error("a directory was made")
+	_, err = newTokenKeys(newSigning(), newKey(t).Address(), filepath.Join(dir, "absent")).SigningKey(t.Context(), period)
+	wantError(t, "no directory", err, "making the salt", "no such file")
+	if err := os.WriteFile(filepath.Join(dir, SaltFile), nil, 0o644); err != nil {
+		t.Fatal(err)
 	}
+	err = newTokenKeys(newSigning(), newKey(t).Address(), t.TempDir(), dir).Retire(t.Context(), []descriptor.Period{period})
+	wantError(t, "the salt of another directory", err, "destroying old signing keys", "chmod 600")
 }
 
 // TestRetire destroys what is older than all that is in use, of our service.
@@ -288,16 +294,12 @@ func TestTokenKeysFail(t *testing.T) {
 	}
 	fake := newSigning()
 	keys := newTokenKeys(fake, newKey(t).Address(), t.TempDir())
-	names, err := keys.namings()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for range 2 {
-		if _, err := fake.Generate(t.Context(), names[0](period)); err != nil {
+		if _, err := fake.Generate(t.Context(), unsalted(keys.of)(period)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	_, err = keys.SigningKey(t.Context(), period)
+	_, err := keys.SigningKey(t.Context(), period)
 	wantError(t, "two keys of one name", err, "2 keys", "pkcs11-tool --login --delete-object")
 	fake.fail["list"] = trouble
 	if err := keys.Retire(t.Context(), []descriptor.Period{period}); !errors.Is(err, trouble) {

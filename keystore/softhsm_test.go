@@ -5,6 +5,7 @@ package keystore
 import (
 	"crypto"
 	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -123,6 +124,19 @@ func TestSignsOnSoftHSM(t *testing.T) {
 	}
 	if _, err := signer.Sign(nil, message, crypto.Hash(0)); !errors.Is(err, &token.Error{Code: token.CodeNoKey}) {
 		t.Errorf("an old key was not destroyed: %v", err)
+	}
+
+	// One that an earlier version made, of which the public half shows.
+	name := unsalted(keys.(*TokenKeys).of)(period)
+	hsm.Make(t, tokentest.Ed25519, name.Label, hex.EncodeToString(name.ID))
+	if signer, err = keys.SigningKey(t.Context(), period); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := signer.Sign(nil, message, crypto.Hash(0)); err != nil || !strings.Contains(hsm.Shown(t), name.Label) {
+		t.Errorf("an earlier version's key: %v", err)
+	}
+	if err := keys.Retire(t.Context(), []descriptor.Period{period.Next()}); err != nil || strings.Contains(hsm.Shown(t), "label") {
+		t.Errorf("an earlier version's key was not destroyed: %v", err)
 	}
 
 	hsm.Make(t, tokentest.Ed25519, "identity", "02")

@@ -13,6 +13,7 @@ import (
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/printable"
 	"onionbalancer/keystore/offline"
+	"onionbalancer/keystore/token"
 )
 
 func newCeremonyCommand() *cobra.Command {
@@ -50,6 +51,7 @@ made. Neither is of use to anybody who has not got the manager's signing keys.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	addTryPINFlag(cmd.PersistentFlags())
 	cmd.AddCommand(newCeremonyRequestCommand(), newCeremonySignCommand(), newCeremonyInstallCommand(), newCeremonyShowCommand())
 	return cmd
 }
@@ -75,6 +77,7 @@ func preparedIn(configPath, dir string) ([]prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	token.RememberIn(cfg.StateDir)
 	var list []prepared
 	for _, s := range cfg.Services {
 		is, err := offline.Look(s.Key)

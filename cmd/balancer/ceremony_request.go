@@ -189,7 +189,7 @@ func (w wish) prepare(ctx context.Context, schedule offline.Schedule, first uint
 			}
 			address = d.Address
 		}
-		token, err := keystore.OpenSigning(w.signing, address)
+		token, err := keystore.OpenSigning(w.signing, address, w.dir)
 		if err != nil {
 			return wanted, err
 		}

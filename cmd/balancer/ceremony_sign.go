@@ -60,7 +60,6 @@ of them, in any order.`,
   balancer ceremony sign request.json --key front --out bundle.json --yes abcd-efgh-ijkl-mnop-qrst-uvwx`,
 		Args: misuse(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			protectMemory()
 			signed, err := o.sign(cmd.Context(), args, cmd.ErrOrStderr())
 			if err != nil {
 				return err

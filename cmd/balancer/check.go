@@ -34,7 +34,6 @@ tokens included, and needs no tor.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			tell := func(f daemon.Finding) { printFinding(cmd, f) }
 			var all []daemon.Finding
-			protectMemory()
 			if asJSON {
 				tell = func(f daemon.Finding) { all = append(all, f) }
 			}
@@ -49,6 +48,7 @@ tokens included, and needs no tor.`,
 		},
 	}
 	addConfigFlag(cmd, &path)
+	addTryPINFlag(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON, all at the end")
 	cmd.Flags().BoolVar(&offline, "offline", false, "check the file and the keys alone")
 	return cmd

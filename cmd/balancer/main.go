@@ -67,8 +67,11 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          misuse(cobra.NoArgs),
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// Of every command, so that none that has a secret can lack it. cobra calls
+		// only the innermost of such functions: no command may have its own.
+		PersistentPreRun: func(*cobra.Command, []string) { protectMemory() },
+		Args:             misuse(cobra.NoArgs),
+		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate(versionLine())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {

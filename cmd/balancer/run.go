@@ -66,7 +66,6 @@ func loadAndRun(cmd *cobra.Command, path string) error {
 	if err := owner.Check(cfg.File, cfg.StateDir); err != nil {
 		return err
 	}
-	protectMemory()
 	return runDaemon(cmd.Context(), cfg, cmd.ErrOrStderr())
 }
 

@@ -22,6 +22,7 @@ import (
 	"onionbalancer/internal/shell"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/torprocess"
+	"onionbalancer/keystore/token"
 )
 
 // Level says how good a finding of Check is.
@@ -69,6 +70,7 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 		c.warn("configuration", "", "%s", linked)
 	}
 	c.checkPassword()
+	token.RememberIn(cfg.StateDir)
 	c.checkKeys(ctx)
 	defer c.release()
 	if !offline {

@@ -19,6 +19,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
+	"onionbalancer/keystore/token"
 )
 
 // Daemon is a running balancer, or one about to run.
@@ -87,6 +88,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 		release(slices.Collect(maps.Values(services)), log)
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
+	token.RememberIn(cfg.StateDir)
 	d := &Daemon{version: version, log: log, open: openTor, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble}
 	d.fullNames.Store(cfg.Log.FullAddresses)
 	d.services = map[descriptor.Address]*running{}

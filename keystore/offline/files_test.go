@@ -2,10 +2,14 @@ package offline
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/owner"
@@ -124,4 +128,27 @@ func TestWriteNew(t *testing.T) {
 			t.Errorf("read %s", what)
 		}
 	}
+}
+
+// TestForbidden: what root copied off a stick is not the balancer's to read, and
+// the line that gives it over is told.
+func TestForbidden(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a bundle.json")
+	if err := WriteNew(path, []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		// This thread looks at files as nobody does.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := unix.Setfsuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Setfsuid(0)
+	} else if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ReadFile(path)
+	wantError(t, "another's file", err, fmt.Sprintf("permission denied; this program runs as user %d: run as root: chown %d '%s'", os.Geteuid(), os.Geteuid(), path))
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/strictmodes"
 )
 
 // header begins every document.
@@ -124,16 +125,22 @@ func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
 
 // ReadFile reads a document from a file: at most MaxFile bytes of a regular one.
 func ReadFile(path string) ([]byte, error) {
-	raw, _, err := readFile(path)
+	raw, _, err := readFile(path, false)
 	return raw, err
 }
 
-func readFile(path string) ([]byte, os.FileInfo, error) {
+// readFile reads a document; one that is secret has to be this user's alone.
+func readFile(path string, secret bool) ([]byte, os.FileInfo, error) {
 	f, info, err := openfile.Regular(path)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer f.Close()
+	if secret {
+		if err := strictmodes.Current().Secret(path, f); err != nil {
+			return nil, nil, fmt.Errorf("reading %s: %w", path, err)
+		}
+	}
 	if info.Size() > MaxFile {
 		return nil, nil, fmt.Errorf("%s has %d bytes, more than %d", path, info.Size(), MaxFile)
 	}

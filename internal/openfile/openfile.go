@@ -63,7 +63,7 @@ func IsCredential(ref string) (bool, error) {
 		return false, nil
 	}
 	if name == "" || name == "." || name == ".." || strings.ContainsFunc(name, func(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }) {
-		return true, errors.New("a credential's name is that of a file: not empty, and without a slash")
+		return true, errors.New("a credential's name is not empty and has no slash")
 	}
 	return true, nil
 }

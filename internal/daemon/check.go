@@ -59,6 +59,7 @@ type checkedService struct {
 // only about ctx having ended.
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
+	c.checkModes()
 	c.checkState()
 	c.checkKeys(ctx)
 	defer c.release()
@@ -78,6 +79,19 @@ func (c *checker) warn(what, mend, detail string, args ...any) {
 
 func (c *checker) fail(what, mend string, err error) {
 	c.tell(Finding{What: what, Level: LevelFailed, Detail: err.Error(), Mend: mend})
+}
+
+// checkModes looks at who can change what decides about code.
+func (c *checker) checkModes() {
+	user := intendedUser(c.cfg)
+	for _, d := range decidesCode(c.cfg) {
+		if err := d.check(user); err != nil {
+			c.fail("permissions", "", err)
+		}
+	}
+	if err := checkPassword(user, c.cfg); err != nil {
+		c.warn("permissions", "", "%v", err)
+	}
 }
 
 // checkState tries to write where the daemon would.

@@ -18,6 +18,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/strictmodes"
 )
 
 // Daemon is a running balancer, or one about to run.
@@ -63,7 +64,16 @@ func (r *running) stop() {
 // New opens the keys that cfg names and prepares everything, without touching
 // the network. A service that cannot be opened is reported and left out; only
 // when none can be is that an error.
+//
+// What decides about code and can be changed by others than root and this user
+// is an error, and what decides about a service's keys is one of the service.
 func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) {
+	if err := checkCode(strictmodes.Current(), cfg); err != nil {
+		return nil, fmt.Errorf("looking at who can change what balancer runs: %w", err)
+	}
+	if err := checkPassword(strictmodes.Current(), cfg); err != nil {
+		log.Warn("others can change the control port's password", "error", err)
+	}
 	services, trouble := buildAll(cfg, log)
 	if len(services) == 0 {
 		return nil, fmt.Errorf("opening the services: %w", cmp.Or(trouble, errNoServices))

@@ -9,6 +9,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/strictmodes"
 )
 
 // maxReloads is how many reloads the status remembers.
@@ -24,6 +25,9 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 }
 
 func (d *Daemon) reload(cfg *config.Config) error {
+	if err := checkCode(strictmodes.Current(), cfg); err != nil {
+		return fmt.Errorf("looking at who can change what balancer runs: %w", err)
+	}
 	services, err := buildAll(cfg, d.log)
 	if err != nil {
 		release(slices.Collect(maps.Values(services)), d.log)

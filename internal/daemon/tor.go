@@ -11,6 +11,7 @@ import (
 
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
+	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/torprocess"
 )
@@ -32,10 +33,14 @@ type link struct {
 // cfg it starts a tor, which close ends.
 func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*link, error) {
 	if !cfg.Tor.Own() {
+		password, err := openfile.Resolve(cfg.Tor.PasswordFile)
+		if err != nil {
+			return nil, fmt.Errorf("opening password_file: %w", err)
+		}
 		client := control.New(control.Config{
 			Dial:         control.DialTarget(cfg.Tor.Control),
 			CookieFile:   cfg.Tor.CookieFile,
-			PasswordFile: cfg.Tor.PasswordFile,
+			PasswordFile: password,
 			Log:          log,
 		})
 		return &link{client: client, target: cfg.Tor.Control}, nil

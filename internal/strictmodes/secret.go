@@ -54,6 +54,10 @@ func (u User) Secret(path string, f *os.File) error {
 // Denied says what mends it that u, the user of this process, may not open the
 // file at path.
 func (u User) Denied(path string) error {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
 	name, quoted := userName(u.UID), shell.Quote(path)
 	command := "run as root: chown " + name + " " + quoted
 	for dir := "/"; dir != filepath.Dir(path); {
@@ -77,8 +81,8 @@ func (u User) Denied(path string) error {
 // does it where no command can.
 func mend(path, command string, u User) string {
 	dir := filepath.Dir(path)
-	switch _, err := os.Lstat(filepath.Join(dir, "..data")); {
-	case err == nil:
+	switch {
+	case volume(dir):
 		return "in the pod's volume of this secret set defaultMode: 0400, and in its securityContext fsGroup to a group that nothing else has"
 	case strings.HasPrefix(dir, "/run/credentials/"):
 		return "it is systemd's: LoadCredential= in this service's own unit places it so that the service alone can read it"
@@ -88,6 +92,13 @@ func mend(path, command string, u User) string {
 		return "it is on a file system that is mounted read-only here; where it comes from, give it to user " + fmt.Sprint(u.UID) + " alone, with mode 0400"
 	}
 	return command
+}
+
+// volume tells whether a directory is a volume of Kubernetes, with a secret or a
+// configuration in it.
+func volume(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, "..data"))
+	return err == nil
 }
 
 // readOnly tells whether a file is on a mount of its own that is read-only: not

@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 		fmt.Print(look(os.Args[2]))
 		return
 	}
+	if len(os.Args) == 3 && os.Args[1] == "mount" {
+		fmt.Print(mounted(os.Args[2]))
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -155,6 +159,56 @@ func TestContainerSecrets(t *testing.T) {
 		if got := looked(t, dir, path); got != want && (want == nothing || !strings.Contains(got, want)) {
 			t.Errorf("%s: %s, want %s", path, got, want)
 		}
+	}
+}
+
+// TestDenied: a relative path is told whole.
+func TestDenied(t *testing.T) {
+	t.Chdir(t.TempDir())
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := Current().Denied("a/../key").Error(), "who may not read it: run as root: chown "+userName(os.Geteuid())+" "+filepath.Join(dir, "key"); !strings.HasSuffix(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// mounted makes dir a read-only volume of Kubernetes, and looks at what is in it.
+func mounted(dir string) error {
+	if err := unix.Mount("none", dir, "tmpfs", 0, "mode=0777"); err != nil {
+		return err
+	}
+	config := filepath.Join(dir, "config")
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "..now"), 0o755), os.Symlink("..now", filepath.Join(dir, "..data")),
+		os.WriteFile(filepath.Join(dir, "..now", "config"), nil, 0o644), os.Symlink("..data/config", config),
+		os.Mkdir(filepath.Join(dir, "plain"), 0o755), os.WriteFile(filepath.Join(dir, "plain", "key"), nil, 0o644)); err != nil {
+		return err
+	}
+	if err := Current().Check(config); err == nil {
+		return errors.New("a volume that can be written is fine")
+	}
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		return err
+	}
+	if err := Current().Check(config); err != nil {
+		return err
+	}
+	return look(filepath.Join(dir, "plain", "key"))
+}
+
+// TestVolume: what Kubernetes mounts read-only nobody can write to, whatever its
+// mode; and no command that writes is given there.
+func TestVolume(t *testing.T) {
+	dir := place(t)
+	cmd := exec.Command(filepath.Join(dir, "program"), "mount", t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, fs.ErrPermission) || string(out) == unix.EPERM.Error() {
+		t.Skip("mounting is not allowed here")
+	}
+	if want := "(mode 0644, everybody): it is on a file system that is mounted read-only here"; err != nil || !strings.Contains(string(out), want) {
+		t.Errorf("%v: %s, want %q", err, out, want)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/strictmodes"
 )
 
 // The files of a manager's directory for one address. Each is replaced as a
@@ -36,9 +37,10 @@ func Is(path string) bool {
 
 // Look reports what Is does, or why this user may not know.
 func Look(path string) (is bool, err error) {
-	info, err := os.Stat(filepath.Join(path, KeysFile))
+	keys := filepath.Join(path, KeysFile)
+	info, err := os.Stat(keys)
 	if errors.Is(err, fs.ErrPermission) {
-		return false, fmt.Errorf("looking for signing keys: %w; this program runs as user %d", err, os.Geteuid())
+		return false, fmt.Errorf("looking for signing keys: %w: %w", err, strictmodes.Current().Denied(keys))
 	}
 	return err == nil && info.Mode().IsRegular(), nil
 }

@@ -357,3 +357,18 @@ func FuzzACL(f *testing.F) {
 		}
 	})
 }
+
+// TestMend: where a command cannot help, what can is said.
+func TestMend(t *testing.T) {
+	u := User{UID: stranger}
+	for path, want := range map[string]string{
+		"/run/secrets/front":                         `set mode: 0400 and uid: "10042"`,
+		"/run/credentials/balancer.service/front":    "LoadCredential= in this service's own unit",
+		"/run/credentials.old/front":                 "the command",
+		filepath.Join(t.TempDir(), "secrets", "key"): "the command",
+	} {
+		if got := mend(path, "the command", u); !strings.Contains(got, want) {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}

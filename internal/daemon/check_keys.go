@@ -24,7 +24,7 @@ func (c *checker) checkKeys(ctx context.Context) {
 	var addresses []descriptor.Address
 	user := intendedUser(c.cfg)
 	for n, s := range c.cfg.Services {
-		built, err := build(c.cfg, s, user)
+		built, err := buildStrictly(c.cfg, s, user, c.log)
 		what := "key " + keyName(n, s)
 		if err != nil {
 			c.fail(what, "", err)

@@ -18,7 +18,6 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
-	"onionbalancer/internal/strictmodes"
 )
 
 // Daemon is a running balancer, or one about to run.
@@ -68,11 +67,8 @@ func (r *running) stop() {
 // What decides about code and can be changed by others than root and this user
 // is an error, and what decides about a service's keys is one of the service.
 func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) {
-	if err := checkCode(strictmodes.Current(), cfg); err != nil {
-		return nil, fmt.Errorf("looking at who can change what balancer runs: %w", err)
-	}
-	if err := checkPassword(strictmodes.Current(), cfg); err != nil {
-		log.Warn("others can change the control port's password", "error", err)
+	if err := refuseWritable(cfg, log); err != nil {
+		return nil, err
 	}
 	services, trouble := buildAll(cfg, log)
 	if len(services) == 0 {

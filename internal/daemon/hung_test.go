@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
-	"onionbalancer/internal/strictmodes"
 	"onionbalancer/testnet/sim"
 )
 
@@ -78,7 +77,7 @@ func TestHungService(t *testing.T) {
 				}
 				began = time.Now()
 			}
-			built, err := build(cfg, cfg.Services[0], strictmodes.Current())
+			built, err := build(cfg, cfg.Services[0])
 			if err != nil {
 				t.Fatal(err)
 			}

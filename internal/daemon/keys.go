@@ -5,7 +5,6 @@ import (
 
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
-	"onionbalancer/internal/strictmodes"
 	"onionbalancer/keystore"
 )
 
@@ -16,15 +15,12 @@ const (
 	signingToken  = "token"
 )
 
-// entrust opens the keys of a service, for user to run. No token is asked for anything yet: one
+// entrust opens the keys of a service. No token is asked for anything yet: one
 // that is absent shall not keep the daemon from starting.
-func entrust(out *balance.Config, s config.Service, user strictmodes.User) error {
+func entrust(out *balance.Config, s config.Service) error {
 	custodian, err := keystore.Open(s.Key)
 	if err != nil {
 		return err
-	}
-	if err := checkCustodian(user, custodian); err != nil {
-		return errors.Join(err, custodian.Close())
 	}
 	out.Custodian = custodian
 	// The references name no secret. Neither can contain the line end between.

@@ -9,7 +9,6 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
-	"onionbalancer/internal/strictmodes"
 )
 
 // maxReloads is how many reloads the status remembers.
@@ -25,8 +24,8 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 }
 
 func (d *Daemon) reload(cfg *config.Config) error {
-	if err := checkCode(strictmodes.Current(), cfg); err != nil {
-		return fmt.Errorf("looking at who can change what balancer runs: %w", err)
+	if err := refuseWritable(cfg, d.log); err != nil {
+		return fmt.Errorf("reloading: %w", err)
 	}
 	services, err := buildAll(cfg, d.log)
 	if err != nil {

@@ -26,8 +26,8 @@ const (
 // maxClientKeyFile bounds a client-authorization key's file, in bytes.
 const maxClientKeyFile = 4096
 
-// build opens what one [[service]] of the file names, for user to run.
-func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance.Config, error) {
+// build opens what one [[service]] of the file names.
+func build(cfg *config.Config, s config.Service) (balance.Config, error) {
 	strategy, err := selection.Lookup(s.Strategy)
 	if err != nil {
 		return balance.Config{}, err
@@ -49,11 +49,8 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 			Name: i.Name, Address: i.Address, Weight: i.Weight, Client: client,
 		})
 	}
-	if err := checkService(user, s); err != nil {
-		return out, err
-	}
 	// Last, since from here on something has to be let go again.
-	return out, entrust(&out, s, user)
+	return out, entrust(&out, s)
 }
 
 // automaticInterval spaces the fetches of all instances of all services.
@@ -108,7 +105,7 @@ func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]bala
 	var errs []error
 	var all []balance.Config
 	for n, s := range cfg.Services {
-		built, err := build(cfg, s, strictmodes.Current())
+		built, err := buildStrictly(cfg, s, strictmodes.Current(), log)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("service %d (key %s): %w", n+1, s.Key, err))
 			continue

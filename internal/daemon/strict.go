@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 
+	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/strictmodes"
@@ -48,9 +50,34 @@ func decidesCode(cfg *config.Config) []decisive {
 	return list
 }
 
-// checkCode reports what of cfg decides about code and can be changed by others.
-func checkCode(user strictmodes.User, cfg *config.Config) error {
-	return checkAll(user, decidesCode(cfg))
+// refuseWritable reports what of cfg decides about code and can be changed by others
+// than root and this user.
+func refuseWritable(cfg *config.Config, log *slog.Logger) error {
+	user := strictmodes.Current()
+	if err := checkPassword(user, cfg); err != nil {
+		log.Warn("others can change the control port's password", "error", err)
+	}
+	if err := checkAll(user, decidesCode(cfg)); err != nil {
+		return fmt.Errorf("looking at who can change what balancer runs: %w", err)
+	}
+	return nil
+}
+
+// buildStrictly is build, for keys and modules that nobody but root and user can
+// change.
+func buildStrictly(cfg *config.Config, s config.Service, user strictmodes.User, log *slog.Logger) (balance.Config, error) {
+	if err := checkService(user, s); err != nil {
+		return balance.Config{}, err
+	}
+	built, err := build(cfg, s)
+	if err != nil {
+		return built, err
+	}
+	if err := checkCustodian(user, built.Custodian); err != nil {
+		release([]balance.Config{built}, log)
+		return balance.Config{}, err
+	}
+	return built, nil
 }
 
 // checkPassword reports whether others can change the control port's password.
@@ -98,7 +125,7 @@ func checkService(user strictmodes.User, s config.Service) error {
 
 // checkCustodian reports whether others can change the file that a custodian
 // reads, but for a token's.
-func checkCustodian(user strictmodes.User, custodian keystore.Custodian) error {
+func checkCustodian(user strictmodes.User, custodian balance.Custodian) error {
 	switch custodian := custodian.(type) {
 	case *keystore.DiskKey:
 		return decisive{"key", custodian.Path()}.check(user)
@@ -106,6 +133,17 @@ func checkCustodian(user strictmodes.User, custodian keystore.Custodian) error {
 		return decisive{"key", filepath.Join(custodian.Dir(), offline.KeysFile)}.check(user)
 	}
 	return nil
+}
+
+// withSecrets is cfg with the paths of credentials of systemd's resolved.
+func withSecrets(cfg *config.Config) (*config.Config, error) {
+	path, err := openfile.Resolve(cfg.Tor.PasswordFile)
+	if err != nil {
+		return nil, fmt.Errorf("opening password_file: %w", err)
+	}
+	resolved := *cfg
+	resolved.Tor.PasswordFile = path
+	return &resolved, nil
 }
 
 // intendedUser is whom the files of cfg are judged for: this process's user, or

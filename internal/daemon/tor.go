@@ -11,7 +11,6 @@ import (
 
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
-	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/torprocess"
 )
@@ -32,15 +31,15 @@ type link struct {
 // openTor prepares the connection that cfg asks for. Without a control port in
 // cfg it starts a tor, which close ends.
 func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*link, error) {
+	cfg, err := withSecrets(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if !cfg.Tor.Own() {
-		password, err := openfile.Resolve(cfg.Tor.PasswordFile)
-		if err != nil {
-			return nil, fmt.Errorf("opening password_file: %w", err)
-		}
 		client := control.New(control.Config{
 			Dial:         control.DialTarget(cfg.Tor.Control),
 			CookieFile:   cfg.Tor.CookieFile,
-			PasswordFile: password,
+			PasswordFile: cfg.Tor.PasswordFile,
 			Log:          log,
 		})
 		return &link{client: client, target: cfg.Tor.Control}, nil

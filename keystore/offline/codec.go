@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"onionbalancer/internal/openfile"
-	"onionbalancer/internal/strictmodes"
 )
 
 // header begins every document.
@@ -125,22 +124,16 @@ func stamp(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
 
 // ReadFile reads a document from a file: at most MaxFile bytes of a regular one.
 func ReadFile(path string) ([]byte, error) {
-	raw, _, err := readFile(path, false)
+	raw, _, err := readFile(path)
 	return raw, err
 }
 
-// readFile reads a document; one that is secret has to be this user's alone.
-func readFile(path string, secret bool) ([]byte, os.FileInfo, error) {
+func readFile(path string) ([]byte, os.FileInfo, error) {
 	f, info, err := openfile.Regular(path)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer f.Close()
-	if secret {
-		if err := strictmodes.Current().Secret(path, f); err != nil {
-			return nil, nil, fmt.Errorf("reading %s: %w", path, err)
-		}
-	}
 	if info.Size() > MaxFile {
 		return nil, nil, fmt.Errorf("%s has %d bytes, more than %d", path, info.Size(), MaxFile)
 	}

@@ -11,7 +11,6 @@ import (
 	"syscall"
 
 	"onionbalancer/descriptor"
-	"onionbalancer/internal/strictmodes"
 )
 
 // The files of a manager's directory for one address. Each is replaced as a
@@ -37,10 +36,9 @@ func Is(path string) bool {
 
 // Look reports what Is does, or why this user may not know.
 func Look(path string) (is bool, err error) {
-	keys := filepath.Join(path, KeysFile)
-	info, err := os.Stat(keys)
+	info, err := os.Stat(filepath.Join(path, KeysFile))
 	if errors.Is(err, fs.ErrPermission) {
-		return false, fmt.Errorf("looking for signing keys: %w: %w", err, strictmodes.Current().Denied(keys))
+		return false, fmt.Errorf("looking for signing keys: %w; this program runs as user %d", err, os.Geteuid())
 	}
 	return err == nil && info.Mode().IsRegular(), nil
 }
@@ -94,16 +92,19 @@ func load(dir string) (*contents, error) {
 
 func loadBoth(dir string) (*contents, error) {
 	c := &contents{}
-	raw, info, err := readFile(filepath.Join(dir, KeysFile), true)
+	raw, info, err := readFile(filepath.Join(dir, KeysFile))
 	if err != nil {
 		return c, err
 	}
 	defer clear(raw)
+	if err := checkPrivate(filepath.Join(dir, KeysFile), info, os.Geteuid()); err != nil {
+		return c, err
+	}
 	c.stamps[0] = stampOf(info)
 	if c.keys, err = parseKeys(raw); err != nil {
 		return c, fmt.Errorf("%s: %w", KeysFile, err)
 	}
-	raw, info, err = readFile(filepath.Join(dir, BundleFile), false)
+	raw, info, err = readFile(filepath.Join(dir, BundleFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	}

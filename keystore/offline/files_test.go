@@ -32,6 +32,14 @@ func TestOwner(t *testing.T) {
 			t.Errorf("%s belongs to user %d, want %d", name, owner, user)
 		}
 	}
+	info, err := os.Stat(filepath.Join(m.dir, KeysFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, "another user", checkPrivate("/a key", info, user+1), "chown", "'/a key'")
+	if err := checkPrivate("/key", info, user); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestBusy: while somebody else changes the files, retiring fails at once and

@@ -79,3 +79,14 @@ func makeDir(dir string) error {
 	}
 	return durable.SyncDir(parent)
 }
+
+// checkPrivate refuses a file that someone else than user me can read or owns.
+func checkPrivate(path string, info os.FileInfo, me int) error {
+	if others := info.Mode().Perm() & 0o077; others != 0 {
+		return fmt.Errorf("others than its owner can use %s (mode %04o): run: chmod 600 %s", path, info.Mode().Perm(), shell.Quote(path))
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && me != 0 && stat.Uid != 0 && int(stat.Uid) != me {
+		return fmt.Errorf("%s belongs to user %d, and this program runs as user %d: run as root: chown %d %s", path, stat.Uid, me, me, shell.Quote(path))
+	}
+	return nil
+}

@@ -81,19 +81,6 @@ func (c *checker) fail(what, mend string, err error) {
 	c.tell(Finding{What: what, Level: LevelFailed, Detail: err.Error(), Mend: mend})
 }
 
-// checkModes looks at who can change what decides about code.
-func (c *checker) checkModes() {
-	user := intendedUser(c.cfg)
-	for _, d := range decidesCode(c.cfg) {
-		if err := d.check(user); err != nil {
-			c.fail("permissions", "", err)
-		}
-	}
-	if err := checkPassword(user, c.cfg); err != nil {
-		c.warn("permissions", "", "%v", err)
-	}
-}
-
 // checkState tries to write where the daemon would.
 func (c *checker) checkState() {
 	what := "state directory " + c.cfg.StateDir

@@ -156,3 +156,16 @@ func intendedUser(cfg *config.Config) strictmodes.User {
 	}
 	return strictmodes.Current()
 }
+
+// checkModes looks at who can change what decides about code.
+func (c *checker) checkModes() {
+	user := intendedUser(c.cfg)
+	for _, d := range decidesCode(c.cfg) {
+		if err := d.check(user); err != nil {
+			c.fail("permissions", "", err)
+		}
+	}
+	if err := checkPassword(user, c.cfg); err != nil {
+		c.warn("permissions", "", "%v", err)
+	}
+}

@@ -15,14 +15,10 @@ import (
 
 // Regular opens a regular file for reading. Symbolic links are followed, as
 // administrators use them to put files in place; the info is of the file that
-// was opened. Errors are *fs.PathError; that of a file that may not be opened
-// says what mends it.
+// was opened. Errors are *fs.PathError.
 func Regular(path string) (*os.File, fs.FileInfo, error) {
 	// Not blocking, or opening a named pipe would wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, nil, &fs.PathError{Op: "open", Path: path, Err: fmt.Errorf("%w: %w", errors.Unwrap(err), strictmodes.Current().Denied(path))}
-	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -39,9 +35,12 @@ func Regular(path string) (*os.File, fs.FileInfo, error) {
 
 // Secret is Regular for a file that should be this process's alone, which the
 // caller has strictmodes.User.Secret look at. Errors leave out the path, which
-// the caller tells.
+// the caller tells; of a file that may not be opened, they say what mends it.
 func Secret(path string) (*os.File, fs.FileInfo, error) {
 	f, info, err := Regular(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, nil, fmt.Errorf("%w: %w", errors.Unwrap(err), strictmodes.Current().Denied(path))
+	}
 	if err != nil {
 		return nil, nil, errors.Unwrap(err)
 	}

@@ -47,9 +47,9 @@ func Secret(path string) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// credentials is the variable by which systemd tells a service where its
+// CredentialsDirectory is the variable by which systemd tells a service where its
 // credentials are (systemd.exec(5), LoadCredential).
-const credentials = "CREDENTIALS_DIRECTORY"
+const CredentialsDirectory = "CREDENTIALS_DIRECTORY"
 
 // credentialPrefix marks a reference to a credential of systemd's.
 const credentialPrefix = "credential:"
@@ -76,9 +76,9 @@ func Resolve(ref string) (string, error) {
 		return ref, err
 	}
 	name := strings.TrimPrefix(ref, credentialPrefix)
-	dir := os.Getenv(credentials)
+	dir := os.Getenv(CredentialsDirectory)
 	if !filepath.IsAbs(dir) {
-		return "", fmt.Errorf("%s is not set: systemd sets it for a unit with LoadCredential=%s:PATH", credentials, name)
+		return "", fmt.Errorf("%s is not set: systemd sets it for a unit with LoadCredential=%s:PATH", CredentialsDirectory, name)
 	}
 	return filepath.Join(dir, name), nil
 }

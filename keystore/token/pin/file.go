@@ -3,6 +3,9 @@ package pin
 import (
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/openfile"
@@ -34,4 +37,10 @@ func readFile(path string) (*locked.Buffer, error) {
 		return nil, err
 	}
 	return trim(b, n)
+}
+
+// isCredential tells whether path is in systemd's directory of credentials.
+func isCredential(path string) bool {
+	dir := os.Getenv(openfile.CredentialsDirectory)
+	return filepath.IsAbs(dir) && strings.HasPrefix(filepath.Clean(path), filepath.Clean(dir)+"/")
 }

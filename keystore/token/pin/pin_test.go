@@ -113,9 +113,12 @@ func TestCredential(t *testing.T) {
 	wantPIN(t, mustParse(t, "credential:pin"), "", "LoadCredential=pin:PATH")
 	dir := t.TempDir()
 	t.Setenv("CREDENTIALS_DIRECTORY", dir)
-	write(t, filepath.Join(dir, "pin"), "4711\n", 0o400)
+	path := write(t, filepath.Join(dir, "pin"), "4711\n", 0o400)
 	wantPIN(t, mustParse(t, "credential:pin"), "4711", "")
 	wantPIN(t, mustParse(t, "credential:none"), "", "no such file")
+	if isCredential(dir+"/../elsewhere") || isCredential(dir+"x/pin") || !isCredential(path) {
+		t.Error("what is a credential?")
+	}
 }
 
 // inheritedFrom returns a copy of a descriptor that, unlike Go's own, would pass

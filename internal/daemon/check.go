@@ -65,6 +65,7 @@ type checkedService struct {
 // only about ctx having ended.
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
+	c.checkModes()
 	c.checkState()
 	for _, linked := range c.cfg.Linked() {
 		c.warn("configuration", "", "%s", linked)

@@ -3,6 +3,7 @@ package token_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ func calls(t *testing.T, tok *token.Token) map[string]func(context.Context) erro
 	t.Helper()
 	o := token.Object{Label: "object", ID: []byte{1}}
 	raw := sealBy(t, tok, o, newIdentity(t))
+	public := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public().(ed25519.PublicKey)
 	if _, err := tok.Generate(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +36,7 @@ func calls(t *testing.T, tok *token.Token) map[string]func(context.Context) erro
 		},
 		"unwrap": func(ctx context.Context) error { _, err := tok.Unseal(ctx, o, raw); return err },
 		"unwrap ": func(ctx context.Context) error {
-			_, _, err := tok.Certify(ctx, o, raw, period, make([]byte, 32), expires)
+			_, _, err := tok.Certify(ctx, o, raw, period, public, expires)
 			return err
 		},
 		"unwrap  ": func(ctx context.Context) error { _, err := tok.SignIdentity(ctx, o, raw, []byte("m")); return err },

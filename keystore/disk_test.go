@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"io/fs"
@@ -60,7 +61,8 @@ func newDisk(t testing.TB) *DiskKey {
 // key, and again only when a certificate should live much longer.
 func TestOneCertificationEach(t *testing.T) {
 	key := newDisk(t)
-	signing := [][]byte{make([]byte, 32), append(make([]byte, 31), 1)}
+	other := ed25519.NewKeyFromSeed(append(make([]byte, 31), 1)).Public().(ed25519.PublicKey)
+	signing := [][]byte{signingKey, other}
 	first, err := key.Certify(t.Context(), period, signing[0], wish)
 	if err != nil {
 		t.Fatal(err)
@@ -102,7 +104,7 @@ func TestOneCertificationEach(t *testing.T) {
 func TestForgetsOldPeriods(t *testing.T) {
 	key, p := newDisk(t), period
 	for range 100 {
-		if _, err := key.Certify(t.Context(), p, make([]byte, 32), wish); err != nil {
+		if _, err := key.Certify(t.Context(), p, signingKey, wish); err != nil {
 			t.Fatal(err)
 		}
 		p = p.Next()
@@ -116,12 +118,12 @@ func TestCertifyRefuses(t *testing.T) {
 	key := newDisk(t)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := key.Certify(ended, period, make([]byte, 32), wish); !errors.Is(err, context.Canceled) {
+	if _, err := key.Certify(ended, period, signingKey, wish); !errors.Is(err, context.Canceled) {
 		t.Errorf("an ended context gives %v", err)
 	}
 	_, err := key.Certify(t.Context(), period, make([]byte, 31), wish)
 	wantError(t, "a short signing key", err, "31 bytes")
-	_, err = key.Certify(t.Context(), period, make([]byte, 32), time.Unix(-1, 0))
+	_, err = key.Certify(t.Context(), period, signingKey, time.Unix(-1, 0))
 	wantError(t, "an expiry before all", err, "expiry")
 
 	if err := os.Remove(key.path); err != nil {
@@ -135,7 +137,7 @@ func TestCertifyRefuses(t *testing.T) {
 	if err := newKey(t).WriteTor(filepath.Dir(key.path)); err != nil {
 		t.Fatal(err)
 	}
-	_, err = key.Certify(t.Context(), period, make([]byte, 32), wish)
+	_, err = key.Certify(t.Context(), period, signingKey, wish)
 	wantError(t, "another key in its place", err, "has changed")
 
 	if err := key.Close(); err != nil {
@@ -151,7 +153,7 @@ func TestConcurrentUse(t *testing.T) {
 	for i := range 16 {
 		group.Go(func() {
 			p := descriptor.Period{Number: uint64(i / 4), Length: time.Hour}
-			if _, err := key.Certify(t.Context(), p, make([]byte, 32), wish); err != nil {
+			if _, err := key.Certify(t.Context(), p, signingKey, wish); err != nil {
 				t.Error(err)
 			}
 			if _, err := key.RevisionKey(t.Context(), p); err != nil {
@@ -207,6 +209,6 @@ func TestWrongSignature(t *testing.T) {
 		t.Fatal(err)
 	}
 	blinded.Wipe() // the public half stays
-	_, err = blinded.Certify([32]byte{}, wish)
+	_, err = blinded.Certify([32]byte(signingKey), wish)
 	wantError(t, "a damaged secret", err, "checking the certificate just made")
 }

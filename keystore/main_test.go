@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"os"
 	"testing"
@@ -9,6 +10,9 @@ import (
 	"onionbalancer/keystore/token"
 	"onionbalancer/keystore/token/helper"
 )
+
+// signingKey is a descriptor-signing key to be certified.
+var signingKey = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public().(ed25519.PublicKey)
 
 // memoryChild in the environment makes this binary the process of TestMemory.
 const memoryChild = "KEYSTORE_TEST_MEMORY"

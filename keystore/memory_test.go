@@ -66,7 +66,7 @@ func TestMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := disk.Certify(t.Context(), p, make([]byte, 32), wish)
+	cert, err := disk.Certify(t.Context(), p, signingKey, wish)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +273,7 @@ func certifyOnce(h hunt) error {
 	if err != nil {
 		return err
 	}
-	if _, err := disk.Certify(disk.life, h.Period, make([]byte, 32), wish); err != nil {
+	if _, err := disk.Certify(disk.life, h.Period, signingKey, wish); err != nil {
 		return err
 	}
 	if _, err := disk.RevisionKey(disk.life, h.Period); err != nil {

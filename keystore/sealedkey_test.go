@@ -132,7 +132,7 @@ func newSealedKey(t testing.TB) (*SealedKey, *fakeUnsealer, *descriptor.Identity
 // TestSealedKey certifies with a sealed key as with one on disk.
 func TestSealedKey(t *testing.T) {
 	key, fake, identity := newSealedKey(t)
-	signing := make([]byte, 32)
+	signing := signingKey
 	cert, err := key.Certify(t.Context(), period, signing, wish)
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +185,7 @@ func TestSealedKeyFails(t *testing.T) {
 		key, fake, _ := newSealedKey(t)
 		fake.fail = fmt.Errorf("asking the token: %w", token.Errorf(code, "trouble"))
 		for name, call := range map[string]func() error{
-			"certifying":   func() error { _, err := key.Certify(t.Context(), period, make([]byte, 32), wish); return err },
+			"certifying":   func() error { _, err := key.Certify(t.Context(), period, signingKey, wish); return err },
 			"revision key": func() error { _, err := key.RevisionKey(t.Context(), period); return err },
 			"signing":      func() error { _, err := key.SignIdentity(t.Context(), nil); return err },
 			"unsealing":    func() error { _, err := key.Unseal(t.Context()); return err },
@@ -222,7 +222,7 @@ func TestSealedKeyDistrusts(t *testing.T) {
 	} {
 		key, _, _ := newSealedKey(t)
 		key.token = fake
-		if _, err := key.Certify(t.Context(), period, make([]byte, 32), wish); err == nil {
+		if _, err := key.Certify(t.Context(), period, signingKey, wish); err == nil {
 			t.Errorf("%s: a certificate was believed", name)
 		}
 		if len(key.certificates) != 0 || len(key.revisions) != 0 {
@@ -241,7 +241,7 @@ func TestSealedKeyDistrusts(t *testing.T) {
 func TestSealedFileChanges(t *testing.T) {
 	key, fake, identity := newSealedKey(t)
 	certify := func() error {
-		_, err := key.Certify(t.Context(), period, make([]byte, 32), wish)
+		_, err := key.Certify(t.Context(), period, signingKey, wish)
 		key.certificates = nil
 		return err
 	}
@@ -274,7 +274,7 @@ func TestSealedKeyHangs(t *testing.T) {
 	key, fake, _ := newSealedKey(t)
 	fake.hang = make(chan struct{})
 	certify := func(ctx context.Context) error {
-		_, err := key.Certify(ctx, period, make([]byte, 32), wish)
+		_, err := key.Certify(ctx, period, signingKey, wish)
 		return err
 	}
 	first := make(chan error)

@@ -20,7 +20,7 @@ import (
 func TestSecretsDoNotShow(t *testing.T) {
 	fresh := newKey(t)
 	key := newDisk(t)
-	if _, err := key.Certify(t.Context(), period, make([]byte, 32), wish); err != nil {
+	if _, err := key.Certify(t.Context(), period, signingKey, wish); err != nil {
 		t.Fatal(err)
 	}
 	revision, err := key.RevisionKey(t.Context(), period)

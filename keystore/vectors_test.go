@@ -211,7 +211,7 @@ func TestBlindingVectors(t *testing.T) {
 	if len(vectors) < 16 {
 		t.Fatalf("only %d vectors", len(vectors))
 	}
-	signing := make([]byte, 32)
+	signing := signingKey
 	for _, v := range vectors {
 		dir := writeDir(t, map[string][]byte{torSecretFile: append(torHeader(torSecretTag), v.Expanded...)})
 		key, err := OpenDisk(dir)

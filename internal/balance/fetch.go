@@ -95,16 +95,21 @@ func (s *Service) fetch(ctx context.Context, now time.Time, c *hsdir.Consensus) 
 		}
 		i.asking, i.asked = true, now
 		query := Query{Consensus: c, Keys: keys, Client: i.Client, Floor: i.floor(keys.Period), Now: now}
-		s.wait.Go(func() {
-			asking, cancel := context.WithTimeout(ctx, fetchDeadline)
-			defer cancel()
-			answer := s.env.Fetcher.Fetch(asking, query)
-			select {
-			case s.fetches <- answer:
-			case <-ctx.Done():
-			}
-		})
+		s.query(ctx, query, s.fetches)
 	}
+}
+
+// query has the HSDirs asked in the background.
+func (s *Service) query(ctx context.Context, q Query, into chan<- Answer) {
+	s.wait.Go(func() {
+		asking, cancel := context.WithTimeout(ctx, fetchDeadline)
+		defer cancel()
+		answer := s.env.Fetcher.Fetch(asking, q)
+		select {
+		case into <- answer:
+		case <-ctx.Done():
+		}
+	})
 }
 
 func (s *Service) anyAsking() bool {

@@ -47,16 +47,7 @@ func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensu
 		return
 	}
 	s.readback.asking = e
-	query := Query{Consensus: c, Keys: e.keys, Now: now}
-	s.wait.Go(func() {
-		asking, cancel := context.WithTimeout(ctx, fetchDeadline)
-		defer cancel()
-		answer := s.env.Fetcher.Fetch(asking, query)
-		select {
-		case s.readbacks <- answer:
-		case <-ctx.Done():
-		}
-	})
+	s.query(ctx, Query{Consensus: c, Keys: e.keys, Now: now}, s.readbacks)
 }
 
 func (s *Service) readbackPause(c *hsdir.Consensus, usual time.Duration) time.Duration {

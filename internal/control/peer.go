@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	unixpeer "onionbalancer/internal/peer"
 	"onionbalancer/internal/printable"
 )
 
@@ -43,7 +44,7 @@ func dialSocket(ctx context.Context, path string) (net.Conn, error) {
 // identify tells who is at the other end.
 func identify(conn net.Conn) peer {
 	if s, ok := conn.(socketConn); ok {
-		uid, err := listener(s)
+		uid, err := unixpeer.UID(s.UnixConn)
 		if err != nil {
 			return peer{uid: -1, doubt: fmt.Errorf("who answers there cannot be told: %w", err)}
 		}

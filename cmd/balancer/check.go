@@ -10,6 +10,7 @@ import (
 
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/daemon"
+	"onionbalancer/internal/printable"
 )
 
 func newCheckCommand() *cobra.Command {
@@ -80,15 +81,7 @@ func summary(cfg *config.Config) string {
 	for _, s := range cfg.Services {
 		instances += len(s.Instances)
 	}
-	return plural(len(cfg.Services), "service") + " with " + plural(instances, "instance")
-}
-
-// plural writes "1 service" and "2 services".
-func plural(n int, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return fmt.Sprintf("%d %s", n, what)
+	return printable.Count(len(cfg.Services), "service") + " with " + printable.Count(instances, "instance")
 }
 
 func printFinding(cmd *cobra.Command, f daemon.Finding) {

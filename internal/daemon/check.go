@@ -14,6 +14,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
+	"onionbalancer/internal/printable"
 )
 
 // Level says how good a finding of Check is.
@@ -47,6 +48,7 @@ type checker struct {
 	log      *slog.Logger
 	tell     func(Finding)
 	services []checkedService
+	torrcBad bool // so that no tor of our own can be started
 }
 
 type checkedService struct {
@@ -60,9 +62,10 @@ type checkedService struct {
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
 	c.checkState()
+	c.checkTorrc()
 	c.checkKeys(ctx)
 	defer c.release()
-	if !offline {
+	if !offline && !c.torrcBad {
 		c.checkNetwork(ctx)
 	}
 	return ctx.Err()
@@ -100,6 +103,32 @@ func (c *checker) checkState() {
 	c.ok(what, "writable")
 }
 
+// checkTorrc reads the lines for a tor of our own, and tells each fault by
+// itself.
+func (c *checker) checkTorrc() {
+	if c.cfg.Tor.Torrc == "" {
+		return
+	}
+	what := "torrc lines " + c.cfg.Tor.Torrc
+	lines, err := extraLines(c.cfg.Tor.Torrc)
+	if err == nil {
+		c.ok(what, "%s", printable.Count(len(lines), "option"))
+		return
+	}
+	for _, fault := range each(err) {
+		c.fail("torrc lines", "", fault)
+	}
+	c.torrcBad = true
+}
+
+// each takes joined errors apart.
+func each(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
 // checkNetwork tries tor, then the consensus, then the instances.
 func (c *checker) checkNetwork(ctx context.Context) {
 	conn, stop, err := startTor(ctx, c.cfg, c.log)
@@ -109,6 +138,9 @@ func (c *checker) checkNetwork(ctx context.Context) {
 	}
 	defer stop()
 	what := "tor at " + conn.target
+	if conn.own != nil {
+		what = conn.target
+	}
 	if err := conn.ready(ctx); err != nil {
 		c.fail(what, "is tor running, with this ControlPort or ControlSocket and CookieAuthentication 1? May this user read the cookie?", err)
 		return
@@ -205,7 +237,7 @@ func (c *checker) instance(what string, a balance.Answer) {
 	if len(d.IntroductionPoints) == 0 {
 		notes = append(notes, "none of its introduction points can be used")
 	}
-	detail := fmt.Sprintf("%d introduction points, revision counter %d", len(d.IntroductionPoints), d.RevisionCounter)
+	detail := fmt.Sprintf("%s, revision counter %d", printable.Count(len(d.IntroductionPoints), "introduction point"), d.RevisionCounter)
 	if len(notes) > 0 {
 		c.warn(what, strings.Join(notes, "; "), "%s", detail)
 		return
@@ -221,10 +253,10 @@ func (c *checker) checkLimit(s checkedService, found, points int) {
 	case found == 0:
 		c.fail(what, "see to the instances above", errors.New("none of its instances can be reached, so nothing would be published"))
 	case len(s.Instances) > limit:
-		c.warn(what, "use fewer instances, or put several behind one", "%d instances and at most %d introduction points: some instances get no clients", len(s.Instances), limit)
+		c.warn(what, "use fewer instances, or put several behind one", "%d instances and at most %s: some instances get no clients", len(s.Instances), printable.Count(limit, "introduction point"))
 	case points > limit:
 		c.ok(what, "%d introduction points, of which a descriptor takes %d: strategy %q chooses", points, limit, s.Strategy.Name())
 	default:
-		c.ok(what, "all %d introduction points of %d instances fit into a descriptor (limit %d)", points, found, limit)
+		c.ok(what, "all %s of %s fit into a descriptor (limit %d)", printable.Count(points, "introduction point"), printable.Count(found, "instance"), limit)
 	}
 }

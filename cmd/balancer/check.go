@@ -68,7 +68,13 @@ func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Findi
 		return 0, err
 	}
 	if err != nil {
-		count(daemon.Finding{What: "configuration " + path, Level: daemon.LevelFailed, Detail: err.Error()})
+		for _, fault := range config.Each(err) {
+			f := daemon.Finding{What: "configuration", Level: daemon.LevelFailed, Detail: fault.Error()}
+			if bad := (*config.Error)(nil); errors.As(fault, &bad) && bad.Instead != "" {
+				f.Mend = "put this into a file of its own:\n\n" + bad.Instead
+			}
+			count(f)
+		}
 		return failed, nil
 	}
 	count(daemon.Finding{What: "configuration " + path, Level: daemon.LevelOK, Detail: summary(cfg)})

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"onionbalancer/descriptor"
 	"onionbalancer/selection"
 )
 
@@ -34,10 +32,14 @@ func readConfig(t *table, path string) *Config {
 		c.Services = append(c.Services, readService(s))
 	}
 	t.refuseOthers()
+	t.bad.judgeOthers()
 	return c
 }
 
 func readTor(t *table) Tor {
+	if port, ok := t.values["control"].(int64); ok {
+		t.values["control"] = strconv.FormatInt(port, 10)
+	}
 	tor := Tor{
 		Control:      t.text("control"),
 		CookieFile:   t.file("cookie_file"),
@@ -49,6 +51,7 @@ func readTor(t *table) Tor {
 		control, err := controlTarget(t, tor.Control)
 		if err != nil {
 			t.bad.add(t.at("control"), "%w", err)
+			control = tor.Control // so that what goes with it is not complained of
 		}
 		tor.Control = control
 	}
@@ -57,31 +60,6 @@ func readTor(t *table) Tor {
 	}
 	t.refuseOthers()
 	return tor
-}
-
-// controlTarget checks "unix:/path" or "host:port", and makes the path absolute.
-func controlTarget(t *table, s string) (string, error) {
-	const forms = `want "unix:/path/of/socket" or "host:port"`
-	if path, ok := strings.CutPrefix(s, "unix:"); ok {
-		if problem := pathProblem(path); problem != nil {
-			return "", fmt.Errorf("the path after \"unix:\" %w", problem)
-		}
-		return "unix:" + t.absolute(path), nil
-	}
-	if strings.ContainsRune(s, filepath.Separator) {
-		return "", fmt.Errorf("%q is no control port, %s; did you mean %q?", s, forms, "unix:"+s)
-	}
-	if _, err := strconv.ParseUint(s, 10, 16); err == nil {
-		return "", fmt.Errorf("%q has no host, %s; did you mean %q?", s, forms, "127.0.0.1:"+s)
-	}
-	host, port, err := net.SplitHostPort(s)
-	if err != nil || host == "" {
-		return "", fmt.Errorf("%q is no control port, %s", s, forms)
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return "", fmt.Errorf("%q has no port number from 1 to 65535, %s", s, forms)
-	}
-	return s, nil
 }
 
 func readLog(t *table) Log {
@@ -108,7 +86,8 @@ func readService(t *table) Service {
 	for _, i := range t.tables("instance") {
 		s.Instances = append(s.Instances, readInstance(i))
 	}
-	if list, ok := t.values["instance"].([]any); t.values["instance"] == nil || ok && len(list) == 0 {
+	list, ok := t.values["instance"].([]any)
+	if none := t.values["instance"] == nil || ok && len(list) == 0; none && t.values["instances"] == nil {
 		t.bad.add(t.at("instance"), "the service has none; add a [[service.instance]] with its address")
 	}
 	t.refuseOthers()
@@ -131,7 +110,7 @@ func readInstance(t *table) Instance {
 	if !there && t.values["address"] == nil {
 		t.bad.add(t.at("address"), "is missing; it is the instance's own onion address, in its tor's hostname file")
 	} else if there {
-		address, err := descriptor.ParseAddress(s)
+		address, err := readAddress(s)
 		if err != nil {
 			t.bad.add(t.at("address"), "%w", err)
 		}
@@ -164,4 +143,4 @@ func looksLikeClientKey(path string) bool {
 	return len(base) == base32Length && strings.Trim(strings.ToLower(base), "abcdefghijklmnopqrstuvwxyz234567") == ""
 }
 
-var errNoServices = errors.New("no [[service]] is given: there is nothing to do")
+var errNoServices = errors.New("no [[service]] is given, so there is nothing to do; it needs a key = \"…\", and a [[service.instance]] with an address = \"….onion\"")

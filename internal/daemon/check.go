@@ -115,18 +115,10 @@ func (c *checker) checkTorrc() {
 		c.ok(what, "%s", printable.Count(len(lines), "option"))
 		return
 	}
-	for _, fault := range each(err) {
+	for _, fault := range config.Each(err) {
 		c.fail("torrc lines", "", fault)
 	}
 	c.torrcBad = true
-}
-
-// each takes joined errors apart.
-func each(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return joined.Unwrap()
-	}
-	return []error{err}
 }
 
 // checkNetwork tries tor, then the consensus, then the instances.

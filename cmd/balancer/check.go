@@ -87,8 +87,11 @@ func summary(cfg *config.Config) string {
 	for _, s := range cfg.Services {
 		instances += len(s.Instances)
 	}
-	return printable.Count(len(cfg.Services), "service") + " with " + printable.Count(instances, "instance")
+	return plural(len(cfg.Services), "service") + " with " + plural(instances, "instance")
 }
+
+// plural writes "1 service" and "2 services".
+func plural(n int, what string) string { return printable.Count(n, what) }
 
 func printFinding(cmd *cobra.Command, f daemon.Finding) {
 	out := cmd.OutOrStdout()

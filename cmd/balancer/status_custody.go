@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"onionbalancer/internal/printable"
 	"onionbalancer/internal/status"
 	"onionbalancer/keystore"
 )
@@ -30,7 +29,7 @@ func custodyText(now time.Time, c status.Custody) string {
 	case a.Periods == 0:
 		return text + "; the certificates ENDED at " + shortClock(a.DarkAt)
 	default:
-		return fmt.Sprintf("%s; %s left of %d, until %s (in %s); renew before %s", text, printable.Count(a.Periods, "period"), a.Horizon,
+		return fmt.Sprintf("%s; %s left of %d, until %s (in %s); renew before %s", text, plural(a.Periods, "period"), a.Horizon,
 			shortClock(a.DarkAt), roughly(a.DarkAt.Sub(now)), shortClock(a.RenewBy))
 	}
 }
@@ -41,9 +40,9 @@ func shortClock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") 
 func roughly(d time.Duration) string {
 	switch {
 	case d >= 48*time.Hour:
-		return printable.Count(int(d/(24*time.Hour)), "day")
+		return plural(int(d/(24*time.Hour)), "day")
 	case d >= 2*time.Hour:
-		return printable.Count(int(d/time.Hour), "hour")
+		return plural(int(d/time.Hour), "hour")
 	}
-	return printable.Count(int(d/time.Minute), "minute")
+	return plural(int(d/time.Minute), "minute")
 }

@@ -14,6 +14,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
+	"onionbalancer/internal/locked"
 	"onionbalancer/internal/printable"
 )
 
@@ -61,6 +62,7 @@ type checkedService struct {
 // only about ctx having ended.
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
+	c.checkBuild(locked.Erases)
 	c.checkState()
 	c.checkTorrc()
 	c.checkKeys(ctx)
@@ -81,6 +83,14 @@ func (c *checker) warn(what, mend, detail string, args ...any) {
 
 func (c *checker) fail(what, mend string, err error) {
 	c.tell(Finding{What: what, Level: LevelFailed, Detail: err.Error(), Mend: mend})
+}
+
+// checkBuild warns of a program that was built without what erases secrets.
+func (c *checker) checkBuild(erases bool) {
+	if !erases {
+		c.warn("build", "build it with make, or with GOEXPERIMENT=runtimesecret go build",
+			"without the Go experiment runtimesecret: what computing with a key leaves on the stack and the heap is not erased")
+	}
 }
 
 // checkState tries to write where the daemon would.

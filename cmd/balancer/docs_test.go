@@ -134,7 +134,7 @@ func TestDocsCommands(t *testing.T) {
 		for _, line := range b.lines {
 			line, _, _ = strings.Cut(line, " > ")
 			line, _, _ = strings.Cut(line, " #")
-			words := strings.Fields(strings.TrimPrefix(line, "runuser -u balancer -- "))
+			words := strings.Fields(strings.TrimPrefix(strings.TrimPrefix(line, "runuser -u balancer -- "), "bin/"))
 			if len(words) > 0 && words[0] == "balancer" {
 				checkCommand(t, b.file, words[1:])
 				seen++

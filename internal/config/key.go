@@ -9,10 +9,6 @@ import (
 	"onionbalancer/keystore/pkcs11uri"
 )
 
-// bareKey is a private key in the place of its path: 32, 64 or 96 bytes in hex or
-// base64. It is never repeated.
-var bareKey = regexp.MustCompile(`^(0x)?([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})$|^([A-Za-z0-9+/]{43}=|[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{128})$`)
-
 // readKey reads the reference to a key: the path of a file or a directory, or a
 // PKCS #11 URI.
 func readKey(t *table) string {
@@ -74,3 +70,7 @@ func sameKey(ref string) string {
 	}
 	return ref
 }
+
+// bareKey is a private key in the place of its path: 32, 64 or 96 bytes in hex or
+// base64. It is never repeated.
+var bareKey = regexp.MustCompile(`^(0x)?([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})$|^([A-Za-z0-9+/]{43}=|[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{128})$`)

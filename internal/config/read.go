@@ -51,7 +51,7 @@ func readTor(t *table) Tor {
 		control, err := controlTarget(t, tor.Control)
 		if err != nil {
 			t.bad.add(t.at("control"), "%w", err)
-			control = tor.Control // so that what goes with it is not complained of
+			control = "unix:" // some control port, so that what goes with it is not complained of
 		}
 		tor.Control = control
 	}
@@ -60,6 +60,24 @@ func readTor(t *table) Tor {
 	}
 	t.refuseOthers()
 	return tor
+}
+
+// controlTarget checks "unix:/path" or "host:port", and makes the path absolute.
+func controlTarget(t *table, s string) (string, error) {
+	const forms = `want "unix:/path/of/socket" or "host:port", the port from 1 to 65535`
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if problem := pathProblem(path); problem != nil {
+			return "", fmt.Errorf("the path after \"unix:\" %w", problem)
+		}
+		return "unix:" + t.absolute(path), nil
+	}
+	if hostPort(s) {
+		return s, nil
+	}
+	if meant := controlMeant(s); strings.HasPrefix(meant, "unix:/") || hostPort(meant) {
+		return "", fmt.Errorf("%q is not how a control port is written; write %s", s, write("control", meant))
+	}
+	return "", fmt.Errorf("%q is no control port, %s", s, forms)
 }
 
 func readLog(t *table) Log {

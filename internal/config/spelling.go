@@ -66,24 +66,6 @@ func addressLabel(s string) (label string, onion bool) {
 	return s[strings.LastIndexByte(s, '.')+1:], onion
 }
 
-// controlTarget checks "unix:/path" or "host:port", and makes the path absolute.
-func controlTarget(t *table, s string) (string, error) {
-	const forms = `want "unix:/path/of/socket" or "host:port", the port from 1 to 65535`
-	if path, ok := strings.CutPrefix(s, "unix:"); ok {
-		if problem := pathProblem(path); problem != nil {
-			return "", fmt.Errorf("the path after \"unix:\" %w", problem)
-		}
-		return "unix:" + t.absolute(path), nil
-	}
-	if hostPort(s) {
-		return s, nil
-	}
-	if meant := controlMeant(s); strings.HasPrefix(meant, "unix:/") || hostPort(meant) {
-		return "", fmt.Errorf("%q is not how a control port is written; write %s", s, write("control", meant))
-	}
-	return "", fmt.Errorf("%q is no control port, %s", s, forms)
-}
-
 // hostPort tells whether s is a host and the number of a port.
 func hostPort(s string) bool {
 	host, port, err := net.SplitHostPort(s)

@@ -62,11 +62,13 @@ var (
 
 	tableLine = regexp.MustCompile(`^\s*(\[+)\s*([\w.-]+)\s*(\]+)\s*(#.*)?$`)
 	valueLine = regexp.MustCompile(`^\s*([\w.-]+)(\s*[=:]\s*|\s+)(.*?)\s*$`)
-	plainWord = regexp.MustCompile(`^(true|false|[0-9]+(\.[0-9]+)?)$`)
+	// secretWord is a key whose value is perhaps a secret, and not its file.
+	secretWord = regexp.MustCompile(`(?i)^[\w.-]*(pass|pin|secret|cookie)[^_]*$`)
+	plainWord  = regexp.MustCompile(`^(true|false|[0-9]+(\.[0-9]+)?)$`)
 )
 
 // mendLine says what is wrong with a line that is no TOML and how it is
-// written; "" for what it does not know.
+// written; "" for what it does not know, and for what may be a secret.
 func mendLine(line string) (reason, mended string) {
 	m := valueLine.FindStringSubmatch(line)
 	if m == nil {
@@ -88,6 +90,9 @@ func mendLine(line string) (reason, mended string) {
 		reason = "the quotes are not closed, or something follows them"
 	default:
 		reason = "the value must be in quotes"
+	}
+	if secretWord.MatchString(m[1]) || bareKey.MatchString(value) || looksLikeClientKey(value) || strings.Contains(value, "-----BEGIN") {
+		return reason, ""
 	}
 	if plainWord.MatchString(value) && !strings.ContainsAny(raw, quotes) {
 		return reason, m[1] + " = " + value

@@ -136,6 +136,10 @@ func TestSyntaxErrors(t *testing.T) {
 	if got := strings.Join(want, "\n"); err == nil || err.Error() != got {
 		t.Errorf("got\n%v\nwant\n%s", err, got)
 	}
+	_, err = Parse([]byte("[[service]]\nkey = \"a\"\nkey = \"b\"\nstrategy = x\n"), "/b.toml")
+	if err == nil || !strings.Contains(err.Error(), "/b.toml:3: Key 'service.key' has already been defined.\n/b.toml:4: ") {
+		t.Errorf("a key given twice: %v", err)
+	}
 	for _, text := range []string{"a = [\nb\nc = ]", "a = \"\"\"\nb\n", "a = {b = 1\nc", "\x01", "= 1", "[]", "[a", "a.b."} {
 		if err := syntaxErrors(text, "/b.toml"); err == nil || len(Each(err)) > 3 {
 			t.Errorf("%q: %v", text, err)

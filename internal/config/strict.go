@@ -39,10 +39,11 @@ func (c *complaints) learnHomes() {
 func (t *table) hint(key string) string {
 	switch t.values[key].(type) {
 	case map[string]any, []map[string]any, []any:
-		for _, array := range []string{"instance", "service"} { // the only ones, and often in the plural
-			if singular := strings.TrimSuffix(normal(key), "s"); singular == array {
-				return "; write [[" + headings[array] + "]]"
-			}
+		switch strings.TrimSuffix(normal(key), "s") {
+		case "service":
+			return "; write [[service]]"
+		case "instance":
+			return "; write [[service.instance]]"
 		}
 	}
 	// TOML's trap: a key belongs to the last table before it.
@@ -54,8 +55,6 @@ func (t *table) hint(key string) string {
 	}
 	return "; known here are " + strings.Join(t.known, ", ")
 }
-
-var headings = map[string]string{"service": "service", "instance": "service.instance"}
 
 // title says where the keys of the table stand.
 func (t *table) title() string {

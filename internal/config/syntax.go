@@ -71,8 +71,8 @@ var (
 // written; "" for what it does not know, and for what may be a secret.
 func mendLine(line string) (reason, mended string) {
 	m := valueLine.FindStringSubmatch(line)
-	if m == nil {
-		return "", ""
+	if _, err := toml.Decode(line, new(map[string]any)); m == nil || err == nil {
+		return "", "" // it is the lines around it that make it wrong
 	}
 	const quotes = "\"'`“”„‟‘’‚‛«»"
 	raw, _, _ := strings.Cut(m[3], " #")

@@ -74,7 +74,8 @@ func controlTarget(t *table, s string) (string, error) {
 	if hostPort(s) {
 		return s, nil
 	}
-	if meant := controlMeant(s); strings.HasPrefix(meant, "unix:/") || hostPort(meant) {
+	meant := controlMeant(s)
+	if path, ok := strings.CutPrefix(meant, "unix:"); ok && pathProblem(path) == nil || hostPort(meant) {
 		return "", fmt.Errorf("%q is not how a control port is written; write %s", s, write("control", meant))
 	}
 	return "", fmt.Errorf("%q is no control port, %s", s, forms)

@@ -70,7 +70,8 @@ func addressLabel(s string) (label string, onion bool) {
 func hostPort(s string) bool {
 	host, port, err := net.SplitHostPort(s)
 	n, numberErr := strconv.ParseUint(port, 10, 16)
-	return err == nil && host != "" && host != "tcp" && !strings.ContainsAny(host, " /*") && numberErr == nil && n > 0
+	odd := strings.IndexFunc(host, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("/*@\"'", r) })
+	return err == nil && host != "" && host != "tcp" && odd < 0 && numberErr == nil && n > 0
 }
 
 // controlMeant rewrites what people write for a control port.

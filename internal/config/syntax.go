@@ -94,8 +94,12 @@ func mendLine(line string) (reason, mended string) {
 	if secretWord.MatchString(m[1]) || bareKey.MatchString(value) || looksLikeClientKey(value) || strings.Contains(value, "-----BEGIN") {
 		return reason, ""
 	}
+	mended = m[1] + strings.TrimPrefix(write("k", value), "k")
 	if plainWord.MatchString(value) && !strings.ContainsAny(raw, quotes) {
-		return reason, m[1] + " = " + value
+		mended = m[1] + " = " + value
 	}
-	return reason, m[1] + strings.TrimPrefix(write("k", value), "k")
+	if _, err := toml.Decode(mended, new(map[string]any)); err != nil {
+		return "", "" // not even the key is one
+	}
+	return reason, mended
 }

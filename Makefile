@@ -8,7 +8,7 @@
 #   make bench    figures beside OnionBalance's, in a quarter of an hour; NETWORK=0 leaves
 #                 out those that take a network, and make bench-network takes them alone
 #   make fuzz     every fuzz target for FUZZTIME (20s), each with FUZZLEAST inputs at
-#                 least (200); FUZZ=./descriptor takes those of one package
+#                 least (1000); FUZZ=./descriptor takes those of one package
 #   make deps     Debian packages that are missing for any of these
 #   make clean    removes what make made
 #
@@ -18,7 +18,7 @@
 GO       ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 20s
-FUZZLEAST ?= 200
+FUZZLEAST ?= 1000
 PKCS11   ?= 1
 
 # What computes with secrets runs in runtime/secret, which erases what it leaves

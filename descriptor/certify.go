@@ -18,6 +18,11 @@ func SigningCertExpiry(now time.Time) time.Time {
 	return t
 }
 
+// PointExpiry returns when the certificates of introduction points in a
+// descriptor made at now shall expire: CertLifetime after the hour began, as tor
+// does for all points of a descriptor alike.
+func PointExpiry(now time.Time) time.Time { return now.UTC().Truncate(time.Hour).Add(CertLifetime) }
+
 // NewCertificate makes a certificate for key that names its signer. sign is
 // called once, with the bytes to be signed, and returns an Ed25519 signature
 // by signingKey. The expiry counts in hours, and is rounded down.
@@ -60,8 +65,9 @@ func (b *BlindedKey) Certify(signing [32]byte, expires time.Time) (Certificate, 
 }
 
 // Verify reports whether signer signed c and c is valid at now. A certificate
-// that names another signer is refused, and so is one for a key that is not
-// of Ed25519.
+// that names another signer is refused, and so is one for a key that is not of
+// Ed25519, is no canonical curve point, or has low order: with such a key some
+// signature is right for any text.
 func (c Certificate) Verify(signer [32]byte, now time.Time) error {
 	if err := c.verifySignature(signer); err != nil {
 		return err
@@ -84,6 +90,9 @@ func (c Certificate) verifySignature(signer [32]byte) error {
 		return fmt.Errorf("certificate of type %02X: for a key of type %d, want %d", byte(c.Type()), c.KeyType(), certKeyEd25519)
 	case c.hasSigner && c.signer != signer:
 		return errSigner
+	}
+	if err := checkEd25519(c.key); err != nil {
+		return fmt.Errorf("certificate of type %02X: %w", byte(c.Type()), err)
 	}
 	signed, signature := c.raw[:len(c.raw)-ed25519.SignatureSize], c.raw[len(c.raw)-ed25519.SignatureSize:]
 	if !ed25519.Verify(signer[:], []byte(signed), []byte(signature)) {

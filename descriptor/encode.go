@@ -166,3 +166,27 @@ func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, revision uint64,
 	room.first = append(b, make([]byte, padding+macSize)...)
 	return layerSecret{keys: &e.keys, revision: revision, constant: firstConstant}.seal(room.first)
 }
+
+// MaxPoints returns how many introduction points a descriptor has room for,
+// whichever they are, that must stay below limit bytes: what Publishable
+// returns has at most four link specifiers. 0 stands for MaxSize.
+func MaxPoints(limit int) int {
+	widest := IntroductionPoint{}
+	for t, n := range linkLengths {
+		widest.LinkSpecifiers = append(widest.LinkSpecifiers, LinkSpecifier{Type: byte(t), Data: make([]byte, n)})
+	}
+	cert := Certificate{raw: string(make([]byte, certLength))}
+	contents := Contents{SingleOnion: true, FlowControl: &FlowControl{Versions: "1-2", SendmeInc: 255}}
+	head := len(appendContents(nil, &contents))
+	point := len(appendPoint(nil, &widest, cert, cert))
+	auth := len(appendAuth(nil, [32]byte{}, make([]AuthClient, authMultiple)))
+	for n := MaxIntroductionPoints; n > 1; n-- {
+		second := saltSize + head + n*point + macSize
+		first := auth + len(kwEncrypted+"\n") + objectLength(labelMessage, second)
+		first += (padMultiple-first%padMultiple)%padMultiple + saltSize + macSize
+		if checkSize(wrapperRoom+objectLength(labelMessage, first), limit) == nil {
+			return n
+		}
+	}
+	return 1
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,7 +16,7 @@ const MaxIntroductionPoints = 20
 // is needed to publish it again under another descriptor-signing key.
 // Its slices may be shared between descriptors: they are read only.
 type IntroductionPoint struct {
-	LinkSpecifiers []LinkSpecifier // verbatim and in order, unknown types too
+	LinkSpecifiers []LinkSpecifier // as they came, unknown types too
 	OnionKey       [32]byte        // ntor key of the relay
 	AuthKey        [32]byte        // Ed25519: names the circuit to the service
 	EncKey         [32]byte        // curve25519: what the client encrypts to
@@ -29,17 +30,25 @@ type IntroductionPoint struct {
 // auth-key's (type 09) and its enc-key's (type 0B).
 func (p *IntroductionPoint) Certificates() (auth, enc Certificate) { return p.authCert, p.encCert }
 
-// Relay identifies the relay, comparably: the Ed25519 identity in hex if there
-// is one, else the RSA fingerprint, else all specifiers.
+// Relay identifies the relay as clients do, who find the point of an open
+// circuit by it: the first RSA fingerprint, in 40 upper-case hexadecimal
+// digits. It is empty for a point without one, which Decode leaves out.
 func (p *IntroductionPoint) Relay() string {
-	for _, wanted := range []byte{LinkEd25519, LinkRSA} {
-		for _, l := range p.LinkSpecifiers {
-			if l.Type == wanted {
-				return hex.EncodeToString(l.Data)
-			}
+	for _, l := range p.LinkSpecifiers {
+		if l.Type == LinkRSA {
+			return strings.ToUpper(hex.EncodeToString(l.Data))
 		}
 	}
-	return "link specifiers " + hex.EncodeToString(appendLinkSpecifiers(nil, p.LinkSpecifiers))
+	return ""
+}
+
+// Publishable returns p as it may stand in another descriptor: with nothing but
+// what tor knows, and in tor's order. So neither what an instance adds nor how
+// it writes it is carried on, and a point takes a bounded room, see MaxPoints.
+func (p *IntroductionPoint) Publishable() IntroductionPoint {
+	q := *p
+	q.LinkSpecifiers = knownSpecifiers(p.LinkSpecifiers)
+	return q
 }
 
 // Equal reports whether p and q are the same point, to be published in the

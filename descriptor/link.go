@@ -5,7 +5,8 @@ import (
 	"fmt"
 )
 
-// Types of link specifiers (tor-spec, EXTEND2). Others are carried verbatim.
+// Types of link specifiers (tor-spec, EXTEND2). Others are read, and never
+// published again.
 const (
 	LinkIPv4    = 0 // address, then port; 6 bytes
 	LinkIPv6    = 1 // address, then port; 18 bytes
@@ -55,26 +56,49 @@ func parseLinkSpecifiers(raw []byte) ([]LinkSpecifier, error) {
 }
 
 // linkLengths are the lengths in bytes of the link specifiers that tor knows.
-var linkLengths = map[byte]int{LinkIPv4: 6, LinkIPv6: 18, LinkRSA: 20, LinkEd25519: 32}
+var linkLengths = [...]int{LinkIPv4: 6, LinkIPv6: 18, LinkRSA: 20, LinkEd25519: 32}
 
 // checkLinkSpecifiers refuses what leaves a client without a relay to extend
-// to: tor's clients want an IPv4 address with a port and an RSA identity.
+// to, and what two readers may understand differently: of each type that tor
+// knows there is one at most, and the IPv4 address and both identities are
+// there. tor's clients extend to the last of two RSA identities and look for
+// open circuits by the first.
 func checkLinkSpecifiers(specs []LinkSpecifier) error {
-	var address, identity bool
+	var seen [len(linkLengths)]bool
 	for _, l := range specs {
-		if want, known := linkLengths[l.Type]; known && len(l.Data) != want {
+		if int(l.Type) >= len(linkLengths) {
+			continue
+		}
+		if want := linkLengths[l.Type]; len(l.Data) != want {
 			return fmt.Errorf("link specifier of type %d and %d bytes, want %d", l.Type, len(l.Data), want)
 		}
-		if l.Type == LinkIPv4 && !address {
-			address = true
-			if [4]byte(l.Data) == ([4]byte{}) || [2]byte(l.Data[4:]) == ([2]byte{}) {
-				return errors.New("link specifiers begin with the IPv4 address or port 0")
-			}
+		if seen[l.Type] {
+			return fmt.Errorf("two link specifiers of type %d", l.Type)
 		}
-		identity = identity || l.Type == LinkRSA
+		seen[l.Type] = true
+		if l.Type == LinkIPv4 && ([4]byte(l.Data) == ([4]byte{}) || [2]byte(l.Data[4:]) == ([2]byte{})) {
+			return errors.New("link specifiers with the IPv4 address or port 0")
+		}
 	}
-	if !address || !identity {
-		return errors.New("link specifiers lack an IPv4 address or an RSA identity")
+	for _, want := range []byte{LinkIPv4, LinkRSA, LinkEd25519} {
+		if !seen[want] {
+			return fmt.Errorf("link specifiers lack one of type %d: an IPv4 address (%d), an RSA identity (%d) and an Ed25519 identity (%d) are needed",
+				want, LinkIPv4, LinkRSA, LinkEd25519)
+		}
 	}
 	return nil
+}
+
+// knownSpecifiers returns those of the specifiers that tor knows, in the order
+// in which it writes them.
+func knownSpecifiers(specs []LinkSpecifier) []LinkSpecifier {
+	known := make([]LinkSpecifier, 0, len(linkLengths))
+	for _, t := range []byte{LinkIPv4, LinkRSA, LinkEd25519, LinkIPv6} {
+		for _, l := range specs {
+			if l.Type == t {
+				known = append(known, l)
+			}
+		}
+	}
+	return known
 }

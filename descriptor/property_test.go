@@ -27,9 +27,10 @@ func drawPoint(t *rapid.T) IntroductionPoint {
 	specs := []LinkSpecifier{
 		{LinkIPv4, append([]byte{127, 0, 0, 1, 1}, drawBytes(t, 1, "port")...)},
 		{LinkRSA, drawBytes(t, 20, "RSA")},
+		{LinkEd25519, drawBytes(t, 32, "Ed25519")},
 	}
-	if rapid.Bool().Draw(t, "has Ed25519") {
-		specs = append(specs, LinkSpecifier{LinkEd25519, drawBytes(t, 32, "Ed25519")})
+	if rapid.Bool().Draw(t, "has IPv6") {
+		specs = append(specs, LinkSpecifier{LinkIPv6, drawBytes(t, 18, "IPv6")})
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "unknown specifiers") {
 		specs = append(specs, LinkSpecifier{rapid.ByteRange(4, 255).Draw(t, "type"), rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "data")})

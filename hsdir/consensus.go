@@ -49,6 +49,7 @@ type Consensus struct {
 	Coverage                                  Coverage
 	Testing                                   bool
 
+	relays   []listed // by fingerprint
 	schedule schedule
 	indexes  *indexCache
 	rings    [2]struct {

@@ -3,6 +3,7 @@ package hsdir
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 )
 
@@ -28,8 +29,8 @@ type document struct {
 	validAfter, freshUntil, validUntil time.Time
 	params                             Params
 	current, previous                  *[32]byte
-	relays                             int      // all that are listed
-	hsdirs                             []status // those that can be HSDirs
+	relays                             []status // all that are listed, by fingerprint
+	hsdirs                             int      // of these, those that can be in the rings
 }
 
 // status is the entry of one relay.
@@ -37,13 +38,18 @@ type status struct {
 	fingerprint [20]byte
 	nickname    []byte   // aliases the document
 	digest      [32]byte // of the microdescriptor; zero if the entry has none
-	flag        bool     // HSDir
-	protocol    bool     // HSDir=2
-	broken      bool     // of a version that serves descriptors wrongly
+	ipv4, ipv6  netip.AddrPort
+	running     bool
+	flag        bool // HSDir
+	protocol    bool // HSDir=2
+	broken      bool // of a version that serves descriptors wrongly
 	seen        seenLines
 }
 
-type seenLines struct{ s, pr, v, m bool }
+type seenLines struct{ s, pr, v, m, a bool }
+
+// isHSDir reports whether the relay is in the rings, given its identity.
+func (s *status) isHSDir() bool { return s.flag && s.protocol && !s.broken }
 
 // consensusReader holds the state of one pass over a consensus.
 type consensusReader struct {
@@ -58,14 +64,14 @@ type consensusReader struct {
 // with no copy of the text (dir-spec, section 3.4.1). Signatures are tor's
 // business: what the control port hands out was verified.
 //
-// expected is the number of HSDirs that the last one had.
+// expected is the number of relays that the last one had.
 func parseConsensus(text []byte, expected int) (*document, error) {
 	if len(text) > maxConsensus {
 		return nil, &ParseError{documentConsensus, 0, fmt.Errorf("%d bytes, want at most %d", len(text), maxConsensus)}
 	}
 	r := &consensusReader{lines: lines{doc: text}, seen: make(map[string]bool), pr: make(map[string]bool)}
 	r.doc.params = DefaultParams()
-	r.doc.hsdirs = make([]status, 0, min(expected+expected/8, maxRelays))
+	r.doc.relays = make([]status, 0, min(expected+expected/8, maxRelays))
 	if err := r.read(); err != nil {
 		var whole *ParseError
 		if errors.As(err, &whole) {

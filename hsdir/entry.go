@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
+	"strconv"
 )
 
 // entry reads the entry that begins with the given r line. It returns the line
@@ -13,11 +15,11 @@ func (r *consensusReader) entry(first []byte) ([]byte, bool, error) {
 	if err := s.readR(first); err != nil {
 		return nil, false, err
 	}
-	if r.doc.relays > 0 && bytes.Compare(s.fingerprint[:], r.last[:]) <= 0 {
+	if len(r.doc.relays) > 0 && bytes.Compare(s.fingerprint[:], r.last[:]) <= 0 {
 		return nil, false, fmt.Errorf("relay %s is out of order or there twice", upperHex(s.fingerprint[:]))
 	}
 	r.last = s.fingerprint
-	if r.doc.relays++; r.doc.relays > maxRelays {
+	if len(r.doc.relays) == maxRelays {
 		return nil, false, fmt.Errorf("more than %d relays", maxRelays)
 	}
 	line, ok := r.scan()
@@ -33,27 +35,23 @@ func (r *consensusReader) entry(first []byte) ([]byte, bool, error) {
 	if ok && (!s.seen.s || !s.seen.pr) {
 		return nil, false, fmt.Errorf("the relay before, %s, has no s line or no pr line", upperHex(s.fingerprint[:]))
 	}
-	if s.flag && s.protocol && !s.broken {
-		r.doc.hsdirs = append(r.doc.hsdirs, s)
+	if s.isHSDir() {
+		r.doc.hsdirs++
 	}
+	r.doc.relays = append(r.doc.relays, s)
 	return line, ok, nil
 }
 
-// readR reads the r line, of which only the names of the relay matter here.
+// readR reads the r line: who the relay is, and where.
 func (s *status) readR(line []byte) error {
 	_, rest := word(line)
 	nickname, rest := word(rest)
 	identity, rest := word(rest)
-	arguments := 2
-	for {
-		var w []byte
-		if w, rest = word(rest); len(w) == 0 {
-			break
+	var more [rLineArguments - 2][]byte // date, time, address, two ports
+	for i := range more {
+		if more[i], rest = word(rest); len(more[i]) == 0 {
+			return fmt.Errorf("an r line of %d words, want %d", i+2, rLineArguments)
 		}
-		arguments++
-	}
-	if arguments < rLineArguments {
-		return fmt.Errorf("an r line of %d words, want %d", arguments, rLineArguments)
 	}
 	if !isNickname(nickname) {
 		return fmt.Errorf("%s is not a nickname", quote(nickname))
@@ -62,6 +60,13 @@ func (s *status) readR(line []byte) error {
 	if err := decodeBase64(s.fingerprint[:], identity); err != nil {
 		return fmt.Errorf("identity %s: %w", quote(identity), err)
 	}
+	address, port := more[2], more[3]
+	ip, err := netip.ParseAddr(string(address))
+	number, errPort := strconv.ParseUint(string(port), 10, 16)
+	if err != nil || errPort != nil || !ip.Is4() {
+		return fmt.Errorf("%s %s is no IPv4 address and port", quote(address), quote(port))
+	}
+	s.ipv4 = netip.AddrPortFrom(ip, uint16(number))
 	return nil
 }
 
@@ -85,7 +90,16 @@ func (r *consensusReader) entryLine(s *status, keyword, rest []byte) (err error)
 			return fmt.Errorf("s: %w", errTwice)
 		}
 		s.seen.s = true
-		s.flag = hasWord(rest, hsdirName)
+		s.flag, s.running = hasWord(rest, hsdirName), hasWord(rest, runningName)
+	case "a":
+		// Of several, tor takes the first IPv6 address.
+		if s.seen.a {
+			return nil
+		}
+		address, _ := word(rest)
+		if a, err := netip.ParseAddrPort(string(address)); err == nil && a.Addr().Is6() {
+			s.ipv6, s.seen.a = a, true
+		}
 	case "pr":
 		if s.seen.pr {
 			return fmt.Errorf("pr: %w", errTwice)

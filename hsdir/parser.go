@@ -15,7 +15,7 @@ type Parser struct {
 	indexes *indexCache
 
 	// What the last call got and gave.
-	listed    int
+	relays    int
 	lastInput parserInput
 	last      *Consensus
 }
@@ -45,7 +45,7 @@ func (p *Parser) Parse(consensus, microdescs []byte, testing bool) (*Consensus, 
 	if p.last != nil && input == p.lastInput {
 		return p.last, nil
 	}
-	doc, err := parseConsensus(consensus, p.listed)
+	doc, err := parseConsensus(consensus, p.relays)
 	if err != nil {
 		return nil, err
 	}
@@ -61,27 +61,35 @@ func (p *Parser) Parse(consensus, microdescs []byte, testing bool) (*Consensus, 
 		indexes: p.indexes,
 	}
 	c.Coverage.BadMicrodescs, c.Coverage.Reason = bad, reason
-	c.takeHSDirs(doc, p.mds)
+	c.takeRelays(doc, p.mds)
 	if c.schedule, err = newSchedule(c); err != nil {
 		return nil, &ParseError{documentConsensus, 0, fmt.Errorf("working out its time periods: %w", err)}
 	}
-	p.last, p.lastInput, p.listed = c, input, c.Coverage.Listed
+	p.last, p.lastInput, p.relays = c, input, c.Coverage.Relays
 	return c, nil
 }
 
-// takeHSDirs fills in the relays that are in the rings. A relay without an
-// Ed25519 identity has no place in them (tor does the same).
-func (c *Consensus) takeHSDirs(doc *document, mds *microdescs) {
-	c.Coverage.Relays, c.Coverage.Listed = doc.relays, len(doc.hsdirs)
-	c.HSDirs = make([]Relay, 0, len(doc.hsdirs))
+// takeRelays fills in the relays, and which of them are in the rings. A relay
+// without an Ed25519 identity has no place there (tor does the same).
+func (c *Consensus) takeRelays(doc *document, mds *microdescs) {
+	c.Coverage.Relays, c.Coverage.Listed = len(doc.relays), doc.hsdirs
+	c.relays = make([]listed, len(doc.relays))
+	c.HSDirs = make([]Relay, 0, doc.hsdirs)
 	names := doc.nicknames()
-	for i := range doc.hsdirs {
-		s := &doc.hsdirs[i]
+	for i := range doc.relays {
+		s := &doc.relays[i]
+		c.relays[i] = listed{fingerprint: s.fingerprint, ipv4: s.ipv4, ipv6: s.ipv6, running: s.running}
+		md, ok := mds.find(s.digest)
+		if ok = ok && s.seen.m && !md.bad; ok {
+			c.relays[i].ed25519 = md.ed25519
+		}
+		if !s.isHSDir() {
+			continue
+		}
 		nickname := names[:len(s.nickname)]
 		names = names[len(s.nickname):]
-		md, ok := mds.find(s.digest)
 		switch {
-		case !ok || !s.seen.m || md.bad:
+		case !ok:
 			c.Coverage.Missing++
 		case md.ed25519 == [32]byte{}:
 			c.Coverage.NoIdentity++
@@ -96,12 +104,16 @@ func (c *Consensus) takeHSDirs(doc *document, mds *microdescs) {
 func (d *document) nicknames() string {
 	var b strings.Builder
 	size := 0
-	for i := range d.hsdirs {
-		size += len(d.hsdirs[i].nickname)
+	for i := range d.relays {
+		if d.relays[i].isHSDir() {
+			size += len(d.relays[i].nickname)
+		}
 	}
 	b.Grow(size)
-	for i := range d.hsdirs {
-		b.Write(d.hsdirs[i].nickname)
+	for i := range d.relays {
+		if d.relays[i].isHSDir() {
+			b.Write(d.relays[i].nickname)
+		}
 	}
 	return b.String()
 }

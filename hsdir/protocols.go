@@ -14,6 +14,7 @@ const hsdirProtocol = 2
 
 var (
 	hsdirName    = []byte("HSDir")
+	runningName  = []byte("Running")
 	errProtocols = errors.New("malformed list of protocols")
 )
 

@@ -4,8 +4,11 @@ package keystore
 
 import (
 	"bytes"
+	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/sha512"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -13,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +26,7 @@ import (
 	"filippo.io/edwards25519"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/keystore/offline"
 )
 
 func init() {
@@ -73,7 +78,7 @@ func TestMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	addForms(t, secrets, "nonce", nonce)
-	searchBoth(t, filepath.Join(dir, torSecretFile), p, secrets)
+	searchBoth(t, "certify", filepath.Join(dir, torSecretFile), p, secrets)
 }
 
 // TestMemoryPEM does the same with a key as OnionBalance writes it, where the
@@ -87,7 +92,46 @@ func TestMemoryPEM(t *testing.T) {
 		"identity scalar": v.Expanded[:32], "identity prefix": v.Expanded[32:],
 	}
 	addForms(t, secrets, "identity scalar", clampedScalar(t, v.Expanded[:32]))
-	searchBoth(t, filepath.Join(dir, "front.pem"), period, secrets)
+	searchBoth(t, "certify", filepath.Join(dir, "front.pem"), period, secrets)
+}
+
+// TestMemoryOffline has a process make signing keys beside those that are there,
+// sign by one, and retire one, as a ceremony and the daemon do. Afterwards none
+// may be in its memory but the one that signed.
+func TestMemoryOffline(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "front.offline")
+	const prepared = 6
+	preparation := offline.Preparation{Dir: dir, Address: newKey(t).Address(), Schedule: offline.Public, First: period.Number, Count: prepared}
+	if _, err := offline.Prepare(t.Context(), preparation); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, offline.KeysFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Keys []struct {
+			Period uint64
+			Seed   string
+		}
+	}
+	if err := json.Unmarshal(raw, &file); err != nil || len(file.Keys) != prepared {
+		t.Fatalf("%d keys, %v", len(file.Keys), err)
+	}
+	used := period.Next()
+	secrets := map[string][]byte{}
+	for _, k := range file.Keys {
+		secrets[fmt.Sprintf("base64 of %d", k.Period)] = []byte(k.Seed[:40])
+		seed, err := base64.StdEncoding.DecodeString(k.Seed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k.Period != used.Number {
+			secrets[fmt.Sprintf("seed of %d", k.Period)] = seed
+		}
+	}
+	searchBoth(t, "offline", dir, used, secrets)
 }
 
 type memoryVectors struct {
@@ -137,9 +181,9 @@ func addForms(t *testing.T, secrets map[string][]byte, name string, s *edwards25
 	secrets[name+", digits"] = digits
 }
 
-// searchBoth searches a process that certified, and one that has the secrets
+// searchBoth searches a process that did a deed, and one that has the secrets
 // planted: the search must find nothing in the one, and everything in the other.
-func searchBoth(t *testing.T, key string, p descriptor.Period, secrets map[string][]byte) {
+func searchBoth(t *testing.T, deed, key string, p descriptor.Period, secrets map[string][]byte) {
 	t.Helper()
 	var mask [8]byte
 	if _, err := rand.Read(mask[:]); err != nil {
@@ -163,8 +207,8 @@ func searchBoth(t *testing.T, key string, p descriptor.Period, secrets map[strin
 			t.Fatal(err)
 		}
 	}
-	if found := search(t, "certify", filepath.Join(dir, "hunt")); len(found) > 0 {
-		t.Errorf("left in memory after certifying: %v", found)
+	if found := search(t, deed, filepath.Join(dir, "hunt")); len(found) > 0 {
+		t.Errorf("left in memory after it did %q: %v", deed, found)
 	}
 	found := search(t, "plant", filepath.Join(dir, "hunt"))
 	for _, n := range h.Needles {
@@ -190,7 +234,7 @@ func search(t *testing.T, mode, file string) (found []string) {
 	return found
 }
 
-// searchedProcess certifies, or plants the secrets, and searches itself.
+// searchedProcess does a deed, or plants the secrets, and searches itself.
 func searchedProcess(mode, file string) error {
 	raw, err := os.ReadFile(file)
 	if err != nil {
@@ -200,12 +244,17 @@ func searchedProcess(mode, file string) error {
 	if err := json.Unmarshal(raw, &h); err != nil {
 		return err
 	}
+	var kept any
 	var planted []byte
-	if mode == "plant" {
-		if planted, err = os.ReadFile(h.Plain); err != nil {
-			return err
-		}
-	} else if err := certifyOnce(h); err != nil {
+	switch mode {
+	case "plant":
+		planted, err = os.ReadFile(h.Plain)
+	case "offline":
+		kept, err = useOffline(h)
+	default:
+		err = certifyOnce(h)
+	}
+	if err != nil {
 		return err
 	}
 	found, err := h.searchMemory()
@@ -213,6 +262,7 @@ func searchedProcess(mode, file string) error {
 		return err
 	}
 	clear(planted) // they were there until now
+	runtime.KeepAlive(kept)
 	return json.NewEncoder(os.Stdout).Encode(found)
 }
 
@@ -231,6 +281,32 @@ func certifyOnce(h hunt) error {
 	}
 	time.Sleep(6 * time.Second)
 	return nil
+}
+
+// useOffline does with the keys of a ceremony's directory all that balancer does,
+// waits for the garbage collection, and returns the custodian and the key in use.
+func useOffline(h hunt) (kept any, err error) {
+	ctx := context.Background()
+	more := offline.Preparation{Dir: h.Key, Schedule: offline.Public, First: h.Period.Number, Count: 10}
+	if _, err := offline.Prepare(ctx, more); err != nil {
+		return nil, err
+	}
+	custodian, err := OpenOffline(h.Key)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := custodian.SigningKey(ctx, h.Period)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := signer.Sign(nil, []byte("a descriptor"), crypto.Hash(0)); err != nil {
+		return nil, err
+	}
+	if err := custodian.Retire(ctx, []descriptor.Period{h.Period}); err != nil {
+		return nil, err
+	}
+	time.Sleep(6 * time.Second)
+	return []any{custodian, signer}, nil
 }
 
 // searchMemory returns the names of the needles that are in any memory that

@@ -5,8 +5,10 @@ package keystore
 import (
 	"crypto"
 	"crypto/ed25519"
+	"encoding/hex"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"onionbalancer/descriptor"
@@ -87,7 +89,7 @@ func TestAbsentToken(t *testing.T) {
 // identity key that was made on the token sign.
 func TestSignsOnSoftHSM(t *testing.T) {
 	hsm := tokentest.New(t)
-	keys, err := OpenSigning(hsm.URI(""), newKey(t).Address())
+	keys, err := OpenSigning(hsm.URI(""), newKey(t).Address(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +97,13 @@ func TestSignsOnSoftHSM(t *testing.T) {
 	signer, err := keys.SigningKey(t.Context(), period)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// Without the PIN, nothing shows: not even that there are keys.
+	if shown := hsm.Shown(t); strings.Contains(shown, "Object") || strings.Contains(shown, "label") {
+		t.Errorf("without the PIN the token tells: %s", shown)
+	}
+	if listed := hsm.Tool(t, "--list-objects"); strings.Count(listed, "label:      signing ") != 2 {
+		t.Errorf("with the PIN it tells: %s", listed)
 	}
 	again, err := keys.SigningKey(t.Context(), period)
 	if err != nil || !again.Public().(ed25519.PublicKey).Equal(signer.Public()) {
@@ -115,6 +124,19 @@ func TestSignsOnSoftHSM(t *testing.T) {
 	}
 	if _, err := signer.Sign(nil, message, crypto.Hash(0)); !errors.Is(err, &token.Error{Code: token.CodeNoKey}) {
 		t.Errorf("an old key was not destroyed: %v", err)
+	}
+
+	// One that an earlier version made, of which the public half shows.
+	name := unsalted(keys.(*TokenKeys).of)(period)
+	hsm.Make(t, tokentest.Ed25519, name.Label, hex.EncodeToString(name.ID))
+	if signer, err = keys.SigningKey(t.Context(), period); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := signer.Sign(nil, message, crypto.Hash(0)); err != nil || !strings.Contains(hsm.Shown(t), name.Label) {
+		t.Errorf("an earlier version's key: %v", err)
+	}
+	if err := keys.Retire(t.Context(), []descriptor.Period{period.Next()}); err != nil || strings.Contains(hsm.Shown(t), "label") {
+		t.Errorf("an earlier version's key was not destroyed: %v", err)
 	}
 
 	hsm.Make(t, tokentest.Ed25519, "identity", "02")

@@ -3,13 +3,11 @@ package keystore
 import (
 	"context"
 	"crypto"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
-	"strings"
+	"io/fs"
+	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -40,21 +38,21 @@ type signingToken interface {
 
 var _ signingToken = (*token.Token)(nil)
 
-// TokenKeys are the SigningKeys of one service on a token. Their labels name
-// the service by a hash of its address, since labels are shown to whoever looks
-// at the token, and the period.
+// TokenKeys are the SigningKeys of one service on a token.
 type TokenKeys struct {
-	token  signingToken
-	prefix string // of labels
-	of     descriptor.Address
+	token signingToken
+	of    descriptor.Address
+	dirs  []string // of salts; new keys are named by that of the first
 }
 
 var _ SigningKeys = (*TokenKeys)(nil)
 
 // OpenSigning opens the place of the descriptor-signing keys of address that a
-// configuration names by "signing": the PKCS #11 URI of a token. It does not
-// ask the token.
-func OpenSigning(ref string, address descriptor.Address) (SigningKeys, error) {
+// configuration names by "signing": the PKCS #11 URI of a token. New keys are
+// named by the salt in dir, a state directory or that of an offline key, where
+// one is made for the first. Keys that are named by the salts of others are found
+// and retired as well. It asks neither the token nor the directories.
+func OpenSigning(ref string, address descriptor.Address, dir string, others ...string) (SigningKeys, error) {
 	if !pkcs11uri.Is(ref) {
 		return nil, errors.New("opening signing keys: this is no PKCS #11 URI, and signing names a token by one (without signing, the keys are in memory alone)")
 	}
@@ -69,31 +67,26 @@ func OpenSigning(ref string, address descriptor.Address) (SigningKeys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening signing keys: %w", err)
 	}
-	return newTokenKeys(tok, address), nil
+	return newTokenKeys(tok, address, dir, others...), nil
 }
 
-func newTokenKeys(tok signingToken, address descriptor.Address) *TokenKeys {
-	hash := sha256.Sum256(address[:])
-	return &TokenKeys{token: tok, of: address, prefix: "balancer descriptor-signing " + hex.EncodeToString(hash[:8]) + " "}
+func newTokenKeys(tok signingToken, address descriptor.Address, dir string, others ...string) *TokenKeys {
+	return &TokenKeys{token: tok, of: address, dirs: append([]string{dir}, others...)}
 }
 
-// object returns the label and the ID of the key of p.
-func (k *TokenKeys) object(p descriptor.Period) token.Object {
-	id := sha256.Sum256([]byte(k.of.String() + " " + p.String()))
-	return token.Object{Label: k.prefix + p.String(), ID: id[:16]}
-}
-
-// periodOf reads the period off a label.
-func (k *TokenKeys) periodOf(label string) (descriptor.Period, bool) {
-	rest, ours := strings.CutPrefix(label, k.prefix)
-	number, minutes, _ := strings.Cut(rest, "/")
-	n, err := strconv.ParseUint(number, 10, 64)
-	if !ours || err != nil {
-		return descriptor.Period{}, false
+// namings returns what keys may be called.
+func (k *TokenKeys) namings() (names []naming, err error) {
+	for _, dir := range k.dirs {
+		salt, err := readSalt(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, salted(salt, k.of))
 	}
-	m, err := strconv.ParseUint(strings.TrimSuffix(minutes, "m"), 10, 32)
-	p := descriptor.Period{Number: n, Length: time.Duration(m) * time.Minute}
-	return p, err == nil && m > 0 && k.prefix+p.String() == label
+	return append(names, unsalted(k.of)), nil
 }
 
 // SigningKey implements SigningKeys. The token is asked each time.
@@ -106,26 +99,36 @@ func (k *TokenKeys) SigningKey(ctx context.Context, p descriptor.Period) (crypto
 }
 
 func (k *TokenKeys) find(ctx context.Context, p descriptor.Period) (token.SigningKey, error) {
-	want := k.object(p)
-	keys, err := k.token.SigningKeys(ctx, want.Label)
+	names, err := k.namings()
 	if err != nil {
 		return token.SigningKey{}, err
 	}
-	var found []token.SigningKey
-	for _, key := range keys {
-		if key.Object.Label == want.Label {
-			found = append(found, key)
+	for _, name := range names {
+		want := name(p).Label
+		keys, err := k.token.SigningKeys(ctx, want)
+		if err != nil {
+			return token.SigningKey{}, err
 		}
+		keys = slices.DeleteFunc(keys, func(key token.SigningKey) bool { return key.Object.Label != want })
+		switch len(keys) {
+		case 0:
+			continue
+		case 1:
+			return keys[0], nil
+		}
+		return token.SigningKey{}, token.Errorf(token.CodeNoKey,
+			"there are %d keys of the label %q on the token: do two balancers use it? Delete them with: pkcs11-tool --login --delete-object --type privkey --label %q", len(keys), want, want)
 	}
-	switch len(found) {
-	case 0:
-		return k.token.Generate(ctx, want)
-	case 1:
-		return found[0], nil
+	salt, err := makeSalt(k.dirs[0])
+	if err != nil {
+		return token.SigningKey{}, err
 	}
-	return token.SigningKey{}, token.Errorf(token.CodeNoKey,
-		"there are %d keys of the label %q on the token: do two balancers use it? Delete them with: pkcs11-tool --delete-object --type privkey --label %q", len(found), want.Label, want.Label)
+	return k.token.Generate(ctx, salted(salt, k.of)(p))
 }
+
+// longAgo is how many periods back Retire looks for keys. Names tell no period,
+// so those of periods past are made again and compared.
+const longAgo = 1000
 
 // Retire implements SigningKeys. Keys of periods that are yet to come stay, for
 // they may have been certified offline.
@@ -133,19 +136,25 @@ func (k *TokenKeys) Retire(ctx context.Context, inUse []descriptor.Period) error
 	if len(inUse) == 0 {
 		return nil
 	}
-	first := inUse[0].Start(0)
-	for _, p := range inUse {
-		if start := p.Start(0); start.Before(first) {
-			first = start
+	names, err := k.namings()
+	if err != nil {
+		return fmt.Errorf("destroying old signing keys: %w", err)
+	}
+	first := slices.MinFunc(inUse, func(a, b descriptor.Period) int { return a.Start(0).Compare(b.Start(0)) })
+	past := map[string]descriptor.Period{}
+	for p := first; p.Number > 0 && len(past) < longAgo*len(names); {
+		p = p.Previous()
+		for _, name := range names {
+			past[name(p).Label] = p
 		}
 	}
-	keys, err := k.token.SigningKeys(ctx, k.prefix)
+	keys, err := k.token.SigningKeys(ctx, "")
 	if err != nil {
 		return fmt.Errorf("destroying old signing keys: %w", err)
 	}
 	for _, key := range keys {
-		p, ours := k.periodOf(key.Object.Label)
-		if !ours || p.End(0).After(first) {
+		p, over := past[key.Object.Label]
+		if !over {
 			continue
 		}
 		if destroyErr := k.token.Destroy(ctx, key.Object); destroyErr != nil {

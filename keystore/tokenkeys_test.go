@@ -7,8 +7,13 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha512"
+	"encoding/hex"
 	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -75,8 +80,8 @@ func (f *fakeSigning) Close() error {
 
 // TestTokenKeys makes a key once for each period, and signs with it.
 func TestTokenKeys(t *testing.T) {
-	fake, address := newSigning(), newKey(t).Address()
-	keys := newTokenKeys(fake, address)
+	fake, address, dir := newSigning(), newKey(t).Address(), t.TempDir()
+	keys := newTokenKeys(fake, address, dir)
 	signer, err := keys.SigningKey(t.Context(), period)
 	if err != nil {
 		t.Fatal(err)
@@ -90,11 +95,11 @@ func TestTokenKeys(t *testing.T) {
 	_, err = signer.Sign(rand.Reader, digest[:], crypto.SHA512)
 	wantError(t, "a hash", err, "not their hashes")
 	// Another process, later.
-	again, err := newTokenKeys(fake, address).SigningKey(t.Context(), period)
+	again, err := newTokenKeys(fake, address, dir).SigningKey(t.Context(), period)
 	if err != nil || !again.Public().(ed25519.PublicKey).Equal(signer.Public()) {
 		t.Errorf("another key for the same period, %v", err)
 	}
-	for name, of := range map[string]*TokenKeys{"another service": newTokenKeys(fake, newKey(t).Address()), "another period": keys} {
+	for name, of := range map[string]*TokenKeys{"another service": newTokenKeys(fake, newKey(t).Address(), dir), "another period": keys} {
 		p := period
 		if of == keys {
 			p = period.Next()
@@ -104,35 +109,127 @@ func TestTokenKeys(t *testing.T) {
 			t.Errorf("%s: the same key, %v", name, err)
 		}
 	}
-	if label := fake.keys[0].Object.Label; len(fake.keys) != 3 || !strings.HasPrefix(label, "balancer descriptor-signing ") ||
-		!strings.HasSuffix(label, " 20777/1440m") || strings.Contains(label, address.Label()[:8]) || len(fake.keys[0].Object.ID) != 16 {
-		t.Errorf("%d keys, the first %q", len(fake.keys), label)
+	if len(fake.keys) != 3 {
+		t.Errorf("%d keys", len(fake.keys))
 	}
 	if err := keys.Close(); err != nil || !fake.closed || len(fake.keys) != 3 {
 		t.Errorf("after Close %d keys, %v", len(fake.keys), err)
 	}
 }
 
+// TestNamesTellNothing: what can be computed from the address is not in what a
+// key is called, but for the salt.
+func TestNamesTellNothing(t *testing.T) {
+	fake, address, dir := newSigning(), newKey(t).Address(), t.TempDir()
+	if _, err := newTokenKeys(fake, address, dir).SigningKey(t.Context(), period); err != nil {
+		t.Fatal(err)
+	}
+	name := fake.keys[0].Object
+	if !regexp.MustCompile("^signing [0-9a-f]{32}$").MatchString(name.Label) || len(name.ID) != 16 || !strings.HasSuffix(name.Label, hex.EncodeToString(name.ID)) {
+		t.Errorf("a key is called %+v", name)
+	}
+	if strings.Contains(name.Label, strconv.FormatUint(period.Number, 10)) {
+		t.Errorf("%q tells the period", name.Label)
+	}
+	for _, guess := range [][]byte{nil, make([]byte, saltSize), address[:], []byte(address.String())} {
+		if salted(guess, address)(period).Label == name.Label {
+			t.Errorf("%q is computed from the address, with the salt %q", name.Label, guess)
+		}
+	}
+	elsewhere := newTokenKeys(newSigning(), address, t.TempDir())
+	if _, err := elsewhere.SigningKey(t.Context(), period); err != nil {
+		t.Fatal(err)
+	}
+	if elsewhere.token.(*fakeSigning).keys[0].Object.Label == name.Label {
+		t.Error("two directories have the same salt")
+	}
+	info, err := os.Stat(filepath.Join(dir, SaltFile))
+	if err != nil || info.Mode() != 0o600 || info.Size() != saltSize {
+		t.Errorf("the salt: %v, %v", info, err)
+	}
+}
+
+// TestKeysOfOtherNames: keys of an earlier version, and of the salt of another
+// directory, go on being used until they are retired.
+func TestKeysOfOtherNames(t *testing.T) {
+	address, other := newKey(t).Address(), t.TempDir()
+	salt, err := makeSalt(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if name := unsalted(descriptor.Address{1})(period); name.Label != "balancer descriptor-signing 01d0fabd251fcbbe 20777/1440m" ||
+		hex.EncodeToString(name.ID) != "3fe126038f9a4cea4751afd36db7ef2c" {
+		t.Errorf("earlier versions called it otherwise than %q, %x", name.Label, name.ID)
+	}
+	for name, called := range map[string]naming{"an earlier version": unsalted(address), "another directory": salted(salt, address)} {
+		fake := newSigning()
+		made, err := fake.Generate(t.Context(), called(period))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		keys := newTokenKeys(fake, address, dir, other, t.TempDir())
+		signer, err := keys.SigningKey(t.Context(), period)
+		if err != nil || !signer.Public().(ed25519.PublicKey).Equal(made.Public) {
+			t.Errorf("the key of %s is not used, %v", name, err)
+		}
+		if err := keys.Retire(t.Context(), []descriptor.Period{period}); err != nil || len(fake.keys) != 1 {
+			t.Errorf("the key of %s in use was destroyed, %v", name, err)
+		}
+		if err := keys.Retire(t.Context(), []descriptor.Period{period.Next()}); err != nil || len(fake.keys) != 0 {
+			t.Errorf("the key of %s was not destroyed, %v", name, err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, SaltFile)); err == nil {
+			t.Error("a salt was made, and no key")
+		}
+	}
+}
+
+// TestSalt: one that is damaged, or that others can read, is not passed over,
+// for another would lose the keys.
+func TestSalt(t *testing.T) {
+	for want, content := range map[string]string{"31 bytes, want 32": strings.Repeat("x", 31), "33 bytes": strings.Repeat("x", 33), "0 bytes": ""} {
+		dir := writeDir(t, map[string][]byte{SaltFile: []byte(content)})
+		_, err := newTokenKeys(newSigning(), newKey(t).Address(), dir).SigningKey(t.Context(), period)
+		wantError(t, want, err, want, filepath.Join(dir, SaltFile))
+	}
+	dir := t.TempDir()
+	first, err := makeSalt(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := makeSalt(dir)
+	if err != nil || !bytes.Equal(first, again) {
+		t.Errorf("a second salt, %v", err)
+	}
+	if err := os.Chmod(filepath.Join(dir, SaltFile), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = makeSalt(dir)
+	wantError(t, "mode 0644", err, "chmod 600")
+	_, err = newTokenKeys(newSigning(), newKey(t).Address(), filepath.Join(dir, "absent")).SigningKey(t.Context(), period)
+	wantError(t, "no directory", err, "making the salt", "no such file")
+	if err := os.WriteFile(filepath.Join(dir, SaltFile), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	err = newTokenKeys(newSigning(), newKey(t).Address(), t.TempDir(), dir).Retire(t.Context(), []descriptor.Period{period})
+	wantError(t, "the salt of another directory", err, "destroying old signing keys", "chmod 600")
+}
+
 // TestRetire destroys what is older than all that is in use, of our service.
 func TestRetire(t *testing.T) {
-	fake := newSigning()
-	keys, others := newTokenKeys(fake, newKey(t).Address()), newTokenKeys(fake, newKey(t).Address())
-	p := descriptor.Period{Number: 100, Length: 24 * time.Hour}
-	for n := p.Number - 3; n <= p.Number+3; n++ {
+	fake, dir := newSigning(), t.TempDir()
+	keys, others := newTokenKeys(fake, newKey(t).Address(), dir), newTokenKeys(fake, newKey(t).Address(), dir)
+	p := descriptor.Period{Number: 2000, Length: 24 * time.Hour}
+	old := []uint64{1000, 1001, 1997, 1998, 1999}
+	for _, n := range append(old, 999, 2000, 2001, 2002, 2003) { // 999 is too long ago
 		for _, of := range []*TokenKeys{keys, others} {
 			if _, err := of.SigningKey(t.Context(), descriptor.Period{Number: n, Length: p.Length}); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	hourly := []descriptor.Period{{Number: 100*24 - 1, Length: time.Hour}, {Number: 100 * 24, Length: time.Hour}}
-	for _, of := range hourly {
-		if _, err := keys.SigningKey(t.Context(), of); err != nil {
-			t.Fatal(err)
-		}
-	}
-	strangers := []string{keys.prefix + "1/1440m ", keys.prefix + "01/1440m", keys.prefix + "1/0m", keys.prefix + "1/1440", keys.prefix + "x/1m", keys.prefix}
-	for _, label := range strangers {
+	for _, label := range []string{"signing ", "signing 00", "front", ""} {
 		if _, err := fake.Generate(t.Context(), token.Object{Label: label}); err != nil {
 			t.Fatal(err)
 		}
@@ -144,13 +241,21 @@ func TestRetire(t *testing.T) {
 	if err := keys.Retire(t.Context(), []descriptor.Period{p.Next(), p}); err != nil {
 		t.Fatal(err)
 	}
-	if len(fake.keys) != before-4 { // 97, 98, 99, and the hour before
+	if len(fake.keys) != before-len(old) {
 		t.Errorf("%d of %d keys left", len(fake.keys), before)
 	}
-	for _, key := range fake.keys {
-		if of, ours := keys.periodOf(key.Object.Label); ours && of.End(0).Compare(p.Start(0)) <= 0 {
-			t.Errorf("%q is left", key.Object.Label)
+	names, err := keys.namings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range old {
+		want := names[0](descriptor.Period{Number: n, Length: p.Length}).Label
+		if slices.ContainsFunc(fake.keys, func(key token.SigningKey) bool { return key.Object.Label == want }) {
+			t.Errorf("the key of period %d is left", n)
 		}
+	}
+	if err := newTokenKeys(fake, newKey(t).Address(), dir).Retire(t.Context(), []descriptor.Period{{Number: 1, Length: time.Hour}}); err != nil {
+		t.Errorf("at the beginning of time: %v", err)
 	}
 }
 
@@ -172,7 +277,7 @@ func TestTokenKeysFail(t *testing.T) {
 		},
 	} {
 		fake := newSigning()
-		keys := newTokenKeys(fake, newKey(t).Address())
+		keys := newTokenKeys(fake, newKey(t).Address(), t.TempDir())
 		if call == "destroy" {
 			for _, p := range []descriptor.Period{period, period.Next()} {
 				if _, err := keys.SigningKey(t.Context(), p); err != nil {
@@ -188,14 +293,14 @@ func TestTokenKeysFail(t *testing.T) {
 		}
 	}
 	fake := newSigning()
-	keys := newTokenKeys(fake, newKey(t).Address())
+	keys := newTokenKeys(fake, newKey(t).Address(), t.TempDir())
 	for range 2 {
-		if _, err := fake.Generate(t.Context(), keys.object(period)); err != nil {
+		if _, err := fake.Generate(t.Context(), unsalted(keys.of)(period)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	_, err := keys.SigningKey(t.Context(), period)
-	wantError(t, "two keys of one name", err, "2 keys", "pkcs11-tool --delete-object")
+	wantError(t, "two keys of one name", err, "2 keys", "pkcs11-tool --login --delete-object")
 	fake.fail["list"] = trouble
 	if err := keys.Retire(t.Context(), []descriptor.Period{period}); !errors.Is(err, trouble) {
 		t.Errorf("Retire: %v", err)
@@ -205,7 +310,7 @@ func TestTokenKeysFail(t *testing.T) {
 // TestOpenSigningReferences: what "signing" may be.
 func TestOpenSigningReferences(t *testing.T) {
 	address := newKey(t).Address()
-	keys, err := OpenSigning("pkcs11:token=a?module-path=/absent.so", address)
+	keys, err := OpenSigning("pkcs11:token=a?module-path=/absent.so", address, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +324,7 @@ func TestOpenSigningReferences(t *testing.T) {
 		"no module": {"pkcs11:token=a", "module-path"},
 		"a PIN":     {"pkcs11:token=a?pin-value=1234", "pin-value"},
 	} {
-		_, err := OpenSigning(c.ref, address)
+		_, err := OpenSigning(c.ref, address, t.TempDir())
 		wantError(t, name, err, c.want)
 	}
 }

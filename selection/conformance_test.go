@@ -19,44 +19,56 @@ func TestConformance(t *testing.T) {
 
 func conform(t *rapid.T, s Strategy) {
 	pool := drawPool(t)
-	limit := rapid.IntRange(-1, 25).Draw(t, "limit")
+	room := Room{rapid.IntRange(-1, 25).Draw(t, "limit"), rapid.IntRange(1, 8).Draw(t, "per instance")}
 	seed := rapid.Uint64().Draw(t, "seed")
 	if rapid.Bool().Draw(t, "published before") {
-		// By another strategy, under another limit.
-		pool = published(pool, Random{}.Select(pool, rapid.IntRange(1, 25).Draw(t, "limit before"), source(seed+4)))
+		// By another strategy, with other room.
+		before := Room{rapid.IntRange(1, 25).Draw(t, "limit before"), rapid.IntRange(1, 8).Draw(t, "per instance before")}
+		pool = published(pool, Random{}.Select(pool, before, source(seed+4)))
 	}
 	before := slices.Clone(pool)
 
-	chosen := s.Select(pool, limit, source(seed))
+	chosen := s.Select(pool, room, source(seed))
 	if !reflect.DeepEqual(pool, before) {
 		t.Fatal("the input was changed")
 	}
-	checkChosen(t, pool, chosen, limit)
-	if again := s.Select(pool, limit, source(seed)); !reflect.DeepEqual(again, chosen) {
+	checkChosen(t, pool, chosen, room)
+	if again := s.Select(pool, room, source(seed)); !reflect.DeepEqual(again, chosen) {
 		t.Fatalf("the same random source gave %v, then %v", keysOf(chosen), keysOf(again))
 	}
 
 	marked := published(pool, chosen)
 	shuffled(marked, source(seed+1))
-	next := s.Select(marked, limit, source(seed+2))
+	next := s.Select(marked, room, source(seed+2))
 	if !slices.Equal(keysOf(next), keysOf(chosen)) {
 		t.Fatalf("nothing changed, but the selection did: %v, then %v", keysOf(chosen), keysOf(next))
 	}
 
-	// A candidate that was not chosen and goes away changes nothing.
+	// A candidate that was not chosen, of an instance that has others and on a
+	// relay that nobody else wanted, goes away and changes nothing.
+	wanted, has := make(map[string]int), countByInstance(chosen)
+	for _, c := range marked {
+		wanted[c.Point.Relay()]++
+	}
 	idle := slices.DeleteFunc(marked, func(c Candidate) bool {
-		return c.Place == 0 && rapid.Bool().Draw(t, "gone")
+		return c.Place == 0 && has[c.Instance] > 0 && wanted[c.Point.Relay()] == 1 && rapid.Bool().Draw(t, "gone")
 	})
-	if next := s.Select(idle, limit, source(seed+3)); !slices.Equal(keysOf(next), keysOf(chosen)) {
+	if next := s.Select(idle, room, source(seed+3)); !slices.Equal(keysOf(next), keysOf(chosen)) {
 		t.Fatalf("idle candidates went, and the selection changed: %v, then %v", keysOf(chosen), keysOf(next))
 	}
 }
 
-func checkChosen(t *rapid.T, pool, chosen []Candidate, limit int) {
-	if len(chosen) > max(limit, 0) {
-		t.Fatalf("%d chosen, limit %d", len(chosen), limit)
+func checkChosen(t *rapid.T, pool, chosen []Candidate, room Room) {
+	if len(chosen) > max(room.Points, 0) {
+		t.Fatalf("%d chosen, room for %d", len(chosen), room.Points)
 	}
-	if len(chosen) == 0 && limit > 0 && len(pool) > 0 {
+	counts := countByInstance(chosen)
+	for instance, n := range counts {
+		if n > room.PerInstance && len(counts) > 1 {
+			t.Fatalf("%d chosen of %s, room for %d", n, instance, room.PerInstance)
+		}
+	}
+	if len(chosen) == 0 && room.Points > 0 && len(pool) > 0 {
 		t.Fatal("none chosen though there are candidates")
 	}
 	relays := make(map[string]bool)
@@ -78,7 +90,7 @@ func TestOrderTellsNothing(t *testing.T) {
 	for _, s := range strategies {
 		first, neighbours := 0, 0
 		for seed := range uint64(rounds) {
-			chosen := s.Select(separate(3, 3), 20, source(seed))
+			chosen := s.Select(separate(3, 3), Room{20, 3}, source(seed))
 			if chosen[0].Instance == "a" {
 				first++
 			}
@@ -103,12 +115,12 @@ func TestOrderTellsNothing(t *testing.T) {
 func TestSmallChange(t *testing.T) {
 	for _, s := range strategies {
 		pool := separate(3, 3, 3)
-		chosen := s.Select(pool, 20, source(1))
+		chosen := s.Select(pool, Room{20, 3}, source(1))
 		if len(chosen) != 9 {
 			t.Fatalf("%s: %d chosen of 9", s.Name(), len(chosen))
 		}
 		pool[4] = candidate("b", 100, 100)
-		next := s.Select(published(pool, chosen), 20, source(2))
+		next := s.Select(published(pool, chosen), Room{20, 3}, source(2))
 		kept := slices.DeleteFunc(slices.Clone(next), func(c Candidate) bool { return c.Place == 0 })
 		var want [][32]byte
 		for _, c := range chosen {
@@ -129,7 +141,7 @@ func TestGrowthDisplacesNobody(t *testing.T) {
 	for _, s := range strategies {
 		for seed := range uint64(50) {
 			marked := published(pool, []Candidate{pool[0], pool[4]})
-			next := s.Select(marked, 4, source(seed))
+			next := s.Select(marked, Room{4, 3}, source(seed))
 			if len(next) != 4 {
 				t.Fatalf("%s: %d chosen", s.Name(), len(next))
 			}

@@ -1,16 +1,17 @@
 package selection
 
-import "math/rand/v2"
+import (
+	"cmp"
+	"math/rand/v2"
+)
 
 // Freshest prefers the points that were seen first most recently, and of those
 // equally young the points of the instance that published last. Tor gives up an
 // introduction point within a day of making it, so the youngest have the
-// longest to live, and an instance that died makes no new ones and is crowded
-// out.
+// longest to live. What is published stays for as long as it is offered.
 //
-// It differs from taking all points only when there are more than the limit.
-// Then it changes the descriptor whenever an instance renews a point, and
-// instances that have just started get more clients than the others.
+// It differs from taking all points only when there are more than there is room
+// for.
 //
 // Use it with many short-lived instances.
 type Freshest struct{}
@@ -19,11 +20,8 @@ type Freshest struct{}
 func (Freshest) Name() string { return "freshest" }
 
 // Select implements Strategy.
-func (Freshest) Select(candidates []Candidate, limit int, random *rand.Rand) []Candidate {
-	return inOrder(candidates, limit, random, func(a, b Candidate) int {
-		if c := b.FirstSeen.Compare(a.FirstSeen); c != 0 {
-			return c
-		}
-		return b.Published.Compare(a.Published)
-	})
+func (Freshest) Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate {
+	return apportion(candidates, room, random, rule{fill: true, compare: func(a, b Candidate) int {
+		return cmp.Or(b.FirstSeen.Compare(a.FirstSeen), b.Published.Compare(a.Published))
+	}})
 }

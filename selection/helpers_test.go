@@ -17,7 +17,7 @@ var epoch = time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
 // candidate makes a point of an instance on a relay; key tells points apart.
 func candidate(instance string, relay, key int) Candidate {
 	point := &descriptor.IntroductionPoint{
-		LinkSpecifiers: []descriptor.LinkSpecifier{{Type: descriptor.LinkEd25519, Data: fmt.Appendf(nil, "%032d", relay)}},
+		LinkSpecifiers: []descriptor.LinkSpecifier{{Type: descriptor.LinkRSA, Data: fmt.Appendf(nil, "%020d", relay)}},
 	}
 	binary.BigEndian.PutUint64(point.AuthKey[:], uint64(key)+1)
 	return Candidate{Instance: instance, Weight: 1, Point: point, FirstSeen: epoch, Published: epoch}

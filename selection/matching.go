@@ -6,7 +6,7 @@ import (
 )
 
 // group is an instance and what it has to offer: one candidate for each relay,
-// those in the published descriptor first.
+// those in the published descriptor first, then the better ones.
 type group struct {
 	instance string
 	weight   float64
@@ -19,9 +19,9 @@ type option struct {
 	candidate Candidate
 }
 
-// groupByInstance sorts candidates by instance. The order of instances and of their
-// options is that of their first candidate; published options go first.
-func groupByInstance(candidates []Candidate, weight func(Candidate) float64) []group {
+// groupByInstance sorts candidates by instance. The order of instances, and of
+// options that are equally good, is that of their first candidate.
+func groupByInstance(candidates []Candidate, r rule) []group {
 	var groups []group
 	index := make(map[string]int)
 	for _, c := range candidates {
@@ -29,24 +29,24 @@ func groupByInstance(candidates []Candidate, weight func(Candidate) float64) []g
 		if !known {
 			g = len(groups)
 			index[c.Instance] = g
-			groups = append(groups, group{instance: c.Instance, weight: weight(c)})
+			groups = append(groups, group{instance: c.Instance, weight: r.weigh(c)})
 		}
 		groups[g].options = append(groups[g].options, option{c.Point.Relay(), c})
 	}
 	for i := range groups {
-		groups[i].tidy()
+		groups[i].tidy(r)
 	}
 	return groups
 }
 
-// tidy puts published options first, in their order there, and leaves one
-// option for each relay.
-func (g *group) tidy() {
+// tidy orders the options and leaves one for each relay.
+func (g *group) tidy(r rule) {
 	slices.SortStableFunc(g.options, func(a, b option) int {
-		if c := comparePlaced(a.candidate, b.candidate); c != 0 {
-			return c
-		}
-		return cmp.Compare(a.candidate.Place, b.candidate.Place)
+		return cmp.Or(
+			comparePlaced(a.candidate, b.candidate),
+			cmp.Compare(a.candidate.Place, b.candidate.Place),
+			r.prefer(a.candidate, b.candidate),
+		)
 	})
 	seen := make(map[string]bool, len(g.options))
 	g.options = slices.DeleteFunc(g.options, func(o option) bool {
@@ -66,13 +66,14 @@ func (g *group) tidy() {
 // given before, only on how many to whom.
 type matching struct {
 	groups []group
-	owner  map[string]int // relay to group
-	count  []int          // relays given, by group
+	owner  map[string]int  // relay to group
+	kept   map[string]bool // relays that are not given to another
+	count  []int           // relays given, by group
 	total  int
 }
 
 func newMatching(groups []group) *matching {
-	return &matching{groups: groups, owner: make(map[string]int), count: make([]int, len(groups))}
+	return &matching{groups: groups, owner: make(map[string]int), kept: make(map[string]bool), count: make([]int, len(groups))}
 }
 
 // add gives one relay more to group g, and reports whether that was possible.
@@ -94,7 +95,7 @@ func (m *matching) take(g int, visited map[string]bool) bool {
 	}
 	for _, o := range m.groups[g].options {
 		owner := m.owner[o.relay]
-		if owner == g || visited[o.relay] {
+		if owner == g || visited[o.relay] || m.kept[o.relay] {
 			continue
 		}
 		visited[o.relay] = true
@@ -106,12 +107,13 @@ func (m *matching) take(g int, visited map[string]bool) bool {
 	return false
 }
 
-// keep gives each group the relays of its published options, up to want[g].
-func (m *matching) keep(want []int) {
-	for g := range m.groups {
-		for _, o := range m.groups[g].options[:m.groups[g].placed] {
-			if _, taken := m.owner[o.relay]; !taken && m.count[g] < want[g] {
-				m.owner[o.relay] = g
+// keep gives the first groups the relays of their published options, up to their
+// quotas, for good.
+func (m *matching) keep(first []group, quota map[string]int) {
+	for g := range first {
+		for _, o := range first[g].options[:first[g].placed] {
+			if _, taken := m.owner[o.relay]; !taken && m.count[g] < quota[first[g].instance] {
+				m.owner[o.relay], m.kept[o.relay] = g, true
 				m.count[g]++
 				m.total++
 			}

@@ -2,18 +2,17 @@ package selection
 
 import "math/rand/v2"
 
-// Random chooses points without regard to instance or age. A point once chosen
-// stays for as long as its instance offers it. An instance with more points
-// gets more clients.
+// Random chooses points without regard to age, as many as there is room for,
+// though some instances then have one more than others. A point once chosen
+// stays for as long as its instance offers it.
 //
-// Use it when the number of points an instance offers is itself the wish for
-// its share, or to have nothing about the choice depend on the instances.
+// Use it when as many points as possible matter more than even shares.
 type Random struct{}
 
 // Name implements Strategy.
 func (Random) Name() string { return "random" }
 
 // Select implements Strategy.
-func (Random) Select(candidates []Candidate, limit int, random *rand.Rand) []Candidate {
-	return inOrder(candidates, limit, random, func(a, b Candidate) int { return 0 })
+func (Random) Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate {
+	return apportion(candidates, room, random, rule{fill: true})
 }

@@ -20,7 +20,9 @@ type Candidate struct {
 	Weight float64
 	// Point must not be nil. Strategies read it and never change it.
 	Point *descriptor.IntroductionPoint
-	// FirstSeen is when the point first stood in a descriptor of its instance.
+	// FirstSeen is when the point first stood in a descriptor of its instance, for
+	// this period. Of two points that clients could not tell apart, the one that
+	// was seen first counts.
 	FirstSeen time.Time
 	// Published is when the instance last published, as far as is known.
 	Published time.Time
@@ -29,22 +31,32 @@ type Candidate struct {
 	Place int
 }
 
+// Room is how many introduction points there is room for.
+type Room struct {
+	Points      int // in the descriptor
+	PerInstance int // of one instance, while there are several; at least 1
+}
+
 // A Strategy chooses the introduction points of one descriptor. Strategies are
 // stateless and safe for concurrent use.
 type Strategy interface {
 	// Name is what the configuration calls the strategy.
 	Name() string
 
-	// Select returns at most limit of the candidates, in the order in which
-	// they go into the descriptor. No two of the returned share a relay, none
-	// is returned twice, and the input is left as it was. No candidates, or a
-	// limit below 1, give none.
+	// Select returns at most as many of the candidates as there is room for, in
+	// the order in which they go into the descriptor. No two of the returned share
+	// a relay or a key, none is returned twice, and the input is left as it was. No
+	// candidates, or no room, give none.
 	//
 	// The result depends on nothing but the arguments. When the candidates with
 	// a Place are what an earlier Select of the same candidates returned, in
 	// that order, it returns the same again, whatever random yields. The order
 	// of the result does not follow the order of instances in the input.
-	Select(candidates []Candidate, limit int, random *rand.Rand) []Candidate
+	//
+	// What an instance offers does not change which points of the others are
+	// chosen, as long as it offers any and what it adds is seen later than theirs.
+	// Of more instances than room.Points, those that are published stay.
+	Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate
 }
 
 // Mark sets the Place of each candidate whose introduction point is among

@@ -95,23 +95,24 @@ func TestWeightedTable(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		points  []int
+		each    int // room for each instance
 		weights []float64
 		want    map[string]int
 	}{
-		{"equal weights are spread", []int{3, 3}, []float64{1, 1}, map[string]int{"a": 3, "b": 3}},
-		{"three to one", []int{3, 3}, []float64{3, 1}, map[string]int{"a": 3, "b": 1}},
-		{"scale does not matter", []int{3, 3}, []float64{0.75, 0.25}, map[string]int{"a": 3, "b": 1}},
-		{"the most points that fit", []int{20, 20}, []float64{3, 1}, map[string]int{"a": 15, "b": 5}},
-		{"three weights", []int{10, 10, 10}, []float64{5, 3, 2}, map[string]int{"a": 10, "b": 6, "c": 4}},
-		{"a trickle", []int{3, 3}, []float64{1000, 1}, map[string]int{"a": 3, "b": 1}},
-		{"drained", []int{3, 3}, []float64{0, 1}, map[string]int{"b": 3}},
-		{"all drained", []int{3, 3}, []float64{0, 0}, map[string]int{"a": 3, "b": 3}},
+		{"equal weights are spread", []int{3, 3}, 3, []float64{1, 1}, map[string]int{"a": 3, "b": 3}},
+		{"three to one", []int{3, 3}, 3, []float64{3, 1}, map[string]int{"a": 3, "b": 1}},
+		{"scale does not matter", []int{3, 3}, 3, []float64{0.75, 0.25}, map[string]int{"a": 3, "b": 1}},
+		{"the most points that fit", []int{20, 20}, 20, []float64{3, 1}, map[string]int{"a": 15, "b": 5}},
+		{"three weights", []int{10, 10, 10}, 20, []float64{5, 3, 2}, map[string]int{"a": 10, "b": 6, "c": 4}},
+		{"a trickle", []int{3, 3}, 3, []float64{1000, 1}, map[string]int{"a": 3, "b": 1}},
+		{"drained", []int{3, 3}, 3, []float64{0, 1}, map[string]int{"b": 3}},
+		{"all drained", []int{3, 3}, 3, []float64{0, 0}, map[string]int{"a": 3, "b": 3}},
 	} {
 		pool := separate(test.points...)
 		for i := range pool {
 			pool[i].Weight = test.weights[pool[i].Instance[0]-'a']
 		}
-		if got := countByInstance(Weighted{}.Select(pool, 20, source(1))); !maps.Equal(got, test.want) {
+		if got := countByInstance(Weighted{}.Select(pool, Room{20, test.each}, source(1))); !maps.Equal(got, test.want) {
 			t.Errorf("%s: %v, want %v", test.name, got, test.want)
 		}
 	}
@@ -129,7 +130,7 @@ func TestByAge(t *testing.T) {
 	for _, s := range []Strategy{Freshest{}, LongestLived{}, Random{}} {
 		taken[s.Name()] = make(map[string]int)
 		for seed := range uint64(200) {
-			taken[s.Name()][s.Select(pool, 1, source(seed))[0].Instance]++
+			taken[s.Name()][s.Select(pool, Room{1, 3}, source(seed))[0].Instance]++
 		}
 	}
 	if got := taken["freshest"]; got["d"] != 200 {
@@ -143,26 +144,21 @@ func TestByAge(t *testing.T) {
 	}
 }
 
-// TestRandomFills: no relay is left unused while the limit allows.
+// TestRandomFills: no room is left while instances have points.
 func TestRandomFills(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		pool, limit := drawPool(t), rapid.IntRange(1, 25).Draw(t, "limit")
-		relays := make(map[string]bool)
-		for _, c := range pool {
-			relays[c.Point.Relay()] = true
+	for limit := range 26 {
+		chosen := Random{}.Select(separate(3, 3, 3, 3, 3, 3, 3), Room{limit, 3}, source(1))
+		if want := min(limit, 21); len(chosen) != want {
+			t.Errorf("%d chosen, want %d", len(chosen), want)
 		}
-		chosen := Random{}.Select(pool, limit, source(1))
-		if want := min(limit, len(relays)); len(chosen) != want {
-			t.Fatalf("%d chosen, want %d", len(chosen), want)
-		}
-	})
+	}
 }
 
 // TestSamePointTwice: a point that two instances claim is chosen once.
 func TestSamePointTwice(t *testing.T) {
 	pool := append(separate(1, 1), candidate("c", 9, 0))
 	for _, s := range strategies {
-		if chosen := s.Select(pool, 20, source(1)); len(chosen) != 2 {
+		if chosen := s.Select(pool, Room{20, 3}, source(1)); len(chosen) != 2 {
 			t.Errorf("%s chose %d of 2", s.Name(), len(chosen))
 		}
 	}
@@ -175,6 +171,6 @@ func BenchmarkSpreadManyInstances(b *testing.B) {
 	}
 	pool := separate(points...)
 	for b.Loop() {
-		Spread{}.Select(pool, 20, source(1))
+		Spread{}.Select(pool, Room{20, 3}, source(1))
 	}
 }

@@ -9,8 +9,8 @@ import "math/rand/v2"
 // it gets no new clients, as long as some other instance has a weight.
 //
 // The reach of the weights is limited by the number of points that an instance
-// has (tor's HiddenServiceNumIntroductionPoints, 3 unless set, at most 20):
-// give more of them to the heavy instances.
+// may have (Room.PerInstance) and has (HiddenServiceNumIntroductionPoints in its
+// torrc, 3 unless set): give more of them to the heavy instances.
 //
 // Use it when the instances differ in capacity, or to drain one.
 type Weighted struct{}
@@ -19,7 +19,7 @@ type Weighted struct{}
 func (Weighted) Name() string { return "weighted" }
 
 // Select implements Strategy.
-func (Weighted) Select(candidates []Candidate, limit int, random *rand.Rand) []Candidate {
+func (Weighted) Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate {
 	weighted := make([]Candidate, 0, len(candidates))
 	for _, c := range candidates {
 		if c.Weight > 0 {
@@ -27,7 +27,7 @@ func (Weighted) Select(candidates []Candidate, limit int, random *rand.Rand) []C
 		}
 	}
 	if len(weighted) == 0 {
-		return Spread{}.Select(candidates, limit, random)
+		return Spread{}.Select(candidates, room, random)
 	}
-	return apportion(weighted, limit, random, func(c Candidate) float64 { return c.Weight })
+	return apportion(weighted, room, random, rule{weight: func(c Candidate) float64 { return c.Weight }})
 }

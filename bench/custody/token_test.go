@@ -83,7 +83,7 @@ func sealTo(b *testing.B, path, ref string, method token.Method) {
 // newTokenSigner returns a descriptor-signing key in a token.
 func newTokenSigner(b *testing.B) crypto.Signer {
 	b.Helper()
-	keys, err := keystore.OpenSigning(tokentest.New(b).URI(""), descriptor.Address{1})
+	keys, err := keystore.OpenSigning(tokentest.New(b).URI(""), descriptor.Address{1}, b.TempDir())
 	if err != nil {
 		b.Fatal(err)
 	}

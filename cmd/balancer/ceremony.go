@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/printable"
 	"onionbalancer/keystore/offline"
+	"onionbalancer/keystore/token"
 )
 
 func newCeremonyCommand() *cobra.Command {
@@ -48,6 +51,7 @@ made. Neither is of use to anybody who has not got the manager's signing keys.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	addTryPINFlag(cmd.PersistentFlags())
 	cmd.AddCommand(newCeremonyRequestCommand(), newCeremonySignCommand(), newCeremonyInstallCommand(), newCeremonyShowCommand())
 	return cmd
 }
@@ -73,6 +77,7 @@ func preparedIn(configPath, dir string) ([]prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	token.RememberIn(cfg.StateDir)
 	var list []prepared
 	for _, s := range cfg.Services {
 		is, err := offline.Look(s.Key)
@@ -85,7 +90,7 @@ func preparedIn(configPath, dir string) ([]prepared, error) {
 	}
 	if len(list) == 0 {
 		return nil, fmt.Errorf("no service in %s has the directory of a ceremony as its key: the first time, name address and directory "+
-			"(balancer ceremony request ADDRESS --dir DIR), then write key = \"DIR\"", configPath)
+			"(balancer ceremony request ADDRESS --dir DIR), then write key = \"DIR\"", printable.Text(configPath))
 	}
 	return list, nil
 }
@@ -105,9 +110,38 @@ func preparedBelow(dir string) ([]prepared, error) {
 		}
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("there are no signing keys for ceremonies in %s: balancer ceremony request ADDRESS --dir DIR makes them", dir)
+		return nil, fmt.Errorf("there are no signing keys for ceremonies in %s: balancer ceremony request ADDRESS --dir DIR makes them", printable.Text(dir))
 	}
 	return list, nil
+}
+
+// documents returns the files that are meant by paths: of a directory, all that
+// end in .json.
+func documents(paths []string) (files []string, err error) {
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		if !info.IsDir() {
+			files = append(files, path)
+			continue
+		}
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			return nil, err
+		}
+		before := len(files)
+		for _, e := range entries {
+			if name := e.Name(); filepath.Ext(name) == ".json" && !strings.HasPrefix(name, ".") {
+				files = append(files, filepath.Join(path, name))
+			}
+		}
+		if len(files) == before {
+			return nil, fmt.Errorf("there is no file *.json in %q", path)
+		}
+	}
+	return files, nil
 }
 
 // addKeysDirFlag adds the flag that names the directory of the signing keys.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/owner"
+	"onionbalancer/internal/printable"
 	"onionbalancer/keystore/offline"
 )
 
@@ -17,7 +19,8 @@ func newCeremonyInstallCommand() *cobra.Command {
 		Use:   "install BUNDLE... {--config FILE | --dir DIR}",
 		Short: "Install what was signed offline",
 		Long: `Checks bundles, or parts of one, and puts them into the directories of their
-addresses: those that are keys in the configuration, or DIR, or those in DIR.
+addresses: those that are keys in the configuration, or DIR, or those in DIR. Of a
+directory BUNDLE, all files *.json are meant.
 
 Checked is, for every entry, that the holder of the onion address signed it as it
 stands; that the certificate is by the blinded key of that address and period, of
@@ -29,7 +32,7 @@ What is installed already stays: a bundle adds to it. Installing one twice, or a
 older one after a newer one, does no harm. A running balancer notices by itself,
 without SIGHUP. The exit status is 0 also if there are warnings.`,
 		Example: `  balancer ceremony install bundle.json --config /etc/balancer/balancer.toml
-  balancer ceremony install codes/*.json --dir front.offline`,
+  balancer ceremony install codes/ --dir front.offline`,
 		Args: misuse(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			done, err := installBundles(args, configPath, dir)
@@ -57,7 +60,13 @@ func installBundles(paths []string, configPath, dir string) ([]offline.Installed
 	for _, t := range targets {
 		dirs = append(dirs, t.dir)
 	}
+	if err := owner.Check(dirs...); err != nil {
+		return nil, err
+	}
 	var bundles []*offline.Bundle
+	if paths, err = documents(paths); err != nil {
+		return nil, fmt.Errorf("reading the bundle: %w", err)
+	}
 	for _, path := range paths {
 		raw, err := offline.ReadFile(path)
 		if err != nil {
@@ -65,7 +74,7 @@ func installBundles(paths []string, configPath, dir string) ([]offline.Installed
 		}
 		b, err := offline.ParseBundle(raw)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, fmt.Errorf("%q: %w", path, err)
 		}
 		bundles = append(bundles, b)
 	}
@@ -75,7 +84,7 @@ func installBundles(paths []string, configPath, dir string) ([]offline.Installed
 func writeInstalled(w io.Writer, list []offline.Installed, now time.Time) error {
 	for _, i := range list {
 		fmt.Fprintf(w, "%s\n", i.Address)
-		fmt.Fprintf(w, "  in %s: %d periods new, %d renewed, %d as before, %d over and left out\n", i.Dir, i.New, i.Renewed, i.Kept, i.Over)
+		fmt.Fprintf(w, "  in %s: %d periods new, %d renewed, %d as before, %d over and left out\n", printable.Text(i.Dir), i.New, i.Renewed, i.Kept, i.Over)
 		switch {
 		case i.Through == 0:
 		case i.Until.After(now):

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/owner"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/offline"
 )
@@ -126,6 +127,11 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("writing the request: %w", err)
 	}
+	for _, w := range wishes {
+		if err := owner.Check(w.dir); err != nil {
+			return nil, err
+		}
+	}
 	schedule, now, err := o.timing(ctx, wishes)
 	if err != nil {
 		return nil, err
@@ -183,7 +189,7 @@ func (w wish) prepare(ctx context.Context, schedule offline.Schedule, first uint
 			}
 			address = d.Address
 		}
-		token, err := keystore.OpenSigning(w.signing, address)
+		token, err := keystore.OpenSigning(w.signing, address, w.dir)
 		if err != nil {
 			return wanted, err
 		}

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/keystore/offline"
 	"onionbalancer/keystore/pkcs11uri"
@@ -21,6 +23,8 @@ type requestShown struct {
 	Periods  int             `json:"periods"`
 	Services []serviceWanted `json:"services"`
 	Warnings []string        `json:"warnings,omitempty"`
+
+	paths []string // the same as Path, one by one
 }
 
 // serviceWanted is what a request wants for one address.
@@ -30,13 +34,13 @@ type serviceWanted struct {
 	Keys             []offline.Fingerprint `json:"signing_key_fingerprints"`
 }
 
-func showRequest(r *offline.Request, path string) (*requestShown, error) {
+func showRequest(r *offline.Request, paths ...string) (*requestShown, error) {
 	name, err := r.Fingerprint()
 	if err != nil {
 		return nil, err
 	}
 	shown := &requestShown{
-		Path: path, Fingerprint: name, Made: moment(r.Made), Schedule: r.Schedule,
+		Path: strings.Join(paths, ", "), paths: paths, Fingerprint: name, Made: moment(r.Made), Schedule: r.Schedule,
 		Span: r.Schedule.Span(r.First, r.Last()), Periods: r.Periods(),
 	}
 	for _, w := range r.Services {
@@ -54,7 +58,11 @@ const keysPerLine = 4
 
 // write prints all of it: that is what is about to be signed.
 func (r *requestShown) write(w io.Writer) {
-	fmt.Fprintf(w, "Request %s, made %s.\n", r.Path, r.Made)
+	// Always in quotes: a name could go on as our own words do.
+	for _, path := range r.paths {
+		fmt.Fprintf(w, "Request %q\n", path)
+	}
+	fmt.Fprintf(w, "Made %s.\n", r.Made)
 	fmt.Fprintf(w, "It asks for certificates of descriptor-signing keys, and for the keys of revision counters.\n")
 	fmt.Fprintf(w, "\n  from     %s  (period %d)\n  until    %s  (period %d)\n  that is  %d periods of %s, %s\n",
 		moment(r.From), r.First, moment(r.Until), r.Last, r.Periods, r.Length(), days(r.From, r.Until))
@@ -123,10 +131,10 @@ func newRequestMade(r *offline.Request, path string, dirs map[descriptor.Address
 func (m *requestMade) write(w io.Writer) error {
 	fmt.Fprintf(w, "%d periods, from %s until %s (%s):\n", m.Periods, moment(m.From), moment(m.Until), days(m.From, m.Until))
 	for _, s := range m.Services {
-		fmt.Fprintf(w, "  %s  keys in %s\n", s.Address, m.Dirs[s.Address])
+		fmt.Fprintf(w, "  %s  keys in %s\n", s.Address, printable.Text(m.Dirs[s.Address]))
 	}
 	if len(m.Parts) > 0 {
-		fmt.Fprintf(w, "In parts, for QR codes: %d files in %s\n", len(m.Parts), filepath.Dir(m.Parts[0]))
+		fmt.Fprintf(w, "In parts, for QR codes: %d files in %s\n", len(m.Parts), printable.Text(filepath.Dir(m.Parts[0])))
 	}
 	writeWarnings(w, m.Warnings)
 	_, err := fmt.Fprintf(w, `
@@ -141,7 +149,7 @@ Next:
      file, or a part of it is missing.
   3. Carry bundle.json back, and here: balancer ceremony install bundle.json --config FILE
      (or with --dir DIR for --config FILE)
-`, m.Path, m.Fingerprint, shell.Quote(filepath.Base(m.Path)))
+`, printable.Text(m.Path), m.Fingerprint, shell.Quote(filepath.Base(m.Path)))
 	if err == nil && m.forConfig != "" {
 		_, err = fmt.Fprintf(w, "\nIn the configuration: %s\n", m.forConfig)
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/printable"
 	"onionbalancer/keystore/offline"
 )
 
@@ -56,13 +57,13 @@ func showCeremony(path string) (interface{ write(io.Writer) }, error) {
 	if offline.IsBundle(raw) {
 		b, err := offline.ParseBundle(raw)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, fmt.Errorf("%q: %w", path, err)
 		}
 		return showBundle(b, path)
 	}
 	r, err := offline.ParseRequest(raw)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%q: %w", path, err)
 	}
 	return showRequest(r, path)
 }
@@ -87,7 +88,7 @@ func showBundle(b *offline.Bundle, path string) (*bundleShown, error) {
 		one := serviceCertified{Address: address, Spans: b.Spans(address)}
 		for _, e := range b.Of(address) {
 			if _, err := e.Verify(b.Schedule); err != nil {
-				return nil, fmt.Errorf("%s is not good: %w", path, err)
+				return nil, fmt.Errorf("%q is not good: %w", path, err)
 			}
 			if n := len(one.Requests); n == 0 || one.Requests[n-1] != e.Request {
 				one.Requests = append(one.Requests, e.Request)
@@ -99,7 +100,7 @@ func showBundle(b *offline.Bundle, path string) (*bundleShown, error) {
 }
 
 func (b *bundleShown) write(w io.Writer) {
-	fmt.Fprintf(w, "Bundle %s, checked: signed by the addresses that it names.\n", b.Path)
+	fmt.Fprintf(w, "Bundle %q, checked: signed by the addresses that it names.\n", b.Path)
 	for _, s := range b.Services {
 		fmt.Fprintf(w, "\n  for %s\n", s.Address)
 		writeSpans(w, "certificates", s.Spans)
@@ -139,7 +140,7 @@ func showDirs(path string) (dirsShown, error) {
 
 func (list dirsShown) write(w io.Writer) {
 	for _, d := range list {
-		fmt.Fprintf(w, "%s\n  in %s\n", d.Address, d.Dir)
+		fmt.Fprintf(w, "%s\n  in %s\n", d.Address, printable.Text(d.Dir))
 		writeSpans(w, "signing keys", d.Keys)
 		if d.OnToken > 0 {
 			fmt.Fprintf(w, "  %d of them on a token\n", d.OnToken)

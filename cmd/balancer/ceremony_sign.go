@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,7 +41,8 @@ before: nothing signed depends on it, but the warnings do.
 
 Compare the fingerprint with the one that the manager showed. Whoever can change the
 request on its way would otherwise have keys of their own certified, and could
-publish under the address. The fingerprint covers everything in the request.
+publish under the address. The fingerprint covers everything in the request. To sign,
+type its last group of four characters, from your note of what the manager showed.
 
 KEY is a key file, a tor HiddenServiceDir, or the "pkcs11:" URI of a key that a token
 seals (with x-sealed). Give one for each address: a key that belongs to no address
@@ -50,16 +50,16 @@ in the request, or an address without a key, is an error before anything is sign
 The identity key is in memory only while this runs, and no key of a period ever
 leaves it.
 
-A request that came in parts is given by all of them, in any order.
+REQUEST is a file, or a directory of which all files *.json are meant. A request that
+came in parts is given by all of them, in any order.
 --split writes a file for each period and address besides or instead, each small
 enough for a QR code (version 40, error correction M). "ceremony install" takes any
 of them, in any order.`,
 		Example: `  balancer ceremony sign request.json --key front --out bundle.json
-  balancer ceremony sign codes/*.json --key front --key mail.pem --split signed
+  balancer ceremony sign codes/ --key front --key mail.pem --split signed
   balancer ceremony sign request.json --key front --out bundle.json --yes abcd-efgh-ijkl-mnop-qrst-uvwx`,
 		Args: misuse(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			protectMemory()
 			signed, err := o.sign(cmd.Context(), args, cmd.ErrOrStderr())
 			if err != nil {
 				return err
@@ -90,7 +90,11 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("writing the bundle: %w", err)
 	}
-	request, err := readRequest(paths)
+	paths, err := documents(paths)
+	if err != nil {
+		return nil, fmt.Errorf("reading the request: %w", err)
+	}
+	request, repeated, err := readRequest(paths)
 	if err != nil {
 		return nil, err
 	}
@@ -102,11 +106,11 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 	if err := request.Match(keys); err != nil {
 		return nil, fmt.Errorf("the keys and the request do not fit together: %w", err)
 	}
-	shown, err := showRequest(request, strings.Join(paths, ", "))
+	shown, err := showRequest(request, paths...)
 	if err != nil {
 		return nil, err
 	}
-	shown.Warnings = request.Oddities(time.Now())
+	shown.Warnings = append(repeated, request.Oddities(time.Now())...)
 	if err := o.consent(ctx, shown, talk); err != nil {
 		return nil, err
 	}
@@ -117,21 +121,33 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 	return o.store(shown, bundle)
 }
 
-// readRequest reads a request from one file, or from those of its parts.
-func readRequest(paths []string) (*offline.Request, error) {
+// readRequest reads a request from one file, or from those of its parts, and
+// says which files have the same in them.
+func readRequest(paths []string) (whole *offline.Request, repeated []string, err error) {
 	var parts []*offline.Request
+	read := map[offline.Fingerprint]string{}
 	for _, path := range paths {
 		raw, err := offline.ReadFile(path)
 		if err != nil {
-			return nil, fmt.Errorf("reading the request: %w", err)
+			return nil, nil, fmt.Errorf("reading the request: %w", err)
 		}
 		part, err := offline.ParseRequest(raw)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, nil, fmt.Errorf("%q: %w", path, err)
 		}
+		name, err := part.Fingerprint()
+		if err != nil {
+			return nil, nil, err
+		}
+		if same, there := read[name]; there {
+			repeated = append(repeated, fmt.Sprintf("%q has the same in it as %q", path, same))
+			continue
+		}
+		read[name] = path
 		parts = append(parts, part)
 	}
-	return offline.JoinRequests(parts)
+	whole, err = offline.JoinRequests(parts)
+	return whole, repeated, err
 }
 
 // loadKeys reads the identity keys. The caller wipes those it returns, also
@@ -162,12 +178,13 @@ func (o *signOptions) consent(ctx context.Context, shown *requestShown, talk io.
 		}
 		return nil
 	}
-	answer, err := ask(ctx, "\nIs it the fingerprint that the manager showed, and do you want to sign all of this?\nType yes to sign: ", talk, os.Stdin)
+	answer, err := ask(ctx, "\nIs it the fingerprint that the manager showed, and do you want to sign all of this?\n"+
+		"Then type its last group, four characters, from your note: ", talk, os.Stdin)
 	if err != nil {
 		return fmt.Errorf("not signed: %w", err)
 	}
-	if answer != "yes" {
-		return errors.New("not signed: the answer was not yes")
+	if !shown.Fingerprint.EndsWith(answer) {
+		return errors.New("not signed: what was typed is not the last group of the request's fingerprint")
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"path/filepath"
 
+	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/keystore/offline"
 )
@@ -39,13 +40,13 @@ func (s *signed) write(w io.Writer) error {
 	fmt.Fprintf(w, "Signed and checked: %d certificates%s, until %s.\n", s.Periods, each, moment(s.Until))
 	what := shell.Quote(s.Bundle)
 	if s.Bundle != "" {
-		fmt.Fprintf(w, "bundle  %s\n", s.Bundle)
+		fmt.Fprintf(w, "bundle  %s\n", printable.Text(s.Bundle))
 	}
 	if len(s.Parts) > 0 {
 		dir := filepath.Dir(s.Parts[0])
-		fmt.Fprintf(w, "parts   %d files in %s, one for each period and address\n", len(s.Parts), dir)
+		fmt.Fprintf(w, "parts   %d files in %s, one for each period and address\n", len(s.Parts), printable.Text(dir))
 		if s.Bundle == "" {
-			what = shell.Quote(dir) + "/*.json"
+			what = shell.Quote(dir)
 		}
 	}
 	_, err := fmt.Fprintf(w, "Carry it to the manager, and there: balancer ceremony install %s --config FILE\n", what)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"onionbalancer/internal/owner"
 	"onionbalancer/keystore/offline"
 )
 
@@ -20,6 +21,9 @@ func (o outputs) check() error {
 		if path != "" {
 			paths = append(paths, path)
 		}
+	}
+	if err := owner.Check(paths...); err != nil {
+		return err
 	}
 	return offline.Creatable(paths...)
 }

@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/daemon"
+	"onionbalancer/internal/owner"
 	"onionbalancer/internal/printable"
 )
 
@@ -35,7 +35,6 @@ tokens included, and needs no tor.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			tell := func(f daemon.Finding) { printFinding(cmd, f) }
 			var all []daemon.Finding
-			protectMemory()
 			if asJSON {
 				tell = func(f daemon.Finding) { all = append(all, f) }
 			}
@@ -50,6 +49,7 @@ tokens included, and needs no tor.`,
 		},
 	}
 	addConfigFlag(cmd, &path)
+	addTryPINFlag(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON, all at the end")
 	cmd.Flags().BoolVar(&offline, "offline", false, "check the file and the keys alone")
 	return cmd
@@ -65,6 +65,12 @@ func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Findi
 	}
 	cfg, err := loadConfig(path)
 	if misuse := (usageError{}); errors.As(err, &misuse) {
+		return 0, err
+	}
+	if err == nil {
+		err = owner.Check(cfg.File, cfg.StateDir)
+	}
+	if theirs := new(owner.Error); errors.As(err, &theirs) {
 		return 0, err
 	}
 	if err != nil {
@@ -95,8 +101,8 @@ func plural(n int, what string) string { return printable.Count(n, what) }
 
 func printFinding(cmd *cobra.Command, f daemon.Finding) {
 	out := cmd.OutOrStdout()
-	fmt.Fprintf(out, "%-8s %s: %s\n", f.Level, f.What, strings.ReplaceAll(f.Detail, "\n", "; "))
+	fmt.Fprintf(out, "%-8s %s: %s\n", f.Level, oneLine(f.What), oneLine(f.Detail))
 	if f.Mend != "" {
-		fmt.Fprintf(out, "%-8s -> %s\n", "", f.Mend)
+		fmt.Fprintf(out, "%-8s -> %s\n", "", oneLine(f.Mend))
 	}
 }

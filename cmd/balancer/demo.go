@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/owner"
 	"onionbalancer/testnet"
 )
 
@@ -91,6 +92,8 @@ func runDemo(cmd *cobra.Command, o demoOptions) (err error) {
 		if o.dir, err = os.MkdirTemp("", "balancer-demo-"); err != nil {
 			return fmt.Errorf("making the demonstration's directory: %w", err)
 		}
+	} else if err := owner.Check(o.dir); err != nil {
+		return err
 	} else if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return fmt.Errorf("making the demonstration's directory: %w", err)
 	}

@@ -27,7 +27,7 @@ func (t *tally) add(name string, took time.Duration, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil {
-		t.errors = append(t.errors, fmt.Sprintf("%s: after %.1f s: %v", clock(time.Now()), took.Seconds(), err))
+		t.errors = append(t.errors, fmt.Sprintf("%s: after %.1f s: %s", clock(time.Now()), took.Seconds(), oneLine(err.Error())))
 		return
 	}
 	t.answers[name]++

@@ -10,6 +10,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/daemon"
+	"onionbalancer/internal/owner"
 )
 
 func newDescriptorFetchCommand() *cobra.Command {
@@ -22,7 +23,7 @@ for it, verify it, and write it as it came to standard output. "balancer
 descriptor show" prints what is in it.
 
 The descriptor is that of the current period: tor fetches no other.`,
-		Example: `  balancer descriptor fetch --control 127.0.0.1:9051 ADDRESS > fetched
+		Example: `  balancer descriptor fetch --control unix:/run/tor/control ADDRESS > fetched
   balancer descriptor show --address ADDRESS fetched`,
 		Args: misuse(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -40,7 +41,7 @@ The descriptor is that of the current period: tor fetches no other.`,
 			if err != nil {
 				return err
 			}
-			_, err = cmd.OutOrStdout().Write(raw)
+			_, err = binary(cmd.OutOrStdout()).Write(raw)
 			return err
 		},
 	}
@@ -63,5 +64,9 @@ func controlConfig(path, target string) (*config.Config, error) {
 	if path == "" {
 		return nil, usageError{fmt.Errorf("say which tor to ask: --control unix:PATH or HOST:PORT, or --config FILE")}
 	}
-	return config.Load(path)
+	cfg, err := config.Load(path)
+	if err == nil && cfg.Tor.Own() {
+		err = owner.Check(cfg.File, cfg.StateDir) // a tor would run there
+	}
+	return cfg, err
 }

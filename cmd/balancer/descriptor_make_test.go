@@ -12,6 +12,12 @@ import (
 // emptyDescriptor makes a descriptor without introduction points.
 func emptyDescriptor(t *testing.T, identity *descriptor.IdentityKey, period descriptor.Period, now time.Time) []byte {
 	t.Helper()
+	return makeDescriptor(t, identity, period, now, &descriptor.Contents{})
+}
+
+// makeDescriptor makes a descriptor of these contents.
+func makeDescriptor(t *testing.T, identity *descriptor.IdentityKey, period descriptor.Period, now time.Time, contents *descriptor.Contents) []byte {
+	t.Helper()
 	keys, err := identity.Address().Keys(period)
 	if err != nil {
 		t.Fatal(err)
@@ -33,9 +39,27 @@ func emptyDescriptor(t *testing.T, identity *descriptor.IdentityKey, period desc
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := encoder.Encode(&descriptor.Contents{}, 1, nil, rand.Reader)
+	raw, err := encoder.Encode(contents, 1, nil, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return raw
+}
+
+// farPoint is an introduction point whose certificates end when no certificate
+// can end later.
+func farPoint(t *testing.T) descriptor.IntroductionPoint {
+	t.Helper()
+	auth, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return descriptor.IntroductionPoint{
+		LinkSpecifiers: []descriptor.LinkSpecifier{
+			{Type: descriptor.LinkIPv4, Data: []byte{192, 0, 2, 1, 0x23, 0x29}},
+			{Type: descriptor.LinkRSA, Data: make([]byte, 20)},
+			{Type: descriptor.LinkEd25519, Data: auth},
+		},
+		OnionKey: [32]byte{9}, AuthKey: [32]byte(auth), EncKey: [32]byte{9}, Expires: time.Unix((1<<32-1)*3600, 0),
+	}
 }

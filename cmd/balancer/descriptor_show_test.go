@@ -258,3 +258,34 @@ func TestDescriptorShowClientKeyFile(t *testing.T) {
 		t.Errorf("without the key: %v", err)
 	}
 }
+
+// TestDescriptorShowFarExpiry: a certificate may end after the year 9999, with
+// which the dates of JSON end.
+func TestDescriptorShowFarExpiry(t *testing.T) {
+	raw, address := hostileDescriptor(t)
+	out, err := runDescriptor(t, raw, "show", "--json", "--address", address, "-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Points []struct {
+			Expires *time.Time `json:"expires"`
+			Auth    struct {
+				Expires *time.Time `json:"expires"`
+				Hours   int64      `json:"expiration_hours"`
+			} `json:"auth_key_cert"`
+		} `json:"introduction_points"`
+		Signing struct {
+			Expires *time.Time `json:"expires"`
+		} `json:"signing_key_cert"`
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	if p := got.Points[0]; p.Expires != nil || p.Auth.Expires != nil || p.Auth.Hours != 1<<32-1 || got.Signing.Expires == nil {
+		t.Errorf("%+v", got)
+	}
+	if out, err = runDescriptor(t, raw, "show", "--address", address, "-"); err != nil || !strings.Contains(out, "491937-") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

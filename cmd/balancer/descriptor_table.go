@@ -8,12 +8,15 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"onionbalancer/internal/printable"
 )
 
 // printDescriptor writes a descriptor for people: one table of what it says as
 // a whole, then one of its introduction points.
 func printDescriptor(out io.Writer, f *foundDescriptor) error {
 	v := newDescriptorView(f)
+	printable.Fields(&v)
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	row := func(name string, value any) { fmt.Fprintf(w, "%s\t%v\n", name, value) }
 	row("address", v.Address)

@@ -38,6 +38,17 @@ type descriptorView struct {
 	Dropped       []faultView      `json:"dropped_introduction_points"`
 }
 
+// instant is a time that a certificate may have: up to the year 491936.
+type instant struct{ time.Time }
+
+// MarshalJSON writes RFC 3339, which ends with the year 9999, or null.
+func (i instant) MarshalJSON() ([]byte, error) {
+	if i.UTC().Year() > 9999 {
+		return []byte("null"), nil
+	}
+	return i.Time.MarshalJSON()
+}
+
 type authClientView struct {
 	ID     string `json:"client_id"`
 	IV     string `json:"iv"`
@@ -47,7 +58,7 @@ type authClientView struct {
 type certificateView struct {
 	Type       byte            `json:"cert_type"`
 	Hours      int64           `json:"expiration_hours"`
-	Expires    time.Time       `json:"expires"`
+	Expires    instant         `json:"expires"`
 	KeyType    byte            `json:"key_type"`
 	Key        string          `json:"certified_key"`
 	SigningKey string          `json:"signing_key"`
@@ -70,7 +81,7 @@ type introPointView struct {
 	AuthCert   certificateView `json:"auth_key_cert"`
 	EncKey     string          `json:"enc_key_ntor"`
 	EncCert    certificateView `json:"enc_key_cert"`
-	Expires    time.Time       `json:"expires"`
+	Expires    instant         `json:"expires"`
 	Legacy     bool            `json:"legacy"`
 }
 
@@ -133,7 +144,7 @@ func newDescriptorView(f *foundDescriptor) descriptorView {
 func newCertificateView(c descriptor.Certificate) certificateView {
 	key := c.Key()
 	v := certificateView{
-		Type: byte(c.Type()), Hours: c.Expires().Unix() / 3600, Expires: c.Expires(), KeyType: c.KeyType(),
+		Type: byte(c.Type()), Hours: c.Expires().Unix() / 3600, Expires: instant{c.Expires()}, KeyType: c.KeyType(),
 		Key: hex.EncodeToString(key[:]), Extensions: []extensionView{},
 		Signature: hex.EncodeToString(c.Signature()), Raw: hex.EncodeToString(c.Bytes()),
 	}
@@ -151,7 +162,7 @@ func newIntroPointView(p *descriptor.IntroductionPoint) introPointView {
 	v := introPointView{
 		Relay: p.Relay(), OnionKey: hex.EncodeToString(p.OnionKey[:]), AuthKey: hex.EncodeToString(p.AuthKey[:]),
 		AuthCert: newCertificateView(auth), EncKey: hex.EncodeToString(p.EncKey[:]), EncCert: newCertificateView(enc),
-		Expires: p.Expires, Legacy: p.Legacy,
+		Expires: instant{p.Expires}, Legacy: p.Legacy,
 	}
 	for _, l := range p.LinkSpecifiers {
 		v.Specifiers = append(v.Specifiers, newSpecifierView(l))

@@ -14,7 +14,7 @@ import (
 func TestField(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/field", RequireExplicitExec: true,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"unbase64": unbase64},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"unbase64": unbase64, "listen": listenAs},
 	})
 }
 

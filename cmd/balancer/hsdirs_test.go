@@ -143,7 +143,7 @@ func TestHSDirsLineEnds(t *testing.T) {
 func TestHSDirsFromTor(t *testing.T) {
 	n := sim.New(sim.Config{})
 	defer n.Close()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "control"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestHSDirsFromTor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := runHSDirs(t, address.String(), "--json", "--control", listener.Addr().String())
+	out, err := runHSDirs(t, address.String(), "--json", "--control", "unix:"+listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/printable"
 )
 
 // hsdirsView is what "balancer hsdirs" prints.
@@ -87,6 +88,7 @@ func newRingView(address descriptor.Address, c *hsdir.Consensus, which hsdir.Whi
 
 // printHSDirs writes the view for people.
 func printHSDirs(out io.Writer, v hsdirsView) error {
+	printable.Fields(&v)
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "address\t%s\n", v.Address)
 	fmt.Fprintf(w, "consensus of\t%s\n", v.ValidAfter.Format(time.RFC3339))

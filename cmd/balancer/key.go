@@ -34,10 +34,10 @@ nor sign for them. So a token seals the key, and opens it for the moment in whic
 period's one certificate is signed.
 
 Instances need no key here: each has its own, made by its own tor.`,
-		Args:             misuse(cobra.NoArgs),
-		PersistentPreRun: func(*cobra.Command, []string) { protectMemory() },
-		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: misuse(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	addTryPINFlag(cmd.PersistentFlags())
 	cmd.AddCommand(newKeyNewCommand(), newKeyShowCommand(), newKeySealCommand(), newKeyRewrapCommand(), newKeyCSRCommand())
 	return cmd
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/owner"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/csr"
 )
@@ -111,6 +112,9 @@ func (o *csrOptions) make(ctx context.Context, ref string) (*csrMade, error) {
 	}
 	if o.asDER && o.asJSON && o.out == "" {
 		return nil, usageError{errors.New("--json holds the request in base64 already; give --der an --out FILE")}
+	}
+	if err := owner.Check(o.out); err != nil {
+		return nil, err
 	}
 	if _, err := os.Lstat(o.out); o.out != "" && err == nil {
 		return nil, fmt.Errorf("writing the request: %q is there already, and is not overwritten: %w", o.out, os.ErrExist)

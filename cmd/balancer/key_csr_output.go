@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"onionbalancer/internal/durable"
+	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/keystore/csr"
 )
@@ -61,11 +62,11 @@ func (m *csrMade) write(w io.Writer, o *csrOptions) error {
 	case o.asJSON:
 		return writeJSON(w, m)
 	case o.out == "":
-		_, err := w.Write(content)
+		_, err := binary(w).Write(content)
 		return err
 	}
 	_, err := fmt.Fprintf(w, "address   %s\nnames     %s\nCA nonce  %s (hex)\npath      %s\n\nIn full: openssl req%s -in %s -noout -verify -text\n",
-		m.Address, strings.Join(m.Names, "\n          "), m.CANonce, m.Path, form, shell.Quote(o.out))
+		m.Address, strings.Join(m.Names, "\n          "), m.CANonce, printable.Text(m.Path), form, shell.Quote(o.out))
 	return err
 }
 

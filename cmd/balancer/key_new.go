@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/owner"
+	"onionbalancer/internal/printable"
 	"onionbalancer/keystore"
 )
 
@@ -99,7 +101,7 @@ func (o *newOptions) makePlain(cmd *cobra.Command, path string) error {
 		return err
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "\nBack up %s, for your eyes only: when it is lost, so is the address.\nIn the configuration: key = %q\n",
-		shown.Path, shown.Path)
+		printable.Text(shown.Path), shown.Path)
 	return err
 }
 
@@ -119,6 +121,9 @@ func makeKey(path string) (*keyShown, error) {
 // writePlain writes a key in the form that path asks for, and returns the path
 // to open it by.
 func writePlain(fresh *keystore.Fresh, path string) (string, error) {
+	if err := owner.Check(path); err != nil {
+		return "", err
+	}
 	if filepath.Base(path) == torKeyName {
 		path = filepath.Dir(path)
 	} else if strings.EqualFold(filepath.Ext(path), ".pem") {

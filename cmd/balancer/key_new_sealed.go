@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/owner"
+	"onionbalancer/internal/printable"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/pkcs11uri"
 )
@@ -25,6 +27,9 @@ type sealedNew struct {
 func (o *newOptions) makeSealed(cmd *cobra.Command) (err error) {
 	uris, err := o.uris()
 	if err != nil {
+		return err
+	}
+	if err := owner.Check(o.backup); err != nil {
 		return err
 	}
 	fresh, err := keystore.New(rand.Reader)
@@ -100,11 +105,11 @@ func (s *sealedNew) writeText(w io.Writer) error {
 	text := "\n" + triedText + "\n" + s.configText()
 	switch {
 	case s.Spare != nil && s.Backup != "":
-		text += fmt.Sprintf("\nThe spare is %s with %s, the backup %s.\n", s.Spare.Path, tokenText(s.Spare.Sealed.Token), s.Backup) + backupText
+		text += fmt.Sprintf("\nThe spare is %s with %s, the backup %s.\n", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token), printable.Text(s.Backup)) + backupText
 	case s.Spare != nil:
-		text += fmt.Sprintf("\nThe spare is %s with %s. Keep both, apart from\nthe first: the file is of no use without the token, nor the token without the file.\n", s.Spare.Path, tokenText(s.Spare.Sealed.Token))
+		text += fmt.Sprintf("\nThe spare is %s with %s. Keep both, apart from\nthe first: the file is of no use without the token, nor the token without the file.\n", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token))
 	case s.Backup != "":
-		text += fmt.Sprintf("\nThe backup is %s.\n", s.Backup) + backupText
+		text += fmt.Sprintf("\nThe backup is %s.\n", printable.Text(s.Backup)) + backupText
 	default:
 		text += "\nThere is no backup: when the token is lost or locked, so is the address.\n\"balancer key rewrap\" makes one with another token.\n"
 	}

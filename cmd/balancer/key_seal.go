@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/owner"
+	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/pkcs11uri"
@@ -75,7 +77,7 @@ left as it is; what is printed says how to destroy it.`,
 				return err
 			}
 			defer source.Close()
-			return writeSealedText(cmd.OutOrStdout(), shown, fmt.Sprintf(destroyText, source.Path(), shell.Quote(source.Path())))
+			return writeSealedText(cmd.OutOrStdout(), shown, fmt.Sprintf(destroyText, printable.Text(source.Path()), shell.Quote(source.Path())))
 		},
 	}
 	o.addFlags(cmd)
@@ -112,7 +114,7 @@ and its copies, and the key on the old token.`,
 			if o.asJSON {
 				return shown.writeJSON(cmd.OutOrStdout())
 			}
-			return writeSealedText(cmd.OutOrStdout(), shown, fmt.Sprintf(oldText, old.Sealed))
+			return writeSealedText(cmd.OutOrStdout(), shown, fmt.Sprintf(oldText, printable.Text(old.Sealed)))
 		},
 	}
 	o.addFlags(cmd)
@@ -163,6 +165,9 @@ func newSealedURI(flag, ref, out string) (*pkcs11uri.URI, error) {
 		return nil, usageError{fmt.Errorf("%s: the URI has no x-sealed, the path of the new file; add it, or give --out FILE", flag)}
 	case uri.Sealed == "":
 		uri.Sealed = out
+	}
+	if err := owner.Check(uri.Sealed); err != nil {
+		return nil, err
 	}
 	return uri, keystore.CheckNew(uri.Sealed)
 }

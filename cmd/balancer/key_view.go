@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/printable"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/keystore/sealed"
@@ -87,7 +88,7 @@ func daemonsPIN(source string) bool {
 func (k *keyShown) writeText(w io.Writer) error {
 	text := fmt.Sprintf("address     %s\npublic key  %s\nform        %s\n", k.Address, k.PublicKey, k.Form)
 	if k.Path != "" {
-		text += fmt.Sprintf("path        %s\n", k.Path)
+		text += fmt.Sprintf("path        %s\n", printable.Text(k.Path))
 	}
 	if k.Sealed != nil {
 		text += fmt.Sprintf("method      %s\ntoken       %s\nits key     %s\nsealed at   %s\n",
@@ -113,10 +114,10 @@ func (o objectShown) String() string {
 func tokenText(s token.Selector) string {
 	text := fmt.Sprintf("%q", s.Label)
 	if s.Serial != "" {
-		text += ", serial " + s.Serial
+		text += ", serial " + printable.Text(s.Serial)
 	}
 	if s.Model != "" || s.Manufacturer != "" {
-		text += ", " + strings.TrimSpace(s.Model+" by "+s.Manufacturer)
+		text += ", " + printable.Text(strings.TrimSpace(s.Model+" by "+s.Manufacturer))
 	}
 	return text
 }

@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // version is set by the build (-ldflags "-X main.version=…").
@@ -35,14 +37,16 @@ func run(args []string) int {
 	defer stop()
 	root := newRootCommand()
 	root.SetArgs(args)
+	root.SetOut(newOutput(os.Stdout))
+	root.SetErr(newOutput(os.Stderr))
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
-		plainUsages(root)
+		unquoteUsage(root)
 	}
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintf(os.Stderr, "balancer: %v\n", err)
+	complain(root.ErrOrStderr(), append([]string{os.Args[0]}, args...), err)
 	if misuse := (usageError{}); errors.As(err, &misuse) {
 		return exitMisuse
 	}
@@ -60,11 +64,16 @@ spread over the instances and leave a dead one by themselves.
 
 Begin with "balancer demo", which shows it on a private Tor network, or with
 "balancer key new" and "balancer check --config FILE" for a real one.`,
+		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          misuse(cobra.NoArgs),
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// Of every command, so that none that has a secret can lack it. cobra calls
+		// only the innermost of such functions: no command may have its own.
+		PersistentPreRun: func(*cobra.Command, []string) { protectMemory() },
+		Args:             misuse(cobra.NoArgs),
+		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetVersionTemplate(versionLine())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see \"%s --help\"", err, cmd.CommandPath())}
 	})
@@ -84,12 +93,38 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 	return root
 }
 
-// misuse turns the complaints of an argument check into usage errors.
+// unquoteUsage takes the quotes out of the descriptions of flags, which mark the
+// name of a value for --help and which shell completion shows as they are.
+func unquoteUsage(cmd *cobra.Command) {
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) { _, f.Usage = pflag.UnquoteUsage(f) })
+	for _, c := range cmd.Commands() {
+		unquoteUsage(c)
+	}
+}
+
+// misuse turns the complaints of an argument check into usage errors, with the
+// subcommands that may have been meant.
 func misuse(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
+			if meant := suggestions(cmd, args); meant != "" {
+				err = fmt.Errorf("%w; did you mean %s?", err, meant)
+			}
 			return usageError{fmt.Errorf("%w; see \"%s --help\"", err, cmd.CommandPath())}
 		}
 		return nil
 	}
+}
+
+// suggestions names the subcommands that are spelt much like the argument.
+func suggestions(cmd *cobra.Command, args []string) string {
+	if !cmd.HasSubCommands() || len(args) == 0 {
+		return ""
+	}
+	cmd.SuggestionsMinimumDistance = 2 // letters that may be wrong
+	var names []string
+	for _, name := range cmd.SuggestionsFor(args[0]) {
+		names = append(names, strconv.Quote(name))
+	}
+	return strings.Join(names, " or ")
 }

@@ -17,6 +17,9 @@ func newHelperCommand() *cobra.Command {
 		Short:  "Use a PKCS #11 module for another balancer process",
 		Hidden: true,
 		Args:   misuse(cobra.NoArgs),
+		// It protects its memory by itself, when it has said what it is called: later
+		// it may not.
+		PersistentPreRun: func(*cobra.Command, []string) {},
 		RunE: func(*cobra.Command, []string) error {
 			// Not the command's context: what ends this is the other process.
 			err := helper.Run(context.Background())

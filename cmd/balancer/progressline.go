@@ -12,12 +12,15 @@ import (
 // overwritten.
 const progressEvery = 10 * time.Second
 
+// clearLine takes the cursor to the beginning of a line, which it empties.
+const clearLine = "\r\x1b[K"
+
 // progressLine shows what is going on: one line that is overwritten on a
 // terminal, now and then a line of its own elsewhere. It can be used from
 // several goroutines.
 type progressLine struct {
 	out      io.Writer
-	terminal bool
+	terminal *os.File // that out is, for control sequences; nil if it is none
 
 	mu      sync.Mutex
 	printed time.Time
@@ -30,9 +33,8 @@ func newProgressLine(out io.Writer, quiet bool) *progressLine {
 		return &progressLine{out: io.Discard}
 	}
 	p := &progressLine{out: out}
-	if file, ok := out.(*os.File); ok {
-		info, err := file.Stat()
-		p.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0 && os.Getenv("TERM") != "dumb"
+	if os.Getenv("TERM") != "dumb" {
+		p.terminal = terminal(out)
 	}
 	return p
 }
@@ -41,8 +43,10 @@ func newProgressLine(out io.Writer, quiet bool) *progressLine {
 func (p *progressLine) tell(line string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.terminal {
-		fmt.Fprintf(p.out, "\r\x1b[K%s", line)
+	line = oneLine(line)
+	if p.terminal != nil {
+		fmt.Fprint(p.terminal, clearLine)
+		fmt.Fprint(p.out, line)
 		p.open = true
 		return
 	}
@@ -69,7 +73,7 @@ func (p *progressLine) clear() {
 
 func (p *progressLine) clearLocked() {
 	if p.open {
-		fmt.Fprint(p.out, "\r\x1b[K")
+		fmt.Fprint(p.terminal, clearLine)
 		p.open = false
 	}
 }

@@ -8,11 +8,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/daemon"
+	"onionbalancer/internal/logging"
+	"onionbalancer/internal/owner"
 )
 
 func newRunCommand() *cobra.Command {
@@ -28,35 +31,57 @@ descriptor under the service's own address, and keeps it up to date. Without a
 again at the end.
 
 SIGHUP reads the configuration again. If anything is wrong with it, the old one
-stays in force and the log says why. What is published when the balancer stops
-stays at the directories for about three hours.`,
+stays in force; the log and "balancer status" say why. What is published when the
+balancer stops stays at the directories for about three hours.
+
+The log goes to standard error. If nobody reads it, or it has no room, the balancer
+goes on, and counts the lines that are lost.`,
 		Example: `  balancer check --config /etc/balancer/balancer.toml
   balancer run --config /etc/balancer/balancer.toml
   balancer status --config /etc/balancer/balancer.toml`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(path)
+			// A log that was closed is no reason to end, and one that nobody reads
+			// none to stay when there is an error to be told.
+			signal.Ignore(syscall.SIGPIPE)
+			err := loadAndRun(cmd, path)
 			if err != nil {
-				return err
+				time.AfterFunc(lastWords, func() { os.Exit(exitFailed) })
 			}
-			protectMemory()
-			return runDaemon(cmd.Context(), cfg, cmd.ErrOrStderr())
+			return err
 		},
 	}
 	addConfigFlag(cmd, &path)
 	return cmd
 }
 
+// lastWords is how long the end waits for somebody to read why.
+const lastWords = 5 * time.Second
+
+func loadAndRun(cmd *cobra.Command, path string) error {
+	cfg, err := loadConfig(path)
+	if err != nil {
+		return err
+	}
+	if err := owner.Check(cfg.File, cfg.StateDir); err != nil {
+		return err
+	}
+	return runDaemon(cmd.Context(), cfg, cmd.ErrOrStderr())
+}
+
 // runDaemon runs until ctx ends, and takes SIGHUP as the wish for a reload.
-func runDaemon(ctx context.Context, cfg *config.Config, logs io.Writer) error {
+func runDaemon(ctx context.Context, cfg *config.Config, out io.Writer) error {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	log := newLogger(cfg.Log, logs)
+	logs := logging.New(cfg.Log, out)
+	defer logs.Close()
+	log := logs.Logger()
 	d, err := daemon.New(cfg, version, log)
 	if err != nil {
 		return err
 	}
+	d.Logs = logs
 	if err := d.Start(ctx); err != nil {
 		return err
 	}
@@ -86,14 +111,6 @@ func reload(d *daemon.Daemon, path string, log *slog.Logger) {
 		return
 	}
 	log.Info("configuration reloaded", "services", len(cfg.Services))
-}
-
-func newLogger(cfg config.Log, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: cfg.Level}
-	if cfg.Format == config.FormatJSON {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
 }
 
 // addConfigFlag adds the flag that names the configuration.

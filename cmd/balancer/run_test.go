@@ -26,13 +26,17 @@ func (l *lockedLog) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
 // await waits until the log has the text count times.
 func (l *lockedLog) await(t *testing.T, text string, count int) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		l.mu.Lock()
-		got := l.text.String()
-		l.mu.Unlock()
+		got := l.String()
 		if strings.Count(got, text) >= count {
 			return
 		}
@@ -46,26 +50,10 @@ func (l *lockedLog) await(t *testing.T, text string, count int) {
 // force, and the log and the status say why. There is no tor: the daemon waits
 // for one all the while.
 func TestRunHangup(t *testing.T) {
-	// A socket's path must be short, and the test's own directory is not.
-	dir, err := os.MkdirTemp("", "run")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	if code := run([]string{"key", "new", filepath.Join(dir, "front")}); code != exitDone {
-		t.Fatalf("key new: exit status %d", code)
-	}
-	path := filepath.Join(dir, "balancer.toml")
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	good := "[tor]\ncontrol = \"unix:" + filepath.Join(dir, "none") + "\"\n[[service]]\nkey = \"front\"\n" +
-		"[[service.instance]]\nname = \"web1\"\naddress = \"zkorpcleemqj5fkprbp7k7no4sio4qrrmy72zwixbn7dhhwruajlcqid.onion\"\n"
-	write(good)
-	cfg, err := config.Load(path)
+	file := newRunFile(t)
+	good := file.good()
+	file.write(good)
+	cfg, err := config.Load(file.path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +64,7 @@ func TestRunHangup(t *testing.T) {
 
 	hangUp := func(text, says string, count int) {
 		t.Helper()
-		write(text)
+		file.write(text)
 		if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
@@ -85,13 +73,15 @@ func TestRunHangup(t *testing.T) {
 	hangUp("stratgy = 1\n"+good, "was not taken over", 1)
 	hangUp(strings.Replace(good, "front", "missing", 1), "was not taken over", 2)
 	hangUp(strings.Replace(good, "web1", "web2", 1), "configuration reloaded", 1)
+	log.await(t, `changed="web1 is now called web2"`, 1)
+	hangUp(strings.Replace(good, "web1", "web2", 1), "the configuration is the same as before", 1)
 
 	snapshot, err := status.Query(ctx, filepath.Join(cfg.StateDir, status.SocketName))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(snapshot.Reloads); n != 3 || !strings.Contains(snapshot.Reloads[0].Error, "stratgy") ||
-		!strings.Contains(snapshot.Reloads[1].Error, "missing") || snapshot.Reloads[2].Error != "" {
+	if n := len(snapshot.Reloads); n != 4 || !strings.Contains(snapshot.Reloads[0].Error, "stratgy") ||
+		!strings.Contains(snapshot.Reloads[1].Error, "missing") || snapshot.Reloads[2].Error != "" || snapshot.Refused() != nil {
 		t.Errorf("reloads: %+v", snapshot.Reloads)
 	}
 	if snapshot.Tor.Connected || snapshot.Tor.Error == "" {
@@ -101,6 +91,24 @@ func TestRunHangup(t *testing.T) {
 	if err := status.Metrics(ctx, filepath.Join(cfg.StateDir, status.SocketName), &metrics); err != nil ||
 		!strings.Contains(metrics.String(), "balancer_last_reload_successful 1") || !strings.Contains(metrics.String(), `signing="memory"`) {
 		t.Errorf("metrics: %v\n%s", err, metrics.String())
+	}
+	// What [log] says is in force from a reload on, also for what is running.
+	table := "[log]\nlevel = \"info\"\nformat = \"json\"\nfull_addresses = true\n"
+	whole := snapshot.Services[0].Address
+	hangUp(table+good, `"msg":"configuration reloaded"`, 1)
+	log.await(t, `"service":"`+whole+`"`, 1)
+	if text := log.String(); strings.Contains(text[:strings.Index(text, "{")], whole) {
+		t.Errorf("an address whole before it was wanted:\n%s", text)
+	}
+	hangUp("[log]\nlevel = \"error\"\n"+good, "", 0)
+	for len(snapshot.Reloads) < 6 {
+		if snapshot, err = status.Query(ctx, file.socket()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hangUp("stratgy = 1\n"+good, "was not taken over", 3)
+	if text := log.String(); strings.Count(text, "configuration reloaded") != 3 {
+		t.Errorf("said at another level:\n%s", text)
 	}
 	cancel()
 	if err := <-done; err != nil {

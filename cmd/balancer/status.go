@@ -1,15 +1,17 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"io"
+	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/printable"
+	"onionbalancer/internal/shell"
 	"onionbalancer/internal/status"
 )
 
@@ -22,25 +24,31 @@ func newStatusCommand() *cobra.Command {
 		Long: `Show what the running balancer is doing: its tor, the consensus, and for each
 service who keeps its keys and for how long, its instances, what is published
 and at how many directories that is confirmed. The answer comes over a unix
-socket in state_dir, which only the balancer's user can open.
+socket in state_dir, which only the balancer's user and root can open. It tells
+the configuration that is in force, and whether a newer one was refused.
 
-The exit status is 0 if every service is "ok" or "degraded", and 1 otherwise.
-With --metrics it is 0 if there was an answer.`,
+"ok" says of an instance that its descriptor is fresh. Whether the web server
+behind it answers is not tried.
+
+The exit status is 0 if all is in force as configured and every service is "ok" or
+"degraded": visitors are served. It is 1 if a service is "starting" or "failed" or
+was left out, if the last reload was refused, if tor's control port is lost, or if
+no balancer answers. With --metrics it is 0 if there was an answer.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if socket == "" {
-				cfg, err := loadConfig(path)
-				if err != nil {
-					return err
-				}
-				socket = filepath.Join(cfg.StateDir, status.SocketName)
+			socket, broken, err := statusSocket(path, socket)
+			if err != nil {
+				return err
 			}
 			if asMetrics {
-				return status.Metrics(cmd.Context(), socket, cmd.OutOrStdout())
+				return asked(status.Metrics(cmd.Context(), socket, cmd.OutOrStdout()), broken)
 			}
 			snapshot, err := status.Query(cmd.Context(), socket)
 			if err != nil {
-				return err
+				return asked(err, broken)
+			}
+			if broken != nil {
+				fmt.Fprintf(cmd.ErrOrStderr(), "warning: the configuration cannot be read as it is now, and would be refused:\n%s\n", printable.Lines(broken.Error()))
 			}
 			if asJSON {
 				err = writeJSON(cmd.OutOrStdout(), snapshot)
@@ -61,81 +69,62 @@ With --metrics it is 0 if there was an answer.`,
 	return cmd
 }
 
-// unwell returns an error that names the services an operator must look at.
+// statusSocket returns the socket to ask at: the one that is named, or the one
+// that the configuration implies. The daemon is wanted most when the file is
+// broken, so that is no error; broken then says what is wrong.
+func statusSocket(path, named string) (socket string, broken, err error) {
+	if named != "" {
+		return named, nil, nil
+	}
+	cfg, err := loadConfig(path)
+	if complaint := (*config.Error)(nil); errors.As(err, &complaint) {
+		return filepath.Join(config.StateDir(path), status.SocketName), err, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	return filepath.Join(cfg.StateDir, status.SocketName), nil, nil
+}
+
+// asked says how to ask better, if err is that there was no answer.
+func asked(err, broken error) error {
+	if forbidden := (*status.ForbiddenError)(nil); errors.As(err, &forbidden) && forbidden.User != "" {
+		err = fmt.Errorf("%w; run: runuser -u %s -- %s", err, shell.Quote(forbidden.User), commandLine())
+	}
+	if err != nil && broken != nil {
+		err = fmt.Errorf("%w\n(guessed from a configuration that cannot be read; --socket PATH names another: %w)", err, broken)
+	}
+	return err
+}
+
+// commandLine is what was typed, to be typed again.
+func commandLine() string {
+	words := make([]string, len(os.Args))
+	for i, word := range os.Args {
+		words[i] = shell.Quote(word)
+	}
+	return strings.Join(words, " ")
+}
+
+// unwell returns an error that names what an operator must look at.
 func unwell(s status.Snapshot) error {
 	var bad []string
+	if refused := s.Refused(); refused != nil {
+		bad = append(bad, "the configuration was refused at "+clock(refused.At))
+	}
+	if !s.Tor.Connected {
+		bad = append(bad, "tor's control port is lost")
+	}
+	if s.LeftOut > 0 {
+		bad = append(bad, plural(s.LeftOut, "service")+" left out")
+	}
 	for _, service := range s.Services {
 		if service.State != status.StateOK && service.State != status.StateDegraded {
-			bad = append(bad, fmt.Sprintf("%s is %s", service.Address, service.State))
+			bad = append(bad, fmt.Sprintf("%s is %s", printable.Text(service.Address), printable.Text(string(service.State))))
 		}
 	}
 	if len(bad) > 0 {
 		return fmt.Errorf("not all is well: %s", strings.Join(bad, ", "))
 	}
 	return nil
-}
-
-func printStatus(out io.Writer, s status.Snapshot) error {
-	w := tabwriter.NewWriter(out, 2, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "balancer %s\tpid %d, running for %s\n", s.Version, s.PID, s.Now.Sub(s.Started).Round(time.Second))
-	tor := "not connected"
-	if s.Tor.Connected {
-		tor = "connected, version " + s.Tor.Version
-	}
-	if s.Tor.Error != "" && !s.Tor.Connected {
-		tor += ": " + s.Tor.Error
-	}
-	fmt.Fprintf(w, "tor\t%s (%s)\n", tor, s.Tor.Control)
-	if s.Consensus.Known {
-		fmt.Fprintf(w, "consensus\tof %s, %d HSDirs, next change at %s\n",
-			clock(s.Consensus.ValidAfter), s.Consensus.HSDirs, clock(s.Consensus.NextChange))
-	} else {
-		fmt.Fprintf(w, "consensus\tnone yet: %s\n", s.Consensus.Error)
-	}
-	for _, warning := range s.Warnings {
-		fmt.Fprintf(w, "WARNING\t%s\n", warning)
-	}
-	for _, service := range s.Services {
-		printService(w, s.Now, service)
-	}
-	return w.Flush()
-}
-
-func printService(w io.Writer, now time.Time, s status.Service) {
-	fmt.Fprintf(w, "\n%s\t%s, strategy %s\n", s.Address, strings.ToUpper(string(s.State)), s.Strategy)
-	fmt.Fprintf(w, "  custody: %s\n", custodyText(now, s.Custody))
-	for _, warning := range s.Warnings {
-		fmt.Fprintf(w, "  WARNING\t%s\n", warning)
-	}
-	fmt.Fprintf(w, "  instance\tstate\tpoints\tpublished\tshare\trenewed\tlast fetch\t\n")
-	for _, i := range s.Instances {
-		fmt.Fprintf(w, "  %s\t%s\t%d\t%d\t%.0f %%\t%s\t%s\t%s\n", i.Name, i.State, i.IntroductionPoints, i.Published,
-			100*i.Share, ago(now, i.Renewed), ago(now, i.LastFetch), i.Error)
-		for _, warning := range i.Warnings {
-			fmt.Fprintf(w, "    WARNING\t%s\n", warning)
-		}
-	}
-	fmt.Fprintf(w, "  descriptor\tperiod\tpoints\tmade\tbecause\tconfirmed\t\n")
-	for _, d := range s.Descriptors {
-		mark := ""
-		if d.Current {
-			mark = "(fetched by clients now)"
-		}
-		fmt.Fprintf(w, "  %s\t%d\t%d\t%s\t%s\t%d of %d HSDirs\t%s\n",
-			d.Which, d.Period, d.Points, ago(now, d.Built), d.Reason, d.Confirmed, len(d.Slots), mark)
-		for _, slot := range d.Slots {
-			if slot.Error != "" {
-				fmt.Fprintf(w, "    %s\t%s\n", slot.HSDir, slot.Error)
-			}
-		}
-	}
-}
-
-func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
-
-func ago(now, t time.Time) string {
-	if t.IsZero() {
-		return "never"
-	}
-	return now.Sub(t).Round(time.Second).String() + " ago"
 }

@@ -23,18 +23,16 @@ func custodyText(now time.Time, c status.Custody) string {
 	case a == nil && c.CertifiedUntil.IsZero():
 		return text + "; nothing is certified yet"
 	case a == nil:
-		return text + "; certified until " + shortClock(c.CertifiedUntil)
+		return text + "; certified until " + moment(c.CertifiedUntil)
 	case a.Periods == 0 && a.DarkAt.IsZero():
 		return text + "; NO CERTIFICATE for the present period"
 	case a.Periods == 0:
-		return text + "; the certificates ENDED at " + shortClock(a.DarkAt)
+		return text + "; the certificates ENDED at " + moment(a.DarkAt)
 	default:
 		return fmt.Sprintf("%s; %s left of %d, until %s (in %s); renew before %s", text, plural(a.Periods, "period"), a.Horizon,
-			shortClock(a.DarkAt), roughly(a.DarkAt.Sub(now)), shortClock(a.RenewBy))
+			moment(a.DarkAt), roughly(a.DarkAt.Sub(now)), moment(a.RenewBy))
 	}
 }
-
-func shortClock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") }
 
 // roughly writes a duration in the unit that fits.
 func roughly(d time.Duration) string {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/owner"
 	"onionbalancer/testnet"
 )
 
@@ -71,6 +72,9 @@ To see what happens when an instance dies, end its tor: "kill -9 PID".`,
 			}
 			if err := config.network.Validate(); err != nil {
 				return usageError{err}
+			}
+			if err := owner.Check(dir); err != nil {
+				return err
 			}
 			if detach {
 				return detachLab(cmd, dir, asJSON)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"onionbalancer/internal/owner"
 )
 
 func newTestnetDownCommand() *cobra.Command {
@@ -19,6 +21,9 @@ func newTestnetDownCommand() *cobra.Command {
 until all of its processes are gone. If none is up there, nothing is done.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := owner.Check(dir); err != nil {
+				return err
+			}
 			return downLab(cmd.Context(), dir)
 		},
 	}
@@ -63,6 +68,9 @@ network's time period and shared random value change next. The exit status is 0 
 it is up, and 1 otherwise.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := owner.Check(dir); err != nil {
+				return err
+			}
 			state, err := readLabState(dir)
 			if err != nil {
 				return err

@@ -6,6 +6,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"onionbalancer/internal/printable"
 )
 
 // printLab prints a state for people or for programs.
@@ -17,6 +19,7 @@ func printLab(cmd *cobra.Command, s *labState, asJSON bool) error {
 }
 
 func (s *labState) print(out io.Writer) error {
+	printable.Fields(s)
 	w := tabwriter.NewWriter(out, 2, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "network\t%s", s.State)
 	switch s.State {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"runtime"
 
 	"github.com/spf13/cobra"
@@ -19,10 +20,15 @@ func newVersionCommand() *cobra.Command {
 			if asJSON {
 				return json.NewEncoder(out).Encode(map[string]string{"version": version, "go": runtime.Version()})
 			}
-			_, err := fmt.Fprintf(out, "balancer %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := io.WriteString(out, versionLine())
 			return err
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
 	return cmd
+}
+
+// versionLine is what "balancer version" and "balancer --version" print.
+func versionLine() string {
+	return fmt.Sprintf("balancer %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

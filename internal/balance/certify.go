@@ -116,6 +116,7 @@ func (s *Service) certifiedNow(now time.Time, r certified) {
 	}
 	if err == nil {
 		s.authorities[r.period] = r.authority
+		s.signers[r.authority.public] = true
 		delete(c.failures, r.period)
 		s.log.Info("certified", "period", r.period.Number, "until", r.authority.expires)
 		return
@@ -141,7 +142,7 @@ func (a *authority) betterThan(other *authority) error {
 	case a.broken, a.by.is.Reference != other.by.is.Reference, other.expires.After(a.expires):
 		return nil
 	}
-	return fmt.Errorf("the certificate ends at %s, and the custodian has none that ends later", a.expires.UTC().Format(time.DateTime))
+	return fmt.Errorf("the certificate ends at %s, and the custodian has none that ends later", clock(a.expires))
 }
 
 // temporary reports whether what failed may mend itself at any moment.

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/selection"
@@ -13,46 +14,51 @@ import (
 const ntorHandshake = 2
 
 // contents assembles the inner layer of a master descriptor from the chosen
-// points, in their order. A property of whole services is claimed only if every
-// instance that clients may end up at has it. sendmeInc is the consensus's
+// points, in their order. That a service is a single onion service is claimed
+// only if every instance that clients may end up at says so. flow is what most
+// instances have of congestion control; sendmeInc is the consensus's
 // cc_sendme_inc: clients refuse a descriptor whose value is not near their own.
-func contents(chosen []selection.Candidate, instances []*instance, sendmeInc uint8) *descriptor.Contents {
+func contents(chosen []selection.Candidate, instances []*instance, flow uint64, sendmeInc uint8) *descriptor.Contents {
 	c := &descriptor.Contents{Create2Formats: []int{ntorHandshake}}
-	var offers []*descriptor.FlowControl
-	single := len(chosen) > 0
-	for _, i := range instances {
-		if !slices.ContainsFunc(chosen, func(c selection.Candidate) bool { return c.Instance == i.Name }) {
-			continue
-		}
-		single = single && i.held.SingleOnion
-		offers = append(offers, i.held.FlowControl)
-	}
-	c.SingleOnion = single
-	c.FlowControl = commonFlowControl(offers, sendmeInc)
+	c.SingleOnion = len(chosen) > 0
 	for _, candidate := range chosen {
 		c.IntroductionPoints = append(c.IntroductionPoints, *candidate.Point)
+		c.SingleOnion = c.SingleOnion && slices.ContainsFunc(instances, func(i *instance) bool {
+			return i.Name == candidate.Instance && i.offer.single
+		})
+	}
+	if versions := versionRanges(flow); versions != "" && len(chosen) > 0 {
+		c.FlowControl = &descriptor.FlowControl{Versions: versions, SendmeInc: sendmeInc}
 	}
 	return c
 }
 
-// commonFlowControl returns the protocol versions that all the offers contain,
-// nil if one of them is missing or they have none in common.
-func commonFlowControl(offers []*descriptor.FlowControl, sendmeInc uint8) *descriptor.FlowControl {
-	if len(offers) == 0 {
-		return nil
-	}
-	common := ^uint64(0)
-	for _, offer := range offers {
-		if offer == nil {
-			return nil
+// knownFlow are the versions of the FlowCtrl subprotocol whose meaning is known:
+// authenticated SENDMEs and congestion control.
+const knownFlow = 1<<1 | 1<<2
+
+// agreedFlow returns the versions that more than half of the instances have.
+// What most have is claimed, and who has it not is left out: so no single one
+// switches congestion control off for all, or on where it is not.
+func agreedFlow(instances []*instance) (agreed uint64) {
+	for v := range maxVersion {
+		have := 0
+		for _, i := range instances {
+			have += int(versionsOf(i.offer.flow) >> v & 1)
 		}
-		common &= versionSet(offer.Versions)
+		if 2*have > len(instances) {
+			agreed |= 1 << v
+		}
 	}
-	versions := versionRanges(common)
-	if versions == "" {
-		return nil
+	return agreed
+}
+
+// versionsOf returns the known versions in an offer, none for no offer.
+func versionsOf(f *descriptor.FlowControl) uint64 {
+	if f == nil {
+		return 0
 	}
-	return &descriptor.FlowControl{Versions: versions, SendmeInc: sendmeInc}
+	return versionSet(f.Versions) & knownFlow
 }
 
 // maxVersion is the highest version that a protocol list can name: tor packs
@@ -104,13 +110,43 @@ func versionRanges(set uint64) string {
 // later expiry alone does not count: instances renew their certificates about
 // hourly, and the new ones go along with the next descriptor that is due.
 func sameContents(a, b *descriptor.Contents) bool {
-	sameFlow := a.FlowControl == b.FlowControl ||
-		a.FlowControl != nil && b.FlowControl != nil && *a.FlowControl == *b.FlowControl
-	return sameFlow && a.SingleOnion == b.SingleOnion &&
+	return sameFlow(a.FlowControl, b.FlowControl) && a.SingleOnion == b.SingleOnion &&
 		slices.EqualFunc(a.IntroductionPoints, b.IntroductionPoints, samePoint)
+}
+
+func sameFlow(a, b *descriptor.FlowControl) bool {
+	return a == b || a != nil && b != nil && *a == *b
 }
 
 func samePoint(a, b descriptor.IntroductionPoint) bool {
 	a.Expires = b.Expires
 	return a.Equal(&b)
+}
+
+// remaining returns what is left of c at now: the points that have not expired.
+// It is nil if there are none, or no c.
+func remaining(c *descriptor.Contents, now time.Time) *descriptor.Contents {
+	if c == nil {
+		return nil
+	}
+	left := *c
+	left.IntroductionPoints = slices.DeleteFunc(slices.Clone(c.IntroductionPoints), func(p descriptor.IntroductionPoint) bool {
+		return !now.Before(p.Expires)
+	})
+	if len(left.IntroductionPoints) == 0 {
+		return nil
+	}
+	return &left
+}
+
+// dated returns c as it is published at now: with one expiry for all points, the
+// one that tor gives. What their own expiries are would tell which of them belong
+// to one instance.
+func dated(c *descriptor.Contents, now time.Time) *descriptor.Contents {
+	out := *c
+	out.IntroductionPoints = slices.Clone(c.IntroductionPoints)
+	for n := range out.IntroductionPoints {
+		out.IntroductionPoints[n].Expires = descriptor.PointExpiry(now)
+	}
+	return &out
 }

@@ -43,11 +43,40 @@ func (s *Service) turn(now time.Time, c *hsdir.Consensus, current *hsdir.Ring, f
 		s.log.Info("new period or shared random value: fetching every instance anew",
 			"period", e.period.Number, "valid_after", c.ValidAfter)
 	}
+	if e.period != s.epoch.period {
+		s.claims, s.dawn = newClaims(e.period), now
+		s.restoreClaims()
+	}
 	s.epoch = e
-	s.fits = descriptor.MaxIntroductionPoints
 	for _, i := range s.instances {
 		i.due = now
 	}
+}
+
+// dawnLasts is how long after the beginning of a period, or after the start,
+// points count as seen at the same time: when an instance's new descriptor
+// arrives is chance, and must not decide which of two has a relay.
+const dawnLasts = 30 * time.Second
+
+// note takes down what the instances offer for the first time.
+func (s *Service) note(now time.Time) {
+	at := now
+	if now.Sub(s.dawn) < dawnLasts {
+		at = s.dawn
+	}
+	for _, i := range s.instances {
+		i.see(at)
+	}
+	if s.claims.note(now, s.instances, s.random) || s.troubles[troubleClaims] != nil {
+		s.troubles.set(troubleClaims, s.env.Store.SaveClaims(s.address, s.claims.list()))
+	}
+}
+
+// restoreClaims takes in whose keys were whose before a restart in the period.
+func (s *Service) restoreClaims() {
+	list, err := s.env.Store.LoadClaims(s.address)
+	s.troubles.set(troubleClaims, err)
+	s.claims.restore(list)
 }
 
 // fetch starts asking for the instances that are due. Answers come to s.fetches.
@@ -100,7 +129,7 @@ func (s *Service) absorb(now time.Time, a Answer) {
 		before := i.state(now)
 		renewed := i.accept(a, now)
 		if after := i.state(now); after != before {
-			s.log.Info("instance", "instance", i.Name, "state", after, "was", before, "points", i.points(), "error", i.problem())
+			s.log.Info("instance", "instance", i.Name, "state", after, "was", before, "points", i.usable(now), "error", i.problem())
 		}
 		i.due = now.Add(i.pause(s.every))
 		if a.Finding == Found {
@@ -176,7 +205,7 @@ func (s *Service) restore(now time.Time) {
 				continue
 			}
 			i.held, i.raw, i.period, i.renewed = d, h.Raw, keys.Period, h.Renewed
-			i.see(now)
+			i.adopt(now, true)
 		}
 	}
 }

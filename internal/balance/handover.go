@@ -1,6 +1,11 @@
 package balance
 
-import "time"
+import (
+	"slices"
+	"time"
+
+	"onionbalancer/selection"
+)
 
 // Reconfigure hands a new configuration, for the same address, to Run. The one
 // handed over last wins. After the end of Run it lets the keys of cfg go.
@@ -50,15 +55,23 @@ func (s *Service) reconfigure(now time.Time, cfg Config) {
 	s.entrust(cfg)
 	old := s.instances
 	s.instances = nil
+	names := make(map[string]string, len(old)) // then to now, of those that stay
 	for _, configured := range cfg.Instances {
-		i := &instance{Instance: configured, due: now}
+		i := &instance{Instance: configured, due: now, changes: newChanges()}
 		for _, o := range old {
 			if o.Address == configured.Address {
+				names[o.Name] = configured.Name
 				o.Instance = configured
 				i = o
 			}
 		}
 		s.instances = append(s.instances, i)
+	}
+	// What is published of an instance stays its own under another name, and is
+	// not what is published of another that has its name now.
+	s.chosen = slices.DeleteFunc(slices.Clone(s.chosen), func(c selection.Candidate) bool { return names[c.Instance] == "" })
+	for n := range s.chosen {
+		s.chosen[n].Instance = names[s.chosen[n].Instance]
 	}
 }
 

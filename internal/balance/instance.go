@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/status"
@@ -68,12 +70,18 @@ type instance struct {
 	raw     []byte                 // held, as it came
 	period  descriptor.Period      // of held
 	renewed time.Time              // when held's revision was first seen
-	seen    map[[32]byte]time.Time // by authentication key: when held's points were first seen
+
+	offer    offer                 // of held, or of the one before it, see adopt
+	changes  *rate.Limiter         // of the offer
+	restless bool                  // held offers something else, and was refused
+	seen     map[pointID]time.Time // when the points on offer were first seen, for this period
 
 	asking   bool      // a fetch is under way
 	asked    time.Time // when the last fetch began
 	due      time.Time // when the next should
 	failures int       // fetches without a descriptor, in a row
+	found    time.Time // when the last fetch ended that found one
+	watched  bool      // held's revision was not there yet shortly before renewed
 }
 
 // state sums the instance up. Only an instance that is ok is worth sending
@@ -115,33 +123,25 @@ func (i *instance) accept(a Answer, now time.Time) (renewed bool) {
 	i.failures = 0
 	renewed = i.held == nil || i.period != a.Keys.Period || i.held.RevisionCounter != a.Descriptor.RevisionCounter
 	if renewed {
+		i.watched = i.period == a.Keys.Period && now.Sub(i.found) <= watchedFor
 		i.renewed = now
 	}
-	i.held, i.raw, i.period = a.Descriptor, a.Raw, a.Keys.Period
-	i.see(now)
+	anew := i.period != a.Keys.Period // so are all of its points
+	i.held, i.raw, i.period, i.found = a.Descriptor, a.Raw, a.Keys.Period, now
+	if i.adopt(now, anew); anew {
+		i.seen = nil
+	}
 	return renewed
 }
 
-// see notes the time at which each of held's points was first seen, and forgets
-// the points that are gone.
-func (i *instance) see(now time.Time) {
-	seen := make(map[[32]byte]time.Time, len(i.held.IntroductionPoints))
-	for _, point := range i.held.IntroductionPoints {
-		at, known := i.seen[point.AuthKey]
-		if !known {
-			at = now
+// usable returns how many of the introduction points on offer may be used.
+func (i *instance) usable(now time.Time) (n int) {
+	for _, p := range i.offer.points {
+		if now.Before(p.Expires) {
+			n++
 		}
-		seen[point.AuthKey] = at
 	}
-	i.seen = seen
-}
-
-// points returns how many introduction points are known.
-func (i *instance) points() int {
-	if i.held == nil {
-		return 0
-	}
-	return len(i.held.IntroductionPoints)
+	return n
 }
 
 // problem is the text for the status: what went wrong last, if anything did.

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -17,7 +18,24 @@ type Source interface {
 	GetInfo(ctx context.Context, key string) ([]byte, error)
 	GetConf(ctx context.Context, key string) ([]string, error)
 	Watch(ctx context.Context) <-chan struct{}
+	// WhyNoConsensus says how far tor has come in its bootstrap, in percent, or
+	// below 0 if it cannot get on by itself, and why it gave no consensus, for
+	// which refused is the error, or only an old one.
+	WhyNoConsensus(ctx context.Context, refused error) (percent int, why error)
 }
+
+// ErrNoConsensus is what errors are (errors.Is) while tor has no consensus, or
+// only one of an earlier life, and is on its way to one. That is no trouble yet.
+var ErrNoConsensus = errors.New("no consensus yet")
+
+// onItsWay is such an error. Its text says how far tor is.
+type onItsWay struct{ error }
+
+func (onItsWay) Is(target error) bool { return target == ErrNoConsensus }
+func (e onItsWay) Unwrap() error      { return e.error }
+
+// patience is how long a tor without a consensus may stay where it is on its way.
+const patience = time.Minute
 
 // The keys of GETINFO and GETCONF that a Network reads.
 const (
@@ -40,6 +58,10 @@ type Network struct {
 	source Source
 	log    *slog.Logger
 	parser hsdir.Parser
+
+	// How far tor came on its way to a first consensus, and when. Run's alone.
+	percent int
+	moved   time.Time
 
 	mu          sync.Mutex
 	consensus   *hsdir.Consensus // the last good one, nil before there was one
@@ -79,6 +101,7 @@ func (n *Network) Subscribe() (<-chan struct{}, func()) {
 
 // Run follows the consensus until ctx ends.
 func (n *Network) Run(ctx context.Context) {
+	n.moved = time.Now()
 	changed := n.source.Watch(ctx)
 	wait := pollMissing // for the connection, which makes changed fire
 	for {
@@ -129,7 +152,7 @@ func (n *Network) refresh(ctx context.Context) (complete bool) {
 func (n *Network) learn(ctx context.Context) (*hsdir.Consensus, error) {
 	consensus, err := n.source.GetInfo(ctx, infoConsensus)
 	if err != nil {
-		return nil, fmt.Errorf("asking tor for the consensus: %w", err)
+		return nil, n.without(ctx, err)
 	}
 	microdescs, err := n.source.GetInfo(ctx, infoMicrodescs)
 	if err != nil {
@@ -143,7 +166,27 @@ func (n *Network) learn(ctx context.Context) (*hsdir.Consensus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the consensus: %w", err)
 	}
+	if known, _ := n.Consensus(); known == nil && (time.Now().After(c.ValidUntil) || len(c.HSDirs) == 0) {
+		// From tor's cache, and a newer one is on its way; or its
+		// microdescriptors are.
+		if err := n.without(ctx, nil); errors.Is(err, ErrNoConsensus) {
+			return nil, err
+		}
+	}
 	return c, nil
+}
+
+// without says why there is no consensus, or only an old one. It is
+// ErrNoConsensus for as long as tor gets on.
+func (n *Network) without(ctx context.Context, refused error) error {
+	percent, why := n.source.WhyNoConsensus(ctx, refused)
+	if percent > n.percent {
+		n.percent, n.moved = percent, time.Now()
+	}
+	if percent < 0 || time.Since(n.moved) > patience {
+		return why
+	}
+	return onItsWay{why}
 }
 
 // settle records an attempt and wakes the subscribers if anything is new.
@@ -151,8 +194,12 @@ func (n *Network) settle(c *hsdir.Consensus, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err != nil {
-		if n.err == nil || n.err.Error() != err.Error() {
-			n.log.Warn("no new consensus", "error", err)
+		level := slog.LevelWarn
+		if errors.Is(err, ErrNoConsensus) {
+			level = slog.LevelDebug
+		}
+		if n.err == nil || n.err.Error() != err.Error() || errors.Is(n.err, ErrNoConsensus) != (level == slog.LevelDebug) {
+			n.log.Log(context.Background(), level, "no new consensus", "error", err)
 		}
 		n.err = err
 		return

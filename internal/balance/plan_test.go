@@ -32,6 +32,26 @@ func testInstance(name string, points ...byte) *instance {
 	return i
 }
 
+// anyRelay vouches for all relays.
+func anyRelay(*descriptor.IntroductionPoint) error { return nil }
+
+// offered makes the instances offer what they hold.
+func offered(instances []*instance) []*instance {
+	for _, i := range instances {
+		if i.changes = newChanges(); i.held != nil {
+			i.adopt(testNow, true)
+		}
+		i.see(testNow)
+	}
+	return instances
+}
+
+// candidates gathers what the instances offer, relays and keys being in order.
+func candidates(now time.Time, instances []*instance) ([]selection.Candidate, bool) {
+	p := gather(now, offered(instances), anyRelay, newClaims(descriptor.Period{}))
+	return p.candidates, p.fallback
+}
+
 func names(list []selection.Candidate) string {
 	text := ""
 	for _, c := range list {
@@ -97,8 +117,8 @@ func TestContents(t *testing.T) {
 	b.held.PowParams = []descriptor.PowParams{{Scheme: "v1"}}
 	c.held.FlowControl = nil
 	build := func(instances ...*instance) *descriptor.Contents {
-		list, _ := candidates(testNow, instances)
-		return contents(list, []*instance{a, b, c}, 32)
+		p := gather(testNow, offered(instances), anyRelay, newClaims(descriptor.Period{}))
+		return contents(p.candidates, instances, p.flow, 32)
 	}
 	if got := build(a); !got.SingleOnion || *got.FlowControl != (descriptor.FlowControl{Versions: "1-2", SendmeInc: 32}) {
 		t.Errorf("one instance: %+v", got)
@@ -113,8 +133,12 @@ func TestContents(t *testing.T) {
 	if !slices.Equal(got.Create2Formats, []int{2}) || len(got.IntroductionPoints) != 2 {
 		t.Errorf("contents: %+v", got)
 	}
-	if got := build(a, c); got.SingleOnion || got.FlowControl != nil {
+	if got := build(a, c); got.SingleOnion || got.FlowControl != nil || len(got.IntroductionPoints) != 2 {
 		t.Errorf("what one of them lacks: %+v", got)
+	}
+	d := testInstance("d", 4)
+	if got := build(a, c, d); got.SingleOnion || *got.FlowControl != (descriptor.FlowControl{Versions: "1-2", SendmeInc: 32}) || len(got.IntroductionPoints) != 2 {
+		t.Errorf("what one of three lacks: %+v", got)
 	}
 	if got := build(); got.SingleOnion || got.FlowControl != nil {
 		t.Errorf("no points: %+v", got)
@@ -169,7 +193,7 @@ func testEdition(w wanted) *edition {
 func TestPlan(t *testing.T) {
 	points := func(ns ...byte) *descriptor.Contents {
 		list, _ := candidates(testNow, []*instance{testInstance("a", ns...)})
-		return contents(list, nil, 31)
+		return contents(list, nil, 1<<1|1<<2, 31)
 	}
 	later := points(1, 2)
 	later.IntroductionPoints[0].Expires = testNow.Add(30 * time.Hour)

@@ -61,32 +61,20 @@ func (s *Service) publish(ctx context.Context, now time.Time, plan []step) ([]*e
 		e, err := s.make(ctx, now, st)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("making the %s descriptor: %w", st.ring.Which, err))
-			s.shrink(err, len(st.contents.IntroductionPoints))
 			continue
 		}
 		s.editions[st.keys.Period] = e
 		made = append(made, e)
 	}
 	err := errors.Join(errs...)
-	switch {
-	case s.fits > 1 && errors.Is(err, descriptor.ErrTooLarge):
-		s.retryAt, s.retries = now, 0 // with fewer points
-	case err != nil:
+	if err != nil {
 		s.retryAt = now.Add(jitter(min(retryPublish<<min(s.retries, 10), retryPublishMax)))
 		s.retries++
-	default:
+	} else {
 		s.retryAt, s.retries = time.Time{}, 0
 	}
 	s.troubles.set(troublePublish, err)
 	return made, err
-}
-
-// shrink has later rounds choose fewer points if err says that the HSDirs would
-// not take a descriptor of so many.
-func (s *Service) shrink(err error, points int) {
-	if errors.Is(err, descriptor.ErrTooLarge) {
-		s.fits = min(s.fits, max(points-1, 1))
-	}
 }
 
 // make does one step: takes the next revision counter, and hands the descriptor
@@ -102,6 +90,7 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 	}
 	if st.fresh {
 		e.built, e.refresh = now, now.Add(refreshMin+mathrand.N(refreshMax-refreshMin))
+		e.contents = dated(st.contents, now)
 	} else {
 		e.reason, e.revision, e.built, e.refresh = last.reason, last.revision, last.built, last.refresh
 		e.contents = last.contents

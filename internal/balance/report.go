@@ -2,8 +2,8 @@ package balance
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -12,16 +12,16 @@ import (
 	"onionbalancer/selection"
 )
 
-var errNoConsensus = errors.New("no consensus yet")
-
 // troubles are errors that a service lives with, by their kind.
 type troubles map[string]error
 
 const (
-	troubleFloors  = "state"
-	troubleHeld    = "stored descriptors"
-	troubleNetwork = "network"
-	troublePublish = "publishing"
+	troubleFloors   = "state"
+	troubleHeld     = "stored descriptors"
+	troubleClaims   = "stored keys"
+	troubleNetwork  = "network"
+	troublePublish  = "publishing"
+	troubleReadback = "read back"
 )
 
 // set records err under kind, or that all is well again.
@@ -43,17 +43,74 @@ func (t troubles) list() []string {
 	return texts
 }
 
-// noteFallback says it loudly, once, when the last instance is gone, and again
-// when one is back.
-func (s *Service) noteFallback(fallback bool) {
-	if fallback == s.fallback {
+// lack is what is missing for want of instances.
+type lack int
+
+const (
+	lackNone     lack = iota
+	lackInstance      // none is ok: what was last known of them is published
+	lackAll           // nor is anything known: what was published of others stays
+	lackPoints        // and nothing was published either
+)
+
+// warning is what the status says of it.
+func (l lack) warning() string {
+	switch l {
+	case lackInstance:
+		return "no instance is reachable: the last good introduction points stay published"
+	case lackAll:
+		return "no instance is reachable: introduction points of instances that are no longer configured stay published until they expire"
+	case lackPoints:
+		return "no instance is reachable, and there is nothing to publish"
+	}
+	return ""
+}
+
+// startPatience is how long after the start the instances may take to be found.
+const startPatience = time.Minute
+
+// lacks tells what is missing after a round that came to its plan.
+func (s *Service) lacks(now time.Time, fallback bool) lack {
+	switch {
+	case !fallback:
+		return lackNone
+	case len(s.chosen) > 0:
+		return lackInstance
+	case s.contents != nil:
+		return lackAll
+	case now.Sub(s.started) < startPatience:
+		return lackNone
+	}
+	return lackPoints
+}
+
+// noteLack says it loudly, once, when the last instance is gone, and again when
+// one is back.
+func (s *Service) noteLack(l lack) {
+	if l == s.lack {
 		return
 	}
-	s.fallback = fallback
-	if fallback {
-		s.log.Error("no instance is reachable: the last good introduction points stay published", "points", len(s.chosen))
-	} else {
+	s.lack = l
+	if l == lackNone {
 		s.log.Info("an instance is reachable again")
+		return
+	}
+	points := 0
+	if s.contents != nil {
+		points = len(s.contents.IntroductionPoints)
+	}
+	s.log.Error(l.warning(), "points", points)
+}
+
+// noteShares logs when an instance is to get half of the clients that it got, or
+// fewer.
+func (s *Service) noteShares(chosen []selection.Candidate) {
+	before, after := selection.Shares(s.chosen), selection.Shares(chosen)
+	for _, i := range s.instances {
+		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 {
+			s.log.Warn("an instance's share of the clients fell", "instance", i.Name,
+				"percent", math.Round(100*is), "was", math.Round(100*was), "state", i.state(s.env.Now()))
+		}
 	}
 }
 
@@ -65,6 +122,7 @@ func (s *Service) report(r Round) {
 		Address:  s.address.String(),
 		Strategy: s.cfg.Strategy.Name(),
 		Rounds:   s.rounds, LastRound: s.lastRound,
+		ReadBack: s.readback.at,
 		Warnings: s.troubles.list(),
 	}
 	if !s.published.IsZero() {
@@ -73,15 +131,16 @@ func (s *Service) report(r Round) {
 	}
 	shares := selection.Shares(s.chosen)
 	for _, i := range s.instances {
-		snap.Instances = append(snap.Instances, i.report(now, s.chosen, shares))
+		snap.Instances = append(snap.Instances, i.report(now, s.chosen, shares, s.left[i.Name]))
 		if !i.asking && (snap.NextFetch.IsZero() || i.due.Before(snap.NextFetch)) {
 			snap.NextFetch = i.due
 		}
 	}
 	snap.Descriptors = s.reportEditions(r)
-	if s.fallback {
-		snap.Warnings = append(snap.Warnings, "no instance is reachable: the last good introduction points stay published")
+	if s.lack != lackNone {
+		snap.Warnings = append(snap.Warnings, s.lack.warning())
 	}
+	snap.Warnings = append(snap.Warnings, s.suspicions()...)
 	if c := r.Consensus; c != nil {
 		snap.Warnings = append(snap.Warnings, clockWarning(now, c.ValidAfter, c.ValidUntil)...)
 	}
@@ -101,19 +160,35 @@ func (s *Service) report(r Round) {
 	s.snapshot.Store(snap)
 }
 
-// report describes one instance.
-func (i *instance) report(now time.Time, chosen []selection.Candidate, shares map[string]float64) status.Instance {
+// suspicions lists what instances do that a tor in good health would not.
+func (s *Service) suspicions() (texts []string) {
+	for _, i := range s.instances {
+		if victim := s.thefts[i.Name]; victim != "" {
+			texts = append(texts, fmt.Sprintf("instance %s offers keys of introduction points that %s had first, which are left out: "+
+				"one of the two is not what it seems, look for an intruder at %s", i.Name, victim, i.Name))
+		}
+		if i.restless {
+			texts = append(texts, fmt.Sprintf("instance %s changes its introduction points too often: "+
+				"what it offered before is used, and one change every %s is taken over", i.Name, changesEvery))
+		}
+	}
+	return texts
+}
+
+// report describes one instance. left says why points of it are left out.
+func (i *instance) report(now time.Time, chosen []selection.Candidate, shares map[string]float64, left []string) status.Instance {
 	out := status.Instance{
 		Name:               i.Name,
 		Address:            i.Address.String(),
 		State:              i.state(now),
-		IntroductionPoints: len(i.candidates(now)),
+		IntroductionPoints: i.usable(now),
 		Share:              shares[i.Name],
-		Renewed:            i.renewed,
 		LastFetch:          i.asked,
 		NextFetch:          i.due,
 		Error:              i.problem(),
 	}
+	at, exact := i.published()
+	out.Renewed, out.RenewedBefore = at, !exact && !at.IsZero()
 	for _, c := range chosen {
 		if c.Instance == i.Name {
 			out.Published++
@@ -128,10 +203,37 @@ func (i *instance) report(now time.Time, chosen []selection.Candidate, shares ma
 			"set HiddenServicePoWDefensesEnabled 0 in its torrc")
 	}
 	if i.held.FlowControl == nil {
-		out.Warnings = append(out.Warnings, "the instance offers no congestion control, so the public address cannot either, and transfers are slower")
+		out.Warnings = append(out.Warnings, "the instance offers no congestion control, so transfers through it are slower; "+
+			"where most instances do, it is left out")
 	}
 	if n := len(i.held.Dropped); n > 0 {
 		out.Warnings = append(out.Warnings, fmt.Sprintf("%d of its introduction points cannot be used: %v", n, i.held.Dropped[0]))
+	}
+	out.Warnings = append(out.Warnings, counted(left)...)
+	if i.idle(out) {
+		out.Warnings = append(out.Warnings, "none of its introduction points is published: it gets no clients")
+	}
+	return out
+}
+
+// idle reports whether an instance that clients are to be sent to gets none.
+func (i *instance) idle(r status.Instance) bool {
+	return r.State == status.StateOK && r.Published == 0 && i.Weight > 0
+}
+
+// counted returns each text once, with how often it is there.
+func counted(texts []string) (out []string) {
+	texts = slices.Sorted(slices.Values(texts))
+	for len(texts) > 0 {
+		n := 1
+		for n < len(texts) && texts[n] == texts[0] {
+			n++
+		}
+		text := texts[0]
+		if n > 1 {
+			text += fmt.Sprintf(" (%d times)", n)
+		}
+		out, texts = append(out, text), texts[n:]
 	}
 	return out
 }
@@ -174,11 +276,14 @@ const keptFor = 3 * time.Hour
 // state sums the service up.
 func (s *Service) state(now time.Time, snap *status.Service) status.State {
 	current := slices.IndexFunc(snap.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed > 0 })
-	notOK := slices.ContainsFunc(snap.Instances, func(i status.Instance) bool { return i.State != status.StateOK })
+	notOK := false
+	for n, i := range snap.Instances {
+		notOK = notOK || i.State != status.StateOK || s.instances[n].idle(i)
+	}
 	e := s.editions[s.epoch.period]
 	stays := e != nil && now.Sub(e.heard) < keptFor
 	switch {
-	case s.fallback && len(s.chosen) > 0:
+	case s.lack != lackNone:
 		return status.StateFailed
 	case current < 0 && stays:
 		return status.StateDegraded // an earlier one is at the HSDirs
@@ -204,10 +309,10 @@ func clockWarning(now, validAfter, validUntil time.Time) []string {
 	switch {
 	case now.Before(validAfter.Add(-5 * time.Minute)):
 		return []string{fmt.Sprintf("the clock is behind the Tor network's, whose consensus of %s has arrived: set it right",
-			validAfter.UTC().Format(time.DateTime))}
+			clock(validAfter))}
 	case now.After(validUntil):
 		return []string{fmt.Sprintf("the consensus ended at %s: tor cannot reach the network, or the clock is ahead",
-			validUntil.UTC().Format(time.DateTime))}
+			clock(validUntil))}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -27,12 +28,19 @@ func newRevisions(service descriptor.Address, store Store) (*revisions, error) {
 	return &revisions{service: service, store: store, floors: floors}, err
 }
 
+// floorSlack is how far above the period's largest counter a floor may be:
+// counters that a clock beyond the period's end had to take.
+const floorSlack = 1 << 20
+
+var errFloor = errors.New("the stored revision counter is beyond any of its period, and not believed")
+
 // next returns the revision counter of a descriptor of period p made at now,
 // runStart being the beginning of its shared-random run, and stores it as the
 // new floor before anybody can have seen it. The counter is what tor would use,
 // or one above the floor, whichever is higher.
 //
-// The counter is usable even if the error, about storing it, is not nil.
+// The counter, unless it is 0, is usable even if the error is not nil: that it
+// could not be stored, or that the stored floor was not believed.
 func (r *revisions) next(key descriptor.RevisionKey, p descriptor.Period, runStart, now time.Time) (uint64, error) {
 	// A clock far off the consensus must not stop a service: the counter then
 	// comes from the nearest moment that has one, and the floor keeps the order.
@@ -48,13 +56,24 @@ func (r *revisions) next(key descriptor.RevisionKey, p descriptor.Period, runSta
 		return 0, err
 	}
 	floor := r.floor(p)
-	counter = max(counter, floor.Revision+1)
+	var doubt error
+	if floor.Revision >= counter {
+		largest, err := key.RevisionCounter(runStart, last)
+		if err != nil {
+			return 0, err
+		}
+		if floor.Revision > largest+floorSlack {
+			doubt = fmt.Errorf("%w: %d, want at most %d; was its file edited, or copied from elsewhere?", errFloor, floor.Revision, largest)
+		} else {
+			counter = floor.Revision + 1
+		}
+	}
 	floor.Revision = counter
 	r.forget(p)
 	if err := r.store.SaveFloors(r.service, r.floors); err != nil {
 		return counter, fmt.Errorf("storing the revision counter: %w", err)
 	}
-	return counter, nil
+	return counter, doubt
 }
 
 // floor returns the entry of p, made if missing.

@@ -3,6 +3,7 @@ package balance
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,16 +17,17 @@ import (
 // Round is one pass from the consensus to the HSDirs, with what each stage of it
 // produced. A round in which nothing changed ends after its plan, which is empty.
 type Round struct {
-	Now        time.Time
-	Consensus  *hsdir.Consensus
-	Rings      []*hsdir.Ring         // of the first and of the second descriptor
-	Candidates []selection.Candidate // nil while fetches are worth waiting for
-	Fallback   bool                  // no instance is ok; the candidates are what was last known
-	Chosen     []selection.Candidate
-	Contents   *descriptor.Contents
-	Plan       []step
-	Published  []*edition
-	Err        error // what stopped the round, or a part of it
+	Now       time.Time
+	Consensus *hsdir.Consensus
+	Rings     []*hsdir.Ring // of the first and of the second descriptor
+	Pool      pool          // empty while fetches are worth waiting for
+	Chosen    []selection.Candidate
+	Fallback  bool // no instance is ok: the contents are what was last known
+	Contents  *descriptor.Contents
+	Planned   bool // the round came to its plan
+	Plan      []step
+	Published []*edition
+	Err       error // what stopped the round, or a part of it
 }
 
 // round takes the service through all stages once. Every stage gives up for
@@ -40,11 +42,17 @@ func (s *Service) round(ctx context.Context, now time.Time) (r Round) {
 	if !s.settled(now) {
 		return r
 	}
-	r.Candidates, r.Fallback = candidates(now, s.instances)
-	r.Chosen = s.choose(r.Candidates)
-	r.Contents = contents(r.Chosen, s.instances, r.Consensus.Params.SendmeInc)
+	s.note(now)
+	r.Pool = gather(now, s.instances, r.Consensus.Vouch, s.claims)
+	r.Chosen = s.choose(r.Pool.candidates, r.Rings[0].MaxDescriptorSize())
+	r.Contents = contents(r.Chosen, s.instances, r.Pool.flow, r.Consensus.Params.SendmeInc)
+	if len(r.Chosen) == 0 {
+		r.Contents = remaining(s.contents, now) // an empty descriptor is never published
+	}
+	r.Planned = true
 	r.Plan = s.plan(now, r.Rings, r.Contents)
 	r.Published, r.Err = s.publish(ctx, now, r.Plan)
+	s.readBack(ctx, now, r.Consensus)
 	return r
 }
 
@@ -52,7 +60,7 @@ func (s *Service) round(ctx context.Context, now time.Time) (r Round) {
 func (s *Service) consult(now time.Time) (*hsdir.Consensus, []*hsdir.Ring, error) {
 	c, err := s.env.Network.Consensus()
 	if c == nil {
-		return nil, nil, fmt.Errorf("waiting for tor to have a consensus: %w", cmp.Or(err, errNoConsensus))
+		return nil, nil, fmt.Errorf("waiting for tor to have a consensus: %w", cmp.Or(err, ErrNoConsensus))
 	}
 	first, err := c.First()
 	if err != nil {
@@ -69,19 +77,25 @@ func (s *Service) consult(now time.Time) (*hsdir.Consensus, []*hsdir.Ring, error
 	return c, []*hsdir.Ring{first, second}, nil
 }
 
-// choose selects the points of the next descriptor, so that what is published
-// stays as long as it is as good as anything else.
-func (s *Service) choose(list []selection.Candidate) []selection.Candidate {
+// choose selects the points of the next descriptor, which must stay below size
+// bytes, so that what is published stays as long as it is as good as anything
+// else.
+func (s *Service) choose(list []selection.Candidate, size int) []selection.Candidate {
 	published := make([]descriptor.IntroductionPoint, len(s.chosen))
 	for i, c := range s.chosen {
 		published[i] = *c.Point
 	}
 	selection.Mark(list, published)
-	return s.cfg.Strategy.Select(list, min(s.cfg.Limit, s.fits), s.random)
+	room := s.cfg.Room
+	room.Points = min(room.Points, descriptor.MaxPoints(size))
+	return s.cfg.Strategy.Select(list, room, s.random)
 }
 
 // plan works out what should be at the HSDirs, and what is to be done for it.
 func (s *Service) plan(now time.Time, rings []*hsdir.Ring, c *descriptor.Contents) []step {
+	if c == nil {
+		return nil // what was published stays
+	}
 	var targets []wanted
 	for _, ring := range rings {
 		keys, err := s.keysFor(ring.Period)
@@ -112,14 +126,18 @@ func (s *Service) keysFor(p descriptor.Period) (descriptor.Keys, error) {
 func (s *Service) finish(r Round) {
 	s.rounds++
 	s.lastRound = r.Now
-	if r.Rings == nil {
+	if r.Rings == nil && !errors.Is(r.Err, ErrNoConsensus) {
 		s.troubles.set(troubleNetwork, r.Err)
 	} else {
 		s.troubles.set(troubleNetwork, nil)
 	}
-	if r.Contents != nil && len(r.Chosen) > 0 {
-		s.noteFallback(r.Fallback)
-		s.chosen = r.Chosen
+	if r.Contents != nil {
+		s.noteShares(r.Chosen)
+		s.contents, s.chosen = r.Contents, r.Chosen
+	}
+	if r.Planned {
+		s.left, s.thefts = r.Pool.left, r.Pool.thefts
+		s.noteLack(s.lacks(r.Now, r.Pool.fallback))
 	}
 	if len(r.Rings) > 0 {
 		old := func(p descriptor.Period) bool {

@@ -157,9 +157,9 @@ func (s *scene) step(by time.Duration) {
 }
 
 func (s *scene) config() Config {
-	cfg := Config{Custodian: cmp.Or[Custodian](s.keeper, s.custodian), Signing: s.signing, Strategy: selection.Spread{}, Limit: 20, FetchEvery: time.Minute}
+	cfg := Config{Custodian: cmp.Or[Custodian](s.keeper, s.custodian), Signing: s.signing, Strategy: selection.Spread{}, Room: selection.Room{Points: 20, PerInstance: 3}, FetchEvery: time.Minute}
 	for n, i := range s.instances {
-		cfg.Instances = append(cfg.Instances, Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address()})
+		cfg.Instances = append(cfg.Instances, Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address(), Weight: 1})
 	}
 	if s.custody != nil {
 		s.custody(&cfg)

@@ -23,7 +23,7 @@ type Config struct {
 	Signing    SigningKeys
 	Custody    Custody
 	Strategy   selection.Strategy
-	Limit      int // of introduction points in a descriptor
+	Room       selection.Room // for introduction points in a descriptor
 	Instances  []Instance
 	FetchEvery time.Duration // how often an instance is asked for that is fine
 	Automatic  bool          // FetchEvery is nobody's wish: more often on a testing network
@@ -38,16 +38,25 @@ type Env struct {
 	Log       *slog.Logger
 	// Now is the clock; nil stands for time.Now.
 	Now func() time.Time
-	// FullNames logs onion addresses whole rather than shortened.
-	FullNames bool
+	// FullNames says whether logs show onion addresses whole, each time that one
+	// is logged; nil stands for no.
+	FullNames func() bool
 }
 
 // Name returns what logs call a service or an instance.
-func (e Env) Name(a descriptor.Address) string {
-	if e.FullNames {
-		return a.String()
+func (e Env) Name(a descriptor.Address) slog.LogValuer { return name{a, e.FullNames} }
+
+type name struct {
+	address descriptor.Address
+	full    func() bool
+}
+
+// LogValue is the address, shortened unless all of it is wanted by now.
+func (n name) LogValue() slog.Value {
+	if n.full != nil && n.full() {
+		return slog.StringValue(n.address.String())
 	}
-	return a.Short()
+	return slog.StringValue(n.address.Short())
 }
 
 // Service keeps the master descriptors of one public address published.
@@ -60,6 +69,7 @@ type Service struct {
 	fetches   chan Answer
 	outcomes  chan outcome
 	certified chan certified
+	readbacks chan Answer
 	snapshot  atomic.Pointer[status.Service]
 	wait      sync.WaitGroup // fetches under way
 	closing   sync.WaitGroup // of keys
@@ -83,9 +93,15 @@ type Service struct {
 	authorities map[descriptor.Period]*authority
 	editions    map[descriptor.Period]*edition
 	revisions   *revisions
+	signers     map[[32]byte]bool // the descriptor-signing keys that were ever ours, in this run
+	readback    readback
+	claims      *claims
+	dawn        time.Time // when the period, or the service, began
 	chosen      []selection.Candidate
-	fits        int  // how many points a descriptor has room for
-	fallback    bool // chosen are of instances that are not ok
+	contents    *descriptor.Contents // of the last plan that had any points
+	left        map[string][]string  // by instance: why points of it are left out
+	thefts      map[string]string    // by instance: whose keys it offers
+	lack        lack
 	retryAt     time.Time
 	retries     int
 	rounds      uint64
@@ -108,12 +124,14 @@ func NewService(cfg Config, env Env) *Service {
 		fetches:     make(chan Answer, 64),
 		outcomes:    make(chan outcome, 256),
 		certified:   make(chan certified, 4),
+		readbacks:   make(chan Answer, 1),
+		signers:     map[[32]byte]bool{},
 		random:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
 		keys:        map[descriptor.Period]descriptor.Keys{},
 		authorities: map[descriptor.Period]*authority{},
 		editions:    map[descriptor.Period]*edition{},
 		troubles:    troubles{},
-		fits:        descriptor.MaxIntroductionPoints,
+		claims:      newClaims(descriptor.Period{}),
 	}
 	if s.env.Now == nil {
 		s.env.Now = time.Now
@@ -160,6 +178,8 @@ func (s *Service) Run(ctx context.Context) {
 			s.confirm(s.env.Now(), outcome)
 		case certified := <-s.certified:
 			s.certifiedNow(s.env.Now(), certified)
+		case answer := <-s.readbacks:
+			s.compare(s.env.Now(), answer)
 		}
 		timer.Stop()
 		s.drain()

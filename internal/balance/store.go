@@ -39,9 +39,11 @@ type Store interface {
 	SaveFloors(service descriptor.Address, floors []Floor) error
 	LoadHeld(service descriptor.Address) ([]Held, error)
 	SaveHeld(service descriptor.Address, held []Held) error
+	LoadClaims(service descriptor.Address) ([]Claim, error)
+	SaveClaims(service descriptor.Address, claims []Claim) error
 }
 
-// Dir is a Store in a directory: two files for each service, readable by their
+// Dir is a Store in a directory: three files for each service, readable by their
 // owner alone. A file is replaced as a whole and synced to the disk, so that a
 // power cut leaves the old one or the new one.
 type Dir string
@@ -49,12 +51,13 @@ type Dir string
 const (
 	floorsFile = "revision-floors.json"
 	heldFile   = "instance-descriptors.json"
+	claimsFile = "introduction-keys.json"
 
 	stateVersion = 1
 	maxStateFile = 64 << 20 // 64 MiB
 )
 
-// stateFile is the form of both files.
+// stateFile is the form of each file.
 type stateFile[T any] struct {
 	Version int                `json:"version"`
 	Service descriptor.Address `json:"service"`
@@ -79,6 +82,16 @@ func (d Dir) LoadHeld(service descriptor.Address) ([]Held, error) {
 // SaveHeld replaces the instances' descriptors held for a service.
 func (d Dir) SaveHeld(service descriptor.Address, held []Held) error {
 	return save(d, service, heldFile, held)
+}
+
+// LoadClaims reads which instance of a service has which keys.
+func (d Dir) LoadClaims(service descriptor.Address) ([]Claim, error) {
+	return load[Claim](d, service, claimsFile)
+}
+
+// SaveClaims replaces what is stored of which instance of a service has which keys.
+func (d Dir) SaveClaims(service descriptor.Address, claims []Claim) error {
+	return save(d, service, claimsFile, claims)
 }
 
 func (d Dir) path(service descriptor.Address, name string) string {

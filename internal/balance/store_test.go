@@ -147,11 +147,12 @@ type memoryStore struct {
 	mu     sync.Mutex
 	floors map[descriptor.Address][]Floor
 	held   map[descriptor.Address][]Held
+	claims map[descriptor.Address][]Claim
 	broken error
 }
 
 func newMemoryStore() *memoryStore {
-	return &memoryStore{floors: map[descriptor.Address][]Floor{}, held: map[descriptor.Address][]Held{}}
+	return &memoryStore{floors: map[descriptor.Address][]Floor{}, held: map[descriptor.Address][]Held{}, claims: map[descriptor.Address][]Claim{}}
 }
 
 func (m *memoryStore) fail(err error) {
@@ -170,6 +171,21 @@ func (m *memoryStore) LoadHeld(a descriptor.Address) ([]Held, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.held[a], m.broken
+}
+
+func (m *memoryStore) LoadClaims(a descriptor.Address) ([]Claim, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.claims[a], m.broken
+}
+
+func (m *memoryStore) SaveClaims(a descriptor.Address, c []Claim) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.broken == nil {
+		m.claims[a] = slices.Clone(c)
+	}
+	return m.broken
 }
 
 func (m *memoryStore) SaveFloors(a descriptor.Address, f []Floor) error {

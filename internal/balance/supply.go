@@ -109,7 +109,7 @@ func (o *outlook) judge(now time.Time, horizon time.Duration) {
 	}
 }
 
-func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") }
+func minute(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 
 // roughly writes a duration in the unit that fits.
 func roughly(d time.Duration) string {

@@ -71,8 +71,13 @@ func TestConsensusMissingAndStale(t *testing.T) {
 		s.stop()
 		s.net.Tor().LoseConsensus()
 		s.start()
-		s.settle(time.Minute)
+		s.settle(30 * time.Second)
 		got := s.want("without a consensus", status.StateStarting)
+		if len(got.Warnings) != 0 {
+			t.Errorf("warnings at the start: %q", got.Warnings)
+		}
+		s.settle(90 * time.Second)
+		got = s.want("without a consensus for long", status.StateStarting)
 		if len(got.Warnings) == 0 {
 			t.Error("no warning about it")
 		}

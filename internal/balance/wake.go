@@ -23,6 +23,9 @@ func (s *Service) wake(now time.Time) time.Time {
 	if !s.retryAt.IsZero() {
 		next = earlier(next, s.retryAt)
 	}
+	if s.readback.asking == nil && !s.readback.due.IsZero() {
+		next = earlier(next, s.readback.due)
+	}
 	next = s.custody.wake(now, next)
 	for _, e := range s.editions {
 		if e.refresh.After(now) {

@@ -30,7 +30,7 @@ func (s *Service) custodyTroubles(now time.Time) (list []custodyTrouble) {
 		about := fmt.Sprintf("certifying a descriptor-signing key for period %s", p)
 		text := fmt.Sprintf("%s: %v", about, f.err)
 		if a := s.usable(now, p); a != nil {
-			text += "; the one certified before is used until " + a.expires.UTC().Format(time.DateTime)
+			text += "; the one certified before is used until " + clock(a.expires)
 		}
 		list = append(list, custodyTrouble{about, text})
 	}
@@ -43,7 +43,7 @@ func (s *Service) custodyTroubles(now time.Time) (list []custodyTrouble) {
 	// A failure says what became of the try before.
 	if asked := s.custody.asked; len(s.custody.failures) == 0 && !asked.IsZero() && now.Sub(asked) >= slowAnswer {
 		list = append(list, custodyTrouble{"slow", fmt.Sprintf("the custodian was asked at %s to certify, and has not answered yet",
-			asked.UTC().Format(time.DateTime))})
+			clock(asked))})
 	}
 	slices.SortFunc(list, func(a, b custodyTrouble) int { return cmp.Compare(a.text, b.text) })
 	return list
@@ -65,3 +65,6 @@ func (s *Service) warnOfCustody(now time.Time) (texts []string) {
 	s.said = said
 	return texts
 }
+
+// clock writes a time as people read it, with its zone.
+func clock(t time.Time) string { return t.UTC().Format(time.DateTime + " UTC") }

@@ -42,7 +42,12 @@ type Tor struct {
 	// "host:port". Default: start a tor of our own.
 	Control string
 
-	// CookieFile is the control port's cookie. Default: where tor says it is.
+	// ControlRemote allows a Control on another machine: nothing on the way is
+	// encrypted, and whoever answers there is told the password. Default: false.
+	ControlRemote bool
+
+	// CookieFile is the control port's cookie. Default: where tor says it is, if
+	// the file belongs to root, our own user, or the user of tor's unix socket.
 	CookieFile string
 
 	// PasswordFile holds the control port's password, for a torrc with
@@ -99,6 +104,11 @@ type Service struct {
 	// MaxIntroductionPoints is the most that a descriptor lists, 1 to 20.
 	// Default: 20, more than which no client accepts.
 	MaxIntroductionPoints int
+
+	// PointsPerInstance is the most that a descriptor lists of one instance while
+	// there are several, 1 to 20. What one instance offers beyond it gets it no more
+	// clients. Default: 3, as many as a tor makes unless its torrc says otherwise.
+	PointsPerInstance int
 
 	// FetchInterval is how often the instances' descriptors are fetched.
 	// Default (0): automatic, as often as the network's clock makes worthwhile.

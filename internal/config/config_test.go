@@ -51,11 +51,11 @@ func TestExample(t *testing.T) {
 		Tor: Tor{Control: "unix:/run/tor/control"},
 		Log: Log{Level: slog.LevelInfo, Format: FormatText},
 		Services: []Service{
-			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", MaxIntroductionPoints: 20, Instances: []Instance{
+			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", MaxIntroductionPoints: 20, PointsPerInstance: 3, Instances: []Instance{
 				{Name: "web1", Address: address(t, addressA), Weight: 1},
 				{Name: "web2", Address: address(t, addressB), Weight: 1},
 			}},
-			{Key: "/etc/balancer/second.pem", Strategy: "weighted", MaxIntroductionPoints: 20, Instances: []Instance{
+			{Key: "/etc/balancer/second.pem", Strategy: "weighted", MaxIntroductionPoints: 20, PointsPerInstance: 3, Instances: []Instance{
 				{Name: "large", Address: address(t, addressC), Weight: 3},
 				{Name: "small", Address: address(t, addressD), Weight: 1},
 			}},
@@ -64,7 +64,7 @@ func TestExample(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the example is\n%+v, want\n%+v", got, want)
 	}
-	defaults := strings.NewReplacer("# max_introduction_points = 20", "max_introduction_points = 20").Replace(string(raw))
+	defaults := strings.NewReplacer("# max_introduction_points = 20", "max_introduction_points = 20", "# points_per_instance = 3", "points_per_instance = 3").Replace(string(raw))
 	if !reflect.DeepEqual(parse(t, defaults), want) {
 		t.Error("a default that the example names is not the default")
 	}
@@ -98,7 +98,7 @@ func TestLeast(t *testing.T) {
 	want := &Config{
 		File: "/etc/balancer/balancer.toml", StateDir: "/etc/balancer/state", Log: Log{Format: FormatText},
 		Services: []Service{{
-			Key: "/etc/balancer/front", Strategy: selection.Default, MaxIntroductionPoints: descriptor.MaxIntroductionPoints,
+			Key: "/etc/balancer/front", Strategy: selection.Default, MaxIntroductionPoints: descriptor.MaxIntroductionPoints, PointsPerInstance: 3,
 			Instances: []Instance{{Name: addressA[:6], Address: address(t, addressA), Weight: 1}},
 		}},
 	}
@@ -120,6 +120,10 @@ func TestPaths(t *testing.T) {
 		"[[service]]\nkey = \"k\"\nsigning = \"pkcs11:serial=9?module-path=m.so&pin-source=credential:pin\"" + rest:    "pkcs11:serial=9?module-path=m.so&pin-source=credential:pin",
 		"state_dir = \"s/\"\n[[service]]\nkey = \"k\"" + rest:                                                          "/etc/balancer/s",
 		"[tor]\ncontrol = \"unix:c\"\n[[service]]\nkey = \"k\"" + rest:                                                 "unix:/etc/balancer/c",
+		"[tor]\ncontrol = \"localhost:1\"\n[[service]]\nkey = \"k\"" + rest:                                            "localhost:1",
+		"[tor]\ncontrol = \"[::1]:1\"\n[[service]]\nkey = \"k\"" + rest:                                                "[::1]:1",
+		"[tor]\ncontrol = \"127.9.9.9:1\"\n[[service]]\nkey = \"k\"" + rest:                                            "127.9.9.9:1",
+		"[tor]\ncontrol = \"tor:1\"\ncontrol_remote = true\n[[service]]\nkey = \"k\"" + rest:                           "tor:1",
 		"[tor]\nbinary = \"./tor\"\n[[service]]\nkey = \"k\"" + rest:                                                   "/etc/balancer/tor",
 		"[tor]\nbinary = \"tor\"\n[[service]]\nkey = \"k\"" + rest:                                                     "tor",
 		"[tor]\ntorrc = \"t\"\n[[service]]\nkey = \"k\"" + rest:                                                        "/etc/balancer/t",

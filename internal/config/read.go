@@ -18,6 +18,7 @@ const (
 	leastFetchInterval = time.Second
 	maxNameLength      = 64 // characters
 	defaultState       = "state"
+	maxSocketPath      = 107 // bytes
 )
 
 // readConfig reads every table, complaining as it goes.
@@ -41,11 +42,12 @@ func readTor(t *table) Tor {
 		t.values["control"] = strconv.FormatInt(port, 10)
 	}
 	tor := Tor{
-		Control:      t.text("control"),
-		CookieFile:   t.file("cookie_file"),
-		PasswordFile: t.file("password_file"),
-		Binary:       t.text("binary"),
-		Torrc:        t.file("torrc"),
+		Control:       t.text("control"),
+		ControlRemote: t.boolean("control_remote"),
+		CookieFile:    t.file("cookie_file"),
+		PasswordFile:  t.file("password_file"),
+		Binary:        t.text("binary"),
+		Torrc:         t.file("torrc"),
 	}
 	if tor.Control != "" {
 		control, err := controlTarget(t, tor.Control)
@@ -69,7 +71,11 @@ func controlTarget(t *table, s string) (string, error) {
 		if problem := pathProblem(path); problem != nil {
 			return "", fmt.Errorf("the path after \"unix:\" %w", problem)
 		}
-		return "unix:" + t.absolute(path), nil
+		if path = t.absolute(path); len(path) > maxSocketPath {
+			return "", fmt.Errorf("the path of the socket has %d bytes, and the kernel takes %d: name it by a shorter one, through a symbolic link for instance",
+				len(path), maxSocketPath)
+		}
+		return "unix:" + path, nil
 	}
 	if hostPort(s) {
 		return s, nil
@@ -100,6 +106,7 @@ func readService(t *table) Service {
 		Signing:               readSigning(t),
 		Strategy:              t.choice("strategy", selection.Names()...),
 		MaxIntroductionPoints: t.integer("max_introduction_points", 1, maxPoints, maxPoints),
+		PointsPerInstance:     t.integer("points_per_instance", 1, maxPoints, torPoints),
 		FetchInterval:         t.duration("fetch_interval", leastFetchInterval),
 	}
 	for _, i := range t.tables("instance") {

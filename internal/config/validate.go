@@ -3,6 +3,9 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"net"
+	"net/netip"
+	"strings"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/selection"
@@ -10,6 +13,7 @@ import (
 
 const (
 	maxPoints = descriptor.MaxIntroductionPoints
+	torPoints = 3 // HiddenServiceNumIntroductionPoints, unless set
 	// shortName is how many characters of an address stand for an instance
 	// without a name, unless two begin alike.
 	shortName = 6
@@ -43,13 +47,30 @@ func (c *Config) validateTor(bad *complaints) {
 				bad.add("tor."+f.key, "needs control, the control port it is for; without it, balancer starts a tor of its own")
 			}
 		}
+		if c.Tor.ControlRemote {
+			bad.add("tor.control_remote", "needs control, the control port that it allows")
+		}
 		return
+	}
+	if !c.Tor.ControlRemote && !onThisMachine(c.Tor.Control) {
+		bad.add("tor.control", "%q is on another machine: whoever answers there, or is on the way, is told the password and every backend; "+
+			"use a unix socket or 127.0.0.1, at the end of a tunnel for instance, or set control_remote = true", c.Tor.Control)
 	}
 	for _, f := range []struct{ key, value string }{{"binary", c.Tor.Binary}, {"torrc", c.Tor.Torrc}} {
 		if f.value != "" {
 			bad.add("tor."+f.key, "is for a tor of balancer's own; remove it, or remove control")
 		}
 	}
+}
+
+// onThisMachine reports whether a control port is a unix socket or on loopback.
+func onThisMachine(control string) bool {
+	if strings.HasPrefix(control, "unix:") {
+		return true
+	}
+	host, _, _ := net.SplitHostPort(control)
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
 func (s *Service) validate(path string, bad *complaints) {

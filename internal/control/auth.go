@@ -1,18 +1,17 @@
 package control
 
 import (
-	"bytes"
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"slices"
 	"strings"
+
+	"onionbalancer/internal/printable"
 )
 
 const (
@@ -27,70 +26,90 @@ const (
 // authenticate asks tor what it takes, and gives it (control-spec, sections
 // 3.5, 3.21 and 3.24). It returns tor's version.
 func (l *link) authenticate(cfg Config) (version string, err error) {
-	response, err := l.send("PROTOCOLINFO 1")
+	lines, err := l.greet(min(cfg.DialTimeout, greeting))
 	if err != nil {
 		return "", err
 	}
-	info, err := parseProtocolInfo(response.Data)
+	info, err := parseProtocolInfo(lines)
 	if err != nil {
 		return "", err
 	}
-	return info.version, l.prove(info, cfg)
+	return info.version, l.prove(info, cfg, identify(l.conn.Conn))
 }
 
-// prove picks the first method of ours that tor takes and whose secret can be
-// read: what the operator named before what tor names.
-func (l *link) prove(info protocolInfo, cfg Config) error {
-	if info.accepts("NULL") {
-		return l.sendSecret(nil)
-	}
-	var unreadable []error
-	for _, m := range methods(info, cfg) {
-		secret, err := m.read()
+// prove takes the first way that is open: what the operator named before what
+// tor names.
+func (l *link) prove(info protocolInfo, cfg Config, who peer) error {
+	var closed []error
+	for _, m := range methods(info, cfg, who) {
+		secret, err := m.secret()
 		if err != nil {
-			unreadable = append(unreadable, err)
+			closed = append(closed, err)
 			continue
 		}
 		if err := m.use(l, secret); err != nil {
-			return fmt.Errorf("by %s: %w", m.name, err)
+			return fmt.Errorf("%s: %w", m.name, err)
 		}
 		return nil
 	}
-	if len(unreadable) > 0 {
-		return errors.Join(unreadable...)
+	if len(closed) > 0 {
+		return errors.Join(closed...)
 	}
-	return fmt.Errorf("tor takes %s, and none of it is set up here: set password_file (or cookie_file), "+
-		"or put \"CookieAuthentication 1\" into torrc", strings.Join(info.methods, ", "))
+	return advise(fmt.Errorf("tor takes %s, and none of it is set up here", printable.Text(strings.Join(info.methods, ", "))),
+		"set password_file (or cookie_file), or put \"CookieAuthentication 1\" into torrc")
 }
 
+// method is one way to authenticate. Its secret is an error where the way is not
+// open: a secret is not there, or must not be told to who listens.
 type method struct {
-	name string
-	read func() ([]byte, error)
-	use  func(l *link, secret []byte) error
+	name   string
+	secret func() ([]byte, error)
+	use    func(l *link, secret []byte) error
 }
 
-func methods(info protocolInfo, cfg Config) []method {
-	var cookie, password []method
-	cookieFile := cfg.CookieFile
-	if cookieFile == "" {
-		cookieFile = info.cookieFile
-	}
-	readCookie := func() ([]byte, error) { return readCookie(cookieFile) }
-	switch {
-	case cookieFile == "":
-	case info.accepts("SAFECOOKIE"):
-		cookie = []method{{"safe cookie", readCookie, (*link).safeCookie}}
-	case info.accepts("COOKIE"):
-		cookie = []method{{"cookie", readCookie, (*link).sendSecret}}
+// methods are those of tor's that we have, in the order in which to try them.
+func methods(info protocolInfo, cfg Config, who peer) []method {
+	var cookie, password, none []method
+	if file := cmp.Or(cfg.CookieFile, info.cookieFile); file != "" {
+		read := func() ([]byte, error) { return readCookie(file, cfg.CookieFile != "", who) }
+		switch {
+		case info.accepts("SAFECOOKIE"):
+			cookie = []method{{"by safe cookie", read, (*link).safeCookie}}
+		case info.accepts("COOKIE"):
+			cookie = []method{{"by cookie", func() ([]byte, error) { return nil, errPlainCookie }, nil}}
+		}
 	}
 	if cfg.PasswordFile != "" && info.accepts("HASHEDPASSWORD") {
-		read := func() ([]byte, error) { return readPassword(cfg.PasswordFile) }
-		password = []method{{"password", read, (*link).sendSecret}}
+		read := func() ([]byte, error) { return readPassword(cfg.PasswordFile, who) }
+		password = []method{{"by password", read, (*link).sendPassword}}
+	}
+	if info.accepts("NULL") {
+		none = []method{{"without a secret", func() ([]byte, error) { return nil, mayOmit(cfg, who) }, (*link).sendSecret}}
 	}
 	if cfg.PasswordFile != "" && cfg.CookieFile == "" {
-		return slices.Concat(password, cookie)
+		return slices.Concat(password, cookie, none)
 	}
-	return slices.Concat(cookie, password)
+	return slices.Concat(cookie, password, none)
+}
+
+// errPlainCookie refuses to hand a cookie over as it is: whoever listens in
+// tor's place would learn it, of any file that it names.
+var errPlainCookie = advise(errors.New("it wants the cookie itself (COOKIE without SAFECOOKIE), which no tor of today does"),
+	"see what listens there")
+
+// mayOmit says why we do not go on with somebody who wants no proof from us, and
+// so gave none of being tor.
+func mayOmit(cfg Config, who peer) error {
+	for _, set := range []struct{ key, value string }{{"cookie_file", cfg.CookieFile}, {"password_file", cfg.PasswordFile}} {
+		if set.value != "" {
+			return advise(fmt.Errorf("it wants no authentication, though %s is set: it may not be tor", set.key),
+				"put CookieAuthentication 1 or HashedControlPassword into tor's torrc, or remove %s", set.key)
+		}
+	}
+	if who.doubt != nil {
+		return advise(fmt.Errorf("it wants no authentication, and %w", who.doubt), "put \"CookieAuthentication 1\" into tor's torrc")
+	}
+	return nil
 }
 
 func (l *link) sendSecret(secret []byte) error {
@@ -125,7 +144,8 @@ func (l *link) safeCookie(cookie []byte) error {
 		return m.Sum(nil)
 	}
 	if !hmac.Equal(serverHash, sum(serverHashKey)) {
-		return errors.New("tor does not know this cookie: is the cookie file left over from another tor?")
+		return advise(errors.New("what listens there does not know this cookie"),
+			"is the cookie file left over from another tor, or set by cookie_file for another one?")
 	}
 	return l.sendSecret(sum(clientHashKey))
 }
@@ -149,53 +169,4 @@ func parseChallenge(reply string) (hash, nonce []byte, err error) {
 		return nil, nil, errors.New("malformed answer to AUTHCHALLENGE: wrong length")
 	}
 	return hash, nonce, nil
-}
-
-func readCookie(path string) ([]byte, error) {
-	cookie, err := readSmall(path)
-	if err != nil {
-		return nil, explainCookie(err)
-	}
-	if len(cookie) != cookieLength {
-		return nil, fmt.Errorf("reading tor's cookie: %s has %d bytes, want %d", path, len(cookie), cookieLength)
-	}
-	return cookie, nil
-}
-
-// explainCookie adds how to mend it.
-func explainCookie(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("reading tor's cookie: %w: add balancer's user to the group that may read it "+
-			"(Debian: adduser USER debian-tor; in torrc: CookieAuthFileGroupReadable 1), "+
-			"or set password_file", err)
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("reading tor's cookie: %w: if tor runs elsewhere or in a container, "+
-			"set cookie_file to where the file is seen from here, or set password_file", err)
-	}
-	return fmt.Errorf("reading tor's cookie: %w", err)
-}
-
-func readPassword(path string) ([]byte, error) {
-	text, err := readSmall(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading password_file: %w", err)
-	}
-	line, _, _ := bytes.Cut(text, []byte("\n"))
-	line = bytes.TrimSuffix(line, []byte("\r"))
-	if len(line) == 0 {
-		return nil, fmt.Errorf("reading password_file: the first line of %s is empty", path)
-	}
-	return line, nil
-}
-
-// readSmall reads at most a few kilobytes: a path that tor named, or a typing
-// mistake, may lead anywhere.
-func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, 4096))
 }

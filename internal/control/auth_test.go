@@ -1,10 +1,14 @@
 package control
 
 import (
+	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -42,6 +46,139 @@ func TestSafeCookieAgainstImpostors(t *testing.T) {
 	}
 }
 
+// Whoever is not known to be tor is told nothing that opens the real one, and is
+// not gone on with.
+func TestImpostors(t *testing.T) {
+	cookie := writeFile(t, strings.Repeat("c", cookieLength))
+	password := writeFile(t, "secret")
+	for name, test := range map[string]struct {
+		methods string
+		cfg     Config
+		errHas  string
+	}{
+		"cookie set, nothing wanted":   {"NULL", Config{CookieFile: cookie}, "though cookie_file is set"},
+		"password set, nothing wanted": {"NULL", Config{PasswordFile: password}, "though password_file is set"},
+		"nothing wanted over TCP":      {"NULL", Config{}, "CookieAuthentication 1"},
+		"plain cookie":                 {fmt.Sprintf("COOKIE COOKIEFILE=%q", cookie), Config{}, "without SAFECOOKIE"},
+		"plain cookie, set":            {"COOKIE", Config{CookieFile: cookie}, "without SAFECOOKIE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			refuseImpostor(t, listen(t, "tcp", "127.0.0.1:0"), test.methods, test.cfg, test.errHas)
+		})
+	}
+}
+
+func refuseImpostor(t *testing.T, l net.Listener, methods string, cfg Config, errHas string) {
+	t.Helper()
+	tor := &fakeTor{protocolInfo: "METHODS=" + methods}
+	cfg.Dial = DialTarget(tor.listen(t, l))
+	link, _, err := openLink(t.Context(), cfg.withDefaults())
+	if err == nil {
+		link.close()
+	}
+	if err == nil || !strings.Contains(err.Error(), errHas) {
+		t.Errorf("got %v, want %q", err, errHas)
+	}
+	if n := tor.count("AUTHENTICATE") + tor.count("AUTHCHALLENGE"); n != 0 {
+		t.Errorf("sent %q", tor.commands)
+	}
+}
+
+// What others can read or write is no secret, and what is no file is not waited
+// for.
+func TestSecretFiles(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, []byte(text), 0o600), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cookie := func(path string) error { _, err := readCookie(path, false, peer{}); return err }
+	password := func(path string) error { _, err := readPassword(path, peer{}); return err }
+	secret, hash := strings.Repeat("c", cookieLength), "16:"+strings.Repeat("0A", 29)
+	for _, test := range []struct {
+		read   func(path string) error
+		path   string
+		errHas string // "" for none
+	}{
+		{cookie, file("cookie", secret, 0o600), ""},
+		{cookie, file("cookie of a group", secret, 0o640), ""},
+		{cookie, file("cookie of all", secret, 0o644), "chmod g-w,o-rwx '" + dir},
+		{cookie, file("cookie of a writing group", secret, 0o660), "chmod"},
+		{cookie, file("long cookie", secret+"c", 0o600), "has 33 bytes, want 32"},
+		{cookie, pipe, "not a regular file"},
+		{cookie, dir, "not a regular file"},
+		{password, file("password", "p\n", 0o600), ""},
+		{password, file("password of a group", "p\n", 0o440), ""},
+		{password, file("password of all", "p\n", 0o666), "chmod"},
+		{password, file("password for all to read", "p\n", 0o604), "chmod"},
+		{password, pipe, "not a regular file"},
+		{password, file("hash", hash+"\n", 0o600), "write the password itself"},
+		{password, file("line of torrc", "HashedControlPassword "+hash+"\n", 0o600), "write the password itself"},
+		{password, file("hash in quotes", `"`+hash+"\"\n", 0o600), "write the password itself"},
+		{password, file("short hash", "16:0A\n", 0o600), ""},
+		{password, file("quotes", "\"p\"\n", 0o600), ""},
+	} {
+		err := test.read(test.path)
+		if test.errHas == "" && err != nil || test.errHas != "" && (err == nil || !strings.Contains(err.Error(), test.errHas)) {
+			t.Errorf("%s: got %v, want %q", filepath.Base(test.path), err, test.errHas)
+		}
+		if err != nil && strings.Contains(err.Error(), hash) {
+			t.Errorf("%s: the error shows it: %v", filepath.Base(test.path), err)
+		}
+	}
+}
+
+// What people write around a password is named once tor has refused it: it may
+// belong to the password.
+func TestRefusedPassword(t *testing.T) {
+	for text, errHas := range map[string]string{
+		`"secret"`: "remove them", `'secret'`: "remove them", "secret ": "remove it", "secret": "HashedControlPassword in torrc",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			tor := &fakeTor{protocolInfo: "METHODS=HASHEDPASSWORD"}
+			tor.on("AUTHENTICATE", func(c *fakeConn, _, _ string) { c.say("515 Authentication failed") })
+			_, _, err := openLink(t.Context(), Config{Dial: tor.dial, PasswordFile: writeFile(t, text+"\n")}.withDefaults())
+			if err == nil || !strings.Contains(err.Error(), errHas) || strings.Contains(err.Error(), text+`"`) {
+				t.Errorf("%q: got %v, want %q", text, err, errHas)
+			}
+			tor.serving.Wait()
+		})
+	}
+}
+
+// A control port on another machine is told nothing at all, unless that is asked
+// for.
+func TestRemote(t *testing.T) {
+	file := writeFile(t, "secret")
+	for _, allowed := range []bool{false, true} {
+		tor := &fakeTor{protocolInfo: "METHODS=HASHEDPASSWORD"}
+		cfg := Config{Remote: allowed, PasswordFile: file, Dial: func(ctx context.Context) (net.Conn, error) {
+			conn, err := tor.dial(ctx)
+			return elsewhere{conn}, err
+		}}
+		l, _, err := openLink(t.Context(), cfg.withDefaults())
+		if err == nil {
+			l.close()
+		}
+		if allowed != (err == nil) || !allowed && (!strings.Contains(err.Error(), "control_remote = true") || len(tor.commands) != 0) {
+			t.Errorf("allowed %v: %v, %q", allowed, err, tor.commands)
+		}
+		tor.serving.Wait()
+	}
+}
+
+// elsewhere is a connection to 192.0.2.1.
+type elsewhere struct{ net.Conn }
+
+func (elsewhere) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 9051} }
+
 func TestPasswordIsSentInHex(t *testing.T) {
 	file := writeFile(t, "p %s \"w\"\r\nsecond line\n")
 	tor := &fakeTor{protocolInfo: "METHODS=HASHEDPASSWORD"}
@@ -50,26 +187,6 @@ func TestPasswordIsSentInHex(t *testing.T) {
 			t.Errorf("sent %q, want %q twice", tor.commands, want)
 		}
 	})
-}
-
-func TestNotAControlPort(t *testing.T) {
-	for name, answer := range map[string]string{
-		"web server": "HTTP/1.0 400 Bad Request",
-		"mail":       "220 mail.example ESMTP",
-		"no methods": "250 OK",
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				tor := new(fakeTor)
-				tor.on("PROTOCOLINFO", func(c *fakeConn, _, _ string) { c.say(answer) })
-				if l, _, err := openLink(t.Context(), Config{Dial: tor.dial}.withDefaults()); err == nil {
-					l.close()
-					t.Error("authenticated")
-				}
-				tor.serving.Wait()
-			})
-		})
-	}
 }
 
 // What an operator reads must say what to do.

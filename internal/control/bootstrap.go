@@ -13,6 +13,8 @@ type Progress struct {
 	Tag     string // a word for programs, such as "conn_dir"
 	Summary string // for people
 	Warning string // what went wrong last, if anything did
+	Reason  string // a word for programs about Warning, such as "CLOCK_SKEW"
+	Stuck   bool   // tor thinks that people should be told of Warning
 }
 
 // Done tells whether tor can build circuits.
@@ -104,6 +106,10 @@ func (p *Progress) set(key, value string) error {
 		p.Summary = value
 	case "WARNING":
 		p.Warning = value
+	case "REASON":
+		p.Reason = value
+	case "RECOMMENDATION":
+		p.Stuck = value == "warn"
 	}
 	return nil
 }

@@ -26,12 +26,17 @@ type Config struct {
 	// its context ends.
 	Dial func(ctx context.Context) (net.Conn, error)
 
-	// CookieFile is read instead of the cookie file that tor names.
+	// CookieFile is read instead of the cookie file that tor names, which is
+	// believed only if it belongs to root, to our own user, or to the user whom
+	// the place of the unix socket belongs to.
 	CookieFile string
 	// PasswordFile holds the control password in its first line. It is used
 	// when tor takes passwords, and goes before a cookie unless CookieFile is
 	// set too.
 	PasswordFile string
+	// Remote allows a control port on another machine. Without it a connection
+	// to what is no loopback address is closed before anything is said.
+	Remote bool
 
 	// TakeOwnership binds tor's life to the command connection
 	// (TAKEOWNERSHIP): tor ends when that connection does, whatever the
@@ -93,6 +98,8 @@ type Client struct {
 	session  *session      // nil while there is no connection
 	ready    chan struct{} // closed while there is one
 	state    State
+	failure  error         // of the last connection or attempt; its text is State's LastError
+	skew     time.Duration // how far tor last found the clock ahead, in this connection
 	watchers map[chan struct{}]struct{}
 	progress map[chan Progress]struct{}
 	sizes    map[string]int // of documents, by key
@@ -126,7 +133,19 @@ type State struct {
 func (c *Client) State() State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.state
+	s := c.state
+	if c.failure != nil {
+		s.LastError = c.failure.Error()
+	}
+	return s
+}
+
+// Failure returns why the last connection or attempt failed, nil if none did. It
+// is kept after a reconnect.
+func (c *Client) Failure() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failure
 }
 
 // Ready waits until there is a connection, or ctx ends. The error then names
@@ -142,7 +161,7 @@ func (c *Client) Ready(ctx context.Context) error {
 		select {
 		case <-ready:
 		case <-ctx.Done():
-			return notReadyError(ctx.Err(), c.State())
+			return notReady(ctx.Err(), c.Failure())
 		}
 	}
 }

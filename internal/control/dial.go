@@ -20,6 +20,9 @@ func DialTarget(target string) func(ctx context.Context) (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		if network == "unix" {
+			return dialSocket(ctx, address)
+		}
 		var d net.Dialer
 		return d.DialContext(ctx, network, address)
 	}
@@ -90,10 +93,10 @@ func isTimeout(err error) bool {
 func explainDial(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w: add balancer's user to the group that may use the socket "+
-			"(Debian: adduser USER debian-tor; in torrc: ControlPort unix:PATH GroupWritable)", err)
+		return advise(err, "add balancer's user to the group that may use the socket "+
+			"(Debian: adduser USER debian-tor; in torrc: ControlPort unix:PATH GroupWritable)")
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w: is tor running, with this ControlPort in its torrc?", err)
+		return advise(err, "is tor running, with this ControlPort in its torrc?")
 	}
 	return err
 }

@@ -9,7 +9,12 @@
 // the client connects again, with a growing pause, and asks for its events
 // anew.
 //
-// The package imports nothing else of this module. Reconnection, deadlines and
+// Whoever binds the control port while tor is down is taken for tor unless it has
+// to prove what only tor knows. So a cookie is never sent but proved (SAFECOOKIE),
+// a control port that wants no authentication must be a unix socket in a place
+// that is tor's alone, and a file that the other side names is not just read.
+//
+// Reconnection, deadlines and
 // pauses use timers only, so a client whose Config.Dial returns the end of a
 // net.Pipe runs in virtual time inside a testing/synctest bubble.
 package control

@@ -40,7 +40,7 @@ func readInfo(r *bufio.Reader, key string, limit int64, expect int) (value []byt
 		code, kind, text := line.code, line.kind, line.text
 		switch {
 		case code != 250 && kind == ' ':
-			return nil, &ReplyError{Code: code, Text: text}
+			return nil, refusal(code, text)
 		case code != 250 && kind == '-':
 		case code == 250 && kind == ' ' && found:
 			return value, nil
@@ -73,6 +73,10 @@ func readReplyLine(r *bufio.Reader) (replyLine, error) {
 	if err != nil {
 		return replyLine{}, unexpectedEOF(err)
 	}
+	return parseReplyLine(raw)
+}
+
+func parseReplyLine(raw []byte) (replyLine, error) {
 	line := string(bytes.TrimRight(raw, "\r\n"))
 	if len(line) < 4 || !strings.ContainsRune(" -+", rune(line[3])) {
 		return replyLine{}, fmt.Errorf("reading the reply: not a line of the control protocol: %.40q", line)

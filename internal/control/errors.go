@@ -3,6 +3,9 @@ package control
 import (
 	"errors"
 	"fmt"
+	"strings"
+
+	"onionbalancer/internal/printable"
 )
 
 // ErrNotConnected is wrapped by the errors of calls that found no connection
@@ -19,7 +22,43 @@ type ReplyError struct {
 	Text string // tor's last line, without the code
 }
 
-func (e *ReplyError) Error() string { return fmt.Sprintf("tor answered %d %s", e.Code, e.Text) }
+func (e *ReplyError) Error() string {
+	return fmt.Sprintf("tor answered %d %s", e.Code, printable.Text(e.Text))
+}
+
+// refusal is the error of a command that was refused, by tor or by a filter
+// that stands before its control port and says so in words that tor never uses.
+func refusal(code int, text string) error {
+	reply := &ReplyError{Code: code, Text: text}
+	if code != 510 || !strings.Contains(strings.ToLower(text), "filter") {
+		return reply
+	}
+	return advise(fmt.Errorf("a filter before the control port (onion-grater, for instance) does not let the command pass: %w", reply),
+		"use tor's own control port, or have the filter pass AUTHCHALLENGE, SETEVENTS, SIGNAL, GETINFO, GETCONF, HSFETCH and HSPOST")
+}
+
+// Advice is an error together with what an operator can do about it. Its text
+// has both.
+type Advice struct {
+	Err  error
+	Mend string // one line
+}
+
+func (e *Advice) Error() string { return e.Err.Error() + ": " + e.Mend }
+func (e *Advice) Unwrap() error { return e.Err }
+
+func advise(err error, mend string, args ...any) error {
+	return &Advice{Err: err, Mend: fmt.Sprintf(mend, args...)}
+}
+
+// Split takes the advice, if err has any, off the rest of its text.
+func Split(err error) (text, mend string) {
+	var advice *Advice
+	if !errors.As(err, &advice) {
+		return err.Error(), ""
+	}
+	return strings.TrimSuffix(err.Error(), ": "+advice.Mend), advice.Mend
+}
 
 // HSDescError is the failure of a fetch or a post that tor carried out: the
 // HSDir was asked, and it or the way to it said no.
@@ -40,7 +79,7 @@ func (e *HSDescError) Error() string {
 	if e.Post {
 		act = "posting the descriptor of"
 	}
-	reason := e.reason
+	reason := printable.Text(e.reason)
 	if reason == "" {
 		reason = "no reason given"
 	}
@@ -56,16 +95,17 @@ func short(address string) string {
 }
 
 // notConnected wraps ErrNotConnected with what the last attempt met.
-func notConnected(cause string) error {
-	if cause == "" {
+func notConnected(cause error) error {
+	if cause == nil {
 		return ErrNotConnected
 	}
-	return fmt.Errorf("%w: %s", ErrNotConnected, cause)
+	return fmt.Errorf("%w: %w", ErrNotConnected, cause)
 }
 
-func notReadyError(err error, state State) error {
-	if state.LastError == "" {
+// notReady wraps the end of a wait, and what the last attempt met.
+func notReady(err, cause error) error {
+	if cause == nil {
 		return fmt.Errorf("waiting for tor's control port: %w", err)
 	}
-	return fmt.Errorf("waiting for tor's control port: %w; last attempt: %s", err, state.LastError)
+	return fmt.Errorf("waiting for tor's control port: %w; last attempt: %w", err, cause)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // event is one of tor's asynchronous events (control-spec, section 4.1), of
@@ -11,6 +12,7 @@ import (
 type event struct {
 	hsDesc   *hsDescEvent
 	progress *Progress
+	skew     time.Duration // how far tor finds the clock ahead, if it does
 	// refresh: what the directory documents say may have changed.
 	refresh bool
 }
@@ -50,8 +52,21 @@ func parseEvent(data []string, reply string) (event, error) {
 			return event{}, fmt.Errorf("reading STATUS_CLIENT: %w", err)
 		}
 		return e, nil
+	case "STATUS_GENERAL":
+		return event{skew: parseClockSkew(rest)}, nil
 	}
 	return event{}, nil
+}
+
+// parseClockSkew reads: severity, "CLOCK_SKEW", SKEW=SECONDS and others
+// (control-spec, section 4.1.10). All else gives 0.
+func parseClockSkew(text string) time.Duration {
+	words := strings.Fields(text)
+	if len(words) < 3 || words[1] != "CLOCK_SKEW" {
+		return 0
+	}
+	seconds, _ := strings.CutPrefix(words[2], "SKEW=")
+	return parseSkew(seconds)
 }
 
 // parseHSDesc reads: action, address, authorization, HSDir, and then perhaps

@@ -13,7 +13,7 @@ func TestParseBootstrap(t *testing.T) {
 		`PROGRESS=100 TAG=done SUMMARY="Done"`:       {Percent: 100, Tag: "done", Summary: "Done"},
 		`TAG=conn SUMMARY="a \"b\" = c" PROGRESS=5`:  {Percent: 5, Tag: "conn", Summary: `a "b" = c`},
 		`PROGRESS=10 TAG=x SUMMARY="S" WARNING="No route to host" REASON=NOROUTE COUNT=3 RECOMMENDATION=warn HOSTID="AA" HOSTADDR="1.2.3.4:5"`: {
-			Percent: 10, Tag: "x", Summary: "S", Warning: "No route to host"},
+			Percent: 10, Tag: "x", Summary: "S", Warning: "No route to host", Reason: "NOROUTE", Stuck: true},
 	} {
 		if got, err := parseBootstrap(args); err != nil || got != want {
 			t.Errorf("%s: got %+v, %v, want %+v", args, got, err, want)

@@ -2,6 +2,7 @@ package control
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ var (
 // zero value is a tor that takes anybody and knows nothing.
 type fakeTor struct {
 	protocolInfo string // AUTH line; METHODS=NULL when empty
+	version      string // 0.4.9.11 when empty
 	refuse       error  // of every dial, while set
 
 	mu       sync.Mutex
@@ -55,13 +57,50 @@ func (f *fakeTor) dial(ctx context.Context) (net.Conn, error) {
 		return nil, f.refuse
 	}
 	ours, theirs := net.Pipe()
-	c := &fakeConn{Conn: ours, tor: f, r: bufio.NewReader(ours)}
+	f.takeLocked(ours)
+	return theirs, nil
+}
+
+func (f *fakeTor) takeLocked(conn net.Conn) {
+	c := &fakeConn{Conn: conn, tor: f, r: bufio.NewReader(conn)}
 	if f.conns == nil {
 		f.conns = make(map[*fakeConn]struct{})
 	}
 	f.conns[c] = struct{}{}
 	f.serving.Go(c.serve)
-	return theirs, nil
+}
+
+func listen(t *testing.T, network, address string) net.Listener {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// listen answers on a real socket for the rest of the test.
+func (f *fakeTor) listen(t *testing.T, l net.Listener) (target string) {
+	f.serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			f.mu.Lock()
+			f.takeLocked(conn)
+			f.mu.Unlock()
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		f.die()
+		f.serving.Wait()
+	})
+	if l.Addr().Network() == "unix" {
+		return "unix:" + l.Addr().String()
+	}
+	return l.Addr().String()
 }
 
 // on sets the answer to a command, such as "GETINFO".
@@ -112,7 +151,7 @@ func (c *fakeConn) answer(line, body string) {
 	case scripted != nil:
 		scripted(c, line, body)
 	case word == "PROTOCOLINFO":
-		c.say("250-PROTOCOLINFO 1", "250-AUTH "+auth, `250-VERSION Tor="0.4.9.11"`, "250 OK")
+		c.say("250-PROTOCOLINFO 1", "250-AUTH "+auth, fmt.Sprintf("250-VERSION Tor=%q", cmp.Or(c.tor.version, "0.4.9.11")), "250 OK")
 	case word == "SETEVENTS":
 		c.tor.mu.Lock()
 		c.events = true

@@ -34,6 +34,11 @@ func openLink(ctx context.Context, cfg Config) (*link, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("dialling tor's control port: %w", explainDial(err))
 	}
+	if identify(conn).remote && !cfg.Remote {
+		conn.Close()
+		return nil, "", advise(fmt.Errorf("tor's control port is at %s, which is not on this machine", conn.RemoteAddr()),
+			"use a unix socket or 127.0.0.1, or set control_remote = true")
+	}
 	// The handshake ends with its context, not only with its deadlines.
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	l := newLink(conn, cfg.DialTimeout)
@@ -70,7 +75,7 @@ func (l *link) send(command string) (*bine.Response, error) {
 		return response, nil
 	}
 	if response != nil {
-		return nil, &ReplyError{Code: response.Err.Code, Text: response.Reply}
+		return nil, refusal(response.Err.Code, response.Reply)
 	}
 	return nil, l.explain(err)
 }

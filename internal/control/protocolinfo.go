@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"onionbalancer/internal/printable"
 )
 
 // protocolInfo is what tor says before authentication (control-spec, section
@@ -37,12 +39,12 @@ func parseProtocolInfo(lines []string) (protocolInfo, error) {
 				if err != nil {
 					return info, fmt.Errorf("reading PROTOCOLINFO: version: %w", err)
 				}
-				info.version, _, _ = strings.Cut(text, " ")
+				info.version, _, _ = strings.Cut(printable.Text(text), " ")
 			}
 		}
 	}
 	if len(info.methods) == 0 {
-		return info, errors.New("reading PROTOCOLINFO: no authentication methods: is this a control port?")
+		return info, advise(errors.New("what listens there names no way to authenticate"), controlPorts)
 	}
 	return info, nil
 }

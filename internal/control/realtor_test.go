@@ -129,13 +129,14 @@ func TestRealTorAuthentication(t *testing.T) {
 	both := startTor(t, "CookieAuthentication", "1", "HashedControlPassword", hash)
 	good, wrong := writeFile(t, password+"\n"), writeFile(t, "wrong\n")
 	stale, missing := writeFile(t, strings.Repeat("x", 32)), filepath.Join(t.TempDir(), "missing")
+	runClient(t, Config{Dial: DialTarget(open.socket)}, true)
 	for name, test := range map[string]struct {
 		tor    *realTor
 		cfg    Config
 		errHas string // "" when it should connect
 	}{
-		"null":                              {open, Config{}, ""},
-		"null, whatever is set":             {open, Config{PasswordFile: missing, CookieFile: missing}, ""},
+		"null, cookie set":                  {open, Config{CookieFile: open.cookie}, "though cookie_file is set"},
+		"null, password set":                {open, Config{PasswordFile: good}, "though password_file is set"},
 		"safe cookie":                       {cookie, Config{}, ""},
 		"safe cookie, named":                {cookie, Config{CookieFile: cookie.cookie}, ""},
 		"stale cookie":                      {cookie, Config{CookieFile: stale}, "left over"},
@@ -176,28 +177,6 @@ func TestRealTorAuthentication(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// tor offers the plain cookie only beside the safe one, so it is sent by hand.
-func TestRealTorPlainCookie(t *testing.T) {
-	tor := startTor(t, "CookieAuthentication", "1")
-	conn, err := DialTarget(tor.tcp)(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := newLink(conn, 10*time.Second)
-	defer l.close()
-	// tor opens the port before it writes the cookie, and answers after.
-	if _, err := l.send("PROTOCOLINFO 1"); err != nil {
-		t.Fatal(err)
-	}
-	info := protocolInfo{methods: []string{"COOKIE"}, cookieFile: tor.cookie}
-	if err := l.prove(info, Config{}); err != nil {
-		t.Error(err)
-	}
-	if _, err := l.send("GETINFO version"); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -52,6 +52,9 @@ func (c *Client) attach(s *session) {
 	c.wakeLocked() // with the session, so that a Watch of now is not woken twice
 	c.mu.Unlock()
 	c.cfg.Log.Info("connected to tor", "tor_version", s.version)
+	if err := CheckVersion(s.version); err != nil {
+		c.cfg.Log.Warn("tor may be too old", "error", err)
+	}
 }
 
 func (c *Client) detach(s *session) {
@@ -60,7 +63,8 @@ func (c *Client) detach(s *session) {
 	c.session = nil
 	c.ready = make(chan struct{})
 	c.state.Connected, c.state.Since = false, time.Now()
-	c.state.LastError = s.cause.Error()
+	c.failure = s.cause
+	c.skew = 0
 }
 
 // noteFailure keeps the reason of a failed attempt or a lost connection. It is
@@ -74,7 +78,7 @@ func (c *Client) noteFailure(err error, before string) string {
 	c.cfg.Log.Log(context.Background(), level, "no connection to tor, trying again", "error", err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.state.LastError = text
+	c.failure = err
 	return text
 }
 
@@ -98,7 +102,7 @@ func (c *Client) current() (*session, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.session == nil {
-		return nil, notConnected(c.state.LastError)
+		return nil, notConnected(c.failure)
 	}
 	return c.session, nil
 }

@@ -10,7 +10,7 @@ import (
 
 // events are those that Client acts on. NEWCONSENSUS is not among them: tor
 // sends it with the whole consensus, where CONSENSUS_ARRIVED is one line.
-const events = "SETEVENTS HS_DESC HS_DESC_CONTENT STATUS_CLIENT"
+const events = "SETEVENTS HS_DESC HS_DESC_CONTENT STATUS_CLIENT STATUS_GENERAL"
 
 // keepActive is the command of the heartbeat. A tor that serves nobody's
 // streams goes dormant after DormantClientTimeout, a day, and then fetches no

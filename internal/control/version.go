@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"onionbalancer/internal/printable"
 )
 
 // OldestVersion is the oldest series of tor that a balancer should use. It is
@@ -28,8 +30,8 @@ func CheckVersion(version string) error {
 			return nil
 		}
 		if have[i] < oldest[i] {
-			return fmt.Errorf("tor %s is older than %s, the oldest that balancer is made for: install a newer tor "+
-				"(Debian: from deb.torproject.org or backports)", version, OldestVersion)
+			return advise(fmt.Errorf("tor %s is older than %s, the oldest that balancer is made for", printable.Text(version), OldestVersion),
+				"install a newer tor (Debian: from deb.torproject.org or backports)")
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"time"
 
 	bine "github.com/cretz/bine/control"
 )
@@ -45,6 +46,14 @@ func (c *Client) wakeLocked() {
 	}
 }
 
+// noteSkew keeps what tor said of the clock for whoever asks why there is no
+// consensus.
+func (c *Client) noteSkew(ahead time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.skew = ahead
+}
+
 // handle hands an event on, and never waits. A malformed one is well framed
 // still, so the connection goes on.
 func (s *session) handle(response *bine.Response) {
@@ -61,5 +70,7 @@ func (s *session) handle(response *bine.Response) {
 		}
 	case e.refresh:
 		s.client.wake()
+	case e.skew != 0:
+		s.client.noteSkew(e.skew)
 	}
 }

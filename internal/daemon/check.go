@@ -1,11 +1,15 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -15,7 +19,12 @@ import (
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/owner"
 	"onionbalancer/internal/printable"
+	"onionbalancer/internal/shell"
+	"onionbalancer/internal/status"
+	"onionbalancer/internal/torprocess"
+	"onionbalancer/keystore/token"
 )
 
 // Level says how good a finding of Check is.
@@ -36,18 +45,15 @@ type Finding struct {
 	Mend   string `json:"mend,omitempty"` // what to do about it
 }
 
-// How long Check waits: for tor to answer, for a consensus, and for the
-// instances, all together.
-const (
-	checkConsensus = 3 * time.Minute // a tor of our own begins with nothing
-	checkFetch     = time.Minute
-)
+// checkFetch is how long Check waits for the instances, all together.
+const checkFetch = time.Minute
 
 // checker carries a check from one thing to the next.
 type checker struct {
 	cfg      *config.Config
 	log      *slog.Logger
 	tell     func(Finding)
+	torLog   string // where to see what tor itself says
 	services []checkedService
 	torrcBad bool // so that no tor of our own can be started
 }
@@ -64,6 +70,11 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 	c := &checker{cfg: cfg, log: log, tell: tell}
 	c.checkBuild(locked.Erases)
 	c.checkState()
+	for _, linked := range c.cfg.Linked() {
+		c.warn("configuration", "", "%s", linked)
+	}
+	c.checkPassword()
+	token.RememberIn(cfg.StateDir)
 	c.checkTorrc()
 	c.checkKeys(ctx)
 	defer c.release()
@@ -81,8 +92,10 @@ func (c *checker) warn(what, mend, detail string, args ...any) {
 	c.tell(Finding{What: what, Level: LevelWarning, Detail: fmt.Sprintf(detail, args...), Mend: mend})
 }
 
+// fail tells of an error. mend is what to do unless the error knows better.
 func (c *checker) fail(what, mend string, err error) {
-	c.tell(Finding{What: what, Level: LevelFailed, Detail: err.Error(), Mend: mend})
+	text, advice := control.Split(err)
+	c.tell(Finding{What: what, Level: LevelFailed, Detail: text, Mend: cmp.Or(advice, mend)})
 }
 
 // checkBuild warns of a program that was built without what erases secrets.
@@ -97,6 +110,12 @@ func (c *checker) checkBuild(erases bool) {
 func (c *checker) checkState() {
 	what := "state directory " + c.cfg.StateDir
 	mend := "make it writable for the user that balancer runs as, and see that the disk has room"
+	if _, err := os.Stat(c.cfg.StateDir); errors.Is(err, fs.ErrNotExist) && os.Geteuid() == 0 {
+		// Made by root, it would be in the way of the daemon's user.
+		c.warn(what, "run as root: install -d -m 0700 -o USER -g USER "+shell.Quote(c.cfg.StateDir)+", with the user that balancer runs as",
+			"not there yet; balancer makes it at its start if it may")
+		return
+	}
 	if err := os.MkdirAll(c.cfg.StateDir, 0o700); err != nil {
 		c.fail(what, mend, err)
 		return
@@ -107,7 +126,11 @@ func (c *checker) checkState() {
 		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
 	}
 	if err != nil {
-		c.fail(what, mend, err)
+		c.fail(what, mend, owner.Explain(err, c.cfg.StateDir))
+		return
+	}
+	if err := status.CheckPath(filepath.Join(c.cfg.StateDir, status.SocketName)); err != nil {
+		c.warn(what, "choose a shorter state_dir", "writable, but \"balancer status\" will not work: %v", err)
 		return
 	}
 	c.ok(what, "writable")
@@ -131,25 +154,39 @@ func (c *checker) checkTorrc() {
 	c.torrcBad = true
 }
 
+// checkPassword warns of a password for whoever comes first: a port of loopback
+// is anybody's while tor is down.
+func (c *checker) checkPassword() {
+	if c.cfg.Tor.PasswordFile != "" && !strings.HasPrefix(c.cfg.Tor.Control, "unix:") {
+		c.warn("tor.password_file", "use tor's ControlSocket, or CookieAuthentication 1 and cookie_file",
+			"while tor is down, whoever answers at %s is told the password", c.cfg.Tor.Control)
+	}
+}
+
 // checkNetwork tries tor, then the consensus, then the instances.
 func (c *checker) checkNetwork(ctx context.Context) {
 	conn, stop, err := startTor(ctx, c.cfg, c.log)
 	if err != nil {
-		c.fail("tor", "install tor 0.4.8 or later, or name a running one with control in [tor]", err)
+		c.fail("tor", mendTor(err), err)
 		return
 	}
 	defer stop()
+	c.torLog = "see tor's log"
+	if conn.own != nil {
+		c.torLog = "tor's own lines are in the log of this command"
+	}
 	what := "tor at " + conn.target
 	if conn.own != nil {
 		what = conn.target
 	}
 	if err := conn.ready(ctx); err != nil {
-		c.fail(what, "is tor running, with this ControlPort or ControlSocket and CookieAuthentication 1? May this user read the cookie?", err)
+		c.fail(what, c.torLog, err)
 		return
 	}
 	version := conn.client.State().TorVersion
 	if err := control.CheckVersion(version); err != nil {
-		c.warn(what, "install a newer tor", "connected; %v", err)
+		text, mend := control.Split(err)
+		c.warn(what, mend, "connected; %s", text)
 	} else {
 		c.ok(what, "connected, version %s", version)
 	}
@@ -160,30 +197,70 @@ func (c *checker) checkNetwork(ctx context.Context) {
 	}
 }
 
+// mendTor says what to do about a tor of our own that does not start.
+func mendTor(err error) string {
+	switch {
+	case errors.As(err, new(*exec.Error)):
+		return "install tor 0.4.8 or later, or name a running one with control in [tor]"
+	case errors.Is(err, torprocess.ErrInUse):
+		return "try again in a few seconds; if it stays so, end that balancer or that tor"
+	case errors.Is(err, fs.ErrPermission):
+		return "state_dir, with all that is in it, has to belong to the user that balancer runs as"
+	default:
+		return "if these are tor's words, mend the line of tor.torrc that they are about; tor has to be 0.4.8 or later"
+	}
+}
+
 // checkConsensus waits for a consensus and compares it with the clock.
 func (c *checker) checkConsensus(ctx context.Context, conn *link) *hsdir.Consensus {
-	ctx, cancel := context.WithTimeout(ctx, checkConsensus)
-	defer cancel()
-	consensus, err := awaitConsensus(ctx, conn)
+	const what = "consensus"
+	consensus, err := awaitConsensus(ctx, conn, c.log)
 	if err != nil {
-		c.fail("consensus", "give tor a minute; if it stays so, its log says why it cannot reach the network", err)
+		c.fail(what, c.torLog, err)
 		return nil
 	}
-	now := time.Now()
-	switch {
-	case !consensus.ReasonablyLive(now):
-		c.fail("consensus", "set the clock right, or see tor's log why it has no newer one",
-			fmt.Errorf("valid from %s to %s, and the clock says %s", consensus.ValidAfter, consensus.ValidUntil, now.UTC()))
-	case !consensus.Live(now):
-		c.warn("consensus", "set the clock right, or see tor's log", "valid from %s to %s, and the clock says %s",
-			consensus.ValidAfter, consensus.ValidUntil, now.UTC())
-	case consensus.Coverage.Missing > 0:
-		c.warn("consensus", "tor is still fetching; try again in a minute", "%s", consensus.Coverage)
-	default:
-		c.ok("consensus", "of %s, %d HSDirs", consensus.ValidAfter.UTC().Format(time.DateTime), len(consensus.HSDirs))
+	if err := c.outdated(ctx, conn, consensus); err != nil {
+		if text, mend := control.Split(err); consensus.ReasonablyLive(time.Now()) {
+			c.warn(what, cmp.Or(mend, c.torLog), "%s", text)
+		} else {
+			c.fail(what, c.torLog, err)
+		}
+		return consensus
+	}
+	if consensus.Coverage.Missing > 0 {
+		c.warn(what, "tor is still fetching; try again in a minute", "%s", consensus.Coverage)
+	} else {
+		c.ok(what, "of %s, %d HSDirs", utc(consensus.ValidAfter), len(consensus.HSDirs))
+	}
+	if err := conn.client.ClockError(ctx); err != nil {
+		text, mend := control.Split(err)
+		c.warn("clock", mend, "%s", text)
 	}
 	return consensus
 }
+
+// earlyConsensus is how long before its time a consensus may come without the
+// clock being wrong.
+const earlyConsensus = 5 * time.Minute
+
+// outdated says why a consensus is not of now. One from the future is nobody's
+// mistake but the clock's; of one that is over, tor is asked for the cause.
+func (c *checker) outdated(ctx context.Context, conn *link, consensus *hsdir.Consensus) error {
+	now := time.Now()
+	switch {
+	case now.Before(consensus.ValidAfter.Add(-earlyConsensus)):
+		return &control.Advice{
+			Err:  fmt.Errorf("of %s, and this machine's clock says %s", utc(consensus.ValidAfter), utc(now)),
+			Mend: "set the clock right, by NTP for instance",
+		}
+	case now.After(consensus.ValidUntil):
+		_, why := conn.client.WhyNoConsensus(ctx, nil)
+		return fmt.Errorf("tor has no newer one than that of %s, over since %s: %w", utc(consensus.ValidAfter), utc(consensus.ValidUntil), why)
+	}
+	return nil
+}
+
+func utc(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
 
 // checkInstances fetches every instance of a service, and adds up.
 func (c *checker) checkInstances(ctx context.Context, fetcher balance.Fetcher, consensus *hsdir.Consensus, s checkedService) {
@@ -207,7 +284,7 @@ func (c *checker) checkInstances(ctx context.Context, fetcher balance.Fetcher, c
 		c.instance(s.name+" "+i.Name, answer)
 		if answer.Finding == balance.Found {
 			found++
-			points += len(answer.Descriptor.IntroductionPoints)
+			points += min(len(answer.Descriptor.IntroductionPoints), s.Room.PerInstance)
 		}
 	}
 	c.checkLimit(s, found, points)
@@ -225,7 +302,7 @@ func (c *checker) instance(what string, a balance.Answer) {
 		c.fail(what, "if it requires client authorization, set client_key; otherwise see its tor's version and log", a.Err)
 		return
 	default:
-		c.fail(what, "try again; if it stays so, see tor's log", a.Err)
+		c.fail(what, "try again; if it stays so, "+c.torLog, a.Err)
 		return
 	}
 	d := a.Descriptor
@@ -250,7 +327,7 @@ func (c *checker) instance(what string, a balance.Answer) {
 // checkLimit says whether the limit of a descriptor leaves points out.
 func (c *checker) checkLimit(s checkedService, found, points int) {
 	what := "service " + s.name
-	limit := min(s.Limit, descriptor.MaxIntroductionPoints)
+	limit := min(s.Room.Points, descriptor.MaxIntroductionPoints)
 	switch {
 	case found == 0:
 		c.fail(what, "see to the instances above", errors.New("none of its instances can be reached, so nothing would be published"))

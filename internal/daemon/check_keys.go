@@ -115,8 +115,8 @@ func (c *checker) trySupply(ctx context.Context, what string, s supply, built ba
 	now, schedule := time.Now(), s.Schedule()
 	current := schedule.At(now)
 	ahead, warning, urgent := balance.LookAhead(now, s, current, schedule.Offset())
-	detail := fmt.Sprintf("%d of %d periods left, until %s UTC; renew before %s UTC", ahead.Periods, ahead.Horizon,
-		ahead.DarkAt.UTC().Format(time.DateTime), ahead.RenewBy.UTC().Format(time.DateTime))
+	detail := fmt.Sprintf("%d of %d periods left, until %s; renew before %s", ahead.Periods, ahead.Horizon,
+		ahead.DarkAt.UTC().Format(time.DateTime+" UTC"), ahead.RenewBy.UTC().Format(time.DateTime+" UTC"))
 	switch {
 	case ahead.Periods == 0:
 		c.fail(what, mend, errors.New(warning))

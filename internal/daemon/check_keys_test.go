@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/keystore"
@@ -108,5 +109,17 @@ func TestCheckTokenAlone(t *testing.T) {
 	got := checked(t, dir, "[[service]]\nkey = \"pkcs11:token=t;object=o?module-path=m.so\"\n"+instance)
 	if !strings.Contains(got, "failed key of service 1: ") || !strings.Contains(got, "no token can certify") {
 		t.Errorf("a key on the token itself:\n%s", got)
+	}
+}
+
+// TestShownKeys: a token that shows public keys without its PIN is warned of.
+func TestShownKeys(t *testing.T) {
+	for shown, want := range map[bool]Level{false: LevelOK, true: LevelWarning} {
+		var told []Finding
+		c := &checker{tell: func(f Finding) { told = append(told, f) }}
+		c.tellTrial("signing keys", time.Second, 2*time.Second, shown)
+		if len(told) != 1 || told[0].Level != want || strings.Contains(told[0].Detail, "without the PIN") != shown {
+			t.Errorf("shown %v: %+v", shown, told)
+		}
 	}
 }

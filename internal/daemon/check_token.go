@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"onionbalancer/internal/printable"
 	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/keystore/token"
 )
@@ -37,7 +38,7 @@ func (c *checker) tryToken(ctx context.Context, what string, uri *pkcs11uri.URI)
 		c.fail(what, mendToken(err), err)
 		return false
 	}
-	c.ok(what, "token %q, serial %s, by %s; module %s", info.Label, info.Serial, info.Manufacturer, info.Module)
+	c.ok(what, "token %q, serial %s, by %s; module %s", info.Label, printable.Text(info.Serial), printable.Text(info.Manufacturer), printable.Text(info.Module))
 	return true
 }
 
@@ -53,25 +54,36 @@ func (c *checker) trySigning(ctx context.Context, what string, uri *pkcs11uri.UR
 	}
 	defer tok.Close()
 	began := time.Now()
-	took, err := trial(ctx, tok)
+	took, shown, err := trial(ctx, tok)
 	if err != nil {
 		c.fail(what, mendToken(err), err)
 		return
 	}
-	c.ok(what, "the token makes keys, signs (in %s) and destroys them; all in %s",
-		took.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	c.tellTrial(what, took, time.Since(began), shown)
 }
 
-// trial returns how long the signature took.
-func trial(ctx context.Context, tok *token.Token) (took time.Duration, err error) {
+// tellTrial tells that a trial went well, and what it showed.
+func (c *checker) tellTrial(what string, took, all time.Duration, shown bool) {
+	detail := fmt.Sprintf("the token makes keys, signs (in %s) and destroys them; all in %s",
+		took.Round(time.Millisecond), all.Round(time.Millisecond))
+	if shown {
+		c.warn(what, "keep it where nobody takes it, or use another kind of token", "%s; but it shows public keys without the PIN, so that whoever takes it can tell which address it signed for", detail)
+		return
+	}
+	c.ok(what, "%s", detail)
+}
+
+// trial returns how long the signature took, and whether the token shows the
+// public key without its PIN.
+func trial(ctx context.Context, tok *token.Token) (took time.Duration, shown bool, err error) {
 	id := make([]byte, 16)
 	if _, err := rand.Read(id); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	object := token.Object{Label: "balancer check " + fmt.Sprintf("%x", id[:4]), ID: id}
 	key, err := tok.Generate(ctx, object)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	began := time.Now()
 	signature, err := tok.Sign(ctx, object, []byte(trialMessage))
@@ -85,7 +97,7 @@ func trial(ctx context.Context, tok *token.Token) (took time.Duration, err error
 	if gone := tok.Destroy(ending, object); gone != nil {
 		err = errors.Join(err, fmt.Errorf("destroying the trial key %q, which you should delete: %w", object.Label, gone))
 	}
-	return took, err
+	return took, key.Shown, err
 }
 
 // mendToken says what to do about an error of a token.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -18,12 +19,17 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
+	"onionbalancer/keystore/token"
 )
 
 // Daemon is a running balancer, or one about to run.
 type Daemon struct {
 	version string
 	log     *slog.Logger
+
+	// Logs is the log that log writes to, if it can be changed while it is
+	// written. It is set before Start, if at all.
+	Logs Logs
 
 	open      func(context.Context, *config.Config, *slog.Logger) (*link, error) // openTor, but in tests
 	serve     func()                                                             // serveStatus, but in tests
@@ -32,14 +38,17 @@ type Daemon struct {
 	publisher *hsdir.Publisher
 	env       balance.Env
 	started   time.Time
-	unlock    func() // lets go of state_dir
+	unlock    func()      // lets go of state_dir
+	fullNames atomic.Bool // log.full_addresses
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows
-	cfg      *config.Config
+	mu       sync.Mutex                            // guards what follows
+	cfg      *config.Config                        // in force
+	loaded   time.Time                             // when cfg was
+	restart  bool                                  // what the file says of state_dir or [tor] is not in force
 	initial  map[descriptor.Address]balance.Config // until Start
 	services map[descriptor.Address]*running
 	leaving  map[descriptor.Address]*running // removed, and not at their end yet
@@ -47,9 +56,16 @@ type Daemon struct {
 	reloads  []status.Event
 }
 
+// Logs is a log that runs as long as the daemon.
+type Logs interface {
+	Configure(cfg config.Log)
+	Trouble() error // why lines are being lost now, nil if none are
+}
+
 // running is a service with its goroutine.
 type running struct {
 	*balance.Service
+	cfg    balance.Config // handed over last
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the goroutine has ended
 }
@@ -72,7 +88,9 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 		release(slices.Collect(maps.Values(services)), log)
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
-	d := &Daemon{version: version, log: log, open: openTor, cfg: cfg, initial: services, trouble: trouble}
+	token.RememberIn(cfg.StateDir)
+	d := &Daemon{version: version, log: log, open: openTor, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble}
+	d.fullNames.Store(cfg.Log.FullAddresses)
 	d.services = map[descriptor.Address]*running{}
 	d.leaving = map[descriptor.Address]*running{}
 	d.serve = d.serveStatus
@@ -112,7 +130,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		Publisher: d.publisher,
 		Store:     balance.Dir(d.cfg.StateDir),
 		Log:       d.log,
-		FullNames: d.cfg.Log.FullAddresses,
+		FullNames: d.fullNames.Load,
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -145,7 +163,7 @@ func (d *Daemon) hurry() {
 // serveStatus answers on the status socket. Balancing goes on without it.
 func (d *Daemon) serveStatus() {
 	path := filepath.Join(d.cfg.StateDir, status.SocketName)
-	if err := status.Serve(d.ctx, path, d.Snapshot); err != nil {
+	if err := status.Serve(d.ctx, path, d.log, d.Snapshot); err != nil {
 		d.log.Error("\"balancer status\" will not work", "error", err)
 	}
 }
@@ -154,7 +172,7 @@ func (d *Daemon) serveStatus() {
 // at its end.
 func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
 	ctx, cancel := context.WithCancel(d.ctx)
-	r := &running{Service: balance.NewService(cfg, d.env), cancel: cancel, done: make(chan struct{})}
+	r := &running{Service: balance.NewService(cfg, d.env), cfg: cfg, cancel: cancel, done: make(chan struct{})}
 	before := d.leaving[address]
 	go func() {
 		defer close(r.done)

@@ -163,7 +163,8 @@ func TestOneBadServiceAtStart(t *testing.T) {
 			if got := states(s); got != a.String()[:4]+" ok 1" {
 				t.Errorf("services: %q", got)
 			}
-			if len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "missing") {
+			// The other warning is that both services have the same instance.
+			if s.LeftOut != 1 || len(s.Warnings) != 2 || !strings.Contains(s.Warnings[0], "missing") || !strings.Contains(s.Warnings[1], "are one backend") {
 				t.Errorf("warnings: %q", s.Warnings)
 			}
 		})

@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/control"
 )
 
 // FetchDescriptor fetches and verifies the descriptor of address for the current
@@ -61,16 +63,27 @@ func withConsensus(ctx context.Context, cfg *config.Config, do func(*link, *hsdi
 	if err := conn.ready(ctx); err != nil {
 		return err
 	}
-	c, err := awaitConsensus(ctx, conn)
+	c, err := awaitConsensus(ctx, conn, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	return do(conn, c)
 }
 
-// awaitConsensus waits until there is a consensus with nothing missing in it, or
-// ctx ends; then an incomplete one is better than none.
-func awaitConsensus(ctx context.Context, conn *link) (*hsdir.Consensus, error) {
+// How long to wait for a consensus: a tor of our own begins with nothing, or with
+// what it kept from its last life. What tor cannot mend by itself may pass within
+// obstaclePatience all the same, when it was just told to mend it.
+const (
+	consensusPatience = 3 * time.Minute
+	obstaclePatience  = 5 * time.Second
+)
+
+// awaitConsensus waits until there is a consensus with nothing missing in it, for
+// as long as tor gets on and consensusPatience lasts; then an incomplete one is
+// better than none. An old one is returned only if no newer one came.
+func awaitConsensus(ctx context.Context, conn *link, log *slog.Logger) (*hsdir.Consensus, error) {
+	ctx, cancel := context.WithTimeout(ctx, consensusPatience)
+	defer cancel()
 	network := balance.NewNetwork(conn.client, slog.New(slog.DiscardHandler))
 	changed, unsubscribe := network.Subscribe()
 	defer unsubscribe()
@@ -81,11 +94,34 @@ func awaitConsensus(ctx context.Context, conn *link) (*hsdir.Consensus, error) {
 		network.Run(watching)
 	}()
 	defer func() { stop(); <-done }()
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	var seen string // what tor last said, and since when
+	var since time.Time
+	told := false
 	for {
 		select {
 		case <-changed:
 			if c, _ := network.Consensus(); c != nil && c.Coverage.Missing == 0 {
 				return c, nil
+			}
+		case <-second.C:
+			c, err := network.Consensus()
+			if c != nil || err == nil {
+				continue
+			}
+			if text, _ := control.Split(err); text != seen {
+				seen, since, told = text, time.Now(), false
+			}
+			if time.Since(since) < obstaclePatience {
+				continue
+			}
+			if !errors.Is(err, balance.ErrNoConsensus) {
+				return nil, err
+			}
+			if !told {
+				told = true
+				log.Info("waiting for a consensus", "state", seen)
 			}
 		case <-ctx.Done():
 			c, err := network.Consensus()

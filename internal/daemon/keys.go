@@ -17,7 +17,7 @@ const (
 
 // entrust opens the keys of a service. No token is asked for anything yet: one
 // that is absent shall not keep the daemon from starting.
-func entrust(out *balance.Config, s config.Service) error {
+func entrust(out *balance.Config, s config.Service, stateDir string) error {
 	custodian, err := keystore.Open(s.Key)
 	if err != nil {
 		return err
@@ -28,7 +28,12 @@ func entrust(out *balance.Config, s config.Service) error {
 	own, prepared := keystore.Custodian(custodian).(balance.SigningKeys)
 	switch {
 	case s.Signing != "":
-		signing, err := keystore.OpenSigning(s.Signing, custodian.Address())
+		// A ceremony has keys named by the salt of its own directory.
+		dirs := []string{stateDir}
+		if prepared {
+			dirs = []string{s.Key, stateDir}
+		}
+		signing, err := keystore.OpenSigning(s.Signing, custodian.Address(), dirs[0], dirs[1:]...)
 		if err != nil {
 			return errors.Join(err, custodian.Close())
 		}

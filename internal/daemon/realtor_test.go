@@ -26,6 +26,33 @@ type town struct {
 	visits    int
 }
 
+// warnings gathers what a logger has said aloud, without tor's own lines.
+type warnings struct {
+	slog.Handler
+	mu   *sync.Mutex
+	list *[]string
+}
+
+func (w warnings) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level >= slog.LevelWarn && !strings.HasPrefix(r.Message, "tor: ") {
+		w.mu.Lock()
+		*w.list = append(*w.list, r.Message)
+		w.mu.Unlock()
+	}
+	return w.Handler.Handle(ctx, r)
+}
+
+func (w warnings) WithAttrs(attrs []slog.Attr) slog.Handler {
+	w.Handler = w.Handler.WithAttrs(attrs)
+	return w
+}
+
+func (w warnings) take() (list []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append(list, *w.list...)
+}
+
 // TestOnRealTor takes one network through what a daemon lives through. Each part
 // goes on where the one before left off.
 func TestOnRealTor(t *testing.T) {
@@ -57,7 +84,7 @@ func TestOnRealTor(t *testing.T) {
 		}
 	}
 
-	d := w.daemon(ctx, "a", fmt.Sprintf("control = %q\n", w.net.ControlTarget("manager")))
+	d, _ := w.daemon(ctx, "a", fmt.Sprintf("control = %q\n", w.net.ControlTarget("manager")))
 	defer d.Stop()
 	w.everyInstance(ctx, "at first", a.String(), 3)
 	t.Run("a tor of our own", func(t *testing.T) { w.ownTor(ctx, t, b.String()) })
@@ -73,7 +100,7 @@ func TestOnRealTor(t *testing.T) {
 }
 
 // daemon starts a daemon for the key with the lines in its [tor] table.
-func (w *town) daemon(ctx context.Context, key, tor string) *Daemon {
+func (w *town) daemon(ctx context.Context, key, tor string) (*Daemon, warnings) {
 	w.t.Helper()
 	text := fmt.Sprintf("state_dir = %q\n[tor]\n%s", key+"-state", tor)
 	text += fmt.Sprintf("[[service]]\nkey = %q\nfetch_interval = \"15s\"\n", key)
@@ -81,14 +108,15 @@ func (w *town) daemon(ctx context.Context, key, tor string) *Daemon {
 		text += fmt.Sprintf("[[service.instance]]\nname = %q\naddress = %q\n", s.Name(), s.Address())
 	}
 	cfg := parse(w.t, w.dir, text)
-	d, err := New(cfg, "test", slog.New(slog.NewTextHandler(w.t.Output(), nil)))
+	said := warnings{slog.NewTextHandler(w.t.Output(), nil), new(sync.Mutex), new([]string)}
+	d, err := New(cfg, "test", slog.New(said))
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	if err := d.Start(ctx); err != nil {
 		w.t.Fatal(err)
 	}
-	return d
+	return d, said
 }
 
 // visit fetches from address as somebody new and returns who answered.
@@ -144,8 +172,11 @@ func (w *town) ownTor(ctx context.Context, t *testing.T, address string) {
 	if err := os.WriteFile(filepath.Join(w.dir, "joining"), []byte(lines), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d := w.daemon(ctx, "b", "torrc = \"joining\"\n")
+	d, said := w.daemon(ctx, "b", "torrc = \"joining\"\n")
 	w.everyInstance(ctx, "with a tor of our own", address, 3)
+	if list := said.take(); len(list) > 0 {
+		t.Errorf("a normal start warns: %q", list)
+	}
 	snapshot, err := status.Query(ctx, filepath.Join(w.dir, "b-state", status.SocketName))
 	if err != nil || !snapshot.Tor.Own || !snapshot.Tor.Connected {
 		t.Errorf("status: %+v, %v", snapshot.Tor, err)

@@ -31,27 +31,49 @@ func (d *Daemon) reload(cfg *config.Config) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if cfg.StateDir != d.cfg.StateDir || cfg.Tor != d.cfg.Tor {
-		d.log.Warn("state_dir and [tor] take effect after a restart")
+	if d.restart = cfg.StateDir != d.cfg.StateDir || cfg.Tor != d.cfg.Tor; d.restart {
+		d.log.Warn(needsRestart)
 		cfg.StateDir, cfg.Tor = d.cfg.StateDir, d.cfg.Tor
+	}
+	same := !d.restart
+	if cfg.Log != d.cfg.Log {
+		same = false
+		d.fullNames.Store(cfg.Log.FullAddresses)
+		if d.Logs != nil {
+			d.Logs.Configure(cfg.Log)
+		}
+		d.log.Info("log changed", "level", cfg.Log.Level, "format", cfg.Log.Format, "full_addresses", cfg.Log.FullAddresses)
 	}
 	for address := range d.services {
 		if _, stays := services[address]; !stays {
+			same = false
 			d.removeLocked(address)
 			d.log.Info("service removed; its last descriptor expires at the HSDirs in about three hours", "service", d.env.Name(address))
 		}
 	}
 	for address, built := range services {
-		if r := d.services[address]; r != nil {
-			r.Reconfigure(built)
-		} else {
+		r := d.services[address]
+		if r == nil {
+			same = false
 			d.startLocked(address, built)
-			d.log.Info("service added", "service", d.env.Name(address))
+			d.log.Info("service added", "service", d.env.Name(address), "instances", instanceNames(built.Instances))
+			continue
 		}
+		if list := changes(r.cfg, built); len(list) > 0 {
+			same = false
+			d.log.Info("service changed", append([]any{"service", d.env.Name(address)}, list...)...)
+		}
+		r.cfg = built
+		r.Reconfigure(built)
 	}
-	d.cfg, d.trouble = cfg, nil
+	if same {
+		d.log.Info("the configuration is the same as before")
+	}
+	d.cfg, d.loaded, d.trouble = cfg, time.Now(), nil
 	return nil
 }
+
+const needsRestart = "what the file now says of state_dir or [tor] takes effect after a restart"
 
 // removeLocked stops a service without waiting: keys that hang may take a while
 // to let go.

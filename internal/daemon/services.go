@@ -33,7 +33,7 @@ func build(cfg *config.Config, s config.Service) (balance.Config, error) {
 	}
 	out := balance.Config{
 		Strategy:   strategy,
-		Limit:      s.MaxIntroductionPoints,
+		Room:       selection.Room{Points: s.MaxIntroductionPoints, PerInstance: s.PointsPerInstance},
 		FetchEvery: s.FetchInterval,
 	}
 	if out.FetchEvery == 0 {
@@ -49,7 +49,7 @@ func build(cfg *config.Config, s config.Service) (balance.Config, error) {
 		})
 	}
 	// Last, since from here on something has to be let go again.
-	return out, entrust(&out, s)
+	return out, entrust(&out, s, cfg.StateDir)
 }
 
 // automaticInterval spaces the fetches of all instances of all services.

@@ -1,12 +1,15 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/control"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/status"
 )
@@ -21,20 +24,39 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		Now:     time.Now(),
 		Started: d.started,
 		Config:  d.cfg.File,
+		Loaded:  d.loaded,
 		Reloads: slices.Clone(d.reloads),
 		Tor:     d.tor.status(),
 
-		FullAddresses: d.env.FullNames,
+		FullAddresses: d.cfg.Log.FullAddresses,
 	}
 	if d.trouble != nil {
+		s.LeftOut = len(d.cfg.Services) - len(d.services)
 		s.Warnings = append(s.Warnings, "services left out: "+d.trouble.Error())
+	}
+	s.Warnings = append(s.Warnings, d.cfg.Linked()...)
+	if d.restart {
+		s.Warnings = append(s.Warnings, needsRestart)
+	}
+	if d.Logs != nil {
+		if err := d.Logs.Trouble(); err != nil {
+			s.Warnings = append(s.Warnings, err.Error())
+		}
 	}
 	if err := locked.Trouble(); err != nil {
 		s.Warnings = append(s.Warnings, unlockedMemory(err))
 	}
+	if s.Tor.Connected {
+		if err := control.CheckVersion(s.Tor.Version); err != nil {
+			s.Warnings = append(s.Warnings, err.Error())
+		}
+	}
 	c, err := d.network.Consensus()
 	if err != nil {
 		s.Consensus.Error = err.Error()
+	}
+	if errors.Is(err, balance.ErrNoConsensus) {
+		s.Consensus.Error, _ = control.Split(err) // nothing is to be mended yet
 	}
 	if c != nil {
 		s.Consensus.Known = true

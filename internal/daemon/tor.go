@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -15,8 +17,12 @@ import (
 // ownTorDir is the directory of a tor of our own, inside state_dir.
 const ownTorDir = "tor"
 
-// connectPatience is how long a command waits for tor to answer at all.
-const connectPatience = 10 * time.Second
+// How long a command waits for tor to answer at all, and in spite of a failure:
+// tor may be just starting.
+const (
+	connectPatience = 10 * time.Second
+	failurePatience = 2 * time.Second
+)
 
 // link is the connection to a tor: one that runs by itself, or one of our own.
 type link struct {
@@ -33,6 +39,7 @@ func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*link, 
 			Dial:         control.DialTarget(cfg.Tor.Control),
 			CookieFile:   cfg.Tor.CookieFile,
 			PasswordFile: cfg.Tor.PasswordFile,
+			Remote:       cfg.Tor.ControlRemote,
 			Log:          log,
 		})
 		return &link{client: client, target: cfg.Tor.Control}, nil
@@ -67,19 +74,23 @@ func extraLines(path string) ([]string, error) {
 // startTor opens a tor for one command and runs the connection. stop ends both.
 // If the daemon of cfg runs, with a tor of its own, the command uses that one.
 func startTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (conn *link, stop func(), err error) {
+	cleanUp := func() {}
+	running, socket, ok := control.Config{}, "", false
 	if cfg.Tor.Own() {
-		asking, cancel := context.WithTimeout(ctx, connectPatience)
-		running, err := status.Query(asking, filepath.Join(cfg.StateDir, status.SocketName))
-		cancel()
-		if err == nil && running.Tor.Socket != "" {
-			other := *cfg
-			other.Tor.Control = running.Tor.Socket
-			cfg = &other
+		running, socket, ok = torprocess.Running(ctx, filepath.Join(cfg.StateDir, ownTorDir))
+	}
+	if cfg.Tor.Own() && !ok && os.Geteuid() == 0 {
+		if cfg, cleanUp, err = elsewhere(cfg); err != nil {
+			return nil, nil, err
 		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	if conn, err = openTor(ctx, cfg, log); err != nil {
+	if ok {
+		running.Log = log
+		conn = &link{client: control.New(running), target: "unix:" + socket}
+	} else if conn, err = openTor(ctx, cfg, log); err != nil {
 		cancel()
+		cleanUp()
 		return nil, nil, err
 	}
 	done := make(chan struct{})
@@ -87,7 +98,20 @@ func startTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (conn *
 		defer close(done)
 		conn.run(ctx)
 	}()
-	return conn, func() { cancel(); <-done; conn.close() }, nil
+	return conn, func() { cancel(); <-done; conn.close(); cleanUp() }, nil
+}
+
+// elsewhere is cfg with a state directory that goes again. Root's commands use
+// it: what root left in the real one, the user that the daemon runs as could not
+// use.
+func elsewhere(cfg *config.Config) (*config.Config, func(), error) {
+	dir, err := os.MkdirTemp("", "balancer-state-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a directory for a tor: %w", err)
+	}
+	other := *cfg
+	other.StateDir = dir
+	return &other, func() { _ = os.RemoveAll(dir) }, nil
 }
 
 // run keeps the connection until ctx ends.
@@ -96,11 +120,25 @@ func (l *link) run(ctx context.Context) {
 	_ = l.client.Run(ctx)
 }
 
-// ready waits for tor to answer.
+// ready waits for tor to answer. The error is that of the last attempt.
 func (l *link) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, connectPatience)
 	defer cancel()
-	return l.client.Ready(ctx)
+	began := time.Now()
+	for {
+		step, cancel := context.WithTimeout(ctx, failurePatience/4)
+		err := l.client.Ready(step)
+		cancel()
+		failure := l.client.Failure()
+		switch {
+		case err == nil:
+			return nil
+		case failure != nil && time.Since(began) >= failurePatience:
+			return failure
+		case ctx.Err() != nil:
+			return err
+		}
+	}
 }
 
 // close ends a tor of our own.

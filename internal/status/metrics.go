@@ -14,14 +14,20 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("balancer_"+name, help, labels, nil)
 }
 
-const byService = "service"
+// The labels. An instance is called "backend", since Prometheus itself calls the
+// program that it reads "instance".
+const (
+	byService = "service"
+	byBackend = "backend"
+)
 
-// The metrics. Labels: service is the public address, shortened; state and form
-// are the words of the status.
+// The metrics. Labels: service is the public address, shortened; backend is an
+// instance's name; state and form are the words of the status.
 var (
 	descBuild     = describe("build_info", "Constantly 1: the version that runs.", "version")
 	descStart     = describe("start_time_seconds", "When the daemon started.")
 	descWarnings  = describe("warnings", "Warnings about the daemon as a whole.")
+	descLoaded    = describe("config_loaded_time_seconds", "When the configuration in force was loaded.")
 	descReload    = describe("last_reload_successful", "Whether the last reload was taken over.")
 	descReloadAt  = describe("last_reload_time_seconds", "When the configuration was last reloaded.")
 	descConnected = describe("tor_connected", "Whether tor's control port answers.")
@@ -31,6 +37,12 @@ var (
 	descState     = describe("service_state", "1 for the state that the service is in.", byService, "state")
 	descTrouble   = describe("service_warnings", "Warnings about the service.", byService)
 	descInstances = describe("service_instances", "Backends by state.", byService, "state")
+	descBackend   = describe("backend_state", "1 for the state that the backend is in.", byService, byBackend, "state")
+	descOffered   = describe("backend_introduction_points", "Introduction points that could be used.", byService, byBackend)
+	descUsed      = describe("backend_published_points", "Introduction points of the backend in the descriptor.", byService, byBackend)
+	descShare     = describe("backend_expected_share_ratio", "Its expected share of the visitors, 0 to 1.", byService, byBackend)
+	descRenewed   = describe("backend_renewed_time_seconds", "When it last published, at the latest.", byService, byBackend)
+	descFetched   = describe("backend_last_fetch_time_seconds", "When its descriptor was last asked for.", byService, byBackend)
 	descRounds    = describe("service_rounds_total", "Rounds from the consensus to the HSDirs.", byService)
 	descRoundAt   = describe("service_last_round_time_seconds", "When the last round was.", byService)
 	descPoints    = describe("descriptor_introduction_points", "Introduction points in a descriptor.", byService, "descriptor")
@@ -51,8 +63,9 @@ var (
 
 // all lists every metric, in the order in which they are described.
 var all = []*prometheus.Desc{
-	descBuild, descStart, descWarnings, descReload, descReloadAt, descConnected, descRestarts, descConsensus, descHSDirs,
-	descState, descTrouble, descInstances, descRounds, descRoundAt, descPoints, descSlots, descConfirmed,
+	descBuild, descStart, descWarnings, descLoaded, descReload, descReloadAt, descConnected, descRestarts, descConsensus, descHSDirs,
+	descState, descTrouble, descInstances,
+	descBackend, descOffered, descUsed, descShare, descRenewed, descFetched, descRounds, descRoundAt, descPoints, descSlots, descConfirmed,
 	descCustody, descExpiry, descPeriods, descRemaining, descRenewBy,
 }
 
@@ -80,8 +93,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	m.gauge(descBuild, 1, s.Version)
 	m.moment(descStart, s.Started)
 	m.gauge(descWarnings, float64(len(s.Warnings)))
+	m.moment(descLoaded, s.Loaded)
 	if n := len(s.Reloads); n > 0 {
-		m.gauge(descReload, truth(s.Reloads[n-1].Error == ""))
+		m.gauge(descReload, truth(s.Refused() == nil))
 		m.moment(descReloadAt, s.Reloads[n-1].At)
 	}
 	m.gauge(descConnected, truth(s.Tor.Connected))
@@ -135,6 +149,9 @@ func (m meter) service(name string, s Service) {
 	for _, state := range instanceStates {
 		m.gauge(descInstances, float64(counts[state]), name, string(state))
 	}
+	for _, i := range s.Instances {
+		m.instance(name, i)
+	}
 	m.count(descRounds, s.Rounds, name)
 	m.moment(descRoundAt, s.LastRound, name)
 	for _, d := range s.Descriptors {
@@ -149,6 +166,17 @@ func (m meter) service(name string, s Service) {
 		m.gauge(descRemaining, a.Remaining, name)
 		m.moment(descRenewBy, a.RenewBy, name)
 	}
+}
+
+func (m meter) instance(service string, i Instance) {
+	for _, state := range instanceStates {
+		m.gauge(descBackend, truth(i.State == state), service, i.Name, string(state))
+	}
+	m.gauge(descOffered, float64(i.IntroductionPoints), service, i.Name)
+	m.gauge(descUsed, float64(i.Published), service, i.Name)
+	m.gauge(descShare, i.Share, service, i.Name)
+	m.moment(descRenewed, i.Renewed, service, i.Name)
+	m.moment(descFetched, i.LastFetch, service, i.Name)
 }
 
 // shortLabel is how many characters of an address name a service, unless two

@@ -16,15 +16,20 @@ var testNow = time.Date(2026, 11, 20, 9, 30, 0, 0, time.UTC)
 // testSnapshot has something in it for every metric.
 func testSnapshot() Snapshot {
 	return Snapshot{
-		Version: "v1", Now: testNow, Started: testNow.Add(-time.Hour), Warnings: []string{"a"},
+		Version: "v1", Now: testNow, Started: testNow.Add(-time.Hour), Warnings: []string{"a"}, Loaded: testNow.Add(-time.Minute),
 		Reloads:   []Event{{At: testNow.Add(-time.Minute), Error: "no"}, {At: testNow}},
 		Tor:       Tor{Own: true, Connected: true, Restarts: 2},
 		Consensus: Consensus{Known: true, ValidAfter: testNow.Add(-30 * time.Minute), HSDirs: 4000},
 		Services: []Service{
 			{
 				Address: "a4mnoi57.onion", State: StateOK, Rounds: 12, LastRound: testNow,
-				Custody:     Custody{Form: "sealed", Signing: "token", CertifiedUntil: testNow.Add(time.Hour)},
-				Instances:   []Instance{{State: StateOK}, {State: StateOK}, {State: StateSilent}},
+				Custody: Custody{Form: "sealed", Signing: "token", CertifiedUntil: testNow.Add(time.Hour)},
+				Instances: []Instance{
+					{Name: "web1", Address: "zkorpcle.onion", State: StateOK, IntroductionPoints: 3, Published: 2, Share: 0.25,
+						Renewed: testNow.Add(-time.Hour), LastFetch: testNow.Add(-time.Minute)},
+					{Name: "web2", Address: "cf5mytdf.onion", State: StateOK},
+					{Name: "web3", Address: "crxvtejn.onion", State: StateSilent},
+				},
 				Descriptors: []Descriptor{{Which: "first", Points: 6, Confirmed: 7, Slots: make([]Slot, 8)}},
 			},
 			{
@@ -62,6 +67,16 @@ func TestMetrics(t *testing.T) {
 		`balancer_service_instances{service="a4mnoi5",state="ok"} 2`,
 		`balancer_service_instances{service="a4mnoi5",state="silent"} 1`,
 		`balancer_service_instances{service="a4mnoi5",state="garbage"} 0`,
+		`balancer_service_instances{service="a4mnoi9",state="ok"} 0`,
+		`balancer_backend_state{backend="web1",service="a4mnoi5",state="ok"} 1`,
+		`balancer_backend_state{backend="web3",service="a4mnoi5",state="ok"} 0`,
+		`balancer_backend_state{backend="web3",service="a4mnoi5",state="silent"} 1`,
+		`balancer_backend_introduction_points{backend="web1",service="a4mnoi5"} 3`,
+		`balancer_backend_published_points{backend="web1",service="a4mnoi5"} 2`,
+		`balancer_backend_published_points{backend="web2",service="a4mnoi5"} 0`,
+		`balancer_backend_expected_share_ratio{backend="web1",service="a4mnoi5"} 0.25`,
+		`balancer_backend_renewed_time_seconds{backend="web1",service="a4mnoi5"} 1.7951634e+09`,
+		`balancer_backend_last_fetch_time_seconds{backend="web1",service="a4mnoi5"} 1.79516694e+09`,
 		`balancer_service_rounds_total{service="a4mnoi5"} 12`,
 		`balancer_descriptor_confirmed_slots{descriptor="first",service="a4mnoi5"} 7`,
 		`balancer_descriptor_slots{descriptor="first",service="a4mnoi5"} 8`,

@@ -14,7 +14,9 @@ type Snapshot struct {
 	Now       time.Time `json:"now"`
 	Started   time.Time `json:"started"`
 	Config    string    `json:"config,omitempty"`
-	Reloads   []Event   `json:"reloads,omitempty"` // the last few, newest last
+	Loaded    time.Time `json:"loaded"`                      // when the configuration in force was read from Config
+	LeftOut   int       `json:"services_left_out,omitempty"` // services of it that could not be opened
+	Reloads   []Event   `json:"reloads,omitempty"`           // the last few, newest last
 	Tor       Tor       `json:"tor"`
 	Consensus Consensus `json:"consensus"`
 	Services  []Service `json:"services"`
@@ -23,6 +25,15 @@ type Snapshot struct {
 	// FullAddresses is log.full_addresses: metrics, which travel as logs do, name
 	// services by their whole addresses.
 	FullAddresses bool `json:"full_addresses,omitempty"`
+}
+
+// Refused returns the last reload if the configuration in Config was not taken
+// over then, so that one from before is in force; else nil.
+func (s Snapshot) Refused() *Event {
+	if n := len(s.Reloads); n > 0 && s.Reloads[n-1].Error != "" {
+		return &s.Reloads[n-1]
+	}
+	return nil
 }
 
 // Event is something that happened once, and what came of it.
@@ -88,6 +99,7 @@ type Service struct {
 	LastRound   time.Time    `json:"last_round,omitzero"`
 	NextFetch   time.Time    `json:"next_fetch,omitzero"`
 	FirstAnswer *float64     `json:"seconds_to_first_publication,omitempty"`
+	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got what was published
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 
@@ -118,7 +130,8 @@ type Instance struct {
 	Published          int       `json:"published"`           // of them, in the master descriptor
 	Share              float64   `json:"expected_share"`      // of the clients, 0 to 1
 	Revision           uint64    `json:"revision_counter,omitempty"`
-	Renewed            time.Time `json:"renewed,omitzero"` // when its revision was first seen
+	Renewed            time.Time `json:"renewed,omitzero"`         // when it published that revision
+	RenewedBefore      bool      `json:"renewed_before,omitempty"` // only that it was not later than Renewed is known
 	LastFetch          time.Time `json:"last_fetch,omitzero"`
 	NextFetch          time.Time `json:"next_fetch,omitzero"`
 	Error              string    `json:"error,omitempty"`

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"onionbalancer/internal/owner"
 )
 
 // claim makes sure that no tor but ours touches the directory, and returns the
@@ -16,13 +18,13 @@ import (
 //
 // A tor whose owner was killed needs a moment to end; it is given patience.
 func (f *files) claim(ctx context.Context, patience time.Duration) (*os.File, error) {
-	ours, err := lockFile(filepath.Join(f.dir, "owner.lock"))
+	ours, err := lockFile(f.root, ownerFile)
 	if err != nil {
 		return nil, err
 	}
 	deadline := time.Now().Add(patience)
 	for {
-		theirs, err := lockFile(filepath.Join(f.data, "lock")) // as tor does it
+		theirs, err := lockFile(f.root, filepath.Join(dataDir, "lock")) // as tor does it
 		if err == nil {
 			return ours, theirs.Close()
 		}
@@ -40,10 +42,11 @@ func (f *files) claim(ctx context.Context, patience time.Duration) (*os.File, er
 }
 
 // lockFile opens and locks a file; closing it, and our end, unlock it.
-func lockFile(path string) (*os.File, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+func lockFile(root *os.Root, name string) (*os.File, error) {
+	path := filepath.Join(root.Name(), name)
+	file, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("locking tor's directory: %w", err)
+		return nil, fmt.Errorf("locking tor's directory: %w", owner.Explain(err, path))
 	}
 	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {

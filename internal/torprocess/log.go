@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+
+	"onionbalancer/internal/printable"
 )
 
 const (
@@ -55,6 +57,7 @@ func (t *torLog) read(r io.Reader) {
 // line handles one line: a date, a severity in brackets, a message. What has
 // none was printed by something else on its way out.
 func (t *torLog) line(line string) {
+	line = printable.Text(line)
 	severity, message := "", line
 	if _, rest, ok := strings.Cut(line, " ["); ok {
 		if s, m, ok := strings.Cut(rest, "] "); ok {

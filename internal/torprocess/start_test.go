@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"onionbalancer/internal/owner"
 )
 
 func TestStartFails(t *testing.T) {
@@ -98,7 +100,7 @@ func TestLongDirectory(t *testing.T) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(leftOver, filepath.Join(dir, "control.dir")); err != nil {
+	if err := os.Symlink(filepath.Join(leftOver, "control.old"), filepath.Join(dir, socketLink)); err != nil {
 		t.Fatal(err)
 	}
 	p := start(t, Config{Dir: dir})
@@ -115,5 +117,90 @@ func TestLongDirectory(t *testing.T) {
 	p.Stop()
 	if _, err := os.Stat(p.files.socketDir); err == nil {
 		t.Error("the socket's directory is still there")
+	}
+}
+
+// TestLinksAreNotFollowed: what stands in tor's place and leads elsewhere is
+// neither closed to others nor written to.
+func TestLinksAreNotFollowed(t *testing.T) {
+	dir := shortDir(t)
+	elsewhere := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(dir), 0o700), os.Chmod(elsewhere, 0o755), os.Symlink(elsewhere, dir)); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := Start(t.Context(), Config{Dir: dir, ExtraLines: offline}); err == nil {
+		p.Stop()
+		t.Error("started in another directory")
+	}
+	info, err := os.Stat(elsewhere)
+	if err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the other directory is now %v, %v", info.Mode(), err)
+	}
+	if list, err := os.ReadDir(elsewhere); err != nil || len(list) > 0 {
+		t.Errorf("in it: %v, %v", list, err)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Symlink(elsewhere, filepath.Join(dir, dataDir))); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := Start(t.Context(), Config{Dir: dir, ExtraLines: offline}); err == nil {
+		p.Stop()
+		t.Error("started with another data directory")
+	}
+	if err := os.Remove(filepath.Join(dir, dataDir)); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(elsewhere, "file")
+	if err := errors.Join(os.WriteFile(target, []byte("mine"), 0o644), os.Symlink(target, filepath.Join(dir, torrcFile))); err != nil {
+		t.Fatal(err)
+	}
+	start(t, Config{Dir: dir})
+	if text, err := os.ReadFile(target); err != nil || string(text) != "mine" {
+		t.Errorf("torrc went through a link: %q, %v", text, err)
+	}
+}
+
+// TestRootStaysOut: root starts nothing in a directory of another user.
+func TestRootStaysOut(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give directories away")
+	}
+	dir := shortDir(t)
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Lchown(dir, 65534, 65534)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Start(t.Context(), Config{Dir: dir, ExtraLines: offline})
+	if theirs := new(owner.Error); !errors.As(err, &theirs) || theirs.UID != 65534 {
+		t.Errorf("started, or %v", err)
+	}
+	if list, err := os.ReadDir(dir); err != nil || len(list) > 0 {
+		t.Errorf("left in it: %v, %v", list, err)
+	}
+}
+
+// TestRunning: the tor that runs in a directory is found by it, and talked to.
+func TestRunning(t *testing.T) {
+	for name, dir := range map[string]string{"short": shortDir(t), "long": filepath.Join(shortDir(t), strings.Repeat("long", 30))} {
+		t.Run(name, func(t *testing.T) {
+			if _, _, ok := Running(t.Context(), dir); ok {
+				t.Error("found before it was started")
+			}
+			p := start(t, Config{Dir: dir})
+			cfg, socket, ok := Running(t.Context(), dir)
+			if !ok || socket != p.Socket() || cfg.CookieFile != p.CookieFile() {
+				t.Fatalf("found %q, %+v, %v", socket, cfg, ok)
+			}
+			conn, err := cfg.Dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn.Close()
+			p.Stop()
+			if _, _, ok := Running(t.Context(), dir); ok {
+				t.Error("found after its end")
+			}
+		})
 	}
 }

@@ -37,15 +37,8 @@ func (p *Process) noteEnd(err error) {
 
 func (p *Process) noteVersion(version string) {
 	p.mu.Lock()
-	known := p.state.Version == version
+	defer p.mu.Unlock()
 	p.state.Version = version
-	p.mu.Unlock()
-	if known {
-		return
-	}
-	if err := control.CheckVersion(version); err != nil {
-		p.cfg.Log.Warn("our tor may be too old", "error", err)
-	}
 }
 
 // noteProgress skips what was told already.

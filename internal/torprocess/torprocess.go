@@ -115,8 +115,10 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 	}
 	binary, err := exec.LookPath(cfg.Binary)
 	if err != nil {
-		return nil, fmt.Errorf("starting tor: %w: install it (Debian: apt install tor), "+
-			"or use a running one by a [tor] table", err)
+		return nil, &control.Advice{
+			Err:  fmt.Errorf("starting tor: %w", err),
+			Mend: "install it (Debian: apt install tor), or use a running one by a [tor] table",
+		}
 	}
 	cfg.Binary = binary
 	files, err := prepare(ctx, cfg)

@@ -225,7 +225,10 @@ func TestAnotherTorInTheDirectory(t *testing.T) {
 		t.Errorf("got %v, want ErrInUse", err)
 	}
 	patience := times{stop: 100 * time.Millisecond}
-	theirs := &files{dir: t.TempDir(), data: p.files.data}
+	if err := os.Remove(filepath.Join(dir, ownerFile)); err != nil {
+		t.Fatal(err)
+	}
+	theirs := &files{root: p.files.root}
 	if _, err := theirs.claim(t.Context(), patience.stop); !errors.Is(err, ErrInUse) {
 		t.Errorf("got %v, want ErrInUse", err)
 	}

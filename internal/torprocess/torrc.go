@@ -15,8 +15,8 @@ func (f *files) write(cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("writing torrc: %w", err)
 	}
-	for path, content := range map[string]string{f.torrc: text, f.defaults: ""} {
-		if err := renameio.WriteFile(path, []byte(content), 0o600); err != nil {
+	for name, content := range map[string]string{torrcFile: text, defaultsFile: ""} {
+		if err := renameio.WriteFile(name, []byte(content), 0o600, renameio.WithRoot(f.root)); err != nil {
 			return fmt.Errorf("writing torrc: %w", err)
 		}
 	}

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
 	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/shell"
 )
 
 // header begins every document.
@@ -129,21 +131,35 @@ func ReadFile(path string) ([]byte, error) {
 }
 
 func readFile(path string) ([]byte, os.FileInfo, error) {
-	f, info, err := openfile.Regular(path)
+	f, info, err := openFile(path)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer f.Close()
-	if info.Size() > MaxFile {
-		return nil, nil, fmt.Errorf("%s has %d bytes, more than %d", path, info.Size(), MaxFile)
-	}
 	raw, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
-	if err == nil && len(raw) == 0 {
-		err = errors.New("the file is empty")
-	}
 	if err != nil {
-		clear(raw)
 		return nil, nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return raw, info, nil
+}
+
+func openFile(path string) (*os.File, os.FileInfo, error) {
+	f, info, err := openfile.Regular(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, nil, fmt.Errorf("%w; this program runs as user %d: run as root: chown %d %s", err, os.Geteuid(), os.Geteuid(), shell.Quote(path))
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	switch size := info.Size(); {
+	case size > MaxFile:
+		err = fmt.Errorf("%s has %d bytes, more than %d", path, size, MaxFile)
+	case size == 0:
+		err = fmt.Errorf("reading %s: the file is empty", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, info, nil
 }

@@ -40,7 +40,7 @@ func (c *contents) forgetSeeds() {
 	c.keys.wipe()
 	for i := range c.keys.Keys {
 		if k := &c.keys.Keys[i]; k.Seed != nil {
-			k.Seed = Secret{}
+			k.Seed = &seed{}
 		}
 	}
 }
@@ -158,7 +158,7 @@ func (c *Custodian) SigningKey(ctx context.Context, p descriptor.Period) (crypto
 	if key == nil || key.Seed == nil {
 		return nil, fmt.Errorf("the signing key of period %s has just gone from %s", p, c.dir)
 	}
-	return ed25519.NewKeyFromSeed(key.Seed), nil
+	return key.Seed.signer(), nil
 }
 
 // Close ends the use of the custodian.

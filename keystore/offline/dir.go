@@ -4,13 +4,15 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
+	"onionbalancer/internal/openfile"
 )
 
 // The files of a manager's directory for one address. Each is replaced as a
@@ -47,28 +49,14 @@ func Look(path string) (is bool, err error) {
 type contents struct {
 	keys   *keysFile
 	bundle *Bundle // nil before the first installation
-	stamps [2]fileStamp
-}
-
-// fileStamp tells whether a file is still the one that was read.
-type fileStamp struct {
-	device, inode uint64
-	size, changed int64
-}
-
-func stampOf(info os.FileInfo) (s fileStamp) {
-	s.size, s.changed = info.Size(), info.ModTime().UnixNano()
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		s.device, s.inode = uint64(stat.Dev), stat.Ino
-	}
-	return s
+	stamps [2]openfile.Stamp
 }
 
 // stamps returns what the files of dir are now, zero for one that is not there.
-func stamps(dir string) (list [2]fileStamp) {
+func stamps(dir string) (list [2]openfile.Stamp) {
 	for i, name := range []string{KeysFile, BundleFile} {
 		if info, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			list[i] = stampOf(info)
+			list[i] = openfile.StampOf(info)
 		}
 	}
 	return list
@@ -76,6 +64,7 @@ func stamps(dir string) (list [2]fileStamp) {
 
 // load reads both files of dir. The caller wipes the keys.
 func load(dir string) (*contents, error) {
+	defer locked.CollectSoon()
 	for {
 		before := stamps(dir)
 		c, err := loadBoth(dir)
@@ -92,19 +81,10 @@ func load(dir string) (*contents, error) {
 
 func loadBoth(dir string) (*contents, error) {
 	c := &contents{}
-	raw, info, err := readFile(filepath.Join(dir, KeysFile))
-	if err != nil {
+	if err := c.loadKeys(filepath.Join(dir, KeysFile)); err != nil {
 		return c, err
 	}
-	defer clear(raw)
-	if err := checkPrivate(filepath.Join(dir, KeysFile), info, os.Geteuid()); err != nil {
-		return c, err
-	}
-	c.stamps[0] = stampOf(info)
-	if c.keys, err = parseKeys(raw); err != nil {
-		return c, fmt.Errorf("%s: %w", KeysFile, err)
-	}
-	raw, info, err = readFile(filepath.Join(dir, BundleFile))
+	raw, info, err := readFile(filepath.Join(dir, BundleFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return c, nil
 	}
@@ -112,7 +92,7 @@ func loadBoth(dir string) (*contents, error) {
 		return c, err
 	}
 	defer clear(raw)
-	c.stamps[1] = stampOf(info)
+	c.stamps[1] = openfile.StampOf(info)
 	if c.bundle, err = ParseBundle(raw); err != nil {
 		return c, fmt.Errorf("%s: %w", BundleFile, err)
 	}
@@ -120,6 +100,28 @@ func loadBoth(dir string) (*contents, error) {
 		return c, fmt.Errorf("%s is of another address or network than %s", BundleFile, KeysFile)
 	}
 	return c, nil
+}
+
+// loadKeys reads the keys, whose text is in locked memory alone.
+func (c *contents) loadKeys(path string) error {
+	f, info, err := openFile(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := checkPrivate(path, info, os.Geteuid()); err != nil {
+		return err
+	}
+	raw := locked.New(int(info.Size()))
+	defer raw.Wipe()
+	if _, err := io.ReadFull(f, raw.Bytes()); err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	c.stamps[0] = openfile.StampOf(info)
+	if c.keys, err = parseKeys(raw.Bytes()); err != nil {
+		return fmt.Errorf("%s: %w", KeysFile, err)
+	}
+	return nil
 }
 
 // entry returns what is installed for a period, nil if nothing is.

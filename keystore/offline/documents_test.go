@@ -25,7 +25,7 @@ var parsers = map[string]func([]byte) (any, error){
 	"request.json": func(raw []byte) (any, error) { return ParseRequest(raw) },
 	"bundle.json":  func(raw []byte) (any, error) { return ParseBundle(raw) },
 	"part.json":    func(raw []byte) (any, error) { return ParseBundle(raw) },
-	"keys.json":    func(raw []byte) (any, error) { return parseKeys(raw) },
+	"keys.json":    func(raw []byte) (any, error) { return parseKeys(bytes.Clone(raw)) },
 }
 
 // TestStrict: documents that say something more, twice, or in another way.
@@ -140,7 +140,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	m := newManager(t, "front")
 	m.ceremony(noon, current, 2)
 	c := m.open()
-	for _, secret := range []Secret{keys.Keys[0].Seed, b.Entries[0].RevisionKey} {
+	for _, secret := range []Secret{keys.Keys[0].Seed.Bytes(), b.Entries[0].RevisionKey} {
 		for _, shown := range []any{keys, *keys, b.Entries, keys.Keys[0], b.Entries[0], secret, &secret, c, *b} {
 			for _, verb := range []string{"%v", "%+v", "%#v", "%x", "%s", "%d", "%q"} {
 				text := fmt.Sprintf(verb, shown)

@@ -2,43 +2,56 @@ package offline
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
+	"runtime"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/owner"
 )
 
-// TestOwner: what root does in the balancer user's directory, that user can use.
+// TestOwner: root makes and changes nothing in the balancer user's directory.
 func TestOwner(t *testing.T) {
 	m := newManager(t, "front")
+	m.ceremony(noon, current, 1)
+	bundle := sign(t, m.request(noon, current, 2), noon, m.key)
+	keys := filepath.Join(m.dir, KeysFile)
 	user := os.Geteuid()
 	if user == 0 {
 		user = 4711
-		if err := os.Chown(filepath.Dir(m.dir), user, user); err != nil {
+		if err := errors.Join(os.Chown(m.dir, user, user), os.Chown(keys, user, user)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	m.dir = filepath.Join(m.dir, "below")
-	m.ceremony(noon, current, 1)
-	for _, name := range []string{"..", ".", KeysFile, BundleFile} {
-		info, err := os.Stat(filepath.Join(m.dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != user {
-			t.Errorf("%s belongs to user %d, want %d", name, owner, user)
-		}
-	}
-	info, err := os.Stat(filepath.Join(m.dir, KeysFile))
+	info, err := os.Stat(keys)
 	if err != nil {
 		t.Fatal(err)
 	}
 	wantError(t, "another user", checkPrivate("/a key", info, user+1), "chown", "'/a key'")
 	if err := checkPrivate("/key", info, user); err != nil {
 		t.Error(err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give directories away")
+	}
+	before := snapshot(t, m.dir)
+	_, installed := Install([]string{m.dir}, []*Bundle{bundle}, noon)
+	p := Preparation{Dir: m.dir, Address: m.key.Address(), Schedule: Public, First: current, Count: 3}
+	_, prepared := Prepare(t.Context(), p)
+	p.Dir = filepath.Join(m.dir, "below")
+	_, below := Prepare(t.Context(), p)
+	for what, err := range map[string]error{"installing": installed, "preparing": prepared, "preparing below": below} {
+		if theirs := new(owner.Error); !errors.As(err, &theirs) || theirs.UID != user {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if snapshot(t, m.dir) != before {
+		t.Error("something changed")
 	}
 }
 
@@ -115,4 +128,27 @@ func TestWriteNew(t *testing.T) {
 			t.Errorf("read %s", what)
 		}
 	}
+}
+
+// TestForbidden: what root copied off a stick is not the balancer's to read, and
+// the line that gives it over is told.
+func TestForbidden(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a bundle.json")
+	if err := WriteNew(path, []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		// This thread looks at files as nobody does.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		if err := unix.Setfsuid(65534); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Setfsuid(0)
+	} else if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	_, err := ReadFile(path)
+	wantError(t, "another's file", err, fmt.Sprintf("permission denied; this program runs as user %d: run as root: chown %d '%s'", os.Geteuid(), os.Geteuid(), path))
 }

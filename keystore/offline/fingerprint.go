@@ -37,11 +37,17 @@ func KeyFingerprint(key []byte) Fingerprint {
 }
 
 // Is compares f with what somebody typed, who may have left out the hyphens.
-func (f Fingerprint) Is(typed string) bool {
-	plain := func(s string) string {
-		return strings.ToLower(strings.NewReplacer("-", "", " ", "").Replace(s))
-	}
-	return plain(typed) == plain(string(f))
+func (f Fingerprint) Is(typed string) bool { return plain(typed) == plain(string(f)) }
+
+// EndsWith compares what somebody typed with the last group of f, or with all of
+// it.
+func (f Fingerprint) EndsWith(typed string) bool {
+	all := plain(string(f))
+	return plain(typed) == all[len(all)-fingerprintGroup:] || f.Is(typed)
+}
+
+func plain(s string) string {
+	return strings.ToLower(strings.NewReplacer("-", "", " ", "").Replace(s))
 }
 
 // valid says whether f has the form of one.

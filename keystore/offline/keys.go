@@ -26,23 +26,12 @@ type keysFile struct {
 type keyPair struct {
 	Period uint64            `json:"period"`
 	Public ed25519.PublicKey `json:"public"`
-	Seed   Secret            `json:"seed,omitempty"` // absent: the key is on a token
+	Seed   *seed             `json:"seed,omitempty"` // nil: the key is on a token
 }
 
 // Source makes signing keys, or finds them again: a token.
 type Source interface {
 	SigningKey(ctx context.Context, p descriptor.Period) (crypto.Signer, error)
-}
-
-func parseKeys(raw []byte) (*keysFile, error) {
-	var f keysFile
-	if err := decode(raw, kindKeys, &f); err != nil {
-		return nil, err
-	}
-	if err := f.validate(); err != nil {
-		return nil, err
-	}
-	return &f, nil
 }
 
 func (f *keysFile) validate() error {
@@ -58,9 +47,7 @@ func (f *keysFile) validate() error {
 			return fmt.Errorf("the key of period %d is out of order, or there twice", k.Period)
 		case len(k.Public) != ed25519.PublicKeySize:
 			return fmt.Errorf("the public key of period %d has %d bytes", k.Period, len(k.Public))
-		case len(k.Seed) != 0 && len(k.Seed) != ed25519.SeedSize:
-			return fmt.Errorf("the secret key of period %d has %d bytes", k.Period, len(k.Seed))
-		case k.Seed != nil && !bytes.Equal(ed25519.NewKeyFromSeed(k.Seed)[ed25519.SeedSize:], k.Public):
+		case k.Seed != nil && !bytes.Equal(k.Seed.public(), k.Public):
 			return fmt.Errorf("the halves of the key of period %d do not belong together", k.Period)
 		}
 	}
@@ -82,7 +69,9 @@ func (f *keysFile) wipe() {
 		return
 	}
 	for _, k := range f.Keys {
-		clear(k.Seed)
+		if k.Seed != nil {
+			k.Seed.Wipe()
+		}
 	}
 }
 
@@ -129,12 +118,11 @@ func (k *keyPair) agrees(ctx context.Context, p descriptor.Period, source Source
 
 func makeKey(ctx context.Context, p descriptor.Period, source Source, random io.Reader) (keyPair, error) {
 	if source == nil {
-		seed := make(Secret, ed25519.SeedSize)
-		if _, err := io.ReadFull(random, seed); err != nil {
+		seed := newSeed()
+		if _, err := io.ReadFull(random, seed.Bytes()); err != nil {
 			return keyPair{}, err
 		}
-		public := ed25519.NewKeyFromSeed(seed).Public().(ed25519.PublicKey)
-		return keyPair{Period: p.Number, Public: public, Seed: seed}, nil
+		return keyPair{Period: p.Number, Public: seed.public(), Seed: seed}, nil
 	}
 	signer, err := source.SigningKey(ctx, p)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/shell"
 )
 
 // Preparation is what Prepare makes keys for.
@@ -100,7 +101,8 @@ func (p Preparation) current() (*contents, error) {
 	}
 	switch {
 	case p.Address != descriptor.Address{} && c.keys.Address != p.Address:
-		err = fmt.Errorf("it is the directory of %s, not of %s", c.keys.Address.Short(), p.Address.Short())
+		err = fmt.Errorf("it is the directory of %s, not of %s: name another with --dir; or, if the keys in it are of no use any more, run: rm -r %s",
+			c.keys.Address.Short(), p.Address.Short(), shell.Quote(p.Dir))
 	case c.keys.Schedule != p.Schedule:
 		err = fmt.Errorf("its keys are for %s, not for %s: use a new directory", c.keys.Schedule, p.Schedule)
 	}
@@ -132,10 +134,10 @@ func (c *contents) through(first uint64) uint64 {
 
 // stageKeys writes a new version of the file of keys.
 func stageKeys(dir string, f *keysFile) (*replacement, error) {
-	raw, err := encode(f)
+	raw, err := f.encode()
 	if err != nil {
 		return nil, err
 	}
-	defer clear(raw)
-	return stage(filepath.Join(dir, KeysFile), raw)
+	defer raw.Wipe()
+	return stage(filepath.Join(dir, KeysFile), raw.Bytes())
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"onionbalancer/internal/durable"
+	"onionbalancer/internal/owner"
 	"onionbalancer/internal/shell"
 )
 
@@ -21,6 +22,9 @@ const patience = 10 * time.Second
 // lock keeps other processes from changing the files of dir until unlock. While
 // another one has the lock, it tries again for as long as wait says.
 func lock(dir string, wait time.Duration) (unlock func(), err error) {
+	if err := owner.Check(dir); err != nil {
+		return nil, err
+	}
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
@@ -43,41 +47,33 @@ func lock(dir string, wait time.Duration) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// makeDir makes dir, or checks that nobody else can use it. What is made belongs
-// to the owner of what it is made in, also if root makes it.
+// makeDir makes dir, or checks that nobody else can use it.
 func makeDir(dir string) error {
+	if err := owner.Check(dir); err != nil {
+		return err
+	}
 	info, err := os.Stat(dir)
-	if err == nil {
-		if !info.IsDir() {
-			return fmt.Errorf("%s is not a directory", dir)
-		}
-		if info.Mode().Perm()&0o077 != 0 {
-			return fmt.Errorf("others than its owner can use the directory %s (mode %04o): run: chmod 700 %s", dir, info.Mode().Perm(), shell.Quote(dir))
-		}
-		return nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	parent := filepath.Dir(filepath.Clean(dir))
-	above, err := os.Stat(parent)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err = makeDir(parent); err == nil {
-			above, err = os.Stat(parent)
+		parent := filepath.Dir(filepath.Clean(dir))
+		if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+			if err := makeDir(parent); err != nil {
+				return err
+			}
 		}
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, privateDir); err != nil {
-		return err
-	}
-	if stat, ok := above.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
-		if err := os.Chown(dir, int(stat.Uid), int(stat.Gid)); err != nil {
+		if err := os.Mkdir(dir, privateDir); err != nil {
 			return err
 		}
+		return durable.SyncDir(parent)
 	}
-	return durable.SyncDir(parent)
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a directory", dir)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("others than its owner can use the directory %s (mode %04o): run: chmod 700 %s", dir, info.Mode().Perm(), shell.Quote(dir))
+	}
+	return nil
 }
 
 // checkPrivate refuses a file that someone else than user me can read or owns.

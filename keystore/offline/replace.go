@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/google/renameio/v2"
 
@@ -18,20 +17,13 @@ type replacement struct {
 	pending *renameio.PendingFile
 }
 
-// stage writes content beside path, readable by path's directory's owner alone.
+// stage writes content beside path, readable by us alone.
 func stage(path string, content []byte) (*replacement, error) {
-	dir := filepath.Dir(path)
-	pending, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(privateFile))
+	pending, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(privateFile))
 	if err != nil {
 		return nil, err
 	}
 	_, err = pending.Write(content)
-	if info, statErr := os.Stat(dir); err == nil && statErr == nil && os.Geteuid() == 0 {
-		// What root writes, the balancer's user has to read.
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-			err = pending.Chown(int(stat.Uid), int(stat.Gid))
-		}
-	}
 	if err == nil {
 		err = pending.Sync()
 	}

@@ -1,6 +1,6 @@
 // Package pkcs11uri reads PKCS #11 URIs (RFC 7512), the names of keys on tokens:
 //
-//	pkcs11:token=front;object=seal;id=%01?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/balancer/pin&x-sealed=front.sealed
+//	pkcs11:token=hsm1;object=seal;id=%01?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/balancer/pin&x-sealed=front.sealed
 //
 // It is narrower than the RFC. What could not be honoured is refused: slots,
 // which are numbered anew at every start, and libraries by their description;

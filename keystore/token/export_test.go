@@ -42,3 +42,20 @@ func Stick(t *Token) (free func()) {
 	t.helper.stuck = &process{done: done}
 	return func() { close(done) }
 }
+
+// NewProcess forgets all that this process knows of PINs, and has them remembered
+// in dir, until restore is called.
+func NewProcess(dir string) (restore func()) {
+	refusals.mu.Lock()
+	pins, doubted, asked := refusals.pins, refusals.doubted, refusals.asked
+	refusals.pins, refusals.doubted, refusals.asked = nil, nil, false
+	clear(refusals.held)
+	clear(refusals.met)
+	refusals.mu.Unlock()
+	RememberIn(dir)
+	return func() {
+		refusals.mu.Lock()
+		defer refusals.mu.Unlock()
+		refusals.pins, refusals.doubted, refusals.asked, refusals.marks = pins, doubted, asked, ""
+	}
+}

@@ -319,3 +319,15 @@ func TestLastWords(t *testing.T) {
 		}
 	}
 }
+
+// TestHostileHelper: whatever a module has its helper say moves no cursor, and
+// begins no line of its own.
+func TestHostileHelper(t *testing.T) {
+	m := newFake(t)
+	tok := open(t, m.uri())
+	m.write("error-sign", "\x1b[2J\x1b]0;owned\a\nok all is well")
+	_, err := tok.Sign(t.Context(), token.Object{Label: "o"}, nil)
+	if err == nil || !strings.Contains(err.Error(), `\x1b[2J\x1b]0;owned\a\nok all is well`) || strings.ContainsAny(err.Error(), "\x1b\a\n") {
+		t.Errorf("%q", err)
+	}
+}

@@ -40,6 +40,7 @@ type helper struct {
 	// for it get it in order.
 	turn    chan struct{}
 	process *process  // nil if there is none
+	from    pinFile   // of the PIN that was read last
 	stuck   *process  // one that could not be killed, or nil
 	closed  bool      // that there shall be none any more
 	starts  int       // in vain, one after the other
@@ -121,7 +122,7 @@ func (h *helper) exchange(ctx context.Context, request *Request, payload *locked
 	}
 	switch response.Error.Code {
 	case CodePIN, CodeFinalTry, CodeLocked:
-		h.at.remember(h.process.pin, response.Error)
+		h.at.remember(h.process.pin, h.from, response.Error)
 		h.stop(limits.grace)
 	case CodeAbsent:
 		h.stop(limits.grace)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -100,7 +101,7 @@ func TestLoginInDoubt(t *testing.T) {
 	for _, fault := range []string{"crash", "hang", "error"} {
 		m := newFake(t)
 		tok := open(t, m.uri())
-		doubts := 0
+		doubts := 1 // the first time, as another process may have tried it
 		check := func(want int, err error) {
 			t.Helper()
 			if err != nil {
@@ -124,6 +125,107 @@ func TestLoginInDoubt(t *testing.T) {
 		tok = open(t, m.uri())
 		check(0, tok.Ping(t.Context())) // for the login before went well
 	}
+}
+
+// TestWrongPINOverProcesses makes sure that a PIN in a file reaches the token once,
+// whatever is started anew, until the file is written again.
+func TestWrongPINOverProcesses(t *testing.T) {
+	m, state := newFake(t), t.TempDir()
+	m.write("pin", "wrong-1234")
+	// try is another process, and how many tries there were then.
+	try := func(uri string, code token.Code, text string, tries int) {
+		t.Helper()
+		defer token.NewProcess(state)()
+		tok := open(t, uri)
+		err := tok.Ping(t.Context())
+		tok.Close()
+		if code != "" {
+			wantCode(t, err, code, text)
+		} else if err != nil {
+			t.Error(err)
+		}
+		if n := m.count("open"); n != tries {
+			t.Errorf("%d tries, want %d", n, tries)
+		}
+	}
+	try(m.uri(), token.CodePIN, "the PIN is wrong", 1)
+	for _, uri := range []string{m.uri(), strings.ReplaceAll(m.uri(), "token=fake", "serial=12"), m.uri()} {
+		try(uri, token.CodePIN, "refused the PIN in this file", 1)
+	}
+	marks, err := os.ReadFile(filepath.Join(state, "refused-pins.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(filepath.Join(state, "refused-pins.json")); err != nil || info.Mode() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	known := regexp.MustCompile(`^\[\{"module":"[^"]+","token":\{"label":"fake"\},"file":"[^"]+/pin","stamp":\{"device":\d+,"inode":\d+,"size":10,"changed":\d+\},"refused":"[-0-9T:]+Z"\}\]$`)
+	if !known.Match(marks) {
+		t.Errorf("more is kept than the file: %s", marks)
+	}
+	// Another token, and another PIN.
+	try(strings.ReplaceAll(m.uri(), "token=fake", "token=other"), token.CodePIN, "the PIN is wrong", 2)
+	m.write("pin", "wrong-5678")
+	try(m.uri(), token.CodePIN, "the PIN is wrong", 3)
+	try(m.uri(), token.CodePIN, "refused the PIN in this file", 3)
+	// It is the right one since.
+	m.write("right", "wrong-5678")
+	try(m.uri(), token.CodePIN, "balancer check --try-pin", 3)
+	func() {
+		defer token.NewProcess(state)()
+		token.TryPIN()
+		tok := open(t, m.uri())
+		if err := tok.Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+		tok.Close()
+	}()
+	try(m.uri(), "", "", 5)
+	// What is left of the token that is surely another one.
+	try(strings.ReplaceAll(m.uri(), "token=fake", "token=other"), "", "", 6)
+	if err := os.WriteFile(filepath.Join(state, "refused-pins.json"), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	try(m.uri(), "", "", 7)
+}
+
+// TestFirstPINInDoubt: what another process tried may have been counted, unless
+// it is known which PIN that was, or a person has this one tried.
+func TestFirstPINInDoubt(t *testing.T) {
+	m, state := newFake(t), t.TempDir()
+	m.write("pin", "right-1234\n")
+	doubts := 0
+	process := func(uri string, want int, before func()) {
+		t.Helper()
+		defer token.NewProcess(state)()
+		before()
+		tok := open(t, uri)
+		err := tok.Ping(t.Context())
+		if doubts += want; err != nil || m.count("doubt") != doubts {
+			t.Errorf("in doubt %d times, want %d; %v", m.count("doubt"), doubts, err)
+		}
+		tok.Close()
+		tok = open(t, uri)
+		if err := tok.Ping(t.Context()); err != nil || m.count("doubt") != doubts {
+			t.Errorf("after a login in doubt again, %v", err)
+		}
+		tok.Close()
+	}
+	process(m.uri(), 1, func() {})
+	process(m.uri(), 1, func() {})
+	process(m.uri(), 0, token.TryPIN)
+	if err := os.Remove(filepath.Join(m.dir, "right")); err != nil {
+		t.Fatal(err)
+	}
+	process(strings.Split(m.uri(), "&")[0], 0, func() {}) // at the token's own PIN pad
+	m.write("right", "right-1234")
+	m.write("pin", "wrong-1234\n")
+	process(m.uri(), 0, func() {
+		wantCode(t, open(t, m.uri()).Ping(t.Context()), token.CodePIN, "the PIN is wrong")
+		doubts++ // of that one
+		m.write("pin", "right-1234\n")
+		token.NewProcess(state)
+	})
 }
 
 // TestHeldBack makes sure that a token on its last try, or locked, is left alone

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/printable"
 	"onionbalancer/keystore/token/internal/wire"
 )
 
@@ -140,6 +141,9 @@ func (p *process) exchange(ctx context.Context, request *Request, payload *locke
 	if err != nil {
 		wipe(secret)
 		return nil, nil, err
+	}
+	if response.Error != nil { // labels are in it, and who knows what a module makes a helper say
+		response.Error.Text = printable.Text(response.Error.Text)
 	}
 	return response, secret, nil
 }

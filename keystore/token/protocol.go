@@ -77,7 +77,7 @@ type Request struct {
 	Version int               `json:"version,omitempty"`
 	Module  string            `json:"module,omitempty"` // path
 	Token   Selector          `json:"token,omitzero"`
-	InDoubt bool              `json:"in_doubt,omitempty"` // nobody knows what came of the last login with this PIN
+	InDoubt bool              `json:"in_doubt,omitempty"` // nobody knows whether the token has refused this PIN
 	Object  Object            `json:"object,omitzero"`
 	Method  Method            `json:"method,omitempty"`
 	Prefix  string            `json:"prefix,omitempty"` // of labels

@@ -43,15 +43,18 @@ func (p place) overlaps(other place) bool {
 		same(a.Manufacturer, b.Manufacturer) && same(a.Model, b.Model)
 }
 
-// refusals is what tokens have said of PINs, for as long as this process lives:
-// a helper that is started again, or a token that is opened again, must not try
+// refusals is what tokens have said of PINs, for as long as this process lives,
+// and longer by the file of marks: a helper that is started again, or a token that is opened again, must not try
 // what was refused, for after a few tries a token locks itself.
 var refusals = struct {
 	mu      sync.Mutex
 	pins    []attempt
 	doubted []attempt // of which nobody knows what came of them
 	held    map[place]heldBack
-}{held: map[place]heldBack{}}
+	met     map[place]bool // places that a PIN was read for
+	marks   string         // path of the file of marks, empty for none
+	asked   bool           // that earlier refusals do not count
+}{held: map[place]heldBack{}, met: map[place]bool{}}
 
 // attempt is a PIN, and where it went.
 type attempt struct {
@@ -66,12 +69,15 @@ type heldBack struct {
 }
 
 // remember keeps what an error of a token means for the next try.
-func (p place) remember(pin fingerprint, err *Error) {
+func (p place) remember(pin fingerprint, from pinFile, err *Error) {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
 	switch err.Code {
 	case CodePIN:
 		refusals.pins = with(refusals.pins, attempt{p, pin})
+		if from != (pinFile{}) {
+			p.setMarkLocked(from)
+		}
 	case CodeFinalTry, CodeLocked:
 		refusals.held[p] = heldBack{*err, time.Now().Add(limits.heldBack)}
 	}
@@ -85,6 +91,7 @@ func (p place) opened(pin fingerprint, err error) {
 	switch known, ok := errors.AsType[*Error](err); {
 	case err == nil:
 		refusals.doubted = slices.DeleteFunc(refusals.doubted, func(a attempt) bool { return a == attempt{p, pin} })
+		p.setMarkLocked(pinFile{})
 	case ok && (known.Code == CodeCrashed || known.Code == CodeFailed):
 		refusals.doubted = with(refusals.doubted, attempt{p, pin})
 	}

@@ -22,11 +22,17 @@ func (h *helper) readPIN(ctx context.Context) (*locked.Buffer, error) {
 	case wait > 0:
 		return nil, Errorf(CodeCrashed, "the helper process ended %d times in a row, and is started again in %s", h.starts, max(wait.Round(time.Second), time.Second))
 	}
+	h.from = fileOf(h.source)
+	if err := h.at.marked(h.from); err != nil {
+		return nil, err
+	}
 	secret, err := h.source.Read(ctx, h.at.selector.String())
 	if err != nil {
 		return nil, err
 	}
-	if err := h.at.refuses(fingerprintOf(secret)); err != nil {
+	pin := fingerprintOf(secret)
+	h.at.meet(pin, h.source.ByHand())
+	if err := h.at.refuses(pin); err != nil {
 		wipe(secret)
 		if h.source.Once() {
 			err = fmt.Errorf("%w; restart this program to enter another", err)

@@ -56,6 +56,8 @@ type WrappingKey struct {
 type SigningKey struct {
 	Object Object            `json:"object"`
 	Public ed25519.PublicKey `json:"public"`
+	// Shown says of a key just made that the token shows Public without the PIN.
+	Shown bool `json:"shown,omitempty"`
 }
 
 // Code says what went wrong, for those who have to decide what to do next.

@@ -66,6 +66,7 @@ type Instance struct {
 	view          view
 	online        bool
 	garbage       bool
+	alter         func(*descriptor.Contents)
 	starts        uint64 // how often it started
 	first, second *published
 	rotation      time.Time // when second becomes first, by consensus time
@@ -158,6 +159,18 @@ func (i *Instance) SetGarbage(garbage bool) {
 	i.net.lock()
 	defer i.net.mu.Unlock()
 	i.garbage = garbage
+	for _, d := range i.running() {
+		d.publish(time.Now(), i.cfg.Start)
+	}
+}
+
+// SetContents has the instance publish something else than it would, as one that
+// was broken into can: alter changes the contents of each descriptor, and runs
+// with the network locked. nil ends that. The instance uploads at once.
+func (i *Instance) SetContents(alter func(*descriptor.Contents)) {
+	i.net.lock()
+	defer i.net.mu.Unlock()
+	i.alter = alter
 	for _, d := range i.running() {
 		d.publish(time.Now(), i.cfg.Start)
 	}

@@ -43,6 +43,7 @@ type upload struct {
 	runStart time.Time
 	points   []*introPoint
 	garbage  bool
+	alter    func(*descriptor.Contents) // what is in it, if not nil
 	revision uint64
 }
 
@@ -67,7 +68,7 @@ func (d *published) upload(now time.Time) {
 	if c == nil || len(d.points) == 0 {
 		return
 	}
-	u := &upload{of: d, at: i.clock(now), runStart: c.RunStart(), points: slices.Clone(d.points), garbage: i.garbage}
+	u := &upload{of: d, at: i.clock(now), runStart: c.RunStart(), points: slices.Clone(d.points), garbage: i.garbage, alter: i.alter}
 	if d == i.first {
 		u.runStart = u.runStart.Add(-i.net.cfg.run())
 	}
@@ -167,6 +168,9 @@ func (u *upload) contents() *descriptor.Contents {
 	}
 	for _, p := range u.points {
 		c.IntroductionPoints = append(c.IntroductionPoints, p.describe(u.at))
+	}
+	if u.alter != nil {
+		u.alter(c)
 	}
 	return c
 }

@@ -39,6 +39,7 @@ type fakeToken struct {
 	flags   func(mechanism uint) uint // CKF_… of a mechanism, 0 if it is unknown
 	leaky   bool                      // generated keys are extractable, whatever was asked for
 	strip   bool                      // derived keys lose their leading zeros
+	bare    bool                      // public keys cannot be made private
 	octets  bool                      // C_DeriveKey wants the point in an OCTET STRING
 	objects map[pkcs11.ObjectHandle]*fakeObject
 	logged  bool

@@ -33,9 +33,10 @@ func (f *fake) FindObjectsInit(handle pkcs11.SessionHandle, template []*pkcs11.A
 	return nil
 }
 
-// visible: private and secret keys show after login only.
+// visible: private and secret keys, and what was made private, show after login
+// only.
 func (o *fakeObject) visible(t *fakeToken) bool {
-	return t.logged || o.key == nil || t.info.Flags&pkcs11.CKF_LOGIN_REQUIRED == 0
+	return t.logged || o.key == nil && !yes(o.attributes[pkcs11.CKA_PRIVATE]) || t.info.Flags&pkcs11.CKF_LOGIN_REQUIRED == 0
 }
 
 func (o *fakeObject) has(template []*pkcs11.Attribute) bool {
@@ -125,6 +126,9 @@ func (f *fake) GenerateKeyPair(handle pkcs11.SessionHandle, _ []*pkcs11.Mechanis
 	}
 	if !slices.ContainsFunc(public, func(a *pkcs11.Attribute) bool { return bytes.Equal(a.Value, curves[1]) }) {
 		return 0, 0, pkcs11.Error(ckrCurveNotSupported)
+	}
+	if s.token.bare && slices.ContainsFunc(public, func(a *pkcs11.Attribute) bool { return a.Type == pkcs11.CKA_PRIVATE && yes(a.Value) }) {
+		return 0, 0, pkcs11.Error(pkcs11.CKR_TEMPLATE_INCONSISTENT)
 	}
 	point, key, _ := ed25519.GenerateKey(rand.Reader)
 	kind := ulong(ckkECEdwards)

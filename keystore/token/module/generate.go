@@ -36,7 +36,7 @@ func (t *Token) Generate(o token.Object) (made token.SigningKey, err error) {
 			return err
 		}
 		delete(t.begun, name)
-		made = token.SigningKey{Object: o, Public: p.public}
+		made = token.SigningKey{Object: o, Public: p.public, Shown: p.shown}
 		return nil
 	})
 	return made, err
@@ -61,16 +61,21 @@ func (s *session) vacate(o token.Object, ours bool) error {
 	return s.destroy(append(private, public...))
 }
 
-// generate makes the pair and checks it. What does not pass is destroyed.
+// generate makes the pair and checks it. What does not pass is destroyed. The
+// public half is hidden until login where the token lets it be, for it stands in
+// the descriptors that everybody who knows the address can fetch.
 func (s *session) generate(o token.Object) (*pair, error) {
 	var public, private pkcs11.ObjectHandle
 	var err error
-	for _, curve := range curves {
+	for _, way := range []struct {
+		curve  []byte
+		hidden bool
+	}{{curves[0], true}, {curves[1], true}, {curves[0], false}, {curves[1], false}} {
 		public, private, err = s.calls.GenerateKeyPair(s.handle, mechanism(ckmECEdwardsKeyPairGen, nil),
 			append(template(o),
-				attr(pkcs11.CKA_EC_PARAMS, curve),
+				attr(pkcs11.CKA_EC_PARAMS, way.curve),
 				attr(pkcs11.CKA_TOKEN, true),
-				attr(pkcs11.CKA_PRIVATE, false),
+				attr(pkcs11.CKA_PRIVATE, way.hidden),
 				attr(pkcs11.CKA_VERIFY, true)),
 			append(template(o),
 				attr(pkcs11.CKA_TOKEN, true),
@@ -87,6 +92,11 @@ func (s *session) generate(o token.Object) (*pair, error) {
 		return nil, err
 	}
 	p, err := s.approve(key{handle: private, kind: ckkECEdwards, object: o})
+	if err == nil {
+		var hidden []byte
+		hidden, err = s.attribute(public, pkcs11.CKA_PRIVATE)
+		p.shown = !yes(hidden)
+	}
 	if err != nil {
 		_ = s.destroy([]pkcs11.ObjectHandle{private, public}) // or the next attempt does
 		return nil, err

@@ -286,7 +286,33 @@ func TestGenerate(t *testing.T) {
 			t.Errorf("made %x, listed %+v, %v", made.Public, keys, err)
 		}
 	}
+}
 
+// TestGenerateHides: what is made does not show before login, and where the
+// token insists that it does, that is told.
+func TestGenerateHides(t *testing.T) {
+	for _, bare := range []bool{false, true} {
+		f := newFake()
+		f.tokens[1].bare = bare
+		opened, err := f.open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		made, err := opened.Generate(token.Object{Label: "new", ID: []byte("new")})
+		if err != nil || made.Shown != bare {
+			t.Errorf("of a token that shows public keys (%v) it is said %v, %v", bare, made.Shown, err)
+		}
+		f.tokens[1].logged = false
+		shown := 0
+		for _, o := range f.tokens[1].objects {
+			if o.visible(f.tokens[1]) && string(o.attributes[pkcs11.CKA_ID]) == "new" {
+				shown++
+			}
+		}
+		if want := map[bool]int{true: 1}[bare]; shown != want {
+			t.Errorf("%d objects show without a login, want %d", shown, want)
+		}
+	}
 }
 
 // TestGenerateUnfit: a new key that does not sign, or could leave, is destroyed.

@@ -103,7 +103,7 @@ func (t *Token) mayTry(flags uint, here mark) error {
 	case t.pin.Len() == 0 && !has(pkcs11.CKF_PROTECTED_AUTHENTICATION_PATH):
 		return token.Errorf(token.CodePIN, "the token wants a PIN, and none is given: add pin-source=")
 	case t.old && has(pkcs11.CKF_USER_PIN_COUNT_LOW):
-		return token.Errorf(token.CodeFinalTry, "nobody knows what came of the last login, and the token counts a wrong PIN, which may have been this one: give another, or log in once by hand with the right one (pkcs11-tool --login --list-objects), which resets the count")
+		return token.Errorf(token.CodeFinalTry, "the token counts a wrong PIN, which may have been this one, so that it is not tried: give another; if it is right, run this once with --try-pin (balancer check, key or ceremony), or log in once by hand (pkcs11-tool --login --list-objects), which resets the count")
 	case t.doubt && has(pkcs11.CKF_USER_PIN_COUNT_LOW):
 		t.module.refused.add(t.mark, here)
 		return token.Errorf(token.CodePIN, "the last login failed without a reason, and the token counts a wrong PIN since: this one is not tried again")

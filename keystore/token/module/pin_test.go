@@ -31,7 +31,7 @@ func TestWrongPIN(t *testing.T) {
 			t.Error("the token was looked for although the PIN is known to be wrong")
 		}
 		_, err = m.Open(token.Selector{Serial: "1"}, wrong, false) // the same token by another name
-		wantCode(t, err, token.CodePIN, "token with serial 1", "refused this PIN before")
+		wantCode(t, err, token.CodePIN, `token with serial "1"`, "refused this PIN before")
 		if f.calls["C_Login"] != 1 {
 			t.Errorf("%s: %d logins with a wrong PIN", name(says), f.calls["C_Login"])
 		}
@@ -172,7 +172,7 @@ func TestOpenInDoubt(t *testing.T) {
 	info.Flags |= pkcs11.CKF_USER_PIN_COUNT_LOW
 	for range 2 {
 		_, err := m.Open(token.Selector{Label: "fake"}, secret(fakePIN), true)
-		wantCode(t, err, token.CodeFinalTry, "counts a wrong PIN", "log in once by hand")
+		wantCode(t, err, token.CodeFinalTry, "counts a wrong PIN", "--try-pin", "log in once by hand")
 	}
 	if f.calls["C_Login"] != 0 {
 		t.Errorf("%d logins", f.calls["C_Login"])

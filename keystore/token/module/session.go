@@ -40,8 +40,8 @@ type session struct {
 
 // Open finds the one token that matches and logs in with a copy of pin, which
 // may be nil. The token is not touched when it has refused this PIN before. If
-// nobody knows whether it has (inDoubt), and it counts a wrong PIN, it is not
-// tried: token.CodeFinalTry.
+// nobody knows whether it has (inDoubt), and it counts a wrong PIN, this one is
+// not tried: token.CodeFinalTry.
 func (m *Module) Open(want token.Selector, pin *locked.Buffer, inDoubt bool) (*Token, error) {
 	t := &Token{module: m, want: want, pin: &locked.Buffer{}, begun: map[string]bool{}, old: inDoubt}
 	if pin != nil && pin.Len() > 0 {
@@ -213,7 +213,7 @@ func (t *Token) name() string {
 	case t.want.Label != "":
 		return fmt.Sprintf("token %q", t.want.Label)
 	case t.want.Serial != "":
-		return fmt.Sprintf("token with serial %s", t.want.Serial)
+		return fmt.Sprintf("token with serial %q", t.want.Serial)
 	}
 	return "token"
 }

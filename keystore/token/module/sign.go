@@ -15,6 +15,7 @@ import (
 type pair struct {
 	key
 	public ed25519.PublicKey
+	shown  bool // public is, without login; known of a new pair alone
 }
 
 // Sign signs with an Ed25519 private key (CKM_EDDSA, which is Ed25519 of RFC
@@ -57,7 +58,7 @@ func (s *session) half(k key) (*pair, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pair{k, public.(ed25519.PublicKey)}, nil // public returns what fits k.kind
+	return &pair{key: k, public: public.(ed25519.PublicKey)}, nil // public returns what fits k.kind
 }
 
 // sign signs, and verifies what the token made: a token that errs must not have

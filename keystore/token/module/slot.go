@@ -4,6 +4,7 @@ package module
 
 import (
 	"fmt"
+	"net/url"
 	"strings"
 
 	"github.com/miekg/pkcs11"
@@ -76,7 +77,7 @@ func list(word string, slots []slot) string {
 	}
 	var tokens []string
 	for _, s := range slots {
-		tokens = append(tokens, fmt.Sprintf("%q (serial=%s)", s.selector().Label, s.selector().Serial))
+		tokens = append(tokens, fmt.Sprintf("%q (serial=%s)", s.selector().Label, url.PathEscape(s.selector().Serial)))
 	}
 	return word + strings.Join(tokens, ", ")
 }

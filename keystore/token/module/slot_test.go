@@ -3,6 +3,7 @@
 package module
 
 import (
+	"strings"
 	"sync"
 	"testing"
 
@@ -41,6 +42,23 @@ func TestFindToken(t *testing.T) {
 			wantCode(t, err, c.code, c.says)
 		case err != nil:
 			t.Errorf("%+v: %v", c.want, err)
+		}
+	}
+}
+
+// TestHostileToken: what is written on a token moves no cursor.
+func TestHostileToken(t *testing.T) {
+	f := newFake()
+	f.tokens = append(f.tokens, newFakeToken("a\x1b[2J\n", "b\x1b]0;c\a"))
+	m := newModule("fake.so", f)
+	if err := m.use(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []token.Selector{{Label: "none\x1b[2J"}, {Serial: "none\x1b[2J"}} {
+		_, err := m.Open(want, secret(fakePIN), false)
+		wantCode(t, err, token.CodeAbsent, `"a\x1b[2J\n" (serial=b%1B%5D0%3Bc%07)`)
+		if strings.ContainsAny(err.Error(), "\x1b\n\a") {
+			t.Errorf("%q", err)
 		}
 	}
 }

@@ -54,6 +54,7 @@ func TestParse(t *testing.T) {
 		"": "", "prompt": "prompt", "fd:0": "fd:0", "fd:17": "fd:17", "credential:pin": "credential:pin",
 		"/etc/pin": "file:/etc/pin", "file:/etc/pin": "file:/etc/pin", "file:///etc/pin": "file:/etc/pin",
 		"pin": "file:pin", "file:pin": "file:pin", "./a:b": "file:./a:b", "/a:b": "file:/a:b", "file:a:b": "file:a:b",
+		"//etc/pin": "file:/etc/pin", "///etc//pin": "file:/etc//pin", "file:////etc/pin": "file:/etc/pin", "//etc:a/pin": "file:/etc:a/pin",
 	} {
 		source := mustParse(t, in)
 		if source.String() != want || (source == Source{}) != (in == "") {

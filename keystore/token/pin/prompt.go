@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/printable"
 )
 
 // prompt asks for the PIN of the token called name on the terminal that
@@ -31,7 +32,7 @@ func prompt(ctx context.Context, name string) (*locked.Buffer, error) {
 		return nil, fmt.Errorf("hiding what is typed: %w", err)
 	}
 	defer restore()
-	if _, err := fmt.Fprintf(tty, "PIN of %s: ", name); err != nil {
+	if _, err := fmt.Fprintf(tty, "PIN of %s: ", printable.Text(name)); err != nil {
 		return nil, err
 	}
 	defer fmt.Fprintln(tty)

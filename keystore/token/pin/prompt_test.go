@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 func ask(patience time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	for _, name := range []string{"one", "one", "two"} {
+	for _, name := range []string{"one", "one", "t\u202ewo"} {
 		pin, err := Source{kind: kindPrompt}.Read(ctx, name)
 		if err != nil {
 			fmt.Printf("error: %v\n", err)
@@ -112,7 +112,7 @@ func TestPrompt(t *testing.T) {
 	cmd, out := asking(t, theirs, "1m")
 	shown := await(t, ours, "PIN of one: ")
 	typeIn(t, ours, "47x\x7f11\n") // with a slip, rubbed out
-	shown += await(t, ours, "PIN of two: ")
+	shown += await(t, ours, `PIN of t\u202ewo: `)
 	typeIn(t, ours, "0815\n")
 	text, err := io.ReadAll(out)
 	if err != nil {
@@ -121,7 +121,7 @@ func TestPrompt(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := string(text), "one: 4711\none: 4711\ntwo: 0815\n"; got != want {
+	if got, want := string(text), "one: 4711\none: 4711\nt\u202ewo: 0815\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if strings.Contains(shown, "47") || strings.Contains(shown, "x") {

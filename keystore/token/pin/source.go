@@ -86,6 +86,10 @@ func file(path string) (Source, error) {
 	if path == "" || strings.HasSuffix(path, "/") {
 		return Source{}, errors.New("no file is named; " + forms)
 	}
+	// Behind "file:", two slashes would begin the name of a host.
+	if strings.HasPrefix(path, "//") {
+		path = "/" + strings.TrimLeft(path, "/")
+	}
 	return Source{kindFile, path}, nil
 }
 
@@ -100,6 +104,15 @@ func (s Source) Resolve(dir string) Source {
 
 // Once says that the PIN is read but once in the life of this process.
 func (s Source) Once() bool { return s.kind == kindDescriptor || s.kind == kindPrompt }
+
+// File returns the path of the file that the PIN is in. A credential counts as
+// none: systemd makes its file anew whenever it starts the service.
+func (s Source) File() (path string, ok bool) {
+	return s.value, s.kind == kindFile && !isCredential(s.value)
+}
+
+// ByHand says that a person types the PIN each time that one is wanted.
+func (s Source) ByHand() bool { return s.kind == kindPrompt || s.kind == kindNone }
 
 // String writes the source as Parse reads it.
 func (s Source) String() string {

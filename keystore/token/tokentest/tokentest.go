@@ -86,6 +86,12 @@ func (k *Token) Tool(t testing.TB, args ...string) string {
 	return run(t, k.env(), "pkcs11-tool", args...)
 }
 
+// Shown returns what pkcs11-tool tells of the objects on k without logging in.
+func (k *Token) Shown(t testing.TB) string {
+	t.Helper()
+	return run(t, k.env(), "pkcs11-tool", "--module", k.Module, "--token-label", k.Label, "--list-objects")
+}
+
 // Kind is a kind of key that pkcs11-tool can make.
 type Kind string
 

@@ -1,0 +1,299 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/status"
+	"onionbalancer/keystore/token"
+)
+
+// What somebody who chose a name would have a terminal do. No line may begin
+// with the forged words.
+const (
+	hostileWord = "x\x1b[2J\x07\u009b1m\u202e\U000e0041FORGED\x7f"
+	hostileText = hostileWord + "\r\nFORGED\tok"
+	hostileName = hostileText + "\xff" // of a file
+)
+
+// hostileCases are, for each command that does anything, command lines that have
+// it show such a name. They run in a new directory, which hostileFiles filled.
+var hostileCases = map[string][][]string{
+	"balancer":                              {{hostileText}, {"--" + hostileText}, {"--version"}, {"--help"}},
+	"balancer run":                          {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--config", "json.toml"}},
+	"balancer check":                        {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--json", "--config", "hostile.toml"}, {"--config", "unknown.toml"}},
+	"balancer status":                       {{"--socket", "s"}, {"--json", "--socket", "s"}, {"--metrics", "--socket", "s"}, {"--socket", hostileName}, {"--config", hostileName}},
+	"balancer key":                          {{hostileText}},
+	"balancer key new":                      {{hostileName + "/new"}, {"new" + hostileName + ".pem", "--json"}, {hostileName}, {"a", hostileText}},
+	"balancer key show":                     {{hostileName}, {"front" + hostileName}, {"sealed" + hostileName}, {"--json", "sealed" + hostileName}},
+	"balancer key csr":                      {{"--ca-nonce", "8rDWGfoV1TpKu7Kl", "--out", "csr" + hostileName, "front" + hostileName}, {"--ca-nonce", "8rDWGfoV1TpKu7Kl", "--san", hostileText, "front" + hostileName}},
+	"balancer key seal":                     {{hostileName, "--with", "pkcs11:object=" + hostileText}, {hostileName, "--with", "pkcs11:object=x?module-path=/none&x-sealed=s%E2%80%AEFORGED"}},
+	"balancer key rewrap":                   {{"pkcs11:object=" + hostileText, "--with", "pkcs11:"}, {"pkcs11:object=x?x-sealed=x", "--with", "pkcs11:object=x?module-path=/none&x-sealed=s%E2%80%AEFORGED"}},
+	"balancer ceremony":                     {{hostileText}},
+	"balancer ceremony request":             {{"--dir", "new" + hostileName, "ADDRESS", "--out", "new.json" + hostileName, "--split", "parts" + hostileName}, {"--dir", "off" + hostileName, "--out", "again.json", "--json"}, {"--dir", hostileName, "--out", "x"}},
+	"balancer ceremony sign":                {{"request" + hostileName, "--key", "front" + hostileName, "--out", "x"}, {"stick", "--key", "front" + hostileName, "--out", "x"}, {hostileName, "--key", "x", "--out", "x"}},
+	"balancer ceremony install":             {{hostileName, "--dir", "off" + hostileName}, {"request" + hostileName, "--dir", "off" + hostileName}, {"x", "--dir", hostileName}},
+	"balancer ceremony show":                {{"request" + hostileName}, {"off" + hostileName}, {"empty" + hostileName}, {hostileName}},
+	"balancer descriptor":                   {{hostileText}},
+	"balancer descriptor show":              {{"--address", "DESCRIBED", "descriptor"}, {"--json", "--address", "DESCRIBED", "descriptor"}, {"--address", "DESCRIBED", hostileName}, {"--address", "DESCRIBED", "damaged"}},
+	"balancer descriptor verify":            {{"--address", "DESCRIBED", hostileName}, {"--address", "DESCRIBED", "damaged"}, {"--json", "--address", "DESCRIBED", "damaged"}},
+	"balancer descriptor fetch":             {{"--config", "hostile.toml", "ADDRESS"}, {hostileText}},
+	"balancer hsdirs":                       {{"--config", "hostile.toml", "ADDRESS"}, {"--consensus", hostileName, "--microdescs", "x", "ADDRESS"}},
+	"balancer testnet":                      {{hostileText}},
+	"balancer testnet up":                   {{"--dir", "net" + hostileName, "--tor", "./tor" + hostileName}, {"--detach", "--dir", "locked" + hostileName}, {"--dir", "file/" + hostileName}},
+	"balancer testnet down":                 {{"--dir", "broken" + hostileName}},
+	"balancer testnet status":               {{"--dir", "broken" + hostileName}, {"--dir", "locked" + hostileName}, {"--json", "--dir", "locked" + hostileName}, {"--dir", hostileName}},
+	"balancer demo":                         {{"--dir", "file/" + hostileName}},
+	"balancer version":                      {{hostileText}},
+	"balancer " + token.HelperArgument:      {{hostileText}},
+	"balancer completion":                   {{hostileText}},
+	"balancer completion bash":              {{hostileText}, {}},
+	"balancer completion zsh":               {{hostileText}, {}},
+	"balancer completion fish":              {{hostileText}, {}},
+	"balancer completion powershell":        {{hostileText}, {}},
+	"balancer help":                         {{hostileText}},
+	"balancer " + cobra.ShellCompRequestCmd: {{hostileText, ""}, {"run", "--" + hostileText}},
+}
+
+// quiet are commands that do not repeat what they are given.
+var quiet = map[string]bool{"balancer completion": true, "balancer help": true, "balancer " + cobra.ShellCompRequestCmd: true}
+
+// TestHostileText has every command show names that are not ours, and looks at
+// what reaches the terminal.
+func TestHostileText(t *testing.T) {
+	root := newRootCommand()
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		if hostileCases[cmd.CommandPath()] == nil {
+			t.Errorf("no case for %s", cmd.CommandPath())
+		}
+		for _, c := range cmd.Commands() {
+			walk(c)
+		}
+	}
+	walk(root)
+	// A socket's path must be short, and the test's own directory is not.
+	dir, err := os.MkdirTemp("", "hostile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	addresses := hostileFiles(t, dir)
+	for _, path := range slices.Sorted(maps.Keys(hostileCases)) {
+		shown := false
+		for _, args := range hostileCases[path] {
+			line := slices.Concat(strings.Fields(path)[1:], args)
+			for i := range line {
+				line[i] = addresses.Replace(line[i])
+			}
+			out := runHere(t, dir, line...)
+			shown = shown || strings.Contains(out, "FORGED")
+			checkShown(t, line, out)
+		}
+		if !shown && !quiet[path] {
+			t.Errorf("%s shows nothing of it", path)
+		}
+	}
+}
+
+// checkShown fails if out could do anything to a terminal, or has a line of
+// somebody else's making.
+func checkShown(t *testing.T, line []string, out string) {
+	t.Helper()
+	for i, r := range out {
+		bad := r == utf8.RuneError && !strings.HasPrefix(out[i:], "\ufffd")
+		if bad || !strconv.IsPrint(r) && r != '\n' && r != '\t' {
+			t.Errorf("%q: %q gets through in %q", line, r, out[max(0, i-60):min(len(out), i+20)])
+			break
+		}
+	}
+	if strings.HasPrefix(out, "FORGED") || strings.Contains(out, "\nFORGED") {
+		t.Errorf("%q: a line is forged:\n%s", line, out)
+	}
+	if slices.Contains(line, "--json") && strings.HasPrefix(out, "{") {
+		var v any
+		if err := json.NewDecoder(strings.NewReader(out)).Decode(&v); err != nil {
+			t.Errorf("%q: no JSON: %v\n%s", line, err, out)
+		}
+	}
+}
+
+// runHere runs the program in dir and returns all that it says.
+func runHere(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program)
+	cmd.Args = append([]string{"balancer"}, args...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	out, _ := cmd.CombinedOutput()
+	return string(out)
+}
+
+// hostileFiles fills dir and returns the addresses of its key and its descriptor.
+func hostileFiles(t *testing.T, dir string) *strings.Replacer {
+	t.Helper()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	write := func(name, text string, mode os.FileMode) {
+		t.Helper()
+		if err := os.WriteFile(at(name), []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"stick", "locked" + hostileName, "empty" + hostileName, "broken" + hostileName} {
+		if err := os.Mkdir(at(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runHere(t, dir, "key", "new", "front"+hostileName)
+	hostname, err := os.ReadFile(at("front" + hostileName + "/hostname"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := strings.TrimSpace(string(hostname))
+	for _, path := range []string{"stick/a.json", "stick/b.json", "request" + hostileName} {
+		runHere(t, dir, "ceremony", "request", "--dir", "off"+hostileName, address, "--out", path, "--periods", "2")
+	}
+	write("file", "", 0o600)
+	write("s\u202eFORGED", "", 0o600)
+	write("sealed"+hostileName, hostileSealed(t), 0o600)
+	for _, name := range []string{"tor" + hostileName, "tor" + hostileWord} {
+		write(name, "#!/bin/sh\nprintf 'Nov 25 00:00:00.000 [warn] %s\\n' '"+hostileText+"'\nexit 1\n", 0o700)
+	}
+	runHere(t, dir, "key", "new", "front"+hostileWord)
+	config := fmt.Sprintf("[[service]]\nkey = %s\n[[service.instance]]\naddress = \"zkorpcleemqj5fkprbp7k7no4sio4qrrmy72zwixbn7dhhwruajlcqid.onion\"\n[tor]\nbinary = %s\n",
+		tomlText("front"+hostileWord), tomlText(at("tor"+hostileWord)))
+	write("hostile.toml", config, 0o600)
+	write("json.toml", config+"[log]\nformat = \"json\"\n", 0o600)
+	write("unknown.toml", tomlText(hostileWord)+" = 1\n"+config, 0o600)
+	write("broken"+hostileName+"/testnet.json", "{", 0o600)
+	state, err := json.Marshal(filled(reflect.TypeFor[labState](), hostileText).Interface())
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("locked"+hostileName+"/testnet.json", string(state), 0o600)
+	lock, err := lockLab(at("locked" + hostileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { lock.Close() })
+	raw, described := hostileDescriptor(t)
+	write("descriptor", string(raw), 0o600)
+	write("damaged", "hs-descriptor 3\n"+hostileWord+"\n", 0o600)
+	serveHostile(t, at("s"))
+	return strings.NewReplacer("ADDRESS", address, "DESCRIBED", described)
+}
+
+// tomlText writes a string as TOML does.
+func tomlText(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if strconv.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, `\U%08X`, r)
+		}
+	}
+	return `"` + b.String() + `"`
+}
+
+// hostileSealed is a sealed key's file of a token with such a name.
+func hostileSealed(t *testing.T) string {
+	t.Helper()
+	raw, err := os.ReadFile("../../keystore/sealed/testdata/v1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, err := json.Marshal(hostileText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(raw)
+	for _, field := range []string{`"front desk"`, `"a1b2c3d4e5f60718"`, `"SoftHSM project"`, `"SoftHSM v2"`, `"seal <1>"`} {
+		if !strings.Contains(text, field) {
+			t.Fatalf("no %s in %s", field, text)
+		}
+		text = strings.Replace(text, field, string(name), 1)
+	}
+	return text
+}
+
+// hostileDescriptor is a good descriptor with words in it that nobody knows, and
+// with a certificate that ends after the year 9999.
+func hostileDescriptor(t *testing.T) (raw []byte, address string) {
+	t.Helper()
+	identity, err := descriptor.IdentityKeyFromSeed(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	period := descriptor.PeriodAt(time.Now(), descriptor.DefaultPeriodLength, descriptor.DefaultRotationOffset)
+	raw = makeDescriptor(t, identity, period, time.Now(), &descriptor.Contents{
+		Create2Formats: []int{2}, IntroAuthRequired: []string{"ed25519", hostileWord},
+		PowParams:          []descriptor.PowParams{{Scheme: "v2" + hostileWord, Other: hostileWord}},
+		IntroductionPoints: []descriptor.IntroductionPoint{farPoint(t)},
+	})
+	return raw, identity.Address().String()
+}
+
+// filled returns a value with text wherever a string can be, and one element in
+// each list.
+func filled(of reflect.Type, text string) reflect.Value {
+	v := reflect.New(of).Elem()
+	switch {
+	case of == reflect.TypeFor[time.Time]():
+		v.Set(reflect.ValueOf(time.Now()))
+	case of.Kind() == reflect.String:
+		v.SetString(text)
+	case of.Kind() == reflect.Bool:
+		v.SetBool(true)
+	case of.Kind() == reflect.Pointer:
+		v.Set(reflect.New(of.Elem()))
+		v.Elem().Set(filled(of.Elem(), text))
+	case of.Kind() == reflect.Slice:
+		v.Set(reflect.Append(v, filled(of.Elem(), text)))
+	case of.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			if v.Field(i).CanSet() {
+				v.Field(i).Set(filled(of.Field(i).Type, text))
+			}
+		}
+	}
+	return v
+}
+
+// serveHostile answers as a daemon would that somebody else has taken over.
+func serveHostile(t *testing.T, path string) {
+	t.Helper()
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(filled(reflect.TypeFor[status.Snapshot](), hostileText).Interface())
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "# HELP %s\xff\n", hostileWord) })
+	server := &http.Server{Handler: mux}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+}

@@ -1,0 +1,93 @@
+package balance
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// A descriptor proves nothing about the keys of its introduction points: the
+// instance certifies any 32 bytes, and finds those of the others in the public
+// descriptor. So a key belongs to the instance at which it was first seen in a
+// period. Claims are kept for one period, in which tor never gives a point's
+// keys up for later use, and survive a restart.
+
+// claimed is a key of introduction points, an authentication or an encryption
+// key, and whose it is.
+type claimed struct {
+	owner descriptor.Address // of the instance
+	since time.Time
+}
+
+// claims says which instance has which key. Keys of both kinds share one name
+// space: none is ever right as both.
+type claims struct {
+	period descriptor.Period
+	keys   map[[32]byte]claimed
+}
+
+func newClaims(p descriptor.Period) *claims {
+	return &claims{period: p, keys: make(map[[32]byte]claimed)}
+}
+
+// note gives the keys that nobody has to the instances that offer them, and
+// reports whether there were any. A key that several begin to offer at the same
+// time goes to one of them by chance.
+func (c *claims) note(now time.Time, instances []*instance, random *rand.Rand) (changed bool) {
+	takers := make(map[[32]byte][]descriptor.Address)
+	for _, i := range instances {
+		for _, p := range i.offer.points {
+			for _, key := range [][32]byte{p.AuthKey, p.EncKey} {
+				if _, known := c.keys[key]; !known && !slices.Contains(takers[key], i.Address) {
+					takers[key] = append(takers[key], i.Address)
+				}
+			}
+		}
+	}
+	for key, list := range takers {
+		c.keys[key] = claimed{list[random.IntN(len(list))], now}
+	}
+	return len(takers) > 0
+}
+
+// thief returns the instance that has one of p's keys, if that is another than
+// owner.
+func (c *claims) thief(owner descriptor.Address, p *descriptor.IntroductionPoint) (victim descriptor.Address, stolen bool) {
+	for _, key := range [][32]byte{p.AuthKey, p.EncKey} {
+		if k, known := c.keys[key]; known && k.owner != owner {
+			return k.owner, true
+		}
+	}
+	return victim, false
+}
+
+// Claim is a key of introduction points and the instance that it belongs to, for
+// the Store.
+type Claim struct {
+	Key      []byte             `json:"key"` // 32 bytes
+	Instance descriptor.Address `json:"instance"`
+	Since    time.Time          `json:"since"`
+	Period   uint64             `json:"period"`
+	Minutes  uint64             `json:"period_length_minutes"`
+}
+
+// list returns the claims in a stable order.
+func (c *claims) list() []Claim {
+	list := make([]Claim, 0, len(c.keys))
+	for key, k := range c.keys {
+		list = append(list, Claim{key[:], k.owner, k.since.UTC(), c.period.Number, c.period.Minutes()})
+	}
+	slices.SortFunc(list, func(a, b Claim) int { return slices.Compare(a.Key, b.Key) })
+	return list
+}
+
+// restore takes in what is stored for the period of c.
+func (c *claims) restore(list []Claim) {
+	for _, k := range list {
+		if len(k.Key) == 32 && k.Period == c.period.Number && k.Minutes == c.period.Minutes() {
+			c.keys[[32]byte(k.Key)] = claimed{k.Instance, k.Since}
+		}
+	}
+}

@@ -1,0 +1,279 @@
+package balance
+
+import (
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/selection"
+)
+
+// hostileCases is how many cases each of the properties below is tried in.
+const hostileCases = 10000
+
+// checkMany is rapid.Check with that many cases.
+func checkMany(t *testing.T, prop func(*rapid.T)) {
+	t.Helper()
+	checks := flag.Lookup("rapid.checks")
+	before := checks.Value.String()
+	if err := checks.Value.Set(fmt.Sprint(hostileCases)); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = checks.Value.Set(before) }()
+	rapid.Check(t, prop)
+}
+
+// world is a service with instances of which the last, M, is hostile, as far as
+// the choice of points goes.
+type world struct {
+	t         *rapid.T
+	now       time.Time
+	relays    int
+	keys      uint32
+	instances []*instance // M last
+	claims    *claims
+	strategy  selection.Strategy
+	random    *rand.Rand
+
+	chosen   []selection.Candidate
+	contents *descriptor.Contents
+	genuine  map[pointID]string // whose points introduce clients to an instance
+	changes  int                // of the contents
+}
+
+func relayNamed(n int) []descriptor.LinkSpecifier {
+	rsa, ed := make([]byte, 20), make([]byte, 32)
+	binary.BigEndian.PutUint32(rsa, uint32(n))
+	binary.BigEndian.PutUint32(ed, uint32(n))
+	return []descriptor.LinkSpecifier{
+		{Type: descriptor.LinkIPv4, Data: []byte{10, 0, byte(n >> 8), byte(n), 1, 187}},
+		{Type: descriptor.LinkRSA, Data: rsa}, {Type: descriptor.LinkEd25519, Data: ed},
+	}
+}
+
+// vouch stands for the consensus of w.
+func (w *world) vouch(p *descriptor.IntroductionPoint) error {
+	rsa := p.LinkSpecifiers[slices.IndexFunc(p.LinkSpecifiers, func(l descriptor.LinkSpecifier) bool { return l.Type == descriptor.LinkRSA })]
+	n := int(binary.BigEndian.Uint32(rsa.Data))
+	right := descriptor.IntroductionPoint{LinkSpecifiers: relayNamed(n)}
+	right.Expires, right.AuthKey, right.EncKey, right.OnionKey = p.Expires, p.AuthKey, p.EncKey, p.OnionKey
+	if n >= w.relays || !right.Equal(p) {
+		return hsdir.ErrRelay
+	}
+	return nil
+}
+
+func (w *world) key() (key [32]byte) {
+	w.keys++
+	binary.BigEndian.PutUint32(key[:], w.keys)
+	return key
+}
+
+func (w *world) relay() int { return rapid.IntRange(0, w.relays-1).Draw(w.t, "relay") }
+
+func (w *world) honestPoint(owner string) descriptor.IntroductionPoint {
+	p := descriptor.IntroductionPoint{LinkSpecifiers: relayNamed(w.relay()), AuthKey: w.key(), EncKey: w.key(), OnionKey: w.key(),
+		Expires: w.now.Add(40 * time.Hour)}
+	w.genuine[idOf(&p)] = owner
+	return p
+}
+
+// hostilePoint is anything that M may certify.
+func (w *world) hostilePoint() descriptor.IntroductionPoint {
+	p := w.honestPoint("M")
+	var others []descriptor.IntroductionPoint
+	for _, i := range w.instances[:len(w.instances)-1] {
+		others = append(others, i.offer.points...)
+	}
+	victim := rapid.SampledFrom(others).Draw(w.t, "victim")
+	switch rapid.IntRange(0, 8).Draw(w.t, "trick") {
+	case 0: // none
+		return p
+	case 1: // the whole point
+		return victim
+	case 2: // its key at another relay
+		p.AuthKey = victim.AuthKey
+	case 3: // what clients encrypt to
+		p.EncKey = victim.EncKey
+	case 4: // its encryption key as an authentication key
+		p.AuthKey = victim.EncKey
+	case 5: // a point of M's own at its relay
+		p.LinkSpecifiers = victim.LinkSpecifiers
+	case 6: // the same, named otherwise
+		p.LinkSpecifiers = slices.Clone(victim.LinkSpecifiers)
+		p.LinkSpecifiers[2] = relayNamed(w.relay())[2]
+	case 7: // a relay that is none
+		p.LinkSpecifiers = relayNamed(w.relays + 7)
+	case 8: // more than there is room for
+		p.LinkSpecifiers = append(slices.Clone(p.LinkSpecifiers), descriptor.LinkSpecifier{Type: 77, Data: make([]byte, 255)})
+		return p
+	}
+	delete(w.genuine, idOf(&p))
+	if rapid.IntRange(0, 8).Draw(w.t, "reaches M") > 0 && p.AuthKey != victim.AuthKey && p.AuthKey != victim.EncKey {
+		w.genuine[idOf(&p)] = "M"
+	}
+	return p
+}
+
+// hostile has M publish whatever it likes.
+func (w *world) hostile() {
+	m := w.instances[len(w.instances)-1]
+	d := &descriptor.Descriptor{}
+	for range rapid.IntRange(0, descriptor.MaxIntroductionPoints).Draw(w.t, "points") {
+		if len(m.held.IntroductionPoints) > 0 && rapid.Bool().Draw(w.t, "again") {
+			d.IntroductionPoints = append(d.IntroductionPoints, rapid.SampledFrom(m.held.IntroductionPoints).Draw(w.t, "which"))
+			continue
+		}
+		d.IntroductionPoints = append(d.IntroductionPoints, w.hostilePoint())
+	}
+	d.SingleOnion = rapid.Bool().Draw(w.t, "single")
+	d.FlowControl = rapid.SampledFrom([]*descriptor.FlowControl{nil, {Versions: "1-2", SendmeInc: 31}, {Versions: "2"}, {Versions: "0-63"}}).Draw(w.t, "flow")
+	m.held = d
+	m.adopt(w.now, false)
+	for _, i := range w.instances {
+		i.renewed = w.now // the others live, too
+	}
+}
+
+// round does what a round of a service does with its instances.
+func (w *world) round() {
+	for _, i := range w.instances {
+		i.see(w.now)
+	}
+	w.claims.note(w.now, w.instances, w.random)
+	p := gather(w.now, w.instances, w.vouch, w.claims)
+	before := make([]descriptor.IntroductionPoint, len(w.chosen))
+	for n, c := range w.chosen {
+		before[n] = *c.Point
+	}
+	selection.Mark(p.candidates, before)
+	w.chosen = w.strategy.Select(p.candidates, selection.Room{Points: 20, PerInstance: 3}, w.random)
+	c := contents(w.chosen, w.instances, p.flow, 31)
+	if w.contents == nil || !sameContents(w.contents, c) {
+		w.changes++
+	}
+	w.contents = c
+}
+
+// published returns the points of each instance that are published.
+func (w *world) published() map[string][]pointID {
+	out := make(map[string][]pointID)
+	for _, c := range w.chosen {
+		out[c.Instance] = append(out[c.Instance], idOf(c.Point))
+	}
+	for name := range out {
+		slices.SortFunc(out[name], func(a, b pointID) int { return slices.Compare(a.auth[:], b.auth[:]) })
+	}
+	return out
+}
+
+// visits returns where the first try of tor's clients ends, by instance: they
+// pick any point, and go to the first of the descriptor that has the picked
+// one's RSA identity.
+func (w *world) visits() map[string]float64 {
+	share, first := make(map[string]float64), make(map[string]string)
+	for n := range w.contents.IntroductionPoints {
+		p := &w.contents.IntroductionPoints[n]
+		if _, taken := first[p.Relay()]; !taken {
+			first[p.Relay()] = w.genuine[idOf(p)]
+		}
+		share[first[p.Relay()]] += 1 / float64(len(w.contents.IntroductionPoints))
+	}
+	return share
+}
+
+func newWorld(t *rapid.T) *world {
+	w := &world{t: t, now: testNow, claims: newClaims(descriptor.Period{}), genuine: make(map[pointID]string)}
+	w.relays = rapid.SampledFrom([]int{20, 200, 5000}).Draw(t, "relays")
+	w.random = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+	w.strategy, _ = selection.Lookup(rapid.SampledFrom(selection.Names()).Draw(t, "strategy"))
+	others := rapid.IntRange(1, 7).Draw(t, "others")
+	for n := range others + 1 {
+		name := string(rune('A' + n))
+		if n == others {
+			name = "M"
+		}
+		i := &instance{Instance: Instance{Name: name, Weight: 1}, finding: Found, renewed: testNow, held: &descriptor.Descriptor{}, changes: newChanges()}
+		i.Address[0] = byte(n)
+		i.held.FlowControl = &descriptor.FlowControl{Versions: "1-2", SendmeInc: 31}
+		for range rapid.IntRange(1, 4).Draw(t, "honest points") {
+			i.held.IntroductionPoints = append(i.held.IntroductionPoints, w.honestPoint(name))
+		}
+		i.adopt(testNow, true)
+		w.instances = append(w.instances, i)
+	}
+	w.round()
+	return w
+}
+
+// TestHostileInstance: no descriptor that instance M can publish takes a point of
+// another instance out of the public one, nor more of the others' expected share
+// than M's own share allows; nor does it switch congestion control, nor make the
+// descriptor larger, nor have it published all the time. What M gives up, others
+// may have.
+func TestHostileInstance(t *testing.T) {
+	checkMany(t, func(t *rapid.T) {
+		w := newWorld(t)
+		before, flow, start := w.published(), w.contents.FlowControl, w.now
+		others := len(w.instances) - 1
+		for range rapid.IntRange(1, 4).Draw(t, "descriptors") {
+			w.now = w.now.Add(time.Duration(rapid.IntRange(0, 60).Draw(t, "minutes")) * time.Minute)
+			w.hostile()
+			w.round()
+			w.checkOthers(before)
+			before = w.published()
+			if others >= 2 && !sameFlow(w.contents.FlowControl, flow) {
+				t.Fatalf("flow control became %v", w.contents.FlowControl)
+			}
+		}
+		if most := 1 + changesAtOnce + int(w.now.Sub(start)/changesEvery); w.changes > most {
+			t.Fatalf("%d changes", w.changes)
+		}
+	})
+}
+
+// checkOthers holds what is published against what was before M did anything.
+func (w *world) checkOthers(before map[string][]pointID) {
+	t, after, visits := w.t, w.published(), w.visits()
+	total := 3.0 // M's quota, at the most
+	for _, i := range w.instances[:len(w.instances)-1] {
+		total += float64(len(after[i.Name]))
+	}
+	for _, i := range w.instances[:len(w.instances)-1] {
+		was, is := before[i.Name], after[i.Name]
+		for _, id := range was {
+			// With M's return from nothing, the others give up what they had for it.
+			if !slices.Contains(is, id) && len(before["M"]) > 0 {
+				t.Fatalf("%s: the published points %v became %v", i.Name, was, is)
+			}
+		}
+		if least := float64(len(is)) / total; visits[i.Name] < least-1e-9 {
+			t.Fatalf("%s gets %.3f of the clients, want at least %.3f: %v", i.Name, visits[i.Name], least, visits)
+		}
+	}
+	if told := selection.Shares(w.chosen); len(before["M"]) > 0 && told["M"] < visits["M"]-1e-9 {
+		t.Fatalf("status says that M gets %.3f, and it gets %.3f", told["M"], visits["M"])
+	}
+	seen := make(map[any]bool)
+	for n := range w.contents.IntroductionPoints {
+		p := &w.contents.IntroductionPoints[n]
+		for _, name := range []any{p.Relay(), p.AuthKey, p.EncKey} {
+			if seen[name] {
+				t.Fatalf("%v is there twice", name)
+			}
+			seen[name] = true
+		}
+		if len(p.LinkSpecifiers) > 4 || math.IsNaN(visits["M"]) {
+			t.Fatalf("%d link specifiers", len(p.LinkSpecifiers))
+		}
+	}
+}

@@ -1,0 +1,205 @@
+package balance
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/sim"
+)
+
+// current returns the descriptor that clients of the service get.
+func (s *scene) current() *descriptor.Descriptor {
+	s.t.Helper()
+	keys, err := s.custodian.Address().Keys(s.net.Consensus().Period())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	first, second, err := s.net.Responsible(s.custodian.Address())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, r := range append(first, second...) {
+		if body, _ := r.Stored(keys.Blinded); body != nil {
+			if d, err := new(descriptor.Decoder).Decode(body, keys, nil, time.Now()); err == nil {
+				return d
+			}
+		}
+	}
+	s.t.Fatal("no HSDir has the descriptor")
+	return nil
+}
+
+// publicPoints reads the points of the others off the public descriptor, as a
+// broken-into instance can.
+func (s *scene) publicPoints(own []descriptor.IntroductionPoint) []descriptor.IntroductionPoint {
+	return slices.DeleteFunc(slices.Clone(s.current().IntroductionPoints), func(p descriptor.IntroductionPoint) bool {
+		return slices.ContainsFunc(own, func(q descriptor.IntroductionPoint) bool { return q.AuthKey == p.AuthKey })
+	})
+}
+
+// An instance that offers the others' keys takes no visitor from them, wherever
+// it stands in the file, and is named.
+func TestInstanceWithStolenKeys(t *testing.T) {
+	for _, place := range []int{0, 2} {
+		onScene(t, sim.Config{Seed: 58, Relays: 400}, func(t *testing.T, s *scene) {
+			s.settle(time.Minute)
+			evil, name := s.instances[place], []string{"web1", "", "web3"}[place]
+			stolen := s.publicPoints(nil)
+			evil.SetContents(func(c *descriptor.Contents) {
+				for _, p := range stolen {
+					if !slices.ContainsFunc(c.IntroductionPoints, func(q descriptor.IntroductionPoint) bool { return q.AuthKey == p.AuthKey }) {
+						q := c.IntroductionPoints[0] // at a relay of its own
+						q.AuthKey = p.AuthKey
+						c.IntroductionPoints = append(c.IntroductionPoints, q)
+					}
+				}
+			})
+			s.settle(5 * time.Minute)
+			got := s.want("with a thief of keys", status.StateDegraded)
+			if !strings.Contains(strings.Join(got.Warnings, "\n"), "instance "+name+" offers keys") {
+				t.Errorf("warnings: %q", got.Warnings)
+			}
+			for n, i := range got.Instances {
+				if i.Published != 3 {
+					t.Errorf("%s has %d points published", i.Name, i.Published)
+				}
+				if len(i.Warnings) > 0 != (n == place) {
+					t.Errorf("%s: %q", i.Name, i.Warnings)
+				}
+			}
+			// The claims outlast a restart, whoever answers first.
+			s.restart()
+			s.settle(5 * time.Minute)
+			answers := s.reach("with a thief of keys", 300)
+			for n, i := range s.instances {
+				if share := float64(answers[i]) / 300; share < 0.2 || share > 0.47 {
+					t.Errorf("instance %d answered %.0f %% of the requests", n, 100*share)
+				}
+			}
+			evil.SetContents(nil)
+			s.settle(5 * time.Minute)
+			s.want("when it behaves again", status.StateOK)
+		})
+	}
+}
+
+// An instance whose points move to the others' relays loses them.
+func TestInstanceOnTheOthersRelays(t *testing.T) {
+	onScene(t, sim.Config{Seed: 51, Relays: 200}, func(t *testing.T, s *scene) {
+		s.settle(time.Minute)
+		var stolen []descriptor.IntroductionPoint
+		s.instances[0].SetContents(func(c *descriptor.Contents) {
+			if len(stolen) == 0 {
+				return
+			}
+			for n := range c.IntroductionPoints[1:] {
+				c.IntroductionPoints[n+1].LinkSpecifiers = stolen[n].LinkSpecifiers
+			}
+		})
+		s.settle(time.Minute)
+		stolen = s.publicPoints(nil)
+		s.instances[0].ReplacePoints()
+		s.settle(5 * time.Minute)
+		got := s.want("with a squatter", status.StateOK)
+		if a, b, c := got.Instances[0].Published, got.Instances[1].Published, got.Instances[2].Published; a > 2 || b != 3 || c != 3 {
+			t.Errorf("%d, %d and %d points published", a, b, c)
+		}
+	})
+}
+
+// All points of a descriptor expire together, whosever they are.
+func TestOneExpiry(t *testing.T) {
+	onScene(t, sim.Config{Seed: 52}, func(t *testing.T, s *scene) {
+		for range 6 {
+			s.settle(83 * time.Minute)
+			d := s.current()
+			for _, p := range d.IntroductionPoints {
+				if !p.Expires.Equal(d.IntroductionPoints[0].Expires) || p.Expires.Minute() != 0 || time.Until(p.Expires) < 51*time.Hour {
+					t.Fatalf("points expire at %s and %s", p.Expires, d.IntroductionPoints[0].Expires)
+				}
+			}
+		}
+	})
+}
+
+// An instance that changes its points all the time has them published a few
+// times, and is named; the others' changes go on being published at once.
+func TestRestlessInstance(t *testing.T) {
+	onScene(t, sim.Config{Seed: 53}, func(t *testing.T, s *scene) {
+		s.settle(time.Minute)
+		before := s.net.Tor().Counts().Posts
+		for range 60 {
+			s.instances[1].ReplacePoints()
+			s.settle(2 * time.Minute)
+		}
+		posts := s.net.Tor().Counts().Posts - before
+		if most := 16 * (changesAtOnce + 8 + 3); posts > most {
+			t.Errorf("%d uploads in two hours, want at most %d", posts, most)
+		}
+		if got := s.want("with a restless instance", status.StateDegraded); !warned(got, "web2 changes its introduction points too often") {
+			t.Errorf("warnings: %q", got.Warnings)
+		}
+		s.instances[0].ReplacePoints()
+		s.settle(2 * time.Minute)
+		if got := s.service.Status(); got.Instances[0].Published != 3 {
+			t.Errorf("the new points of another are not published: %+v", got.Instances[0])
+		}
+		s.reach("with a restless instance", 20)
+		s.settle(4 * time.Hour)
+		s.want("when it is calm", status.StateOK)
+	})
+}
+
+// All backends replaced by a mistake, under the names of those before: what was
+// published goes on, over the end of the period, and the status says failed.
+func TestAllInstancesReplaced(t *testing.T) {
+	onScene(t, sim.Config{Seed: 54}, func(t *testing.T, s *scene) {
+		s.settle(time.Minute)
+		good := s.config()
+		bad := s.config()
+		for n := range bad.Instances {
+			bad.Instances[n].Address = testAddress(t, byte(n+1)) // that nobody publishes
+		}
+		s.service.Reconfigure(bad)
+		for _, when := range []string{"at once", "in the next period"} {
+			s.settle(5 * time.Minute)
+			got := s.want(when, status.StateFailed)
+			for _, i := range got.Instances {
+				if i.Published != 0 || i.Share != 0 {
+					t.Errorf("%s: %s has %d points published, which are another's", when, i.Name, i.Published)
+				}
+			}
+			for _, d := range got.Descriptors {
+				if d.Points != 9 || d.Confirmed == 0 {
+					t.Errorf("%s: the %s descriptor: %+v", when, d.Which, d)
+				}
+			}
+			if len(got.Descriptors) != 2 || !warned(got, "no longer configured stay published") {
+				t.Errorf("%s: %d descriptors, warnings %q", when, len(got.Descriptors), got.Warnings)
+			}
+			s.reach(when, 20)
+			s.settle(12 * time.Hour)
+		}
+		s.service.Reconfigure(good)
+		s.settle(5 * time.Minute)
+		s.want("with the right ones", status.StateOK)
+		s.reach("with the right ones", 20)
+	})
+}
+
+// With nothing to publish from the start on the status says failed, not starting.
+func TestNothingToPublish(t *testing.T) {
+	onSceneOf(t, sim.Config{Seed: 55}, []sim.InstanceConfig{{Offline: true}, {Offline: true}}, func(t *testing.T, s *scene) {
+		s.settle(5 * time.Minute)
+		if got := s.want("without an instance", status.StateFailed); !warned(got, "nothing to publish") {
+			t.Errorf("warnings: %q", got.Warnings)
+		}
+		s.instances[0].SetOnline(true)
+		s.settle(5 * time.Minute)
+		s.want("with one of two", status.StateDegraded)
+	})
+}

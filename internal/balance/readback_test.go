@@ -1,0 +1,67 @@
+package balance
+
+import (
+	"testing"
+	"time"
+
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/sim"
+)
+
+// A second publisher under the same key, whose uploads HSDirs take like ours, is
+// found by looking at what clients get.
+func TestSomebodyElsePublishes(t *testing.T) {
+	onScene(t, sim.Config{Seed: 41}, func(t *testing.T, s *scene) {
+		s.settle(5 * time.Minute)
+		if got := s.want("alone", status.StateOK); got.ReadBack.IsZero() {
+			t.Fatal("what is published was not read back")
+		}
+		thief := s.net.AddInstance(sim.InstanceConfig{Key: s.custodian.key})
+		s.settle(40 * time.Minute)
+		if got := s.want("with a thief", status.StateDegraded); !warned(got, "somebody else publishes under this address") {
+			t.Errorf("warnings: %q", got.Warnings)
+		}
+		thief.SetOnline(false)
+		s.settle(3 * time.Hour) // until we have published again
+		if got := s.want("without the thief", status.StateOK); warned(got, "somebody else") {
+			t.Errorf("warnings: %q", got.Warnings)
+		}
+	})
+}
+
+// What HSDirs confirmed and lost is missed, and published again.
+func TestConfirmedAndLost(t *testing.T) {
+	onScene(t, sim.Config{Seed: 42}, func(t *testing.T, s *scene) {
+		s.settle(2 * time.Minute)
+		before := s.want("at first", status.StateOK)
+		for _, r := range s.net.Relays() {
+			r.Wipe()
+		}
+		s.settle(time.Second) // the instances' descriptors are gone, too
+		s.settle(45 * time.Minute)
+		after := s.service.Status()
+		for n := range after.Descriptors {
+			if d := after.Descriptors[n]; d.Current && !d.Built.After(before.Descriptors[n].Built) {
+				t.Errorf("the descriptor that clients ask for was not published again: %+v", d)
+			}
+		}
+		if r := s.client().Request(); r.Err != nil {
+			t.Errorf("a client: %v", r.Err)
+		}
+	})
+}
+
+// An HSDir that takes uploads and hands out what it had before is no cause for
+// alarm while others do better.
+func TestOneStaleHSDir(t *testing.T) {
+	onScene(t, sim.Config{Seed: 43}, func(t *testing.T, s *scene) {
+		s.settle(2 * time.Minute)
+		first, _, err := s.net.Responsible(s.custodian.Address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		first[0].SetFaults(sim.Faults{Replay: true})
+		s.settle(6 * time.Hour)
+		s.want("with one HSDir that replays", status.StateOK)
+	})
+}

@@ -1,0 +1,103 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"onionbalancer/internal/printable"
+)
+
+// hindrances are settings of tor's with which it has no consensus for us, ever.
+var hindrances = []struct{ option, value, effect, mend string }{
+	{"DisableNetwork", "1", "has its network switched off (DisableNetwork 1)", "set DisableNetwork 0 in its torrc, then reload it"},
+	{"FetchServerDescriptors", "0", "fetches nothing of the directory (FetchServerDescriptors 0)", "remove that line from its torrc, then reload it"},
+	{"UseMicrodescriptors", "0", "keeps no microdescriptors (UseMicrodescriptors 0)", "remove that line from its torrc, then reload it"},
+}
+
+// WhyNoConsensus asks tor what keeps it from a consensus, after it gave none, for
+// which refused is the error, or only an old one. percent is how far it has come
+// in its bootstrap, or negative if it will not get on by itself: why, which is
+// never nil, then says what to do, as far as tor knows.
+func (c *Client) WhyNoConsensus(ctx context.Context, refused error) (percent int, why error) {
+	var advice *Advice
+	if errors.Is(refused, ErrNotConnected) || errors.As(refused, &advice) {
+		return -1, refused
+	}
+	if err := CheckVersion(c.State().TorVersion); errors.As(err, &advice) {
+		return -1, err
+	}
+	for _, h := range hindrances {
+		if values, err := c.GetConf(ctx, h.option); err == nil && len(values) == 1 && values[0] == h.value {
+			return -1, advise(fmt.Errorf("tor %s", h.effect), "%s", h.mend)
+		}
+	}
+	step, err := c.Bootstrap(ctx)
+	if err := c.clockError(step); err != nil {
+		return -1, err
+	}
+	if err != nil {
+		return -1, fmt.Errorf("tor has no consensus, and does not say why: %w", err)
+	}
+	return step.standstill()
+}
+
+// standstill says where tor's bootstrap stands.
+func (p Progress) standstill() (percent int, why error) {
+	mend := "see that this machine can reach the Tor network (firewall, proxy, bridges?)"
+	at := fmt.Sprintf("tor is at %d %% of its start (%s)", p.Percent, printable.Text(p.Summary))
+	switch {
+	case p.Stuck:
+		return -1, advise(fmt.Errorf("%s and does not get on: %s", at, printable.Text(p.Warning)), "%s", mend)
+	case p.Done():
+		at = "tor has started, and has no new consensus yet"
+	default: // with a clock that is days off it only fails to shake hands
+		mend += ", and that its clock is right"
+	}
+	return p.Percent, advise(errors.New(at), "%s", mend)
+}
+
+// ClockError says how wrong tor finds the clock, nil if it has said nothing of it.
+func (c *Client) ClockError(ctx context.Context) error {
+	step, err := c.Bootstrap(ctx)
+	if err != nil {
+		step = Progress{}
+	}
+	return c.clockError(step)
+}
+
+func (c *Client) clockError(step Progress) error {
+	c.mu.Lock()
+	skew := c.skew
+	c.mu.Unlock()
+	if step.Reason == "CLOCK_SKEW" {
+		_, seconds, _ := strings.Cut(step.Warning, "skew ")
+		seconds, _, _ = strings.Cut(seconds, " ")
+		if told := parseSkew(seconds); told != 0 {
+			skew = told
+		}
+	}
+	direction := "ahead of"
+	if skew < 0 {
+		direction = "behind"
+	}
+	if skew == 0 {
+		return nil
+	}
+	return advise(fmt.Errorf("tor finds this machine's clock %v %s the Tor network's", skew.Abs(), direction), setClock)
+}
+
+const setClock = "set the clock right, by NTP for instance"
+
+// parseSkew reads by how many seconds our clock is ahead, 0 if that makes no
+// sense.
+func parseSkew(seconds string) time.Duration {
+	n, err := strconv.ParseInt(seconds, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(n) * time.Second
+}

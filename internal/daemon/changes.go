@@ -1,0 +1,95 @@
+package daemon
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
+)
+
+// changes says for the log, as keys and values, what a reload changes of a
+// service. Nothing is said of what stays.
+func changes(old, now balance.Config) (list []any) {
+	say := func(key, value string) {
+		if value != "" {
+			list = append(list, key, value)
+		}
+	}
+	turn := func(key, before, after string) {
+		if before != after {
+			say(key, before+" -> "+after)
+		}
+	}
+	added, removed, other := instanceChanges(old.Instances, now.Instances)
+	say("added", strings.Join(added, ", "))
+	say("removed", strings.Join(removed, ", "))
+	say("changed", strings.Join(other, ", "))
+	turn("strategy", old.Strategy.Name(), now.Strategy.Name())
+	turn("max_introduction_points", fmt.Sprint(old.Room.Points), fmt.Sprint(now.Room.Points))
+	turn("points_per_instance", fmt.Sprint(old.Room.PerInstance), fmt.Sprint(now.Room.PerInstance))
+	turn("fetch_interval", interval(old), interval(now))
+	if old.Custody.Reference != now.Custody.Reference {
+		say("keys", "changed")
+	}
+	return list
+}
+
+// interval is nobody's wish while it is automatic: then it changes with the
+// number of instances.
+func interval(cfg balance.Config) string {
+	if cfg.Automatic {
+		return "automatic"
+	}
+	return cfg.FetchEvery.Round(time.Millisecond).String()
+}
+
+// instanceChanges tells instances apart by their addresses, as balancing does:
+// one that has a new address under its old name was removed and another added.
+func instanceChanges(old, now []balance.Instance) (added, removed, other []string) {
+	before := make(map[descriptor.Address]balance.Instance, len(old))
+	for _, i := range old {
+		before[i.Address] = i
+	}
+	for _, i := range now {
+		was, there := before[i.Address]
+		delete(before, i.Address)
+		switch {
+		case !there:
+			added = append(added, i.Name)
+			continue
+		case was.Name != i.Name:
+			other = append(other, fmt.Sprintf("%s is now called %s", was.Name, i.Name))
+		}
+		if was.Weight != i.Weight {
+			other = append(other, fmt.Sprintf("%s weight %v -> %v", i.Name, was.Weight, i.Weight))
+		}
+		if client(was) != client(i) {
+			other = append(other, i.Name+" client_key")
+		}
+	}
+	for _, i := range old {
+		if _, gone := before[i.Address]; gone {
+			removed = append(removed, i.Name)
+		}
+	}
+	return added, removed, other
+}
+
+// client is the public half of the key that the instance wants, zero for none.
+func client(i balance.Instance) descriptor.AuthorizedClient {
+	if i.Client == nil {
+		return descriptor.AuthorizedClient{}
+	}
+	return i.Client.Client()
+}
+
+// instanceNames lists the names in their order.
+func instanceNames(list []balance.Instance) string {
+	var names []string
+	for _, i := range list {
+		names = append(names, i.Name)
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,123 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
+	"onionbalancer/selection"
+	"onionbalancer/testnet/sim"
+)
+
+func TestChanges(t *testing.T) {
+	strategy := func(name string) selection.Strategy {
+		s, err := selection.Lookup(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	clientOf := func(seed string) *descriptor.ClientKey {
+		k, err := descriptor.ParseClientKey([]byte(strings.Repeat(seed, 52)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	web := func(n byte) balance.Instance {
+		return balance.Instance{Name: fmt.Sprintf("web%d", n), Address: descriptor.Address{n}, Weight: 1}
+	}
+	base := func() balance.Config {
+		return balance.Config{
+			Strategy: strategy("spread"), Room: selection.Room{Points: 20, PerInstance: 6}, FetchEvery: 2 * time.Minute, Automatic: true,
+			Custody: balance.Custody{Reference: "front\n"}, Instances: []balance.Instance{web(1), web(2)},
+		}
+	}
+	for _, test := range []struct {
+		what   string
+		change func(c *balance.Config)
+		want   string
+	}{
+		{"nothing", func(*balance.Config) {}, "[]"},
+		{"another order", func(c *balance.Config) { c.Instances = []balance.Instance{web(2), web(1)} }, "[]"},
+		{"more instances, so another interval", func(c *balance.Config) {
+			c.Instances, c.FetchEvery = append(c.Instances, web(3), web(4)), 3*time.Minute
+		},
+			"[added web3, web4]"},
+		{"one less", func(c *balance.Config) { c.Instances = c.Instances[1:] }, "[removed web1]"},
+		{"another address under the old name", func(c *balance.Config) { c.Instances[0].Address = descriptor.Address{9} }, "[added web1 removed web1]"},
+		{"another name", func(c *balance.Config) { c.Instances[0].Name = "old" }, "[changed web1 is now called old]"},
+		{"weights", func(c *balance.Config) {
+			c.Strategy, c.Instances[0].Weight, c.Instances[1].Weight = strategy("weighted"), 0, 2.5
+		},
+			"[changed web1 weight 1 -> 0, web2 weight 1 -> 2.5 strategy spread -> weighted]"},
+		{"a client key", func(c *balance.Config) { c.Instances[0].Client = clientOf("a") }, "[changed web1 client_key]"},
+		{"limits", func(c *balance.Config) {
+			c.Room, c.FetchEvery, c.Automatic = selection.Room{Points: 12, PerInstance: 3}, 10*time.Minute, false
+		},
+			"[max_introduction_points 20 -> 12 points_per_instance 6 -> 3 fetch_interval automatic -> 10m0s]"},
+		{"keys", func(c *balance.Config) { c.Custody.Reference = "front\npkcs11:token=T" }, "[keys changed]"},
+	} {
+		now := base()
+		test.change(&now)
+		if got := fmt.Sprint(changes(base(), now)); got != test.want {
+			t.Errorf("%s: %s, want %s", test.what, got, test.want)
+		}
+	}
+	one, other := base(), base()
+	one.Instances[0].Client, other.Instances[0].Client = clientOf("a"), clientOf("b")
+	if got := fmt.Sprint(changes(one, other)); got != "[changed web1 client_key]" {
+		t.Errorf("another client key: %s", got)
+	}
+	other.Instances[0].Client = clientOf("a")
+	if got := changes(one, other); got != nil {
+		t.Errorf("the same client key, read again: %s", got)
+	}
+}
+
+// What the file says and is not in force is told until it is, or is no longer said.
+func TestReloadNeedsRestart(t *testing.T) {
+	dir := t.TempDir()
+	writeKey(t, filepath.Join(dir, "a"), 1)
+	synctest.Test(t, func(t *testing.T) {
+		net := sim.New(sim.Config{Seed: 1})
+		defer net.Close()
+		text := torTable + service("a", net.AddInstance(sim.InstanceConfig{}))
+		onSim(t, net, parse(t, dir, text), func(d *Daemon) {
+			loaded := d.Snapshot().Loaded
+			time.Sleep(time.Minute)
+			for _, test := range []struct {
+				text    string
+				pending bool
+			}{
+				{strings.Replace(text, "127.0.0.1:1", "127.0.0.1:2", 1), true},
+				{strings.Replace(text, "127.0.0.1:1", "127.0.0.1:2", 1), true},
+				{"state_dir = \"elsewhere\"\n" + text, true},
+				{text, false},
+			} {
+				if err := d.Reload(parse(t, dir, test.text)); err != nil {
+					t.Fatal(err)
+				}
+				s := d.Snapshot()
+				if said := strings.Contains(strings.Join(s.Warnings, "\n"), needsRestart); said != test.pending {
+					t.Errorf("warnings %q after\n%s", s.Warnings, test.text)
+				}
+				if !s.Loaded.After(loaded) {
+					t.Errorf("in force since %s, as before", s.Loaded)
+				}
+			}
+			loaded = d.Snapshot().Loaded
+			time.Sleep(time.Minute)
+			d.ReloadFailed(os.ErrNotExist)
+			if s := d.Snapshot(); !s.Loaded.Equal(loaded) || s.Refused() == nil {
+				t.Errorf("after a refused reload: in force since %s, want %s; refused %v", s.Loaded, loaded, s.Refused())
+			}
+		})
+	})
+}

@@ -1,0 +1,127 @@
+// Package owner keeps root from working where another user rules. Whoever owns
+// a directory can put links and files of his own in the place of those that
+// root is about to write, read or run there.
+package owner
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"onionbalancer/internal/shell"
+)
+
+// maxLinks is how many symbolic links a path may lead over, as in the kernel.
+const maxLinks = 40
+
+// Error says that root was about to work where another user rules.
+type Error struct {
+	Path string // of the directory, file or link that is not root's
+	UID  int    // whose it is
+}
+
+// Error names the owner.
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s belongs to %s, and root does nothing there, where that user could have it write or run anything", e.Path, e.name())
+}
+
+// Command returns the command line that does the work of args as the owner.
+func (e *Error) Command(args []string) string {
+	words := []string{"runuser", "-u", e.name(), "--"}
+	if _, err := user.LookupId(strconv.Itoa(e.UID)); err != nil {
+		uid := strconv.Itoa(e.UID)
+		words = []string{"setpriv", "--reuid=" + uid, "--regid=" + uid, "--clear-groups"}
+	}
+	for _, arg := range args {
+		words = append(words, shell.Quote(arg))
+	}
+	return strings.Join(words, " ")
+}
+
+func (e *Error) name() string {
+	uid := strconv.Itoa(e.UID)
+	if known, err := user.LookupId(uid); err == nil {
+		return known.Username
+	}
+	return uid
+}
+
+// Check returns an *Error if this process is root's and one of the paths, or
+// anything on the way to it, links included, is not. What does not exist yet is
+// no matter, nor is an empty path.
+func Check(paths ...string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for _, path := range paths {
+		if path == "" {
+			continue
+		}
+		abs, err := filepath.Abs(path)
+		if err == nil {
+			err = walk(abs)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// walk goes from the root of the file system to path, over every link.
+func walk(path string) error {
+	at, rest := "/", path
+	for links := 0; rest != ""; {
+		var name string
+		if name, rest, _ = strings.Cut(strings.TrimLeft(rest, "/"), "/"); name == "" {
+			continue
+		}
+		next := filepath.Join(at, name)
+		info, err := os.Lstat(next)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("looking whose %s is: %w", path, err)
+		}
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 {
+			return &Error{next, int(stat.Uid)}
+		}
+		if info.Mode().Type() != fs.ModeSymlink {
+			at = next
+			continue
+		}
+		target, err := os.Readlink(next)
+		if links++; err == nil && links > maxLinks {
+			err = syscall.ELOOP
+		}
+		if err != nil {
+			return fmt.Errorf("looking whose %s is: %w", path, err)
+		}
+		if filepath.IsAbs(target) {
+			at = "/"
+		}
+		rest = target + "/" + rest
+	}
+	return nil
+}
+
+// Explain adds to an error of permission whose dir is, if it is not this user's,
+// and the command that mends it.
+func Explain(err error, dir string) error {
+	info, statErr := os.Stat(dir)
+	if !errors.Is(err, fs.ErrPermission) || statErr != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if me := os.Geteuid(); ok && int(stat.Uid) != me {
+		return fmt.Errorf("%w: it belongs to user %d, and this program runs as user %d: run as root: chown -R %d %s", err, stat.Uid, me, me, shell.Quote(dir))
+	}
+	return err
+}

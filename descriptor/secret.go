@@ -50,20 +50,21 @@ type IdentityKey struct {
 }
 
 // NewIdentityKey takes an expanded secret key of ExpandedKeySize bytes, the
-// form of tor's key files. The bytes are copied; the caller wipes its own.
+// form of tor's key files. The scalar is taken as tor takes it, clamped or not.
+// The bytes are copied; the caller wipes its own.
 func NewIdentityKey(expanded []byte) (k *IdentityKey, err error) {
 	if len(expanded) != ExpandedKeySize {
 		return nil, fmt.Errorf("reading identity key: %d bytes, want %d", len(expanded), ExpandedKeySize)
 	}
-	// An expanded key that is not clamped would have another public key for us
-	// than for tor, which uses the scalar as it stands.
-	if expanded[0]&7 != 0 || expanded[31]&0x80 != 0 || expanded[31]&0x40 == 0 {
-		return nil, errors.New("reading identity key: the scalar is not clamped, so this is no Ed25519 secret key")
-	}
 	k = new(IdentityKey)
 	locked.Do(func() {
-		var scalar *edwards25519.Scalar
-		if scalar, err = edwards25519.NewScalar().SetBytesWithClamping(expanded[:32]); err != nil {
+		scalar := scalarOf([32]byte(expanded))
+		if scalar.Equal(edwards25519.NewScalar()) == 1 {
+			err = errors.New("the scalar is zero, so there is no secret in it")
+			return
+		}
+		if [32]byte(expanded[32:]) == ([32]byte{}) {
+			err = errNoPrefix
 			return
 		}
 		kept := [ExpandedKeySize]byte(expanded)
@@ -74,6 +75,24 @@ func NewIdentityKey(expanded []byte) (k *IdentityKey, err error) {
 		return nil, fmt.Errorf("reading identity key: %w", err)
 	}
 	return k, nil
+}
+
+// errNoPrefix is about a key whose nonces everybody can compute.
+var errNoPrefix = errors.New("the second half of the key, which keeps the nonces of its signatures secret, is zeros: " +
+	"whoever sees one signature has the key; any 32 random bytes in their place leave the address as it is, if nothing was signed yet")
+
+// scalarOf reads the scalar of an expanded key: 256 bits, little-endian, modulo
+// the order of the group, as tor computes with it. That is right for every
+// scalar, since the base point is of that order: the public half has no part
+// of low order, whatever the lowest bits, and signatures and blinded keys
+// depend on nothing but the residue. Keys that are made from a seed are
+// clamped; those of tools that look for an address by adding to a scalar, or
+// that write it reduced, are not.
+func scalarOf(bits [32]byte) *edwards25519.Scalar {
+	var wide [64]byte
+	copy(wide[:], bits[:])
+	defer clear(wide[:])
+	return uniformScalar(wide[:])
 }
 
 // IdentityKeyFromSeed expands an RFC 8032 seed of 32 bytes, the form of PKCS #8.
@@ -118,14 +137,9 @@ func (k *IdentityKey) Wipe() { k.secret.wipe() }
 // one by the other, for the public key is part of what is hashed.
 func (k *IdentityKey) Sign(message []byte) (signature []byte, err error) {
 	k.secret.use(func(expanded *[ExpandedKeySize]byte) {
-		secret := signingSecret{prefix: [32]byte(expanded[32:])}
-		if _, err = secret.scalar.SetBytesWithClamping(expanded[:32]); err == nil {
-			signature = secret.sign([32]byte(k.public), message, message)
-		}
+		secret := signingSecret{scalar: *scalarOf([32]byte(expanded[:32])), prefix: [32]byte(expanded[32:])}
+		signature = secret.sign([32]byte(k.public), message, message)
 	})
-	if err != nil {
-		return nil, fmt.Errorf("signing with the identity key: %w", err)
-	}
 	// A signature that was computed wrongly may give the key away.
 	if !ed25519.Verify(k.public[:], message, signature) {
 		return nil, errors.New("signing with the identity key: the signature does not verify, was the key wiped?")
@@ -140,18 +154,14 @@ func (k *IdentityKey) Blind(p Period) (*BlindedKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("blinding identity key: %w", err)
 	}
-	b, err := k.blindBy(h)
-	if err != nil {
-		return nil, fmt.Errorf("blinding identity key: %w", err)
-	}
-	return b, nil
+	return k.blindBy(h), nil
 }
 
 // blindBy multiplies the secret by the blinding factor h.
-func (k *IdentityKey) blindBy(h *edwards25519.Scalar) (b *BlindedKey, err error) {
-	b = new(BlindedKey)
-	k.secret.use(func(expanded *[ExpandedKeySize]byte) { err = b.derive(expanded, h) })
-	return b, err
+func (k *IdentityKey) blindBy(h *edwards25519.Scalar) *BlindedKey {
+	b := new(BlindedKey)
+	k.secret.use(func(expanded *[ExpandedKeySize]byte) { b.derive(expanded, h) })
+	return b
 }
 
 // BlindedKey is the secret half of a BlindedPublicKey, in locked memory. It
@@ -163,11 +173,8 @@ type BlindedKey struct {
 }
 
 // derive multiplies an expanded identity key by the blinding factor h.
-func (b *BlindedKey) derive(expanded *[ExpandedKeySize]byte, h *edwards25519.Scalar) error {
-	a, err := edwards25519.NewScalar().SetBytesWithClamping(expanded[:32])
-	if err != nil {
-		return err
-	}
+func (b *BlindedKey) derive(expanded *[ExpandedKeySize]byte, h *edwards25519.Scalar) {
+	a := scalarOf([32]byte(expanded[:32]))
 	secret := signingSecret{scalar: *a.Multiply(h, a)}
 	// The prefix keys the nonce of every signature: it must be as secret as the
 	// scalar, or one signature gives the key away.
@@ -177,7 +184,6 @@ func (b *BlindedKey) derive(expanded *[ExpandedKeySize]byte, h *edwards25519.Sca
 	copy(secret.prefix[:], prefix.Sum(nil))
 	b.public = BlindedPublicKey(new(edwards25519.Point).ScalarBaseMult(&secret.scalar).Bytes())
 	b.secret = guard(&secret)
-	return nil
 }
 
 // Public returns the public half.

@@ -46,6 +46,12 @@ const (
 	FormTor Form = "tor"
 	// FormPEM is an unencrypted PKCS #8 key in PEM, as OnionBalance writes it.
 	FormPEM Form = "pem"
+	// FormArti is Arti's ks_hs_id.ed25519_expanded_private.
+	FormArti Form = "arti"
+	// FormText is an expanded key in base64 or hexadecimal.
+	FormText Form = "text"
+	// FormSeed is a seed with its public key, 64 bytes.
+	FormSeed Form = "seed"
 	// FormSealed is a file that a token's key sealed.
 	FormSealed Form = "sealed"
 	// FormOffline is certificates prepared at a ceremony.
@@ -61,6 +67,12 @@ func (f Form) String() string {
 		return "tor's hs_ed25519_secret_key"
 	case FormPEM:
 		return "PKCS #8 in PEM, as OnionBalance writes it"
+	case FormArti:
+		return "Arti's ks_hs_id.ed25519_expanded_private"
+	case FormText:
+		return "expanded secret key, written as text"
+	case FormSeed:
+		return "seed and public key, as NaCl writes a key"
 	case FormSealed:
 		return "sealed by a token"
 	case FormOffline:
@@ -71,12 +83,12 @@ func (f Form) String() string {
 	return string(f)
 }
 
-const understood = "understood are tor's hs_ed25519_secret_key, the directory it is in, an OnionBalance PEM file, a pkcs11: URI with x-sealed, and a directory made by \"balancer ceremony request\""
+const understood = "understood are tor's hs_ed25519_secret_key, the directory it is in, an OnionBalance PEM file, Arti's ks_hs_id.ed25519_expanded_private, an expanded key in base64 or hexadecimal, a pkcs11: URI with x-sealed, and a directory made by \"balancer ceremony request\""
 
 // Open resolves a configuration's reference to a key: the path of a key file
-// or of a tor service's directory, the PKCS #11 URI (RFC 7512) of a sealed key,
-// or a directory for ceremonies. What is on disk it reads once, to check it. It
-// does not ask a token.
+// or of tor's or Arti's directory of a service, "credential:NAME" of systemd's,
+// the PKCS #11 URI (RFC 7512) of a sealed key, or a directory for ceremonies.
+// What is on disk it reads once, to check it. It does not ask a token.
 func Open(ref string) (Custodian, error) {
 	if pkcs11uri.Is(ref) {
 		uri, err := pkcs11uri.Parse(ref)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/openfile"
 )
 
 // DiskKey is the Custodian of a key in a file. It keeps the path and the
@@ -21,11 +22,16 @@ type DiskKey struct {
 
 var _ Custodian = (*DiskKey)(nil)
 
-// OpenDisk opens the key at path, a key file or a tor service's directory, and
-// checks it: its form, that nobody else can read it, and that the public key
-// and the host name beside it agree, if they are there. It changes nothing.
-func OpenDisk(path string) (*DiskKey, error) {
-	path, err := keyFile(path)
+// OpenDisk opens the key that ref means, a key file, a service's directory of
+// tor's or Arti's, or a credential of systemd's ("credential:NAME"), and checks
+// it: its form, that nobody else can read it, and that the public key and the
+// host name beside it agree, if they are there. It changes nothing.
+func OpenDisk(ref string) (*DiskKey, error) {
+	path, err := openfile.Resolve(ref)
+	if err != nil {
+		return nil, fmt.Errorf("opening key %q: %w", ref, err)
+	}
+	path, err = keyFile(path)
 	if err != nil {
 		return nil, err
 	}

@@ -2,7 +2,10 @@ package keystore
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/hex"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -22,6 +25,15 @@ func addKeySeeds(f *testing.F) {
 	for _, v := range vectors.PEMOdd {
 		f.Add([]byte(v.Bytes))
 	}
+	k := someKey(f)
+	for _, raw := range [][]byte{k.seed, k.expanded, slices.Concat(k.seed, k.public), slices.Concat(pkcs8Header, k.seed)} {
+		f.Add(raw)
+		f.Add([]byte(base64.StdEncoding.EncodeToString(raw)))
+		f.Add([]byte(controlPrefix + base64.RawURLEncoding.EncodeToString(raw)))
+		f.Add([]byte(hex.EncodeToString(raw)))
+	}
+	f.Add(opensshPEM(artiKey(artiExpanded, k.public, k.expanded)))
+	f.Add([]byte("[[service]]\nkey = \"front\"\n"))
 }
 
 // FuzzKeyFile: no file makes the parsers panic, what is taken for a key has a
@@ -30,7 +42,7 @@ func FuzzKeyFile(f *testing.F) {
 	addKeySeeds(f)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		before := bytes.Clone(raw)
-		key, form, err := parse(raw)
+		key, form, err := parse(raw, "FILE")
 		if !bytes.Equal(raw, before) {
 			t.Fatal("the input was changed")
 		}
@@ -65,7 +77,7 @@ func FuzzPEM(f *testing.F) {
 			t.Fatal(err)
 		}
 		file := slices.Concat(before, []byte("\n"), text.Bytes(), after)
-		key, err := parsePEM(file)
+		key, _, err := parsePEM(file, "FILE")
 		if err != nil || key.Address() != fresh.Address() {
 			t.Fatalf("%q: %v", file, err)
 		}
@@ -81,6 +93,40 @@ func FuzzNeighbours(f *testing.F) {
 		}
 		if address, err := parseHostname(raw); err == nil && !bytes.Contains(bytes.ToLower(raw), []byte(address.Label())) {
 			t.Fatalf("%q is read as %s", raw, address)
+		}
+	})
+}
+
+// FuzzOpenSSH: nothing makes the parser panic, and the key that it takes, and
+// its public half, stand in the file.
+func FuzzOpenSSH(f *testing.F) {
+	k := someKey(f)
+	f.Add(slices.Concat(artiKey(artiExpanded, k.public, k.expanded)...))
+	f.Add(slices.Concat(artiKey("ssh-ed25519", k.public, k.expanded)...))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		key, err := parseOpenSSH(raw, "FILE")
+		if err != nil {
+			return
+		}
+		if address := key.Address(); !bytes.Contains(raw, key.Expanded()) || bytes.Count(raw, address[:]) < 2 {
+			t.Fatalf("%x is read as the key of %s", raw, address)
+		}
+	})
+}
+
+// FuzzText: what text spells is spelled so by nothing else, but for blanks, the
+// padding, the case of hexadecimal and the alphabet of base64.
+func FuzzText(f *testing.F) {
+	addKeySeeds(f)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		decoded, _ := decodeText(text, "FILE")
+		if decoded == nil || bytes.Contains(text, []byte(controlPrefix)) {
+			return
+		}
+		packed := strings.TrimRight(strings.Join(strings.Fields(string(text)), ""), "=")
+		packed = strings.NewReplacer("-", "+", "_", "/").Replace(packed)
+		if packed != base64.RawStdEncoding.EncodeToString(decoded) && !strings.EqualFold(packed, hex.EncodeToString(decoded)) {
+			t.Fatalf("%q is read as %x", text, decoded)
 		}
 	})
 }

@@ -1,31 +1,34 @@
 package keystore
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
+	"strconv"
+	"strings"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/openfile"
-	"onionbalancer/internal/shell"
+	"onionbalancer/internal/strictmodes"
 )
 
 // maxKeyFile is far above the size of any form of key.
 const maxKeyFile = 16 << 10 // 16 KiB
 
 // keyFile returns the absolute path of the key file that path means: itself,
-// or tor's file in it.
+// or tor's or Arti's file in it.
 func keyFile(path string) (string, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return "", fmt.Errorf("opening key %q: %w", path, err)
 	}
 	info, err := os.Stat(abs)
+	if errors.Is(err, os.ErrPermission) {
+		return "", fmt.Errorf("opening key %q: %w: %w", abs, errors.Unwrap(err), strictmodes.Current().Denied(abs))
+	}
 	if err != nil {
 		return "", fmt.Errorf("opening key: %w", err)
 	}
@@ -35,11 +38,40 @@ func keyFile(path string) (string, error) {
 		}
 		return abs, nil
 	}
-	inside := filepath.Join(abs, torSecretFile)
-	if _, err := os.Stat(inside); errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("opening key %q: there is no %s in this directory; name the key file itself", abs, torSecretFile)
+	inside, arti := filepath.Join(abs, torSecretFile), filepath.Join(abs, artiSecretFile)
+	_, noTor := os.Stat(inside)
+	_, noArti := os.Stat(arti)
+	switch {
+	case noTor == nil && noArti == nil:
+		return "", fmt.Errorf("opening key %q: there are two keys in this directory, %s and %s: name the file that is meant", abs, torSecretFile, artiSecretFile)
+	case noArti == nil:
+		return arti, nil
+	case errors.Is(noTor, os.ErrNotExist):
+		return "", fmt.Errorf("opening key %q: there is no %s in this directory; name the key file itself%s", abs, torSecretFile, keysIn(abs))
 	}
 	return inside, nil
+}
+
+// maxLook is in how many files of a directory keysIn looks for keys.
+const maxLook = 64
+
+// keysIn lists the files of a directory that hold keys, for a message.
+func keysIn(dir string) string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ""
+	}
+	var keys []string
+	for _, entry := range entries[:min(len(entries), maxLook)] {
+		path := filepath.Join(dir, entry.Name())
+		if IsSealed(path) || withIdentity(path, func(*descriptor.IdentityKey, Form) error { return nil }) == nil {
+			keys = append(keys, strconv.Quote(entry.Name()))
+		}
+	}
+	if len(keys) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(keys, " or ")
 }
 
 // withIdentity reads the key file at path, hands the key to use, and wipes it.
@@ -57,75 +89,40 @@ func withIdentity(path string, use func(*descriptor.IdentityKey, Form) error) er
 }
 
 // readIdentity reads the key file at path. The caller wipes the key.
-func readIdentity(path string) (*descriptor.IdentityKey, Form, error) {
-	raw, err := readSecret(path)
+func readIdentity(path string) (key *descriptor.IdentityKey, form Form, err error) {
+	raw, exposed, err := readSecret(path)
 	if err != nil {
 		return nil, "", fmt.Errorf("opening key %q: %w", path, err)
 	}
 	defer raw.Wipe()
-	var key *descriptor.IdentityKey
-	var form Form
-	locked.Do(func() { key, form, err = parse(raw.Bytes()) })
+	locked.Do(func() { key, form, err = parse(raw.Bytes(), path) })
+	// A file that is no key needs no other mode, but another name in the
+	// configuration.
+	if err == nil && exposed != nil {
+		key.Wipe()
+		err = exposed
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("opening key %q: %w", path, err)
 	}
 	return key, form, nil
 }
 
-// parse tells the form of a key file by its first bytes.
-func parse(raw []byte) (*descriptor.IdentityKey, Form, error) {
-	switch {
-	case len(raw) == 0:
-		return nil, "", errors.New("the file is empty")
-	case bytes.HasPrefix(raw, []byte(torPublicTag)):
-		return nil, "", fmt.Errorf("this is the public half of a key; the secret half is in %s", torSecretFile)
-	case bytes.HasPrefix(raw, []byte(torFamily)):
-		key, err := parseTor(raw)
-		return key, FormTor, err
-	case bytes.Contains(raw, []byte(pemBegin)):
-		key, err := parsePEM(raw)
-		return key, FormPEM, err
-	case isHostname(raw):
-		return nil, "", fmt.Errorf("this is an onion address, not a key; the key is in %s beside it", torSecretFile)
-	}
-	return nil, "", errors.New("no form of key that is known; " + understood)
-}
-
-// readSecret reads a file that only its owner can read, into locked memory. The
-// caller wipes the bytes.
-func readSecret(path string) (*locked.Buffer, error) {
+// readSecret reads a key file into locked memory. The caller wipes the bytes.
+// exposed is why others than this program's user can use the file, if they can.
+func readSecret(path string) (raw *locked.Buffer, exposed, err error) {
 	f, info, err := openfile.Secret(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
-	if err := checkPrivate(path, info, os.Geteuid()); err != nil {
-		return nil, err
-	}
 	if info.Size() > maxKeyFile {
-		return nil, fmt.Errorf("%d bytes are too many for a key, is it the right file?", info.Size())
+		return nil, nil, fmt.Errorf("%d bytes are too many for a key, is it the right file?", info.Size())
 	}
-	raw := locked.New(int(info.Size()))
+	raw = locked.New(int(info.Size()))
 	if _, err := io.ReadFull(f, raw.Bytes()); err != nil {
 		raw.Wipe()
-		return nil, err
+		return nil, nil, err
 	}
-	return raw, nil
-}
-
-// checkPrivate refuses a file that someone else than user me can read or owns.
-// Root may own any file and read anybody's, a tor's for one.
-func checkPrivate(path string, info os.FileInfo, me int) error {
-	if others := info.Mode().Perm() & 0o077; others != 0 {
-		return fmt.Errorf("others than its owner can use the file (mode %04o): run: chmod 600 %s", info.Mode().Perm(), shell.Quote(path))
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return nil
-	}
-	if me != 0 && stat.Uid != 0 && int(stat.Uid) != me {
-		return fmt.Errorf("the file belongs to user %d, who can read and replace it, and this program runs as user %d: run as root: chown %d %s",
-			stat.Uid, me, me, shell.Quote(path))
-	}
-	return nil
+	return raw, strictmodes.Current().Secret(path, f), nil
 }

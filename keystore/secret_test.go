@@ -32,11 +32,11 @@ func TestSecretsDoNotShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := readSecret(key.path)
+	raw, _, err := readSecret(key.path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	identity, err := parseTor(raw.Bytes())
+	identity, err := parseTor(raw.Bytes(), "FILE")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/durable"
 	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/strictmodes"
 	"onionbalancer/keystore/token"
 )
 
@@ -56,10 +57,10 @@ const saltSize = 32
 // readSalt reads the salt of dir; fs.ErrNotExist is wrapped if there is none.
 func readSalt(dir string) ([]byte, error) {
 	path := filepath.Join(dir, SaltFile)
-	f, info, err := openfile.Secret(path)
+	f, _, err := openfile.Secret(path)
 	if err == nil {
 		defer f.Close()
-		err = checkPrivate(path, info, os.Geteuid())
+		err = strictmodes.Current().Secret(path, f)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening %s: %w", path, err)

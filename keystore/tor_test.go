@@ -2,10 +2,12 @@ package keystore
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -84,5 +86,23 @@ func TestOpenTorsKeys(t *testing.T) {
 	}
 	if hostname := readDir(t, dir)[torHostnameFile]; key.Address().String() != strings.TrimSpace(hostname) {
 		t.Errorf("address %s, tor says %s", key.Address(), hostname)
+	}
+}
+
+// TestTorTakesAnyScalar: tor makes the host name that we read out of a key whose
+// scalar is not clamped.
+func TestTorTakesAnyScalar(t *testing.T) {
+	k := someKey(t)
+	for name, scalar := range map[string][]byte{"reduced": reduce(t, k.expanded[:32]), "all bits": bytes.Repeat([]byte{0xff}, 32)} {
+		dir := writeDir(t, map[string][]byte{torSecretFile: slices.Concat(torHeader(torSecretTag), scalar, k.expanded[32:])})
+		runTor(t, dir)
+		key, err := Open(dir) // which compares it with tor's public key and host name
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if hostname := readDir(t, dir)[torHostnameFile]; key.Address().String() != strings.TrimSpace(hostname) {
+			t.Errorf("%s: address %s, tor says %s", name, key.Address(), hostname)
+		}
 	}
 }

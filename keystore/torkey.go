@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -38,26 +39,28 @@ func torHeader(tag string) []byte {
 
 // parseTor reads the content of hs_ed25519_secret_key: the header and an
 // expanded secret key. It is as strict as tor, which puts a new key in the
-// place of a file that it cannot read, and stricter about scalars that no
-// Ed25519 key has.
-func parseTor(raw []byte) (*descriptor.IdentityKey, error) {
-	const want = torTagSize + descriptor.ExpandedKeySize
+// place of a file that it cannot read. file is its quoted path.
+func parseTor(raw []byte, file string) (*descriptor.IdentityKey, error) {
 	if len(raw) < torTagSize || !bytes.Equal(raw[:torTagSize], torHeader(torSecretTag)) {
 		return nil, fmt.Errorf("the header is %q, want %q: not the secret key of an onion service",
 			printable(raw[:min(len(raw), torTagSize)]), torSecretTag)
 	}
-	if len(raw) != want {
-		return nil, fmt.Errorf("%d bytes, want %d: the file is damaged, restore it from a backup (and keep tor from it, which would overwrite it)", len(raw), want)
+	key := raw[torTagSize:]
+	const keepTor = "and keep tor from the file, which would overwrite it"
+	switch more := len(key) - descriptor.ExpandedKeySize; {
+	case more == 0:
+		return descriptor.NewIdentityKey(key)
+	case len(key) == ed25519.SeedSize:
+		return nil, fmt.Errorf("behind tor's header, want %d bytes, and there are %w", descriptor.ExpandedKeySize, ambiguous(key, "tail -c 32 "+file))
+	case more > 0 && len(bytes.TrimSpace(key[descriptor.ExpandedKeySize:])) == 0:
+		return nil, fmt.Errorf("%d bytes, want %d: an editor added a line end; run: (umask 077; head -c %[2]d %s > NEWFILE); %s",
+			len(raw), torTagSize+descriptor.ExpandedKeySize, file, keepTor)
+	case more > 0:
+		return nil, fmt.Errorf("%d bytes, want %d: something was added or changed, as by copying it as text; copy it again as it is, %s",
+			len(raw), torTagSize+descriptor.ExpandedKeySize, keepTor)
 	}
-	key, err := descriptor.NewIdentityKey(raw[torTagSize:])
-	if err != nil {
-		return nil, err
-	}
-	if err := key.Address().Validate(); err != nil {
-		key.Wipe()
-		return nil, fmt.Errorf("the key's public half is %w", err)
-	}
-	return key, nil
+	return nil, fmt.Errorf("%d bytes, want %d: the file is cut short; copy it again, or take the backup, %s",
+		len(raw), torTagSize+descriptor.ExpandedKeySize, keepTor)
 }
 
 // printable cuts NULs off, and everything that is no tag.
@@ -75,6 +78,9 @@ func checkNeighbours(path string, address descriptor.Address) error {
 	dir, name := filepath.Split(path)
 	if named, err := descriptor.ParseAddress(strings.TrimSuffix(name, filepath.Ext(name))); err == nil && named != address {
 		return fmt.Errorf("the file is named after %s, and the key in it is that of %s", named.Short(), address.Short())
+	}
+	if strings.HasPrefix(name, artiBlindedPrefix) {
+		return fmt.Errorf("this is a blinded key of Arti's, which stands for a service in one period; the service's own is %s", artiSecretFile)
 	}
 	if name != torSecretFile {
 		return nil

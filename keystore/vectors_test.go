@@ -122,16 +122,11 @@ func TestTorKeyFiles(t *testing.T) {
 				t.Errorf("%s: %s, form %s at %s", v.Name, key.Address(), key.Form(), key.Path())
 			}
 		}
-		key, err := parseTor(v.Secret)
+		key, err := parseTor(v.Secret, "FILE")
 		if err != nil || !bytes.Equal(key.Expanded(), v.Expanded) {
 			t.Errorf("%s: other secret than stated, or %v", v.Name, err)
 		}
 	}
-}
-
-// stricter are the key files that tor takes and we do not, with the reason.
-var stricter = map[string]string{
-	"secret-unclamped": "not clamped", // no Ed25519 implementation makes such a key
 }
 
 // TestTorKeyFileVerdicts: what tor refuses, we refuse; where tor puts a new key
@@ -145,16 +140,13 @@ func TestTorKeyFileVerdicts(t *testing.T) {
 		dir := writeDir(t, map[string][]byte{torSecretFile: v.SecretFile, torPublicFile: v.PublicFile})
 		before := readDir(t, dir)
 		key, err := OpenDisk(dir)
-		why, exception := stricter[v.Name]
-		switch accept := v.TorAccepts && v.SecretAfter == nil && !exception; {
+		switch accept := v.TorAccepts && v.SecretAfter == nil; {
 		case accept && err != nil:
 			t.Errorf("%s: %v", v.Name, err)
 		case accept && key.Address().String() != v.OnionAddress:
 			t.Errorf("%s: address %s, want %s", v.Name, key.Address(), v.OnionAddress)
 		case !accept && err == nil:
 			t.Errorf("%s: accepted", v.Name)
-		case exception:
-			wantError(t, v.Name, err, why)
 		}
 		after := readDir(t, dir)
 		if len(after) != len(before) || after[torSecretFile] != before[torSecretFile] || after[torPublicFile] != before[torPublicFile] {
@@ -178,7 +170,7 @@ func TestOnionBalancePEM(t *testing.T) {
 		if key.Address().String() != v.OnionAddress || key.Form() != FormPEM {
 			t.Errorf("address %s of form %s, want %s", key.Address(), key.Form(), v.OnionAddress)
 		}
-		identity, err := parsePEM([]byte(v.PEM))
+		identity, _, err := parsePEM([]byte(v.PEM), "FILE")
 		if err != nil || !bytes.Equal(identity.Expanded(), v.Expanded) {
 			t.Errorf("%s: other secret than stated, or %v", v.OnionAddress, err)
 		}
@@ -194,7 +186,7 @@ func TestOddPEM(t *testing.T) {
 		t.Fatalf("only %d vectors", len(vectors))
 	}
 	for _, v := range vectors {
-		key, _, err := parse(v.Bytes)
+		key, _, err := parse(v.Bytes, "FILE")
 		if accept := v.Verdict == "_Ed25519PrivateKey"; accept != (err == nil) || accept && key == nil {
 			t.Errorf("%s: accepted %v, want %v: %v", v.Name, err == nil, accept, err)
 		}

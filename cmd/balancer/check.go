@@ -77,7 +77,7 @@ func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Findi
 		for _, fault := range config.Each(err) {
 			f := daemon.Finding{What: "configuration", Level: daemon.LevelFailed, Detail: fault.Error()}
 			if bad := (*config.Error)(nil); errors.As(fault, &bad) && bad.Instead != "" {
-				f.Mend = "put this into a file of its own:\n\n" + bad.Instead
+				f.Mend, f.Instead = "put this into a file of its own:", bad.Instead
 			}
 			count(f)
 		}
@@ -104,5 +104,8 @@ func printFinding(cmd *cobra.Command, f daemon.Finding) {
 	fmt.Fprintf(out, "%-8s %s: %s\n", f.Level, oneLine(f.What), oneLine(f.Detail))
 	if f.Mend != "" {
 		fmt.Fprintf(out, "%-8s -> %s\n", "", oneLine(f.Mend))
+	}
+	if f.Instead != "" {
+		fmt.Fprintf(out, "\n%s", f.Instead)
 	}
 }

@@ -20,8 +20,8 @@ func newKeyShowCommand() *cobra.Command {
 		Long: `Checks a key as "balancer run" would, and prints its onion address, its public half
 and its form. The secret half is never printed. Nothing is changed.
 
-PATH is a key file, a tor HiddenServiceDir, a directory of ceremonies, or a sealed
-key's file. URI is the "pkcs11:" URI of a sealed key. Of a sealed key, the file alone
+PATH is a key file of any form that the configuration takes, the directory of a service
+of tor's or Arti's, a directory of ceremonies, or a sealed key's file. URI is the "pkcs11:" URI of a sealed key. Of a sealed key, the file alone
 is looked at, and what it says: its token is left alone, and may be in a safe.
 
 With --verify, the token unseals the key and certifies with it for a trial, which is

@@ -51,7 +51,8 @@ type Tor struct {
 	CookieFile string
 
 	// PasswordFile holds the control port's password, for a torrc with
-	// HashedControlPassword. Default: authenticate by cookie.
+	// HashedControlPassword; a path or "credential:NAME". Default: authenticate by
+	// cookie.
 	PasswordFile string
 
 	// Binary is the program to start as a tor of our own. Default: tor in PATH.
@@ -88,8 +89,9 @@ const (
 // Service is one [[service]].
 type Service struct {
 	// Key is the service's identity key, required: tor's hs_ed25519_secret_key,
-	// the directory it is in, a PEM file of OnionBalance, the directory of an
-	// offline ceremony, or a PKCS #11 URI ("pkcs11:…") that names the key on a
+	// the directory it is in, a PEM file of OnionBalance, Arti's key file or
+	// directory, a credential of systemd's ("credential:NAME"), the directory of
+	// an offline ceremony, or a PKCS #11 URI ("pkcs11:…") that names the key on a
 	// token which opens a sealed file, and the file (x-sealed).
 	Key string
 
@@ -132,7 +134,7 @@ type Instance struct {
 	// strategy "weighted".
 	Weight float64
 
-	// ClientKey is the path of a tor .auth_private file, for an instance that
-	// requires client authorization. Default: none.
+	// ClientKey is the path of a tor .auth_private file, or "credential:NAME", for
+	// an instance that requires client authorization. Default: none.
 	ClientKey string
 }

@@ -9,8 +9,8 @@ import (
 	"onionbalancer/keystore/pkcs11uri"
 )
 
-// readKey reads the reference to a key: the path of a file or a directory, or a
-// PKCS #11 URI.
+// readKey reads the reference to a key: the path of a file or a directory, a
+// credential of systemd's, or a PKCS #11 URI.
 func readKey(t *table) string {
 	s, there := get[string](t, "key", "the path of a key file, as a string")
 	switch {
@@ -24,10 +24,7 @@ func readKey(t *table) string {
 	case pkcs11uri.Is(s):
 		return readURI(t, "key", s).String()
 	default:
-		if problem := pathProblem(s); problem != nil {
-			t.bad.add(t.at("key"), "%w", problem)
-		}
-		return t.absolute(s)
+		return t.secret("key")
 	}
 	return ""
 }

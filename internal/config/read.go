@@ -45,7 +45,7 @@ func readTor(t *table) Tor {
 		Control:       t.text("control"),
 		ControlRemote: t.boolean("control_remote"),
 		CookieFile:    t.file("cookie_file"),
-		PasswordFile:  t.file("password_file"),
+		PasswordFile:  t.secret("password_file"),
 		Binary:        t.text("binary"),
 		Torrc:         t.file("torrc"),
 	}
@@ -124,7 +124,7 @@ func readInstance(t *table) Instance {
 	i := Instance{
 		Name:      t.text("name"),
 		Weight:    t.number("weight", 1),
-		ClientKey: t.file("client_key"),
+		ClientKey: t.secret("client_key"),
 	}
 	if err := checkName(i.Name); err != nil {
 		t.bad.add(t.at("name"), "%w", err)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"onionbalancer/internal/openfile"
 )
 
 // table reads the keys of one TOML table and remembers which it was asked for,
@@ -81,6 +83,21 @@ func (t *table) file(key string) string {
 		return ""
 	}
 	return t.absolute(s)
+}
+
+// secret is file for a secret, which may also be a credential of systemd's:
+// "credential:NAME", for whoever opens it to resolve.
+func (t *table) secret(key string) string {
+	s, _ := t.values[key].(string)
+	is, err := openfile.IsCredential(s)
+	if !is {
+		return t.file(key)
+	}
+	t.known = append(t.known, key)
+	if err != nil {
+		t.bad.add(t.at(key), "%w", err)
+	}
+	return s
 }
 
 func (t *table) absolute(path string) string {

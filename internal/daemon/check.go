@@ -43,6 +43,9 @@ type Finding struct {
 	Level  Level  `json:"level"`
 	Detail string `json:"detail"`
 	Mend   string `json:"mend,omitempty"` // what to do about it
+
+	// Instead is a file in the place of the one at fault, ready to be pasted.
+	Instead string `json:"instead,omitempty"`
 }
 
 // checkFetch is how long Check waits for the instances, all together.
@@ -69,6 +72,7 @@ type checkedService struct {
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
 	c.checkBuild(locked.Erases)
+	c.checkModes()
 	c.checkState()
 	for _, linked := range c.cfg.Linked() {
 		c.warn("configuration", "", "%s", linked)

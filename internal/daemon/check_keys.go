@@ -22,11 +22,12 @@ const checkKeysPatience = 90 * time.Second
 // checkKeys opens every service, and tries its keys.
 func (c *checker) checkKeys(ctx context.Context) {
 	var addresses []descriptor.Address
+	user := intendedUser(c.cfg)
 	for n, s := range c.cfg.Services {
-		built, err := build(c.cfg, s)
+		built, err := buildStrictly(c.cfg, s, user, c.log)
 		what := "key " + keyName(n, s)
 		if err != nil {
-			c.fail(what, "the message says what is wrong; \"balancer key show\" tries a key by itself", err)
+			c.fail(what, "", err)
 			continue
 		}
 		address := built.Custodian.Address()

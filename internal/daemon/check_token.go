@@ -100,11 +100,12 @@ func trial(ctx context.Context, tok *token.Token) (took time.Duration, shown boo
 	return took, key.Shown, err
 }
 
-// mendToken says what to do about an error of a token.
+// mendToken says what to do about an error of a token, where the error itself
+// does not.
 func mendToken(err error) string {
 	var of *token.Error
 	if !errors.As(err, &of) {
-		return "the message says what is wrong"
+		return ""
 	}
 	switch of.Code {
 	case token.CodeAbsent:
@@ -120,5 +121,5 @@ func mendToken(err error) string {
 	case token.CodeCrashed:
 		return "the module crashed or hung: try again, and see the vendor's release notes"
 	}
-	return "the message says what is wrong"
+	return ""
 }

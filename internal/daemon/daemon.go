@@ -79,7 +79,13 @@ func (r *running) stop() {
 // New opens the keys that cfg names and prepares everything, without touching
 // the network. A service that cannot be opened is reported and left out; only
 // when none can be is that an error.
+//
+// What decides about code and can be changed by others than root and this user
+// is an error, and what decides about a service's keys is one of the service.
 func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) {
+	if err := refuseWritable(cfg, log); err != nil {
+		return nil, err
+	}
 	services, trouble := buildAll(cfg, log)
 	if len(services) == 0 {
 		return nil, fmt.Errorf("opening the services: %w", cmp.Or(trouble, errNoServices))

@@ -24,6 +24,9 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 }
 
 func (d *Daemon) reload(cfg *config.Config) error {
+	if err := refuseWritable(cfg, d.log); err != nil {
+		return fmt.Errorf("reloading: %w", err)
+	}
 	services, err := buildAll(cfg, d.log)
 	if err != nil {
 		release(slices.Collect(maps.Values(services)), d.log)

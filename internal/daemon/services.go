@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"sync"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/strictmodes"
 	"onionbalancer/selection"
 )
 
@@ -61,33 +62,39 @@ func automaticInterval(cfg *config.Config) time.Duration {
 	return max(fetchShortest, time.Duration(total)*fetchRate)
 }
 
-// clientKey reads tor's .auth_private file; no path gives no key.
-func clientKey(path string) (*descriptor.ClientKey, error) {
-	if path == "" {
+// clientKey reads tor's .auth_private file at a path or in a credential of
+// systemd's; no reference gives no key.
+func clientKey(ref string) (*descriptor.ClientKey, error) {
+	if ref == "" {
 		return nil, nil
 	}
-	f, err := os.Open(path)
+	key, err := readClientKey(ref)
 	if err != nil {
-		return nil, fmt.Errorf("opening the client-authorization key: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("opening the client-authorization key: %w", err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("the client-authorization key %s can be read by others: chmod 600 %s", path, path)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, maxClientKeyFile))
-	if err != nil {
-		return nil, fmt.Errorf("reading the client-authorization key: %w", err)
-	}
-	defer clear(text)
-	key, err := descriptor.ParseClientKey(text)
-	if err != nil {
-		return nil, fmt.Errorf("reading the client-authorization key %s: %w", path, err)
+		return nil, fmt.Errorf("opening the client-authorization key %q: %w", ref, err)
 	}
 	return key, nil
+}
+
+func readClientKey(ref string) (*descriptor.ClientKey, error) {
+	path, err := openfile.Resolve(ref)
+	if err != nil {
+		return nil, err
+	}
+	f, _, err := openfile.Secret(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxClientKeyFile))
+	defer clear(text)
+	if err != nil {
+		return nil, err
+	}
+	key, err := descriptor.ParseClientKey(text)
+	if err != nil {
+		return nil, err // another file needs no other mode
+	}
+	return key, strictmodes.Current().Secret(path, f)
 }
 
 // buildAll opens every service of the file. The error joins what is wrong with
@@ -98,7 +105,7 @@ func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]bala
 	var errs []error
 	var all []balance.Config
 	for n, s := range cfg.Services {
-		built, err := build(cfg, s)
+		built, err := buildStrictly(cfg, s, strictmodes.Current(), log)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("service %d (key %s): %w", n+1, s.Key, err))
 			continue

@@ -34,6 +34,10 @@ type link struct {
 // openTor prepares the connection that cfg asks for. Without a control port in
 // cfg it starts a tor, which close ends.
 func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*link, error) {
+	cfg, err := withSecrets(cfg)
+	if err != nil {
+		return nil, err
+	}
 	if !cfg.Tor.Own() {
 		client := control.New(control.Config{
 			Dial:         control.DialTarget(cfg.Tor.Control),

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"onionbalancer/internal/openfile"
-	"onionbalancer/internal/shell"
+	"onionbalancer/internal/strictmodes"
 )
 
 // header begins every document.
@@ -146,7 +146,7 @@ func readFile(path string) ([]byte, os.FileInfo, error) {
 func openFile(path string) (*os.File, os.FileInfo, error) {
 	f, info, err := openfile.Regular(path)
 	if errors.Is(err, fs.ErrPermission) {
-		return nil, nil, fmt.Errorf("%w; this program runs as user %d: run as root: chown %d %s", err, os.Geteuid(), os.Geteuid(), shell.Quote(path))
+		return nil, nil, fmt.Errorf("%w: %w", err, strictmodes.Current().Denied(path))
 	}
 	if err != nil {
 		return nil, nil, err

@@ -221,7 +221,7 @@ func TestOpenRefuses(t *testing.T) {
 		harm func(m *manager, keys, bundle string) error
 		want string
 	}{
-		"readable by others": {func(_ *manager, keys, _ string) error { return os.Chmod(keys, 0o640) }, "chmod 600"},
+		"readable by others": {func(_ *manager, keys, _ string) error { return os.Chmod(keys, 0o644) }, "chmod 600"},
 		"no keys":            {func(_ *manager, keys, _ string) error { return os.Remove(keys) }, "no such file"},
 		"a pipe for a file":  {func(_ *manager, keys, _ string) error { return errors.Join(os.Remove(keys), os.Mkdir(keys, 0o700)) }, "not a regular file"},
 		"an empty file":      {func(_ *manager, keys, _ string) error { return os.WriteFile(keys, nil, 0o600) }, "empty"},

@@ -13,6 +13,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/strictmodes"
 )
 
 // The files of a manager's directory for one address. Each is replaced as a
@@ -109,8 +110,8 @@ func (c *contents) loadKeys(path string) error {
 		return err
 	}
 	defer f.Close()
-	if err := checkPrivate(path, info, os.Geteuid()); err != nil {
-		return err
+	if err := strictmodes.Current().Secret(path, f); err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
 	}
 	raw := locked.New(int(info.Size()))
 	defer raw.Wipe()

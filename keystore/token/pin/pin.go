@@ -28,7 +28,7 @@ func (s Source) Read(ctx context.Context, name string) (*locked.Buffer, error) {
 	case kindFile:
 		pin, err = readFile(s.value)
 	case kindCredential:
-		pin, err = readCredential(s.value)
+		pin, err = readCredential(s.String())
 	case kindDescriptor:
 		pin, err = once(ctx, s.String(), func() (*locked.Buffer, error) { return readDescriptor(ctx, s.value) })
 	case kindPrompt:

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"onionbalancer/internal/openfile"
 )
 
 // Source is where a PIN comes from. It is comparable and holds no PIN; the zero
@@ -68,8 +70,8 @@ func parse(s string) (Source, error) {
 		}
 		return file(rest)
 	case "credential":
-		if rest == "" || rest == "." || rest == ".." || strings.Contains(rest, "/") {
-			return Source{}, errors.New("a credential's name is not empty and has no slash")
+		if _, err := openfile.IsCredential(s); err != nil {
+			return Source{}, err
 		}
 		return Source{kindCredential, rest}, nil
 	case "fd":

@@ -1,0 +1,171 @@
+package daemon
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/strictmodes"
+	"onionbalancer/keystore"
+	"onionbalancer/keystore/offline"
+)
+
+// decisive is a file or directory that decides about code or keys, and what
+// messages call it.
+type decisive struct{ what, path string }
+
+// check reports whether someone else than root and user can change it.
+func (d decisive) check(user strictmodes.User) error {
+	path, err := openfile.Resolve(d.path)
+	if err == nil {
+		err = user.Check(path)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", d.what, err)
+	}
+	return nil
+}
+
+// decidesCode lists what decides which programs run, and with which options.
+func decidesCode(cfg *config.Config) []decisive {
+	list := []decisive{{"configuration", cfg.File}, {"state_dir", cfg.StateDir}}
+	if !cfg.Tor.Own() {
+		return list
+	}
+	if cfg.Tor.Torrc != "" {
+		list = append(list, decisive{"tor.torrc", cfg.Tor.Torrc})
+	}
+	// A program that is not there is for whoever starts it to tell.
+	if path, err := exec.LookPath(cmp.Or(cfg.Tor.Binary, "tor")); err == nil {
+		list = append(list, decisive{"tor.binary", path})
+	}
+	return list
+}
+
+// refuseWritable reports what of cfg decides about code and can be changed by others
+// than root and this user.
+func refuseWritable(cfg *config.Config, log *slog.Logger) error {
+	user := strictmodes.Current()
+	if err := checkPassword(user, cfg); err != nil {
+		log.Warn("others can change the control port's password", "error", err)
+	}
+	if err := checkAll(user, decidesCode(cfg)); err != nil {
+		return fmt.Errorf("looking at who can change what balancer runs: %w", err)
+	}
+	return nil
+}
+
+// buildStrictly is build, for keys and modules that nobody but root and user can
+// change.
+func buildStrictly(cfg *config.Config, s config.Service, user strictmodes.User, log *slog.Logger) (balance.Config, error) {
+	if err := checkService(user, s); err != nil {
+		return balance.Config{}, err
+	}
+	built, err := build(cfg, s)
+	if err != nil {
+		return built, err
+	}
+	if err := checkCustodian(user, built.Custodian); err != nil {
+		release([]balance.Config{built}, log)
+		return balance.Config{}, err
+	}
+	return built, nil
+}
+
+// checkPassword reports whether others can change the control port's password.
+// Who can has us fail, and no more.
+func checkPassword(user strictmodes.User, cfg *config.Config) error {
+	if cfg.Tor.PasswordFile == "" {
+		return nil
+	}
+	return decisive{"tor.password_file", cfg.Tor.PasswordFile}.check(user)
+}
+
+func checkAll(user strictmodes.User, list []decisive) error {
+	var errs []error
+	for _, d := range list {
+		errs = append(errs, d.check(user))
+	}
+	return errors.Join(errs...)
+}
+
+// checkService reports what of a service's tokens, whose modules are code, and
+// of its instances' keys can be changed by others. Of the service's own key,
+// checkCustodian does.
+func checkService(user strictmodes.User, s config.Service) error {
+	var list []decisive
+	for _, d := range []decisive{{"key", s.Key}, {"signing", s.Signing}} {
+		uri := uriOf(d.path)
+		if uri == nil {
+			continue
+		}
+		list = append(list, decisive{d.what + ": module-path", uri.ModulePath})
+		if uri.Sealed != "" {
+			list = append(list, decisive{d.what + ": x-sealed", uri.Sealed})
+		}
+		if pin, ok := strings.CutPrefix(uri.PINSource, "file:"); ok {
+			list = append(list, decisive{d.what + ": pin-source", pin})
+		}
+	}
+	for _, i := range s.Instances {
+		if i.ClientKey != "" {
+			list = append(list, decisive{fmt.Sprintf("client_key of %q", i.Name), i.ClientKey})
+		}
+	}
+	return checkAll(user, list)
+}
+
+// checkCustodian reports whether others can change the file that a custodian
+// reads, but for a token's.
+func checkCustodian(user strictmodes.User, custodian balance.Custodian) error {
+	switch custodian := custodian.(type) {
+	case *keystore.DiskKey:
+		return decisive{"key", custodian.Path()}.check(user)
+	case keystore.OfflineKey:
+		return decisive{"key", filepath.Join(custodian.Dir(), offline.KeysFile)}.check(user)
+	}
+	return nil
+}
+
+// withSecrets is cfg with the paths of credentials of systemd's resolved.
+func withSecrets(cfg *config.Config) (*config.Config, error) {
+	path, err := openfile.Resolve(cfg.Tor.PasswordFile)
+	if err != nil {
+		return nil, fmt.Errorf("opening password_file: %w", err)
+	}
+	resolved := *cfg
+	resolved.Tor.PasswordFile = path
+	return &resolved, nil
+}
+
+// intendedUser is whom the files of cfg are judged for: this process's user, or
+// the one whose state_dir it is when root looks at what another user will run.
+func intendedUser(cfg *config.Config) strictmodes.User {
+	if os.Geteuid() == 0 {
+		if owner, err := strictmodes.Owner(cfg.StateDir); err == nil {
+			return owner
+		}
+	}
+	return strictmodes.Current()
+}
+
+// checkModes looks at who can change what decides about code.
+func (c *checker) checkModes() {
+	user := intendedUser(c.cfg)
+	for _, d := range decidesCode(c.cfg) {
+		if err := d.check(user); err != nil {
+			c.fail("permissions", "", err)
+		}
+	}
+	if err := checkPassword(user, c.cfg); err != nil {
+		c.warn("permissions", "", "%v", err)
+	}
+}

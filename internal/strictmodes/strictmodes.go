@@ -1,0 +1,155 @@
+// Package strictmodes looks at who besides root and one user can change what
+// decides about code and keys, or read a secret. It is what ssh does under its
+// option of this name, with two differences: it sees access lists, and a group
+// in which nobody else is counts as the user.
+package strictmodes
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"onionbalancer/internal/shell"
+)
+
+// User is who may own files and directories besides root.
+type User struct {
+	UID    int
+	Groups []int // numbers of the groups that the user's process is in
+
+	passwd, group string // files of accounts
+}
+
+// Current returns the user of this process.
+func Current() User {
+	groups, err := os.Getgroups()
+	if err != nil {
+		groups = nil // there are none to trust then
+	}
+	return User{UID: os.Geteuid(), Groups: append(groups, os.Getegid()), passwd: "/etc/passwd", group: "/etc/group"}
+}
+
+// Owner returns the user that owns path, for root who looks at what another
+// user will run. It is in no group but those of which nobody else is.
+func Owner(path string) (User, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return User{}, err
+	}
+	u := Current()
+	if owner := ownerOf(info); owner != u.UID {
+		u.UID, u.Groups = owner, nil
+	}
+	return u, nil
+}
+
+// maxLinks is how many symbolic links Linux follows in one path.
+const maxLinks = 40
+
+// Check reports whether someone else than root and u can change the file or
+// directory at path, or put another in its place: by owning it or being allowed
+// to write to it, to a directory above it, or to what a symbolic link on the way
+// leads through. In a directory with the sticky bit, such as /tmp, everybody
+// changes only what is their own. The error names the part of the path and the
+// command that mends it. What is not there cannot be changed: then Check looks
+// at the directories that are.
+func (u User) Check(path string) error {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	rest, links := components(abs), 0
+	at := "/"
+	sticky, err := u.checkOne(abs, at, len(rest) == 0)
+	if err != nil {
+		return err
+	}
+	for len(rest) > 0 {
+		next := filepath.Join(at, rest[0])
+		rest = rest[1:]
+		info, err := os.Lstat(next)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if info.Mode()&fs.ModeSymlink == 0 {
+			if sticky, err = u.checkOne(abs, next, len(rest) == 0); err != nil {
+				return err
+			}
+			at = next
+			continue
+		}
+		if owner := ownerOf(info); sticky && !u.trusts(owner) {
+			return fmt.Errorf("%s is a link of user %s, who can lead it elsewhere: run: rm %s", next, userName(owner), shell.Quote(next))
+		}
+		target, err := os.Readlink(next)
+		if err != nil {
+			return err
+		}
+		if links++; links > maxLinks {
+			return fmt.Errorf("%s: too many symbolic links", abs)
+		}
+		if filepath.IsAbs(target) {
+			at, sticky = "/", false
+		}
+		rest = append(components(target), rest...)
+	}
+	return nil
+}
+
+// checkOne looks at one file or directory on the way to path, the last one being
+// what path leads to. sticky says that it is a directory in which others can
+// change what is their own.
+func (u User) checkOne(path, at string, last bool) (sticky bool, err error) {
+	info, err := os.Stat(at)
+	if err != nil {
+		return false, err
+	}
+	owner, quoted := ownerOf(info), shell.Quote(at)
+	switch {
+	case u.trusts(owner):
+	case last:
+		return false, fmt.Errorf("%s belongs to user %s, who can change it: run as root: chown %s %s", at, userName(owner), userName(u.UID), quoted)
+	default:
+		return false, fmt.Errorf("%s, on the way to %s, belongs to user %s, who can replace what is in it: keep the file elsewhere, or run as root: chown root %s",
+			at, path, userName(owner), quoted)
+	}
+	writers, err := u.others(info, at, mayWrite)
+	switch {
+	case err != nil || writers == "":
+		return false, err
+	case info.IsDir() && info.Mode()&fs.ModeSticky != 0:
+		return true, nil
+	case info.IsDir() && volume(at) && readOnly(at):
+		return false, nil // which Kubernetes makes open to all, and lets nobody write to
+	case last:
+		return false, fmt.Errorf("%s can be written by %s (mode %04o): run: chmod go-w %s", at, writers, info.Mode().Perm(), quoted)
+	}
+	return false, fmt.Errorf("%s, on the way to %s, can be written by %s (mode %04o): run: chmod go-w %s", at, path, writers, info.Mode().Perm(), quoted)
+}
+
+// components splits a path, and drops what stands for nothing.
+func components(path string) []string {
+	return slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
+}
+
+func (u User) trusts(uid int) bool { return uid == 0 || uid == u.UID }
+
+func ownerOf(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
+
+// userName returns the name of a user, or the number where it has none.
+func userName(uid int) string {
+	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
+		return u.Username
+	}
+	return strconv.Itoa(uid)
+}

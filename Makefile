@@ -7,7 +7,8 @@
 #   make test     vet, staticcheck and all tests, with the race detector
 #   make bench    figures beside OnionBalance's, in a quarter of an hour; NETWORK=0 leaves
 #                 out those that take a network, and make bench-network takes them alone
-#   make fuzz     every fuzz target for FUZZTIME (20s)
+#   make fuzz     every fuzz target for FUZZTIME (20s), each with FUZZLEAST inputs at
+#                 least (1000); FUZZ=./descriptor takes those of one package
 #   make deps     Debian packages that are missing for any of these
 #   make clean    removes what make made
 #
@@ -17,6 +18,7 @@
 GO       ?= $(shell command -v go || echo /usr/local/go/bin/go)
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 20s
+FUZZLEAST ?= 1000
 PKCS11   ?= 1
 
 # What computes with secrets runs in runtime/secret, which erases what it leaves
@@ -24,23 +26,33 @@ PKCS11   ?= 1
 export GOEXPERIMENT ?= runtimesecret
 
 # PKCS #11 modules are C libraries. Only the helper process loads them; names are
-# looked up without libc all the same.
-BUILD_TAGS = $(if $(filter 0,$(PKCS11)),,netgo$(comma)osusergo)
-comma      = ,
+# looked up without libc all the same. With libc's loader there, the program's
+# own text is placed at random, and what the loader writes is read-only before
+# main. Without libc nothing could place it, so PKCS11=0 is static and fixed.
+comma = ,
+ifeq ($(PKCS11),0)
+BUILD_FLAGS =
+LINK_FLAGS  =
+else
+BUILD_FLAGS = -buildmode=pie -tags netgo,osusergo
+LINK_FLAGS  = -linkmode=external -extldflags "-Wl$(comma)-z$(comma)relro$(comma)-z$(comma)now$(comma)-z$(comma)noexecstack"
+export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
+endif
 
 .PHONY: all build test bench bench-network fuzz demo deps clean go need-run need-test need-bench
 
 all: need-run build
 
 build: go
-	CGO_ENABLED=$(if $(filter 0,$(PKCS11)),0,1) $(GO) build -trimpath -tags '$(BUILD_TAGS)' \
-		-ldflags '-s -w -X main.version=$(VERSION)' -o bin/balancer ./cmd/balancer
+	CGO_ENABLED=$(if $(filter 0,$(PKCS11)),0,1) $(GO) build -trimpath $(BUILD_FLAGS) \
+		-ldflags '-s -w -X main.version=$(VERSION) $(LINK_FLAGS)' -o bin/balancer ./cmd/balancer
 
 test: need-test go
+	$(MAKE) build PKCS11=1
 	$(GO) vet ./...
 	CGO_ENABLED=0 $(GO) vet ./...
 	$(GO) tool staticcheck ./...
-	CGO_ENABLED=1 $(GO) test -race -timeout 15m ./...
+	CGO_ENABLED=1 BALANCER_BINARY=$(CURDIR)/bin/balancer $(GO) test -race -timeout 15m ./...
 
 bench: need-bench go
 	GO=$(GO) $(GO) run ./bench $(if $(filter 0,$(NETWORK)),-network=false)
@@ -49,18 +61,13 @@ bench-network: need-bench go
 	GO=$(GO) $(GO) run ./bench -cpu=false -custody=false
 
 fuzz: go
-	@set -e; for package in $$($(GO) list ./...); do \
-		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
-			echo "$$package $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
-		done; \
-	done
+	@scripts/fuzz $(GO) $(FUZZTIME) $(FUZZLEAST) $(FUZZ)
 
 demo: all
 	bin/balancer demo $(if $(ROTATE),--rotate)
 
 deps: go
-	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl onionbalance
+	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd onionbalance
 
 go:
 	@scripts/need-go $(GO)
@@ -69,7 +76,7 @@ need-run:
 	@scripts/need tor $(if $(filter 0,$(PKCS11)),,gcc libc6-dev)
 
 need-test:
-	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl
+	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd
 
 need-bench:
 	@scripts/need tor gcc libc6-dev softhsm2 opensc onionbalance

@@ -10,6 +10,7 @@ import (
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/daemon"
 	"onionbalancer/internal/owner"
+	"onionbalancer/internal/printable"
 )
 
 func newCheckCommand() *cobra.Command {
@@ -73,7 +74,13 @@ func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Findi
 		return 0, err
 	}
 	if err != nil {
-		count(daemon.Finding{What: "configuration " + path, Level: daemon.LevelFailed, Detail: err.Error()})
+		for _, fault := range config.Each(err) {
+			f := daemon.Finding{What: "configuration", Level: daemon.LevelFailed, Detail: fault.Error()}
+			if bad := (*config.Error)(nil); errors.As(fault, &bad) && bad.Instead != "" {
+				f.Mend, f.Instead = "put this into a file of its own:", bad.Instead
+			}
+			count(f)
+		}
 		return failed, nil
 	}
 	count(daemon.Finding{What: "configuration " + path, Level: daemon.LevelOK, Detail: summary(cfg)})
@@ -90,17 +97,15 @@ func summary(cfg *config.Config) string {
 }
 
 // plural writes "1 service" and "2 services".
-func plural(n int, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return fmt.Sprintf("%d %s", n, what)
-}
+func plural(n int, what string) string { return printable.Count(n, what) }
 
 func printFinding(cmd *cobra.Command, f daemon.Finding) {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "%-8s %s: %s\n", f.Level, oneLine(f.What), oneLine(f.Detail))
 	if f.Mend != "" {
 		fmt.Fprintf(out, "%-8s -> %s\n", "", oneLine(f.Mend))
+	}
+	if f.Instead != "" {
+		fmt.Fprintf(out, "\n%s", f.Instead)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/shell"
 )
 
 // descriptorInput holds the flags that say how to read a descriptor.
@@ -58,7 +60,16 @@ func (in *descriptorInput) decode(cmd *cobra.Command, path string) (*foundDescri
 	if err != nil {
 		return nil, err
 	}
-	return decodeInPeriods(raw, address, periods, client, now)
+	found, err := decodeInPeriods(raw, address, periods, client, now)
+	if err != nil && bytes.Contains(raw, []byte("\r\n")) {
+		// An editor or a mail program did that: no HSDir and no tor writes them.
+		from := " < " + shell.Quote(path)
+		if path == "-" {
+			from = ""
+		}
+		err = fmt.Errorf("%w: it has Windows line ends (CRLF), which no client takes; without them: tr -d '\\r'%s", err, from)
+	}
+	return found, err
 }
 
 // periods returns the periods to try.

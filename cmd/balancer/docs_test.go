@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -133,7 +134,7 @@ func TestDocsCommands(t *testing.T) {
 		for _, line := range b.lines {
 			line, _, _ = strings.Cut(line, " > ")
 			line, _, _ = strings.Cut(line, " #")
-			words := strings.Fields(strings.TrimPrefix(line, "runuser -u balancer -- "))
+			words := strings.Fields(strings.TrimPrefix(strings.TrimPrefix(line, "runuser -u balancer -- "), "bin/"))
 			if len(words) > 0 && words[0] == "balancer" {
 				checkCommand(t, b.file, words[1:])
 				seen++
@@ -171,6 +172,30 @@ func TestDocsUnit(t *testing.T) {
 		if !strings.Contains(unit, "\n"+line+"\n") {
 			t.Errorf("no line %q", line)
 		}
+	}
+}
+
+// TestDocsUnitSecurity: the unit leaves a broken daemon little to do, and what
+// must be is in it.
+func TestDocsUnitSecurity(t *testing.T) {
+	unit := readDoc(t, "doc/balancer.service")
+	for _, line := range []string{"Restart=always", "StartLimitIntervalSec=0", "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK"} {
+		if !strings.Contains(unit, "\n"+line+"\n") {
+			t.Errorf("no line %q", line)
+		}
+	}
+	if strings.Contains(unit, "\nPrivateUsers=yes") {
+		t.Error("PrivateUsers hides who is at the other end of a socket")
+	}
+	const most = 1.5
+	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "security", "--offline=true", "--no-pager",
+		filepath.Join(repository, "doc/balancer.service")).CombinedOutput()
+	m := regexp.MustCompile(`Overall exposure level for balancer\.service: ([0-9.]+)`).FindSubmatch(out)
+	if err != nil || m == nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if exposure, err := strconv.ParseFloat(string(m[1]), 64); err != nil || exposure > most {
+		t.Errorf("the exposure is %s, want at most %v (%v)\n%s", m[1], most, err, out)
 	}
 }
 

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"onionbalancer/keystore/pkcs11uri"
@@ -16,8 +17,10 @@ func readKey(t *table) string {
 	case !there && t.values["key"] == nil:
 		t.bad.add(t.at("key"), "is missing; it names the file of the service's identity key (\"balancer key new\" makes one)")
 	case !there:
-	case strings.Contains(s, "-----BEGIN"):
+	case strings.Contains(s, "-----BEGIN"), bareKey.MatchString(s):
 		t.bad.add(t.at("key"), "must be the path of a key file, never the key itself")
+	case strings.HasSuffix(strings.TrimRight(s, "/"), ".onion"):
+		t.bad.add(t.at("key"), "%q is an onion address; name the file of its private key, hs_ed25519_secret_key or the directory that it is in", s)
 	case pkcs11uri.Is(s):
 		return readURI(t, "key", s).String()
 	default:
@@ -64,3 +67,7 @@ func sameKey(ref string) string {
 	}
 	return ref
 }
+
+// bareKey is a private key in the place of its path: 32, 64 or 96 bytes in hex or
+// base64. It is never repeated.
+var bareKey = regexp.MustCompile(`^(0x)?([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})$|^([A-Za-z0-9+/]{43}=|[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{128})$`)

@@ -10,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
+
+	"onionbalancer/internal/shell"
 )
 
 // maxSize is far above what thousands of instances need.
@@ -31,7 +33,7 @@ func Load(path string) (*Config, error) {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
 	if info.IsDir() {
-		return nil, &Error{File: path, Err: errors.New("is a directory; name the file in it")}
+		return nil, &Error{File: path, Err: errors.New("is a directory; name the file in it" + tomlIn(path))}
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err != nil {
@@ -44,6 +46,9 @@ func Load(path string) (*Config, error) {
 // relative to the directory of path, an absolute path that is not opened. An
 // error lists every complaint, in the order of their lines, each an *Error.
 func Parse(data []byte, path string) (*Config, error) {
+	if other := foreign(data, path); other != nil {
+		return nil, other
+	}
 	if problem := unreadable(data); problem != nil {
 		problem.File = path
 		return nil, problem
@@ -54,15 +59,16 @@ func Parse(data []byte, path string) (*Config, error) {
 	}
 	values := make(map[string]any)
 	if _, err := toml.Decode(string(data), &values); err != nil {
-		return nil, syntaxError(err, path)
+		if other := otherFormat(data, path); other != nil {
+			return nil, other
+		}
+		return nil, syntaxErrors(string(data), path)
 	}
 	bad := &complaints{file: path, lines: found}
 	root := &table{values: values, dir: filepath.Dir(path), bad: bad}
 	c := readConfig(root, path)
 	c.lines = bad.lines
-	if len(bad.list) == 0 {
-		c.validate(bad)
-	}
+	c.validate(bad)
 	if err := bad.err(); err != nil {
 		return nil, err
 	}
@@ -87,9 +93,10 @@ func unreadable(data []byte) *Error {
 	return &Error{Line: line, Err: errors.New("is not UTF-8 text")}
 }
 
-func syntaxError(err error, path string) error {
-	if parse := (toml.ParseError{}); errors.As(err, &parse) {
-		return &Error{File: path, Line: parse.Position.Line, Err: errors.New(parse.Message)}
+// tomlIn names the configuration in a directory, if there is one that can be meant.
+func tomlIn(dir string) string {
+	if files, _ := filepath.Glob(filepath.Join(dir, "*.toml")); len(files) == 1 {
+		return ": --config " + shell.Quote(files[0])
 	}
-	return &Error{File: path, Err: err}
+	return ""
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"onionbalancer/descriptor"
 	"onionbalancer/selection"
 )
 
@@ -35,10 +33,14 @@ func readConfig(t *table, path string) *Config {
 		c.Services = append(c.Services, readService(s))
 	}
 	t.refuseOthers()
+	t.bad.judgeOthers()
 	return c
 }
 
 func readTor(t *table) Tor {
+	if port, ok := t.values["control"].(int64); ok {
+		t.values["control"] = strconv.FormatInt(port, 10)
+	}
 	tor := Tor{
 		Control:       t.text("control"),
 		ControlRemote: t.boolean("control_remote"),
@@ -51,6 +53,7 @@ func readTor(t *table) Tor {
 		control, err := controlTarget(t, tor.Control)
 		if err != nil {
 			t.bad.add(t.at("control"), "%w", err)
+			control = "unix:" // some control port, so that what goes with it is not complained of
 		}
 		tor.Control = control
 	}
@@ -63,7 +66,7 @@ func readTor(t *table) Tor {
 
 // controlTarget checks "unix:/path" or "host:port", and makes the path absolute.
 func controlTarget(t *table, s string) (string, error) {
-	const forms = `want "unix:/path/of/socket" or "host:port"`
+	const forms = `want "unix:/path/of/socket" or "host:port", the port from 1 to 65535`
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		if problem := pathProblem(path); problem != nil {
 			return "", fmt.Errorf("the path after \"unix:\" %w", problem)
@@ -74,20 +77,14 @@ func controlTarget(t *table, s string) (string, error) {
 		}
 		return "unix:" + path, nil
 	}
-	if strings.ContainsRune(s, filepath.Separator) {
-		return "", fmt.Errorf("%q is no control port, %s; did you mean %q?", s, forms, "unix:"+s)
+	if hostPort(s) {
+		return s, nil
 	}
-	if _, err := strconv.ParseUint(s, 10, 16); err == nil {
-		return "", fmt.Errorf("%q has no host, %s; did you mean %q?", s, forms, "127.0.0.1:"+s)
+	meant := controlMeant(s)
+	if path, ok := strings.CutPrefix(meant, "unix:"); ok && pathProblem(path) == nil || hostPort(meant) {
+		return "", fmt.Errorf("%q is not how a control port is written; write %s", s, write("control", meant))
 	}
-	host, port, err := net.SplitHostPort(s)
-	if err != nil || host == "" {
-		return "", fmt.Errorf("%q is no control port, %s", s, forms)
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return "", fmt.Errorf("%q has no port number from 1 to 65535, %s", s, forms)
-	}
-	return s, nil
+	return "", fmt.Errorf("%q is no control port, %s", s, forms)
 }
 
 func readLog(t *table) Log {
@@ -115,7 +112,8 @@ func readService(t *table) Service {
 	for _, i := range t.tables("instance") {
 		s.Instances = append(s.Instances, readInstance(i))
 	}
-	if list, ok := t.values["instance"].([]any); t.values["instance"] == nil || ok && len(list) == 0 {
+	list, ok := t.values["instance"].([]any)
+	if none := t.values["instance"] == nil || ok && len(list) == 0; none && t.values["instances"] == nil {
 		t.bad.add(t.at("instance"), "the service has none; add a [[service.instance]] with its address")
 	}
 	t.refuseOthers()
@@ -138,7 +136,7 @@ func readInstance(t *table) Instance {
 	if !there && t.values["address"] == nil {
 		t.bad.add(t.at("address"), "is missing; it is the instance's own onion address, in its tor's hostname file")
 	} else if there {
-		address, err := descriptor.ParseAddress(s)
+		address, err := readAddress(s)
 		if err != nil {
 			t.bad.add(t.at("address"), "%w", err)
 		}
@@ -171,4 +169,4 @@ func looksLikeClientKey(path string) bool {
 	return len(base) == base32Length && strings.Trim(strings.ToLower(base), "abcdefghijklmnopqrstuvwxyz234567") == ""
 }
 
-var errNoServices = errors.New("no [[service]] is given: there is nothing to do")
+var errNoServices = errors.New("no [[service]] is given, so there is nothing to do; it needs a key = \"…\", and a [[service.instance]] with an address = \"….onion\"")

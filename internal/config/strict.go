@@ -9,17 +9,63 @@ import (
 	"time"
 )
 
-// refuseOthers complains about every key that nobody asked for.
-func (t *table) refuseOthers() {
-	for _, key := range slices.Sorted(maps.Keys(t.values)) {
-		if !slices.Contains(t.known, key) {
-			hint := didYouMean(key, t.known)
-			if hint == "" {
-				hint = "; known here are " + strings.Join(t.known, ", ")
+// refuseOthers marks the table as read: every key that nobody asked for until
+// judgeOthers is refused.
+func (t *table) refuseOthers() { t.bad.tables = append(t.bad.tables, t) }
+
+// judgeOthers complains about every key that nobody asked for, when it is known
+// where each belongs.
+func (c *complaints) judgeOthers() {
+	c.learnHomes()
+	for _, t := range c.tables {
+		for _, key := range slices.Sorted(maps.Keys(t.values)) {
+			if !slices.Contains(t.known, key) {
+				c.add(t.at(key), "unknown key%s", t.hint(key))
 			}
-			t.bad.add(t.at(key), "unknown key%s", hint)
 		}
 	}
+}
+
+// learnHomes reads a service and an instance without anything in them, so that
+// the place of their keys is known where the file has neither.
+func (c *complaints) learnHomes() {
+	scratch := new(complaints)
+	readService(&table{path: "service[0]", bad: scratch})
+	readInstance(&table{path: "service[0].instance[0]", bad: scratch})
+	maps.Copy(c.homes, scratch.homes)
+}
+
+// hint says what may be meant by an unknown key.
+func (t *table) hint(key string) string {
+	switch t.values[key].(type) {
+	case map[string]any, []map[string]any, []any:
+		switch strings.TrimSuffix(normal(key), "s") {
+		case "service":
+			return "; write [[service]]"
+		case "instance":
+			return "; write [[service.instance]]"
+		}
+	}
+	// TOML's trap: a key belongs to the last table before it.
+	if home, known := t.bad.homes[key]; known && home != t.title() {
+		return "; it belongs " + home
+	}
+	if near := didYouMean(key, t.known); near != "" {
+		return near
+	}
+	return "; known here are " + strings.Join(t.known, ", ")
+}
+
+// title says where the keys of the table stand.
+func (t *table) title() string {
+	path := withoutIndexes(t.path)
+	switch {
+	case path == "":
+		return "at the top of the file, before the first [table]"
+	case strings.HasSuffix(t.path, "]"):
+		return "under [[" + path + "]]"
+	}
+	return "under [" + path + "]"
 }
 
 // kind names a TOML value's type as an operator would.

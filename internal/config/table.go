@@ -28,6 +28,10 @@ func (t *table) at(key string) string { return join(t.path, key) }
 // get returns the value of key, if it is there and a T.
 func get[T any](t *table, key, wanted string) (T, bool) {
 	t.known = append(t.known, key)
+	if t.bad.homes == nil {
+		t.bad.homes = make(map[string]string)
+	}
+	t.bad.homes[key] = t.title()
 	var none T
 	value, there := t.values[key]
 	if !there {
@@ -35,9 +39,27 @@ func get[T any](t *table, key, wanted string) (T, bool) {
 	}
 	typed, ok := value.(T)
 	if !ok {
-		t.bad.add(t.at(key), "must be %s, not %s", wanted, kind(value))
+		t.bad.add(t.at(key), "must be %s, not %s%s", wanted, kind(value), meantAs(key, value, any(none)))
 	}
 	return typed, ok
+}
+
+// meantAs gives the line with value in the type that is wanted, if it is only
+// quotes that are missing or too many.
+func meantAs(key string, value, wanted any) string {
+	text, isText := value.(string)
+	switch wanted.(type) {
+	case string:
+		switch value.(type) {
+		case int64, float64, bool:
+			return "; write " + write(key, fmt.Sprint(value))
+		}
+	case int64, float64, bool:
+		if isText && plainWord.MatchString(text) {
+			return "; write " + key + " = " + text
+		}
+	}
+	return ""
 }
 
 func (t *table) text(key string) string {
@@ -112,6 +134,11 @@ func (t *table) choice(key string, words ...string) string {
 
 func (t *table) duration(key string, least time.Duration) time.Duration {
 	const wanted = `a string with a unit, such as "10m"`
+	if n, ok := t.values[key].(int64); ok {
+		t.known = append(t.known, key)
+		t.bad.add(t.at(key), "must be %s; write %s", wanted, write(key, fmt.Sprint(n, "s")))
+		return 0
+	}
 	s, _ := get[string](t, key, wanted)
 	if s == "" {
 		return 0
@@ -172,18 +199,33 @@ func (t *table) tables(key string) []*table {
 		}
 		t.values[key] = generic
 	}
+	if _, single := t.values[key].(map[string]any); single {
+		t.known = append(t.known, key)
+		t.bad.add(t.at(key), "must be %s, with two brackets", wanted)
+		return nil
+	}
 	list, _ := get[[]any](t, key, wanted)
 	var out []*table
 	for i, element := range list {
 		path := fmt.Sprintf("%s[%d]", t.at(key), i)
 		values, ok := element.(map[string]any)
 		if !ok {
-			t.bad.add(path, "must be %s, and holds %s", wanted, kind(element))
+			t.bad.add(path, "must be %s, and holds %s%s", wanted, kind(element), t.asTable(key, element))
 			break
 		}
 		out = append(out, &table{path: path, values: values, dir: t.dir, bad: t.bad})
 	}
 	return out
+}
+
+// asTable writes an address that stands for a whole instance as the table it
+// has to be.
+func (t *table) asTable(key string, element any) string {
+	text, _ := element.(string)
+	if _, err := readAddress(text); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("; write [[%s]] and below it %s", t.heading(key), write("address", text))
 }
 
 func (t *table) heading(key string) string { return withoutIndexes(t.at(key)) }

@@ -21,14 +21,14 @@ const (
 
 // validate checks what one table alone cannot tell, and names what has no name.
 func (c *Config) validate(bad *complaints) {
-	if len(c.Services) == 0 {
+	if len(c.Services) == 0 && len(bad.list) == 0 {
 		bad.add("service", "%w", errNoServices)
 	}
 	c.validateTor(bad)
 	keys := make(map[string]int)
 	for i := range c.Services {
 		s, path := &c.Services[i], fmt.Sprintf("service[%d]", i)
-		if first, again := keys[sameKey(s.Key)]; again {
+		if first, again := keys[sameKey(s.Key)]; again && s.Key != "" {
 			bad.add(path+".key", "the same key is in line %d; one service has one [[service]]",
 				bad.lines.of(fmt.Sprintf("service[%d].key", first)))
 		} else {
@@ -77,7 +77,7 @@ func (s *Service) validate(path string, bad *complaints) {
 	addresses := make(map[descriptor.Address]int)
 	for i := range s.Instances {
 		at := fmt.Sprintf("%s.instance[%d]", path, i)
-		if first, again := addresses[s.Instances[i].Address]; again {
+		if first, again := addresses[s.Instances[i].Address]; again && s.Instances[i].Address != (descriptor.Address{}) {
 			bad.add(at+".address", "the same address is in line %d; an instance is listed once",
 				bad.lines.of(fmt.Sprintf("%s.instance[%d].address", path, first)))
 		} else {

@@ -18,7 +18,9 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/control"
+	"onionbalancer/internal/locked"
 	"onionbalancer/internal/owner"
+	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/torprocess"
@@ -41,6 +43,9 @@ type Finding struct {
 	Level  Level  `json:"level"`
 	Detail string `json:"detail"`
 	Mend   string `json:"mend,omitempty"` // what to do about it
+
+	// Instead is a file in the place of the one at fault, ready to be pasted.
+	Instead string `json:"instead,omitempty"`
 }
 
 // checkFetch is how long Check waits for the instances, all together.
@@ -53,6 +58,7 @@ type checker struct {
 	tell     func(Finding)
 	torLog   string // where to see what tor itself says
 	services []checkedService
+	torrcBad bool // so that no tor of our own can be started
 }
 
 type checkedService struct {
@@ -65,6 +71,7 @@ type checkedService struct {
 // only about ctx having ended.
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
+	c.checkBuild(locked.Erases)
 	c.checkModes()
 	c.checkState()
 	for _, linked := range c.cfg.Linked() {
@@ -72,9 +79,10 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 	}
 	c.checkPassword()
 	token.RememberIn(cfg.StateDir)
+	c.checkTorrc()
 	c.checkKeys(ctx)
 	defer c.release()
-	if !offline {
+	if !offline && !c.torrcBad {
 		c.checkNetwork(ctx)
 	}
 	return ctx.Err()
@@ -92,6 +100,14 @@ func (c *checker) warn(what, mend, detail string, args ...any) {
 func (c *checker) fail(what, mend string, err error) {
 	text, advice := control.Split(err)
 	c.tell(Finding{What: what, Level: LevelFailed, Detail: text, Mend: cmp.Or(advice, mend)})
+}
+
+// checkBuild warns of a program that was built without what erases secrets.
+func (c *checker) checkBuild(erases bool) {
+	if !erases {
+		c.warn("build", "build it with make, or with GOEXPERIMENT=runtimesecret go build",
+			"without the Go experiment runtimesecret: what computing with a key leaves on the stack and the heap is not erased")
+	}
 }
 
 // checkState tries to write where the daemon would.
@@ -124,6 +140,24 @@ func (c *checker) checkState() {
 	c.ok(what, "writable")
 }
 
+// checkTorrc reads the lines for a tor of our own, and tells each fault by
+// itself.
+func (c *checker) checkTorrc() {
+	if c.cfg.Tor.Torrc == "" {
+		return
+	}
+	what := "torrc lines " + c.cfg.Tor.Torrc
+	lines, err := extraLines(c.cfg.Tor.Torrc)
+	if err == nil {
+		c.ok(what, "%s", printable.Count(len(lines), "option"))
+		return
+	}
+	for _, fault := range config.Each(err) {
+		c.fail("torrc lines", "", fault)
+	}
+	c.torrcBad = true
+}
+
 // checkPassword warns of a password for whoever comes first: a port of loopback
 // is anybody's while tor is down.
 func (c *checker) checkPassword() {
@@ -146,6 +180,9 @@ func (c *checker) checkNetwork(ctx context.Context) {
 		c.torLog = "tor's own lines are in the log of this command"
 	}
 	what := "tor at " + conn.target
+	if conn.own != nil {
+		what = conn.target
+	}
 	if err := conn.ready(ctx); err != nil {
 		c.fail(what, c.torLog, err)
 		return
@@ -283,7 +320,7 @@ func (c *checker) instance(what string, a balance.Answer) {
 	if len(d.IntroductionPoints) == 0 {
 		notes = append(notes, "none of its introduction points can be used")
 	}
-	detail := fmt.Sprintf("%d introduction points, revision counter %d", len(d.IntroductionPoints), d.RevisionCounter)
+	detail := fmt.Sprintf("%s, revision counter %d", printable.Count(len(d.IntroductionPoints), "introduction point"), d.RevisionCounter)
 	if len(notes) > 0 {
 		c.warn(what, strings.Join(notes, "; "), "%s", detail)
 		return
@@ -299,10 +336,10 @@ func (c *checker) checkLimit(s checkedService, found, points int) {
 	case found == 0:
 		c.fail(what, "see to the instances above", errors.New("none of its instances can be reached, so nothing would be published"))
 	case len(s.Instances) > limit:
-		c.warn(what, "use fewer instances, or put several behind one", "%d instances and at most %d introduction points: some instances get no clients", len(s.Instances), limit)
+		c.warn(what, "use fewer instances, or put several behind one", "%d instances and at most %s: some instances get no clients", len(s.Instances), printable.Count(limit, "introduction point"))
 	case points > limit:
 		c.ok(what, "%d introduction points, of which a descriptor takes %d: strategy %q chooses", points, limit, s.Strategy.Name())
 	default:
-		c.ok(what, "all %d introduction points of %d instances fit into a descriptor (limit %d)", points, found, limit)
+		c.ok(what, "all %s of %s fit into a descriptor (limit %d)", printable.Count(points, "introduction point"), printable.Count(found, "instance"), limit)
 	}
 }

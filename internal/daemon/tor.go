@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"onionbalancer/internal/config"
@@ -65,7 +64,7 @@ func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*link, 
 	if err != nil {
 		return nil, err
 	}
-	return &link{client: control.New(process.ControlConfig()), target: "a tor of our own", own: process}, nil
+	return &link{client: control.New(process.ControlConfig()), target: "balancer's own tor", own: process}, nil
 }
 
 // extraLines reads the operator's torrc lines.
@@ -73,11 +72,7 @@ func extraLines(path string) ([]string, error) {
 	if path == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading the torrc lines: %w", err)
-	}
-	return strings.Split(strings.TrimRight(string(text), "\n"), "\n"), nil
+	return torprocess.ReadLines(path)
 }
 
 // startTor opens a tor for one command and runs the connection. stop ends both.

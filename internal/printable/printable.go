@@ -5,6 +5,7 @@
 package printable
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -31,6 +32,14 @@ func Lines(s string) string {
 		lines[i] = Text(line)
 	}
 	return strings.Join(lines, "\n")
+}
+
+// Count writes "1 service" and "2 services".
+func Count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 func plain(s string) bool {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"time"
 
 	"onionbalancer/internal/printable"
 )
@@ -13,6 +14,11 @@ import (
 const (
 	maxLogLine = 4096 // bytes; what is longer is cut
 	maxWords   = 5    // complaints kept for an error's text
+	maxSorts   = 100  // sorts of complaints that are told apart
+
+	// repeatAfter is how long a complaint that comes again and again stays
+	// unsaid, but for its 10th, 100th, … time.
+	repeatAfter = time.Hour
 )
 
 // torLog reads what tor prints and hands it to slog, so that no file grows.
@@ -22,8 +28,14 @@ type torLog struct {
 	opened func() // called when the control port is open
 
 	complaints []string
-	last       string // warning, to tell repeats
-	inUse      bool   // another tor holds the data directory
+	said       map[string]*saying // by sort
+	inUse      bool               // another tor holds the data directory
+}
+
+// saying is how often a sort of complaint came, and when it was last passed on.
+type saying struct {
+	times int
+	last  time.Time
 }
 
 func (t *torLog) read(r io.Reader) {
@@ -72,16 +84,58 @@ func (t *torLog) complain(message string) {
 	if strings.Contains(message, "another Tor process is running") {
 		t.inUse = true
 	}
-	if message == t.last {
+	times, due := t.count(sortOf(message), time.Now())
+	switch {
+	case !due:
 		t.log.Debug("tor: " + message)
 		return
+	case times > 1:
+		t.log.Warn("tor: "+message, "times", times)
+		return
 	}
-	t.last = message
 	t.log.Warn("tor: " + message)
 	if len(t.complaints) == maxWords {
 		t.complaints = t.complaints[1:]
 	}
 	t.complaints = append(t.complaints, message)
+}
+
+// count notes a complaint, and tells how often its sort came and whether it is
+// to be said again.
+func (t *torLog) count(sort string, now time.Time) (times int, due bool) {
+	s := t.said[sort]
+	if s == nil {
+		if t.said == nil || len(t.said) >= maxSorts {
+			t.said = make(map[string]*saying)
+		}
+		s = &saying{last: now}
+		t.said[sort] = s
+	}
+	s.times++
+	due = s.times == 1 || roundNumber(s.times) || now.Sub(s.last) >= repeatAfter
+	if due {
+		s.last = now
+	}
+	return s.times, due
+}
+
+// roundNumber tells whether n is 10, 100, 1000 and so on.
+func roundNumber(n int) bool {
+	for ; n >= 10 && n%10 == 0; n /= 10 {
+	}
+	return n == 1
+}
+
+// sortOf makes equal what tor says of one trouble again and again, with other
+// numbers each time: process ids, counts, relays.
+func sortOf(message string) string {
+	words := strings.Fields(message)
+	for i, word := range words {
+		if strings.ContainsAny(word, "0123456789") {
+			words[i] = "#"
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // lastWords joins the latest complaints.

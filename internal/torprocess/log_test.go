@@ -2,9 +2,11 @@ package torprocess
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestLogLevels(t *testing.T) {
@@ -27,6 +29,35 @@ func TestLogLevels(t *testing.T) {
 	}
 	if opened != 1 || !strings.HasSuffix(l.lastWords(), "; no newline") {
 		t.Errorf("opened %d times, last words %s", opened, l.lastWords())
+	}
+}
+
+// TestLogCountsRepeats: a transport that cannot start is reported by tor every
+// second, each time with another process id.
+func TestLogCountsRepeats(t *testing.T) {
+	var out bytes.Buffer
+	l := &torLog{log: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	for pid := range 150 {
+		l.line(fmt.Sprintf("Nov 20 09:00:00.000 [warn] Managed proxy \"/usr/bin/obfs4proxy\" having PID %d terminated with status code 1", pid))
+		l.line(fmt.Sprintf("Nov 20 09:00:00.000 [warn] %d connections have failed:", pid))
+	}
+	l.line("Nov 20 09:00:00.000 [warn] Managed proxy \"/usr/bin/obfs4proxy\" wrote nonsense")
+	text := out.String()
+	if strings.Count(text, "PID") != 3 || !strings.Contains(text, "times=10\n") || !strings.Contains(text, "times=100\n") || !strings.Contains(text, "nonsense") {
+		t.Errorf("logged\n%s", text)
+	}
+	if words := l.lastWords(); strings.Count(words, "PID") != 1 {
+		t.Errorf("the last words are %s", words)
+	}
+	later := time.Now().Add(repeatAfter)
+	if times, due := l.count(sortOf("7 connections have failed:"), later); times != 151 || !due {
+		t.Errorf("after an hour: the %d. time, due %v", times, due)
+	}
+	for i := range 3 * maxSorts {
+		l.count(strings.Repeat("x", i), later)
+	}
+	if len(l.said) > maxSorts {
+		t.Errorf("%d sorts are kept", len(l.said))
 	}
 }
 

@@ -36,7 +36,8 @@ type Config struct {
 	// SocksPort is the value of torrc's SocksPort; "0" when empty.
 	SocksPort string
 	// ExtraLines are added to the end of torrc. For options that are no lists
-	// tor takes the last value, so they also overrule ours.
+	// tor takes the last value, so they would also overrule ours: what an
+	// operator wrote comes from [ReadLines].
 	ExtraLines []string
 	// Log gets tor's warnings as warnings and its notices at debug level.
 	// tor's SafeLogging keeps addresses out of them.

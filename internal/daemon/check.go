@@ -114,6 +114,9 @@ func (c *checker) checkBuild(erases bool) {
 func (c *checker) checkState() {
 	what := "state directory " + c.cfg.StateDir
 	mend := "make it writable for the user that balancer runs as, and see that the disk has room"
+	if err := status.CheckPath(filepath.Join(c.cfg.StateDir, status.SocketName)); err != nil {
+		c.warn(what, "choose a shorter state_dir", "\"balancer status\" will not work: %v", err)
+	}
 	if _, err := os.Stat(c.cfg.StateDir); errors.Is(err, fs.ErrNotExist) && os.Geteuid() == 0 {
 		// Made by root, it would be in the way of the daemon's user.
 		c.warn(what, "run as root: install -d -m 0700 -o USER -g USER "+shell.Quote(c.cfg.StateDir)+", with the user that balancer runs as",
@@ -131,10 +134,6 @@ func (c *checker) checkState() {
 	}
 	if err != nil {
 		c.fail(what, mend, owner.Explain(err, c.cfg.StateDir))
-		return
-	}
-	if err := status.CheckPath(filepath.Join(c.cfg.StateDir, status.SocketName)); err != nil {
-		c.warn(what, "choose a shorter state_dir", "writable, but \"balancer status\" will not work: %v", err)
 		return
 	}
 	c.ok(what, "writable")

@@ -65,3 +65,19 @@ func TestOneStaleHSDir(t *testing.T) {
 		s.want("with one HSDir that replays", status.StateOK)
 	})
 }
+
+// Without a consensus a service waits for one, and does nothing all the time.
+func TestCalmWithoutConsensus(t *testing.T) {
+	onScene(t, sim.Config{Seed: 44}, func(t *testing.T, s *scene) {
+		s.stop()
+		s.net.Tor().LoseConsensus()
+		s.start()
+		s.settle(10 * time.Minute)
+		if got := s.service.Status(); got.Rounds > 200 {
+			t.Errorf("%d rounds in ten minutes", got.Rounds)
+		}
+		s.net.Tor().RegainConsensus()
+		s.settle(time.Minute)
+		s.want("with a consensus", status.StateOK)
+	})
+}

@@ -131,7 +131,11 @@ func (s *Service) report(r Round) {
 	}
 	shares := selection.Shares(s.chosen)
 	for _, i := range s.instances {
-		snap.Instances = append(snap.Instances, i.report(now, s.chosen, shares, s.left[i.Name]))
+		r := i.report(now, s.chosen, shares, s.left[i.Name])
+		if i.idle(r) {
+			r.Warnings = append(r.Warnings, s.whyIdle())
+		}
+		snap.Instances = append(snap.Instances, r)
 		if !i.asking && (snap.NextFetch.IsZero() || i.due.Before(snap.NextFetch)) {
 			snap.NextFetch = i.due
 		}
@@ -210,15 +214,20 @@ func (i *instance) report(now time.Time, chosen []selection.Candidate, shares ma
 		out.Warnings = append(out.Warnings, fmt.Sprintf("%d of its introduction points cannot be used: %v", n, i.held.Dropped[0]))
 	}
 	out.Warnings = append(out.Warnings, counted(left)...)
-	if i.idle(out) {
-		out.Warnings = append(out.Warnings, "none of its introduction points is published: it gets no clients")
-	}
 	return out
 }
 
 // idle reports whether an instance that clients are to be sent to gets none.
 func (i *instance) idle(r status.Instance) bool {
 	return r.State == status.StateOK && r.Published == 0 && i.Weight > 0
+}
+
+// whyIdle is the warning about an instance that is idle.
+func (s *Service) whyIdle() string {
+	if len(s.instances) > s.cfg.Room.Points {
+		return fmt.Sprintf("none of its introduction points is published, as there are more instances than the %d that have room: it gets no clients", s.cfg.Room.Points)
+	}
+	return "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
 }
 
 // counted returns each text once, with how often it is there.

@@ -9,6 +9,9 @@ import (
 // wake returns when the next round is due though nothing happens.
 func (s *Service) wake(now time.Time) time.Time {
 	next := now.Add(time.Hour)
+	if s.epoch == (epoch{}) {
+		return now.Add(consensusWait) // there is nothing to do, but to say why there is none
+	}
 	for _, i := range s.instances {
 		if !i.asking {
 			next = earlier(next, i.due)
@@ -48,6 +51,9 @@ func (s *Service) wake(now time.Time) time.Time {
 	}
 	return next
 }
+
+// consensusWait is how often the status is renewed while there is no consensus.
+const consensusWait = 5 * time.Second
 
 // shortestWait keeps a mistake about what is due from becoming a busy loop.
 const shortestWait = 100 * time.Millisecond

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sort"
 
 	"onionbalancer/descriptor"
@@ -23,31 +24,45 @@ type listed struct {
 // names.
 var ErrRelay = errors.New("its relay is not in the consensus as the introduction point names it")
 
-// Vouch reports whether the relay that p names is in the consensus, running,
-// and has the identities and addresses that p gives; the error then is nil. Any
-// other error is an ErrRelay. The Ed25519 identity of a relay whose
-// microdescriptor is not known goes unchecked: a wrong one keeps clients from p
-// alone.
-func (c *Consensus) Vouch(p *descriptor.IntroductionPoint) error {
-	var rsa []byte
-	for _, l := range p.LinkSpecifiers {
-		if l.Type == descriptor.LinkRSA {
-			rsa = l.Data
-			break
-		}
-	}
-	at := sort.Search(len(c.relays), func(i int) bool { return bytes.Compare(c.relays[i].fingerprint[:], rsa) >= 0 })
-	if at == len(c.relays) || !bytes.Equal(c.relays[at].fingerprint[:], rsa) {
-		return fmt.Errorf("%w: there is no %s", ErrRelay, p.Relay())
-	}
-	relay := &c.relays[at]
-	if !relay.running {
-		return fmt.Errorf("%w: %s is not running", ErrRelay, p.Relay())
+// Vouch returns p as it may be published, if the relay that p names is in the
+// consensus, running, and has the identities and the IPv4 address that p gives.
+// An IPv6 address that the consensus does not know is left out: authorities list
+// it only while they reach it. Any error is an ErrRelay. The Ed25519 identity of a
+// relay whose microdescriptor is not known goes unchecked: a wrong one keeps
+// clients from p alone.
+func (c *Consensus) Vouch(p descriptor.IntroductionPoint) (descriptor.IntroductionPoint, error) {
+	relay := c.relayOf(&p)
+	switch {
+	case relay == nil:
+		return p, fmt.Errorf("%w: there is no %s", ErrRelay, p.Relay())
+	case !relay.running:
+		return p, fmt.Errorf("%w: %s is not running", ErrRelay, p.Relay())
 	}
 	for _, l := range p.LinkSpecifiers {
 		if what := relay.contradicts(l); what != "" {
-			return fmt.Errorf("%w: %s has another %s", ErrRelay, p.Relay(), what)
+			return p, fmt.Errorf("%w: %s has another %s", ErrRelay, p.Relay(), what)
 		}
+	}
+	if unknown := func(l descriptor.LinkSpecifier) bool {
+		return l.Type == descriptor.LinkIPv6 && !sameAddress(l.Data, relay.ipv6)
+	}; slices.ContainsFunc(p.LinkSpecifiers, unknown) {
+		p.LinkSpecifiers = slices.DeleteFunc(slices.Clone(p.LinkSpecifiers), unknown)
+	}
+	return p, nil
+}
+
+// relayOf finds the relay by the RSA identity that p gives first, nil if there is
+// none.
+func (c *Consensus) relayOf(p *descriptor.IntroductionPoint) *listed {
+	for _, l := range p.LinkSpecifiers {
+		if l.Type != descriptor.LinkRSA {
+			continue
+		}
+		at := sort.Search(len(c.relays), func(i int) bool { return bytes.Compare(c.relays[i].fingerprint[:], l.Data) >= 0 })
+		if at < len(c.relays) && bytes.Equal(c.relays[at].fingerprint[:], l.Data) {
+			return &c.relays[at]
+		}
+		break
 	}
 	return nil
 }
@@ -57,8 +72,6 @@ func (r *listed) contradicts(l descriptor.LinkSpecifier) string {
 	switch {
 	case l.Type == descriptor.LinkIPv4 && !sameAddress(l.Data, r.ipv4):
 		return "IPv4 address or port"
-	case l.Type == descriptor.LinkIPv6 && !sameAddress(l.Data, r.ipv6):
-		return "IPv6 address or port"
 	case l.Type == descriptor.LinkRSA && !bytes.Equal(l.Data, r.fingerprint[:]):
 		return "RSA identity"
 	case l.Type == descriptor.LinkEd25519 && r.ed25519 != [32]byte{} && !bytes.Equal(l.Data, r.ed25519[:]):

@@ -5,7 +5,6 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
-	"time"
 )
 
 // enoughPoints is how many introduction points a descriptor should have even at
@@ -25,55 +24,75 @@ type rule struct {
 // points of its own are chosen, and nothing about the others'.
 func apportion(candidates []Candidate, room Room, random *rand.Rand, r rule) []Candidate {
 	quota := quotas(candidates, room, r)
-	groups := inOrder(groupByInstance(shuffled(firstCome(candidates), random), r), r)
-	m := newMatching(groups)
+	groups := inOrder(groupByInstance(shuffled(distinct(candidates), random), r), r)
 	// The last ones of more instances than points have their turn when others have
 	// no relay.
-	m.keep(groups[:max(0, min(len(groups), room.Points))], quota)
-	for given := true; given; { // in turns, so that none takes all that two want
-		given = false
-		for g := range groups {
-			given = m.total < room.Points && m.count[g] < quota[groups[g].instance] && m.add(g) || given
-		}
-	}
+	first := max(0, min(len(groups), room.Points))
+	markLate(groups, first)
+	m := newMatching(groups)
+	m.keep(groups[:first], quota)
+	m.fill(room.Points, quota, m.add)
+	// Who came too late for a relay may have it if nobody else got it.
+	m.fill(room.Points, quota, m.addLate)
 	return arrange(m.chosen(), random)
 }
 
-// inOrder sorts the instances by who is to have a point first: the heavy ones,
-// then the published ones, then those with the better points.
+// inOrder sorts the instances by who is to have a point first: the published
+// ones, then the heavy ones, then those with the better points.
 func inOrder(groups []group, r rule) []group {
 	slices.SortStableFunc(groups, func(a, b group) int {
 		return cmp.Or(
-			cmp.Compare(b.weight, a.weight),
 			cmp.Compare(min(b.placed, 1), min(a.placed, 1)),
+			cmp.Compare(b.weight, a.weight),
 			r.prefer(a.options[0].candidate, b.options[0].candidate),
 		)
 	})
 	return groups
 }
 
-// firstCome returns a copy without candidates that came too late: another was
-// there before on the same relay, or with the same authentication key. Of those
-// that came together, all may compete for a relay, but only one has a key: the
-// published one, or else the one that is first in candidates.
-func firstCome(candidates []Candidate) []Candidate {
+// distinct returns a copy with one candidate for each authentication key: the
+// published one, or else the one that was seen first, or else any.
+func distinct(candidates []Candidate) []Candidate {
 	byAge := slices.Clone(candidates)
-	slices.SortStableFunc(byAge, func(a, b Candidate) int {
-		return cmp.Or(a.FirstSeen.Compare(b.FirstSeen), comparePlaced(a, b))
-	})
-	relays, keys := make(map[string]time.Time), make(map[[32]byte]bool)
+	slices.SortStableFunc(byAge, compareAge)
+	keys := make(map[[32]byte]bool, len(byAge))
 	return slices.DeleteFunc(byAge, func(c Candidate) bool {
-		relay, key := c.Point.Relay(), c.Point.AuthKey
-		if keys[key] {
-			return true
-		}
-		keys[key] = true
-		first, taken := relays[relay]
-		if !taken {
-			relays[relay] = c.FirstSeen
-		}
-		return taken && first.Before(c.FirstSeen)
+		repeated := keys[c.Point.AuthKey]
+		keys[c.Point.AuthKey] = true
+		return repeated
 	})
+}
+
+// compareAge puts what is published first, and then what was seen first.
+func compareAge(a, b Candidate) int {
+	return cmp.Or(comparePlaced(a, b), a.FirstSeen.Compare(b.FirstSeen))
+}
+
+// markLate marks the options that came too late for their relay: another one was
+// there before, or is published and of the first instances. Those that came
+// together may compete.
+func markLate(groups []group, first int) {
+	best := make(map[string]Candidate)
+	right := func(g int, c Candidate) Candidate {
+		if g >= first {
+			c.Place = 0
+		}
+		return c
+	}
+	for g := range groups {
+		for _, o := range groups[g].options {
+			c := right(g, o.candidate)
+			if b, known := best[o.relay]; !known || compareAge(c, b) < 0 {
+				best[o.relay] = c
+			}
+		}
+	}
+	for g := range groups {
+		for n := range groups[g].options {
+			o := &groups[g].options[n]
+			o.late = compareAge(best[o.relay], right(g, o.candidate)) < 0
+		}
+	}
 }
 
 func (r rule) weigh(c Candidate) float64 {

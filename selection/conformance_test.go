@@ -71,7 +71,7 @@ func checkChosen(t *rapid.T, pool, chosen []Candidate, room Room) {
 	if len(chosen) == 0 && room.Points > 0 && len(pool) > 0 {
 		t.Fatal("none chosen though there are candidates")
 	}
-	relays := make(map[string]bool)
+	relays, keys := make(map[string]bool), make(map[[32]byte]bool)
 	for _, c := range chosen {
 		if !slices.Contains(pool, c) {
 			t.Fatalf("%v is not among the candidates", c)
@@ -80,6 +80,10 @@ func checkChosen(t *rapid.T, pool, chosen []Candidate, room Room) {
 			t.Fatalf("two chosen on relay %s", c.Point.Relay())
 		}
 		relays[c.Point.Relay()] = true
+		if keys[c.Point.AuthKey] {
+			t.Fatalf("two chosen with the key %x", c.Point.AuthKey)
+		}
+		keys[c.Point.AuthKey] = true
 	}
 }
 

@@ -17,6 +17,7 @@ type group struct {
 type option struct {
 	relay     string
 	candidate Candidate
+	late      bool // another has more of a right to the relay
 }
 
 // groupByInstance sorts candidates by instance. The order of instances, and of
@@ -31,7 +32,7 @@ func groupByInstance(candidates []Candidate, r rule) []group {
 			index[c.Instance] = g
 			groups = append(groups, group{instance: c.Instance, weight: r.weigh(c)})
 		}
-		groups[g].options = append(groups[g].options, option{c.Point.Relay(), c})
+		groups[g].options = append(groups[g].options, option{relay: c.Point.Relay(), candidate: c})
 	}
 	for i := range groups {
 		groups[i].tidy(r)
@@ -39,20 +40,22 @@ func groupByInstance(candidates []Candidate, r rule) []group {
 	return groups
 }
 
-// tidy orders the options and leaves one for each relay.
+// tidy leaves one option for each relay, the one with most right to it, and
+// orders them.
 func (g *group) tidy(r rule) {
+	best := make(map[string]Candidate, len(g.options))
+	for _, o := range g.options {
+		if b, known := best[o.relay]; !known || compareAge(o.candidate, b) < 0 {
+			best[o.relay] = o.candidate
+		}
+	}
+	g.options = slices.DeleteFunc(g.options, func(o option) bool { return best[o.relay] != o.candidate })
 	slices.SortStableFunc(g.options, func(a, b option) int {
 		return cmp.Or(
 			comparePlaced(a.candidate, b.candidate),
 			cmp.Compare(a.candidate.Place, b.candidate.Place),
 			r.prefer(a.candidate, b.candidate),
 		)
-	})
-	seen := make(map[string]bool, len(g.options))
-	g.options = slices.DeleteFunc(g.options, func(o option) bool {
-		repeated := seen[o.relay]
-		seen[o.relay] = true
-		return repeated
 	})
 	for _, o := range g.options {
 		g.placed += min(o.candidate.Place, 1)
@@ -76,6 +79,17 @@ func newMatching(groups []group) *matching {
 	return &matching{groups: groups, owner: make(map[string]int), kept: make(map[string]bool), count: make([]int, len(groups))}
 }
 
+// fill gives relays by add, in turns so that none takes all that two want, as
+// long as there is room in all and for each group.
+func (m *matching) fill(room int, quota map[string]int, add func(g int) bool) {
+	for given := true; given; {
+		given = false
+		for g := range m.groups {
+			given = m.total < room && m.count[g] < quota[m.groups[g].instance] && add(g) || given
+		}
+	}
+}
+
 // add gives one relay more to group g, and reports whether that was possible.
 func (m *matching) add(g int) bool {
 	if !m.take(g, make(map[string]bool)) {
@@ -88,19 +102,32 @@ func (m *matching) add(g int) bool {
 
 func (m *matching) take(g int, visited map[string]bool) bool {
 	for _, o := range m.groups[g].options {
-		if _, taken := m.owner[o.relay]; !taken {
+		if _, taken := m.owner[o.relay]; !taken && !o.late {
 			m.owner[o.relay] = g
 			return true
 		}
 	}
 	for _, o := range m.groups[g].options {
 		owner := m.owner[o.relay]
-		if owner == g || visited[o.relay] || m.kept[o.relay] {
+		if o.late || owner == g || visited[o.relay] || m.kept[o.relay] {
 			continue
 		}
 		visited[o.relay] = true
 		if m.take(owner, visited) {
 			m.owner[o.relay] = g
+			return true
+		}
+	}
+	return false
+}
+
+// addLate gives group g a relay that nobody has, though it came late for it.
+func (m *matching) addLate(g int) bool {
+	for _, o := range m.groups[g].options {
+		if _, taken := m.owner[o.relay]; !taken {
+			m.owner[o.relay] = g
+			m.count[g]++
+			m.total++
 			return true
 		}
 	}

@@ -53,8 +53,8 @@ type Strategy interface {
 	// that order, it returns the same again, whatever random yields. The order
 	// of the result does not follow the order of instances in the input.
 	//
-	// What an instance offers does not change which points of the others are
-	// chosen, as long as it offers any and what it adds is seen later than theirs.
+	// What an instance offers takes no point of the others out that is chosen, as
+	// long as it offered any before.
 	// Of more instances than room.Points, those that are published stay.
 	Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate
 }

@@ -118,6 +118,16 @@ func TestWeightedTable(t *testing.T) {
 	}
 }
 
+func TestReach(t *testing.T) {
+	weights := map[string]float64{"a": 9, "b": 1, "drained": 0}
+	for each, want := range map[int]float64{3: 0.75, 10: 0.9} {
+		got := Weighted{}.Reach(weights, Room{20, each})
+		if math.Abs(got["a"]-want) > 1e-9 || math.Abs(got["b"]-(1-want)) > 1e-9 || len(got) != 2 {
+			t.Errorf("with %d points each: %v", each, got)
+		}
+	}
+}
+
 // TestByAge: with one place for each relay, the strategies by age take the
 // youngest and the oldest, and Random takes any.
 func TestByAge(t *testing.T) {

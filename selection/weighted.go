@@ -31,3 +31,23 @@ func (Weighted) Select(candidates []Candidate, room Room, random *rand.Rand) []C
 	}
 	return apportion(weighted, room, random, rule{weight: func(c Candidate) float64 { return c.Weight }})
 }
+
+// Reach returns the shares that instances of these weights come to when each
+// offers all the points that there is room for, by name.
+func (Weighted) Reach(weights map[string]float64, room Room) map[string]float64 {
+	var candidates []Candidate
+	for name, weight := range weights {
+		if weight > 0 {
+			candidates = append(candidates, Candidate{Instance: name, Weight: weight})
+		}
+	}
+	shares, total := make(map[string]float64), 0.0
+	counts := quotas(candidates, room, rule{weight: func(c Candidate) float64 { return c.Weight }})
+	for _, n := range counts {
+		total += float64(n)
+	}
+	for name, n := range counts {
+		shares[name] = float64(n) / total
+	}
+	return shares
+}

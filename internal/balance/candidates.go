@@ -21,11 +21,15 @@ type pool struct {
 	thefts   map[string]string   // by instance: which other one's keys it offers
 }
 
+// voucher returns an introduction point as it may be published, or why it may
+// not, as its relay is not known to be what it is named.
+type voucher func(descriptor.IntroductionPoint) (descriptor.IntroductionPoint, error)
+
 // gather lists the introduction points that may be published at now: those of
 // the instances that are ok. While none is, the points last known of the others
 // are better than nothing. vouch says whether the consensus knows a point's
 // relay, c whose its keys are.
-func gather(now time.Time, instances []*instance, vouch func(*descriptor.IntroductionPoint) error, c *claims) pool {
+func gather(now time.Time, instances []*instance, vouch voucher, c *claims) pool {
 	p := pool{left: make(map[string][]string), thefts: make(map[string]string)}
 	var able []*instance
 	for _, i := range instances {
@@ -41,7 +45,7 @@ func gather(now time.Time, instances []*instance, vouch func(*descriptor.Introdu
 }
 
 // take gathers the points of some of the instances.
-func (p *pool) take(now time.Time, able, all []*instance, vouch func(*descriptor.IntroductionPoint) error, c *claims) {
+func (p *pool) take(now time.Time, able, all []*instance, vouch voucher, c *claims) {
 	clear(p.left)
 	clear(p.thefts)
 	points := make([][]selection.Candidate, len(able))
@@ -63,14 +67,15 @@ func (p *pool) take(now time.Time, able, all []*instance, vouch func(*descriptor
 }
 
 // usable lists the points of one instance that may be published.
-func (p *pool) usable(now time.Time, i *instance, all []*instance, vouch func(*descriptor.IntroductionPoint) error, c *claims) []selection.Candidate {
+func (p *pool) usable(now time.Time, i *instance, all []*instance, vouch voucher, c *claims) []selection.Candidate {
 	var list []selection.Candidate
 	for n := range i.offer.points {
 		point := &i.offer.points[n]
 		if !now.Before(point.Expires) {
 			continue
 		}
-		if err := vouch(point); err != nil {
+		vouched, err := vouch(*point)
+		if err != nil {
 			p.leave(i, err.Error())
 			continue
 		}
@@ -82,7 +87,7 @@ func (p *pool) usable(now time.Time, i *instance, all []*instance, vouch func(*d
 		list = append(list, selection.Candidate{
 			Instance:  i.Name,
 			Weight:    i.Weight,
-			Point:     point,
+			Point:     &vouched,
 			FirstSeen: i.seen[idOf(point)],
 			Published: i.renewed,
 		})

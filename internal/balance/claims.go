@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -33,23 +34,35 @@ func newClaims(p descriptor.Period) *claims {
 }
 
 // note gives the keys that nobody has to the instances that offer them, and
-// reports whether there were any. A key that several begin to offer at the same
-// time goes to one of them by chance.
+// reports whether there were any. Of instances that begin to offer the same keys
+// at the same time, chance decides for one.
 func (c *claims) note(now time.Time, instances []*instance, random *rand.Rand) (changed bool) {
-	takers := make(map[[32]byte][]descriptor.Address)
-	for _, i := range instances {
-		for _, p := range i.offer.points {
+	for _, n := range random.Perm(len(instances)) {
+		for _, p := range instances[n].offer.points {
 			for _, key := range [][32]byte{p.AuthKey, p.EncKey} {
-				if _, known := c.keys[key]; !known && !slices.Contains(takers[key], i.Address) {
-					takers[key] = append(takers[key], i.Address)
+				if _, known := c.keys[key]; !known {
+					c.keys[key] = claimed{instances[n].Address, now}
+					changed = true
 				}
 			}
 		}
 	}
-	for key, list := range takers {
-		c.keys[key] = claimed{list[random.IntN(len(list))], now}
-	}
-	return len(takers) > 0
+	return changed
+}
+
+// unknown reports whether one of the points on offer has a key that is nobody's.
+func (c *claims) unknown(o offer) bool {
+	return slices.ContainsFunc(o.points, func(p descriptor.IntroductionPoint) bool {
+		_, auth := c.keys[p.AuthKey]
+		_, enc := c.keys[p.EncKey]
+		return !auth || !enc
+	})
+}
+
+// forget frees the keys of instances that are gone: whoever was taken out for
+// having stolen them must not go on having them.
+func (c *claims) forget(stays func(descriptor.Address) bool) {
+	maps.DeleteFunc(c.keys, func(_ [32]byte, k claimed) bool { return !stays(k.owner) })
 }
 
 // thief returns the instance that has one of p's keys, if that is another than

@@ -38,8 +38,8 @@ func contents(chosen []selection.Candidate, instances []*instance, flow uint64, 
 const knownFlow = 1<<1 | 1<<2
 
 // agreedFlow returns the versions that more than half of the instances have.
-// What most have is claimed, and who has it not is left out: so no single one
-// switches congestion control off for all, or on where it is not.
+// What most have is claimed, and who has it not is left out: so no single one of
+// three or more switches congestion control off for all, or on where it is not.
 func agreedFlow(instances []*instance) (agreed uint64) {
 	for v := range maxVersion {
 		have := 0

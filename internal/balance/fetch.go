@@ -1,12 +1,16 @@
 package balance
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/selection"
 )
 
 const (
@@ -55,7 +59,8 @@ func (s *Service) turn(now time.Time, c *hsdir.Consensus, current *hsdir.Ring, f
 
 // dawnLasts is how long after the beginning of a period, or after the start,
 // points count as seen at the same time: when an instance's new descriptor
-// arrives is chance, and must not decide which of two has a relay.
+// arrives is chance, and must not decide which of two has a relay. For as long, at
+// most, all instances are listened to before one is given a key.
 const dawnLasts = 30 * time.Second
 
 // note takes down what the instances offer for the first time.
@@ -67,16 +72,44 @@ func (s *Service) note(now time.Time) {
 	for _, i := range s.instances {
 		i.see(at)
 	}
+	if s.listening(now) {
+		return
+	}
 	if s.claims.note(now, s.instances, s.random) || s.troubles[troubleClaims] != nil {
 		s.troubles.set(troubleClaims, s.env.Store.SaveClaims(s.address, s.claims.list()))
 	}
 }
 
+// listening reports whether there are keys that nobody has, and instances that
+// were not asked since the first of them came up: their owner may be one of these.
+// Then they are asked now.
+func (s *Service) listening(now time.Time) bool {
+	offers := func(i *instance) bool { return s.claims.unknown(i.offer) }
+	if !slices.ContainsFunc(s.instances, offers) {
+		s.listened = time.Time{}
+		return false
+	}
+	if s.listened.IsZero() {
+		s.listened = now
+		for _, i := range s.instances {
+			if !offers(i) {
+				i.due = earlier(i.due, now)
+			}
+		}
+	}
+	return now.Sub(s.listened) < dawnLasts && slices.ContainsFunc(s.instances, func(i *instance) bool {
+		return !offers(i) && i.answered.Before(s.listened)
+	})
+}
+
 // restoreClaims takes in whose keys were whose before a restart in the period.
 func (s *Service) restoreClaims() {
 	list, err := s.env.Store.LoadClaims(s.address)
-	s.troubles.set(troubleClaims, err)
+	if err != nil {
+		s.log.Warn("whose introduction keys are whose is forgotten", "error", err)
+	}
 	s.claims.restore(list)
+	s.claims.forget(s.configured)
 }
 
 // fetch starts asking for the instances that are due. Answers come to s.fetches.
@@ -132,6 +165,7 @@ func (s *Service) absorb(now time.Time, a Answer) {
 			return
 		}
 		before := i.state(now)
+		i.answered = now
 		renewed := i.accept(a, now)
 		if after := i.state(now); after != before {
 			s.log.Info("instance", "instance", i.Name, "state", after, "was", before, "points", i.usable(now), "error", i.problem())
@@ -148,8 +182,11 @@ func (s *Service) absorb(now time.Time, a Answer) {
 }
 
 // pause is the time until an instance is asked for again, about every while it
-// is found.
+// is found, and longer while it changes all the time.
 func (i *instance) pause(every time.Duration) time.Duration {
+	if i.restless {
+		every = max(every, changesEvery)
+	}
 	if i.failures > 0 {
 		retry := firstRetry << min(i.failures-1, 10)
 		return jitter(min(retry, every))
@@ -176,16 +213,34 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
+// keep takes over what is chosen now, and stores it: after a restart the same
+// points are to have the same right to their relays.
+func (s *Service) keep(chosen []selection.Candidate) {
+	same := slices.EqualFunc(s.chosen, chosen, func(a, b selection.Candidate) bool {
+		return a.Instance == b.Instance && idOf(a.Point) == idOf(b.Point)
+	})
+	if s.chosen = chosen; !same {
+		s.save()
+	}
+}
+
 // save stores the instances' descriptors, for a start at a time when the
-// instances cannot be reached.
+// instances cannot be reached, and what is known of their points.
 func (s *Service) save() {
+	places := make(map[pointID]int, len(s.chosen))
+	for n, c := range s.chosen {
+		places[idOf(c.Point)] = n + 1
+	}
 	var held []Held
 	for _, i := range s.instances {
-		if i.held != nil {
-			held = append(held, Held{
-				Instance: i.Address, Period: i.period.Number, Minutes: i.period.Minutes(), Renewed: i.renewed.UTC(), Raw: i.raw,
-			})
+		if i.held == nil {
+			continue
 		}
+		h := Held{Instance: i.Address, Period: i.period.Number, Minutes: i.period.Minutes(), Renewed: i.renewed.UTC(), Raw: i.raw}
+		for id, first := range i.seen {
+			h.Points = append(h.Points, HeldPoint{id.auth[:], id.enc[:], id.relay, first.UTC(), places[id]})
+		}
+		held = append(held, h)
 	}
 	s.troubles.set(troubleHeld, s.env.Store.SaveHeld(s.address, held))
 }
@@ -211,6 +266,27 @@ func (s *Service) restore(now time.Time) {
 			}
 			i.held, i.raw, i.period, i.renewed = d, h.Raw, keys.Period, h.Renewed
 			i.adopt(now, true)
+			s.restorePoints(i, h.Points)
+		}
+	}
+	slices.SortStableFunc(s.chosen, func(a, b selection.Candidate) int { return cmp.Compare(a.Place, b.Place) })
+}
+
+// restorePoints takes in since when the points of an instance are known, and
+// which of them were published.
+func (s *Service) restorePoints(i *instance, points []HeldPoint) {
+	i.seen = make(map[pointID]time.Time)
+	for n := range i.offer.points {
+		point := &i.offer.points[n]
+		id := idOf(point)
+		for _, h := range points {
+			if !bytes.Equal(h.AuthKey, id.auth[:]) || !bytes.Equal(h.EncKey, id.enc[:]) || h.Relay != id.relay {
+				continue
+			}
+			i.seen[id] = h.FirstSeen
+			if h.Place > 0 {
+				s.chosen = append(s.chosen, selection.Candidate{Instance: i.Name, Point: point, Place: h.Place})
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/selection"
 )
 
@@ -67,12 +68,19 @@ func (s *Service) reconfigure(now time.Time, cfg Config) {
 		}
 		s.instances = append(s.instances, i)
 	}
+	s.claims.forget(s.configured)
+	s.left, s.thefts = nil, nil
 	// What is published of an instance stays its own under another name, and is
 	// not what is published of another that has its name now.
 	s.chosen = slices.DeleteFunc(slices.Clone(s.chosen), func(c selection.Candidate) bool { return names[c.Instance] == "" })
 	for n := range s.chosen {
 		s.chosen[n].Instance = names[s.chosen[n].Instance]
 	}
+}
+
+// configured reports whether a is the address of an instance.
+func (s *Service) configured(a descriptor.Address) bool {
+	return slices.ContainsFunc(s.instances, func(i *instance) bool { return i.Address == a })
 }
 
 // entrust asks the keys of cfg from now on. Those of before are kept for as long

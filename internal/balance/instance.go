@@ -71,13 +71,14 @@ type instance struct {
 	period  descriptor.Period      // of held
 	renewed time.Time              // when held's revision was first seen
 
-	offer    offer                 // of held, or of the one before it, see adopt
+	offer    offer                 // what held contributes
 	changes  *rate.Limiter         // of the offer
-	restless bool                  // held offers something else, and was refused
+	restless bool                  // it changed too often
 	seen     map[pointID]time.Time // when the points on offer were first seen, for this period
 
 	asking   bool      // a fetch is under way
 	asked    time.Time // when the last fetch began
+	answered time.Time // when the last one ended
 	due      time.Time // when the next should
 	failures int       // fetches without a descriptor, in a row
 	found    time.Time // when the last fetch ended that found one

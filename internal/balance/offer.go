@@ -19,10 +19,14 @@ type offer struct {
 // offerOf takes from a descriptor what may be published of it.
 func offerOf(d *descriptor.Descriptor) offer {
 	o := offer{flow: d.FlowControl, single: d.SingleOnion}
+	known := make(map[pointID]bool)
 	for n := range d.IntroductionPoints {
-		if p := &d.IntroductionPoints[n]; !p.Legacy { // only the oldest clients could use it
-			o.points = append(o.points, p.Publishable())
+		p := &d.IntroductionPoints[n]
+		if p.Legacy || known[idOf(p)] { // only the oldest clients could use it, or it is there twice
+			continue
 		}
+		known[idOf(p)] = true
+		o.points = append(o.points, p.Publishable())
 	}
 	return o
 }
@@ -36,27 +40,28 @@ func (a offer) same(b offer) bool {
 		})
 }
 
-// How often an instance may change what it offers: so many times at once, and
-// then once in so long. Each change costs uploads to all HSDirs, for which the
-// others' operator answers too. tor changes a point in 18 to 24 hours, and a few
-// in an hour when relays fail.
+// How often an instance may change what it offers before it is asked for less
+// often: so many times at once, and then once in so long. Each change costs
+// uploads to all HSDirs. tor changes a point after 18 to 24 hours, when its relay
+// fails, or after some ten thousand introductions, which under load is minutes:
+// so changes are spaced, not refused, lest dead points stay published.
 const (
 	changesAtOnce = 8
-	changesEvery  = 15 * time.Minute
+	changesEvery  = 5 * time.Minute
 )
 
 func newChanges() *rate.Limiter { return rate.NewLimiter(rate.Every(changesEvery), changesAtOnce) }
 
-// adopt takes over what held offers, unless the instance changes that too often:
-// then the offer of before goes on, and adopt is asked again with the next fetch.
-// What is new with a new period is free, as everything is published anew then.
-func (i *instance) adopt(now time.Time, free bool) {
+// adopt takes over what held offers. What is new with a new period is nobody's
+// restlessness.
+func (i *instance) adopt(now time.Time, anew bool) {
 	next := offerOf(i.held)
-	if !free && !i.offer.same(next) && !i.changes.AllowN(now, 1) {
-		i.restless = true
-		return
+	if !anew && !i.offer.same(next) {
+		i.restless = !i.changes.AllowN(now, 1)
+	} else if i.changes.TokensAt(now) >= 1 {
+		i.restless = false
 	}
-	i.offer, i.restless = next, false
+	i.offer = next
 }
 
 // pointID tells introduction points apart by all that clients go by.

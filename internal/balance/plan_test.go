@@ -33,7 +33,7 @@ func testInstance(name string, points ...byte) *instance {
 }
 
 // anyRelay vouches for all relays.
-func anyRelay(*descriptor.IntroductionPoint) error { return nil }
+func anyRelay(p descriptor.IntroductionPoint) (descriptor.IntroductionPoint, error) { return p, nil }
 
 // offered makes the instances offer what they hold.
 func offered(instances []*instance) []*instance {

@@ -18,16 +18,17 @@ import (
 // key, or a thief.
 
 const (
-	readbackFirst   = time.Minute // after the first confirmation, and after a failure
+	readbackFirst   = time.Minute // after the first confirmation, and, doubling, after a failure
 	readbackEvery   = 30 * time.Minute
 	readbackTesting = 30 * time.Second // on a testing network
 )
 
 // readback is what a service knows of its own descriptor as clients get it.
 type readback struct {
-	asking *edition // for which a fetch is under way, else nil
-	due    time.Time
-	at     time.Time // when it was last as it should be
+	asking   *edition // for which a fetch is under way, else nil
+	due      time.Time
+	at       time.Time // when it was last as it should be
+	failures int       // in a row
 }
 
 // readBack starts a fetch of the service's own descriptor if one is due.
@@ -72,7 +73,10 @@ func (s *Service) compare(now time.Time, a Answer) {
 		s.readback.at = now
 	}
 	if err != nil {
-		s.readback.due = now.Add(s.readbackPause(c, readbackFirst))
+		s.readback.due = now.Add(s.readbackPause(c, min(readbackFirst<<min(s.readback.failures, 10), readbackEvery)))
+		s.readback.failures++
+	} else {
+		s.readback.failures = 0
 	}
 	if mend && e == asked {
 		e.refresh = now

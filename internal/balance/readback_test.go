@@ -29,24 +29,40 @@ func TestSomebodyElsePublishes(t *testing.T) {
 	})
 }
 
-// What HSDirs confirmed and lost is missed, and published again.
+// What HSDirs confirmed and lost is missed, and published again; and not over and
+// over where they go on losing it.
 func TestConfirmedAndLost(t *testing.T) {
-	onScene(t, sim.Config{Seed: 42}, func(t *testing.T, s *scene) {
+	onScene(t, sim.Config{Seed: 42, Relays: 200}, func(t *testing.T, s *scene) {
 		s.settle(2 * time.Minute)
-		before := s.want("at first", status.StateOK)
-		for _, r := range s.net.Relays() {
+		s.want("at first", status.StateOK)
+		first, second, err := s.net.Responsible(s.custodian.Address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range append(first, second...) {
 			r.Wipe()
 		}
-		s.settle(time.Second) // the instances' descriptors are gone, too
-		s.settle(45 * time.Minute)
-		after := s.service.Status()
-		for n := range after.Descriptors {
-			if d := after.Descriptors[n]; d.Current && !d.Built.After(before.Descriptors[n].Built) {
+		lost, before := time.Now(), s.net.Tor().Counts().Posts
+		s.settle(45 * time.Minute) // less than until the next is due
+		if posts := s.net.Tor().Counts().Posts - before; posts != 8 {
+			t.Errorf("%d uploads, want those of one descriptor", posts)
+		}
+		for _, d := range s.want("after a loss", status.StateOK).Descriptors {
+			if d.Current && (!d.Built.After(lost) || d.Confirmed != len(d.Slots)) {
 				t.Errorf("the descriptor that clients ask for was not published again: %+v", d)
 			}
 		}
-		if r := s.client().Request(); r.Err != nil {
-			t.Errorf("a client: %v", r.Err)
+		s.reach("after a loss", 20)
+		for _, r := range append(first, second...) {
+			r.SetFaults(sim.Faults{Amnesia: true})
+		}
+		before = s.net.Tor().Counts().Posts
+		s.settle(3 * time.Hour)
+		if got := s.want("with HSDirs that lose all", status.StateDegraded); !warned(got, "clients do not find the descriptor") {
+			t.Errorf("warnings: %q", got.Warnings)
+		}
+		if posts := s.net.Tor().Counts().Posts - before; posts > 16*12 {
+			t.Errorf("%d uploads in three hours", posts)
 		}
 	})
 }

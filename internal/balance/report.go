@@ -169,11 +169,11 @@ func (s *Service) suspicions() (texts []string) {
 	for _, i := range s.instances {
 		if victim := s.thefts[i.Name]; victim != "" {
 			texts = append(texts, fmt.Sprintf("instance %s offers keys of introduction points that %s had first, which are left out: "+
-				"one of the two is not what it seems, look for an intruder at %s", i.Name, victim, i.Name))
+				"one of the two copies the other's, look for an intruder at both, first at %s", i.Name, victim, i.Name))
 		}
 		if i.restless {
 			texts = append(texts, fmt.Sprintf("instance %s changes its introduction points too often: "+
-				"what it offered before is used, and one change every %s is taken over", i.Name, changesEvery))
+				"it is asked for every %s only", i.Name, changesEvery))
 		}
 	}
 	return texts

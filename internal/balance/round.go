@@ -131,11 +131,10 @@ func (s *Service) finish(r Round) {
 	} else {
 		s.troubles.set(troubleNetwork, nil)
 	}
-	if r.Contents != nil {
-		s.noteShares(r.Chosen)
-		s.contents, s.chosen = r.Contents, r.Chosen
-	}
 	if r.Planned {
+		s.noteShares(r.Chosen)
+		s.contents = r.Contents
+		s.keep(r.Chosen)
 		s.left, s.thefts = r.Pool.left, r.Pool.thefts
 		s.noteLack(s.lacks(r.Now, r.Pool.fallback))
 	}

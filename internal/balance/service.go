@@ -97,6 +97,7 @@ type Service struct {
 	readback    readback
 	claims      *claims
 	dawn        time.Time // when the period, or the service, began
+	listened    time.Time // since when all instances are asked whose new keys are, else zero
 	chosen      []selection.Candidate
 	contents    *descriptor.Contents // of the last plan that had any points
 	left        map[string][]string  // by instance: why points of it are left out

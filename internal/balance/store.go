@@ -30,6 +30,17 @@ type Held struct {
 	Minutes  uint64             `json:"period_length_minutes"`
 	Renewed  time.Time          `json:"renewed"` // when its revision was first seen
 	Raw      []byte             `json:"descriptor"`
+	Points   []HeldPoint        `json:"introduction_points,omitempty"` // of Raw
+}
+
+// HeldPoint is what is known of an introduction point beside what the descriptor
+// says.
+type HeldPoint struct {
+	AuthKey   []byte    `json:"auth_key"` // 32 bytes
+	EncKey    []byte    `json:"enc_key"`  // 32 bytes
+	Relay     string    `json:"relay"`    // RSA fingerprint
+	FirstSeen time.Time `json:"first_seen"`
+	Place     int       `json:"place,omitempty"` // in the published descriptor, from 1
 }
 
 // Store keeps what must outlive the process. Loading what was never saved gives

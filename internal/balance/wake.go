@@ -26,6 +26,9 @@ func (s *Service) wake(now time.Time) time.Time {
 	if !s.retryAt.IsZero() {
 		next = earlier(next, s.retryAt)
 	}
+	if !s.listened.IsZero() {
+		next = earlier(next, s.listened.Add(dawnLasts))
+	}
 	if s.readback.asking == nil && !s.readback.due.IsZero() {
 		next = earlier(next, s.readback.due)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/torprocess"
 	"onionbalancer/keystore/token"
+	"onionbalancer/selection"
 )
 
 // Level says how good a finding of Check is.
@@ -82,6 +84,9 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 	c.checkTorrc()
 	c.checkKeys(ctx)
 	defer c.release()
+	for _, s := range c.services {
+		c.checkWeights(s)
+	}
 	if !offline && !c.torrcBad {
 		c.checkNetwork(ctx)
 	}
@@ -325,6 +330,29 @@ func (c *checker) instance(what string, a balance.Answer) {
 		return
 	}
 	c.ok(what, "%s", detail)
+}
+
+// checkWeights says when the weights ask for other shares than the points that an
+// instance may have come to.
+func (c *checker) checkWeights(s checkedService) {
+	strategy, weighted := s.Strategy.(selection.Weighted)
+	if !weighted {
+		return
+	}
+	weights, sum := make(map[string]float64), 0.0
+	for _, i := range s.Instances {
+		weights[i.Name] = i.Weight
+		sum += i.Weight
+	}
+	shares := strategy.Reach(weights, s.Room)
+	const tolerable = 0.05
+	for _, i := range s.Instances {
+		if wish := i.Weight / sum; math.Abs(shares[i.Name]-wish) > tolerable {
+			c.warn("service "+s.name, "set points_per_instance, and HiddenServiceNumIntroductionPoints in the torrc of the heavy instances, to the largest weight for every 1 of the smallest",
+				"instance %s cannot have the %.0f %% that its weight asks for, but %.0f %%, with at most %d introduction points of each", i.Name, 100*wish, 100*shares[i.Name], s.Room.PerInstance)
+			return
+		}
+	}
 }
 
 // checkLimit says whether the limit of a descriptor leaves points out.

@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/keystore/token/tokentest"
+	"onionbalancer/selection"
 )
 
 // checked checks a file without a network and returns the findings, a line each.
@@ -120,6 +122,21 @@ func TestShownKeys(t *testing.T) {
 		c.tellTrial("signing keys", time.Second, 2*time.Second, shown)
 		if len(told) != 1 || told[0].Level != want || strings.Contains(told[0].Detail, "without the PIN") != shown {
 			t.Errorf("shown %v: %+v", shown, told)
+		}
+	}
+}
+
+// TestCheckWeights: weights that the points of an instance cannot follow are told.
+func TestCheckWeights(t *testing.T) {
+	for each, want := range map[int]bool{3: true, 9: false} {
+		var said []string
+		c := &checker{tell: func(f Finding) { said = append(said, f.Detail) }}
+		s := checkedService{name: "front"}
+		s.Strategy, s.Room = selection.Weighted{}, selection.Room{Points: 20, PerInstance: each}
+		s.Instances = []balance.Instance{{Name: "web1", Weight: 9}, {Name: "web2", Weight: 1}}
+		c.checkWeights(s)
+		if got := len(said) == 1 && strings.Contains(said[0], "web1 cannot have the 90 % that its weight asks for, but 75 %"); got != want {
+			t.Errorf("with %d points: %q", each, said)
 		}
 	}
 }

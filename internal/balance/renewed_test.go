@@ -78,7 +78,7 @@ func TestRenewed(t *testing.T) {
 		}},
 		{"a clock ahead", []look{{at: "09:40", answer: madeAt(t, one, 5, at("13:00")), renewed: "09:40"}}},
 	} {
-		i := &instance{}
+		i := &instance{changes: newChanges()}
 		for _, look := range test.looks {
 			i.accept(look.answer, at(look.at))
 			if got, exact := i.published(); !got.Equal(at(look.renewed)) || exact != look.exact {
@@ -107,7 +107,7 @@ func TestRenewedOverPeriods(t *testing.T) {
 			t.Errorf("an instance that died before noon: %s, renewed %s (only a bound: %v)", i.State, i.Renewed, i.RenewedBefore)
 		}
 	})
-	behind := &instance{}
+	behind := &instance{changes: newChanges()}
 	behind.accept(madeAt(t, descriptor.Period{Number: 1}, 5, testNow.Add(-5*time.Hour)), testNow)
 	if state := behind.state(testNow.Add(silentAfter)); state != status.StateOK {
 		t.Errorf("a clock that is five hours behind: %s", state)

@@ -171,18 +171,10 @@ func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, revision uint64,
 // whichever they are, that must stay below limit bytes: what Publishable
 // returns has at most four link specifiers. 0 stands for MaxSize.
 func MaxPoints(limit int) int {
-	widest := IntroductionPoint{}
-	for t, n := range linkLengths {
-		widest.LinkSpecifiers = append(widest.LinkSpecifiers, LinkSpecifier{Type: byte(t), Data: make([]byte, n)})
-	}
-	cert := Certificate{raw: string(make([]byte, certLength))}
-	contents := Contents{SingleOnion: true, FlowControl: &FlowControl{Versions: "1-2", SendmeInc: 255}}
-	head := len(appendContents(nil, &contents))
-	point := len(appendPoint(nil, &widest, cert, cert))
-	auth := len(appendAuth(nil, [32]byte{}, make([]AuthClient, authMultiple)))
+	w := widest()
 	for n := MaxIntroductionPoints; n > 1; n-- {
-		second := saltSize + head + n*point + macSize
-		first := auth + len(kwEncrypted+"\n") + objectLength(labelMessage, second)
+		second := saltSize + w.head + n*w.point + macSize
+		first := w.auth + len(kwEncrypted+"\n") + objectLength(labelMessage, second)
 		first += (padMultiple-first%padMultiple)%padMultiple + saltSize + macSize
 		if checkSize(wrapperRoom+objectLength(labelMessage, first), limit) == nil {
 			return n
@@ -190,3 +182,24 @@ func MaxPoints(limit int) int {
 	}
 	return 1
 }
+
+// widths are the most bytes that parts of a descriptor have.
+type widths struct {
+	head  int // of the second layer, before its points
+	point int
+	auth  int // of the first layer, before the second
+}
+
+var widest = sync.OnceValue(func() widths {
+	p := IntroductionPoint{}
+	for t, n := range linkLengths {
+		p.LinkSpecifiers = append(p.LinkSpecifiers, LinkSpecifier{Type: byte(t), Data: make([]byte, n)})
+	}
+	cert := Certificate{raw: string(make([]byte, certLength))}
+	contents := Contents{SingleOnion: true, FlowControl: &FlowControl{Versions: "1-2", SendmeInc: 255}}
+	return widths{
+		head:  len(appendContents(nil, &contents)),
+		point: len(appendPoint(nil, &p, cert, cert)),
+		auth:  len(appendAuth(nil, [32]byte{}, make([]AuthClient, authMultiple))),
+	}
+})

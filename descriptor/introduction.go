@@ -2,9 +2,8 @@ package descriptor
 
 import (
 	"bytes"
-	"encoding/hex"
+	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -36,7 +35,7 @@ func (p *IntroductionPoint) Certificates() (auth, enc Certificate) { return p.au
 func (p *IntroductionPoint) Relay() string {
 	for _, l := range p.LinkSpecifiers {
 		if l.Type == LinkRSA {
-			return strings.ToUpper(hex.EncodeToString(l.Data))
+			return fmt.Sprintf("%X", l.Data)
 		}
 	}
 	return ""

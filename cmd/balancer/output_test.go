@@ -49,7 +49,7 @@ func TestOutputOnTerminal(t *testing.T) {
 	}
 	want := "\r\x1b[K" + `half\x1b[2J; FORGED` + "\r\x1b[K" + `done: \u009b2J` + "\r\n" + `0\x82\u001b` + "\r\n"
 	got := make([]byte, 1000)
-	n, err := screen.Read(got)
+	n, err := io.ReadAtLeast(screen, got, len(want))
 	if err != nil || string(got[:n]) != want {
 		t.Errorf("on the terminal: %q, %v, want %q", got[:n], err, want)
 	}

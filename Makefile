@@ -5,6 +5,7 @@
 #   make demo     balancing shown on a private Tor network; ROTATE=1 goes on over
 #                 a change of the time period and of the shared random value
 #   make test     vet, staticcheck and all tests, with the race detector
+#   make soak     tests of months, in virtual time, which take minutes
 #   make bench    figures beside OnionBalance's, in a quarter of an hour; NETWORK=0 leaves
 #                 out those that take a network, and make bench-network takes them alone
 #   make fuzz     every fuzz target for FUZZTIME (20s), each with FUZZLEAST inputs at
@@ -39,7 +40,7 @@ LINK_FLAGS  = -linkmode=external -extldflags "-Wl$(comma)-z$(comma)relro$(comma)
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 endif
 
-.PHONY: all build test bench bench-network fuzz demo deps clean go need-run need-test need-bench
+.PHONY: all build test soak bench bench-network fuzz demo deps clean go need-run need-test need-bench
 
 all: need-run build
 
@@ -53,6 +54,9 @@ test: need-test go
 	CGO_ENABLED=0 $(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	CGO_ENABLED=1 BALANCER_BINARY=$(CURDIR)/bin/balancer $(GO) test -race -timeout 15m ./...
+
+soak: need-test go
+	BALANCER_SOAK=1 CGO_ENABLED=1 $(GO) test -timeout 60m -count=1 -run 'Month|Hostile' ./internal/balance
 
 bench: need-bench go
 	GO=$(GO) $(GO) run ./bench $(if $(filter 0,$(NETWORK)),-network=false)

@@ -91,6 +91,9 @@ func ceremonyNetwork(seed uint64) sim.Config {
 // clock is wrong by hours, and so are the clients', some of which keep the
 // descriptor that they have as long as they can.
 func TestCeremonyTwoMonths(t *testing.T) {
+	if !soaking() {
+		t.Skip("two months are for make soak")
+	}
 	onSceneOf(t, ceremonyNetwork(61), []sim.InstanceConfig{{IntroductionPoints: 2, PointLife: 60 * time.Hour}}, func(t *testing.T, s *scene) {
 		s.stop()
 		c := newCeremonies(s)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,8 +19,26 @@ import (
 // halfway is a Source whose tor has nothing but an answer to why.
 type halfway struct {
 	Source
-	percent int
+	percent atomic.Int32
 	why     error
+}
+
+// buffer is what a log was written to.
+type buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 func (h *halfway) GetInfo(context.Context, string) ([]byte, error) { return nil, errors.New("551") }
@@ -27,14 +47,14 @@ func (h *halfway) Watch(context.Context) <-chan struct{} {
 	ch <- struct{}{}
 	return ch
 }
-func (h *halfway) WhyNoConsensus(context.Context, error) (int, error) { return h.percent, h.why }
+func (h *halfway) WhyNoConsensus(context.Context, error) (int, error) { return int(h.percent.Load()), h.why }
 
 // follow runs a Network in virtual time and gives what it has logged so far, from
 // warnings on.
 func follow(t *testing.T, source Source, test func(n *Network, warnings func() string)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out buffer
 		n := NewNetwork(source, slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -51,10 +71,11 @@ func follow(t *testing.T, source Source, test func(n *Network, warnings func() s
 func TestStartingIsQuiet(t *testing.T) {
 	h := &halfway{why: errors.New("tor is starting")}
 	follow(t, h, func(n *Network, warnings func() string) {
-		for h.percent = 0; h.percent < 90; h.percent += 10 {
+		for percent := int32(0); percent < 90; percent += 10 {
+			h.percent.Store(percent)
 			time.Sleep(50 * time.Second)
 			if _, err := n.Consensus(); warnings() != "" || !errors.Is(err, ErrNoConsensus) {
-				t.Fatalf("at %d: %v, logged %s", h.percent, err, warnings())
+				t.Fatalf("at %d: %v, logged %s", percent, err, warnings())
 			}
 		}
 		time.Sleep(3 * time.Minute)
@@ -67,7 +88,9 @@ func TestStartingIsQuiet(t *testing.T) {
 
 // What tor cannot mend by itself is said at once, and once.
 func TestObstacleIsLoud(t *testing.T) {
-	follow(t, &halfway{why: errors.New("the network is off"), percent: -1}, func(n *Network, warnings func() string) {
+	h := &halfway{why: errors.New("the network is off")}
+	h.percent.Store(-1)
+	follow(t, h, func(n *Network, warnings func() string) {
 		time.Sleep(30 * time.Second)
 		_, err := n.Consensus()
 		if err == nil || errors.Is(err, ErrNoConsensus) || strings.Count(warnings(), "the network is off") != 1 {

@@ -56,9 +56,10 @@ func newChanges() *rate.Limiter { return rate.NewLimiter(rate.Every(changesEvery
 // restlessness.
 func (i *instance) adopt(now time.Time, anew bool) {
 	next := offerOf(i.held)
-	if !anew && !i.offer.same(next) {
-		i.restless = !i.changes.AllowN(now, 1)
-	} else if i.changes.TokensAt(now) >= 1 {
+	switch {
+	case !anew && !i.offer.same(next) && !i.changes.AllowN(now, 1):
+		i.restless = true
+	case i.changes.TokensAt(now) >= 2: // it rested for twice as long as it has to
 		i.restless = false
 	}
 	i.offer = next

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -98,6 +99,9 @@ func (m *memoryCustodian) counts() (asked, closed int) {
 	defer m.mu.Unlock()
 	return m.asked, m.closed
 }
+
+// soaking reports whether tests may take as long as they like: "make soak".
+func soaking() bool { return os.Getenv("BALANCER_SOAK") != "" }
 
 // onScene runs do on a network with three instances and a running service, in
 // virtual time.

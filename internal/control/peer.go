@@ -44,7 +44,7 @@ func dialSocket(ctx context.Context, path string) (net.Conn, error) {
 // identify tells who is at the other end.
 func identify(conn net.Conn) peer {
 	if s, ok := conn.(socketConn); ok {
-		uid, err := unixpeer.UID(s.UnixConn)
+		uid, err := unixpeer.UID(s)
 		if err != nil {
 			return peer{uid: -1, doubt: fmt.Errorf("who answers there cannot be told: %w", err)}
 		}

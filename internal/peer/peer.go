@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,8 +28,8 @@ func Check(conn net.Conn, others ...int) error {
 // UID returns the user of the process at the other end: of the one that
 // listens, if conn was dialed.
 func UID(conn net.Conn) (int, error) {
-	socket, ok := conn.(*net.UnixConn)
-	if !ok {
+	socket, ok := conn.(syscall.Conn)
+	if !ok || conn.RemoteAddr().Network() != "unix" {
 		return 0, errors.New("not a unix socket")
 	}
 	raw, err := socket.SyscallConn()

@@ -2,7 +2,6 @@ package offline
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -142,5 +141,5 @@ func TestForbidden(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := ReadFile(path)
-	wantError(t, "another's file", err, fmt.Sprintf("permission denied; this program runs as user %d: run as root: chown %d '%s'", os.Geteuid(), os.Geteuid(), path))
+	wantError(t, "another's file", err, "permission denied: this program runs as user ", "as root: ", "'"+path+"'")
 }

@@ -33,14 +33,6 @@ func (s *scene) current() *descriptor.Descriptor {
 	return nil
 }
 
-// publicPoints reads the points of the others off the public descriptor, as a
-// broken-into instance can.
-func (s *scene) publicPoints(own []descriptor.IntroductionPoint) []descriptor.IntroductionPoint {
-	return slices.DeleteFunc(slices.Clone(s.current().IntroductionPoints), func(p descriptor.IntroductionPoint) bool {
-		return slices.ContainsFunc(own, func(q descriptor.IntroductionPoint) bool { return q.AuthKey == p.AuthKey })
-	})
-}
-
 // An instance that offers the others' keys takes no visitor from them, wherever
 // it stands in the file, and is named.
 func TestInstanceWithStolenKeys(t *testing.T) {
@@ -48,7 +40,7 @@ func TestInstanceWithStolenKeys(t *testing.T) {
 		onScene(t, sim.Config{Seed: 58, Relays: 400}, func(t *testing.T, s *scene) {
 			s.settle(time.Minute)
 			evil, name := s.instances[place], []string{"web1", "", "web3"}[place]
-			stolen := s.publicPoints(nil)
+			stolen := s.current().IntroductionPoints
 			evil.SetContents(func(c *descriptor.Contents) {
 				for _, p := range stolen {
 					if !slices.ContainsFunc(c.IntroductionPoints, func(q descriptor.IntroductionPoint) bool { return q.AuthKey == p.AuthKey }) {
@@ -87,33 +79,10 @@ func TestInstanceWithStolenKeys(t *testing.T) {
 	}
 }
 
-// An instance whose points move to the others' relays loses them.
-func TestInstanceOnTheOthersRelays(t *testing.T) {
-	onScene(t, sim.Config{Seed: 51, Relays: 200}, func(t *testing.T, s *scene) {
-		s.settle(time.Minute)
-		var stolen []descriptor.IntroductionPoint
-		s.instances[0].SetContents(func(c *descriptor.Contents) {
-			if len(stolen) == 0 {
-				return
-			}
-			for n := range c.IntroductionPoints[1:] {
-				c.IntroductionPoints[n+1].LinkSpecifiers = stolen[n].LinkSpecifiers
-			}
-		})
-		s.settle(time.Minute)
-		stolen = s.publicPoints(nil)
-		s.instances[0].ReplacePoints()
-		s.settle(5 * time.Minute)
-		got := s.want("with a squatter", status.StateOK)
-		if a, b, c := got.Instances[0].Published, got.Instances[1].Published, got.Instances[2].Published; a > 2 || b != 3 || c != 3 {
-			t.Errorf("%d, %d and %d points published", a, b, c)
-		}
-	})
-}
-
 // All points of a descriptor expire together, whosever they are.
 func TestOneExpiry(t *testing.T) {
 	onScene(t, sim.Config{Seed: 52}, func(t *testing.T, s *scene) {
+		s.fetchEvery(20 * time.Minute)
 		for range 6 {
 			s.settle(83 * time.Minute)
 			d := s.current()
@@ -150,7 +119,7 @@ func TestRestlessInstance(t *testing.T) {
 			t.Errorf("the new points of another are not published: %+v", got.Instances[0])
 		}
 		s.reach("with a restless instance", 20)
-		s.settle(4 * time.Hour)
+		s.settle(30 * time.Minute)
 		s.want("when it is calm", status.StateOK)
 	})
 }
@@ -161,13 +130,15 @@ func TestAllInstancesReplaced(t *testing.T) {
 	onScene(t, sim.Config{Seed: 54}, func(t *testing.T, s *scene) {
 		s.settle(time.Minute)
 		good := s.config()
-		bad := s.config()
+		good.FetchEvery = 10 * time.Minute
+		bad := good
+		bad.Instances = slices.Clone(good.Instances)
 		for n := range bad.Instances {
 			bad.Instances[n].Address = testAddress(t, byte(n+1)) // that nobody publishes
 		}
 		s.service.Reconfigure(bad)
 		for _, when := range []string{"at once", "in the next period"} {
-			s.settle(5 * time.Minute)
+			s.settle(15 * time.Minute)
 			got := s.want(when, status.StateFailed)
 			for _, i := range got.Instances {
 				if i.Published != 0 || i.Share != 0 {

@@ -10,9 +10,9 @@ import (
 
 // A month of periods, shared random values, relays that come and go, and
 // clients that keep the descriptor they have: no request is lost. Without make soak
-// it is five days.
+// it is three days.
 func TestMonth(t *testing.T) {
-	days := 5
+	days := 3
 	if soaking() {
 		days = 30
 	}
@@ -22,7 +22,7 @@ func TestMonth(t *testing.T) {
 		delay time.Duration // of the consensus, for our tor
 	}{
 		{"a tor that fetches the consensus early", days, 3 * time.Minute},
-		{"a tor that fetches it as clients do", 3, 0},
+		{"a tor that fetches it as clients do", min(days, 3), 0},
 	} {
 		t.Run(test.what, func(t *testing.T) {
 			// Fewer slots than on the public network, for the test to take less time.

@@ -47,7 +47,9 @@ func (h *halfway) Watch(context.Context) <-chan struct{} {
 	ch <- struct{}{}
 	return ch
 }
-func (h *halfway) WhyNoConsensus(context.Context, error) (int, error) { return int(h.percent.Load()), h.why }
+func (h *halfway) WhyNoConsensus(context.Context, error) (int, error) {
+	return int(h.percent.Load()), h.why
+}
 
 // follow runs a Network in virtual time and gives what it has logged so far, from
 // warnings on.

@@ -19,7 +19,7 @@ import (
 
 const (
 	readbackFirst   = time.Minute // after the first confirmation, and, doubling, after a failure
-	readbackEvery   = 30 * time.Minute
+	readbackEvery   = time.Hour
 	readbackTesting = 30 * time.Second // on a testing network
 )
 
@@ -34,7 +34,7 @@ type readback struct {
 // readBack starts a fetch of the service's own descriptor if one is due.
 func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensus) {
 	e := s.editions[s.epoch.period]
-	if e == nil || e.heard.IsZero() {
+	if e == nil || e.heard.IsZero() || !now.Before(e.authority.expires) {
 		s.readback.due = time.Time{} // nothing is out there
 		return
 	}

@@ -17,7 +17,7 @@ func TestSomebodyElsePublishes(t *testing.T) {
 			t.Fatal("what is published was not read back")
 		}
 		thief := s.net.AddInstance(sim.InstanceConfig{Key: s.custodian.key})
-		s.settle(40 * time.Minute)
+		s.settle(80 * time.Minute)
 		if got := s.want("with a thief", status.StateDegraded); !warned(got, "somebody else publishes under this address") {
 			t.Errorf("warnings: %q", got.Warnings)
 		}
@@ -43,7 +43,7 @@ func TestConfirmedAndLost(t *testing.T) {
 			r.Wipe()
 		}
 		lost, before := time.Now(), s.net.Tor().Counts().Posts
-		s.settle(45 * time.Minute) // less than until the next is due
+		s.settle(70 * time.Minute) // less than until the next is due
 		if posts := s.net.Tor().Counts().Posts - before; posts != 8 {
 			t.Errorf("%d uploads, want those of one descriptor", posts)
 		}

@@ -51,7 +51,7 @@ func ParseAddress(s string) (Address, error) {
 	}
 	a := Address(raw[:32])
 	if raw[34] != addressVersion {
-		return Address{}, fmt.Errorf("reading address %q: %w: version %d", s, ErrAddress, raw[34])
+		return Address{}, fmt.Errorf("reading address %q: %w: version %d, want 3; is its last character mistyped?", s, ErrAddress, raw[34])
 	}
 	if sum := a.checksum(); !bytes.Equal(sum[:], raw[32:34]) {
 		return Address{}, fmt.Errorf("reading address %q: %w: wrong checksum, is it mistyped?", s, ErrAddress)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"unicode/utf8"
@@ -24,6 +25,11 @@ func Load(path string) (*Config, error) {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
 	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrPermission) {
+		gid := os.Getegid()
+		return nil, fmt.Errorf("reading the configuration: %w: this program runs with group %d: run as root: chgrp %d %s && chmod 640 %[4]s",
+			err, gid, gid, shell.Quote(path))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}

@@ -211,7 +211,7 @@ func mendTor(err error) string {
 	case errors.As(err, new(*exec.Error)):
 		return "install tor 0.4.8 or later, or name a running one with control in [tor]"
 	case errors.Is(err, torprocess.ErrInUse):
-		return "try again in a few seconds; if it stays so, end that balancer or that tor"
+		return "try again in a few seconds; if it stays so, look with balancer status whether a balancer runs there"
 	case errors.Is(err, fs.ErrPermission):
 		return "state_dir, with all that is in it, has to belong to the user that balancer runs as"
 	default:

@@ -147,11 +147,18 @@ func withSecrets(cfg *config.Config) (*config.Config, error) {
 }
 
 // intendedUser is whom the files of cfg are judged for: this process's user, or
-// the one whose state_dir it is when root looks at what another user will run.
+// the one whose state_dir or keys these are when root looks at what another user will run.
 func intendedUser(cfg *config.Config) strictmodes.User {
 	if os.Geteuid() == 0 {
-		if owner, err := strictmodes.Owner(cfg.StateDir); err == nil {
-			return owner
+		// A state_dir that is not there yet is whose the keys are.
+		places := []string{cfg.StateDir}
+		for _, s := range cfg.Services {
+			places = append(places, s.Key)
+		}
+		for _, place := range places {
+			if owner, err := strictmodes.Owner(place); err == nil {
+				return owner
+			}
 		}
 	}
 	return strictmodes.Current()

@@ -70,7 +70,7 @@ func (u User) Denied(path string) error {
 		if err == nil && ownerOf(info) == 0 && dir == filepath.Dir(path) && strings.Count(dir, "/") > 2 {
 			command = "run as root: chown -R " + name + " " + shell.Quote(dir)
 		} else {
-			command = fmt.Sprintf("copy the file to where it may go, as root: install -o %s -m 600 %s DIRECTORY", name, quoted)
+			command = fmt.Sprintf("run it as the user that balancer runs as (runuser -u USER -- balancer …), or copy the file to where this one may go, as root: install -o %s -m 600 %s DIRECTORY", name, quoted)
 		}
 		return fmt.Errorf("this program runs as user %s, who may not enter %s: %s", name, dir, mend(path, command, u))
 	}

@@ -213,6 +213,8 @@ func TestCertificateEndsWhileUploadsWait(t *testing.T) {
 		keys.fail(gone{})
 		s.custodian.fail(errTokenGone)
 		s.instances[0].ReplacePoints()
+		s.settle(5 * time.Minute)
+		s.fetchEvery(20 * time.Minute)
 		s.settle(7 * time.Hour)
 		ended := s.want("after the certificates' end", status.StateFailed)
 		if until := ended.Custody.CertifiedUntil; !until.Equal(got.Custody.CertifiedUntil) || until.After(s.now()) {

@@ -17,6 +17,7 @@ const (
 	ReasonRejected Reason = "HSDirs held a higher revision counter"
 	ReasonExpiring Reason = "certificate about to expire"
 	ReasonKey      Reason = "descriptor-signing key changed"
+	ReasonLost     Reason = "HSDirs lost it"
 	ReasonRefresh  Reason = "refresh due"
 	ReasonHSDirs   Reason = "HSDirs changed"
 )
@@ -39,6 +40,7 @@ type edition struct {
 	refresh  time.Time             // when to make it anew though nothing changed
 	filled   map[[20]byte]*filling // by HSDir
 	unmade   error                 // why the last upload could not be signed
+	lost     bool                  // clients do not get it, though HSDirs confirmed it
 	heard    time.Time             // when an HSDir last confirmed this edition, or one before it of the period
 }
 
@@ -98,6 +100,8 @@ func reasonToMake(now time.Time, w wanted, last *edition) Reason {
 		return ReasonKey
 	case last.authority != w.authority:
 		return ReasonExpiring
+	case last.lost:
+		return ReasonLost
 	case !now.Before(last.refresh):
 		return ReasonRefresh
 	}

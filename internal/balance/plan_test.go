@@ -217,6 +217,8 @@ func TestPlan(t *testing.T) {
 		{what: "an HSDir less", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 7), reason: ReasonHSDirs},
 		{what: "refresh", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),
 			change: func(e *edition) { e.refresh = testNow }, reason: ReasonRefresh, fresh: true, missed: 8},
+		{what: "lost", last: testEdition(testWanted(points(1), 8)), want: testWanted(points(1), 8),
+			change: func(e *edition) { e.lost = true }, reason: ReasonLost, fresh: true, missed: 8},
 		{what: "signing key", last: testEdition(testWanted(points(1), 8)), want: renewed(testWanted(points(1), 8)), reason: ReasonKey, fresh: true, missed: 8},
 		{what: "signing key gone", last: testEdition(testWanted(points(1), 8)), want: unsigned(testWanted(points(2), 8))},
 		{what: "never had a signing key", want: unsigned(testWanted(points(2), 8))},

@@ -79,7 +79,7 @@ func (s *Service) compare(now time.Time, a Answer) {
 		s.readback.failures = 0
 	}
 	if mend && e == asked {
-		e.refresh = now
+		e.lost = true
 	}
 	s.troubles.set(troubleReadback, err)
 }

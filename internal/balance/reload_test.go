@@ -117,7 +117,9 @@ func TestReloadsInARow(t *testing.T) {
 		s.service.Reconfigure(cfg)
 		s.settle(time.Second)
 		for n, keys := range append(all, late) {
-			if made, _, closed := keys.counts(); closed != 1 || made != map[int]int{2: 2}[n] {
+			// The first two may have been taken over before the next one came.
+			made, _, closed := keys.counts()
+			if closed != 1 || n == 2 && made != 2 || n == 3 && made != 0 {
 				t.Errorf("reload %d: %d keys made, closed %d times", n+1, made, closed)
 			}
 		}

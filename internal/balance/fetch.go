@@ -48,7 +48,7 @@ func (s *Service) turn(now time.Time, c *hsdir.Consensus, current *hsdir.Ring, f
 			"period", e.period.Number, "valid_after", c.ValidAfter)
 	}
 	if e.period != s.epoch.period {
-		s.claims, s.dawn = newClaims(e.period), now
+		s.claims, s.dawn, s.listened = newClaims(e.period), now, time.Time{}
 		s.restoreClaims()
 	}
 	s.epoch = e

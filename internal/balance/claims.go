@@ -4,7 +4,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"time"
 
 	"onionbalancer/descriptor"
 )
@@ -15,33 +14,26 @@ import (
 // period. Claims are kept for one period, in which tor never gives a point's
 // keys up for later use, and survive a restart.
 
-// claimed is a key of introduction points, an authentication or an encryption
-// key, and whose it is.
-type claimed struct {
-	owner descriptor.Address // of the instance
-	since time.Time
-}
-
-// claims says which instance has which key. Keys of both kinds share one name
-// space: none is ever right as both.
+// claims says which instance has which key, an authentication or an encryption
+// key. Keys of both kinds share one name space: none is ever right as both.
 type claims struct {
 	period descriptor.Period
-	keys   map[[32]byte]claimed
+	keys   map[[32]byte]descriptor.Address // to the instance
 }
 
 func newClaims(p descriptor.Period) *claims {
-	return &claims{period: p, keys: make(map[[32]byte]claimed)}
+	return &claims{period: p, keys: make(map[[32]byte]descriptor.Address)}
 }
 
 // note gives the keys that nobody has to the instances that offer them, and
 // reports whether there were any. Of instances that begin to offer the same keys
 // at the same time, chance decides for one.
-func (c *claims) note(now time.Time, instances []*instance, random *rand.Rand) (changed bool) {
+func (c *claims) note(instances []*instance, random *rand.Rand) (changed bool) {
 	for _, n := range random.Perm(len(instances)) {
 		for _, p := range instances[n].offer.points {
 			for _, key := range [][32]byte{p.AuthKey, p.EncKey} {
 				if _, known := c.keys[key]; !known {
-					c.keys[key] = claimed{instances[n].Address, now}
+					c.keys[key] = instances[n].Address
 					changed = true
 				}
 			}
@@ -62,15 +54,15 @@ func (c *claims) unknown(o offer) bool {
 // forget frees the keys of instances that are gone: whoever was taken out for
 // having stolen them must not go on having them.
 func (c *claims) forget(stays func(descriptor.Address) bool) {
-	maps.DeleteFunc(c.keys, func(_ [32]byte, k claimed) bool { return !stays(k.owner) })
+	maps.DeleteFunc(c.keys, func(_ [32]byte, owner descriptor.Address) bool { return !stays(owner) })
 }
 
 // thief returns the instance that has one of p's keys, if that is another than
 // owner.
 func (c *claims) thief(owner descriptor.Address, p *descriptor.IntroductionPoint) (victim descriptor.Address, stolen bool) {
 	for _, key := range [][32]byte{p.AuthKey, p.EncKey} {
-		if k, known := c.keys[key]; known && k.owner != owner {
-			return k.owner, true
+		if first, known := c.keys[key]; known && first != owner {
+			return first, true
 		}
 	}
 	return victim, false
@@ -81,7 +73,6 @@ func (c *claims) thief(owner descriptor.Address, p *descriptor.IntroductionPoint
 type Claim struct {
 	Key      []byte             `json:"key"` // 32 bytes
 	Instance descriptor.Address `json:"instance"`
-	Since    time.Time          `json:"since"`
 	Period   uint64             `json:"period"`
 	Minutes  uint64             `json:"period_length_minutes"`
 }
@@ -89,8 +80,8 @@ type Claim struct {
 // list returns the claims in a stable order.
 func (c *claims) list() []Claim {
 	list := make([]Claim, 0, len(c.keys))
-	for key, k := range c.keys {
-		list = append(list, Claim{key[:], k.owner, k.since.UTC(), c.period.Number, c.period.Minutes()})
+	for key, owner := range c.keys {
+		list = append(list, Claim{key[:], owner, c.period.Number, c.period.Minutes()})
 	}
 	slices.SortFunc(list, func(a, b Claim) int { return slices.Compare(a.Key, b.Key) })
 	return list
@@ -100,7 +91,7 @@ func (c *claims) list() []Claim {
 func (c *claims) restore(list []Claim) {
 	for _, k := range list {
 		if len(k.Key) == 32 && k.Period == c.period.Number && k.Minutes == c.period.Minutes() {
-			c.keys[[32]byte(k.Key)] = claimed{k.Instance, k.Since}
+			c.keys[[32]byte(k.Key)] = k.Instance
 		}
 	}
 }

@@ -75,7 +75,7 @@ func (s *Service) note(now time.Time) {
 	if s.listening(now) {
 		return
 	}
-	if s.claims.note(now, s.instances, s.random) || s.troubles[troubleClaims] != nil {
+	if s.claims.note(s.instances, s.random) || s.troubles[troubleClaims] != nil {
 		s.troubles.set(troubleClaims, s.env.Store.SaveClaims(s.address, s.claims.list()))
 	}
 }

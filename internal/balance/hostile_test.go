@@ -148,7 +148,7 @@ func (w *world) round() {
 	for _, i := range w.instances {
 		i.see(w.now)
 	}
-	w.claims.note(w.now, w.instances, w.random)
+	w.claims.note(w.instances, w.random)
 	p := gather(w.now, w.instances, w.vouch, w.claims)
 	before := make([]descriptor.IntroductionPoint, len(w.chosen))
 	for n, c := range w.chosen {

@@ -8,8 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"syscall"
 
+	"onionbalancer/internal/owner"
 	unixpeer "onionbalancer/internal/peer"
 	"onionbalancer/internal/printable"
 )
@@ -113,12 +113,8 @@ func ownedBy(path string, uid int) (os.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	if of := owner(info); of != uid && !believed(of) {
+	if of := owner.Of(info); of != uid && !believed(of) {
 		return nil, fmt.Errorf("%s belongs to user %d", printable.Text(path), of)
 	}
 	return info, nil
-}
-
-func owner(info os.FileInfo) int {
-	return int(info.Sys().(*syscall.Stat_t).Uid)
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/owner"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 )
@@ -28,7 +29,7 @@ func readCookie(path string, chosen bool, who peer) ([]byte, error) {
 	if err != nil {
 		return nil, explainCookie(err)
 	}
-	of := owner(info)
+	of := owner.Of(info)
 	if !believed(of) && !(who.doubt == nil && of == who.uid) {
 		if !chosen {
 			return nil, advise(fmt.Errorf("the cookie file %s belongs to user %d, and it is who answers there that names it", printable.Text(path), of),
@@ -70,7 +71,7 @@ func readPassword(path string, who peer) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading password_file: %w", err)
 	}
-	if of := owner(info); !believed(of) && !(who.doubt == nil && of == who.uid) {
+	if of := owner.Of(info); !believed(of) && !(who.doubt == nil && of == who.uid) {
 		return nil, advise(fmt.Errorf("reading password_file: %s belongs to user %d, who can replace it", path, of),
 			"run as root: chown %d %s", os.Geteuid(), printable.Text(shell.Quote(path)))
 	}

@@ -44,13 +44,19 @@ func (e *Error) Command(args []string) string {
 	return strings.Join(words, " ")
 }
 
-func (e *Error) name() string {
-	uid := strconv.Itoa(e.UID)
-	if known, err := user.LookupId(uid); err == nil {
+func (e *Error) name() string { return Name(e.UID) }
+
+// Name returns the name of a user, or the number where it has none.
+func Name(uid int) string {
+	number := strconv.Itoa(uid)
+	if known, err := user.LookupId(number); err == nil {
 		return known.Username
 	}
-	return uid
+	return number
 }
+
+// Of returns the user that a file belongs to.
+func Of(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
 // Check returns an *Error if this process is root's and one of the paths, or
 // anything on the way to it, links included, is not. What does not exist yet is

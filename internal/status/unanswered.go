@@ -6,10 +6,10 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"syscall"
+
+	"onionbalancer/internal/owner"
 )
 
 // unanswered says why there was no answer at path.
@@ -24,7 +24,7 @@ func unanswered(path string, err error) error {
 	case len(path) >= maxSocketPath:
 		return fmt.Errorf("no balancer can listen at %q: it is %d bytes long, and a socket's path may have %d", path, len(path), maxSocketPath-1)
 	case errors.Is(err, fs.ErrPermission):
-		return &ForbiddenError{Socket: path, User: owner(filepath.Dir(path))}
+		return &ForbiddenError{Socket: path, User: ownerName(filepath.Dir(path))}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no balancer answers at %s: is it running? %w", path, err)
 	}
@@ -46,20 +46,12 @@ func (e *ForbiddenError) Error() string {
 	return text
 }
 
-// owner returns the name of the user whose directory dir is, empty if it cannot
+// ownerName returns the name of the user whose directory dir is, empty if it cannot
 // be told.
-func owner(dir string) string {
+func ownerName(dir string) string {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return ""
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return ""
-	}
-	id := strconv.FormatUint(uint64(stat.Uid), 10)
-	if u, err := user.LookupId(id); err == nil {
-		return u.Username
-	}
-	return id
+	return owner.Name(owner.Of(info))
 }

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"onionbalancer/internal/owner"
 )
 
 // What a grant allows, as in modes.
@@ -59,7 +61,7 @@ func (u User) stranger(g grant, joined bool) string {
 	case g.to == toEverybody:
 		return "everybody"
 	case !u.trusts(g.id):
-		return "user " + userName(g.id)
+		return "user " + owner.Name(g.id)
 	}
 	return ""
 }

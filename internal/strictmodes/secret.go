@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"onionbalancer/internal/owner"
 	"onionbalancer/internal/shell"
 )
 
@@ -24,9 +25,9 @@ func (u User) Secret(path string, f *os.File) error {
 	if err != nil {
 		return err
 	}
-	if owner := ownerOf(info); u.UID != 0 && !u.trusts(owner) {
+	if uid := owner.Of(info); u.UID != 0 && !u.trusts(uid) {
 		return fmt.Errorf("the file belongs to user %s, who can read and replace it, and this program runs as user %s: %s",
-			userName(owner), userName(u.UID), mend(path, "run as root: chown "+userName(u.UID)+" "+shell.Quote(path), u))
+			owner.Name(uid), owner.Name(u.UID), mend(path, "run as root: chown "+owner.Name(u.UID)+" "+shell.Quote(path), u))
 	}
 	list, err := grants(info, func(b []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), aclAttribute, b) })
 	if err != nil {
@@ -42,8 +43,8 @@ func (u User) Secret(path string, f *os.File) error {
 		}
 		if stranger != "" {
 			command := "run: chmod 600 " + shell.Quote(path)
-			if ownerOf(info) != u.UID && u.UID != 0 {
-				command = fmt.Sprintf("run as root: chown %s %s && chmod 600 %[2]s", userName(u.UID), shell.Quote(path))
+			if owner.Of(info) != u.UID && u.UID != 0 {
+				command = fmt.Sprintf("run as root: chown %s %s && chmod 600 %[2]s", owner.Name(u.UID), shell.Quote(path))
 			}
 			return fmt.Errorf("others than its owner can use the file (mode %04o, %s): %s", info.Mode().Perm(), stranger, mend(path, command, u))
 		}
@@ -58,7 +59,7 @@ func (u User) Denied(path string) error {
 	if err != nil {
 		return err
 	}
-	name, quoted := userName(u.UID), shell.Quote(path)
+	name, quoted := owner.Name(u.UID), shell.Quote(path)
 	command := "run as root: chown " + name + " " + quoted
 	for dir := "/"; dir != filepath.Dir(path); {
 		rest, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(path, dir), "/"), "/")
@@ -67,7 +68,7 @@ func (u User) Denied(path string) error {
 			continue
 		}
 		info, err := os.Stat(dir)
-		if err == nil && ownerOf(info) == 0 && dir == filepath.Dir(path) && strings.Count(dir, "/") > 2 {
+		if err == nil && owner.Of(info) == 0 && dir == filepath.Dir(path) && strings.Count(dir, "/") > 2 {
 			command = "run as root: chown -R " + name + " " + shell.Quote(dir)
 		} else {
 			command = fmt.Sprintf("run it as the user that balancer runs as (runuser -u USER -- balancer …), or copy the file to where this one may go, as root: install -o %s -m 600 %s DIRECTORY", name, quoted)

@@ -9,13 +9,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 
+	"onionbalancer/internal/owner"
 	"onionbalancer/internal/shell"
 )
 
@@ -44,8 +42,8 @@ func Owner(path string) (User, error) {
 		return User{}, err
 	}
 	u := Current()
-	if owner := ownerOf(info); owner != u.UID {
-		u.UID, u.Groups = owner, nil
+	if uid := owner.Of(info); uid != u.UID {
+		u.UID, u.Groups = uid, nil
 	}
 	return u, nil
 }
@@ -88,8 +86,8 @@ func (u User) Check(path string) error {
 			at = next
 			continue
 		}
-		if owner := ownerOf(info); sticky && !u.trusts(owner) {
-			return fmt.Errorf("%s is a link of user %s, who can lead it elsewhere: run: rm %s", next, userName(owner), shell.Quote(next))
+		if uid := owner.Of(info); sticky && !u.trusts(uid) {
+			return fmt.Errorf("%s is a link of user %s, who can lead it elsewhere: run: rm %s", next, owner.Name(uid), shell.Quote(next))
 		}
 		target, err := os.Readlink(next)
 		if err != nil {
@@ -114,14 +112,14 @@ func (u User) checkOne(path, at string, last bool) (sticky bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	owner, quoted := ownerOf(info), shell.Quote(at)
+	uid, quoted := owner.Of(info), shell.Quote(at)
 	switch {
-	case u.trusts(owner):
+	case u.trusts(uid):
 	case last:
-		return false, fmt.Errorf("%s belongs to user %s, who can change it: run as root: chown %s %s", at, userName(owner), userName(u.UID), quoted)
+		return false, fmt.Errorf("%s belongs to user %s, who can change it: run as root: chown %s %s", at, owner.Name(uid), owner.Name(u.UID), quoted)
 	default:
 		return false, fmt.Errorf("%s, on the way to %s, belongs to user %s, who can replace what is in it: keep the file elsewhere, or run as root: chown root %s",
-			at, path, userName(owner), quoted)
+			at, path, owner.Name(uid), quoted)
 	}
 	writers, err := u.others(info, at, mayWrite)
 	switch {
@@ -143,13 +141,3 @@ func components(path string) []string {
 }
 
 func (u User) trusts(uid int) bool { return uid == 0 || uid == u.UID }
-
-func ownerOf(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
-
-// userName returns the name of a user, or the number where it has none.
-func userName(uid int) string {
-	if u, err := user.LookupId(strconv.Itoa(uid)); err == nil {
-		return u.Username
-	}
-	return strconv.Itoa(uid)
-}

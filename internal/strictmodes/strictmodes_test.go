@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"onionbalancer/internal/owner"
 )
 
 // TestMain lets this binary be a program that another user runs on a path.
@@ -169,7 +171,7 @@ func TestDenied(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := Current().Denied("a/../key").Error(), "who may not read it: run as root: chown "+userName(os.Geteuid())+" "+filepath.Join(dir, "key"); !strings.HasSuffix(got, want) {
+	if got, want := Current().Denied("a/../key").Error(), "who may not read it: run as root: chown "+owner.Name(os.Geteuid())+" "+filepath.Join(dir, "key"); !strings.HasSuffix(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

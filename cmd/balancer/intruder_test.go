@@ -82,7 +82,7 @@ func newIntruder(ctx context.Context, c *custodians, s *testnet.Service) *intrud
 func (i *intruder) settle(ctx context.Context) {
 	i.Helper()
 	for ctx.Err() == nil {
-		if left := time.Until(i.consensus(ctx).NextPeriod()); left > 90*time.Second || left < 0 {
+		if left := time.Until(i.consensus(ctx).NextPeriod()); left > 90*time.Second {
 			return
 		}
 		time.Sleep(time.Second)

@@ -19,7 +19,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet"
 )
 

@@ -16,7 +16,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet"
 )

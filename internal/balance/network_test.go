@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet/sim"
 )
 

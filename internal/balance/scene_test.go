@@ -17,7 +17,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 	"onionbalancer/testnet/sim"

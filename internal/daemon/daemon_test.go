@@ -14,7 +14,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
 )

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"onionbalancer/internal/balance"
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/status"
 )

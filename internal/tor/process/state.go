@@ -1,9 +1,9 @@
-package torprocess
+package process
 
 import (
 	"time"
 
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 )
 
 func (p *Process) noteStart(pid int) {

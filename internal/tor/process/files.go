@@ -1,4 +1,4 @@
-package torprocess
+package process
 
 import (
 	"context"
@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/peer"
 )

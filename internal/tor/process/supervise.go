@@ -1,4 +1,4 @@
-package torprocess
+package process
 
 import (
 	"context"
@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 )
 
 // supervise keeps a tor running until ctx ends. first is told once: nil when

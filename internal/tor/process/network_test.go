@@ -1,4 +1,4 @@
-package torprocess
+package process
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet"
 )
 

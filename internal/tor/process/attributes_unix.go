@@ -1,6 +1,6 @@
 //go:build unix && !linux
 
-package torprocess
+package process
 
 import "syscall"
 

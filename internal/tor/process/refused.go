@@ -1,4 +1,4 @@
-package torprocess
+package process
 
 import (
 	"errors"

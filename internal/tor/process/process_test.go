@@ -1,4 +1,4 @@
-package torprocess
+package process
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 )
 
 func TestMain(m *testing.M) {

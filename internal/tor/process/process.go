@@ -1,4 +1,4 @@
-// Package torprocess runs a tor of our own: it writes tor's configuration,
+// Package process runs a tor of our own: it writes tor's configuration,
 // starts it, watches it, starts it again when it ends, and takes it down.
 //
 // That tor never outlives us. It ends by three ways that do not depend on each
@@ -9,7 +9,7 @@
 // A [Process] gives the Dial function and the cookie file that
 // internal/control wants; see [Process.ControlConfig]. A client made from them
 // rides over restarts by itself.
-package torprocess
+package process
 
 import (
 	"context"
@@ -21,7 +21,7 @@ import (
 	"sync"
 	"time"
 
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 )
 
 // ErrInUse is wrapped when another tor holds the data directory.

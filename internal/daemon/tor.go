@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"onionbalancer/internal/config"
-	"onionbalancer/internal/tor/control"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/internal/tor/process"
 )
 

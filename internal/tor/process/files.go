@@ -12,9 +12,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"onionbalancer/internal/tor/control"
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/peer"
+	"onionbalancer/internal/tor/control"
 )
 
 // maxSocketPath is how long the path of a unix socket may be, in bytes: the

@@ -7,7 +7,7 @@
 // once), and on Linux the kernel tells it (PR_SET_PDEATHSIG, at once).
 //
 // A [Process] gives the Dial function and the cookie file that
-// internal/control wants; see [Process.ControlConfig]. A client made from them
+// internal/tor/control wants; see [Process.ControlConfig]. A client made from them
 // rides over restarts by itself.
 package process
 

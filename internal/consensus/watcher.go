@@ -1,4 +1,6 @@
-package balance
+// Package consensus follows the consensus of a tor, and tells those who work by it
+// when there is a new one.
+package consensus
 
 import (
 	"context"
@@ -11,7 +13,7 @@ import (
 	"onionbalancer/hsdir"
 )
 
-// Source is what a Network asks of tor. GetInfo and GetConf have deadlines of
+// Source is what a Watcher asks of tor. GetInfo and GetConf have deadlines of
 // their own; Watch fires, without queueing, when a consensus arrived or the
 // connection to tor was made anew.
 type Source interface {
@@ -24,20 +26,20 @@ type Source interface {
 	WhyNoConsensus(ctx context.Context, refused error) (percent int, why error)
 }
 
-// ErrNoConsensus is what errors are (errors.Is) while tor has no consensus, or
+// ErrNone is what errors are (errors.Is) while tor has no consensus, or
 // only one of an earlier life, and is on its way to one. That is no trouble yet.
-var ErrNoConsensus = errors.New("no consensus yet")
+var ErrNone = errors.New("no consensus yet")
 
 // onItsWay is such an error. Its text says how far tor is.
 type onItsWay struct{ error }
 
-func (onItsWay) Is(target error) bool { return target == ErrNoConsensus }
+func (onItsWay) Is(target error) bool { return target == ErrNone }
 func (e onItsWay) Unwrap() error      { return e.error }
 
 // patience is how long a tor without a consensus may stay where it is on its way.
 const patience = time.Minute
 
-// The keys of GETINFO and GETCONF that a Network reads.
+// The keys of GETINFO and GETCONF that a Watcher reads.
 const (
 	infoConsensus  = "dir/status-vote/current/consensus-microdesc"
 	infoMicrodescs = "md/all"
@@ -53,8 +55,8 @@ const (
 	pollLongest  = 10 * time.Minute
 )
 
-// Network follows the consensus of one tor and tells services when it changed.
-type Network struct {
+// Watcher follows the consensus of one tor and tells subscribers when it changed.
+type Watcher struct {
 	source Source
 	log    *slog.Logger
 	parser hsdir.Parser
@@ -69,40 +71,40 @@ type Network struct {
 	subscribers map[chan struct{}]bool
 }
 
-// NewNetwork returns a Network that knows nothing until Run.
-func NewNetwork(source Source, log *slog.Logger) *Network {
-	return &Network{source: source, log: log, subscribers: map[chan struct{}]bool{}}
+// New returns a Watcher that knows nothing until Run.
+func New(source Source, log *slog.Logger) *Watcher {
+	return &Watcher{source: source, log: log, subscribers: map[chan struct{}]bool{}}
 }
 
 // Consensus returns the last good consensus, nil before there was one, and the
 // error of the last attempt to learn a newer one.
-func (n *Network) Consensus() (*hsdir.Consensus, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.consensus, n.err
+func (w *Watcher) Consensus() (*hsdir.Consensus, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.consensus, w.err
 }
 
 // Subscribe returns a channel that holds a token whenever the consensus changed
 // since it was last read, and a function that ends the subscription.
-func (n *Network) Subscribe() (<-chan struct{}, func()) {
+func (w *Watcher) Subscribe() (<-chan struct{}, func()) {
 	ch := make(chan struct{}, 1)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.subscribers[ch] = true
-	if n.consensus != nil {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.subscribers[ch] = true
+	if w.consensus != nil {
 		ch <- struct{}{}
 	}
 	return ch, func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		delete(n.subscribers, ch)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.subscribers, ch)
 	}
 }
 
 // Run follows the consensus until ctx ends.
-func (n *Network) Run(ctx context.Context) {
-	n.moved = time.Now()
-	changed := n.source.Watch(ctx)
+func (w *Watcher) Run(ctx context.Context) {
+	w.moved = time.Now()
+	changed := w.source.Watch(ctx)
 	wait := pollMissing // for the connection, which makes changed fire
 	for {
 		timer := time.NewTimer(wait)
@@ -116,13 +118,13 @@ func (n *Network) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		timer.Stop()
-		wait = n.nextPoll(n.refresh(ctx), wait)
+		wait = w.nextPoll(w.refresh(ctx), wait)
 	}
 }
 
 // nextPoll returns how long to wait for an event before asking anyway.
-func (n *Network) nextPoll(complete bool, last time.Duration) time.Duration {
-	c, err := n.Consensus()
+func (w *Watcher) nextPoll(complete bool, last time.Duration) time.Duration {
+	c, err := w.Consensus()
 	if c == nil || err != nil || !complete {
 		return min(max(2*last, pollShortest), pollMissing)
 	}
@@ -131,45 +133,45 @@ func (n *Network) nextPoll(complete bool, last time.Duration) time.Duration {
 
 // refresh asks tor for its consensus, unless it is the one we have, and reports
 // whether nothing is missing in it.
-func (n *Network) refresh(ctx context.Context) (complete bool) {
-	known, _ := n.Consensus()
+func (w *Watcher) refresh(ctx context.Context) (complete bool) {
+	known, _ := w.Consensus()
 	if known != nil && known.Coverage.Missing == 0 {
-		text, err := n.source.GetInfo(ctx, infoValidAfter)
+		text, err := w.source.GetInfo(ctx, infoValidAfter)
 		if err == nil && string(text) == known.ValidAfter.UTC().Format(time.DateTime) {
-			n.settle(known, nil)
+			w.settle(known, nil)
 			return true
 		}
 	}
-	c, err := n.learn(ctx)
+	c, err := w.learn(ctx)
 	if ctx.Err() != nil {
 		return false
 	}
-	n.settle(c, err)
+	w.settle(c, err)
 	return err == nil && c.Coverage.Missing == 0
 }
 
 // learn fetches and parses both documents.
-func (n *Network) learn(ctx context.Context) (*hsdir.Consensus, error) {
-	consensus, err := n.source.GetInfo(ctx, infoConsensus)
+func (w *Watcher) learn(ctx context.Context) (*hsdir.Consensus, error) {
+	consensus, err := w.source.GetInfo(ctx, infoConsensus)
 	if err != nil {
-		return nil, n.without(ctx, err)
+		return nil, w.without(ctx, err)
 	}
-	microdescs, err := n.source.GetInfo(ctx, infoMicrodescs)
+	microdescs, err := w.source.GetInfo(ctx, infoMicrodescs)
 	if err != nil {
 		return nil, fmt.Errorf("asking tor for the microdescriptors: %w", err)
 	}
-	testing, err := n.source.GetConf(ctx, confTesting)
+	testing, err := w.source.GetConf(ctx, confTesting)
 	if err != nil {
 		return nil, fmt.Errorf("asking tor whether the network is for testing: %w", err)
 	}
-	c, err := n.parser.Parse(consensus, microdescs, len(testing) == 1 && testing[0] == "1")
+	c, err := w.parser.Parse(consensus, microdescs, len(testing) == 1 && testing[0] == "1")
 	if err != nil {
 		return nil, fmt.Errorf("reading the consensus: %w", err)
 	}
-	if known, _ := n.Consensus(); known == nil && (time.Now().After(c.ValidUntil) || len(c.HSDirs) == 0) {
+	if known, _ := w.Consensus(); known == nil && (time.Now().After(c.ValidUntil) || len(c.HSDirs) == 0) {
 		// From tor's cache, and a newer one is on its way; or its
 		// microdescriptors are.
-		if err := n.without(ctx, nil); errors.Is(err, ErrNoConsensus) {
+		if err := w.without(ctx, nil); errors.Is(err, ErrNone) {
 			return nil, err
 		}
 	}
@@ -177,42 +179,42 @@ func (n *Network) learn(ctx context.Context) (*hsdir.Consensus, error) {
 }
 
 // without says why there is no consensus, or only an old one. It is
-// ErrNoConsensus for as long as tor gets on.
-func (n *Network) without(ctx context.Context, refused error) error {
-	percent, why := n.source.WhyNoConsensus(ctx, refused)
-	if percent > n.percent {
-		n.percent, n.moved = percent, time.Now()
+// ErrNone for as long as tor gets on.
+func (w *Watcher) without(ctx context.Context, refused error) error {
+	percent, why := w.source.WhyNoConsensus(ctx, refused)
+	if percent > w.percent {
+		w.percent, w.moved = percent, time.Now()
 	}
-	if percent < 0 || time.Since(n.moved) > patience {
+	if percent < 0 || time.Since(w.moved) > patience {
 		return why
 	}
 	return onItsWay{why}
 }
 
 // settle records an attempt and wakes the subscribers if anything is new.
-func (n *Network) settle(c *hsdir.Consensus, err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (w *Watcher) settle(c *hsdir.Consensus, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if err != nil {
 		level := slog.LevelWarn
-		if errors.Is(err, ErrNoConsensus) {
+		if errors.Is(err, ErrNone) {
 			level = slog.LevelDebug
 		}
-		if n.err == nil || n.err.Error() != err.Error() || errors.Is(n.err, ErrNoConsensus) != (level == slog.LevelDebug) {
-			n.log.Log(context.Background(), level, "no new consensus", "error", err)
+		if w.err == nil || w.err.Error() != err.Error() || errors.Is(w.err, ErrNone) != (level == slog.LevelDebug) {
+			w.log.Log(context.Background(), level, "no new consensus", "error", err)
 		}
-		n.err = err
+		w.err = err
 		return
 	}
-	n.err = nil
-	if c == n.consensus {
+	w.err = nil
+	if c == w.consensus {
 		return
 	}
-	if old := n.consensus; old == nil || !old.ValidAfter.Equal(c.ValidAfter) {
-		n.log.Info("consensus", "valid_after", c.ValidAfter, "hsdirs", len(c.HSDirs), "missing_microdescriptors", c.Coverage.Missing)
+	if old := w.consensus; old == nil || !old.ValidAfter.Equal(c.ValidAfter) {
+		w.log.Info("consensus", "valid_after", c.ValidAfter, "hsdirs", len(c.HSDirs), "missing_microdescriptors", c.Coverage.Missing)
 	}
-	n.consensus = c
-	for ch := range n.subscribers {
+	w.consensus = c
+	for ch := range w.subscribers {
 		select {
 		case ch <- struct{}{}:
 		default:

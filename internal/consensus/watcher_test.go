@@ -1,4 +1,4 @@
-package balance
+package consensus
 
 import (
 	"bytes"
@@ -51,13 +51,13 @@ func (h *halfway) WhyNoConsensus(context.Context, error) (int, error) {
 	return int(h.percent.Load()), h.why
 }
 
-// follow runs a Network in virtual time and gives what it has logged so far, from
+// follow runs a Watcher in virtual time and gives what it has logged so far, from
 // warnings on.
-func follow(t *testing.T, source Source, test func(n *Network, warnings func() string)) {
+func follow(t *testing.T, source Source, test func(n *Watcher, warnings func() string)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		var out buffer
-		n := NewNetwork(source, slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})))
+		n := New(source, slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); n.Run(ctx) }()
@@ -72,17 +72,17 @@ func follow(t *testing.T, source Source, test func(n *Network, warnings func() s
 // is.
 func TestStartingIsQuiet(t *testing.T) {
 	h := &halfway{why: errors.New("tor is starting")}
-	follow(t, h, func(n *Network, warnings func() string) {
+	follow(t, h, func(n *Watcher, warnings func() string) {
 		for percent := int32(0); percent < 90; percent += 10 {
 			h.percent.Store(percent)
 			time.Sleep(50 * time.Second)
-			if _, err := n.Consensus(); warnings() != "" || !errors.Is(err, ErrNoConsensus) {
+			if _, err := n.Consensus(); warnings() != "" || !errors.Is(err, ErrNone) {
 				t.Fatalf("at %d: %v, logged %s", percent, err, warnings())
 			}
 		}
 		time.Sleep(3 * time.Minute)
 		_, err := n.Consensus()
-		if err == nil || errors.Is(err, ErrNoConsensus) || !strings.Contains(warnings(), "tor is starting") {
+		if err == nil || errors.Is(err, ErrNone) || !strings.Contains(warnings(), "tor is starting") {
 			t.Errorf("three minutes at one place: %v, logged %q", err, warnings())
 		}
 	})
@@ -92,10 +92,10 @@ func TestStartingIsQuiet(t *testing.T) {
 func TestObstacleIsLoud(t *testing.T) {
 	h := &halfway{why: errors.New("the network is off")}
 	h.percent.Store(-1)
-	follow(t, h, func(n *Network, warnings func() string) {
+	follow(t, h, func(n *Watcher, warnings func() string) {
 		time.Sleep(30 * time.Second)
 		_, err := n.Consensus()
-		if err == nil || errors.Is(err, ErrNoConsensus) || strings.Count(warnings(), "the network is off") != 1 {
+		if err == nil || errors.Is(err, ErrNone) || strings.Count(warnings(), "the network is off") != 1 {
 			t.Errorf("%v, logged %q", err, warnings())
 		}
 	})
@@ -122,12 +122,12 @@ func TestMicrodescriptorsOnTheirWay(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		ctx, cancel := context.WithCancel(t.Context())
 		client := control.New(control.Config{Dial: net.Dial})
-		n := NewNetwork(&bare{client, time.Now().Add(10 * time.Second)}, slog.New(slog.DiscardHandler))
+		n := New(&bare{client, time.Now().Add(10 * time.Second)}, slog.New(slog.DiscardHandler))
 		done := make(chan struct{}, 2)
 		go func() { _ = client.Run(ctx); done <- struct{}{} }()
 		go func() { n.Run(ctx); done <- struct{}{} }()
 		time.Sleep(5 * time.Second)
-		if c, err := n.Consensus(); c != nil || !errors.Is(err, ErrNoConsensus) {
+		if c, err := n.Consensus(); c != nil || !errors.Is(err, ErrNone) {
 			t.Errorf("without any: %v, %v", c, err)
 		}
 		time.Sleep(time.Minute)
@@ -166,13 +166,13 @@ func TestOldCache(t *testing.T) {
 			time.Sleep(6 * time.Hour)
 			ctx, cancel := context.WithCancel(t.Context())
 			client := control.New(control.Config{Dial: net.Dial})
-			n := NewNetwork(&stale{Client: client, why: errors.New("old"), off: off}, slog.New(slog.DiscardHandler))
+			n := New(&stale{Client: client, why: errors.New("old"), off: off}, slog.New(slog.DiscardHandler))
 			done := make(chan struct{}, 2)
 			go func() { _ = client.Run(ctx); done <- struct{}{} }()
 			go func() { n.Run(ctx); done <- struct{}{} }()
 			time.Sleep(30 * time.Second)
 			c, err := n.Consensus()
-			if off && c == nil || !off && (c != nil || !errors.Is(err, ErrNoConsensus)) {
+			if off && c == nil || !off && (c != nil || !errors.Is(err, ErrNone)) {
 				t.Errorf("off %v, after half a minute: %v, %v", off, c, err)
 			}
 			time.Sleep(2 * time.Minute)

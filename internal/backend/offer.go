@@ -85,20 +85,23 @@ const (
 
 func newChanges() *rate.Limiter { return rate.NewLimiter(rate.Every(ChangesEvery), changesAtOnce) }
 
-// dated gives each point of next the time at which it was first seen: as before,
-// or at.
-func dated(next, before Offer, at time.Time) Offer {
-	seen := make(map[ID]time.Time, len(before.Points))
-	for n := range before.Points {
-		seen[IDOf(&before.Points[n].IntroductionPoint)] = before.Points[n].FirstSeen
+// firstSeen tells when each point of o was first seen.
+func (o Offer) firstSeen() map[ID]time.Time {
+	seen := make(map[ID]time.Time, len(o.Points))
+	for n := range o.Points {
+		seen[IDOf(&o.Points[n].IntroductionPoint)] = o.Points[n].FirstSeen
 	}
-	for n := range next.Points {
-		p := &next.Points[n]
+	return seen
+}
+
+// date fills in when the points of o were first seen: as in seen, or else at.
+func (o Offer) date(seen map[ID]time.Time, at time.Time) {
+	for n := range o.Points {
+		p := &o.Points[n]
 		if first, known := seen[IDOf(&p.IntroductionPoint)]; known {
 			p.FirstSeen = first
 		} else {
 			p.FirstSeen = at
 		}
 	}
-	return next
 }

@@ -1,5 +1,4 @@
-// Package backoff spaces retries: exponentially, up to a longest delay, and with
-// jitter, so that what failed together is not retried together.
+// Package backoff says how long to wait before a retry.
 package backoff
 
 import (
@@ -7,42 +6,45 @@ import (
 	"time"
 )
 
-// Backoff is the delay before the next retry. The zero value of failures is usable;
-// First and Max are set by the caller. It is not safe for concurrent use.
+// Policy is an exponential backoff. The wait after the first failure is Min, and
+// doubles with each further one in a row up to Max; 0 for Max means Min.
+type Policy struct {
+	Min, Max time.Duration
+	Random   func() float64 // in [0, 1); nil stands for rand.Float64
+}
+
+// Delay returns the wait after the given number of failures in a row, which is
+// 1 or more. It is shortened at random by up to half, after the cap: what failed
+// together is not retried together, however often it failed.
+func (p Policy) Delay(failures int) time.Duration {
+	wait := p.Min
+	for ; failures > 1 && wait < p.Max; failures-- {
+		wait += min(wait, p.Max-wait)
+	}
+	random := p.Random
+	if random == nil {
+		random = rand.Float64
+	}
+	return wait - time.Duration(random()*float64(wait)/2)
+}
+
+// Backoff counts the failures of one thing.
 type Backoff struct {
-	First    time.Duration // after the first failure; doubles with each
-	Max      time.Duration // longest; 0 for none
-	failures int
+	Policy
+	Failures int // in a row
 }
 
-// Next counts a failure and returns the delay before the next try.
+// Next records a failure and returns the wait before the next try.
 func (b *Backoff) Next() time.Duration {
-	b.failures++
-	return Delay(b.First, b.Max, b.failures)
+	b.Failures++
+	return b.Delay(b.Failures)
 }
 
-// Failures returns how many failures Next has counted since Reset.
-func (b *Backoff) Failures() int { return b.failures }
+// Reset records a success.
+func (b *Backoff) Reset() { b.Failures = 0 }
 
-// Reset forgets the failures.
-func (b *Backoff) Reset() { b.failures = 0 }
-
-// Delay returns the delay after so many failures in a row, at least 1: first,
-// doubled for each failure after the first, at most longest, with jitter.
-func Delay(first, longest time.Duration, failures int) time.Duration {
-	delay := first
-	for range failures - 1 {
-		if delay *= 2; longest > 0 && delay >= longest {
-			break
-		}
-	}
-	if longest > 0 {
-		delay = min(delay, longest)
-	}
-	return Jitter(delay)
-}
-
-// Jitter spreads d by a tenth either way.
+// Jitter spreads an interval by a tenth either way, so that what began together
+// does not stay together.
 func Jitter(d time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }

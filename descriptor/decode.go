@@ -109,6 +109,7 @@ func (d *Decoder) open(raw []byte, keys *Keys, client *ClientKey) (*opened, erro
 		SigningCert:      wrapper.cert,
 		AuthEphemeralKey: first.ephemeral,
 		AuthClients:      first.clients,
+		CAACritical:      first.caa,
 		NeedsClientKey:   needsKey,
 		Contents:         second.contents,
 		Dropped:          second.dropped,

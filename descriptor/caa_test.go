@@ -55,7 +55,7 @@ func TestEncodeCAA(t *testing.T) {
 }
 
 // openFirstForTest decrypts the first layer.
-func openFirstForTest(t *testing.T, raw []byte, keys Keys) string {
+func openFirstForTest(t *testing.T, raw []byte, keys PeriodKeys) string {
 	t.Helper()
 	o, err := parseOuter(raw)
 	if err != nil {

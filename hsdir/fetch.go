@@ -69,7 +69,7 @@ func NewFetcher(cfg FetchConfig) *Fetcher {
 // up. The result says what each HSDir did, whether or not there is an error;
 // the error tells ErrNotFound, ErrNoAnswer, ErrGarbage, ErrReplayed,
 // ErrNoHSDirs and descriptor.ErrClientKey apart.
-func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.Keys, client *descriptor.ClientKey, floor uint64, now time.Time) (Fetched, error) {
+func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (Fetched, error) {
 	ring := c.Current()
 	fail := func(err error) (Fetched, error) {
 		return Fetched{}, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)

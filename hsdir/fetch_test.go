@@ -17,7 +17,7 @@ type fetchScene struct {
 	tor     *fakeTor
 	c       *Consensus
 	service *testService
-	keys    descriptor.Keys
+	keys    descriptor.PeriodKeys
 	cfg     FetchConfig
 	now     time.Time
 	hsdirs  [][]Responsible // per replica, those that are asked first in front

@@ -20,7 +20,7 @@ var errEnough = errors.New("other HSDirs have answered")
 // query is one fetch under way.
 type query struct {
 	f      *Fetcher
-	keys   descriptor.Keys
+	keys   descriptor.PeriodKeys
 	client *descriptor.ClientKey
 	floor  uint64
 	now    time.Time

@@ -38,7 +38,7 @@ const (
 // Query asks for the descriptor of an instance for the current period.
 type Query struct {
 	Consensus *hsdir.Consensus
-	Keys      descriptor.Keys
+	Keys      descriptor.PeriodKeys
 	Client    *descriptor.ClientKey // nil unless the instance wants one
 	Floor     uint64                // the lowest revision counter that is no replay
 	Now       time.Time             // to judge certificates by
@@ -46,7 +46,7 @@ type Query struct {
 
 // Answer is what a Query came to.
 type Answer struct {
-	Keys       descriptor.Keys
+	Keys       descriptor.PeriodKeys
 	Finding    Finding
 	Descriptor *descriptor.Descriptor // verified, if Found
 	Raw        []byte                 // Descriptor as it came

@@ -173,7 +173,7 @@ func unsigned(w wanted) wanted {
 // testWanted returns a wanted descriptor at HSDirs 1 to n.
 func testWanted(c *descriptor.Contents, n byte) wanted {
 	p := descriptor.Period{Number: 20000, Length: 24 * time.Hour}
-	w := wanted{ring: &hsdir.Ring{Period: p}, keys: descriptor.Keys{Period: p}, authority: testAuthority, contents: c}
+	w := wanted{ring: &hsdir.Ring{Period: p}, keys: descriptor.PeriodKeys{Period: p}, authority: testAuthority, contents: c}
 	for i := range n {
 		w.slots = append(w.slots, hsdir.Slot{Replica: 1, HSDir: [20]byte{i + 1}})
 	}

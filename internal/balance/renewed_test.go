@@ -24,7 +24,7 @@ func madeAt(t *testing.T, p descriptor.Period, revision uint64, at time.Time) An
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Answer{Finding: Found, Keys: descriptor.Keys{Period: p}, Descriptor: &descriptor.Descriptor{RevisionCounter: revision, SigningCert: cert}}
+	return Answer{Finding: Found, Keys: descriptor.PeriodKeys{Period: p}, Descriptor: &descriptor.Descriptor{RevisionCounter: revision, SigningCert: cert}}
 }
 
 func TestRenewed(t *testing.T) {

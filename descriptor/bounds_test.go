@@ -34,6 +34,7 @@ func TestAllocationBounds(t *testing.T) {
 		"empty points": fill("introduction-point \n"),
 		"specifiers":   fill("introduction-point /wAAAAAAAAAAAA\n"),
 		"clients":      fill("auth-client AAAAAAAAAAA AAAAAAAAAAAAAAAAAAAAAA AAAAAAAAAAAAAAAAAAAAAA\n"),
+		"caa":          fill("caa 0 a b\n"),
 		"pow-params":   fill("pow-params x\n"),
 		"formats":      "create2-formats " + fill("2 ") + "\n",
 		"auth types":   "intro-auth-required " + fill("x ") + "\n",

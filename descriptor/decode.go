@@ -109,6 +109,7 @@ func (d *Decoder) open(raw []byte, keys *PeriodKeys, client *ClientKey) (*opened
 		SigningCert:      wrapper.cert,
 		AuthEphemeralKey: first.ephemeral,
 		AuthClients:      first.clients,
+		CAACritical:      first.caa,
 		NeedsClientKey:   needsKey,
 		Contents:         second.contents,
 		Dropped:          second.dropped,

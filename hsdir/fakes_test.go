@@ -204,7 +204,7 @@ func (s *testService) encode(t testing.TB, p descriptor.Period, revision uint64,
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := e.Encode(&descriptor.Contents{}, revision, clients, cryptorand.Reader)
+	raw, err := e.Encode(&descriptor.Contents{Clients: clients}, revision, cryptorand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}

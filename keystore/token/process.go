@@ -1,13 +1,17 @@
 package token
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -184,4 +188,106 @@ func (p *process) fate() string {
 		return exit.String()
 	}
 	return p.err.Error()
+}
+
+// settings are variables of the helper's environment that keep its secrets where
+// they belong, each added to what the operator has set.
+var settings = map[string]string{
+	// Memory that C frees is overwritten: modules do not wipe all that they
+	// decrypted.
+	"GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
+	// Nothing is interrupted but between calls of functions. Elsewhere the
+	// registers of the interrupted code, which may hold a part of a secret, are
+	// saved in memory that nobody wipes.
+	"GODEBUG": "asyncpreemptoff=1",
+}
+
+// program returns what to execute. Tests change it.
+var program = executable
+
+// executable is this very program, even when its file was replaced since.
+func executable() string {
+	if _, err := os.Stat("/proc/self/exe"); err == nil {
+		return "/proc/self/exe"
+	}
+	path, err := os.Executable()
+	if err != nil {
+		return os.Args[0]
+	}
+	return path
+}
+
+// helperEnvironment is ours, since modules are configured by variables, and the
+// settings.
+func helperEnvironment(ours []string) []string {
+	separator := map[string]string{"GLIBC_TUNABLES": ":", "GODEBUG": ","}
+	env := slices.Clone(ours)
+	for name, value := range settings {
+		i := slices.IndexFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+		switch {
+		case i < 0:
+			env = append(env, name+"="+value)
+		case env[i] == name+"=":
+			env[i] += value
+		default:
+			env[i] += separator[name] + value
+		}
+	}
+	return env
+}
+
+// Bounds of what a module may say in the log.
+const (
+	maxLine  = 400 // bytes of a line
+	maxLines = 200 // of one helper
+)
+
+// pump writes what a helper says on standard output and error into the log, for
+// those who look for what is wrong with a module. One goroutine uses it.
+type pump struct {
+	pin   fingerprint
+	line  []byte
+	lines int
+	trace bool // that what follows is a trace of the Go runtime
+}
+
+// Write takes any part of the text. It never fails.
+func (p *pump) Write(text []byte) (int, error) {
+	n := len(text)
+	for len(text) > 0 {
+		part, rest, found := bytes.Cut(text, []byte("\n"))
+		if room := maxLine - len(p.line); room > 0 {
+			p.line = append(p.line, part[:min(room, len(part))]...)
+		}
+		if found {
+			p.flush()
+		}
+		text = rest
+	}
+	return n, nil
+}
+
+// flush logs the line that was begun.
+func (p *pump) flush() {
+	line := p.line
+	p.line = nil
+	if len(line) == 0 || p.trace || p.lines > maxLines || !slog.Default().Enabled(context.Background(), slog.LevelDebug) {
+		clear(line)
+		return
+	}
+	if p.lines++; p.lines > maxLines {
+		slog.Debug("a helper for a token says more than is logged")
+		return
+	}
+	// A trace has arguments and registers, in which there may be secrets.
+	p.trace = bytes.HasPrefix(line, []byte("goroutine "))
+	switch {
+	case p.trace:
+		slog.Debug("a helper for a token crashed; the trace is left out")
+	case p.pin.within(line):
+		slog.Debug("a helper for a token wrote the PIN; the line is left out")
+	default:
+		slog.Debug("a helper for a token says", "text", strings.ToValidUTF8(string(line), "\uFFFD"))
+	}
+	clear(line)
 }

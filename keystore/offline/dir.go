@@ -144,6 +144,20 @@ func (c *contents) entry(number uint64) *Entry {
 	return &c.bundle.Entries[i]
 }
 
+// certified returns the usable entries, by period.
+func (c *contents) certified() []*Entry {
+	if c.bundle == nil {
+		return nil
+	}
+	var list []*Entry
+	for i := range c.bundle.Entries {
+		if e := c.usable(c.bundle.Entries[i].Period); e != nil {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
 // usable returns the entry of a period if its certificate is for the signing
 // key that is here, nil if not.
 func (c *contents) usable(number uint64) *Entry {
@@ -318,10 +332,10 @@ func Describe(dir string) (*Description, error) {
 	if c.bundle == nil {
 		return d, nil
 	}
+	for _, e := range c.certified() {
+		d.Certified = d.Schedule.extend(d.Certified, e.Period)
+	}
 	for _, e := range c.bundle.Entries {
-		if c.usable(e.Period) != nil {
-			d.Certified = d.Schedule.extend(d.Certified, e.Period)
-		}
 		if e.Made.After(d.Ceremony) {
 			d.Ceremony, d.Horizon = e.Made, e.Periods
 		}

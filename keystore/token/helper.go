@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -68,7 +67,7 @@ func (h *helper) do(parent context.Context, request *Request, payload *locked.Bu
 		return nil, nil, Errorf(CodeMisuse, "the token is closed")
 	}
 	if h.process != nil && h.process.ended() {
-		slog.Warn("the helper process of a token has ended", "token", h.at.selector.String(), "how", h.process.fate())
+		logging().Warn("the helper process of a token has ended", "token", h.at.selector.String(), "how", h.process.fate())
 		h.lost()
 	}
 	if h.process == nil {
@@ -250,7 +249,7 @@ func wipe(secret *locked.Buffer) {
 func (h *helper) start(ctx context.Context, secret *locked.Buffer) error {
 	defer wipe(secret)
 	pin := fingerprintOf(secret)
-	process, err := startProcess(pin)
+	process, err := startProcess(h.at, pin)
 	if err != nil {
 		h.lost()
 		return &Error{CodeCrashed, err.Error()}

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,7 +35,7 @@ type process struct {
 }
 
 // startProcess starts a helper, which waits for its first request.
-func startProcess(pin fingerprint) (*process, error) {
+func startProcess(at place, pin fingerprint) (*process, error) {
 	conn, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -44,7 +45,7 @@ func startProcess(pin fingerprint) (*process, error) {
 	cmd.Args = []string{"balancer", HelperArgument}
 	cmd.ExtraFiles = []*os.File{HelperDescriptor - 3: theirs}
 	cmd.Env = helperEnvironment(os.Environ())
-	pump := &pump{pin: pin}
+	pump := &pump{log: logging().With("token", at.selector.String()), pin: pin}
 	cmd.Stdout, cmd.Stderr = pump, pump
 	cmd.WaitDelay = limits.grace / 2 // should something that the module started hold the pipe
 	// In a process group of its own, Ctrl-C does not reach it.
@@ -242,13 +243,29 @@ const (
 	maxLines = 200 // of one helper
 )
 
-// pump writes what a helper says on standard output and error into the log, for
-// those who look for what is wrong with a module. One goroutine uses it.
+// logger is that of LogTo.
+var logger atomic.Pointer[slog.Logger]
+
+// LogTo has all tokens of this process log to log: that a helper ended, and at
+// debug level what a module writes to standard output and error. Without it,
+// nothing is logged.
+func LogTo(log *slog.Logger) { logger.Store(log) }
+
+func logging() *slog.Logger {
+	if log := logger.Load(); log != nil {
+		return log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// pump logs what a helper writes to standard output and error, to find out what
+// is wrong with a module. One goroutine uses it.
 type pump struct {
+	log   *slog.Logger
 	pin   fingerprint
 	line  []byte
 	lines int
-	trace bool // that what follows is a trace of the Go runtime
+	trace bool // the Go runtime's trace has begun
 }
 
 // Write takes any part of the text. It never fails.
@@ -271,23 +288,23 @@ func (p *pump) Write(text []byte) (int, error) {
 func (p *pump) flush() {
 	line := p.line
 	p.line = nil
-	if len(line) == 0 || p.trace || p.lines > maxLines || !slog.Default().Enabled(context.Background(), slog.LevelDebug) {
+	if len(line) == 0 || p.trace || p.lines > maxLines || !p.log.Enabled(context.Background(), slog.LevelDebug) {
 		clear(line)
 		return
 	}
 	if p.lines++; p.lines > maxLines {
-		slog.Debug("a helper for a token says more than is logged")
+		p.log.Debug("a helper for a token says more than is logged")
 		return
 	}
 	// A trace has arguments and registers, in which there may be secrets.
 	p.trace = bytes.HasPrefix(line, []byte("goroutine "))
 	switch {
 	case p.trace:
-		slog.Debug("a helper for a token crashed; the trace is left out")
+		p.log.Debug("a helper for a token crashed; the trace is left out")
 	case p.pin.within(line):
-		slog.Debug("a helper for a token wrote the PIN; the line is left out")
+		p.log.Debug("a helper for a token wrote the PIN; the line is left out")
 	default:
-		slog.Debug("a helper for a token says", "text", strings.ToValidUTF8(string(line), "\uFFFD"))
+		p.log.Debug("a helper for a token says", "text", strings.ToValidUTF8(string(line), "\uFFFD"))
 	}
 	clear(line)
 }

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -254,7 +253,7 @@ func (p place) setMarkLocked(from pinFile) {
 		err = renameio.WriteFile(refusals.marks, raw, 0o600)
 	}
 	if err != nil {
-		slog.Warn("a refused PIN is remembered by this process alone", "error", err)
+		logging().Warn("a refused PIN is remembered by this process alone", "error", err)
 	}
 }
 
@@ -269,7 +268,7 @@ func readMarks() (marks []mark) {
 		err = json.Unmarshal(raw, &marks)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		slog.Warn("what was remembered of refused PINs cannot be read", "error", fmt.Errorf("reading %s: %w", refusals.marks, err))
+		logging().Warn("what was remembered of refused PINs cannot be read", "error", fmt.Errorf("reading %s: %w", refusals.marks, err))
 		return nil
 	}
 	return marks

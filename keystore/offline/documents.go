@@ -2,14 +2,21 @@ package offline
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/base32"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"onionbalancer/internal/durable"
 	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/strictmodes"
 )
@@ -162,4 +169,84 @@ func openFile(path string) (*os.File, os.FileInfo, error) {
 		return nil, nil, err
 	}
 	return f, info, nil
+}
+
+// Fingerprint is what people compare by eye: the first 120 bits of a SHA-256,
+// as six groups of four characters.
+type Fingerprint string
+
+const (
+	fingerprintGroups = 6
+	fingerprintGroup  = 4
+)
+
+var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// fingerprint hashes parts, groups characters of which are shown.
+func fingerprint(groups int, parts ...[]byte) Fingerprint {
+	h := sha256.New()
+	for _, part := range parts {
+		h.Write(part)
+	}
+	text := base32Lower.EncodeToString(h.Sum(nil))
+	list := make([]string, groups)
+	for i := range list {
+		list[i] = text[i*fingerprintGroup : (i+1)*fingerprintGroup]
+	}
+	return Fingerprint(strings.Join(list, "-"))
+}
+
+// KeyFingerprint returns the short fingerprint of a public key, two groups.
+func KeyFingerprint(key []byte) Fingerprint {
+	return fingerprint(2, []byte("balancer ceremony signing key\x00"), key)
+}
+
+// Is compares f with what somebody typed, who may have left out the hyphens.
+func (f Fingerprint) Is(typed string) bool { return plain(typed) == plain(string(f)) }
+
+// EndsWith compares what somebody typed with the last group of f, or with all of
+// it.
+func (f Fingerprint) EndsWith(typed string) bool {
+	all := plain(string(f))
+	return plain(typed) == all[len(all)-fingerprintGroup:] || f.Is(typed)
+}
+
+func plain(s string) string {
+	return strings.ToLower(strings.NewReplacer("-", "", " ", "").Replace(s))
+}
+
+// valid says whether f has the form of one.
+func (f Fingerprint) valid() bool {
+	groups := strings.Split(string(f), "-")
+	for _, g := range groups {
+		if len(g) != fingerprintGroup || strings.Trim(g, "abcdefghijklmnopqrstuvwxyz234567") != "" {
+			return false
+		}
+	}
+	return len(groups) == fingerprintGroups
+}
+
+// Creatable returns an error if one of the paths cannot be made anew, as far as
+// can be told before: documents never take the place of anything.
+func Creatable(paths ...string) error {
+	for _, path := range paths {
+		if _, err := os.Lstat(path); err == nil {
+			return fmt.Errorf("%s is there already, and nothing is overwritten: %w", path, os.ErrExist)
+		} else if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		dir := filepath.Dir(path)
+		if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+			return fmt.Errorf("no file can be made in %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// WriteNew writes a new file that only its owner can read, and syncs it.
+func WriteNew(path string, content []byte) error {
+	if err := durable.WriteNew(path, content, privateFile); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(path))
 }

@@ -1,9 +1,33 @@
+// Package keystore is who can certify: the custodians of services' identity
+// keys, and the making of new ones.
+//
+// A custodian does three things: it says which onion address it stands for, it
+// certifies a descriptor-signing key for a period, and it gives the key of that
+// period's revision counters. It never gives an identity secret or a blinded
+// one away. All else that publishing needs is computed from the address.
+//
+//   - DiskKey reads a file for every period it certifies for. The secret is in
+//     locked memory meanwhile, for milliseconds a day, and what computing with
+//     it leaves behind is erased (package locked).
+//   - SealedKey has a token open a sealed file (package sealed), in the memory of
+//     the token's helper process (package token), which certifies and forgets.
+//   - OfflineKey hands out what was certified where there is no network (package
+//     offline).
+//
+// TokenKeys has the keys that sign descriptors made and used in a token, beside
+// any of these. Opening a custodian asks no token: one that is absent stops
+// nothing until it is needed, and then only its own service.
+//
+// Load gives an identity key itself, for commands that seal it or sign with it
+// by hand. Nothing in a daemon calls it.
 package keystore
 
 import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -121,3 +145,25 @@ func sealedAlone(path string) error {
 	}
 	return fmt.Errorf("opening key %q: this key is sealed by a token, which has to be named as well: %s", path, uri)
 }
+
+// OfflineKey is the Custodian of a key on a machine without a network: it hands
+// out what ceremonies prepared in a directory, and has the signing keys too,
+// unless those are on a token.
+type OfflineKey struct{ *offline.Custodian }
+
+var _ Custodian = OfflineKey{}
+
+// OpenOffline opens the directory that "balancer ceremony request" made.
+func OpenOffline(dir string) (OfflineKey, error) {
+	if _, err := os.Lstat(filepath.Join(dir, torSecretFile)); err == nil {
+		return OfflineKey{}, fmt.Errorf("opening key %q: the directory holds an identity key beside what a ceremony is for: move %s to where it belongs", dir, torSecretFile)
+	}
+	custodian, err := offline.Open(dir)
+	if err != nil {
+		return OfflineKey{}, fmt.Errorf("opening key %q: %w", dir, err)
+	}
+	return OfflineKey{custodian}, nil
+}
+
+// Form implements Custodian.
+func (OfflineKey) Form() Form { return FormOffline }

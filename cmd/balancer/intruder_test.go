@@ -16,8 +16,8 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
-	"onionbalancer/internal/control"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet"
 )
 

@@ -28,11 +28,11 @@ type Finding int
 
 // What a fetch can find.
 const (
-	NotAsked Finding = iota
-	Found            // a valid descriptor
-	Unknown          // HSDirs answered, and none has one
-	Unclear          // no HSDir gave an answer that tells
-	Garbage          // HSDirs sent only what cannot be used
+	NotAsked    Finding = iota
+	Found               // a valid descriptor
+	Unknown             // HSDirs answered, and none has one
+	Unreachable         // not enough HSDirs answered
+	Invalid             // HSDirs returned only invalid descriptors
 )
 
 // Query asks for the descriptor of an instance for the current period.
@@ -93,10 +93,10 @@ func (i *instance) state(now time.Time) status.State {
 		return status.StateUnknown
 	case i.held == nil && i.finding == NotAsked:
 		return status.StateStarting
-	case i.held == nil && i.finding == Garbage:
-		return status.StateGarbage
+	case i.held == nil && i.finding == Invalid:
+		return status.StateInvalid
 	case i.held == nil:
-		return status.StateUnclear
+		return status.StateUnreachable
 	case now.Sub(i.renewed) > silentAfter:
 		return status.StateSilent
 	default:

@@ -1,9 +1,10 @@
 package balance
 
 import (
-	"time"
+	"slices"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/backend"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 )
@@ -13,53 +14,55 @@ import (
 type pool struct {
 	candidates []selection.Candidate
 	// fallback says that no instance is ok, and the candidates are what was last
-	// known of them: whoever is asked must say loudly that the service lives on its
-	// last good descriptors.
+	// known of them: stale, which the caller must say loudly.
 	fallback bool
 	flow     uint64              // versions of congestion control that most instances have
 	left     map[string][]string // by instance: why some of its points are left out
 	thefts   map[string]string   // by instance: which other one's keys it offers
 }
 
-// voucher returns an introduction point as it may be published, or why it may
-// not, as its relay is not known to be what it is named.
-type voucher func(descriptor.IntroductionPoint) (descriptor.IntroductionPoint, error)
+// offering is an instance with what is known of it.
+type offering struct {
+	Instance
+	*backend.Backend
+}
 
-// gather lists the introduction points that may be published at now: those of
-// the instances that are ok. While none is, the points last known of the others
-// are better than nothing. vouch says whether the consensus knows a point's
-// relay, c whose its keys are.
-func gather(now time.Time, instances []*instance, vouch voucher, c *claims) pool {
-	p := pool{left: make(map[string][]string), thefts: make(map[string]string)}
-	var able []*instance
-	for _, i := range instances {
-		if i.state(now) == status.StateOK {
-			able = append(able, i)
+// gather lists the introduction points that may be published: those of the
+// instances that are ok. While none is, the points last known of the others are
+// better than nothing.
+func gather(v View) pool {
+	var all, able []offering
+	for n, b := range v.Instances.Backends {
+		o := offering{v.Config.Instances[n], b}
+		all = append(all, o)
+		if b.State(v.Now) == status.StateOK {
+			able = append(able, o)
 		}
 	}
-	if p.take(now, able, instances, vouch, c); len(p.candidates) == 0 {
+	p := pool{left: make(map[string][]string), thefts: make(map[string]string)}
+	if p.take(v, able); len(p.candidates) == 0 {
 		p.fallback = true
-		p.take(now, instances, instances, vouch, c)
+		p.take(v, all)
 	}
 	return p
 }
 
 // take gathers the points of some of the instances.
-func (p *pool) take(now time.Time, able, all []*instance, vouch voucher, c *claims) {
+func (p *pool) take(v View, able []offering) {
 	clear(p.left)
 	clear(p.thefts)
 	points := make([][]selection.Candidate, len(able))
-	var offering []*instance
-	for n, i := range able {
-		if points[n] = p.usable(now, i, all, vouch, c); len(points[n]) > 0 {
-			offering = append(offering, i)
+	var flows []*descriptor.FlowControl
+	for n, o := range able {
+		if points[n] = p.usable(v, o); len(points[n]) > 0 {
+			flows = append(flows, o.Offer.Flow)
 		}
 	}
-	p.flow = agreedFlow(offering)
-	for n, i := range able {
+	p.flow = agreedFlow(flows)
+	for n, o := range able {
 		// Its visitors would count cells in another way than it does.
-		if len(points[n]) > 0 && versionsOf(i.offer.flow)&p.flow != p.flow {
-			p.left[i.Name] = append(p.left[i.Name], "it is left out, since it offers no congestion control and most of the others do: update its tor")
+		if len(points[n]) > 0 && versionsOf(o.Offer.Flow)&p.flow != p.flow {
+			p.left[o.Name] = append(p.left[o.Name], "it is left out, since it offers no congestion control and most of the others do: update its tor")
 			continue
 		}
 		p.candidates = append(p.candidates, points[n]...)
@@ -67,57 +70,46 @@ func (p *pool) take(now time.Time, able, all []*instance, vouch voucher, c *clai
 }
 
 // usable lists the points of one instance that may be published.
-func (p *pool) usable(now time.Time, i *instance, all []*instance, vouch voucher, c *claims) []selection.Candidate {
+func (p *pool) usable(v View, o offering) []selection.Candidate {
 	var list []selection.Candidate
-	for n := range i.offer.points {
-		point := &i.offer.points[n]
-		if !now.Before(point.Expires) {
+	for n := range o.Offer.Points {
+		point := &o.Offer.Points[n]
+		if !v.Now.Before(point.Expires) {
 			continue
 		}
-		vouched, err := vouch(*point)
+		vouched, err := v.Vouch(point.IntroductionPoint)
 		if err != nil {
-			p.leave(i, err.Error())
+			p.leave(o, err.Error())
 			continue
 		}
-		if victim, stolen := c.thief(i.Address, point); stolen {
-			p.thefts[i.Name] = nameOf(victim, all)
-			p.leave(i, "it has a key that "+p.thefts[i.Name]+" had first")
+		if victim := v.victim(point); victim != "" {
+			p.thefts[o.Name] = victim
+			p.leave(o, "it has a key that "+victim+" had first")
 			continue
 		}
 		list = append(list, selection.Candidate{
-			Instance:  i.Name,
-			Weight:    i.Weight,
+			Instance:  o.Name,
+			Weight:    o.Weight,
 			Point:     &vouched,
-			FirstSeen: i.seen[idOf(point)],
-			Published: i.renewed,
+			FirstSeen: point.FirstSeen,
+			Published: o.Renewed,
 		})
 	}
 	return list
 }
 
+// victim returns the name of the service's instance that had one of p's keys
+// first; empty if there is none.
+func (v View) victim(p *backend.Point) string {
+	for _, rival := range p.Rivals {
+		if n := slices.IndexFunc(v.Config.Instances, func(i Instance) bool { return i.Address == rival }); n >= 0 {
+			return v.Config.Instances[n].Name
+		}
+	}
+	return ""
+}
+
 // leave records why a point of an instance is left out.
-func (p *pool) leave(i *instance, why string) {
-	p.left[i.Name] = append(p.left[i.Name], "an introduction point is left out: "+why)
-}
-
-// nameOf returns the name of an instance, or a shortened address.
-func nameOf(a descriptor.Address, instances []*instance) string {
-	for _, i := range instances {
-		if i.Address == a {
-			return i.Name
-		}
-	}
-	return a.Short()
-}
-
-// firstExpiry returns when the next of the points stops being usable, the zero
-// time if there are none.
-func firstExpiry(points []selection.Candidate) time.Time {
-	var first time.Time
-	for _, c := range points {
-		if first.IsZero() || c.Point.Expires.Before(first) {
-			first = c.Point.Expires
-		}
-	}
-	return first
+func (p *pool) leave(o offering, why string) {
+	p.left[o.Name] = append(p.left[o.Name], "an introduction point is left out: "+why)
 }

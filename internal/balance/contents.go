@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/backend"
 	"onionbalancer/selection"
 )
 
@@ -16,19 +17,21 @@ const ntorHandshake = 2
 // contents assembles the inner layer of a master descriptor from the chosen
 // points, in their order. That a service is a single onion service is claimed
 // only if every instance that clients may end up at says so. flow is what most
-// instances have of congestion control; sendmeInc is the consensus's
-// cc_sendme_inc: clients refuse a descriptor whose value is not near their own.
-func contents(chosen []selection.Candidate, instances []*instance, flow uint64, sendmeInc uint8) *descriptor.Contents {
-	c := &descriptor.Contents{Create2Formats: []int{ntorHandshake}}
+// instances have of congestion control. Clients refuse a descriptor whose
+// cc_sendme_inc is not near their consensus's own.
+func contents(chosen []selection.Candidate, v View, flow uint64) *descriptor.Contents {
+	single := make(map[string]bool)
+	for n, b := range v.Instances.Backends {
+		single[v.Config.Instances[n].Name] = b.Offer.SingleOnion
+	}
+	c := &descriptor.Contents{Create2Formats: []int{ntorHandshake}, Clients: v.Config.Clients, CAA: v.Config.CAA}
 	c.SingleOnion = len(chosen) > 0
 	for _, candidate := range chosen {
 		c.IntroductionPoints = append(c.IntroductionPoints, *candidate.Point)
-		c.SingleOnion = c.SingleOnion && slices.ContainsFunc(instances, func(i *instance) bool {
-			return i.Name == candidate.Instance && i.offer.single
-		})
+		c.SingleOnion = c.SingleOnion && single[candidate.Instance]
 	}
 	if versions := versionRanges(flow); versions != "" && len(chosen) > 0 {
-		c.FlowControl = &descriptor.FlowControl{Versions: versions, SendmeInc: sendmeInc}
+		c.FlowControl = &descriptor.FlowControl{Versions: versions, SendmeInc: v.SendmeInc}
 	}
 	return c
 }
@@ -40,13 +43,13 @@ const knownFlow = 1<<1 | 1<<2
 // agreedFlow returns the versions that more than half of the instances have.
 // What most have is claimed, and who has it not is left out: so no single one of
 // three or more switches congestion control off for all, or on where it is not.
-func agreedFlow(instances []*instance) (agreed uint64) {
+func agreedFlow(flows []*descriptor.FlowControl) (agreed uint64) {
 	for v := range maxVersion {
 		have := 0
-		for _, i := range instances {
-			have += int(versionsOf(i.offer.flow) >> v & 1)
+		for _, f := range flows {
+			have += int(versionsOf(f) >> v & 1)
 		}
-		if 2*have > len(instances) {
+		if 2*have > len(flows) {
 			agreed |= 1 << v
 		}
 	}
@@ -110,18 +113,9 @@ func versionRanges(set uint64) string {
 // later expiry alone does not count: instances renew their certificates about
 // hourly, and the new ones go along with the next descriptor that is due.
 func sameContents(a, b *descriptor.Contents) bool {
-	return sameFlow(a.FlowControl, b.FlowControl) && a.SingleOnion == b.SingleOnion &&
+	return a == b || backend.SameFlow(a.FlowControl, b.FlowControl) && a.SingleOnion == b.SingleOnion &&
 		slices.Equal(a.CAA, b.CAA) && slices.Equal(a.Clients, b.Clients) &&
-		slices.EqualFunc(a.IntroductionPoints, b.IntroductionPoints, samePoint)
-}
-
-func sameFlow(a, b *descriptor.FlowControl) bool {
-	return a == b || a != nil && b != nil && *a == *b
-}
-
-func samePoint(a, b descriptor.IntroductionPoint) bool {
-	a.Expires = b.Expires
-	return a.Equal(&b)
+		slices.EqualFunc(a.IntroductionPoints, b.IntroductionPoints, func(p, q descriptor.IntroductionPoint) bool { return backend.SamePoint(&p, &q) })
 }
 
 // remaining returns what is left of c at now: the points that have not expired.

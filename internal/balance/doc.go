@@ -1,10 +1,12 @@
-// Package balance is the main job: rounds that take the instances' descriptors
-// from the HSDirs, choose among their introduction points, and keep a service's
-// two master descriptors at the HSDirs where clients look for them.
+// Package balance keeps the two master descriptors of a service at the HSDirs where
+// clients look for them.
 //
-// One Service has one goroutine, which owns all of its state. round.go reads as
-// the flow of a round, a call for each stage. What a round should publish is
-// decided by pure functions of values handed in (candidates.go, contents.go,
-// plan.go); fetching, signing and posting are elsewhere, and each of them can
-// fail for one instance, one slot or one service without holding up the others.
+// A Service is a loop that owns all state of one public address (service.go), and
+// Plan (plan.go) is a pure function of that state and of what is known of the
+// instances, the network and the credentials: it says what every slot should hold,
+// and why. What it says is an edition: one revision counter with the contents of
+// every slot. The loop makes the edition, reserves its counter in the store and
+// hands it to the upload queue (publish.go). Whatever can hang, which is fetching,
+// certifying, storing, signing and uploading, happens elsewhere and comes back as a
+// function that the loop calls.
 package balance

@@ -1,143 +1,293 @@
 package balance
 
 import (
+	"encoding/json"
+	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
+	"onionbalancer/internal/credential"
+	"onionbalancer/selection"
 )
 
-// Reason says why a descriptor is made. Reasons are for people to read.
+// Reason says why an edition is made. Reasons are for people to read.
 type Reason string
 
 // The reasons, the first that applies being given.
 const (
 	ReasonNew      Reason = "new period"
 	ReasonChanged  Reason = "introduction points changed"
+	ReasonHSDirs   Reason = "HSDirs changed"
 	ReasonRejected Reason = "HSDirs held a higher revision counter"
 	ReasonExpiring Reason = "certificate about to expire"
 	ReasonKey      Reason = "descriptor-signing key changed"
 	ReasonLost     Reason = "HSDirs lost it"
 	ReasonRefresh  Reason = "refresh due"
-	ReasonHSDirs   Reason = "HSDirs changed"
 )
 
-// wanted is what should be at the HSDirs for one period.
-type wanted struct {
-	ring      *hsdir.Ring
-	keys      descriptor.PeriodKeys
-	authority *authority // who signs it; nil while nobody can
-	contents  *descriptor.Contents
-	slots     []hsdir.Slot // where it goes, those that clients ask first
+// View is what a plan is made from: the world outside of the service, at one
+// moment.
+type View struct {
+	Now       time.Time
+	Config    Config
+	Instances backend.View // in the order of Config.Instances
+	SendmeInc uint8        // the consensus's cc_sendme_inc
+	// Vouch returns an introduction point as it may be published, or why it may not,
+	// as its relay is not known to be what it is named: Consensus.Vouch.
+	Vouch   func(descriptor.IntroductionPoint) (descriptor.IntroductionPoint, error)
+	Current hsdir.Role    // of the descriptor that clients fetch
+	Targets [2]ViewTarget // the first and the second descriptor
+	valid   [2]time.Time  // the consensus, from and until
 }
 
-// edition is what was last made for one period.
-type edition struct {
-	wanted
-	reason   Reason
-	revision uint64
-	built    time.Time
-	refresh  time.Time             // when to make it anew though nothing changed
-	filled   map[[20]byte]*filling // by HSDir
-	unmade   error                 // why the last upload could not be signed
-	lost     bool                  // clients do not get it, though HSDirs confirmed it
-	heard    time.Time             // when an HSDir last confirmed this edition, or one before it of the period
+// ViewTarget is where one of the two descriptors goes.
+type ViewTarget struct {
+	Ring       *hsdir.Ring
+	Keys       descriptor.PeriodKeys
+	Slots      []hsdir.Slot           // those that clients ask first
+	Credential *credential.Credential // nil while nobody can sign
 }
 
-// filling is what is known of one slot of an edition.
-type filling struct {
-	revision   uint64    // of what was sent there last
-	confirmed  time.Time // zero until the HSDir confirmed it
-	attempts   int       // since this edition was made
-	err        error     // of the last attempt
-	rejections int       // in a row
-	retryAt    time.Time // when to try a higher revision counter; zero while a try is under way
+func (t ViewTarget) need() credential.Need {
+	return credential.Need{Keys: t.Keys, MaxSize: t.Ring.MaxDescriptorSize()}
 }
 
-// step is one thing to do.
-type step struct {
-	wanted
-	reason Reason
-	// fresh asks for a new descriptor in all slots; otherwise the present one
-	// goes to the slots that lack it.
-	fresh  bool
-	missed []hsdir.Slot
+// State is what a service has published.
+type State struct {
+	Editions map[descriptor.Period]*Edition // the last of each period
+	// Published are the points of the last plan, by which the next one keeps to what
+	// is published.
+	Published []selection.Candidate
+	Contents  *descriptor.Contents // of the last plan that had any points
+	Version   uint64               // of the stored record that the state goes on from
 }
 
-// certificateMargin is how long before the end of its certificate a descriptor
-// gets another; longer than its lifetime of three hours at the HSDirs.
-const certificateMargin = 4 * time.Hour
+// Plan is what should be published at one moment, and why. It is a value: nothing
+// happens by making one.
+type Plan struct {
+	At time.Time `json:"at"`
+	// Version is that of the record which the plan was made from: it is void if
+	// the record has another one by the time it is carried out.
+	Version uint64 `json:"version"`
+	// Waiting says why nothing is decided yet; empty if Targets are.
+	Waiting  string                `json:"waiting,omitempty"`
+	Fallback bool                  `json:"fallback,omitempty"` // no instance is ok: the points are what was last known
+	Chosen   []selection.Candidate `json:"-"`
+	Contents *descriptor.Contents  `json:"-"` // of every slot; nil if there is nothing to publish
+	Targets  []Target              `json:"targets,omitempty"`
+	Next     time.Time             `json:"next,omitzero"` // when the next plan may be another, though nothing happens
+	Left     map[string][]string   `json:"left_out,omitempty"`
+	Thefts   map[string]string     `json:"thefts,omitempty"`
+}
 
-// plan compares what should be at the HSDirs with what was last made, and
-// returns what is to be done at now: nothing, if nothing changed.
-func plan(now time.Time, targets []wanted, made map[descriptor.Period]*edition) []step {
-	var steps []step
-	for _, w := range targets {
-		if len(w.contents.IntroductionPoints) == 0 {
-			continue // an empty descriptor is never published: the last good one stays
-		}
-		if w.authority == nil {
-			continue // what was published stays
-		}
-		last := made[w.keys.Period]
-		if reason := reasonToMake(now, w, last); reason != "" {
-			steps = append(steps, step{wanted: w, reason: reason, fresh: true, missed: w.slots})
-		} else if missed, reason := last.missed(now, w.slots); reason != "" {
-			steps = append(steps, step{wanted: w, reason: reason, missed: missed})
-		}
+// Target is what one of the two descriptors should be.
+type Target struct {
+	ViewTarget `json:"-"`
+	Role       hsdir.Role
+	Contents   []*descriptor.Contents // of each of Slots
+	Reason     Reason                 // why an edition is to be made; empty if the last one will do
+	Held       string                 // why it is not made though there is a reason; empty if it is
+	Urgency    hsdir.Urgency
+}
+
+// HSDirs keep a descriptor for three hours. A service whose instances nobody has
+// seen for long publishes no new one until the last is about to be dropped.
+const (
+	keptFor     = 3 * time.Hour
+	dropMargin  = 30 * time.Minute
+	freshFor    = 3               // intervals between fetches
+	freshAtBest = 6 * time.Minute // with shorter intervals, too
+)
+
+// makePlan says what should be published, given what is known and what is
+// published. It reads no clock and no randomness, and changes nothing.
+func makePlan(v View, s State) Plan {
+	p := Plan{At: v.Now, Version: s.Version, Contents: s.Contents, Chosen: s.Published}
+	p.Next = v.Now.Add(time.Hour)
+	if until := v.Instances.Wait(); v.Now.Before(until) {
+		p.Waiting, p.Next = "fetches of instances are in flight", until
+		return p
 	}
-	return steps
+	pool := gather(v)
+	p.Fallback, p.Left, p.Thefts = pool.fallback, pool.left, pool.thefts
+	p.Chosen = choose(v, s.Published, pool.candidates)
+	p.Contents = contents(p.Chosen, v, pool.flow)
+	if len(p.Chosen) == 0 {
+		p.Contents = remaining(s.Contents, v.Now) // an empty descriptor is never published
+	}
+	for role, t := range v.Targets {
+		target := Target{ViewTarget: t, Role: hsdir.Role(role), Contents: slices.Repeat([]*descriptor.Contents{p.Contents}, len(t.Slots))}
+		p.decide(&target, v, s)
+		p.Targets = append(p.Targets, target)
+	}
+	p.expire(v)
+	return p
 }
 
-// reasonToMake returns why w needs a new descriptor, or nothing.
-func reasonToMake(now time.Time, w wanted, last *edition) Reason {
+// choose selects the points of the descriptors, so that what is published stays as
+// long as it is as good as anything else.
+func choose(v View, published, candidates []selection.Candidate) []selection.Candidate {
+	points := make([]descriptor.IntroductionPoint, len(published))
+	for i, c := range published {
+		points[i] = *c.Point
+	}
+	selection.Mark(candidates, points)
+	request := selection.Request{Candidates: candidates, Room: v.Config.Room}
+	current := v.Targets[v.Current]
+	request.Room.Points = min(request.Room.Points, descriptor.MaxPoints(current.Ring.MaxDescriptorSize()))
+	request.Slots = []selection.Slot{{Replica: 1, Asked: true}}
+	if current.Credential != nil {
+		request.Seed = current.Credential.Seed
+	}
+	return selection.Assign(v.Config.Strategy, request).Points[0]
+}
+
+// decide fills in whether an edition is to be made for t, and why.
+func (p *Plan) decide(t *Target, v View, s State) {
+	last := s.Editions[t.Keys.Period]
+	if p.Contents == nil || len(p.Contents.IntroductionPoints) == 0 || t.Credential == nil {
+		return // what was published stays
+	}
+	t.Reason = t.reason(v.Now, last)
+	if last == nil {
+		t.Urgency = hsdir.UrgencyRotation
+		if len(s.Editions) == 0 {
+			t.Urgency = hsdir.UrgencyNew
+		}
+		return
+	}
+	p.sooner(last.Refresh, v.Now)
+	p.sooner(last.Credential.Expires, v.Now)
+	p.sooner(last.retryAt, v.Now)
+	if t.Reason == "" {
+		return
+	}
+	t.Urgency = urgency(t.Reason, last.Contents, p.Contents)
+	if at := v.staleUntil(last); v.Now.Before(at) {
+		t.Held = "no instance has answered for too long to make a new descriptor"
+		p.sooner(at, v.Now)
+	}
+}
+
+// reason returns why t needs a new edition, or nothing.
+func (t *Target) reason(now time.Time, last *Edition) Reason {
 	switch {
 	case last == nil:
 		return ReasonNew
-	case !sameContents(last.contents, w.contents):
+	case t.changed(last):
 		return ReasonChanged
-	case last.authority != w.authority && now.Add(certificateMargin).Before(last.authority.expires):
+	case slices.ContainsFunc(t.Slots, func(s hsdir.Slot) bool { return last.slot(s.HSDir) == nil }):
+		return ReasonHSDirs // no slot gets a counter that the others have not
+	case last.Credential != t.Credential && now.Add(credential.ExpiryMargin).Before(last.Credential.Expires):
 		return ReasonKey
-	case last.authority != w.authority:
+	case last.Credential != t.Credential:
 		return ReasonExpiring
 	case last.lost:
 		return ReasonLost
-	case !now.Before(last.refresh):
+	case last.rejected(now):
+		return ReasonRejected
+	case !now.Before(last.Refresh):
 		return ReasonRefresh
 	}
 	return ""
 }
 
-// missed lists those of the slots that e should be sent to now, and why.
-func (e *edition) missed(now time.Time, slots []hsdir.Slot) (list []hsdir.Slot, reason Reason) {
-	if len(slots) != len(e.slots) {
-		reason = ReasonHSDirs
-	}
-	for _, s := range slots {
-		switch f := e.filled[s.HSDir]; {
-		case f == nil:
-			list, reason = append(list, s), ReasonHSDirs
-		case !f.retryAt.IsZero() && !now.Before(f.retryAt):
-			list = append(list, s)
-			if reason == "" {
-				reason = ReasonRejected
-			}
+// changed reports whether a slot should hold other contents than it does.
+func (t *Target) changed(last *Edition) bool {
+	for n, s := range t.Slots {
+		if holds := last.slot(s.HSDir); holds != nil && !sameContents(holds.contents, t.Contents[n]) {
+			return true
 		}
 	}
-	return list, reason
+	return false
 }
 
-// allRejected reports whether every HSDir that answered refused e's revision
-// counter: then it is too low. A single one that does may be lying.
-func (e *edition) allRejected() bool {
-	rejected := 0
-	for _, f := range e.filled {
-		if !f.confirmed.IsZero() {
-			return false
+// urgency says how much clients lose while an edition waits for its upload.
+func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
+	switch r {
+	case ReasonNew:
+		return hsdir.UrgencyRotation
+	case ReasonChanged:
+		alive := 0
+		for n := range last.IntroductionPoints {
+			if slices.ContainsFunc(next.IntroductionPoints, func(p descriptor.IntroductionPoint) bool {
+				return backend.SamePoint(&p, &last.IntroductionPoints[n])
+			}) {
+				alive++
+			}
 		}
-		if f.rejections > 0 {
-			rejected++
+		if alive == 0 {
+			return hsdir.UrgencyNoLivePoint
+		}
+		return hsdir.UrgencyPointsDead
+	case ReasonHSDirs, ReasonRejected, ReasonLost:
+		return hsdir.UrgencyPointsDead
+	}
+	return hsdir.UrgencyRefresh
+}
+
+// staleUntil returns the moment before which no edition is to follow last, since
+// nobody has seen an instance for too long; the zero time if the view is fresh.
+func (v View) staleUntil(last *Edition) time.Time {
+	fresh := max(freshFor*v.Config.FetchEvery, freshAtBest)
+	if answered := v.Instances.Answered(); !answered.IsZero() && v.Now.Sub(answered) > fresh {
+		return last.Built.Add(keptFor - dropMargin)
+	}
+	return time.Time{}
+}
+
+// expire has the next plan made when an instance or a point of this one is over.
+func (p *Plan) expire(v View) {
+	for _, c := range p.Chosen {
+		p.sooner(c.Point.Expires, v.Now)
+	}
+	for _, b := range v.Instances.Backends {
+		p.sooner(b.Seen.Add(backend.SilentAfter+time.Second), v.Now)
+	}
+}
+
+// sooner has the next plan made at the given moment, if that is to come.
+func (p *Plan) sooner(at, now time.Time) {
+	if at.After(now) {
+		p.Next = earlier(p.Next, at)
+	}
+}
+
+// MarshalJSON writes what the plan says of a target, without its keys.
+func (t Target) MarshalJSON() ([]byte, error) {
+	type slot struct {
+		Replica int      `json:"replica"`
+		HSDir   string   `json:"hsdir"`
+		Reserve bool     `json:"reserve,omitempty"`
+		Points  []string `json:"introduction_points"` // relays, in order
+	}
+	out := struct {
+		Role   hsdir.Role `json:"role"`
+		Period uint64     `json:"period"`
+		Reason Reason     `json:"reason,omitempty"`
+		Held   string     `json:"held,omitempty"`
+		Slots  []slot     `json:"slots"`
+	}{Role: t.Role, Period: t.Keys.Period.Number, Reason: t.Reason, Held: t.Held}
+	for n, s := range t.Slots {
+		line := slot{Replica: s.Replica, HSDir: hsdir.Relay{Fingerprint: s.HSDir}.Hex(), Reserve: s.Reserve}
+		if c := t.Contents[n]; c != nil {
+			for _, p := range c.IntroductionPoints {
+				line.Points = append(line.Points, p.Relay())
+			}
+		}
+		out.Slots = append(out.Slots, line)
+	}
+	return json.Marshal(out)
+}
+
+// target returns what the plan has for a ring, nil if that is new.
+func (p *Plan) target(r *hsdir.Ring) *Target {
+	for n := range p.Targets {
+		if p.Targets[n].Ring == r {
+			return &p.Targets[n]
 		}
 	}
-	return rejected > 0
+	return nil
 }

@@ -4,189 +4,209 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	mathrand "math/rand/v2"
-	"slices"
+	"log/slog"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backoff"
+	"onionbalancer/internal/event"
 )
 
-// Publisher fills slots. It returns at once, bounds what it has under way over
-// all services, and tries again what nobody confirmed; what an HSDir refused it
-// leaves to us. *hsdir.Publisher is one.
-type Publisher interface {
-	Publish(hsdir.Publication)
-	// Retain drops what is still to be done for a service, save for the slots of
-	// which keep says that they still matter.
-	Retain(service descriptor.Address, keep func(descriptor.Period, hsdir.Slot) bool)
-	// Withdraw drops all that is still to be done. What was posted stays.
-	Withdraw(service descriptor.Address)
-}
-
-// outcome is what became of one attempt to fill a slot.
-type outcome struct {
-	period   descriptor.Period
-	revision uint64
-	hsdir.UploadResult
-}
-
-// tor makes a descriptor anew after a random time between these, and so do we.
-const (
-	refreshMin = 60 * time.Minute
-	refreshMax = 120 * time.Minute
-)
-
-// The wait after a rejection, doubling, before a higher revision counter is tried.
-const (
-	rejectionWait    = time.Second
-	rejectionWaitMax = 30 * time.Minute
-)
-
-// retryPublish is the wait, doubling to the second value, after a descriptor
-// could not be made.
-const (
-	retryPublish    = 2 * time.Second
-	retryPublishMax = 5 * time.Minute
-)
-
-// publish carries a plan out, as far as it can, and returns what it made.
-func (s *Service) publish(ctx context.Context, now time.Time, plan []step) ([]*edition, error) {
-	if len(plan) > 0 && now.Before(s.retryAt) {
-		return nil, s.troubles[troublePublish]
+// carryOut makes the editions that the plan asks for, and moves all editions on:
+// the counter is reserved in the store, then the descriptors are signed, and then
+// they are uploaded.
+func (s *Service) carryOut(ctx context.Context, now time.Time) {
+	defer s.advance(ctx, now)
+	if s.plan.Waiting != "" {
+		return
 	}
-	var made []*edition
+	s.noteShares(s.plan.Chosen)
+	s.state.Published, s.state.Contents = s.plan.Chosen, s.plan.Contents
 	var errs []error
-	for _, st := range plan {
-		e, err := s.make(ctx, now, st)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("making the %s descriptor: %w", st.ring.Role, err))
-			continue
+	for n := range s.plan.Targets {
+		if t := &s.plan.Targets[n]; t.Reason != "" && t.Held == "" {
+			if err := s.make(now, t); err != nil {
+				errs = append(errs, fmt.Errorf("making the %s descriptor: %w", t.Role, err))
+			}
 		}
-		s.editions[st.keys.Period] = e
-		made = append(made, e)
 	}
-	err := errors.Join(errs...)
-	if err != nil {
-		s.retryAt = now.Add(jitter(min(retryPublish<<min(s.retries, 10), retryPublishMax)))
-		s.retries++
-	} else {
-		s.retryAt, s.retries = time.Time{}, 0
-	}
-	s.troubles.set(troublePublish, err)
-	return made, err
+	s.troubles.set(troublePublish, errors.Join(errs...))
 }
 
-// make does one step: takes the next revision counter, and hands the descriptor
-// to the publisher.
-func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, error) {
-	last := s.editions[st.keys.Period]
-	e := &edition{wanted: st.wanted, reason: st.reason}
-	if last != nil {
-		e.heard = last.heard
-		if last.authority == e.authority {
-			e.unmade = last.unmade
-		}
-	}
-	if st.fresh {
-		e.built, e.refresh = now, now.Add(refreshMin+mathrand.N(refreshMax-refreshMin))
-		e.contents = dated(st.contents, now)
-	} else {
-		e.reason, e.revision, e.built, e.refresh = last.reason, last.revision, last.built, last.refresh
-		e.contents = last.contents
-	}
-	// Also what only fills a gap gets a counter of its own: the HSDir may have
-	// stored an earlier upload that nobody confirmed.
-	counter, err := s.revisions.next(e.authority.revision, st.keys.Period, st.ring.RunStart, now.Add(lead(last)))
+// make makes the edition that a target asks for.
+func (s *Service) make(now time.Time, t *Target) error {
+	p := t.Keys.Period
+	last := s.state.Editions[p]
+	counter, err := s.counters.next(t.Credential, t.Ring, now.Add(lead(last)))
 	s.troubles.set(troubleFloors, err)
 	if counter == 0 {
-		return nil, err
+		return err
 	}
-	if st.fresh {
-		e.revision = counter
+	if last != nil {
+		last.superseded.Store(true)
 	}
-	if err := e.authority.check(ctx, e.contents, counter); err != nil {
-		return nil, err
+	s.state.Editions[p] = newEdition(now, t, last, counter)
+	s.record.dirty = true
+	return nil
+}
+
+// advance moves every edition on by the steps that it is ready for.
+func (s *Service) advance(ctx context.Context, now time.Time) {
+	s.save(now)
+	uploads := s.env.Uploads(s.address)
+	moved := s.uploads != nil && s.uploads != uploads
+	if moved {
+		s.uploads.Cancel(s.address)
 	}
-	e.fill(last, st.missed, counter)
-	s.log.Info("publishing", "descriptor", st.ring.Role, "period", st.keys.Period.Number, "reason", st.reason,
-		"points", len(e.contents.IntroductionPoints), "slots", len(st.missed))
-	s.env.Publisher.Publish(hsdir.Publication{
-		Address: s.address, Period: st.keys.Period, Slots: st.missed, Adds: !st.fresh, Slow: e.authority.slow,
-		Encode: func(ctx context.Context) ([]byte, error) { return e.authority.encode(ctx, e.contents, counter) },
-		Report: func(p hsdir.UploadResult) {
-			select {
-			case s.outcomes <- outcome{st.keys.Period, counter, p}:
-			case <-ctx.Done():
+	s.uploads = uploads
+	for _, e := range s.state.inOrder() {
+		switch {
+		case !e.reserved, !now.Before(e.Credential.Expires):
+		case e.Credential.External && !e.signing.complete:
+			s.sign(ctx, now, e)
+		case now.Before(e.signing.retryAt):
+		case !e.uploaded:
+			s.tell(event.Publishing, slog.LevelInfo, "publishing", slog.Any("descriptor", e.Role), slog.Uint64("period", e.Keys.Period.Number),
+				slog.Any("reason", e.Reason), slog.Int("points", len(e.Contents.IntroductionPoints)), slog.Int("slots", len(e.slots)))
+			s.upload(e)
+		case moved:
+			s.upload(e)
+		}
+	}
+}
+
+// upload hands what is not confirmed of an edition to the upload queue.
+func (s *Service) upload(e *Edition) {
+	e.uploaded = true
+	bodies := e.signing.bodies
+	u := hsdir.Upload{
+		Address: s.address, Period: e.Keys.Period, Urgency: e.Urgency,
+		Body: func(ctx context.Context, at hsdir.Slot) ([]byte, error) {
+			if e.superseded.Load() {
+				return nil, hsdir.ErrSuperseded
 			}
+			if bodies != nil {
+				return bodies[at.HSDir], nil
+			}
+			return e.Credential.Encode(ctx, e.slot(at.HSDir).contents, e.Revision)
 		},
-	})
-	return e, nil
+		Report: func(r hsdir.UploadResult) {
+			s.postQuietly(func(now time.Time) { s.confirm(now, e, r) })
+		},
+	}
+	for _, at := range e.slots {
+		if at.confirmed.IsZero() && !at.rejected {
+			u.Slots = append(u.Slots, at.Slot)
+		}
+	}
+	s.uploads.Upload(u)
 }
 
-// fill prepares what is known of e's slots: those in missed begin anew, the
-// others stay as they were in the last edition.
-func (e *edition) fill(last *edition, missed []hsdir.Slot, counter uint64) {
-	e.filled = make(map[[20]byte]*filling, len(e.slots))
-	for _, s := range e.slots {
-		f := &filling{revision: counter}
-		if last != nil && last.filled[s.HSDir] != nil {
-			if slices.ContainsFunc(missed, func(m hsdir.Slot) bool { return m.HSDir == s.HSDir }) {
-				f.rejections = last.filled[s.HSDir].rejections
-			} else {
-				f = last.filled[s.HSDir]
+// confirm takes the result of one attempt in.
+func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
+	if e.superseded.Load() {
+		return
+	}
+	at := e.slot(r.Slot.HSDir)
+	at.attempts, at.err = at.attempts+1, r.Err
+	switch {
+	case r.Unencoded:
+		s.replan = true
+		s.signed(now, e, r.Err)
+	case r.Err == nil:
+		at.confirmed, e.heard = now, now
+		if e.signing.failures.Failures > 0 {
+			s.signed(now, e, nil)
+		}
+		if s.report.published.IsZero() {
+			s.report.published = now
+			s.tell(event.Published, slog.LevelInfo, "published: the first HSDir confirmed", slog.Duration("after", now.Sub(s.started).Round(time.Millisecond)))
+		}
+		if e.complete() {
+			e.signing.bodies = nil
+			s.record.dirty, s.replan = true, true
+		}
+	case r.Rejected:
+		at.rejected = true
+		s.replan = true
+		if e.retryAt.IsZero() {
+			e.rejections++
+			e.retryAt = now.Add(backoff.Jitter(min(rejectionWait<<min(2*(e.rejections-1), 20), rejectionWaitMax)))
+		}
+	}
+	if r.Err != nil {
+		s.tell(event.UploadFailed, slog.LevelDebug, "upload", slog.String("hsdir", fmt.Sprintf("%X", r.Slot.HSDir[:4])), slog.Any("error", r.Err))
+	}
+}
+
+// signing is what is known of the signatures of an edition whose key is external:
+// all of its descriptors are signed before the first is uploaded.
+type signing struct {
+	bodies   map[[20]byte][]byte // by HSDir; complete, or nil
+	complete bool
+	inFlight bool
+	retryAt  time.Time
+	failures backoff.Backoff
+}
+
+// The delay after a failure to sign, and its longest. It is short: trying costs the
+// network nothing, and a token that is put back should be used soon.
+const (
+	retrySign    = 2 * time.Second
+	retrySignMax = 30 * time.Second
+)
+
+// sign signs the descriptors of an edition in the background.
+func (s *Service) sign(ctx context.Context, now time.Time, e *Edition) {
+	if e.signing.inFlight || now.Before(e.signing.retryAt) {
+		return
+	}
+	if err := e.Credential.Check(e.Contents, e.Revision); err != nil {
+		s.troubles.set(troublePublish, fmt.Errorf("making the %s descriptor: %w", e.Role, err))
+		e.signing.retryAt = now.Add(retrySignMax)
+		return
+	}
+	e.signing.inFlight = true
+	slots := e.slots
+	s.calls.Go(func() {
+		bodies := make(map[[20]byte][]byte, len(slots))
+		var err error
+		for n := range slots {
+			if bodies[slots[n].HSDir], err = e.Credential.Encode(ctx, slots[n].contents, e.Revision); err != nil {
+				break
 			}
 		}
-		e.filled[s.HSDir] = f
-	}
-}
-
-// lead is how far ahead of the clock revision counters are taken while all
-// HSDirs refuse ours: whoever published before us had a clock ahead of ours. It
-// goes up fourfold with every refusal, and so reaches hours in a minute.
-func lead(last *edition) time.Duration {
-	if last == nil || !last.allRejected() {
-		return 0
-	}
-	most := 0
-	for _, f := range last.filled {
-		most = max(most, f.rejections)
-	}
-	return time.Minute << min(2*most, 12)
-}
-
-// confirm takes the outcome of one attempt in.
-func (s *Service) confirm(now time.Time, o outcome) {
-	e := s.editions[o.period]
-	if e == nil || e.filled[o.Slot.HSDir] == nil || e.filled[o.Slot.HSDir].revision != o.revision {
-		return // of a descriptor that has been replaced since
-	}
-	e.signed(o)
-	f := e.filled[o.Slot.HSDir]
-	f.attempts++
-	f.err = o.Err
-	switch {
-	case o.Err == nil:
-		f.confirmed, f.rejections = now, 0
-		e.heard = now
-		if s.published.IsZero() {
-			s.published = now
-			s.log.Info("published: the first HSDir confirmed", "after", now.Sub(s.started).Round(time.Millisecond))
-		}
-	case o.Rejected:
-		f.rejections++
-		f.retryAt = now.Add(jitter(min(rejectionWait<<min(2*(f.rejections-1), 20), rejectionWaitMax)))
-	}
-	if o.Err != nil {
-		s.log.Debug("upload", "hsdir", fmt.Sprintf("%X", o.Slot.HSDir[:4]), "error", o.Err)
-	}
-}
-
-// retain tells the publisher which slots still matter: relays come and go,
-// periods end, and so do certificates.
-func (s *Service) retain(now time.Time) {
-	s.env.Publisher.Retain(s.address, func(p descriptor.Period, slot hsdir.Slot) bool {
-		e := s.editions[p]
-		return e != nil && e.filled[slot.HSDir] != nil && now.Before(e.authority.expires)
+		s.post(func(now time.Time) {
+			e.signing.inFlight = false
+			if err == nil {
+				e.signing.bodies, e.signing.complete = bodies, true
+			}
+			s.signed(now, e, err)
+		})
 	})
+}
+
+// signed takes in whether the key of an edition signed it.
+func (s *Service) signed(now time.Time, e *Edition, err error) {
+	if e.superseded.Load() {
+		return
+	}
+	s.keys.Signed(e.Keys.Period, e.Credential, err)
+	if err == nil {
+		e.signing.failures.Reset()
+	} else {
+		e.signing.failures.Policy = backoff.Policy{Min: retrySign, Max: retrySignMax}
+		e.uploaded, e.signing.retryAt = false, now.Add(e.signing.failures.Next())
+	}
+}
+
+// signingDue returns when the next try to sign is due; the zero time if none is.
+func (s *Service) signingDue(now time.Time) (next time.Time) {
+	for _, e := range s.state.Editions {
+		if at := e.signing.retryAt; at.After(now) && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	return next
 }

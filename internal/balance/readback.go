@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backoff"
 )
 
 // That an HSDir confirmed an upload is its own word. So now and then the
@@ -25,70 +24,81 @@ const (
 
 // readback is what a service knows of its own descriptor as clients get it.
 type readback struct {
-	asking   *edition // for which a fetch is under way, else nil
+	asking   *Edition // for which a fetch is in flight, else nil
 	due      time.Time
 	at       time.Time // when it was last as it should be
 	failures int       // in a row
 }
 
-// readBack starts a fetch of the service's own descriptor if one is due.
-func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensus) {
-	e := s.editions[s.epoch.period]
-	if e == nil || e.heard.IsZero() || !now.Before(e.authority.expires) {
-		s.readback.due = time.Time{} // nothing is out there
-		return
+// next returns when the next fetch is due; the zero time if none is.
+func (r *readback) next() time.Time {
+	if r.asking != nil {
+		return time.Time{}
 	}
-	if s.readback.asking != nil {
-		return
-	}
-	if s.readback.due.IsZero() {
-		s.readback.due = now.Add(s.readbackPause(c, readbackFirst))
-	}
-	if now.Before(s.readback.due) {
-		return
-	}
-	s.readback.asking = e
-	s.query(ctx, Query{Consensus: c, Keys: e.keys, Now: now}, s.readbacks)
+	return r.due
 }
 
-func (s *Service) readbackPause(c *hsdir.Consensus, usual time.Duration) time.Duration {
-	if c != nil && c.Testing {
+// readBack starts a fetch of the service's own descriptor if one is due.
+func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensus) {
+	r := &s.readback
+	e := s.state.Editions[c.CurrentPeriod()]
+	if e == nil || e.heard.IsZero() || !now.Before(e.Credential.Expires) {
+		r.due = time.Time{} // nothing is out there
+		return
+	}
+	if r.asking != nil {
+		return
+	}
+	if r.due.IsZero() {
+		r.due = now.Add(readbackPause(c, readbackFirst))
+	}
+	if now.Before(r.due) {
+		return
+	}
+	r.asking = e
+	s.calls.Go(func() {
+		got, err := s.env.Fetcher.Fetch(ctx, c, e.Keys, nil, 0, now)
+		s.post(func(now time.Time) { s.compare(now, c, got.Descriptor, err) })
+	})
+}
+
+func readbackPause(c *hsdir.Consensus, usual time.Duration) time.Duration {
+	if c.Testing {
 		usual = min(usual, readbackTesting)
 	}
-	return jitter(usual)
+	return backoff.Jitter(usual)
 }
 
 // compare takes in what clients get.
-func (s *Service) compare(now time.Time, a Answer) {
-	asked := s.readback.asking
-	s.readback.asking = nil
-	c, _ := s.env.Network.Consensus()
-	s.readback.due = now.Add(s.readbackPause(c, readbackEvery))
-	e := s.editions[a.Keys.Period]
-	if e == nil || a.Finding == Unreachable {
+func (s *Service) compare(now time.Time, c *hsdir.Consensus, d *descriptor.Descriptor, fetchErr error) {
+	r := &s.readback
+	asked := r.asking
+	r.asking = nil
+	r.due = now.Add(readbackPause(c, readbackEvery))
+	e := s.state.Editions[asked.Keys.Period]
+	if e == nil || d == nil && !errors.Is(fetchErr, hsdir.ErrNotFound) && !errors.Is(fetchErr, hsdir.ErrInvalid) {
 		return // nothing is known, and what was known before may still be so
 	}
-	err, mend := s.judge(e, asked, a)
+	err, republish := s.judge(e, asked, d, fetchErr)
 	if err == nil && e == asked {
-		s.readback.at = now
+		r.at = now
 	}
 	if err != nil {
-		s.readback.due = now.Add(s.readbackPause(c, min(readbackFirst<<min(s.readback.failures, 10), readbackEvery)))
-		s.readback.failures++
+		r.due = now.Add(readbackPause(c, min(readbackFirst<<min(r.failures, 10), readbackEvery)))
+		r.failures++
 	} else {
-		s.readback.failures = 0
+		r.failures = 0
 	}
-	if mend && e == asked {
+	if republish && e == asked {
 		e.lost = true
 	}
 	s.troubles.set(troubleReadback, err)
 }
 
-// judge says what is wrong with what clients get, and whether publishing again
-// may mend it. asked is the edition that was out when they were asked for it.
-func (s *Service) judge(e, asked *edition, a Answer) (err error, mend bool) {
-	d := a.Descriptor
-	if a.Finding == Found && !s.signers[d.SigningCert.Key()] && d.RevisionCounter > s.revisions.floor(a.Keys.Period).Revision {
+// judge says what is wrong with what clients get, and whether publishing again may
+// fix it. asked is the edition that was out when they were asked for it.
+func (s *Service) judge(e, asked *Edition, d *descriptor.Descriptor, fetchErr error) (err error, republish bool) {
+	if d != nil && !s.keys.Ours(d.SigningCert.Key()) && d.RevisionCounter > s.counters[e.Keys.Period] {
 		return fmt.Errorf("somebody else publishes under this address, with %d introduction points of their own: "+
 			"another balancer or tor has the same key, or it was stolen", strangers(e, d)), false
 	}
@@ -96,36 +106,20 @@ func (s *Service) judge(e, asked *edition, a Answer) (err error, mend bool) {
 		return nil, false // HSDirs may have the one before
 	}
 	switch {
-	case a.Finding == Unknown:
-		return fmt.Errorf("clients do not find the descriptor that all HSDirs confirmed: %w", a.Err), true
-	case a.Finding != Found:
-		return fmt.Errorf("clients do not get the descriptor that all HSDirs confirmed: %w", a.Err), true
-	case d.RevisionCounter < asked.lowest():
+	case errors.Is(fetchErr, hsdir.ErrNotFound):
+		return fmt.Errorf("clients do not find the descriptor that all HSDirs confirmed: %w", fetchErr), true
+	case d == nil:
+		return fmt.Errorf("clients do not get the descriptor that all HSDirs confirmed: %w", fetchErr), true
+	case d.RevisionCounter < asked.Revision:
 		return errors.New("clients get an older descriptor than the one that all HSDirs confirmed"), true
 	}
 	return nil, false
 }
 
-// everywhere reports whether every HSDir that clients ask confirmed e.
-func (e *edition) everywhere() bool {
-	return !slices.ContainsFunc(e.slots, func(slot hsdir.Slot) bool { return !slot.Reserve && e.filled[slot.HSDir].confirmed.IsZero() })
-}
-
-// lowest returns the lowest revision counter that an HSDir has confirmed of e.
-func (e *edition) lowest() uint64 {
-	lowest := uint64(math.MaxUint64)
-	for _, f := range e.filled {
-		if !f.confirmed.IsZero() {
-			lowest = min(lowest, f.revision)
-		}
-	}
-	return lowest
-}
-
 // strangers counts the introduction points of d that are not of e.
-func strangers(e *edition, d *descriptor.Descriptor) (n int) {
+func strangers(e *Edition, d *descriptor.Descriptor) (n int) {
 	own := make(map[[32]byte]bool)
-	for _, p := range e.contents.IntroductionPoints {
+	for _, p := range e.Contents.IntroductionPoints {
 		own[p.AuthKey] = true
 	}
 	for _, p := range d.IntroductionPoints {

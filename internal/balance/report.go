@@ -69,14 +69,14 @@ func (l lack) warning() string {
 // startPatience is how long after the start the instances may take to be found.
 const startPatience = time.Minute
 
-// lacks tells what is missing after a round that came to its plan.
-func (s *Service) lacks(now time.Time, fallback bool) lack {
+// lacks tells what is missing after a plan.
+func (s *Service) lacks(now time.Time, p *Plan) lack {
 	switch {
-	case !fallback:
+	case !p.Fallback:
 		return lackNone
-	case len(s.chosen) > 0:
+	case len(p.Chosen) > 0:
 		return lackInstance
-	case s.contents != nil:
+	case p.Contents != nil:
 		return lackAll
 	case now.Sub(s.started) < startPatience:
 		return lackNone
@@ -87,144 +87,180 @@ func (s *Service) lacks(now time.Time, fallback bool) lack {
 // noteLack says it loudly, once, when the last instance is gone, and again when
 // one is back.
 func (s *Service) noteLack(l lack) {
-	if l == s.lack {
+	if l == s.report.lack {
 		return
 	}
-	s.lack = l
+	s.report.lack = l
 	if l == lackNone {
-		s.log.Info("an instance is reachable again")
+		s.tell(event.Lack, slog.LevelInfo, "an instance is reachable again")
 		return
 	}
 	points := 0
-	if s.contents != nil {
-		points = len(s.contents.IntroductionPoints)
+	if c := s.state.Contents; c != nil {
+		points = len(c.IntroductionPoints)
 	}
-	s.log.Error(l.warning(), "points", points)
+	s.tell(event.Lack, slog.LevelError, l.warning(), slog.Int("points", points))
 }
 
-// noteShares logs when an instance is to get half of the clients that it got, or
+// noteShares tells when an instance is to get half of the clients that it got, or
 // fewer.
 func (s *Service) noteShares(chosen []selection.Candidate) {
-	before, after := selection.Shares(s.chosen), selection.Shares(chosen)
-	for _, i := range s.instances {
+	before, after := selection.Shares(s.state.Published), selection.Shares(chosen)
+	for _, i := range s.cfg.Instances {
 		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 {
-			s.log.Warn("an instance's share of the clients fell", "instance", i.Name,
-				"percent", math.Round(100*is), "was", math.Round(100*was), "state", i.state(s.env.Now()))
+			s.tell(event.ShareFell, slog.LevelWarn, "an instance's share of the clients fell", slog.String("instance", i.Name),
+				slog.Float64("percent", math.Round(100*is)), slog.Float64("was", math.Round(100*was)))
 		}
 	}
 }
 
-// report renews the snapshot after a round, and logs an error that is new.
-func (s *Service) report(r Round) {
-	before := s.snapshot.Load()
-	now := r.Now
-	snap := &status.Service{
-		Address:  s.address.String(),
-		Strategy: s.cfg.Strategy.Name(),
-		Rounds:   s.rounds, LastRound: s.lastRound,
-		ReadBack: s.readback.at,
-		Warnings: s.troubles.list(),
+// report is what was last told of a service.
+type report struct {
+	lack      lack
+	published time.Time // first confirmation of an HSDir
+	warnings  []string
+	view      View // of the last turn
+}
+
+// tellRound tells what is new after a turn.
+func (s *Service) tellRound(v View) {
+	s.report.view = v
+	if s.plan.Waiting == "" && !s.plan.At.IsZero() {
+		s.noteLack(s.lacks(v.Now, &s.plan))
 	}
-	if !s.published.IsZero() {
-		seconds := s.published.Sub(s.started).Seconds()
-		snap.FirstAnswer = &seconds
-	}
-	shares := selection.Shares(s.chosen)
-	for _, i := range s.instances {
-		r := i.report(now, s.chosen, shares, s.left[i.Name])
-		if i.idle(r) {
-			r.Warnings = append(r.Warnings, s.whyIdle())
-		}
-		snap.Instances = append(snap.Instances, r)
-		if !i.asking && (snap.NextFetch.IsZero() || i.due.Before(snap.NextFetch)) {
-			snap.NextFetch = i.due
+	warnings := s.warnings(v)
+	for _, w := range warnings {
+		if !slices.Contains(s.report.warnings, w) {
+			s.tell(event.Warning, slog.LevelWarn, w)
 		}
 	}
-	snap.Descriptors = s.reportEditions(r)
-	if s.lack != lackNone {
-		snap.Warnings = append(snap.Warnings, s.lack.warning())
+	s.report.warnings = warnings
+	s.keys.Warn(v.Now)
+}
+
+// warnings lists what is wrong with the service, but for its keys.
+func (s *Service) warnings(v View) []string {
+	list := s.troubles.list()
+	if v.Instances.StoreErr != nil {
+		list = append(list, "storing what is known of the instances: "+v.Instances.StoreErr.Error())
 	}
-	snap.Warnings = append(snap.Warnings, s.suspicions()...)
-	if c := r.Consensus; c != nil {
-		snap.Warnings = append(snap.Warnings, clockWarning(now, c.ValidAfter, c.ValidUntil)...)
+	if s.report.lack != lackNone {
+		list = append(list, s.report.lack.warning())
 	}
-	for _, w := range snap.Warnings {
-		if !slices.Contains(before.Warnings, w) {
-			s.log.Warn(w)
+	list = append(list, s.suspicions(v)...)
+	for _, t := range s.plan.Targets {
+		if t.Held != "" {
+			list = append(list, "the "+t.Role.String()+" descriptor is not renewed: "+t.Held)
 		}
 	}
-	// What follows is logged in rhythms of its own.
-	snap.Warnings = append(snap.Warnings, s.warnOfCustody(now)...)
-	s.lookAhead(now, r.Consensus)
-	if s.outlook.text != "" {
-		snap.Warnings = append(snap.Warnings, s.outlook.text)
+	if !v.valid[0].IsZero() {
+		list = append(list, clockWarning(v.Now, v.valid[0], v.valid[1])...)
 	}
-	snap.Custody = s.reportCustody(now)
-	snap.State = s.state(now, snap)
-	s.snapshot.Store(snap)
+	return list
 }
 
 // suspicions lists what instances do that a tor in good health would not.
-func (s *Service) suspicions() (texts []string) {
-	for _, i := range s.instances {
-		if victim := s.thefts[i.Name]; victim != "" {
+func (s *Service) suspicions(v View) (texts []string) {
+	for n, b := range v.Instances.Backends {
+		name := v.Config.Instances[n].Name
+		if victim := s.plan.Thefts[name]; victim != "" {
 			texts = append(texts, fmt.Sprintf("instance %s offers keys of introduction points that %s had first, which are left out: "+
-				"one of the two copies the other's, look for an intruder at both, first at %s", i.Name, victim, i.Name))
+				"one of the two copies the other's, look for an intruder at both, first at %s", name, victim, name))
 		}
-		if i.restless {
+		if b.Restless {
 			texts = append(texts, fmt.Sprintf("instance %s changes its introduction points too often: "+
-				"it is asked for every %s only", i.Name, changesEvery))
+				"it is asked for every %s only", name, backend.ChangesEvery))
 		}
 	}
 	return texts
 }
 
-// report describes one instance. left says why points of it are left out.
-func (i *instance) report(now time.Time, chosen []selection.Candidate, shares map[string]float64, left []string) status.Instance {
-	out := status.Instance{
-		Name:               i.Name,
-		Address:            i.Address.String(),
-		State:              i.state(now),
-		IntroductionPoints: i.usable(now),
-		Share:              shares[i.Name],
-		LastFetch:          i.asked,
-		NextFetch:          i.due,
-		Error:              i.problem(),
+// describe tells what the service is doing.
+func (s *Service) describe(now time.Time) status.Service {
+	out := status.Service{
+		Address: s.address.String(), State: status.StateStarting, Strategy: s.cfg.Strategy.Name(),
+		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at,
 	}
-	at, exact := i.published()
+	if s.instances == nil {
+		out.Custody = s.keys.Status(now, descriptor.Period{})
+		return out
+	}
+	v := s.report.view
+	v.Now, v.Config, v.Instances = now, s.cfg, s.instances.View()
+	if !s.report.published.IsZero() {
+		seconds := s.report.published.Sub(s.started).Seconds()
+		out.FirstAnswer = &seconds
+	}
+	shares := selection.Shares(s.state.Published)
+	for n, b := range v.Instances.Backends {
+		i := offering{s.cfg.Instances[n], b}
+		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
+		if i.idle(line) {
+			line.Warnings = append(line.Warnings, s.whyIdle())
+		}
+		out.Instances = append(out.Instances, line)
+	}
+	out.NextFetch = v.Instances.NextFetch()
+	current := v.Targets[v.Current].Keys.Period
+	out.Descriptors = s.describeEditions(current)
+	out.Warnings = slices.Concat(s.warnings(v), s.keys.Warnings(now))
+	if text := s.keys.Outlook(); text != "" {
+		out.Warnings = append(out.Warnings, text)
+	}
+	out.Custody = s.keys.Status(now, current)
+	out.State = s.sum(now, current, &out)
+	return out
+}
+
+// report describes one instance. left says why points of it are left out.
+func (o offering) report(now time.Time, chosen []selection.Candidate, shares map[string]float64, left []string) status.Instance {
+	out := status.Instance{
+		Name:               o.Name,
+		Address:            o.Instance.Address.String(),
+		State:              o.State(now),
+		IntroductionPoints: o.Usable(now),
+		Share:              shares[o.Name],
+		LastFetch:          o.Asked,
+		NextFetch:          o.Due,
+	}
+	if o.Err != nil {
+		out.Error = o.Err.Error()
+	}
+	at, exact := o.Backend.Published()
 	out.Renewed, out.RenewedBefore = at, !exact && !at.IsZero()
 	for _, c := range chosen {
-		if c.Instance == i.Name {
+		if c.Instance == o.Name {
 			out.Published++
 		}
 	}
-	if i.held == nil {
+	d := o.Descriptor
+	if d == nil {
 		return out
 	}
-	out.Revision = i.held.RevisionCounter
-	if len(i.held.PowParams) > 0 {
+	out.Revision = d.RevisionCounter
+	if len(d.PowParams) > 0 {
 		out.Warnings = append(out.Warnings, "the instance asks for proof of work, which clients of the public address cannot give: "+
 			"set HiddenServicePoWDefensesEnabled 0 in its torrc")
 	}
-	if i.held.FlowControl == nil {
+	if d.FlowControl == nil {
 		out.Warnings = append(out.Warnings, "the instance offers no congestion control, so transfers through it are slower; "+
 			"where most instances do, it is left out")
 	}
-	if n := len(i.held.Dropped); n > 0 {
-		out.Warnings = append(out.Warnings, fmt.Sprintf("%d of its introduction points cannot be used: %v", n, i.held.Dropped[0]))
+	if n := len(d.Dropped); n > 0 {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("%d of its introduction points cannot be used: %v", n, d.Dropped[0]))
 	}
 	out.Warnings = append(out.Warnings, counted(left)...)
 	return out
 }
 
 // idle reports whether an instance that clients are to be sent to gets none.
-func (i *instance) idle(r status.Instance) bool {
-	return r.State == status.StateOK && r.Published == 0 && i.Weight > 0
+func (o offering) idle(r status.Instance) bool {
+	return r.State == status.StateOK && r.Published == 0 && o.Weight > 0
 }
 
 // whyIdle is the warning about an instance that is idle.
 func (s *Service) whyIdle() string {
-	if len(s.instances) > s.cfg.Room.Points {
+	if len(s.cfg.Instances) > s.cfg.Room.Points {
 		return fmt.Sprintf("none of its introduction points is published, as there are more instances than the %d that have room: it gets no clients", s.cfg.Room.Points)
 	}
 	return "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
@@ -247,27 +283,22 @@ func counted(texts []string) (out []string) {
 	return out
 }
 
-// reportEditions describes both descriptors.
-func (s *Service) reportEditions(r Round) []status.Descriptor {
+// describeEditions describes both descriptors.
+func (s *Service) describeEditions(current descriptor.Period) []status.Descriptor {
 	var list []status.Descriptor
-	for _, ring := range r.Rings {
-		e := s.editions[ring.Period]
-		if e == nil {
-			continue
-		}
+	for _, e := range s.state.inOrder() {
 		d := status.Descriptor{
-			Which: ring.Role.String(), Period: ring.Period.Number, Minutes: ring.Period.Minutes(),
-			Current: ring.Period == s.epoch.period, Points: len(e.contents.IntroductionPoints),
-			Revision: e.revision, Reason: string(e.reason), Built: e.built, Refresh: e.refresh,
+			Which: e.Role.String(), Period: e.Keys.Period.Number, Minutes: e.Keys.Period.Minutes(),
+			Current: e.Keys.Period == current, Points: len(e.Contents.IntroductionPoints),
+			Revision: e.Revision, Reason: string(e.Reason), Built: e.Built, Refresh: e.Refresh,
 		}
-		for _, p := range e.slots {
-			f := e.filled[p.HSDir]
+		for _, at := range e.slots {
 			slot := status.Slot{
-				Replica: p.Replica, HSDir: strings.ToUpper(hex.EncodeToString(p.HSDir[:])), Reserve: p.Reserve,
-				Confirmed: !f.confirmed.IsZero(), At: f.confirmed, Attempts: f.attempts,
+				Replica: at.Replica, HSDir: hsdir.Relay{Fingerprint: at.HSDir}.Hex(), Reserve: at.Reserve,
+				Confirmed: !at.confirmed.IsZero(), At: at.confirmed, Attempts: at.attempts,
 			}
-			if f.err != nil {
-				slot.Error = f.err.Error()
+			if at.err != nil {
+				slot.Error = at.err.Error()
 			}
 			if slot.Confirmed {
 				d.Confirmed++
@@ -279,38 +310,28 @@ func (s *Service) reportEditions(r Round) []status.Descriptor {
 	return list
 }
 
-// keptFor is how long HSDirs keep our descriptors.
-const keptFor = 3 * time.Hour
-
-// state sums the service up.
-func (s *Service) state(now time.Time, snap *status.Service) status.State {
-	current := slices.IndexFunc(snap.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed > 0 })
+// sum sums the service up.
+func (s *Service) sum(now time.Time, current descriptor.Period, out *status.Service) status.State {
+	published := slices.ContainsFunc(out.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed > 0 })
 	notOK := false
-	for n, i := range snap.Instances {
-		notOK = notOK || i.State != status.StateOK || s.instances[n].idle(i)
+	for n, i := range out.Instances {
+		notOK = notOK || i.State != status.StateOK || offering{Instance: s.cfg.Instances[n]}.idle(i)
 	}
-	e := s.editions[s.epoch.period]
+	e := s.state.Editions[current]
 	stays := e != nil && now.Sub(e.heard) < keptFor
 	switch {
-	case s.lack != lackNone:
+	case s.report.lack != lackNone:
 		return status.StateFailed
-	case current < 0 && stays:
+	case !published && stays:
 		return status.StateDegraded // an earlier one is at the HSDirs
-	case current < 0 && s.cannotSign():
+	case !published && s.keys.CannotSign(current):
 		return status.StateFailed
-	case current < 0:
+	case !published:
 		return status.StateStarting
-	case notOK || len(snap.Warnings) > 0:
+	case notOK || len(out.Warnings) > 0:
 		return status.StateDegraded
 	}
 	return status.StateOK
-}
-
-// cannotSign reports whether it is for want of keys that no descriptor of the
-// period that clients ask for can be published.
-func (s *Service) cannotSign() bool {
-	e := s.editions[s.epoch.period]
-	return s.outlook.stage == stageOver || s.custody.failures[s.epoch.period] != nil || e != nil && e.unmade != nil
 }
 
 // clockWarning compares the clock with the consensus, which many agreed on.

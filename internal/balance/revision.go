@@ -1,94 +1,104 @@
 package balance
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
+	"maps"
+	"math/rand/v2"
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/credential"
 )
 
-// floorPeriods is how many periods' floors are kept: a descriptor is published
+// counterPeriods is how many periods' counters are kept: a descriptor is published
 // for two periods, and a clock may step back over a boundary.
-const floorPeriods = 4
+const counterPeriods = 4
 
-// revisions hands out revision counters that never repeat nor go back, across
-// restarts and whatever the clock does.
-type revisions struct {
-	service descriptor.Address
-	store   Store
-	floors  []Floor // at most one for each period
-}
+// counters has the highest revision counter of each period that may have been used.
+// Counters never repeat nor go back, across restarts and whatever the clock does.
+type counters map[descriptor.Period]uint64
 
-// newRevisions loads the floors of a service. With an error it still returns
-// something that works: the counters follow the clock.
-func newRevisions(service descriptor.Address, store Store) (*revisions, error) {
-	floors, err := store.LoadFloors(service)
-	return &revisions{service: service, store: store, floors: floors}, err
-}
+// counterStep bounds by how much a counter exceeds the last when the clock does not
+// say so: about what tor's differ by in a second.
+const counterStep = 1 << 16
 
-// floorSlack is how far above the period's largest counter a floor may be:
+// floorSlack is how far above the period's largest counter a stored one may be:
 // counters that a clock beyond the period's end had to take.
-const floorSlack = 1 << 20
+const floorSlack = 1 << 24
 
 var errFloor = errors.New("the stored revision counter is beyond any of its period, and not believed")
 
-// next returns the revision counter of a descriptor of period p made at now,
-// runStart being the beginning of its shared-random run, and stores it as the
-// new floor before anybody can have seen it. The counter is what tor would use,
-// or one above the floor, whichever is higher.
-//
-// The counter, unless it is 0, is usable even if the error is not nil: that it
-// could not be stored, or that the stored floor was not believed.
-func (r *revisions) next(key descriptor.RevisionKey, p descriptor.Period, runStart, now time.Time) (uint64, error) {
-	// A clock far off the consensus must not stop a service: the counter then
-	// comes from the nearest moment that has one, and the floor keeps the order.
-	first, last := runStart, runStart.Add((descriptor.MaxRevisionSeconds-1)*time.Second)
+// next returns the revision counter of a descriptor made at now: what tor would
+// use, or somewhat above the highest one used, whichever is higher. A stored
+// counter that is not believed gives an error with a counter that is usable all the
+// same; else the counter is 0 with an error.
+func (c counters) next(credential *credential.Credential, ring *hsdir.Ring, now time.Time) (uint64, error) {
+	// A clock far off the consensus must not stop a service: the counter then comes
+	// from the nearest moment that has one, and the counters used keep the order.
+	first, last := ring.RunStart, ring.RunStart.Add((descriptor.MaxRevisionSeconds-1)*time.Second)
 	switch {
 	case now.Before(first):
 		now = first
 	case now.After(last):
 		now = last
 	}
-	counter, err := key.RevisionCounter(runStart, now)
+	counter, err := credential.Counter(first, now)
 	if err != nil {
 		return 0, err
 	}
-	floor := r.floor(p)
 	var doubt error
-	if floor.Revision >= counter {
-		largest, err := key.RevisionCounter(runStart, last)
+	if used := c[ring.Period]; used >= counter {
+		largest, err := credential.Counter(first, last)
 		if err != nil {
 			return 0, err
 		}
-		if floor.Revision > largest+floorSlack {
-			doubt = fmt.Errorf("%w: %d, want at most %d; was its file edited, or copied from elsewhere?", errFloor, floor.Revision, largest)
+		if used > largest+floorSlack {
+			doubt = fmt.Errorf("%w: %d, want at most %d; was its file edited, or copied from elsewhere?", errFloor, used, largest)
 		} else {
-			counter = floor.Revision + 1
+			counter = used + 1 + rand.Uint64N(counterStep)
 		}
 	}
-	floor.Revision = counter
-	r.forget(p)
-	if err := r.store.SaveFloors(r.service, r.floors); err != nil {
-		return counter, fmt.Errorf("storing the revision counter: %w", err)
-	}
+	c[ring.Period] = counter
 	return counter, doubt
 }
 
-// floor returns the entry of p, made if missing.
-func (r *revisions) floor(p descriptor.Period) *Floor {
-	i := slices.IndexFunc(r.floors, func(f Floor) bool { return f.Period == p.Number && f.Minutes == p.Minutes() })
-	if i < 0 {
-		i = len(r.floors)
-		r.floors = append(r.floors, Floor{Period: p.Number, Minutes: p.Minutes()})
-	}
-	return &r.floors[i]
+// forget drops the counters of periods long before p.
+func (c counters) forget(p descriptor.Period) {
+	maps.DeleteFunc(c, func(old descriptor.Period, _ uint64) bool {
+		return old.Length == p.Length && old.Number+counterPeriods < p.Number
+	})
 }
 
-// forget drops the floors of periods long before p.
-func (r *revisions) forget(p descriptor.Period) {
-	r.floors = slices.DeleteFunc(r.floors, func(f Floor) bool {
-		return f.Minutes == p.Minutes() && f.Period+floorPeriods < p.Number
-	})
+// The lead is how far ahead of the clock counters are taken while all HSDirs refuse
+// ours: another publisher's clock was ahead. It goes up fourfold with every
+// refusal. While HSDirs have ever confirmed ours in the period it is bounded, lest
+// two publishers race each other to the end of the run.
+const (
+	leadMin    = time.Minute
+	leadMax    = 6 * time.Hour
+	leadUnseen = 3 * 24 * time.Hour
+)
+
+// lead returns how far ahead of the clock the counter of the edition after last is.
+func lead(last *Edition) time.Duration {
+	if last == nil || !last.allRejected() {
+		return 0
+	}
+	longest := leadMax
+	if last.heard.IsZero() {
+		longest = leadUnseen
+	}
+	return min(leadMin<<min(2*last.rejections, 20), longest)
+}
+
+// refreshAfter returns how long an edition stays before the next is made though
+// nothing changed. It follows from the edition, so that another manager knows it,
+// and spreads the refreshes of many services.
+func refreshAfter(keys descriptor.PeriodKeys, revision uint64) time.Duration {
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64(append([]byte("refresh"), keys.Blinded[:]...), revision))
+	return refreshMin + time.Duration(binary.BigEndian.Uint64(sum[:])%uint64(refreshMax-refreshMin))
 }

@@ -3,202 +3,389 @@ package balance
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
+	"onionbalancer/internal/credential"
+	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 )
 
+// Instance is a backend as the operator configured it for a service.
+type Instance struct {
+	Name    string
+	Address descriptor.Address
+	Weight  float64               // for strategies that weigh; 0 drains the instance
+	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
+}
+
 // Config says what a service is made of. A running service takes a new one as
-// long as the address stays.
-//
-// Its Custodian and Signing become the service's, which closes them when it has
-// no more use for them.
+// long as the address stays. Its Keys become the service's, which closes them when
+// it has no more use for them.
 type Config struct {
-	Custodian  Custodian
-	Signing    SigningKeys
-	Custody    Custody
+	Keys       credential.Keys
 	Strategy   selection.Strategy
 	Room       selection.Room // for introduction points in a descriptor
 	Instances  []Instance
-	FetchEvery time.Duration // how often an instance is asked for that is fine
-	Automatic  bool          // FetchEvery is nobody's wish: more often on a testing network
+	FetchEvery time.Duration                 // how often an instance is asked while it answers; 0: leave that to the backend.Set
+	Clients    []descriptor.AuthorizedClient // the only ones who can read the descriptor; everybody if none
+	CAA        []descriptor.CAA
+}
+
+// Uploader uploads editions, as *hsdir.UploadQueue does: it returns at once,
+// retries what nobody confirmed, and leaves what an HSDir rejected to the caller.
+type Uploader interface {
+	Upload(hsdir.Upload)
+	Cancel(descriptor.Address)
+}
+
+// Store keeps the record of a service, as *state.DB does.
+type Store interface {
+	Service(descriptor.Address) (record state.Service, version uint64, err error)
+	SwapService(ctx context.Context, a descriptor.Address, version uint64, record state.Service) (uint64, error)
 }
 
 // Env is what services share.
 type Env struct {
-	Network   *Network
-	Fetcher   Fetcher
-	Publisher Publisher
-	Store     Store
-	Log       *slog.Logger
-	// Now is the clock; nil stands for time.Now.
-	Now func() time.Time
-	// FullNames says whether logs show onion addresses whole, each time that one
-	// is logged; nil stands for no.
-	FullNames func() bool
-}
-
-// Name returns what logs call a service or an instance.
-func (e Env) Name(a descriptor.Address) slog.LogValuer { return name{a, e.FullNames} }
-
-type name struct {
-	address descriptor.Address
-	full    func() bool
-}
-
-// LogValue is the address, shortened unless all of it is wanted by now.
-func (n name) LogValue() slog.Value {
-	if n.full != nil && n.full() {
-		return slog.StringValue(n.address.String())
-	}
-	return slog.StringValue(n.address.Short())
+	Consensus backend.Source
+	Backends  *backend.Set
+	Fetcher   backend.Fetcher // of the service's own descriptor, to compare
+	// Uploads returns what uploads for a service now: each tor has a queue.
+	Uploads func(descriptor.Address) Uploader
+	Store   Store
+	Record  event.Recorder
+	Now     func() time.Time // nil stands for time.Now
 }
 
 // Service keeps the master descriptors of one public address published.
 type Service struct {
 	address descriptor.Address
 	env     Env
-	log     *slog.Logger
+	woken   chan struct{}  // holds a token when the loop has something to do
+	calls   sync.WaitGroup // in flight
 
-	configs   chan struct{} // holds a token when something was handed over
-	fetches   chan Answer
-	outcomes  chan outcome
-	certified chan certified
-	readbacks chan Answer
-	snapshot  atomic.Pointer[status.Service]
-	wait      sync.WaitGroup // fetches under way
-	closing   sync.WaitGroup // of keys
+	inbox inbox
 
-	mu     sync.Mutex
-	handed []Config // by Reconfigure, oldest first
-	ended  bool     // nobody will take what is handed over
+	mu sync.Mutex // held by the loop, but while it waits; protects what follows
 
-	// All that follows belongs to the goroutine of Run.
-	cfg         Config
-	decoder     descriptor.Decoder
-	random      *rand.Rand
-	started     time.Time
-	instances   []*instance
-	epoch       epoch
-	every       time.Duration // between fetches of an instance that is fine
-	settleAt    time.Time
-	keys        map[descriptor.Period]descriptor.PeriodKeys
-	custody     *custody
-	former      []*custody // those before it that something is still signed with
-	authorities map[descriptor.Period]*authority
-	editions    map[descriptor.Period]*edition
-	revisions   *revisions
-	signers     map[[32]byte]bool // the descriptor-signing keys that were ever ours, in this run
-	readback    readback
-	claims      *claims
-	dawn        time.Time // when the period, or the service, began
-	listened    time.Time // since when all instances are asked whose new keys are, else zero
-	chosen      []selection.Candidate
-	contents    *descriptor.Contents // of the last plan that had any points
-	left        map[string][]string  // by instance: why points of it are left out
-	thefts      map[string]string    // by instance: whose keys it offers
-	lack        lack
-	retryAt     time.Time
-	retries     int
-	rounds      uint64
-	lastRound   time.Time
-	published   time.Time // first confirmation on an HSDir that clients ask
-	troubles    troubles
-	outlook     outlook
-	outlookSaid time.Time         // in the log
-	said        map[string]saying // of what is wrong with the keys, in the log
+	cfg       Config
+	keys      *credential.Keeper
+	instances *backend.Subscription
+	uploads   Uploader // that the last edition was handed to
+	state     State
+	counters  counters
+	record    record
+	readback  readback
+	report    report
+	troubles  troubles
+	started   time.Time
+	rounds    uint64
+	lastRound time.Time
+	replan    bool      // the next turn plans
+	plan      Plan      // the last
+	next      time.Time // when the loop plans though nothing happens
 }
 
 // NewService returns a service that does nothing until Run.
 func NewService(cfg Config, env Env) *Service {
-	address := cfg.Custodian.Address()
-	s := &Service{
-		address:     address,
-		env:         env,
-		log:         env.Log.With("service", env.Name(address)),
-		configs:     make(chan struct{}, 1),
-		fetches:     make(chan Answer, 64),
-		outcomes:    make(chan outcome, 256),
-		certified:   make(chan certified, 4),
-		readbacks:   make(chan Answer, 1),
-		signers:     map[[32]byte]bool{},
-		random:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		keys:        map[descriptor.Period]descriptor.PeriodKeys{},
-		authorities: map[descriptor.Period]*authority{},
-		editions:    map[descriptor.Period]*edition{},
-		troubles:    troubles{},
-		claims:      newClaims(descriptor.Period{}),
+	if env.Now == nil {
+		env.Now = time.Now
 	}
-	if s.env.Now == nil {
-		s.env.Now = time.Now
-	}
-	s.reconfigure(s.env.Now(), cfg)
-	s.snapshot.Store(&status.Service{
-		Address: address.String(), State: status.StateStarting, Strategy: cfg.Strategy.Name(), Custody: s.reportCustody(s.env.Now()),
-	})
+	s := &Service{address: cfg.Keys.Custodian.Address(), env: env, cfg: cfg, woken: make(chan struct{}, 1), replan: true}
+	s.state = State{Editions: map[descriptor.Period]*Edition{}}
+	s.counters = counters{}
+	s.troubles = troubles{}
+	s.keys = credential.New(cfg.Keys, credential.Env{Service: s.address, Record: env.Record, Post: func(f func(time.Time)) { s.post(f) }})
 	return s
 }
 
 // Address returns the public address.
 func (s *Service) Address() descriptor.Address { return s.address }
 
-// Status returns what the service last told of itself.
-func (s *Service) Status() status.Service { return *s.snapshot.Load() }
-
-// Run does rounds until ctx ends: whenever the consensus, an instance, a slot
-// or the configuration changed, or something is due. What is published stays.
+// Run keeps the descriptors published until ctx ends: it plans whenever the
+// consensus, an instance, a slot or the configuration changed, or something is due.
+// What is published stays.
 func (s *Service) Run(ctx context.Context) {
-	defer s.end()
-	defer s.wait.Wait()
-	changed, unsubscribe := s.env.Network.Subscribe()
+	changed, unsubscribe := s.env.Consensus.Subscribe()
 	defer unsubscribe()
-	defer s.env.Publisher.Withdraw(s.address)
-	s.started = s.env.Now()
-	var err error
-	s.revisions, err = newRevisions(s.address, s.env.Store)
-	s.troubles.set(troubleFloors, err)
-	s.restore(s.started)
+	defer s.end()
+	s.begin(ctx)
 	for ctx.Err() == nil {
 		now := s.env.Now()
-		s.finish(s.round(ctx, now))
-		timer := time.NewTimer(s.wake(now).Sub(now))
+		timer := time.NewTimer(s.turn(ctx, now).Sub(now))
 		select {
 		case <-ctx.Done():
 		case <-changed:
+			s.setReplan()
 		case <-timer.C:
-		case <-s.configs:
-			s.takeOver(s.env.Now())
-		case answer := <-s.fetches:
-			s.absorb(s.env.Now(), answer)
-		case outcome := <-s.outcomes:
-			s.confirm(s.env.Now(), outcome)
-		case certified := <-s.certified:
-			s.certifiedNow(s.env.Now(), certified)
-		case answer := <-s.readbacks:
-			s.compare(s.env.Now(), answer)
+			s.setReplan()
+		case <-s.woken:
 		}
 		timer.Stop()
-		s.drain()
 	}
 }
 
-// drain takes in what else has arrived, so that one round serves it all.
-func (s *Service) drain() {
-	for {
-		select {
-		case answer := <-s.fetches:
-			s.absorb(s.env.Now(), answer)
-		case outcome := <-s.outcomes:
-			s.confirm(s.env.Now(), outcome)
-		case certified := <-s.certified:
-			s.certifiedNow(s.env.Now(), certified)
-		default:
-			return
+// begin takes in what is stored and subscribes to the instances.
+func (s *Service) begin(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.started = s.env.Now()
+	s.restore()
+	s.instances = s.env.Backends.Subscribe(s.address, watched(s.cfg.Instances), s.cfg.FetchEvery, s.wakePlan)
+}
+
+func watched(instances []Instance) (list []backend.Instance) {
+	for _, i := range instances {
+		list = append(list, backend.Instance{Name: i.Name, Address: i.Address, Client: i.Client})
+	}
+	return list
+}
+
+// turn takes in what arrived, plans, and carries the plan out. It returns when the
+// next turn is due though nothing happens.
+func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, take := range s.inbox.take() {
+		take(now)
+	}
+	if !s.replan && now.Before(s.next) {
+		return s.next
+	}
+	s.replan = false
+	s.rounds++
+	s.lastRound = now
+	c, _ := s.env.Consensus.Consensus() // why there is none, the balancer as a whole tells
+	view, err := s.view(now, c)
+	s.troubles.set(troubleNetwork, err)
+	if c == nil || err != nil {
+		s.next = now.Add(consensusWait)
+		s.tellRound(view)
+		return s.next
+	}
+	s.plan = makePlan(view, s.state)
+	s.carryOut(ctx, now)
+	s.readBack(ctx, now, c)
+	s.forget(view)
+	s.tellRound(view)
+	s.next = s.due(now)
+	return s.next
+}
+
+// consensusWait is how often a service looks again while there is no consensus.
+const consensusWait = 5 * time.Second
+
+// view gathers what a plan is made from.
+func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
+	v = View{Now: now, Config: s.cfg, Instances: s.instances.View()}
+	if c == nil {
+		return v, nil
+	}
+	v.Vouch, v.SendmeInc, v.valid = c.Vouch, c.Params.SendmeInc, [2]time.Time{c.ValidAfter, c.ValidUntil}
+	for role := range v.Targets {
+		t := &v.Targets[role]
+		if t.Ring, err = c.Ring(hsdir.Role(role)); err != nil {
+			return v, err
+		}
+		if t.Ring.Period == c.CurrentPeriod() {
+			v.Current = hsdir.Role(role)
+		}
+		if known := s.plan.target(t.Ring); known != nil {
+			t.Keys, t.Slots = known.Keys, known.Slots
+			continue
+		}
+		if t.Keys, err = s.address.Keys(t.Ring.Period); err != nil {
+			return v, err
+		}
+		t.Slots = t.Ring.Slots(t.Keys.Blinded)
+	}
+	s.keys.LookAhead(now, c.CurrentPeriod(), c.RotationOffset())
+	s.keys.Require(now, [2]credential.Need{v.Targets[0].need(), v.Targets[1].need()})
+	for role := range v.Targets {
+		v.Targets[role].Credential = s.keys.Usable(now, v.Targets[role].Ring.Period)
+	}
+	return v, nil
+}
+
+// forget drops what no later turn needs.
+func (s *Service) forget(v View) {
+	over := func(p descriptor.Period) bool {
+		return p != v.Targets[0].Ring.Period && p != v.Targets[1].Ring.Period
+	}
+	var used []*credential.Credential
+	for p, e := range s.state.Editions {
+		if over(p) {
+			e.superseded.Store(true)
+			delete(s.state.Editions, p)
+		} else {
+			used = append(used, e.Credential)
 		}
 	}
+	s.keys.Forget(over, used)
+	s.counters.forget(v.Targets[0].Ring.Period)
+}
+
+// due returns when the next turn is though nothing happens.
+func (s *Service) due(now time.Time) time.Time {
+	next := now.Add(time.Hour)
+	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.next(), s.signingDue(now)} {
+		if !at.IsZero() {
+			next = earlier(next, at)
+		}
+	}
+	return later(next, now.Add(shortestWait))
+}
+
+// shortestWait keeps a mistake about what is due from becoming a busy loop.
+const shortestWait = 100 * time.Millisecond
+
+// end closes what the service has.
+func (s *Service) end() {
+	for _, take := range s.inbox.close() {
+		take(s.env.Now())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.uploads != nil {
+		s.uploads.Cancel(s.address)
+	}
+	s.instances.Close()
+	s.calls.Wait()
+	s.keys.Close()
+}
+
+// Moved tells the service that another tor may upload for it now.
+func (s *Service) Moved() { s.post(func(time.Time) { s.replan = true }) }
+
+// Reconfigure takes a new configuration, for the same address. After the end of Run
+// it closes the keys of cfg.
+func (s *Service) Reconfigure(cfg Config) {
+	taken := s.post(func(time.Time) {
+		s.keys.Replace(cfg.Keys)
+		s.rename(cfg.Instances)
+		s.cfg = cfg
+		s.instances.Update(watched(cfg.Instances), cfg.FetchEvery)
+	})
+	if taken {
+		return
+	}
+	if err := cfg.Keys.Close(); err != nil {
+		s.tell(event.Custody, slog.LevelWarn, "closing keys that came too late", slog.Any("error", err))
+	}
+}
+
+// rename takes over what the instances are called. What is published of an instance
+// stays its own under another name, and is not what is published of another that
+// has its name now.
+func (s *Service) rename(instances []Instance) {
+	names := make(map[string]string) // then to now, of those that stay
+	for _, i := range instances {
+		for _, old := range s.cfg.Instances {
+			if old.Address == i.Address {
+				names[old.Name] = i.Name
+			}
+		}
+	}
+	var kept []selection.Candidate
+	for _, c := range s.state.Published {
+		if name, stays := names[c.Instance]; stays {
+			c.Instance = name
+			kept = append(kept, c)
+		}
+	}
+	s.state.Published = kept
+}
+
+// tell records an event of the service.
+func (s *Service) tell(kind event.Kind, level slog.Level, text string, attrs ...slog.Attr) {
+	s.env.Record(event.Event{At: s.env.Now(), Kind: kind, Level: level, Service: s.address, Text: text, Attrs: attrs})
+}
+
+// Status tells what the service is doing now.
+func (s *Service) Status() status.Service {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.describe(s.env.Now())
+}
+
+// Plan returns the last plan.
+func (s *Service) Plan() Plan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.plan
+}
+
+// inbox has what happened elsewhere, for the loop to take in.
+type inbox struct {
+	mu     sync.Mutex
+	list   []func(now time.Time)
+	closed bool
+}
+
+func (b *inbox) take() []func(now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list := b.list
+	b.list = nil
+	return list
+}
+
+func (b *inbox) close() []func(now time.Time) {
+	list := b.take()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	return append(list, b.list...)
+}
+
+// post has the loop call f and plan. It reports whether the loop still runs.
+func (s *Service) post(f func(now time.Time)) bool {
+	return s.postQuietly(func(now time.Time) {
+		s.replan = true
+		f(now)
+	})
+}
+
+// postQuietly has the loop call f, which says itself whether there is something to
+// plan.
+func (s *Service) postQuietly(f func(now time.Time)) bool {
+	s.inbox.mu.Lock()
+	defer s.inbox.mu.Unlock()
+	if s.inbox.closed {
+		return false
+	}
+	s.inbox.list = append(s.inbox.list, f)
+	select {
+	case s.woken <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// wakePlan has the loop plan.
+func (s *Service) wakePlan() { s.post(func(time.Time) {}) }
+
+func (s *Service) setReplan() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.replan = true
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }

@@ -1,0 +1,127 @@
+package balance
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/credential"
+)
+
+// Edition is what was last made for one period: one revision counter with the
+// contents of every slot. A client that fetches again takes whatever HSDir chance
+// gives it, and silently drops a lower counter than it holds; so no slot ever gets
+// a counter that the others do not get.
+type Edition struct {
+	Keys       descriptor.PeriodKeys
+	Role       hsdir.Role
+	Credential *credential.Credential // that signs it
+	Reason     Reason
+	Urgency    hsdir.Urgency
+	Revision   uint64
+	Built      time.Time
+	Refresh    time.Time            // when to make the next though nothing changed
+	Contents   *descriptor.Contents // that slots which clients ask hold
+
+	slots      []slot
+	reserved   bool        // its counter is in the store
+	uploaded   bool        // it was handed to the upload queue
+	superseded atomic.Bool // by a later edition
+	signing    signing
+
+	lost       bool      // clients do not get it, though HSDirs confirmed it
+	heard      time.Time // when an HSDir last confirmed this edition, or one before it of the period
+	rejections int       // editions in a row, this one included, that an HSDir rejected
+	retryAt    time.Time // when to follow a rejected one by the next; zero while none was rejected
+}
+
+// slot is one place of an edition, with what is known of its upload.
+type slot struct {
+	hsdir.Slot
+	contents  *descriptor.Contents
+	confirmed time.Time // zero until the HSDir confirmed
+	attempts  int
+	err       error // of the last attempt
+	rejected  bool
+}
+
+// newEdition returns the edition that a target asks for.
+func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Edition {
+	e := &Edition{
+		Keys: t.Keys, Role: t.Role, Credential: t.Credential, Reason: t.Reason, Urgency: t.Urgency,
+		Revision: revision, Built: now, Refresh: now.Add(refreshAfter(t.Keys, revision)),
+	}
+	made := make(map[*descriptor.Contents]*descriptor.Contents, 1) // slots share what is the same
+	for n, s := range t.Slots {
+		c := t.Contents[n]
+		if made[c] == nil {
+			made[c] = dated(c, now)
+		}
+		e.slots = append(e.slots, slot{Slot: s, contents: made[c]})
+	}
+	e.Contents = e.slots[0].contents
+	if last != nil {
+		e.heard = last.heard
+		if !last.retryAt.IsZero() {
+			e.rejections = last.rejections
+		}
+	}
+	return e
+}
+
+// slot returns the slot of an HSDir, nil if there is none.
+func (e *Edition) slot(h [20]byte) *slot {
+	if n := slices.IndexFunc(e.slots, func(s slot) bool { return s.HSDir == h }); n >= 0 {
+		return &e.slots[n]
+	}
+	return nil
+}
+
+// rejected reports whether it is time to follow a rejected edition by the next.
+func (e *Edition) rejected(now time.Time) bool { return !e.retryAt.IsZero() && !now.Before(e.retryAt) }
+
+// allRejected reports whether every HSDir that answered refused e's revision
+// counter: then it is too low. A single one that does may be lying.
+func (e *Edition) allRejected() bool {
+	rejected := false
+	for _, s := range e.slots {
+		if !s.confirmed.IsZero() {
+			return false
+		}
+		rejected = rejected || s.rejected
+	}
+	return rejected
+}
+
+// everywhere reports whether every HSDir that clients ask confirmed e.
+func (e *Edition) everywhere() bool {
+	return !slices.ContainsFunc(e.slots, func(s slot) bool { return !s.Reserve && s.confirmed.IsZero() })
+}
+
+// complete reports whether every HSDir confirmed e.
+func (e *Edition) complete() bool {
+	return !slices.ContainsFunc(e.slots, func(s slot) bool { return s.confirmed.IsZero() })
+}
+
+// inOrder lists the editions, that of the earlier period first.
+func (s State) inOrder() []*Edition {
+	return slices.SortedFunc(maps.Values(s.Editions), func(a, b *Edition) int { return cmp.Compare(a.Keys.Period.Number, b.Keys.Period.Number) })
+}
+
+// Between these times tor makes a descriptor again though nothing changed, and so
+// do we.
+const (
+	refreshMin = 60 * time.Minute
+	refreshMax = 120 * time.Minute
+)
+
+// The delay after a rejection before the next edition, fourfold with each further
+// one.
+const (
+	rejectionWait    = time.Second
+	rejectionWaitMax = 30 * time.Minute
+)

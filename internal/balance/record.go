@@ -1,0 +1,182 @@
+package balance
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/backend"
+	"onionbalancer/internal/backoff"
+	"onionbalancer/internal/state"
+	"onionbalancer/selection"
+)
+
+// record is what the loop knows of the service's record in the store.
+type record struct {
+	version  uint64
+	dirty    bool      // there is something new to store
+	began    time.Time // when the write in flight began; zero if there is none
+	retryAt  time.Time
+	failures backoff.Backoff
+}
+
+// The delay after a failed write, and its longest; and how long an edition waits
+// for a write that does not end. A single manager publishes though its disk is
+// full or hangs: its counters then follow the clock after a restart.
+const (
+	retryStore    = time.Second
+	retryStoreMax = 5 * time.Minute
+	storeTimeout  = 10 * time.Second
+)
+
+// due returns when there is something to do about the record.
+func (r *record) due(now time.Time) time.Time {
+	switch {
+	case !r.began.IsZero() && r.began.Add(storeTimeout).After(now):
+		return r.began.Add(storeTimeout)
+	case r.began.IsZero() && r.dirty:
+		return r.retryAt
+	}
+	return time.Time{}
+}
+
+// save has the record written in the background, if it changed: the counters of
+// editions are on disk before these leave.
+func (s *Service) save(now time.Time) {
+	r := &s.record
+	if !r.began.IsZero() {
+		if now.Sub(r.began) >= storeTimeout {
+			s.troubles.set(troubleFloors, fmt.Errorf("storing the revision counter: no answer within %s", storeTimeout))
+			reserve(slices.Collect(maps.Values(s.state.Editions)))
+		}
+		return
+	}
+	if !r.dirty || now.Before(r.retryAt) {
+		return
+	}
+	r.dirty, r.began = false, now
+	written, version := s.written(), r.version
+	covered := slices.Collect(maps.Values(s.state.Editions))
+	s.calls.Go(func() {
+		// Also when the service ends: what was used must be known to be.
+		version, err := s.env.Store.SwapService(context.Background(), s.address, version, written)
+		if errors.Is(err, state.ErrConflict) {
+			// An earlier write of which the answer was lost, or another manager.
+			if _, current, readErr := s.env.Store.Service(s.address); readErr == nil {
+				version, err = s.env.Store.SwapService(context.Background(), s.address, current, written)
+			}
+		}
+		s.post(func(now time.Time) { s.saved(now, version, err, covered) })
+	})
+}
+
+// saved takes in whether the record was written.
+func (s *Service) saved(now time.Time, version uint64, err error, covered []*Edition) {
+	r := &s.record
+	r.began = time.Time{}
+	if err != nil {
+		r.failures.Policy = backoff.Policy{Min: retryStore, Max: retryStoreMax}
+		r.dirty, r.retryAt = true, now.Add(r.failures.Next())
+		s.troubles.set(troubleFloors, fmt.Errorf("storing the revision counter: %w", err))
+		reserve(covered)
+		return
+	}
+	r.version, r.retryAt = version, time.Time{}
+	s.state.Version = version
+	r.failures.Reset()
+	s.troubles.set(troubleFloors, nil)
+	reserve(covered)
+}
+
+// reserve lets editions go.
+func reserve(list []*Edition) {
+	for _, e := range list {
+		e.reserved = true
+	}
+}
+
+// written returns the record as it is to be stored.
+func (s *Service) written() state.Service {
+	var out state.Service
+	for p, counter := range s.counters {
+		out.Ceilings = append(out.Ceilings, state.Ceiling{Period: p.Number, Minutes: p.Minutes(), Counter: counter})
+	}
+	addresses := make(map[string]descriptor.Address, len(s.cfg.Instances))
+	for _, i := range s.cfg.Instances {
+		addresses[i.Name] = i.Address
+	}
+	for p, e := range s.state.Editions {
+		made := state.Made{
+			Period: p.Number, Minutes: p.Minutes(), Revision: e.Revision, Contents: digest(e.Contents), Signer: state.Bytes32(e.Credential.Public),
+			Built: e.Built.UTC(), Refresh: e.Refresh.UTC(), Pending: !e.complete(),
+		}
+		for _, c := range s.state.Published {
+			made.Points = append(made.Points, state.Published{
+				Instance: addresses[c.Instance], AuthKey: state.Bytes32(c.Point.AuthKey), EncKey: state.Bytes32(c.Point.EncKey), Relay: c.Point.Relay(),
+			})
+		}
+		out.Made = append(out.Made, made)
+	}
+	return out
+}
+
+// digest tells contents apart: two managers that make the same have the same.
+func digest(c *descriptor.Contents) state.Bytes32 {
+	h := sha256.New()
+	for n := range c.IntroductionPoints {
+		id := backend.IDOf(&c.IntroductionPoints[n])
+		h.Write(id.Auth[:])
+		h.Write(id.Enc[:])
+		h.Write([]byte(id.Relay))
+	}
+	if c.FlowControl != nil {
+		fmt.Fprintf(h, "flow %s %d", c.FlowControl.Versions, c.FlowControl.SendmeInc)
+	}
+	fmt.Fprintf(h, "single %t clients %d", c.SingleOnion, len(c.Clients))
+	for _, client := range c.Clients {
+		_ = binary.Write(h, binary.BigEndian, client)
+	}
+	fmt.Fprintf(h, "caa %v", c.CAA)
+	return state.Bytes32(h.Sum(nil))
+}
+
+// restore takes in the stored record: the counters that may have been used, and
+// which points were published, which have an older right to their relays.
+func (s *Service) restore() {
+	stored, version, err := s.env.Store.Service(s.address)
+	s.troubles.set(troubleFloors, err)
+	s.record.version, s.state.Version = version, version
+	for _, c := range stored.Ceilings {
+		p := descriptor.Period{Number: c.Period, Length: time.Duration(c.Minutes) * time.Minute}
+		s.counters[p] = c.Counter
+	}
+	var latest state.Made
+	for _, made := range stored.Made {
+		if made.Built.After(latest.Built) || len(latest.Points) == 0 {
+			latest = made
+		}
+	}
+	for _, p := range latest.Points {
+		for _, i := range s.cfg.Instances {
+			if i.Address == p.Instance {
+				s.state.Published = append(s.state.Published, selection.Candidate{Instance: i.Name, Point: storedPoint(p)})
+			}
+		}
+	}
+}
+
+// storedPoint is as much of a published point as the record tells.
+func storedPoint(p state.Published) *descriptor.IntroductionPoint {
+	point := &descriptor.IntroductionPoint{AuthKey: p.AuthKey, EncKey: p.EncKey}
+	if rsa, err := hex.DecodeString(p.Relay); err == nil {
+		point.LinkSpecifiers = []descriptor.LinkSpecifier{{Type: descriptor.LinkRSA, Data: rsa}}
+	}
+	return point
+}

@@ -152,13 +152,14 @@ func temporary(err error) bool {
 }
 
 // signed takes in whether the signing key made the bytes of an upload of e.
-func (e *edition) signed(o outcome) {
-	if !o.Unmade {
+// It failed so often in a row.
+func (e *edition) signed(o outcome, failures int) {
+	if !o.Unencoded {
 		e.unmade, e.authority.broken = nil, false
 		return
 	}
 	e.unmade = o.Err
-	if o.Failures >= brokenAfter && !temporary(o.Err) {
+	if failures >= brokenAfter && !temporary(o.Err) {
 		e.authority.broken = true
 	}
 }

@@ -15,6 +15,7 @@ const (
 	ReasonNew      Reason = "new period"
 	ReasonChanged  Reason = "introduction points changed"
 	ReasonRejected Reason = "HSDirs held a higher revision counter"
+	ReasonUnsigned Reason = "it could not be signed before"
 	ReasonExpiring Reason = "certificate about to expire"
 	ReasonKey      Reason = "descriptor-signing key changed"
 	ReasonLost     Reason = "HSDirs lost it"
@@ -51,6 +52,7 @@ type filling struct {
 	attempts   int       // since this edition was made
 	err        error     // of the last attempt
 	rejections int       // in a row
+	unencoded  int       // attempts in a row whose bytes could not be made
 	retryAt    time.Time // when to try a higher revision counter; zero while a try is under way
 }
 
@@ -119,7 +121,11 @@ func (e *edition) missed(now time.Time, slots []hsdir.Slot) (list []hsdir.Slot, 
 			list, reason = append(list, s), ReasonHSDirs
 		case !f.retryAt.IsZero() && !now.Before(f.retryAt):
 			list = append(list, s)
-			if reason == "" {
+			switch {
+			case reason != "":
+			case f.unencoded > 0:
+				reason = ReasonUnsigned
+			default:
 				reason = ReasonRejected
 			}
 		}

@@ -10,18 +10,16 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backoff"
 )
 
-// Publisher fills slots. It returns at once, bounds what it has under way over
-// all services, and tries again what nobody confirmed; what an HSDir refused it
-// leaves to us. *hsdir.Publisher is one.
+// Publisher fills slots. It returns at once, bounds what it has in flight over all
+// services, and retries what no HSDir answered; what an HSDir refused, or could not
+// be encoded, it leaves to us. *hsdir.UploadQueue is one.
 type Publisher interface {
-	Publish(hsdir.Publication)
-	// Retain drops what is still to be done for a service, save for the slots of
-	// which keep says that they still matter.
-	Retain(service descriptor.Address, keep func(descriptor.Period, hsdir.Slot) bool)
-	// Withdraw drops all that is still to be done. What was posted stays.
-	Withdraw(service descriptor.Address)
+	Upload(hsdir.Upload)
+	Cancel(descriptor.Address)
+	CancelPeriod(descriptor.Address, descriptor.Period)
 }
 
 // outcome is what became of one attempt to fill a slot.
@@ -42,6 +40,10 @@ const (
 	rejectionWait    = time.Second
 	rejectionWaitMax = 30 * time.Minute
 )
+
+// The wait after an upload could not be encoded. Trying again costs the network
+// nothing, and a token that is put back shall be used soon.
+var encodeBackoff = backoff.Policy{Min: 2 * time.Second, Max: 30 * time.Second}
 
 // retryPublish is the wait, doubling to the second value, after a descriptor
 // could not be made.
@@ -108,12 +110,17 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 	if err := e.authority.check(ctx, e.contents, counter); err != nil {
 		return nil, err
 	}
+	if !st.fresh {
+		st.missed = last.unfilled(st.slots, st.missed)
+	}
 	e.fill(last, st.missed, counter)
 	s.log.Info("publishing", "descriptor", st.ring.Role, "period", st.keys.Period.Number, "reason", st.reason,
 		"points", len(e.contents.IntroductionPoints), "slots", len(st.missed))
-	s.env.Publisher.Publish(hsdir.Publication{
-		Address: s.address, Period: st.keys.Period, Slots: st.missed, Adds: !st.fresh, Slow: e.authority.slow,
-		Encode: func(ctx context.Context) ([]byte, error) { return e.authority.encode(ctx, e.contents, counter) },
+	s.env.Publisher.Upload(hsdir.Upload{
+		Address: s.address, Period: st.keys.Period, Slots: st.missed, Urgency: urgency(st.reason),
+		Body: func(ctx context.Context, _ hsdir.Slot) ([]byte, error) {
+			return e.authority.encode(ctx, e.contents, counter)
+		},
 		Report: func(p hsdir.UploadResult) {
 			select {
 			case s.outcomes <- outcome{st.keys.Period, counter, p}:
@@ -124,6 +131,29 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 	return e, nil
 }
 
+// urgency is what clients lose while a descriptor made for reason waits.
+func urgency(reason Reason) hsdir.Urgency {
+	switch reason {
+	case ReasonNew:
+		return hsdir.UrgencyNew
+	case ReasonRefresh:
+		return hsdir.UrgencyRefresh
+	}
+	return hsdir.UrgencyPointsDead
+}
+
+// unfilled returns those of slots that are missed, or still pending: an upload
+// replaces what is pending of the period.
+func (e *edition) unfilled(slots, missed []hsdir.Slot) (list []hsdir.Slot) {
+	for _, s := range slots {
+		f := e.filled[s.HSDir]
+		if f != nil && f.confirmed.IsZero() && (f.retryAt.IsZero() || f.unencoded > 0) || slices.ContainsFunc(missed, func(m hsdir.Slot) bool { return m.HSDir == s.HSDir }) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
 // fill prepares what is known of e's slots: those in missed begin anew, the
 // others stay as they were in the last edition.
 func (e *edition) fill(last *edition, missed []hsdir.Slot, counter uint64) {
@@ -132,7 +162,7 @@ func (e *edition) fill(last *edition, missed []hsdir.Slot, counter uint64) {
 		f := &filling{revision: counter}
 		if last != nil && last.filled[s.HSDir] != nil {
 			if slices.ContainsFunc(missed, func(m hsdir.Slot) bool { return m.HSDir == s.HSDir }) {
-				f.rejections = last.filled[s.HSDir].rejections
+				f.rejections, f.unencoded = last.filled[s.HSDir].rejections, last.filled[s.HSDir].unencoded
 			} else {
 				f = last.filled[s.HSDir]
 			}
@@ -161,10 +191,13 @@ func (s *Service) confirm(now time.Time, o outcome) {
 	if e == nil || e.filled[o.Slot.HSDir] == nil || e.filled[o.Slot.HSDir].revision != o.revision {
 		return // of a descriptor that has been replaced since
 	}
-	e.signed(o)
 	f := e.filled[o.Slot.HSDir]
 	f.attempts++
 	f.err = o.Err
+	if f.unencoded++; !o.Unencoded {
+		f.unencoded = 0
+	}
+	e.signed(o, f.unencoded)
 	switch {
 	case o.Err == nil:
 		f.confirmed, f.rejections = now, 0
@@ -173,6 +206,8 @@ func (s *Service) confirm(now time.Time, o outcome) {
 			s.published = now
 			s.log.Info("published: the first HSDir confirmed", "after", now.Sub(s.started).Round(time.Millisecond))
 		}
+	case o.Unencoded:
+		f.retryAt = now.Add(encodeBackoff.Delay(f.unencoded))
 	case o.Rejected:
 		f.rejections++
 		f.retryAt = now.Add(jitter(min(rejectionWait<<min(2*(f.rejections-1), 20), rejectionWaitMax)))
@@ -182,11 +217,14 @@ func (s *Service) confirm(now time.Time, o outcome) {
 	}
 }
 
-// retain tells the publisher which slots still matter: relays come and go,
-// periods end, and so do certificates.
-func (s *Service) retain(now time.Time) {
-	s.env.Publisher.Retain(s.address, func(p descriptor.Period, slot hsdir.Slot) bool {
-		e := s.editions[p]
-		return e != nil && e.filled[slot.HSDir] != nil && now.Before(e.authority.expires)
-	})
+// retain cancels the uploads of periods that are over, or whose certificates are.
+func (s *Service) retain(now time.Time, over []descriptor.Period) {
+	for p, e := range s.editions {
+		if !now.Before(e.authority.expires) {
+			over = append(over, p)
+		}
+	}
+	for _, p := range over {
+		s.env.Publisher.CancelPeriod(s.address, p)
+	}
 }

@@ -143,14 +143,14 @@ func (s *Service) finish(r Round) {
 			return !slices.ContainsFunc(r.Rings, func(ring *hsdir.Ring) bool { return ring.Period == p })
 		}
 		maps.DeleteFunc(s.keys, func(p descriptor.Period, _ descriptor.PeriodKeys) bool { return old(p) })
-		over := len(r.Published) > 0
-		maps.DeleteFunc(s.editions, func(p descriptor.Period, e *edition) bool {
-			over = over || old(p) || !r.Now.Before(e.authority.expires)
+		var over []descriptor.Period
+		maps.DeleteFunc(s.editions, func(p descriptor.Period, _ *edition) bool {
+			if old(p) {
+				over = append(over, p)
+			}
 			return old(p)
 		})
-		if over {
-			s.retain(r.Now)
-		}
+		s.retain(r.Now, over)
 		s.forgetCustody(old)
 	}
 	s.report(r)

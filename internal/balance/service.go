@@ -157,7 +157,7 @@ func (s *Service) Run(ctx context.Context) {
 	defer s.wait.Wait()
 	changed, unsubscribe := s.env.Network.Subscribe()
 	defer unsubscribe()
-	defer s.env.Publisher.Withdraw(s.address)
+	defer s.env.Publisher.Cancel(s.address)
 	s.started = s.env.Now()
 	var err error
 	s.revisions, err = newRevisions(s.address, s.env.Store)

@@ -26,12 +26,13 @@ type Getter interface {
 
 // FetchConfig says how to fetch. Zero values stand for the defaults.
 type FetchConfig struct {
-	Getter  Getter
-	Decoder *descriptor.Decoder // nil: one of the Fetcher's own
+	Getter Getter
 
-	InFlight int           // fetches under way at a time, over all services; 16
+	InFlight int           // HSDirs asked at a time, over all fetches; 16, 2 at least
 	Patience time.Duration // with one HSDir, before the next is asked; 14 s
-	Total    time.Duration // for one fetch, all its HSDirs together; 60 s: four of a replica
+	// Total bounds one fetch, all its HSDirs together, from when it is its turn;
+	// 60 s: four of a replica.
+	Total time.Duration
 	// SecondOpinion is how long, after a good answer, the other replica may
 	// still take; 5 s.
 	SecondOpinion time.Duration
@@ -43,15 +44,15 @@ type FetchConfig struct {
 // Fetcher asks HSDirs for descriptors. It is safe for concurrent use.
 type Fetcher struct {
 	cfg    FetchConfig
-	places *semaphore.Weighted
+	places *semaphore.Weighted // one for each lane
+
+	mu      sync.Mutex
+	decoder *descriptor.Decoder // for the size limit of the latest consensus
 }
 
 // NewFetcher returns a Fetcher.
 func NewFetcher(cfg FetchConfig) *Fetcher {
-	if cfg.Decoder == nil {
-		cfg.Decoder = new(descriptor.Decoder)
-	}
-	cfg.InFlight = cmp.Or(max(cfg.InFlight, 0), 16)
+	cfg.InFlight = max(cmp.Or(max(cfg.InFlight, 0), 16), lanes)
 	cfg.Patience = cmp.Or(cfg.Patience, 14*time.Second)
 	cfg.Total = cmp.Or(cfg.Total, time.Minute)
 	cfg.SecondOpinion = cmp.Or(cfg.SecondOpinion, 5*time.Second)
@@ -59,209 +60,6 @@ func NewFetcher(cfg FetchConfig) *Fetcher {
 		cfg.Shuffle = rand.Shuffle
 	}
 	return &Fetcher{cfg: cfg, places: semaphore.NewWeighted(int64(cfg.InFlight))}
-}
-
-// Fetch asks HSDirs of two replicas, side by side, for the descriptor of keys,
-// which must be for the period that clients fetch, and returns the one with the
-// highest revision counter that is valid at now. client is nil, or opens the
-// descriptor of a service with client authorization. A revision counter below
-// floor makes a descriptor a replay.
-//
-// An HSDir that does not answer, has nothing or lies is followed by the next of
-// its replica. The fetch ends when both replicas answered well, when one did
-// and the other takes too long, when all HSDirs were asked, or when its time is
-// up. The result says what each HSDir did, whether or not there is an error;
-// the error tells ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
-// ErrNoHSDirs and descriptor.ErrClientKey apart.
-func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (FetchResult, error) {
-	ring := c.Current()
-	fail := func(err error) (FetchResult, error) {
-		return FetchResult{}, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
-	}
-	if keys.Period != ring.Period {
-		// tor would ask for the current period's descriptor, whatever we want.
-		return fail(fmt.Errorf("keys for period %v, but clients fetch for %v", keys.Period, ring.Period))
-	}
-	if ring.Len() == 0 {
-		return fail(fmt.Errorf("%w (%v)", ErrNoHSDirs, c.Coverage))
-	}
-	q := &query{f: f, keys: keys, client: client, floor: floor, now: now, label: keys.Address.Label()}
-	q.prepare(ring)
-	q.run(ctx)
-	result := FetchResult{Descriptor: q.best, Raw: q.raw, HSDirs: q.inOrder()}
-	if result.Descriptor != nil {
-		return result, nil
-	}
-	err := result.verdict()
-	if ctx.Err() != nil {
-		err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
-	}
-	return result, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
-}
-
-// lanes is how many replicas are asked side by side.
-const lanes = 2
-
-// errEnough is why the last HSDirs of a fetch are not waited for.
-var errEnough = errors.New("other HSDirs have answered")
-
-// query is one fetch under way.
-type query struct {
-	f      *Fetcher
-	keys   descriptor.PeriodKeys
-	client *descriptor.ClientKey
-	floor  uint64
-	now    time.Time
-	label  string // of the address
-
-	mu       sync.Mutex    // protects what follows
-	answers  []QueryResult // of all HSDirs that may be asked
-	replicas [][]int       // those that no lane has taken yet, as places in answers
-	sequence []int         // places in answers, in the order of asking
-	best     *descriptor.Descriptor
-	raw      []byte
-}
-
-// prepare lists, replica by replica, whom to ask: those that clients ask too,
-// in random order, then those that services upload to for the sake of churn.
-func (q *query) prepare(ring *Ring) {
-	fetch, store := ring.Fetch(q.keys.Blinded), ring.Store(q.keys.Blinded)
-	listed := make(map[[20]byte]bool)
-	places := make([][]int, len(fetch))
-	add := func(replica int, list []ResponsibleHSDir) {
-		for _, h := range list {
-			if !listed[h.Fingerprint] {
-				listed[h.Fingerprint] = true
-				places[replica] = append(places[replica], len(q.answers))
-				q.answers = append(q.answers, QueryResult{HSDir: h})
-			}
-		}
-	}
-	shuffle := q.f.cfg.Shuffle
-	for i, list := range fetch {
-		shuffle(len(list), func(x, y int) { list[x], list[y] = list[y], list[x] })
-		add(i, list)
-	}
-	for i, list := range store {
-		add(i, list)
-	}
-	q.replicas = slices.DeleteFunc(places, func(p []int) bool { return len(p) == 0 })
-	shuffle(len(q.replicas), func(x, y int) { q.replicas[x], q.replicas[y] = q.replicas[y], q.replicas[x] })
-}
-
-// run asks until there is enough, and returns when nothing is under way.
-func (q *query) run(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, q.f.cfg.Total)
-	defer cancel()
-	ctx, enough := context.WithCancelCause(ctx)
-	defer enough(nil)
-	n := min(lanes, len(q.replicas))
-	answered := make(chan bool, n)
-	for range n {
-		go func() { answered <- q.lane(ctx) }()
-	}
-	for range n {
-		if <-answered {
-			// The other replica gets a little longer.
-			timer := time.AfterFunc(q.f.cfg.SecondOpinion, func() { enough(errEnough) })
-			defer timer.Stop()
-		}
-	}
-}
-
-// lane asks HSDirs, one after the other and replica after replica, until one
-// gives a good answer.
-func (q *query) lane(ctx context.Context) bool {
-	for replica := q.nextReplica(); replica != nil; replica = q.nextReplica() {
-		for _, place := range replica {
-			if q.ask(ctx, place) {
-				return true
-			}
-			if ctx.Err() != nil {
-				return false
-			}
-		}
-	}
-	return false
-}
-
-func (q *query) nextReplica() []int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.replicas) == 0 {
-		return nil
-	}
-	next := q.replicas[0]
-	q.replicas = q.replicas[1:]
-	return next
-}
-
-// ask asks one HSDir and reports whether the answer is good.
-func (q *query) ask(ctx context.Context, place int) bool {
-	if q.f.places.Acquire(ctx, 1) != nil {
-		return false
-	}
-	defer q.f.places.Release(1)
-	q.mu.Lock()
-	q.sequence = append(q.sequence, place)
-	asked := q.answers[place]
-	q.mu.Unlock()
-
-	began := time.Now()
-	patience, cancel := context.WithTimeout(ctx, q.f.cfg.Patience)
-	defer cancel()
-	raw, err := q.f.cfg.Getter.HSFetch(patience, q.label, asked.HSDir.Hex())
-	asked.Took = time.Since(began)
-	var d *descriptor.Descriptor
-	if err == nil {
-		d, asked.Outcome, asked.Err = q.judge(raw)
-	} else if asked.Outcome, asked.Err = outcomeOf(err), err; context.Cause(ctx) == errEnough {
-		asked.Outcome = Abandoned
-	}
-	if d != nil {
-		asked.Revision = d.RevisionCounter
-	}
-
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.answers[place] = asked
-	if asked.Outcome != Answered {
-		return false
-	}
-	if q.best == nil || d.RevisionCounter > q.best.RevisionCounter {
-		q.best, q.raw = d, raw
-	}
-	return true
-}
-
-// judge decodes and verifies what an HSDir sent.
-func (q *query) judge(raw []byte) (*descriptor.Descriptor, Outcome, error) {
-	d, err := q.f.cfg.Decoder.Decode(raw, q.keys, q.client, q.now)
-	switch {
-	case errors.Is(err, descriptor.ErrClientKey):
-		return nil, NeedsClientKey, err
-	case err != nil:
-		return nil, Invalid, err
-	case d.RevisionCounter < q.floor:
-		return d, Replayed, fmt.Errorf("revision counter %d, but %d was seen before", d.RevisionCounter, q.floor)
-	default:
-		return d, Answered, nil
-	}
-}
-
-// inOrder returns the answers in the order of asking, and then those who were
-// not asked.
-func (q *query) inOrder() []QueryResult {
-	list := make([]QueryResult, 0, len(q.answers))
-	for _, place := range q.sequence {
-		list = append(list, q.answers[place])
-	}
-	for i, a := range q.answers {
-		if !slices.Contains(q.sequence, i) {
-			list = append(list, a)
-		}
-	}
-	return list
 }
 
 // Outcome is what asking one HSDir for a descriptor came to.
@@ -313,17 +111,239 @@ type FetchResult struct {
 // The ways in which a fetch can fail, for errors.Is. That the descriptor could
 // not be opened is descriptor.ErrClientKey.
 var (
-	// ErrNotFound says that HSDirs of at least two replicas were asked, and none
-	// has the descriptor: the service is offline, or has not published yet.
+	// ErrNotFound says that more than half of the HSDirs asked of each replica do
+	// not have the descriptor: the service is offline, or has not published yet.
 	ErrNotFound = errors.New("no HSDir has the descriptor")
-	// ErrNoAnswer says that not enough HSDirs answered to tell.
+	// ErrNoAnswer says that too few HSDirs answered for any other verdict.
 	ErrNoAnswer = errors.New("not enough HSDirs answered to tell whether the descriptor exists")
-	// ErrInvalid says that HSDirs returned invalid descriptors, and nothing else.
+	// ErrInvalid says that more than half of the HSDirs asked of each replica
+	// returned an invalid descriptor or none.
 	ErrInvalid = errors.New("HSDirs returned only invalid descriptors")
 	// ErrReplayed says that HSDirs sent only descriptors that are older than one
 	// seen before. It is also an ErrInvalid.
 	ErrReplayed = fmt.Errorf("%w: descriptors older than one seen before", ErrInvalid)
 )
+
+// Fetch asks HSDirs of two replicas, side by side, for the descriptor of keys,
+// which must be for the period that clients fetch, and returns the one with the
+// highest revision counter that is valid at now. client is nil, or opens the
+// descriptor of a service with client authorization. A revision counter below
+// floor makes a descriptor a replay.
+//
+// An HSDir that does not answer, has nothing or lies is followed by the next of
+// its replica. The fetch ends when both replicas answered well, when one did
+// and the other takes too long, when all HSDirs were asked, or when its time is
+// up, which begins to run when there is a place for it. The result says what each HSDir did, whether or not there is an error;
+// the error tells ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
+// ErrNoHSDirs and descriptor.ErrClientKey apart.
+func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (FetchResult, error) {
+	ring := c.Current()
+	fail := func(err error) (FetchResult, error) {
+		return FetchResult{}, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
+	}
+	if keys.Period != ring.Period {
+		// tor would ask for the current period's descriptor, whatever we want.
+		return fail(fmt.Errorf("keys for period %v, but clients fetch for %v", keys.Period, ring.Period))
+	}
+	if ring.Len() == 0 {
+		return fail(fmt.Errorf("%w (%v)", ErrNoHSDirs, c.Coverage))
+	}
+	q := &query{
+		f: f, decoder: f.decoderFor(ring.MaxDescriptorSize()),
+		keys: keys, client: client, floor: floor, now: now, label: keys.Address.Label(),
+	}
+	q.prepare(ring)
+	q.run(ctx)
+	result := FetchResult{Descriptor: q.best, Raw: q.raw, HSDirs: q.inOrder()}
+	if result.Descriptor != nil {
+		return result, nil
+	}
+	err := result.verdict()
+	if ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
+	}
+	return result, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
+}
+
+// decoderFor returns the decoder that takes descriptors below size bytes. Another
+// consensus may have another limit, which it seldom has.
+func (f *Fetcher) decoderFor(size int) *descriptor.Decoder {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.decoder == nil || f.decoder.MaxSize != size {
+		f.decoder = &descriptor.Decoder{MaxSize: size}
+	}
+	return f.decoder
+}
+
+// lanes is how many replicas are asked side by side.
+const lanes = 2
+
+// errEnough is why the last HSDirs of a fetch are not waited for.
+var errEnough = errors.New("other HSDirs have answered")
+
+// query is one fetch.
+type query struct {
+	f       *Fetcher
+	decoder *descriptor.Decoder
+	keys    descriptor.PeriodKeys
+	client  *descriptor.ClientKey
+	floor   uint64
+	now     time.Time
+	label   string // of the address
+
+	mu       sync.Mutex    // protects what follows
+	answers  []QueryResult // of all HSDirs that may be asked
+	replicas [][]int       // those that no lane has taken yet, as places in answers
+	sequence []int         // places in answers, in the order of asking
+	best     *descriptor.Descriptor
+	raw      []byte
+}
+
+// prepare lists, replica by replica, whom to ask: those that clients ask too,
+// in random order, then those that services upload to for the sake of churn.
+func (q *query) prepare(ring *Ring) {
+	fetch, store := ring.Fetch(q.keys.Blinded), ring.Store(q.keys.Blinded)
+	listed := make(map[[20]byte]bool)
+	places := make([][]int, len(fetch))
+	add := func(replica int, list []ResponsibleHSDir) {
+		for _, h := range list {
+			if !listed[h.Fingerprint] {
+				listed[h.Fingerprint] = true
+				places[replica] = append(places[replica], len(q.answers))
+				q.answers = append(q.answers, QueryResult{HSDir: h})
+			}
+		}
+	}
+	shuffle := q.f.cfg.Shuffle
+	for i, list := range fetch {
+		shuffle(len(list), func(x, y int) { list[x], list[y] = list[y], list[x] })
+		add(i, list)
+	}
+	for i, list := range store {
+		add(i, list)
+	}
+	q.replicas = slices.DeleteFunc(places, func(p []int) bool { return len(p) == 0 })
+	shuffle(len(q.replicas), func(x, y int) { q.replicas[x], q.replicas[y] = q.replicas[y], q.replicas[x] })
+}
+
+// run waits for a place for each lane, asks until there is enough, and returns when
+// nothing is in flight. No clock runs before it has its places.
+func (q *query) run(ctx context.Context) {
+	n := min(lanes, len(q.replicas))
+	if q.f.places.Acquire(ctx, int64(n)) != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, q.f.cfg.Total)
+	defer cancel()
+	ctx, enough := context.WithCancelCause(ctx)
+	defer enough(nil)
+	answered := make(chan bool, n)
+	for range n {
+		go func() {
+			defer q.f.places.Release(1)
+			answered <- q.lane(ctx)
+		}()
+	}
+	for range n {
+		if <-answered {
+			// The other replica gets a little longer.
+			timer := time.AfterFunc(q.f.cfg.SecondOpinion, func() { enough(errEnough) })
+			defer timer.Stop()
+		}
+	}
+}
+
+// lane asks HSDirs, one after the other and replica after replica, until one
+// gives a good answer.
+func (q *query) lane(ctx context.Context) bool {
+	for replica := q.nextReplica(); replica != nil; replica = q.nextReplica() {
+		for _, place := range replica {
+			if q.ask(ctx, place) {
+				return true
+			}
+			if ctx.Err() != nil {
+				return false
+			}
+		}
+	}
+	return false
+}
+
+func (q *query) nextReplica() []int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.replicas) == 0 {
+		return nil
+	}
+	next := q.replicas[0]
+	q.replicas = q.replicas[1:]
+	return next
+}
+
+// ask asks one HSDir and reports whether the answer is good.
+func (q *query) ask(ctx context.Context, place int) bool {
+	q.mu.Lock()
+	q.sequence = append(q.sequence, place)
+	asked := q.answers[place]
+	q.mu.Unlock()
+
+	began := time.Now()
+	patience, cancel := context.WithTimeout(ctx, q.f.cfg.Patience)
+	defer cancel()
+	raw, err := q.f.cfg.Getter.HSFetch(patience, q.label, asked.HSDir.Hex())
+	asked.Took = time.Since(began)
+	var d *descriptor.Descriptor
+	if err == nil {
+		d, asked.Outcome, asked.Err = q.judge(raw)
+	} else if asked.Outcome, asked.Err = outcomeOf(err), err; context.Cause(ctx) == errEnough {
+		asked.Outcome = Abandoned
+	}
+	if d != nil {
+		asked.Revision = d.RevisionCounter
+	}
+
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.answers[place] = asked
+	if asked.Outcome != Answered {
+		return false
+	}
+	if q.best == nil || d.RevisionCounter > q.best.RevisionCounter {
+		q.best, q.raw = d, raw
+	}
+	return true
+}
+
+// judge decodes and verifies what an HSDir sent.
+func (q *query) judge(raw []byte) (*descriptor.Descriptor, Outcome, error) {
+	d, err := q.decoder.Decode(raw, q.keys, q.client, q.now)
+	switch {
+	case errors.Is(err, descriptor.ErrClientKey):
+		return nil, NeedsClientKey, err
+	case err != nil:
+		return nil, Invalid, err
+	case d.RevisionCounter < q.floor:
+		return d, Replayed, fmt.Errorf("revision counter %d, but %d was seen before", d.RevisionCounter, q.floor)
+	default:
+		return d, Answered, nil
+	}
+}
+
+// inOrder returns the answers in the order of asking, and then those who were
+// not asked.
+func (q *query) inOrder() []QueryResult {
+	list := make([]QueryResult, 0, len(q.answers))
+	for _, place := range q.sequence {
+		list = append(list, q.answers[place])
+	}
+	for i, a := range q.answers {
+		if !slices.Contains(q.sequence, i) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
 
 // outcomeOf tells what an error of HSFetch says about the HSDir.
 func outcomeOf(err error) Outcome {
@@ -347,17 +367,14 @@ func outcomeOf(err error) Outcome {
 	}
 }
 
-// verdict is the error of a fetch that brought no descriptor.
+// verdict is the error of a fetch that brought no descriptor. That one cannot be
+// opened, or is old, says something by itself, as the service signed it. For
+// anything else an HSDir may lie: it takes most of each replica's, since those of
+// one may be a single operator's, and those that are silent may have it.
 func (f *FetchResult) verdict() error {
 	var counts [len(outcomeNames)]int
-	empty := make(map[int]bool)
-	replicas := make(map[int]bool)
-	for _, a := range f.HSDirs {
-		counts[a.Outcome]++
-		replicas[a.HSDir.Replica] = true
-		if a.Outcome == NotFound {
-			empty[a.HSDir.Replica] = true
-		}
+	for _, r := range f.HSDirs {
+		counts[r.Outcome]++
 	}
 	var cause error
 	switch {
@@ -365,16 +382,36 @@ func (f *FetchResult) verdict() error {
 		cause = f.firstError(NeedsClientKey)
 	case counts[Replayed] > 0:
 		cause = ErrReplayed
-	// The word of HSDirs of one replica alone, which may be a single operator's,
-	// does not make a service unknown.
-	case len(empty) >= min(2, len(replicas)) && len(empty) > 0:
+	case f.mostSay(NotFound):
 		cause = ErrNotFound
-	case counts[Invalid] > 0 && counts[NotFound] == 0:
+	case f.mostSay(NotFound, Invalid):
 		cause = fmt.Errorf("%w: %w", ErrInvalid, f.firstError(Invalid))
 	default:
 		cause = ErrNoAnswer
 	}
 	return fmt.Errorf("%w (%s)", cause, summary(counts))
+}
+
+// mostSay reports whether asking more than half of the HSDirs asked of each replica
+// had one of the outcomes.
+func (f *FetchResult) mostSay(outcomes ...Outcome) bool {
+	margin := map[int]int{} // by replica
+	for _, r := range f.HSDirs {
+		switch {
+		case slices.Contains(outcomes, r.Outcome):
+			margin[r.HSDir.Replica]++
+		case r.Outcome != NotAsked:
+			margin[r.HSDir.Replica]--
+		default:
+			margin[r.HSDir.Replica] += 0 // none of its HSDirs may have been asked
+		}
+	}
+	for _, m := range margin {
+		if m <= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (f *FetchResult) firstError(o Outcome) error {

@@ -88,9 +88,6 @@ func (o Outcome) String() string {
 	return fmt.Sprintf("outcome %d", uint8(o))
 }
 
-// MarshalText writes what String returns.
-func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
-
 // QueryResult is one HSDir and what it said.
 type QueryResult struct {
 	HSDir    ResponsibleHSDir

@@ -62,10 +62,10 @@ func NewFetcher(cfg FetchConfig) *Fetcher {
 	return &Fetcher{cfg: cfg, places: semaphore.NewWeighted(int64(cfg.InFlight))}
 }
 
-// Outcome is what asking one HSDir for a descriptor came to.
+// Outcome is the result of asking one HSDir for a descriptor.
 type Outcome uint8
 
-// What can come of asking an HSDir.
+// The outcomes.
 const (
 	NotAsked       Outcome = iota // others had answered before its turn came
 	Answered                      // a valid descriptor
@@ -97,7 +97,7 @@ type QueryResult struct {
 	Took     time.Duration
 }
 
-// FetchResult is what a fetch brought: a descriptor if one was found, and in any
+// FetchResult is the result of a fetch: a descriptor if one was found, and in any
 // case what each HSDir said, in the order of asking, those not asked last.
 type FetchResult struct {
 	Descriptor *descriptor.Descriptor
@@ -129,9 +129,11 @@ var (
 //
 // An HSDir that does not answer, has nothing or lies is followed by the next of
 // its replica. The fetch ends when both replicas answered well, when one did
-// and the other takes too long, when all HSDirs were asked, or when its time is
-// up, which begins to run when there is a place for it. The result says what each HSDir did, whether or not there is an error;
-// the error tells ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
+// and the other takes too long, when all HSDirs were asked, or when its Total is
+// up. That begins when the fetch has its places; ctx also ends the wait for them,
+// which lasts minutes when there are a thousand fetches at once, and may outlast
+// the period. The result says what each HSDir did, whether or not there is an
+// error; the error tells ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
 // ErrNoHSDirs and descriptor.ErrClientKey apart.
 func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (FetchResult, error) {
 	ring := c.Current()

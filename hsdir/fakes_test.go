@@ -205,7 +205,7 @@ func (s *testService) encode(t testing.TB, p descriptor.Period, revision uint64,
 		t.Fatal(err)
 	}
 	e.MaxSize = 1 << 20
-	raw, err := e.Encode(&descriptor.Contents{}, revision, clients, cryptorand.Reader)
+	raw, err := e.Encode(&descriptor.Contents{Clients: clients}, revision, cryptorand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -355,9 +355,11 @@ func TestFetchEndsWhileItWaits(t *testing.T) {
 // What is too large to be a descriptor is the consensus's to say.
 func TestFetchFollowsMaxDescriptorSize(t *testing.T) {
 	s := newFetchScene(t)
-	var clients []descriptor.AuthorizedClient
+	clients := []descriptor.AuthorizedClient{testClientKey(t, 1).Client()}
 	for i := range 600 {
-		clients = append(clients, testClientKey(t, byte(1+i%200)).Client())
+		c := clients[0]
+		c.PublicKey[0], c.PublicKey[1] = byte(i), byte(1+i>>8)
+		clients = append(clients, c)
 	}
 	raw := s.service.encode(t, s.keys.Period, 5, clients...)
 	if len(raw) < descriptor.MaxSize {

@@ -19,7 +19,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet"
 )
 
@@ -281,6 +281,6 @@ func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period
 		t.Fatal(err)
 	}
 	return func(context.Context, hsdir.Slot) ([]byte, error) {
-		return e.Encode(&descriptor.Contents{}, revision, nil, rand.Reader)
+		return e.Encode(&descriptor.Contents{}, revision, rand.Reader)
 	}, keys.Blinded
 }

@@ -42,3 +42,9 @@ func (b *Backoff) Next() time.Duration {
 
 // Reset records a success.
 func (b *Backoff) Reset() { b.Failures = 0 }
+
+// Jitter spreads an interval by a tenth either way, so that what began together
+// does not stay together.
+func Jitter(d time.Duration) time.Duration {
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+}

@@ -294,7 +294,7 @@ func (s *fetchScene) fetchMany(fetches int) (errs []error) {
 
 // TestFetchesShareTheirPlaces starts many fetches under a small bound.
 func TestFetchesShareTheirPlaces(t *testing.T) {
-	for configured, want := range map[int]int{1: 2, 2: 2, 3: 2, 6: 6} {
+	for _, configured := range []int{1, 2, 3, 6} {
 		s := newFetchScene(t)
 		good := s.good(t, 5)
 		s.cfg.InFlight = configured
@@ -303,8 +303,9 @@ func TestFetchesShareTheirPlaces(t *testing.T) {
 			if errs := s.fetchMany(20); errs != nil {
 				t.Error(errs)
 			}
-			if got := s.tor.atMost(); got != want {
-				t.Errorf("%d in flight, want %d of %d", got, want, configured)
+			// A fetch has two places, or none.
+			if got, least := s.tor.atMost(), max(2, configured/2*2); got < least || got > max(2, configured) {
+				t.Errorf("%d in flight, want %d at least, and no more than %d", got, least, configured)
 			}
 		})
 	}

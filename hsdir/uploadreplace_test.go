@@ -90,6 +90,7 @@ func TestUploadSupersedesBody(t *testing.T) {
 
 func TestUploadCancel(t *testing.T) {
 	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.cfg.InFlight = 2
 		s.tor.setAll(fails(errSilence))
 		next := s.edition("d", s.slots[0], s.slots[1])
 		next.Period = testPeriod.Next()
@@ -113,12 +114,20 @@ func TestUploadCancel(t *testing.T) {
 		s.wantPending(t, 0)
 		// An edition without slots cancels, too.
 		s.tor.setAll(fails(errSilence))
+		s.tor.set(s.slots[2].HSDir, silent)
+		s.tor.set(s.slots[3].HSDir, silent)
 		s.upload(s.edition("d", s.slots...))
+		time.Sleep(time.Second) // two wait for a retry, two are in flight, four wait for their turn
 		s.upload(s.edition("d"))
 		s.wantPending(t, 0)
+		synctest.Wait()
 		s.reported()
+		encoded := s.encoded
 		time.Sleep(time.Hour)
 		s.wantConfirmed(t, 0)
+		if s.encoded != encoded {
+			t.Errorf("%d bodies made after the end", s.encoded-encoded)
+		}
 	})
 }
 
@@ -136,6 +145,34 @@ func TestReportMayUpload(t *testing.T) {
 		s.upload(u)
 		synctest.Wait()
 		s.wantConfirmed(t, 1)
+	})
+}
+
+// What waits for a route goes on in the order in which it came.
+func TestUploadOrderOnRoute(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.cfg.InFlight = 2
+		s.tor.setAll(slowly(time.Second, accepts))
+		s.tor.set(s.slots[0].HSDir, slowly(2500*time.Millisecond, accepts))
+		for n := range 3 {
+			u := s.edition(fmt.Sprint("period", n), s.slots[0])
+			u.Period.Number += uint64(n)
+			s.upload(u)
+		}
+		others := s.edition("others", s.slots[1:6]...)
+		others.Period.Number += 3
+		s.upload(others)
+		time.Sleep(time.Minute)
+		var got []string
+		for _, c := range s.tor.seen() {
+			if c.hsdir[:2] == "01" {
+				got = append(got, c.body[:7])
+			}
+		}
+		last := s.tor.seen()[7]
+		if fmt.Sprint(got) != "[period0 period1 period2]" || last.body[:7] != "period2" {
+			t.Errorf("uploaded %v, at last %q", got, last.body)
+		}
 	})
 }
 

@@ -73,7 +73,7 @@ func parseConsensus(text []byte, expected int) (*document, error) {
 		return nil, &ParseError{documentConsensus, 0, fmt.Errorf("%d bytes, want at most %d", len(text), maxConsensus)}
 	}
 	r := &consensusReader{lines: lines{doc: text}, seen: make(map[string]bool), pr: make(map[string]bool)}
-	r.doc.params = DefaultParams()
+	r.doc.params = defaultParams()
 	r.doc.relays = make([]routerStatus, 0, min(expected+expected/8, maxRelays))
 	if err := r.read(); err != nil {
 		var whole *ParseError

@@ -26,8 +26,8 @@ func TestParse(t *testing.T) {
 	if !c.ValidAfter.Equal(publicNoon) || c.VotingInterval() != time.Hour || !c.ValidUntil.Equal(publicNoon.Add(3*time.Hour)) {
 		t.Errorf("times %v %v %v", c.ValidAfter, c.FreshUntil, c.ValidUntil)
 	}
-	want := Params{24 * time.Hour, 3, 5, 2, 50000, 250, CCSendme}
-	if c.Params != want || c.Params.CongestionControl() {
+	want := Params{24 * time.Hour, 3, 5, 2, 50000, 250}
+	if c.Params != want {
 		t.Errorf("params %+v, want %+v", c.Params, want)
 	}
 	if *c.SharedRandomCurrent != *net.Current || *c.SharedRandomPrevious != *net.Previous {
@@ -209,11 +209,11 @@ func TestParamClamps(t *testing.T) {
 		line string
 		want Params
 	}{
-		{"", DefaultParams()},
+		{"", defaultParams()},
 		{"HSV3MaxDescriptorSize=0 cc_alg=1 cc_sendme_inc=0 hsdir_interval=1 hsdir_n_replicas=0 hsdir_spread_fetch=0 hsdir_spread_store=-5",
-			Params{30 * time.Minute, 1, 1, 1, 1, 1, CCVegas}},
+			Params{30 * time.Minute, 1, 1, 1, 1, 1}},
 		{"HSV3MaxDescriptorSize=2147483647 cc_alg=-1 cc_sendme_inc=255 hsdir_interval=99999 hsdir_n_replicas=17 hsdir_spread_fetch=129 hsdir_spread_store=999",
-			Params{14400 * time.Minute, 16, 128, 128, 2147483647, 254, CCSendme}},
+			Params{14400 * time.Minute, 16, 128, 128, 2147483647, 254}},
 	} {
 		if got, err := parseParams([]byte(test.line)); err != nil || got != test.want {
 			t.Errorf("%q: %+v, %v, want %+v", test.line, got, err, test.want)

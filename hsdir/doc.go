@@ -6,7 +6,7 @@
 // shared random values that hold, and has one hash Ring for the first and one
 // for the second descriptor of every service (rend-spec-v3, section 2.2). A
 // Ring names the HSDirs that are responsible for a blinded key. A Fetcher asks
-// them for a descriptor, and a Publisher fills their slots with one.
+// them for a descriptor, and an UploadQueue fills their slots with one.
 //
 // Which relays are in a ring, in what order, and what happens at the edges is
 // tor's choice, for a descriptor that lies elsewhere is not found: where tor

@@ -204,6 +204,7 @@ func (s *testService) encode(t testing.TB, p descriptor.Period, revision uint64,
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.MaxSize = 1 << 20
 	raw, err := e.Encode(&descriptor.Contents{Clients: clients}, revision, cryptorand.Reader)
 	if err != nil {
 		t.Fatal(err)

@@ -26,12 +26,13 @@ type Getter interface {
 
 // FetchConfig says how to fetch. Zero values stand for the defaults.
 type FetchConfig struct {
-	Getter  Getter
-	Decoder *descriptor.Decoder // nil: one of the Fetcher's own
+	Getter Getter
 
-	InFlight int           // fetches under way at a time, over all services; 16
+	InFlight int           // HSDirs asked at a time, over all fetches; 16, 2 at least
 	Patience time.Duration // with one HSDir, before the next is asked; 14 s
-	Total    time.Duration // for one fetch, all its HSDirs together; 60 s: four of a replica
+	// Total bounds one fetch, all its HSDirs together, from when it is its turn;
+	// 60 s: four of a replica.
+	Total time.Duration
 	// SecondOpinion is how long, after a good answer, the other replica may
 	// still take; 5 s.
 	SecondOpinion time.Duration
@@ -43,15 +44,15 @@ type FetchConfig struct {
 // Fetcher asks HSDirs for descriptors. It is safe for concurrent use.
 type Fetcher struct {
 	cfg    FetchConfig
-	places *semaphore.Weighted
+	places *semaphore.Weighted // one for each lane
+
+	mu      sync.Mutex
+	decoder *descriptor.Decoder // for the size limit of the latest consensus
 }
 
 // NewFetcher returns a Fetcher.
 func NewFetcher(cfg FetchConfig) *Fetcher {
-	if cfg.Decoder == nil {
-		cfg.Decoder = new(descriptor.Decoder)
-	}
-	cfg.InFlight = cmp.Or(max(cfg.InFlight, 0), 16)
+	cfg.InFlight = max(cmp.Or(max(cfg.InFlight, 0), 16), lanes)
 	cfg.Patience = cmp.Or(cfg.Patience, 14*time.Second)
 	cfg.Total = cmp.Or(cfg.Total, time.Minute)
 	cfg.SecondOpinion = cmp.Or(cfg.SecondOpinion, 5*time.Second)
@@ -61,6 +62,65 @@ func NewFetcher(cfg FetchConfig) *Fetcher {
 	return &Fetcher{cfg: cfg, places: semaphore.NewWeighted(int64(cfg.InFlight))}
 }
 
+// Outcome is the result of asking one HSDir for a descriptor.
+type Outcome uint8
+
+// The outcomes.
+const (
+	NotAsked       Outcome = iota // others had answered before its turn came
+	Answered                      // a valid descriptor
+	NotFound                      // it has none
+	NoAnswer                      // nothing came in time, or it could not be reached
+	Refused                       // it answered, and would not say
+	Invalid                       // what it sent is not the service's descriptor
+	Replayed                      // an older descriptor than one seen before
+	NeedsClientKey                // a descriptor that our client key, or none, does not open
+	Abandoned                     // others answered while it was being asked
+)
+
+var outcomeNames = [...]string{"not asked", "answered", "not found", "no answer", "refused", "invalid", "replayed", "needs client key", "abandoned"}
+
+// String returns the outcome in words.
+func (o Outcome) String() string {
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
+	}
+	return fmt.Sprintf("outcome %d", uint8(o))
+}
+
+// QueryResult is one HSDir and what it said.
+type QueryResult struct {
+	HSDir    ResponsibleHSDir
+	Outcome  Outcome
+	Revision uint64 // of the descriptor, if Answered or Replayed
+	Err      error  // nil if Answered
+	Took     time.Duration
+}
+
+// FetchResult is the result of a fetch: a descriptor if one was found, and in any
+// case what each HSDir said, in the order of asking, those not asked last.
+type FetchResult struct {
+	Descriptor *descriptor.Descriptor
+	Raw        []byte // Descriptor as it came
+	HSDirs     []QueryResult
+}
+
+// The ways in which a fetch can fail, for errors.Is. That the descriptor could
+// not be opened is descriptor.ErrClientKey.
+var (
+	// ErrNotFound says that more than half of the HSDirs asked of each replica do
+	// not have the descriptor: the service is offline, or has not published yet.
+	ErrNotFound = errors.New("no HSDir has the descriptor")
+	// ErrNoAnswer says that too few HSDirs answered for any other verdict.
+	ErrNoAnswer = errors.New("not enough HSDirs answered to tell whether the descriptor exists")
+	// ErrInvalid says that more than half of the HSDirs asked of each replica
+	// returned an invalid descriptor or none.
+	ErrInvalid = errors.New("HSDirs returned only invalid descriptors")
+	// ErrReplayed says that HSDirs sent only descriptors that are older than one
+	// seen before. It is also an ErrInvalid.
+	ErrReplayed = fmt.Errorf("%w: descriptors older than one seen before", ErrInvalid)
+)
+
 // Fetch asks HSDirs of two replicas, side by side, for the descriptor of keys,
 // which must be for the period that clients fetch, and returns the one with the
 // highest revision counter that is valid at now. client is nil, or opens the
@@ -69,9 +129,11 @@ func NewFetcher(cfg FetchConfig) *Fetcher {
 //
 // An HSDir that does not answer, has nothing or lies is followed by the next of
 // its replica. The fetch ends when both replicas answered well, when one did
-// and the other takes too long, when all HSDirs were asked, or when its time is
-// up. The result says what each HSDir did, whether or not there is an error;
-// the error tells ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
+// and the other takes too long, when all HSDirs were asked, or when its Total is
+// up. That begins when the fetch has its places; ctx also ends the wait for them,
+// which lasts minutes when there are a thousand fetches at once, and may outlast
+// the period. The result says what each HSDir did, whether or not there is an
+// error; the error tells ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
 // ErrNoHSDirs and descriptor.ErrClientKey apart.
 func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (FetchResult, error) {
 	ring := c.Current()
@@ -85,7 +147,10 @@ func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.Perio
 	if ring.Len() == 0 {
 		return fail(fmt.Errorf("%w (%v)", ErrNoHSDirs, c.Coverage))
 	}
-	q := &query{f: f, keys: keys, client: client, floor: floor, now: now, label: keys.Address.Label()}
+	q := &query{
+		f: f, decoder: f.decoderFor(ring.MaxDescriptorSize()),
+		keys: keys, client: client, floor: floor, now: now, label: keys.Address.Label(),
+	}
 	q.prepare(ring)
 	q.run(ctx)
 	result := FetchResult{Descriptor: q.best, Raw: q.raw, HSDirs: q.inOrder()}
@@ -99,20 +164,32 @@ func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.Perio
 	return result, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
 }
 
+// decoderFor returns the decoder that takes descriptors below size bytes. Another
+// consensus may have another limit, which it seldom has.
+func (f *Fetcher) decoderFor(size int) *descriptor.Decoder {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.decoder == nil || f.decoder.MaxSize != size {
+		f.decoder = &descriptor.Decoder{MaxSize: size}
+	}
+	return f.decoder
+}
+
 // lanes is how many replicas are asked side by side.
 const lanes = 2
 
 // errEnough is why the last HSDirs of a fetch are not waited for.
 var errEnough = errors.New("other HSDirs have answered")
 
-// query is one fetch under way.
+// query is one fetch.
 type query struct {
-	f      *Fetcher
-	keys   descriptor.PeriodKeys
-	client *descriptor.ClientKey
-	floor  uint64
-	now    time.Time
-	label  string // of the address
+	f       *Fetcher
+	decoder *descriptor.Decoder
+	keys    descriptor.PeriodKeys
+	client  *descriptor.ClientKey
+	floor   uint64
+	now     time.Time
+	label   string // of the address
 
 	mu       sync.Mutex    // protects what follows
 	answers  []QueryResult // of all HSDirs that may be asked
@@ -149,16 +226,23 @@ func (q *query) prepare(ring *Ring) {
 	shuffle(len(q.replicas), func(x, y int) { q.replicas[x], q.replicas[y] = q.replicas[y], q.replicas[x] })
 }
 
-// run asks until there is enough, and returns when nothing is under way.
+// run waits for a place for each lane, asks until there is enough, and returns when
+// nothing is in flight. No clock runs before it has its places.
 func (q *query) run(ctx context.Context) {
+	n := min(lanes, len(q.replicas))
+	if q.f.places.Acquire(ctx, int64(n)) != nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, q.f.cfg.Total)
 	defer cancel()
 	ctx, enough := context.WithCancelCause(ctx)
 	defer enough(nil)
-	n := min(lanes, len(q.replicas))
 	answered := make(chan bool, n)
 	for range n {
-		go func() { answered <- q.lane(ctx) }()
+		go func() {
+			defer q.f.places.Release(1)
+			answered <- q.lane(ctx)
+		}()
 	}
 	for range n {
 		if <-answered {
@@ -198,10 +282,6 @@ func (q *query) nextReplica() []int {
 
 // ask asks one HSDir and reports whether the answer is good.
 func (q *query) ask(ctx context.Context, place int) bool {
-	if q.f.places.Acquire(ctx, 1) != nil {
-		return false
-	}
-	defer q.f.places.Release(1)
 	q.mu.Lock()
 	q.sequence = append(q.sequence, place)
 	asked := q.answers[place]
@@ -236,7 +316,7 @@ func (q *query) ask(ctx context.Context, place int) bool {
 
 // judge decodes and verifies what an HSDir sent.
 func (q *query) judge(raw []byte) (*descriptor.Descriptor, Outcome, error) {
-	d, err := q.f.cfg.Decoder.Decode(raw, q.keys, q.client, q.now)
+	d, err := q.decoder.Decode(raw, q.keys, q.client, q.now)
 	switch {
 	case errors.Is(err, descriptor.ErrClientKey):
 		return nil, NeedsClientKey, err
@@ -264,67 +344,6 @@ func (q *query) inOrder() []QueryResult {
 	return list
 }
 
-// Outcome is what asking one HSDir for a descriptor came to.
-type Outcome uint8
-
-// What can come of asking an HSDir.
-const (
-	NotAsked       Outcome = iota // others had answered before its turn came
-	Answered                      // a valid descriptor
-	NotFound                      // it has none
-	NoAnswer                      // nothing came in time, or it could not be reached
-	Refused                       // it answered, and would not say
-	Invalid                       // what it sent is not the service's descriptor
-	Replayed                      // an older descriptor than one seen before
-	NeedsClientKey                // a descriptor that our client key, or none, does not open
-	Abandoned                     // others answered while it was being asked
-)
-
-var outcomeNames = [...]string{"not asked", "answered", "not found", "no answer", "refused", "invalid", "replayed", "needs client key", "abandoned"}
-
-// String returns the outcome in words.
-func (o Outcome) String() string {
-	if int(o) < len(outcomeNames) {
-		return outcomeNames[o]
-	}
-	return fmt.Sprintf("outcome %d", uint8(o))
-}
-
-// MarshalText writes what String returns.
-func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
-
-// QueryResult is one HSDir and what it said.
-type QueryResult struct {
-	HSDir    ResponsibleHSDir
-	Outcome  Outcome
-	Revision uint64 // of the descriptor, if Answered or Replayed
-	Err      error  // nil if Answered
-	Took     time.Duration
-}
-
-// FetchResult is what a fetch brought: a descriptor if one was found, and in any
-// case what each HSDir said, in the order of asking, those not asked last.
-type FetchResult struct {
-	Descriptor *descriptor.Descriptor
-	Raw        []byte // Descriptor as it came
-	HSDirs     []QueryResult
-}
-
-// The ways in which a fetch can fail, for errors.Is. That the descriptor could
-// not be opened is descriptor.ErrClientKey.
-var (
-	// ErrNotFound says that HSDirs of at least two replicas were asked, and none
-	// has the descriptor: the service is offline, or has not published yet.
-	ErrNotFound = errors.New("no HSDir has the descriptor")
-	// ErrNoAnswer says that not enough HSDirs answered to tell.
-	ErrNoAnswer = errors.New("not enough HSDirs answered to tell whether the descriptor exists")
-	// ErrInvalid says that HSDirs returned invalid descriptors, and nothing else.
-	ErrInvalid = errors.New("HSDirs returned only invalid descriptors")
-	// ErrReplayed says that HSDirs sent only descriptors that are older than one
-	// seen before. It is also an ErrInvalid.
-	ErrReplayed = fmt.Errorf("%w: descriptors older than one seen before", ErrInvalid)
-)
-
 // outcomeOf tells what an error of HSFetch says about the HSDir.
 func outcomeOf(err error) Outcome {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -347,17 +366,14 @@ func outcomeOf(err error) Outcome {
 	}
 }
 
-// verdict is the error of a fetch that brought no descriptor.
+// verdict is the error of a fetch that brought no descriptor. That one cannot be
+// opened, or is old, says something by itself, as the service signed it. For
+// anything else an HSDir may lie: it takes most of each replica's, since those of
+// one may be a single operator's, and those that are silent may have it.
 func (f *FetchResult) verdict() error {
 	var counts [len(outcomeNames)]int
-	empty := make(map[int]bool)
-	replicas := make(map[int]bool)
-	for _, a := range f.HSDirs {
-		counts[a.Outcome]++
-		replicas[a.HSDir.Replica] = true
-		if a.Outcome == NotFound {
-			empty[a.HSDir.Replica] = true
-		}
+	for _, r := range f.HSDirs {
+		counts[r.Outcome]++
 	}
 	var cause error
 	switch {
@@ -365,16 +381,36 @@ func (f *FetchResult) verdict() error {
 		cause = f.firstError(NeedsClientKey)
 	case counts[Replayed] > 0:
 		cause = ErrReplayed
-	// The word of HSDirs of one replica alone, which may be a single operator's,
-	// does not make a service unknown.
-	case len(empty) >= min(2, len(replicas)) && len(empty) > 0:
+	case f.mostSay(NotFound):
 		cause = ErrNotFound
-	case counts[Invalid] > 0 && counts[NotFound] == 0:
+	case f.mostSay(NotFound, Invalid):
 		cause = fmt.Errorf("%w: %w", ErrInvalid, f.firstError(Invalid))
 	default:
 		cause = ErrNoAnswer
 	}
 	return fmt.Errorf("%w (%s)", cause, summary(counts))
+}
+
+// mostSay reports whether asking more than half of the HSDirs asked of each replica
+// had one of the outcomes.
+func (f *FetchResult) mostSay(outcomes ...Outcome) bool {
+	margin := map[int]int{} // by replica
+	for _, r := range f.HSDirs {
+		switch {
+		case slices.Contains(outcomes, r.Outcome):
+			margin[r.HSDir.Replica]++
+		case r.Outcome != NotAsked:
+			margin[r.HSDir.Replica]--
+		default:
+			margin[r.HSDir.Replica] += 0 // none of its HSDirs may have been asked
+		}
+	}
+	for _, m := range margin {
+		if m <= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (f *FetchResult) firstError(o Outcome) error {

@@ -1,9 +1,9 @@
 package hsdir
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -40,6 +40,18 @@ func (s *fetchScene) good(t *testing.T, revision uint64) behaviour {
 func (s *fetchScene) set(replica, position int, b behaviour) {
 	s.tor.set(s.hsdirs[replica][position].Fingerprint, b)
 }
+
+// mostly has all HSDirs behave as in most, but for the first few of each replica.
+func (s *fetchScene) mostly(most, others behaviour, few ...int) {
+	s.tor.otherwise = most
+	for replica, n := range few {
+		for position := range n {
+			s.set(replica, position, others)
+		}
+	}
+}
+
+const notFound = reasonError("NOT_FOUND")
 
 func (s *fetchScene) fetch(floor uint64, client *descriptor.ClientKey) (FetchResult, error) {
 	return NewFetcher(s.cfg).Fetch(context.Background(), s.c, s.keys, client, floor, s.now)
@@ -93,6 +105,24 @@ func TestFetch(t *testing.T) {
 					s.set(1, i, silent)
 				}
 			}},
+		{name: "the word of one HSDir of each replica is not enough", err: ErrNoAnswer, took: 42 * time.Second,
+			outcomes: "no answer,no answer,no answer,no answer,no answer,no answer,not found,not found",
+			set:      func(_ *testing.T, s *fetchScene) { s.mostly(silent, fails(notFound), 1, 1) }},
+		{name: "nor that of half of them", err: ErrNoAnswer, took: 28 * time.Second,
+			outcomes: "no answer,no answer,no answer,no answer,not found,not found,not found,not found",
+			set:      func(_ *testing.T, s *fetchScene) { s.mostly(silent, fails(notFound), 2, 2) }},
+		{name: "nor that of half of one", err: ErrNoAnswer, took: 28 * time.Second,
+			outcomes: "no answer,no answer,no answer,not found,not found,not found,not found,not found",
+			set:      func(_ *testing.T, s *fetchScene) { s.mostly(silent, fails(notFound), 2, 3) }},
+		{name: "that of more than half is", err: ErrNotFound, took: 14 * time.Second,
+			outcomes: "no answer,no answer,not found,not found,not found,not found,not found,not found",
+			set:      func(_ *testing.T, s *fetchScene) { s.mostly(silent, fails(notFound), 3, 3) }},
+		{name: "a few liars among the silent", err: ErrNoAnswer, took: 28 * time.Second,
+			outcomes: "invalid,invalid,invalid,invalid,no answer,no answer,no answer,no answer",
+			set:      func(_ *testing.T, s *fetchScene) { s.mostly(silent, sends([]byte("lies")), 2, 2) }},
+		{name: "half of them lie", err: ErrInvalid,
+			outcomes: "invalid,invalid,invalid,invalid,not found,not found,not found,not found",
+			set:      func(_ *testing.T, s *fetchScene) { s.mostly(fails(notFound), sends([]byte("lies")), 2, 2) }},
 		{name: "nobody answers", err: ErrNoAnswer, took: 56 * time.Second,
 			outcomes: strings.TrimSuffix(strings.Repeat("no answer,", 8), ","),
 			set:      func(_ *testing.T, s *fetchScene) { s.tor.otherwise = silent }},
@@ -244,38 +274,114 @@ func TestFetchEndsWithItsContext(t *testing.T) {
 	})
 }
 
+// fetchMany starts fetches at once, and returns their errors.
+func (s *fetchScene) fetchMany(fetches int) (errs []error) {
+	f := NewFetcher(s.cfg)
+	ended := make(chan error)
+	for range fetches {
+		go func() {
+			_, err := f.Fetch(context.Background(), s.c, s.keys, nil, 0, s.now)
+			ended <- err
+		}()
+	}
+	for range fetches {
+		if err := <-ended; err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
 // TestFetchesShareTheirPlaces starts many fetches under a small bound.
 func TestFetchesShareTheirPlaces(t *testing.T) {
+	for _, configured := range []int{1, 2, 3, 6} {
+		s := newFetchScene(t)
+		good := s.good(t, 5)
+		s.cfg.InFlight = configured
+		synctest.Test(t, func(t *testing.T) {
+			s.tor.otherwise = slowly(time.Second, good)
+			if errs := s.fetchMany(20); errs != nil {
+				t.Error(errs)
+			}
+			// A fetch has two places, or none.
+			if got, least := s.tor.atMost(), max(2, configured/2*2); got < least || got > max(2, configured) {
+				t.Errorf("%d in flight, want %d at least, and no more than %d", got, least, configured)
+			}
+		})
+	}
+}
+
+// The clock of a fetch starts when it has its places, however long it waited for
+// them, and stops it then.
+func TestFetchClock(t *testing.T) {
 	s := newFetchScene(t)
 	good := s.good(t, 5)
-	s.cfg.InFlight = 3
 	synctest.Test(t, func(t *testing.T) {
-		s.tor.otherwise = slowly(time.Second, good)
-		f := NewFetcher(s.cfg)
-		errs := make(chan error)
-		const fetches = 20
-		for range fetches {
-			go func() {
-				_, err := f.Fetch(context.Background(), s.c, s.keys, nil, 0, s.now)
-				errs <- err
-			}()
+		s.tor.otherwise = slowly(3*time.Second, good)
+		if errs := s.fetchMany(1000); errs != nil {
+			t.Errorf("%d of 1000 fetches at once failed: %v", len(errs), errs[0])
 		}
-		for range fetches {
-			if err := <-errs; err != nil {
-				t.Error(err)
-			}
-		}
-		if s.tor.most != 3 {
-			t.Errorf("%d in flight, want 3", s.tor.most)
+	})
+	s = newFetchScene(t)
+	s.cfg.Patience, s.cfg.Total = time.Minute, 90*time.Second
+	synctest.Test(t, func(t *testing.T) {
+		s.tor.otherwise = silent
+		began := time.Now()
+		errs := s.fetchMany(80) // eight at a time
+		if took := time.Since(began); len(errs) != 80 || took != 10*s.cfg.Total {
+			t.Errorf("%d fetches failed after %v, want all after ten times %v", len(errs), took, s.cfg.Total)
 		}
 	})
 }
 
+// A fetch that waits for its places ends with its context.
+func TestFetchEndsWhileItWaits(t *testing.T) {
+	s := newFetchScene(t)
+	s.cfg.InFlight = 2
+	synctest.Test(t, func(t *testing.T) {
+		s.tor.otherwise = silent
+		f := NewFetcher(s.cfg)
+		go func() { _, _ = f.Fetch(t.Context(), s.c, s.keys, nil, 0, s.now) }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		got, err := f.Fetch(ctx, s.c, s.keys, nil, 0, s.now)
+		if !errors.Is(err, ErrNoAnswer) || !errors.Is(err, context.DeadlineExceeded) || len(s.tor.seen()) != 2 || len(got.HSDirs) != 8 {
+			t.Errorf("%v with %d HSDirs listed, after %d calls", err, len(got.HSDirs), len(s.tor.seen()))
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// What is too large to be a descriptor is the consensus's to say.
+func TestFetchFollowsMaxDescriptorSize(t *testing.T) {
+	s := newFetchScene(t)
+	clients := []descriptor.AuthorizedClient{testClientKey(t, 1).Client()}
+	for i := range 600 {
+		c := clients[0]
+		c.PublicKey[0], c.PublicKey[1] = byte(i), byte(1+i>>8)
+		clients = append(clients, c)
+	}
+	raw := s.service.encode(t, s.keys.Period, 5, clients...)
+	if len(raw) < descriptor.MaxSize {
+		t.Fatalf("%d bytes: not too large by default", len(raw))
+	}
+	s.tor.otherwise = sends(raw)
+	f := NewFetcher(s.cfg)
+	for _, size := range []int{descriptor.MaxSize, len(raw), len(raw) + 1, 1000, 1 << 20} {
+		net := randomNetwork(200, 21, publicNoon)
+		net.Params = []string{fmt.Sprintf("HSV3MaxDescriptorSize=%d", size)}
+		_, err := f.Fetch(t.Context(), net.parse(t, false), s.keys, testClientKey(t, 1), 0, s.now)
+		if fits := len(raw) < size; fits != (err == nil) || !fits && !(errors.Is(err, ErrInvalid) && errors.Is(err, descriptor.ErrTooLarge)) {
+			t.Errorf("%d bytes, limit %d: %v", len(raw), size, err)
+		}
+	}
+}
+
 func TestOutcomesHaveNames(t *testing.T) {
 	for o := NotAsked; o <= Abandoned; o++ {
-		text, err := o.MarshalText()
-		if err != nil || len(text) == 0 || bytes.HasPrefix(text, []byte("outcome")) {
-			t.Errorf("outcome %d: %q, %v", uint8(o), text, err)
+		if text := o.String(); text == "" || strings.HasPrefix(text, "outcome") {
+			t.Errorf("outcome %d: %q", uint8(o), text)
 		}
 	}
 	if got := Outcome(99).String(); got != "outcome 99" {

@@ -188,8 +188,8 @@ func (n *network) testPublish(ctx context.Context, t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := hsdir.NewPublisher(hsdir.PublishConfig{Poster: n.client, Patience: 10 * time.Second, Backoff: 100 * time.Millisecond})
-	defer p.Close()
+	q := hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: n.client, Patience: 10 * time.Second, RetryMin: 100 * time.Millisecond})
+	defer q.Close()
 	publish := func(role hsdir.Role, revision uint64) (reports chan hsdir.UploadResult, slots int) {
 		r, err := c.Ring(role)
 		if err != nil {
@@ -198,7 +198,7 @@ func (n *network) testPublish(ctx context.Context, t *testing.T) {
 		encode, blinded := encoder(t, identity, r.Period, revision)
 		list := r.Slots(blinded)
 		reports = make(chan hsdir.UploadResult, 100)
-		p.Publish(hsdir.Publication{Address: identity.Address(), Period: r.Period, Slots: list, Encode: encode,
+		q.Upload(hsdir.Upload{Address: identity.Address(), Period: r.Period, Slots: list, Body: encode,
 			Report: func(r hsdir.UploadResult) { reports <- r }})
 		return reports, len(list)
 	}
@@ -257,7 +257,7 @@ func (n *network) testPublish(ctx context.Context, t *testing.T) {
 }
 
 // encoder makes empty descriptors of a service.
-func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period, revision uint64) (func(context.Context) ([]byte, error), descriptor.BlindedPublicKey) {
+func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period, revision uint64) (func(context.Context, hsdir.Slot) ([]byte, error), descriptor.BlindedPublicKey) {
 	t.Helper()
 	keys, err := identity.Address().Keys(p)
 	if err != nil {
@@ -280,7 +280,7 @@ func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(context.Context) ([]byte, error) {
+	return func(context.Context, hsdir.Slot) ([]byte, error) {
 		return e.Encode(&descriptor.Contents{}, revision, rand.Reader)
 	}, keys.Blinded
 }

@@ -20,21 +20,10 @@ type Params struct {
 	SpreadFetch       int           // hsdir_spread_fetch: of these, the ones that a client asks
 	MaxDescriptorSize int           // HSV3MaxDescriptorSize, in bytes
 	SendmeInc         uint8         // cc_sendme_inc, in cells
-	CCAlg             int           // cc_alg: CCSendme or CCVegas
 }
 
-// The congestion-control algorithms that tor knows, as the values of cc_alg.
-const (
-	CCSendme = 0 // fixed windows: no congestion control
-	CCVegas  = 2
-)
-
-// CongestionControl reports whether services should offer congestion control
-// in the flow-control line of their descriptors.
-func (p Params) CongestionControl() bool { return p.CCAlg != CCSendme }
-
-// DefaultParams returns what holds while the consensus says nothing.
-func DefaultParams() Params {
+// defaultParams returns what holds while the consensus says nothing.
+func defaultParams() Params {
 	return Params{
 		PeriodLength:      descriptor.DefaultPeriodLength,
 		Replicas:          2,
@@ -42,7 +31,6 @@ func DefaultParams() Params {
 		SpreadFetch:       3,
 		MaxDescriptorSize: 50000,
 		SendmeInc:         31, // cells in a TLS record
-		CCAlg:             CCVegas,
 	}
 }
 
@@ -52,7 +40,7 @@ var errParam = errors.New("malformed parameter, want NAME=INTEGER")
 // whole line for one bad parameter, for parameters out of order, and for one
 // that is there twice.
 func parseParams(line []byte) (Params, error) {
-	p := DefaultParams()
+	p := defaultParams()
 	var lastName, lastArg []byte
 	for arg, rest := word(line); len(arg) > 0; arg, rest = word(rest) {
 		name, text, ok := bytes.Cut(arg, []byte{'='})
@@ -86,18 +74,7 @@ func (p *Params) set(name string, value int64) {
 		p.MaxDescriptorSize = int(clamp(value, 1, math.MaxInt32))
 	case "cc_sendme_inc":
 		p.SendmeInc = uint8(clamp(value, 1, 254))
-	case "cc_alg":
-		p.CCAlg = ccAlg(value)
 	}
-}
-
-// ccAlg maps a number below the range to no congestion control and every other
-// algorithm that tor does not know to its default.
-func ccAlg(value int64) int {
-	if value <= CCSendme {
-		return CCSendme
-	}
-	return CCVegas
 }
 
 func clamp(value, low, high int64) int64 { return min(max(value, low), high) }

@@ -2,468 +2,472 @@ package hsdir
 
 import (
 	"cmp"
+	"container/heap"
 	"context"
 	"errors"
-	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/backoff"
 )
 
-// Publication is one descriptor and the slots to fill with it.
-type Publication struct {
-	Address descriptor.Address
-	Period  descriptor.Period
-	Slots   []Slot // those named first are filled first, and Reserve ones last
-	// Adds says that the slots join those of earlier publications for the same
-	// Address and Period. Without it, what is still to be done for these is
-	// dropped: the publication takes their place.
-	Adds bool
-	// Encode makes the bytes of one upload. It is called once for each, so that
-	// no two are encrypted alike, and by several goroutines. It returns soon
-	// after ctx ends.
-	Encode func(ctx context.Context) ([]byte, error)
-	// Slow says that Encode may take long or fail for a while, because it asks a
-	// token for signatures. It is then called for one slot of the address at a
-	// time, before the upload takes one of the Publisher's places; and when it
-	// fails, all slots of the address wait.
-	Slow bool
-	// Report is told what became of each upload, by several goroutines. It may
-	// use the Publisher. No more is reported of what was dropped; but a report
-	// that is under way at the time may still come.
-	Report func(UploadResult)
-}
+// UploadQueue uploads descriptors through one tor, each slot separately, until an
+// HSDir confirmed or rejected it. It retries on another circuit: tor gives every
+// upload a circuit of its own, since it never lets two anonymous directory
+// connections share one.
+//
+// Uploads of a lower Urgency go first; among equals, slots that clients ask
+// before Reserve ones, first attempts before retries, then first in, first out.
+// Retries take half of the places in flight at most, so that HSDirs that never
+// answer do not hold up others. Two uploads of one address to one HSDir are never
+// in flight together, since tor's events could not tell them apart.
+//
+// An UploadQueue is safe for concurrent use. No operation takes longer the more is
+// pending, except by the logarithm of the number of waiting retries; RetryNow
+// alone looks at all of these.
+type UploadQueue struct {
+	cfg     UploadConfig
+	backoff backoff.Policy
+	began   time.Time
+	ctx     context.Context // of everything in flight
+	stop    context.CancelFunc
+	running sync.WaitGroup
 
-// UploadResult is what became of one upload.
-type UploadResult struct {
-	Slot Slot
-	Err  error // nil when the HSDir confirmed
-	// Rejected says that the HSDir refused the descriptor: it has one with the
-	// same or a higher revision counter, or finds a fault with it. When an upload
-	// before went unanswered, it may be that one that it has. It is not tried
-	// again: it takes another descriptor.
-	Rejected bool
-	Unmade   bool          // Err is Encode's, and nothing was sent
-	Failures int           // uploads to this slot, in a row, that nobody answered, or to any that were Unmade
-	Retry    time.Duration // until it is tried again; 0 for never
-	Took     time.Duration
-}
-
-// uploadRejected is tor's word for an HSDir that refused (HTTP status 400).
-const uploadRejected = "UPLOAD_REJECTED"
-
-// rejected reports whether err is an HSDir's refusal.
-func rejected(err error) bool {
-	var failed interface{ Reason() string }
-	return errors.As(err, &failed) && failed.Reason() == uploadRejected
-}
-
-// Poster has tor upload a descriptor to one HSDir, and returns nil when the
-// HSDir confirmed: address is 56 characters, hsdir 40 hexadecimal digits. It
-// returns soon after ctx ends, and may be used by several goroutines. An error
-// with a method Reason() string gives tor's word for a failed upload.
-type Poster interface {
-	HSPost(ctx context.Context, address, hsdir string, body []byte) error
-}
-
-// PublishConfig says how to publish. Zero values stand for the defaults.
-type PublishConfig struct {
-	Poster Poster
-
-	InFlight int           // uploads under way at a time, over all services; 16
-	Patience time.Duration // with one upload, and with one Encode; 60 s
-	// The wait before an upload is tried again begins with Backoff, 2 s, and
-	// doubles to BackoffMax, 5 min; each is shortened at random by up to half.
-	Backoff, BackoffMax time.Duration
-	Random              func() float64 // in [0, 1); rand.Float64
-}
-
-// Publisher uploads descriptors, each slot for itself, until every slot is
-// confirmed. What is not confirmed is tried again, on another circuit: tor
-// gives every upload a circuit of its own, since it never lets two anonymous
-// directory connections share one. A Publisher is safe for concurrent use.
-type Publisher struct {
-	cfg   PublishConfig
-	ctx   context.Context // of all uploads
-	stop  context.CancelFunc
-	posts sync.WaitGroup
-
-	mu       sync.Mutex // protects what follows
-	tasks    map[place]*task
-	ready    []*task // to be started; may hold some that were dropped
-	makers   map[descriptor.Address]*maker
-	busy     map[route]bool
-	inFlight int
-	retrying int // of inFlight, those that failed before
-	sequence uint64
+	mu       sync.Mutex // protects all that follows
+	editions map[descriptor.Address][]*edition
+	pending  int
+	ready    [urgencies][2][2]taskList // by urgency, Reserve, and whether it is a retry
+	waiting  retryHeap
+	inFlight map[route]*flight
+	retrying int // of inFlight, those that are retries
+	tokens   *rate.Limiter
+	timer    *time.Timer // for the next retry or token
 	closed   bool
 }
 
-// place is where a descriptor goes; there is one task for each at a time.
-type place struct {
-	address descriptor.Address
-	period  descriptor.Period
-	hsdir   [20]byte
+// edition is an Upload with a task for each slot.
+type edition struct {
+	Upload
+	tasks   []task
+	left    int // tasks not done
+	dropped bool
 }
 
-// route is what tor's events name an upload by. Two at a time on one route
-// could not be told apart.
+// task is one slot of an edition: ready or blocked when it is in a list, waiting
+// when it is in the heap, else in flight or done. There may be many: it is small,
+// and has neither goroutine nor timer.
+type task struct {
+	edition    *edition
+	list       *taskList
+	prev, next *task
+	retryAt    time.Duration // since the queue was made
+	place      int32         // in the heap, plus 1; 0 while it is not there
+	slot       int32         // in edition.Slots
+	failures   int32         // in a row
+}
+
+// flight is an upload in flight.
+type flight struct {
+	task    *task
+	retry   bool
+	encode  context.Context // of Body
+	cancel  context.CancelFunc
+	blocked taskList // tasks that wait for the route
+}
+
+// route is what tor's events name an upload by.
 type route struct {
 	address descriptor.Address
 	hsdir   [20]byte
 }
 
-// task is a slot that is not confirmed.
-type task struct {
-	*Publication
-	slot     Slot
-	failures int
-	sequence uint64
-	dropped  bool
-	timer    *time.Timer        // until it is ready again
-	body     []byte             // of the next upload, if Slow and made
-	unmake   context.CancelFunc // ends the making that is under way
-}
+func (t *task) target() Slot { return t.edition.Slots[t.slot] }
+func (t *task) route() route { return route{t.edition.Address, t.target().HSDir} }
 
-func (t *task) place() place { return place{t.Address, t.Period, t.slot.HSDir} }
-func (t *task) route() route { return route{t.Address, t.slot.HSDir} }
-
-// NewPublisher returns a Publisher. Close ends it.
-func NewPublisher(cfg PublishConfig) *Publisher {
+// NewUploadQueue returns a queue, which Close ends.
+func NewUploadQueue(cfg UploadConfig) *UploadQueue {
 	cfg.InFlight = cmp.Or(max(cfg.InFlight, 0), 16)
+	cfg.PerSecond = cmp.Or(max(cfg.PerSecond, 0), 50)
+	cfg.Burst = cmp.Or(max(cfg.Burst, 0), 100)
 	cfg.Patience = cmp.Or(cfg.Patience, time.Minute)
-	cfg.Backoff = cmp.Or(cfg.Backoff, 2*time.Second)
-	cfg.BackoffMax = max(cmp.Or(cfg.BackoffMax, 5*time.Minute), cfg.Backoff)
-	if cfg.Random == nil {
-		cfg.Random = rand.Float64
+	q := &UploadQueue{
+		cfg: cfg,
+		backoff: backoff.Policy{
+			Min: cmp.Or(cfg.RetryMin, 2*time.Second), Max: cmp.Or(cfg.RetryMax, 5*time.Minute), Random: cfg.Random,
+		},
+		began:    time.Now(),
+		editions: make(map[descriptor.Address][]*edition),
+		inFlight: make(map[route]*flight),
+		tokens:   rate.NewLimiter(rate.Limit(cfg.PerSecond), cfg.Burst),
 	}
-	p := &Publisher{cfg: cfg, tasks: make(map[place]*task), busy: make(map[route]bool)}
-	p.makers = make(map[descriptor.Address]*maker)
-	p.ctx, p.stop = context.WithCancel(context.Background())
-	return p
+	q.ctx, q.stop = context.WithCancel(context.Background())
+	q.timer = time.AfterFunc(time.Hour, q.tick)
+	return q
 }
 
-// Publish begins to fill the slots of pub, and returns at once. A slot that an
-// earlier publication for the same address and period has not filled yet is
-// filled with pub alone; an upload to it that is under way comes to its end
-// first. After Close it does nothing.
-func (p *Publisher) Publish(pub Publication) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
+// Upload queues u in place of all that is pending for its address and period, and
+// returns at once. An upload in flight of what it replaces finishes, unreported,
+// before its route is used again. A slot that did not answer the edition before is
+// tried at once, and its backoff goes on from there. After Close, Upload does
+// nothing.
+func (q *UploadQueue) Upload(u Upload) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
 		return
 	}
-	failures := make(map[place]int)
-	for at, t := range p.tasks {
-		if at.address == pub.Address && at.period == pub.Period {
-			failures[at] = t.failures
-			if !pub.Adds {
-				p.drop(t)
+	u.Urgency = min(max(u.Urgency, 0), urgencies-1)
+	e := &edition{Upload: u, tasks: make([]task, len(u.Slots)), left: len(u.Slots)}
+	var old *edition
+	for _, other := range q.editions[u.Address] {
+		if other.Period == u.Period {
+			old = other
+		}
+	}
+	if old != nil {
+		q.drop(old)
+	}
+	for i := range e.tasks {
+		t := &e.tasks[i]
+		t.edition, t.slot, t.failures = e, int32(i), old.failures(u.Slots[i])
+		q.readyList(t).pushBack(t)
+	}
+	if e.left > 0 {
+		q.pending += e.left
+		q.editions[u.Address] = append(q.editions[u.Address], e)
+	}
+	q.dispatch()
+}
+
+// failures returns how often in a row the HSDir of a slot did not answer e.
+func (e *edition) failures(s Slot) int32 {
+	if e != nil {
+		for i := range e.tasks {
+			if e.Slots[i].HSDir == s.HSDir {
+				return e.tasks[i].failures
 			}
 		}
 	}
-	for _, slot := range pub.Slots {
-		t := &task{Publication: &pub, slot: slot}
-		at := t.place()
-		// Who did not answer before may wait longer next time, too.
-		t.failures = failures[at]
-		if old := p.tasks[at]; old != nil {
-			p.drop(old)
-		}
-		p.tasks[at] = t
-		p.enqueue(t)
-	}
-	p.wake(pub.Address) // its key may be another
-	p.start()
+	return 0
 }
 
-// Retain drops what is still to be done for address, save for those slots of
-// which keep says that they still matter: those of a period that is not over
-// and of HSDirs that are still responsible. keep must not use p.
-func (p *Publisher) Retain(address descriptor.Address, keep func(descriptor.Period, Slot) bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for at, t := range p.tasks {
-		if at.address == address && !keep(at.period, t.slot) {
-			p.drop(t)
+// Cancel drops all that is pending for the address. What was uploaded stays at
+// the HSDirs.
+func (q *UploadQueue) Cancel(address descriptor.Address) {
+	q.cancel(address, func(*edition) bool { return true })
+}
+
+// CancelPeriod drops all that is pending for the address and period.
+func (q *UploadQueue) CancelPeriod(address descriptor.Address, p descriptor.Period) {
+	q.cancel(address, func(e *edition) bool { return e.Period == p })
+}
+
+func (q *UploadQueue) cancel(address descriptor.Address, match func(*edition) bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, e := range append([]*edition(nil), q.editions[address]...) {
+		if match(e) {
+			q.drop(e)
 		}
 	}
 }
 
-// Withdraw drops what is still to be done for address. What was uploaded stays
-// where it is.
-func (p *Publisher) Withdraw(address descriptor.Address) {
-	p.Retain(address, func(descriptor.Period, Slot) bool { return false })
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.wake(address)
-	delete(p.makers, address)
+// RetryNow ends the wait of all retries: the connection to tor, or tor's to the
+// network, is back.
+func (q *UploadQueue) RetryNow() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, t := range q.waiting {
+		t.place = 0
+		q.readyList(t).pushBack(t)
+	}
+	q.waiting = nil
+	q.dispatch()
 }
 
-// Hurry tries at once what is waiting to be tried again: the connection to tor,
-// or tor's to the network, is back.
-func (p *Publisher) Hurry() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, t := range p.tasks {
-		if t.timer != nil && t.timer.Stop() {
-			t.timer = nil
-			p.enqueue(t)
+// Pending returns how many slots are neither confirmed nor given up.
+func (q *UploadQueue) Pending() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.pending
+}
+
+// Close drops everything, and returns when nothing is in flight any more.
+func (q *UploadQueue) Close() {
+	q.mu.Lock()
+	q.closed = true
+	for _, editions := range q.editions {
+		for _, e := range editions {
+			e.dropped = true
 		}
 	}
-	p.start()
+	clear(q.editions)
+	q.pending, q.waiting, q.ready = 0, nil, [urgencies][2][2]taskList{}
+	q.timer.Stop()
+	q.mu.Unlock()
+	q.stop()
+	q.running.Wait()
 }
 
-// Outstanding returns how many slots are not confirmed yet, whether under way,
-// waiting for their turn or to be tried again.
-func (p *Publisher) Outstanding() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.tasks)
-}
+// The methods that follow are called with q.mu held.
 
-// Close drops everything, and returns when nothing is under way any more.
-func (p *Publisher) Close() {
-	p.mu.Lock()
-	p.closed = true
-	for _, t := range p.tasks {
-		p.drop(t)
+// readyList returns the list that t is in while it is ready.
+func (q *UploadQueue) readyList(t *task) *taskList {
+	reserve, retry := 0, 0
+	if t.target().Reserve {
+		reserve = 1
 	}
-	for address := range p.makers {
-		p.wake(address)
+	if t.failures > 0 {
+		retry = 1
 	}
-	p.mu.Unlock()
-	p.stop()
-	p.posts.Wait()
+	return &q.ready[t.edition.Urgency][reserve][retry]
 }
 
-// drop takes a task out. One that is under way comes to its end unheard. The
-// caller holds p.mu.
-func (p *Publisher) drop(t *task) {
-	t.dropped = true
-	if t.timer != nil {
-		t.timer.Stop()
-		t.timer = nil
-	}
-	if t.unmake != nil {
-		t.unmake()
-	}
-	if p.tasks[t.place()] == t {
-		delete(p.tasks, t.place())
-	}
-}
-
-// enqueue makes a task ready to start. The caller holds p.mu and calls start.
-func (p *Publisher) enqueue(t *task) {
-	p.sequence++
-	t.sequence = p.sequence
-	p.ready = append(p.ready, t)
-}
-
-// start starts what may start. The caller holds p.mu.
-//
-// Slots that clients ask go before reserve ones, and those that never failed
-// before those that did. The latter get half of the places at most, so that
-// HSDirs that never answer do not keep others waiting.
-func (p *Publisher) start() {
-	slices.SortFunc(p.ready, func(a, b *task) int {
-		return cmp.Or(
-			compareBool(a.failures > 0, b.failures > 0),
-			compareBool(a.slot.Reserve, b.slot.Reserve),
-			cmp.Compare(a.sequence, b.sequence))
-	})
-	p.ready = slices.DeleteFunc(p.ready, func(t *task) bool {
-		if t.dropped {
-			return true
-		}
-		if p.inFlight >= p.cfg.InFlight || p.busy[t.route()] ||
-			t.failures > 0 && p.retrying >= max(1, p.cfg.InFlight/2) {
-			return false
-		}
-		if t.Slow && t.body == nil {
-			return p.make(t)
-		}
-		p.launch(t)
-		return true
-	})
-}
-
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
-	default:
-		return -1
-	}
-}
-
-// launch begins an upload. The caller holds p.mu.
-func (p *Publisher) launch(t *task) {
-	again, made := t.failures > 0, t.body
-	t.body = nil // the next upload has bytes of its own
-	p.busy[t.route()] = true
-	p.inFlight++
-	if again {
-		p.retrying++
-	}
-	p.posts.Go(func() {
-		began := time.Now()
-		result := UploadResult{Slot: t.slot}
-		result.Unmade, result.Err = p.upload(t, made)
-		result.Took = time.Since(began)
-
-		p.mu.Lock()
-		delete(p.busy, t.route())
-		p.inFlight--
-		if again {
-			p.retrying--
-		}
-		heard := p.settle(t, &result)
-		p.start()
-		p.mu.Unlock()
-		if heard && t.Report != nil {
-			t.Report(result)
-		}
-	})
-}
-
-// upload posts the descriptor made for this one slot, or encodes it first. It
-// reports whether that is what failed.
-func (p *Publisher) upload(t *task, made []byte) (unmade bool, err error) {
-	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Patience)
-	defer cancel()
-	if made == nil {
-		if made, err = t.Encode(ctx); err != nil {
-			return true, err
+// drop takes an edition out. Its uploads in flight finish, unless they still wait
+// for Body.
+func (q *UploadQueue) drop(e *edition) {
+	e.dropped = true
+	for i := range e.tasks {
+		t := &e.tasks[i]
+		switch {
+		case t.list != nil:
+			t.list.remove(t)
+		case t.place > 0:
+			heap.Remove(&q.waiting, int(t.place-1))
+		default:
+			if f := q.inFlight[t.route()]; f != nil && f.task == t {
+				f.cancel()
+			}
 		}
 	}
-	hsdir := Relay{Fingerprint: t.slot.HSDir}.Hex()
-	return false, p.cfg.Poster.HSPost(ctx, t.Address.Label(), hsdir, made)
+	q.pending -= e.left
+	q.forget(e)
 }
 
-// settle decides what follows upon an upload, fills in the rest of its result,
-// and reports whether anybody still wants to know. The caller holds p.mu.
-func (p *Publisher) settle(t *task, result *UploadResult) bool {
-	if t.dropped {
-		return false
+// done records that a task needs no more attempts.
+func (q *UploadQueue) done(t *task) {
+	q.pending--
+	if t.edition.left--; t.edition.left == 0 {
+		q.forget(t.edition)
 	}
-	if result.Err == nil || !result.Unmade && rejected(result.Err) {
-		result.Rejected = result.Err != nil
-		p.drop(t)
-		return true
-	}
-	t.failures++
-	result.Failures, result.Retry = t.failures, p.backoff(t.failures, p.cfg.BackoffMax)
-	t.timer = time.AfterFunc(result.Retry, func() { p.again(t) })
-	return true
 }
 
-// again makes a task ready whose wait is over.
-func (p *Publisher) again(t *task) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if t.dropped || t.timer == nil {
-		return
+// forget removes an edition from its address, which has two or three.
+func (q *UploadQueue) forget(e *edition) {
+	var others []*edition
+	for _, other := range q.editions[e.Address] {
+		if other != e {
+			others = append(others, other)
+		}
 	}
-	t.timer = nil
-	p.enqueue(t)
-	p.start()
+	if q.editions[e.Address] = others; others == nil {
+		delete(q.editions, e.Address)
+	}
 }
 
-// backoff is the wait after so many failures in a row, longest at the most.
-func (p *Publisher) backoff(failures int, longest time.Duration) time.Duration {
-	wait := min(p.cfg.Backoff, longest)
-	for range failures - 1 {
-		if wait *= 2; wait >= longest {
-			wait = longest
+// dispatch launches what may be launched, and sets the timer for what may be
+// later. It ends every change of the queue.
+func (q *UploadQueue) dispatch() {
+	const none = time.Duration(1<<63 - 1)
+	now, wait := time.Now(), none
+	for len(q.inFlight) < q.cfg.InFlight {
+		t := q.next()
+		if t == nil {
 			break
 		}
+		if !q.tokens.AllowN(now, 1) {
+			missing := 1 - q.tokens.TokensAt(now)
+			wait = max(time.Millisecond, time.Duration(missing/q.cfg.PerSecond*float64(time.Second)))
+			break
+		}
+		q.launch(t)
 	}
-	return wait - time.Duration(p.cfg.Random()*float64(wait)/2)
+	if len(q.waiting) > 0 {
+		wait = min(wait, q.waiting[0].retryAt-now.Sub(q.began))
+	}
+	if wait == none {
+		q.timer.Stop()
+	} else {
+		q.timer.Reset(wait)
+	}
 }
 
-// unmadeBackoffMax is the longest wait after a slow Encode failed. It is short:
-// trying costs the network nothing, and a token that is put back shall be used
-// soon.
-const unmadeBackoffMax = 30 * time.Second
-
-// maker makes the bytes of the Slow publications of one address, one upload at a
-// time. One that hangs holds up nothing but its own address.
-type maker struct {
-	busy     bool
-	failures int         // in a row
-	timer    *time.Timer // until it tries again
+// next returns the ready task that goes first, nil if none may be launched. Tasks
+// whose route is in use are put aside until it is free.
+func (q *UploadQueue) next() *task {
+	retries := 2
+	if q.retrying >= max(1, q.cfg.InFlight/2) {
+		retries = 1
+	}
+	for urgency := range q.ready {
+		for reserve := range 2 {
+			for retry := range retries {
+				list := &q.ready[urgency][reserve][retry]
+				for t := list.first; t != nil; t = list.first {
+					f := q.inFlight[t.route()]
+					if f == nil {
+						return t
+					}
+					list.remove(t)
+					f.blocked.pushBack(t)
+				}
+			}
+		}
+	}
+	return nil
 }
 
-// make begins to make the bytes for a task, unless those of another of its
-// address are being made, or the last try failed a moment ago. It reports
-// whether it did; then the task is ready again when they are made. The caller
-// holds p.mu.
-func (p *Publisher) make(t *task) bool {
-	m := p.makers[t.Address]
-	if m == nil {
-		m = new(maker)
-		p.makers[t.Address] = m
+// launch begins the upload of a ready task.
+func (q *UploadQueue) launch(t *task) {
+	t.list.remove(t)
+	f := &flight{task: t, retry: t.failures > 0}
+	f.encode, f.cancel = context.WithTimeout(q.ctx, q.cfg.Patience)
+	q.inFlight[t.route()] = f
+	if f.retry {
+		q.retrying++
 	}
-	if m.busy || m.timer != nil {
+	q.running.Go(func() { q.run(f) })
+}
+
+// tick makes the retries ready whose wait is over.
+func (q *UploadQueue) tick() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return
+	}
+	now := time.Since(q.began)
+	for len(q.waiting) > 0 && q.waiting[0].retryAt <= now {
+		t := heap.Pop(&q.waiting).(*task)
+		q.readyList(t).pushBack(t)
+	}
+	q.dispatch()
+}
+
+// run makes one attempt. It is called without q.mu.
+func (q *UploadQueue) run(f *flight) {
+	began := time.Now()
+	result := UploadResult{Slot: f.task.target()}
+	result.Unencoded, result.Err = q.attempt(f)
+	result.Took = time.Since(began)
+	if q.land(f, &result) {
+		f.task.edition.Report(result)
+	}
+}
+
+// attempt calls Body and uploads what it returns. It reports whether it is the
+// former that failed.
+func (q *UploadQueue) attempt(f *flight) (unencoded bool, err error) {
+	e, slot := f.task.edition, f.task.target()
+	body, err := e.Body(f.encode, slot)
+	f.cancel()
+	if err != nil {
+		return true, err
+	}
+	q.mu.Lock()
+	dropped := e.dropped
+	q.mu.Unlock()
+	if dropped {
+		return true, ErrSuperseded
+	}
+	ctx, cancel := context.WithTimeout(q.ctx, q.cfg.Patience)
+	defer cancel()
+	return false, q.cfg.Poster.HSPost(ctx, e.Address.Label(), upperHex(slot.HSDir[:]), body)
+}
+
+// land takes an upload out of flight, fills in the rest of its result, queues a
+// retry if there is to be one, and reports whether the result is to be reported.
+// It is called without q.mu.
+func (q *UploadQueue) land(f *flight, result *UploadResult) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t := f.task
+	delete(q.inFlight, t.route())
+	if f.retry {
+		q.retrying--
+	}
+	if q.closed {
 		return false
 	}
-	m.busy = true
-	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Patience)
-	t.unmake = cancel
-	p.posts.Go(func() {
-		defer cancel()
-		began := time.Now()
-		body, err := t.Encode(ctx)
-		result := UploadResult{Slot: t.slot, Err: err, Unmade: true, Took: time.Since(began)}
-
-		p.mu.Lock()
-		m.busy, t.unmake = false, nil
-		heard := p.made(m, t, body, &result)
-		p.start()
-		p.mu.Unlock()
-		if heard && t.Report != nil {
-			t.Report(result)
-		}
-	})
-	return true
-}
-
-// made takes in what became of making t's bytes, and reports whether that is a
-// failure which somebody wants to know of. The caller holds p.mu and calls start.
-func (p *Publisher) made(m *maker, t *task, body []byte, result *UploadResult) bool {
-	if t.dropped {
-		return false // and says nothing about the key that is used now
+	for b := f.blocked.last; b != nil; b = f.blocked.last {
+		f.blocked.remove(b)
+		q.readyList(b).pushFront(b)
 	}
-	p.ready = append(p.ready, t)
-	if result.Err == nil {
-		t.body, m.failures = body, 0
+	defer q.dispatch()
+	if t.edition.dropped {
 		return false
 	}
-	m.failures++
-	result.Failures, result.Retry = m.failures, p.backoff(m.failures, unmadeBackoffMax)
-	var timer *time.Timer
-	timer = time.AfterFunc(result.Retry, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if m.timer == timer {
-			m.timer = nil
-			p.start()
+	result.Attempts = int(t.failures) + 1
+	result.Rejected = !result.Unencoded && rejected(result.Err)
+	if result.Err == nil || result.Rejected || result.Unencoded {
+		if !result.Unencoded {
+			t.failures = 0
 		}
-	})
-	m.timer = timer
-	return true
+		q.done(t)
+		return t.edition.Report != nil && !(result.Unencoded && errors.Is(result.Err, ErrSuperseded))
+	}
+	t.failures++
+	result.RetryIn = q.backoff.Delay(int(t.failures))
+	t.retryAt = time.Since(q.began) + result.RetryIn
+	heap.Push(&q.waiting, t)
+	return t.edition.Report != nil
 }
 
-// wake ends the wait after a failure to make anything for address. The caller
-// holds p.mu and calls start.
-func (p *Publisher) wake(address descriptor.Address) {
-	if m := p.makers[address]; m != nil && m.timer != nil {
-		m.timer.Stop()
-		m.timer = nil
+// taskList is a doubly linked list: tasks are in one list at a time, and leave it
+// from wherever they are.
+type taskList struct{ first, last *task }
+
+func (l *taskList) pushBack(t *task)  { l.insert(t, l.last, nil) }
+func (l *taskList) pushFront(t *task) { l.insert(t, nil, l.first) }
+
+func (l *taskList) insert(t, prev, next *task) {
+	t.list, t.prev, t.next = l, prev, next
+	l.link(prev, t)
+	l.link(t, next)
+}
+
+func (l *taskList) remove(t *task) {
+	l.link(t.prev, t.next)
+	t.list, t.prev, t.next = nil, nil, nil
+}
+
+// link makes b follow a; nil stands for the ends.
+func (l *taskList) link(a, b *task) {
+	if a == nil {
+		l.first = b
+	} else {
+		a.next = b
 	}
+	if b == nil {
+		l.last = a
+	} else {
+		b.prev = a
+	}
+}
+
+// retryHeap is a container/heap of the tasks that wait to be retried.
+type retryHeap []*task
+
+func (h retryHeap) Len() int           { return len(h) }
+func (h retryHeap) Less(i, j int) bool { return h[i].retryAt < h[j].retryAt }
+
+func (h retryHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].place, h[j].place = int32(i+1), int32(j+1)
+}
+
+func (h *retryHeap) Push(x any) {
+	t := x.(*task)
+	t.place = int32(len(*h) + 1)
+	*h = append(*h, t)
+}
+
+func (h *retryHeap) Pop() any {
+	last := len(*h) - 1
+	t := (*h)[last]
+	(*h)[last], t.place, *h = nil, 0, (*h)[:last]
+	return t
 }

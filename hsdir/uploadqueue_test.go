@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,11 +14,11 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// publishScene collects what a Publisher reports.
-type publishScene struct {
+// uploadScene is a queue in virtual time, and collects what it reports.
+type uploadScene struct {
 	tor   *fakeTor
-	p     *Publisher
-	cfg   PublishConfig
+	q     *UploadQueue
+	cfg   UploadConfig
 	slots []Slot
 	addr  descriptor.Address
 
@@ -36,33 +36,35 @@ var (
 	refuses    = fails(reasonError(uploadRejected))
 )
 
-// inScene runs test in virtual time with a Publisher that is closed at its end.
-func inScene(t *testing.T, test func(t *testing.T, s *publishScene)) {
+// onQueue runs test in virtual time. The queue begins with the first upload, and is
+// closed at the end.
+func onQueue(t *testing.T, test func(t *testing.T, s *uploadScene)) {
 	t.Helper()
-	s := &publishScene{tor: &fakeTor{otherwise: accepts}, addr: newTestService(t, 1).identity.Address()}
+	s := &uploadScene{tor: &fakeTor{otherwise: accepts}, addr: newTestService(t, 1).identity.Address()}
 	for i := range 8 {
 		s.slots = append(s.slots, Slot{HSDir: [20]byte{byte(i + 1)}, Replica: 1 + i%2, Reserve: i >= 6})
 	}
-	s.cfg = PublishConfig{Poster: s.tor, Random: func() float64 { return 0 }}
+	s.cfg = UploadConfig{Poster: s.tor, Random: func() float64 { return 0 }}
 	synctest.Test(t, func(t *testing.T) {
 		test(t, s)
-		if s.p != nil {
-			s.p.Close()
+		if s.q != nil {
+			s.q.Close()
 		}
 		if s.tor.clash {
-			t.Error("two uploads for one service were under way at one HSDir")
+			t.Error("two uploads for one service were in flight at one HSDir")
 		}
 	})
 }
 
-func (s *publishScene) publication(text string, slots ...Slot) Publication {
-	return Publication{
+// edition returns an Upload whose bodies are text and a number.
+func (s *uploadScene) edition(text string, slots ...Slot) Upload {
+	return Upload{
 		Address: s.addr, Period: testPeriod, Slots: slots,
-		Encode: func(context.Context) ([]byte, error) {
+		Body: func(_ context.Context, slot Slot) ([]byte, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.encoded++
-			return fmt.Appendf(nil, "%s %d", text, s.encoded), nil
+			return fmt.Appendf(nil, "%s %d %d", text, slot.HSDir[0], s.encoded), nil
 		},
 		Report: func(r UploadResult) {
 			s.mu.Lock()
@@ -72,15 +74,15 @@ func (s *publishScene) publication(text string, slots ...Slot) Publication {
 	}
 }
 
-func (s *publishScene) publish(pub Publication) {
-	if s.p == nil {
-		s.p = NewPublisher(s.cfg)
+func (s *uploadScene) upload(u Upload) {
+	if s.q == nil {
+		s.q = NewUploadQueue(s.cfg)
 	}
-	s.p.Publish(pub)
+	s.q.Upload(u)
 }
 
 // reported returns the reports so far, and forgets them.
-func (s *publishScene) reported() []UploadResult {
+func (s *uploadScene) reported() []UploadResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.reports
@@ -88,13 +90,53 @@ func (s *publishScene) reported() []UploadResult {
 	return r
 }
 
-func TestPublishConfirms(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
-		s.publish(s.publication("d", s.slots...))
+// wantConfirmed fails unless n slots were confirmed since the last look, and
+// nothing else was reported.
+func (s *uploadScene) wantConfirmed(t *testing.T, n int) {
+	t.Helper()
+	reports := s.reported()
+	confirmed := 0
+	for _, r := range reports {
+		if r.Err == nil {
+			confirmed++
+		}
+	}
+	if confirmed != n || len(reports) != n {
+		t.Errorf("%d of %d reports are of confirmed slots, want %d: %+v", confirmed, len(reports), n, reports)
+	}
+}
+
+func (s *uploadScene) wantPending(t *testing.T, n int) {
+	t.Helper()
+	if got := s.q.Pending(); got != n {
+		t.Errorf("%d slots pending, want %d", got, n)
+	}
+}
+
+// A service that is alone on its tor uploads both of its descriptors at once, to
+// each slot bytes of its own.
+func TestUpload(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.tor.setAll(slowly(time.Second, accepts))
+		var others []Slot
+		for i := range 8 {
+			others = append(others, Slot{HSDir: [20]byte{byte(101 + i)}, Replica: 1 + i%2})
+		}
+		second := s.edition("second", others...)
+		second.Period = testPeriod.Next()
+		s.upload(s.edition("first", s.slots...))
+		s.upload(second)
 		synctest.Wait()
-		reports := s.reported()
-		if len(reports) != 8 || s.p.Outstanding() != 0 {
-			t.Fatalf("%d reports, %d outstanding", len(reports), s.p.Outstanding())
+		if s.tor.atMost() != 16 {
+			t.Errorf("%d uploads in flight at once, want 16", s.tor.atMost())
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		for _, r := range s.reported() {
+			want := UploadResult{Slot: r.Slot, Attempts: 1, Took: time.Second}
+			if r != want || !slices.Contains(slices.Concat(s.slots, others), r.Slot) {
+				t.Errorf("report %+v, want %+v", r, want)
+			}
 		}
 		bodies := map[string]bool{}
 		for _, c := range s.tor.seen() {
@@ -103,45 +145,86 @@ func TestPublishConfirms(t *testing.T) {
 				t.Errorf("posted for %q to %q", c.address, c.hsdir)
 			}
 		}
-		for _, r := range reports {
-			if r.Err != nil || r.Rejected || r.Retry != 0 || !slices.Contains(s.slots, r.Slot) {
-				t.Errorf("report %+v", r)
-			}
-		}
-		if len(bodies) != 8 {
-			t.Errorf("%d different bodies in 8 uploads", len(bodies))
-		}
 		time.Sleep(time.Hour)
-		if n := len(s.tor.seen()); n != 8 {
-			t.Errorf("%d uploads, want 8", n)
+		if n := len(s.tor.seen()); len(bodies) != 16 || n != 16 {
+			t.Errorf("%d different bodies in %d uploads, want 16 in 16", len(bodies), n)
 		}
+		s.wantPending(t, 0)
 	})
 }
 
-// TestPublishOrder gives one place alone, so that uploads go one by one.
-func TestPublishOrder(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
+// TestUploadOrder gives one place alone, so that uploads go one by one.
+func TestUploadOrder(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
 		s.cfg.InFlight = 1
 		s.tor.setAll(slowly(time.Second, accepts))
-		shuffled := slices.Clone(s.slots)
-		slices.Reverse(shuffled)
-		s.publish(s.publication("d", shuffled...))
-		time.Sleep(20 * time.Second)
-		var got []int
+		first := s.edition("first", Slot{HSDir: [20]byte{1}})
+		s.upload(first) // takes the place
+		number := byte(10)
+		for _, urgency := range []Urgency{UrgencyRefresh, UrgencyRotation, UrgencyPointsDead, UrgencyNew, UrgencyNoLivePoint} {
+			for n := range byte(2) { // two addresses each
+				u := s.edition("d", Slot{HSDir: [20]byte{number + 2}, Reserve: true}, Slot{HSDir: [20]byte{number}}, Slot{HSDir: [20]byte{number + 1}})
+				u.Urgency, u.Address = urgency, newTestService(t, 100+number+n).identity.Address()
+				s.upload(u)
+				number += 3
+			}
+		}
+		time.Sleep(time.Minute)
+		var got []byte
 		for _, r := range s.reported() {
-			got = append(got, int(r.Slot.HSDir[0]))
+			got = append(got, r.Slot.HSDir[0])
 		}
-		if want := []int{6, 5, 4, 3, 2, 1, 8, 7}; !slices.Equal(got, want) {
-			t.Errorf("filled in the order %v, want %v", got, want)
+		want := []byte{1}
+		for n := number - 6; n >= 10; n -= 6 { // of each urgency, the six numbers from n on
+			want = append(want, n, n+1, n+3, n+4, n+2, n+5)
 		}
-		if s.tor.most != 1 {
-			t.Errorf("%d in flight, want 1", s.tor.most)
+		if !slices.Equal(got, want) {
+			t.Errorf("uploaded to\n%v, want\n%v", got, want)
+		}
+		if s.tor.atMost() != 1 {
+			t.Errorf("%d in flight, want 1", s.tor.atMost())
 		}
 	})
 }
 
-// TestPublishRetries has one HSDir of each failing kind among good ones.
-func TestPublishRetries(t *testing.T) {
+// Retries come after first attempts of the same kind.
+func TestUploadRetriesAfterFirst(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.cfg.InFlight, s.cfg.RetryMin = 1, time.Second
+		s.tor.set(s.slots[0].HSDir, slowly(time.Second, fails(errSilence)))
+		s.tor.set(s.slots[1].HSDir, slowly(4*time.Second, accepts))
+		s.upload(s.edition("d", s.slots[:4]...))
+		time.Sleep(time.Minute)
+		var got []byte
+		for _, r := range s.reported()[:5] {
+			got = append(got, r.Slot.HSDir[0])
+		}
+		if want := []byte{1, 2, 3, 4, 1}; !slices.Equal(got, want) {
+			t.Errorf("uploaded to %v, want %v", got, want)
+		}
+	})
+}
+
+// The launches are spaced out as configured, after a burst.
+func TestUploadPace(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.cfg.InFlight, s.cfg.PerSecond, s.cfg.Burst = 100, 2, 3
+		began := time.Now()
+		s.upload(s.edition("d", s.slots...))
+		time.Sleep(time.Minute)
+		var got []time.Duration
+		for _, c := range s.tor.seen() {
+			got = append(got, c.at.Sub(began).Round(10*time.Millisecond))
+		}
+		const half = 500 * time.Millisecond
+		if want := []time.Duration{0, 0, 0, half, 2 * half, 3 * half, 4 * half, 5 * half}; !slices.Equal(got, want) {
+			t.Errorf("launched at %v, want %v", got, want)
+		}
+	})
+}
+
+// TestUploadRetries has one HSDir of each failing kind among good ones.
+func TestUploadRetries(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		b    behaviour
@@ -152,12 +235,13 @@ func TestPublishRetries(t *testing.T) {
 		{"unexpected", fails(reasonError("UNEXPECTED")), 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			inScene(t, func(t *testing.T, s *publishScene) {
+			onQueue(t, func(t *testing.T, s *uploadScene) {
 				s.tor.set(s.slots[0].HSDir, test.b)
-				s.publish(s.publication("d", s.slots...))
+				s.upload(s.edition("d", s.slots...))
+				time.Sleep(test.took)
 				synctest.Wait()
 				for _, r := range s.reported() {
-					if r.Slot == s.slots[0] != (r.Err != nil) {
+					if r.Slot == s.slots[0] != (r.Err != nil) || r.Err != nil && (r.RetryIn != 2*time.Second || r.Attempts != 1) {
 						t.Errorf("report %+v", r)
 					}
 				}
@@ -175,408 +259,193 @@ func TestPublishRetries(t *testing.T) {
 						t.Fatalf("wait %d was %v, want %v", i, got, want)
 					}
 					if calls[i].body == calls[i-1].body {
-						t.Errorf("upload %d was not encoded anew", i)
+						t.Errorf("attempt %d was not encoded again", i)
 					}
 					want = min(2*want, 5*time.Minute)
 				}
-				if len(calls) < 12 || s.p.Outstanding() != 1 {
-					t.Fatalf("%d uploads in an hour, %d outstanding", len(calls), s.p.Outstanding())
+				if len(calls) < 12 {
+					t.Fatalf("%d attempts in an hour", len(calls))
 				}
-				// It comes back, and the slot is filled at last.
+				s.wantPending(t, 1)
+				// It comes back, and confirms.
 				s.tor.set(s.slots[0].HSDir, accepts)
 				time.Sleep(10 * time.Minute)
 				reports := s.reported()
-				if last := reports[len(reports)-1]; last.Err != nil || last.Slot != s.slots[0] || s.p.Outstanding() != 0 {
-					t.Errorf("last report %+v, %d outstanding", last, s.p.Outstanding())
+				if last := reports[len(reports)-1]; last.Err != nil || last.Slot != s.slots[0] || last.Attempts <= len(calls) {
+					t.Errorf("last report %+v after %d attempts", last, len(calls))
 				}
+				s.wantPending(t, 0)
 			})
 		})
 	}
 }
 
-func TestPublishJitter(t *testing.T) {
-	p := NewPublisher(PublishConfig{Random: func() float64 { return 0.999999 }})
-	defer p.Close()
-	for failures, base := range map[int]time.Duration{1: 2 * time.Second, 3: 8 * time.Second, 9: 5 * time.Minute, 1 << 30: 5 * time.Minute} {
-		if got := p.backoff(failures, 5*time.Minute); got < base/2 || got > base/2+time.Second {
-			t.Errorf("wait after %d failures is %v, want about %v", failures, got, base/2)
-		}
-	}
-}
-
-func TestPublishRejected(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
+func TestUploadRejected(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
 		s.tor.set(s.slots[0].HSDir, refuses)
-		s.publish(s.publication("d", s.slots[0]))
+		s.upload(s.edition("d", s.slots[0]))
 		time.Sleep(24 * time.Hour)
 		reports := s.reported()
-		if len(reports) != 1 || !reports[0].Rejected || reports[0].Err == nil || reports[0].Retry != 0 || s.p.Outstanding() != 0 {
-			t.Fatalf("reports %+v, %d outstanding", reports, s.p.Outstanding())
+		if len(reports) != 1 || !reports[0].Rejected || reports[0].Err == nil || reports[0].RetryIn != 0 {
+			t.Fatalf("reports %+v", reports)
 		}
-		// The owner raises the revision counter, and that is a new publication.
+		s.wantPending(t, 0)
+		// The owner raises the revision counter, and that is another edition.
 		s.tor.set(s.slots[0].HSDir, accepts)
-		s.publish(s.publication("higher", s.slots[0]))
+		s.upload(s.edition("higher", s.slots[0]))
 		synctest.Wait()
-		if reports := s.reported(); len(reports) != 1 || reports[0].Err != nil {
-			t.Errorf("reports %+v", reports)
-		}
+		s.wantConfirmed(t, 1)
 	})
 }
 
-func TestPublishEncodeFails(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
-		broken := errors.New("the token is gone")
-		pub := s.publication("d", s.slots[0])
-		encode, failures := pub.Encode, 3
-		pub.Encode = func(ctx context.Context) ([]byte, error) {
-			if failures--; failures >= 0 {
+// What Body refuses is the owner's to decide about: it is not retried, and not
+// reported if Body says that nobody needs it.
+func TestUploadWithoutBody(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		broken := reasonError(uploadRejected) // whatever the error says, no HSDir refused
+		u := s.edition("d", s.slots...)
+		body := u.Body
+		u.Body = func(ctx context.Context, slot Slot) ([]byte, error) {
+			switch slot {
+			case s.slots[1]:
 				return nil, broken
+			case s.slots[2]:
+				return nil, fmt.Errorf("slot %d: %w", slot.Replica, ErrSuperseded)
 			}
-			return encode(ctx)
+			return body(ctx, slot)
 		}
-		s.publish(pub)
+		s.upload(u)
 		time.Sleep(time.Hour)
 		reports := s.reported()
-		if len(reports) != 4 || !errors.Is(reports[2].Err, broken) || reports[2].Failures != 3 || reports[3].Err != nil {
+		if len(reports) != 7 || len(s.tor.seen()) != 6 {
+			t.Errorf("%d reports of %d uploads, want 7 of 6", len(reports), len(s.tor.seen()))
+		}
+		for _, r := range reports {
+			if bad := r.Slot == s.slots[1]; r.Unencoded != bad || errors.Is(r.Err, broken) != bad || r.Rejected || r.RetryIn != 0 {
+				t.Errorf("report %+v", r)
+			}
+		}
+		s.wantPending(t, 0)
+	})
+}
+
+// A Body that hangs is given up, and a slow one leaves the upload all of its time.
+func TestUploadSlowBody(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.tor.setAll(slowly(50*time.Second, accepts))
+		u := s.edition("d", s.slots[:2]...)
+		body := u.Body
+		u.Body = func(ctx context.Context, slot Slot) ([]byte, error) {
+			if slot == s.slots[0] {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			time.Sleep(50 * time.Second)
+			return body(ctx, slot)
+		}
+		s.upload(u)
+		time.Sleep(time.Hour)
+		reports := s.reported()
+		if len(reports) != 2 || !reports[0].Unencoded || !errors.Is(reports[0].Err, context.DeadlineExceeded) || reports[0].Took != time.Minute ||
+			reports[1].Err != nil || reports[1].Took != 100*time.Second {
 			t.Errorf("reports %+v", reports)
 		}
 	})
 }
 
-// TestPublishSupersedes publishes anew while one slot is being tried again,
-// one is under way and one is not in the ring any more.
-func TestPublishSupersedes(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
-		retried, underway, gone, fresh := s.slots[0], s.slots[1], s.slots[2], s.slots[3]
-		s.tor.set(retried.HSDir, fails(errSilence))
-		s.tor.set(gone.HSDir, fails(errSilence))
-		s.tor.set(underway.HSDir, slowly(30*time.Second, accepts))
-		s.publish(s.publication("old", retried, underway, gone))
-		time.Sleep(time.Second)
-		if n := len(s.reported()); n != 2 {
-			t.Fatalf("%d reports, want those of two failures", n)
-		}
-		s.tor.set(retried.HSDir, accepts)
-		s.publish(s.publication("new", retried, underway, fresh))
-		synctest.Wait()
-		// At once, without the rest of the wait; but not beside the upload that
-		// is under way.
-		if reports := s.reported(); len(reports) != 2 {
-			t.Errorf("reports %+v, want two slots filled", reports)
-		}
-		time.Sleep(time.Hour)
-		if reports := s.reported(); len(reports) != 1 || reports[0].Slot != underway || reports[0].Err != nil {
-			t.Errorf("reports %+v, want the slot that was under way", reports)
-		}
-		counts := map[string]int{}
-		for _, c := range s.tor.seen() {
-			counts[c.body[:3]+c.hsdir[:2]]++
-		}
-		want := map[string]int{"old01": 1, "old02": 1, "old03": 1, "new01": 1, "new02": 1, "new04": 1}
-		if fmt.Sprint(counts) != fmt.Sprint(want) || s.p.Outstanding() != 0 {
-			t.Errorf("uploads %v, want %v; %d outstanding", counts, want, s.p.Outstanding())
-		}
-	})
-}
-
-func TestPublishAdds(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
+func TestUploadRetryNow(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
 		s.tor.setAll(fails(errSilence))
-		s.publish(s.publication("one", s.slots[0], s.slots[1]))
-		synctest.Wait()
-		pub := s.publication("two", s.slots[1], s.slots[2])
-		pub.Adds = true
-		s.publish(pub)
-		synctest.Wait()
-		if s.p.Outstanding() != 3 {
-			t.Errorf("%d outstanding, want 3", s.p.Outstanding())
-		}
-		s.tor.setAll(accepts)
-		time.Sleep(time.Minute)
-		last := map[string]string{}
-		for _, c := range s.tor.seen() {
-			last[c.hsdir[:2]] = c.body[:3]
-		}
-		if fmt.Sprint(last) != "map[01:one 02:two 03:two]" || s.p.Outstanding() != 0 {
-			t.Errorf("HSDirs hold %v, %d outstanding", last, s.p.Outstanding())
-		}
-	})
-}
-
-func TestPublishRetainAndWithdraw(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
-		s.tor.setAll(fails(errSilence))
-		next := s.publication("d", s.slots[0], s.slots[1])
-		next.Period = testPeriod.Next()
-		s.publish(s.publication("d", s.slots...))
-		s.publish(next)
-		other := s.publication("d", s.slots[0])
-		other.Address = newTestService(t, 9).identity.Address()
-		s.publish(other)
-		synctest.Wait()
-		if n := s.p.Outstanding(); n != 11 {
-			t.Fatalf("%d outstanding, want 11", n)
-		}
-		s.p.Retain(s.addr, func(p descriptor.Period, slot Slot) bool {
-			return p == next.Period && slot == s.slots[0] || slot == s.slots[5]
-		})
-		if n := s.p.Outstanding(); n != 3 {
-			t.Errorf("%d outstanding, want 3", n)
-		}
-		s.p.Withdraw(s.addr)
-		s.reported()
-		s.tor.setAll(accepts)
-		time.Sleep(time.Hour)
-		if reports := s.reported(); len(reports) != 1 || s.p.Outstanding() != 0 {
-			t.Errorf("reports %+v, want the other service's one slot", reports)
-		}
-	})
-}
-
-func TestPublishHurry(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
-		s.tor.setAll(fails(errSilence))
-		s.publish(s.publication("d", s.slots...))
+		s.upload(s.edition("d", s.slots...))
 		time.Sleep(time.Hour)
 		s.tor.setAll(accepts)
 		s.reported()
-		s.p.Hurry()
+		s.q.RetryNow()
 		synctest.Wait()
-		if n := len(s.reported()); n != 8 || s.p.Outstanding() != 0 {
-			t.Errorf("%d slots filled at once, want 8; %d outstanding", n, s.p.Outstanding())
-		}
+		s.wantConfirmed(t, 8)
+		s.wantPending(t, 0)
 	})
 }
 
-// TestPublishDoesNotHoldUpOthers has more HSDirs that never answer than there
-// are places, and publishes for another service after their first failures.
-func TestPublishDoesNotHoldUpOthers(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
-		s.cfg.InFlight, s.cfg.BackoffMax = 4, 10*time.Second
+// TestUploadDoesNotHoldUpOthers has more HSDirs that never answer than there are
+// places, and uploads for another service after their first failures.
+func TestUploadDoesNotHoldUpOthers(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.cfg.InFlight, s.cfg.RetryMax = 4, 10*time.Second
 		var dead []Slot
 		for i := range 20 {
 			dead = append(dead, Slot{HSDir: [20]byte{0xdd, byte(i)}, Replica: 1})
 			s.tor.set(dead[i].HSDir, silent)
 		}
-		s.publish(s.publication("dead", dead...))
-		time.Sleep(6 * time.Minute)
+		s.upload(s.edition("dead", dead...))             // as urgent as can be
+		time.Sleep(6*time.Minute + 500*time.Millisecond) // while no retry ends
 		s.reported()
-		other := s.publication("live", s.slots...)
-		other.Address = newTestService(t, 9).identity.Address()
-		s.publish(other)
+		other := s.edition("live", s.slots...)
+		other.Address, other.Urgency = newTestService(t, 9).identity.Address(), UrgencyRefresh
+		s.upload(other)
 		synctest.Wait()
-		live := 0
-		for _, r := range s.reported() {
-			if r.Err == nil {
-				live++
-			}
-		}
-		if live != 8 || s.tor.most > 4 {
-			t.Errorf("%d slots filled beside the dead, want 8; %d in flight", live, s.tor.most)
+		s.wantConfirmed(t, 8)
+		if s.tor.atMost() > 4 {
+			t.Errorf("%d in flight, want 4 at most", s.tor.atMost())
 		}
 	})
 }
 
-// TestPublishFirstAndSecond has both descriptors of a service go to one HSDir:
-// tor's events could not tell the uploads apart if they ran at a time.
-func TestPublishFirstAndSecond(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
+// Both descriptors of a service go to one HSDir: tor's events could not tell the
+// uploads apart if they were in flight together.
+func TestUploadOneRoute(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
 		s.tor.setAll(slowly(time.Second, accepts))
-		second := s.publication("second", s.slots...)
+		second := s.edition("second", s.slots...)
 		second.Period = testPeriod.Next()
-		s.publish(s.publication("first", s.slots...))
-		s.publish(second)
-		time.Sleep(time.Minute)
-		if n := len(s.reported()); n != 16 {
-			t.Errorf("%d slots filled, want 16", n)
-		}
+		s.upload(s.edition("first", s.slots...))
+		s.upload(second)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		s.wantConfirmed(t, 8)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		s.wantConfirmed(t, 8)
 	})
 }
 
-func TestPublishClose(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
+func TestUploadClose(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
 		s.tor.setAll(silent)
-		s.publish(s.publication("d", s.slots...))
+		s.cfg.InFlight = 4
+		s.upload(s.edition("d", s.slots...))
 		synctest.Wait()
 		began := time.Now()
-		s.p.Close()
-		s.publish(s.publication("late", s.slots...))
-		synctest.Wait()
-		if time.Since(began) != 0 || len(s.reported()) != 0 || s.p.Outstanding() != 0 || len(s.tor.seen()) != 8 {
-			t.Errorf("closed after %v with %d outstanding, %d uploads", time.Since(began), s.p.Outstanding(), len(s.tor.seen()))
-		}
-	})
-}
-
-// TestReportMayPublish has an owner that answers a rejection from within the
-// report.
-func TestReportMayPublish(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
-		s.tor.set(s.slots[0].HSDir, refuses)
-		pub := s.publication("low", s.slots[0])
-		pub.Report = func(r UploadResult) {
-			if r.Rejected {
-				s.tor.set(s.slots[0].HSDir, accepts)
-				s.p.Publish(s.publication("high", s.slots[0]))
-			}
-		}
-		s.publish(pub)
-		synctest.Wait()
-		if reports := s.reported(); len(reports) != 1 || reports[0].Err != nil {
-			t.Errorf("reports %+v", reports)
-		}
-	})
-}
-
-var errNoToken = errors.New("the token is gone")
-
-// slow makes pub as one whose signatures take time; hung never makes anything.
-func slow(pub Publication, takes time.Duration) Publication {
-	encode := pub.Encode
-	pub.Slow = true
-	pub.Encode = func(ctx context.Context) ([]byte, error) {
-		select {
-		case <-time.After(takes):
-			return encode(ctx)
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-	return pub
-}
-
-func hung(pub Publication) Publication { return slow(pub, 1000*time.Hour) }
-
-// Signatures of 30 ms are made one by one, while the uploads run side by side;
-// every upload has bytes of its own, also one that is tried again.
-func TestSlowSigner(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
-		s.tor.setAll(slowly(time.Second, accepts))
-		s.tor.set(s.slots[2].HSDir, fails(errSilence))
-		s.publish(slow(s.publication("d", s.slots...), 30*time.Millisecond))
-		time.Sleep(8*30*time.Millisecond + time.Second)
-		synctest.Wait()
-		filled, most := 0, s.tor.atMost()
-		for _, r := range s.reported() {
-			if r.Err == nil {
-				filled++
-			}
-		}
-		if filled != 7 || most < 6 {
-			t.Errorf("%d slots filled, %d uploads at a time; want 7, and nearly all at a time", filled, most)
-		}
-		time.Sleep(10*time.Minute + time.Second)
-		synctest.Wait()
-		bodies := map[string]bool{}
-		for _, c := range s.tor.seen() {
-			bodies[c.body] = true
-		}
-		if n := len(s.tor.seen()); len(bodies) != n || n < 9 {
-			t.Errorf("%d different bodies in %d uploads", len(bodies), n)
-		}
-	})
-}
-
-// More services with a signer that hangs than there are places hold up nothing
-// but themselves, and Close.
-func TestHungSigners(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
-		s.cfg.InFlight = 2
-		for n := range byte(5) {
-			pub := hung(s.publication("hung", s.slots...))
-			pub.Address = newTestService(t, 10+n).identity.Address()
-			s.publish(pub)
-		}
-		time.Sleep(5 * time.Minute)
-		failed := 0
-		for _, r := range s.reported() {
-			if !r.Unmade || !errors.Is(r.Err, context.DeadlineExceeded) {
-				t.Errorf("report %+v", r)
-			}
-			failed++
-		}
-		if failed < 10 {
-			t.Errorf("%d reports of 5 services that cannot sign", failed)
-		}
-		began := time.Now()
-		s.publish(s.publication("live", s.slots...))
-		synctest.Wait()
-		if n := len(s.reported()); n != 8 || time.Since(began) > 0 {
-			t.Errorf("%d slots filled beside the hung after %v, want 8 at once", n, time.Since(began))
-		}
-		s.p.Close()
-		if waited := time.Since(began); waited > 0 {
-			t.Errorf("closing took %v", waited)
-		}
-	})
-}
-
-// A signer that fails is asked again for the whole address and not for every
-// slot, at the latest after half a minute; when it is back, all slots are filled.
-func TestSignerReturns(t *testing.T) {
-	inScene(t, func(t *testing.T, s *publishScene) {
-		var gone atomic.Bool
-		var tries atomic.Int32
-		gone.Store(true)
-		pub := s.publication("d", s.slots...)
-		encode := pub.Encode
-		pub.Slow = true
-		pub.Encode = func(ctx context.Context) ([]byte, error) {
-			tries.Add(1)
-			if gone.Load() {
-				return nil, errNoToken
-			}
-			return encode(ctx)
-		}
-		s.publish(pub)
+		s.q.Close()
+		s.upload(s.edition("late", s.slots...))
+		s.q.RetryNow()
+		s.q.Cancel(s.addr)
 		time.Sleep(time.Hour)
-		synctest.Wait()
-		reports, asked := s.reported(), int(tries.Load())
-		if last := reports[len(reports)-1]; !last.Unmade || last.Failures != asked || last.Retry > 30*time.Second || !errors.Is(last.Err, errNoToken) {
-			t.Errorf("after %d tries: %+v", asked, last)
+		if n := len(s.tor.seen()); time.Since(began) != time.Hour || n != 4 {
+			t.Errorf("closed after %v and %d uploads", time.Since(began)-time.Hour, n)
 		}
-		if asked < 100 || asked > 130 || len(s.tor.seen()) > 0 {
-			t.Errorf("asked %d times in an hour, %d uploads", asked, len(s.tor.seen()))
-		}
-		gone.Store(false)
-		time.Sleep(30 * time.Second)
-		synctest.Wait()
-		if n := len(s.reported()); n != 8 || s.p.Outstanding() != 0 {
-			t.Errorf("%d slots filled when it is back, want 8", n)
-		}
+		s.wantConfirmed(t, 0)
+		s.wantPending(t, 0)
 	})
 }
 
-// What is published anew, with another key, waits neither for the old key's
-// answer nor for its next try.
-func TestSlowSuperseded(t *testing.T) {
-	for what, old := range map[string]func(Publication) Publication{
-		"hung": hung,
-		"gone": func(pub Publication) Publication {
-			pub.Slow, pub.Encode = true, func(context.Context) ([]byte, error) { return nil, errNoToken }
-			return pub
-		},
-	} {
-		inScene(t, func(t *testing.T, s *publishScene) {
-			s.publish(old(s.publication("old", s.slots...)))
-			time.Sleep(45 * time.Second)
-			began := time.Now()
-			s.reported()
-			s.publish(slow(s.publication("new", s.slots...), time.Millisecond))
-			time.Sleep(8 * time.Millisecond)
+// Uploads that wait have no goroutine each, whether for their turn or for a retry.
+func TestUploadGoroutines(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.tor.setAll(fails(errSilence))
+		before := runtime.NumGoroutine()
+		for n := range 1000 {
+			u := s.edition("d", s.slots...)
+			u.Address[0], u.Address[1], u.Report = byte(n), byte(n>>8), nil
+			s.upload(u)
+		}
+		for range 4 {
 			synctest.Wait()
-			if n := len(s.reported()); n != 8 {
-				t.Errorf("%s: %d slots filled after %v, want 8", what, n, time.Since(began))
+			if n := runtime.NumGoroutine() - before; n > 16 {
+				t.Fatalf("%d goroutines for %d pending uploads", n, s.q.Pending())
 			}
-			s.p.Withdraw(s.addr)
-			s.publish(old(s.publication("late", s.slots...)))
-			s.p.Withdraw(s.addr)
-			time.Sleep(time.Hour)
-			for _, r := range s.reported() {
-				if !errors.Is(r.Err, errNoToken) {
-					t.Errorf("%s: a report after everything was withdrawn: %+v", what, r)
-				}
-			}
-		})
-	}
+			time.Sleep(time.Minute)
+		}
+		s.wantPending(t, 8000)
+	})
 }

@@ -182,7 +182,7 @@ func (s *scene) start() {
 	}
 	client := control.New(control.Config{Dial: s.net.Dial, Log: log})
 	s.network = NewNetwork(client, log)
-	publisher := hsdir.NewPublisher(hsdir.PublishConfig{Poster: client})
+	publisher := hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: client})
 	s.env = Env{
 		Network: s.network, Fetcher: NewFetcher(hsdir.NewFetcher(hsdir.FetchConfig{Getter: client})),
 		Publisher: publisher, Store: s.store, Log: log, Now: s.now,

@@ -35,7 +35,7 @@ type Daemon struct {
 	serve     func()                                                             // serveStatus, but in tests
 	tor       *link
 	network   *balance.Network
-	publisher *hsdir.Publisher
+	publisher *hsdir.UploadQueue
 	env       balance.Env
 	started   time.Time
 	unlock    func()      // lets go of state_dir
@@ -129,7 +129,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.wait.Go(func() { d.tor.run(d.ctx) })
 	d.network = balance.NewNetwork(d.tor.client, d.log)
 	d.wait.Go(func() { d.network.Run(d.ctx) })
-	d.publisher = hsdir.NewPublisher(hsdir.PublishConfig{Poster: d.tor.client})
+	d.publisher = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: d.tor.client})
 	d.wait.Go(d.hurry)
 	d.env = balance.Env{
 		Network:   d.network,
@@ -161,7 +161,7 @@ func (d *Daemon) hurry() {
 		case <-changed:
 			if n := d.tor.client.State().Connects; n != connects {
 				connects = n
-				d.publisher.Hurry()
+				d.publisher.RetryNow()
 			}
 		}
 	}

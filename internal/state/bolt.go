@@ -161,8 +161,9 @@ func (w *writer) finish() error {
 	return w.putMeta(totalKey, w.total)
 }
 
-// swap makes the changes, or none and returns a *ConflictError.
-func (w *writer) swap(changes []Change) ([]uint64, error) {
+// check returns the checksums of the records that are to be changed, or why they
+// may not be: a *ConflictError, or one of them is damaged.
+func (w *writer) check(changes []Change) ([]uint64, error) {
 	sums := make([]uint64, len(changes))
 	for i, c := range changes {
 		var have uint64
@@ -176,6 +177,11 @@ func (w *writer) swap(changes []Change) ([]uint64, error) {
 			return nil, &ConflictError{c.Key, c.Version, have}
 		}
 	}
+	return sums, nil
+}
+
+// apply makes changes that were checked, and returns the new versions.
+func (w *writer) apply(changes []Change, sums []uint64) ([]uint64, error) {
 	versions := make([]uint64, len(changes))
 	for i, c := range changes {
 		w.total ^= sums[i]

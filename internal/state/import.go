@@ -12,9 +12,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/owner"
 )
 
 // Earlier versions kept three JSON files for each service, in services/LABEL.
@@ -70,9 +72,9 @@ type oldState struct {
 // damaged is left out and told to warn. An error is that a file cannot be read, or
 // that it is a newer version's.
 func readOld(dir string, warn func(path string, err error)) (*oldState, error) {
-	paths, err := filepath.Glob(filepath.Join(escape(dir), oldDir, "*", "*.json"))
+	paths, err := oldFiles(filepath.Join(dir, oldDir))
 	if err != nil {
-		return nil, fmt.Errorf("looking for the state of an earlier version: %w", err)
+		return nil, fmt.Errorf("looking for the state of an earlier version: %w", owner.Explain(err, dir))
 	}
 	if len(paths) == 0 {
 		return nil, nil
@@ -102,16 +104,26 @@ func readOld(dir string, warn func(path string, err error)) (*oldState, error) {
 	return o, nil
 }
 
-// escape has filepath.Glob take a path as it is.
-func escape(path string) string {
-	var out []byte
-	for _, c := range []byte(path) {
-		if bytes.IndexByte([]byte(`*?[\`), c) >= 0 {
-			out = append(out, '\\')
-		}
-		out = append(out, c)
+// oldFiles lists the files in the directories of dir.
+func oldFiles(dir string) ([]string, error) {
+	services, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, nil
 	}
-	return string(out)
+	var paths []string
+	for _, service := range services {
+		if !service.IsDir() || err != nil {
+			continue
+		}
+		var files []fs.DirEntry
+		files, err = os.ReadDir(filepath.Join(dir, service.Name()))
+		for _, f := range files {
+			if filepath.Ext(f.Name()) == ".json" {
+				paths = append(paths, filepath.Join(dir, service.Name(), f.Name()))
+			}
+		}
+	}
+	return paths, err
 }
 
 // readOldFile reads one file and hands it to add.

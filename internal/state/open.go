@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"onionbalancer/internal/durable"
+	"onionbalancer/internal/owner"
 )
 
 // lockWait is how long Open waits for another process to close the store.
@@ -30,7 +31,7 @@ func (d *DB) open() error {
 	}
 	file, err := d.openFile()
 	if err != nil {
-		return fmt.Errorf("opening the state %s: %w", d.path(), err)
+		return fmt.Errorf("opening the state %s: %w", d.path(), owner.Explain(err, d.dir))
 	}
 	opened, err := d.openBolt(file)
 	if err != nil {
@@ -197,7 +198,11 @@ func (d *DB) carryOver(opened *bbolt.DB, old *oldState) error {
 		if err != nil {
 			return err
 		}
-		if _, err := w.swap(changes); err != nil {
+		sums, err := w.check(changes)
+		if err == nil {
+			_, err = w.apply(changes, sums)
+		}
+		if err != nil {
 			return err
 		}
 		return w.finish()

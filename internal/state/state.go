@@ -182,7 +182,7 @@ func (d *DB) Get(key Key) ([]byte, uint64, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	var found Entry
-	err := d.read("reading "+string(key), func(s source) (err error) {
+	err := d.read(fmt.Sprintf("reading %q", key), func(s source) (err error) {
 		found, err = s.entry(key)
 		return err
 	})
@@ -195,7 +195,7 @@ func (d *DB) List(prefix Key) ([]Entry, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	var list []Entry
-	err := d.read("listing "+string(prefix), func(s source) (err error) {
+	err := d.read(fmt.Sprintf("listing %q", prefix), func(s source) (err error) {
 		list, err = s.list(prefix)
 		return err
 	})

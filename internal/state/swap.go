@@ -149,8 +149,8 @@ func (d *DB) write() {
 	}
 }
 
-// commit writes a batch in one transaction. A conflict is the request's alone; any
-// other error is returned and is the whole batch's.
+// commit writes a batch in one transaction. A conflict, or a damaged record, is the
+// request's alone; any other error is returned and is the whole batch's.
 func (d *DB) commit(batch []*request) error {
 	if err := d.writable(); err != nil {
 		return err
@@ -162,11 +162,11 @@ func (d *DB) commit(batch []*request) error {
 				return err
 			}
 			for _, r := range batch {
-				if r.versions, err = w.swap(r.changes); errors.Is(err, ErrConflict) {
-					r.err = err
+				var sums []uint64
+				if sums, r.err = w.check(r.changes); r.err != nil {
 					continue
 				}
-				if err == nil {
+				if r.versions, err = w.apply(r.changes, sums); err == nil {
 					err = w.appendEvents(r.events, d.opt.Events)
 				}
 				if err != nil {

@@ -66,8 +66,8 @@ func readFile(file *os.File) (*snapshot, error) {
 	}
 	buckets := make(map[string][]pair)
 	v.walk(v.root, &bound{}, 0, func(p pair) {
-		if p.flags&bucketEntry == 0 {
-			v.problem("an entry %q outside of a bucket", p.key)
+		if p.flags != bucketEntry {
+			v.problem("an entry %q that is no bucket", p.key)
 			return
 		}
 		buckets[string(p.key)] = v.bucket(p.value)
@@ -177,15 +177,15 @@ type pair struct {
 }
 
 // bound is what keys to come must not be below: within a page and from page to page
-// they rise.
+// they rise. The key in a branch is the first one of the page below, by which bbolt
+// finds its place again.
 type bound struct {
-	key    []byte
-	strict bool // nor equal to
+	key   []byte
+	exact bool // the next key is this one
 }
 
 func (b *bound) pass(key []byte) bool {
-	c := bytes.Compare(key, b.key)
-	return b.key == nil || c > 0 || c == 0 && !b.strict
+	return b.key == nil || b.exact && bytes.Equal(key, b.key) || !b.exact && bytes.Compare(key, b.key) > 0
 }
 
 // walk calls f with the pairs below a page.
@@ -208,7 +208,7 @@ func (v *verifier) walk(id uint64, b *bound, depth int, f func(pair)) {
 			if !ok || !b.pass(key) {
 				v.problem("page %d: key %d is wrong", id, i)
 			} else {
-				b.key, b.strict = key, false
+				b.key, b.exact = key, true
 			}
 			v.walk(order.Uint64(raw[at+8:]), b, depth+1, f)
 		}
@@ -232,7 +232,7 @@ func (v *verifier) leaf(raw []byte, count int, b *bound, f func(pair)) {
 			v.problem("a leaf: element %d is wrong", i)
 			continue
 		}
-		b.key, b.strict = key, true
+		b.key, b.exact = key, false
 		f(pair{order.Uint32(raw[at:]), key, value})
 	}
 }
@@ -248,7 +248,13 @@ func slice(raw []byte, from, size int) ([]byte, bool) {
 // bucket returns the pairs of a bucket, whose entry in the root's leaf is given.
 func (v *verifier) bucket(entry []byte) []pair {
 	var pairs []pair
-	keep := func(p pair) { pairs = append(pairs, p) }
+	keep := func(p pair) {
+		if p.flags != 0 {
+			v.problem("an entry %q of an unknown kind", p.key)
+			return
+		}
+		pairs = append(pairs, p)
+	}
 	if len(entry) < bucketSize {
 		v.problem("a bucket of %d bytes", len(entry))
 		return nil

@@ -180,7 +180,7 @@ func TestRefusesNewerStore(t *testing.T) {
 	before, _ := os.ReadFile(path)
 	for _, opened := range []func() (*state.DB, error){
 		func() (*state.DB, error) { return state.Open(dir, state.Options{}) },
-		func() (*state.DB, error) { return state.OpenReadOnly(dir) },
+		func() (*state.DB, error) { return state.OpenReadOnly(dir, slog.New(slog.DiscardHandler)) },
 	} {
 		if _, err := opened(); !errors.Is(err, state.ErrNewer) || !strings.Contains(err.Error(), "its layout is 2, this one knows 1") {
 			t.Errorf("%v", err)

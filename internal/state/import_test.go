@@ -53,7 +53,7 @@ func parse(t *testing.T, label string) descriptor.Address {
 
 func TestCarriesOver(t *testing.T) {
 	dir := oldState(t)
-	ro, err := state.OpenReadOnly(dir)
+	ro, err := state.OpenReadOnly(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +270,7 @@ func TestRefusesNewerFiles(t *testing.T) {
 		if !errors.Is(err, state.ErrNewer) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "version 2, this one knows 1") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if _, err := state.OpenReadOnly(dir); !errors.Is(err, state.ErrNewer) {
+		if _, err := state.OpenReadOnly(dir, slog.New(slog.DiscardHandler)); !errors.Is(err, state.ErrNewer) {
 			t.Errorf("%s for reading: %v", name, err)
 		}
 		if entries, err := os.ReadDir(dir); len(entries) != 1 || err != nil {

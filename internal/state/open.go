@@ -42,7 +42,7 @@ func (d *DB) open() error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.bolt, d.memory, d.cause = opened, nil, nil
+	d.bolt, d.memory = opened, nil
 	return nil
 }
 
@@ -65,7 +65,9 @@ func (d *DB) openFile() (*os.File, error) {
 		}
 		s, err := readFile(file)
 		if err == nil {
-			return file, nil
+			if err = d.closeToOthers(file); err == nil {
+				return file, nil
+			}
 		}
 		if errors.Is(err, ErrDamaged) {
 			err = d.create(s, err)
@@ -75,6 +77,16 @@ func (d *DB) openFile() (*os.File, error) {
 		}
 	}
 	return nil, fmt.Errorf("%w: again after it was made", ErrDamaged)
+}
+
+// closeToOthers takes from others than the owner what the file's mode allows them.
+func (d *DB) closeToOthers(file *os.File) error {
+	info, err := file.Stat()
+	if err == nil && info.Mode().Perm()&0o077 != 0 {
+		d.log.Warn("others than this user could open the state", "file", d.path(), "mode", info.Mode())
+		err = file.Chmod(0o600)
+	}
+	return err
 }
 
 // lock takes the lock that bbolt takes.
@@ -230,6 +242,7 @@ func readAll(dir string, warn func(string, error)) (*snapshot, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		s = &snapshot{records: make(map[Key]Entry), empty: old == nil}
 	case errors.Is(err, ErrDamaged) && s != nil:
+		s.damage = err
 		warn(filepath.Join(dir, File), err)
 	case err != nil:
 		return nil, fmt.Errorf("reading the state in %s: %w", dir, err)

@@ -67,7 +67,6 @@ type DB struct {
 	mu     sync.RWMutex // guards what follows; a writer holds it to replace bolt
 	bolt   *bbolt.DB    // nil: opened for reading, or the directory cannot be written
 	memory *snapshot    // what could be read while bolt is nil
-	cause  error        // why bolt is nil
 	broken error        // why nothing can be written any more
 	closed bool
 
@@ -106,9 +105,10 @@ func Open(dir string, opt Options) (*DB, error) {
 // OpenReadOnly reads the store in dir as it is now, with what earlier versions
 // left there, and changes nothing. It needs no lock, and works while a balancer
 // runs: a copy that changed while it was read is read again. ErrInUse says that
-// it changed each time; an fs.ErrNotExist, that nothing is stored there.
-func OpenReadOnly(dir string) (*DB, error) {
-	d := &DB{dir: dir, readOnly: true, cause: ErrReadOnly, log: slog.New(slog.DiscardHandler), warned: make(map[string]bool)}
+// it changed each time; an fs.ErrNotExist, that nothing is stored there. What is
+// damaged is left out and logged.
+func OpenReadOnly(dir string, log *slog.Logger) (*DB, error) {
+	d := &DB{dir: dir, readOnly: true, log: log, warned: make(map[string]bool)}
 	d.queue.idle = sync.NewCond(&d.queue.mu)
 	var err error
 	if d.memory, err = readAll(dir, d.warn); err != nil {
@@ -118,6 +118,17 @@ func OpenReadOnly(dir string) (*DB, error) {
 		return nil, fmt.Errorf("opening the state in %s: %w", dir, fs.ErrNotExist)
 	}
 	return d, nil
+}
+
+// Damage returns what was wrong with the file of a store that was opened for
+// reading; what it gives is what is whole.
+func (d *DB) Damage() error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.memory == nil {
+		return nil
+	}
+	return d.memory.damage
 }
 
 // Close waits for what is being written and closes the store.
@@ -234,6 +245,7 @@ type snapshot struct {
 	ring    [][]byte // events, oldest first
 	version uint64   // the highest that a record was given
 	empty   bool     // nothing is stored there
+	damage  error    // why it is not all that was stored
 }
 
 func (s *snapshot) entry(key Key) (Entry, error) { return s.records[key], nil }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -181,7 +182,7 @@ func TestRecords(t *testing.T) {
 		}
 	}
 	check("opened again", statetest.Open(t, dir))
-	ro, err := state.OpenReadOnly(dir) // while it is open
+	ro, err := state.OpenReadOnly(dir, slog.New(slog.DiscardHandler)) // while it is open
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +236,7 @@ func TestEvents(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	ro, err := state.OpenReadOnly(dir)
+	ro, err := state.OpenReadOnly(dir, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -276,7 +277,7 @@ func TestInABubble(t *testing.T) {
 }
 
 func TestOpenReadOnlyOfNothing(t *testing.T) {
-	if _, err := state.OpenReadOnly(t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := state.OpenReadOnly(t.TempDir(), slog.New(slog.DiscardHandler)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)
 	}
 }

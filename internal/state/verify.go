@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"slices"
+
+	"onionbalancer/internal/openfile"
 )
 
 // This file reads a store without bbolt, which takes its pages for good: one bit
@@ -365,7 +367,7 @@ func (v *verifier) readFreelist() {
 // readStable reads a store that another process may be writing: until one state of
 // it is found whole.
 func readStable(path string) (*snapshot, error) {
-	file, err := os.Open(path)
+	file, _, err := openfile.Regular(path)
 	if err != nil {
 		return nil, err
 	}

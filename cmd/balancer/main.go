@@ -85,6 +85,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newRunCommand(),
 		newCheckCommand(),
 		newStatusCommand(),
+		newStateCommand(),
 		newKeyCommand(),
 		newCeremonyCommand(),
 		newDescriptorCommand(newDescriptorFetchCommand()),

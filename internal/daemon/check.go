@@ -76,6 +76,7 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 	c.checkBuild(locked.Erases)
 	c.checkModes()
 	c.checkState()
+	c.checkStored()
 	for _, linked := range c.cfg.Linked() {
 		c.warn("configuration", "", "%s", linked)
 	}

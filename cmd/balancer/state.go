@@ -1,0 +1,218 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/printable"
+	"onionbalancer/internal/state"
+)
+
+func newStateCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "state",
+		Short: "Look at what the balancer keeps between two runs",
+		Long: `Look at what the balancer keeps between two runs, in state.db in state_dir.
+
+None of it is a secret, and none of it is configuration. If it is lost, the
+balancer starts again from the network.`,
+		Args: misuse(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newStateShowCommand())
+	return cmd
+}
+
+func newStateShowCommand() *cobra.Command {
+	var path, only string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show --config FILE",
+		Short: "Show what the balancer keeps between two runs",
+		Long: `Show what the balancer keeps between two runs: for each service and period the
+highest revision counter that it may have used, and what it published last; for
+each instance the last good descriptor; for each period which instance was first
+seen with which keys of introduction points.
+
+An HSDir refuses a descriptor whose revision counter is not above that of the one
+it holds, so the balancer starts above the counter that is stored. If that is
+lost, it follows the clock, and may be refused until it has passed the old one.
+
+It reads the file and changes nothing, whether or not a balancer is running. What
+a running balancer does now, "balancer status" shows.`,
+		Example: `  balancer state show --config /etc/balancer/balancer.toml
+  balancer state show --config /etc/balancer/balancer.toml --service ADDRESS --json`,
+		Args: misuse(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var service *descriptor.Address
+			if only != "" {
+				a, err := descriptor.ParseAddress(only)
+				if err != nil {
+					return usageError{fmt.Errorf("--service: %w", err)}
+				}
+				service = &a
+			}
+			dir, err := stateDir(path)
+			if err != nil {
+				return err
+			}
+			v, err := readState(dir, service, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), v)
+			}
+			return v.print(cmd.OutOrStdout())
+		},
+	}
+	addConfigFlag(cmd, &path)
+	cmd.Flags().StringVar(&only, "service", "", "show the service of this `ADDRESS` alone")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON, for programs")
+	return cmd
+}
+
+// stateDir returns the state directory that the configuration names, even if
+// something else is wrong with it.
+func stateDir(path string) (string, error) {
+	cfg, err := loadConfig(path)
+	if errors.As(err, new(*config.Error)) {
+		return config.StateDir(path), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return cfg.StateDir, nil
+}
+
+// stateView is what "balancer state show" prints.
+type stateView struct {
+	Services  []serviceRecord  `json:"services"`
+	Instances []instanceRecord `json:"instances,omitempty"`
+	Keys      []keysRecord     `json:"introduction_keys,omitempty"`
+}
+
+type serviceRecord struct {
+	Address descriptor.Address `json:"address"`
+	Version uint64             `json:"version"`
+	state.Service
+}
+
+type instanceRecord struct {
+	Address descriptor.Address `json:"address"`
+	Version uint64             `json:"version"`
+	state.Instance
+}
+
+type keysRecord struct {
+	Period  uint64 `json:"period"`
+	Minutes uint64 `json:"period_length_minutes"`
+	Version uint64 `json:"version"`
+	state.Claims
+}
+
+// readState reads the records in dir: all, or those of one service.
+func readState(dir string, service *descriptor.Address, log *slog.Logger) (*stateView, error) {
+	db, err := state.OpenReadOnly(dir, log)
+	if err != nil {
+		return nil, err
+	}
+	v := &stateView{Services: []serviceRecord{}}
+	if service != nil {
+		record, version, err := db.Service(*service)
+		if err == nil && version == 0 {
+			err = fmt.Errorf("nothing is stored of %s in %s; \"balancer state show\" without --service shows everything", service, dir)
+		}
+		v.Services = append(v.Services, serviceRecord{*service, version, record})
+		return v, err
+	}
+	services, err := db.Services()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range services {
+		v.Services = append(v.Services, serviceRecord{s.Address, s.Version, s.Record})
+	}
+	instances, err := db.Instances()
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range instances {
+		v.Instances = append(v.Instances, instanceRecord{i.Address, i.Version, i.Record})
+	}
+	claims, err := db.AllClaims()
+	for _, c := range claims {
+		v.Keys = append(v.Keys, keysRecord{c.Period.Number, c.Period.Minutes(), c.Version, c.Record})
+	}
+	return v, err
+}
+
+func (v *stateView) print(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 2, 8, 2, ' ', 0)
+	for n, s := range v.Services {
+		if n > 0 {
+			fmt.Fprintln(w)
+		}
+		s.print(w)
+	}
+	if len(v.Instances) > 0 {
+		fmt.Fprintf(w, "\ninstance\tperiod\trevision counter\trenewed\tpoints\t\n")
+	}
+	for _, i := range v.Instances {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%d\t\n", i.Address, i.Period, i.Revision, stored(i.Renewed), len(i.Points))
+	}
+	if len(v.Keys) > 0 {
+		fmt.Fprintf(w, "\nkeys of period\tkeys\tof several instances\t\n")
+	}
+	for _, k := range v.Keys {
+		several := 0
+		for _, instances := range k.Keys {
+			if len(instances) > 1 {
+				several++
+			}
+		}
+		fmt.Fprintf(w, "%d\t%d\t%d\t\n", k.Period, len(k.Keys), several)
+	}
+	return w.Flush()
+}
+
+func (s serviceRecord) print(w io.Writer) {
+	fmt.Fprintf(w, "service %s\n", s.Address)
+	if s.Owner != "" {
+		fmt.Fprintf(w, "  owner %s, term %d\n", printable.Text(s.Owner), s.Term)
+	}
+	fmt.Fprintf(w, "  period\tcounter up to\tmade\trevision counter\tpoints\tdue\tconfirmed\t\n")
+	for _, c := range s.Ceilings {
+		var made state.Made
+		for _, m := range s.Made {
+			if m.Period == c.Period && m.Minutes == c.Minutes {
+				made = m
+			}
+		}
+		if made.Revision == 0 {
+			fmt.Fprintf(w, "  %d\t%d\t\t\t\t\t\t\n", c.Period, c.Counter)
+			continue
+		}
+		confirmed := "yes"
+		if made.Pending || made.Built.IsZero() {
+			confirmed = "not known"
+		}
+		fmt.Fprintf(w, "  %d\t%d\t%s\t%d\t%d\t%s\t%s\t\n", c.Period, c.Counter, stored(made.Built), made.Revision, len(made.Points), stored(made.Refresh), confirmed)
+	}
+}
+
+// stored writes a time that may not be known.
+func stored(t time.Time) string {
+	if t.IsZero() {
+		return "not known"
+	}
+	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+}

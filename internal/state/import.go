@@ -1,0 +1,363 @@
+package state
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/owner"
+)
+
+// Earlier versions kept three JSON files for each service, in services/LABEL.
+const (
+	oldDir      = "services"
+	importedDir = "services.imported"
+
+	floorsFile = "revision-floors.json"
+	heldFile   = "instance-descriptors.json"
+	claimsFile = "introduction-keys.json"
+
+	oldVersion = 1
+	maxOldFile = 64 << 20
+)
+
+type oldFile[T any] struct {
+	Version int                `json:"version"`
+	Service descriptor.Address `json:"service"`
+	Entries []T                `json:"entries"`
+}
+
+// oldHeld is the last good descriptor of an instance, as one service saw it.
+type oldHeld struct {
+	Instance descriptor.Address `json:"instance"`
+	Period   uint64             `json:"period"`
+	Minutes  uint64             `json:"period_length_minutes"`
+	Renewed  time.Time          `json:"renewed"`
+	Raw      []byte             `json:"descriptor"`
+	Points   []struct {
+		AuthKey   []byte    `json:"auth_key"`
+		EncKey    []byte    `json:"enc_key"`
+		Relay     string    `json:"relay"`
+		FirstSeen time.Time `json:"first_seen"`
+		Place     int       `json:"place"` // in the published descriptor, from 1
+	} `json:"introduction_points"`
+}
+
+type oldClaim struct {
+	Key      []byte             `json:"key"`
+	Instance descriptor.Address `json:"instance"`
+	Period   uint64             `json:"period"`
+	Minutes  uint64             `json:"period_length_minutes"`
+}
+
+// oldState is what earlier versions left, as records.
+type oldState struct {
+	services  map[descriptor.Address]Service
+	instances map[descriptor.Address]Instance
+	claims    map[descriptor.Period]Claims
+}
+
+// readOld reads the files of earlier versions; nil if there are none. What is
+// damaged is left out and told to warn. An error is that a file cannot be read, or
+// that it is a newer version's.
+func readOld(dir string, warn func(path string, err error)) (*oldState, error) {
+	paths, err := oldFiles(filepath.Join(dir, oldDir))
+	if err != nil {
+		return nil, fmt.Errorf("looking for the state of an earlier version: %w", owner.Explain(err, dir))
+	}
+	if len(paths) == 0 {
+		return nil, nil
+	}
+	o := &oldState{make(map[descriptor.Address]Service), make(map[descriptor.Address]Instance), make(map[descriptor.Period]Claims)}
+	for _, name := range []string{floorsFile, heldFile, claimsFile} { // descriptors need the floors
+		for _, path := range paths {
+			if filepath.Base(path) != name {
+				continue
+			}
+			var err error
+			switch name {
+			case floorsFile:
+				err = readOldFile(path, o.addFloors)
+			case heldFile:
+				err = readOldFile(path, o.addHeld)
+			case claimsFile:
+				err = readOldFile(path, o.addClaims)
+			}
+			if errors.Is(err, ErrDamaged) {
+				warn(path, err)
+			} else if err != nil {
+				return nil, fmt.Errorf("reading the state of an earlier version: %s: %w", path, err)
+			}
+		}
+	}
+	return o, nil
+}
+
+// oldFiles lists the files in the directories of dir.
+func oldFiles(dir string) ([]string, error) {
+	services, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, nil
+	}
+	var paths []string
+	for _, service := range services {
+		if !service.IsDir() || err != nil {
+			continue
+		}
+		var files []fs.DirEntry
+		files, err = os.ReadDir(filepath.Join(dir, service.Name()))
+		for _, f := range files {
+			if filepath.Ext(f.Name()) == ".json" {
+				paths = append(paths, filepath.Join(dir, service.Name(), f.Name()))
+			}
+		}
+	}
+	return paths, err
+}
+
+// readOldFile reads one file and hands it to add.
+func readOldFile[T any](path string, add func(descriptor.Address, []T)) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxOldFile {
+		return fmt.Errorf("%w: %s of %d bytes", ErrDamaged, info.Mode(), info.Size())
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var version struct {
+		Version int `json:"version"`
+	}
+	if json.Unmarshal(raw, &version) == nil && version.Version > oldVersion {
+		return fmt.Errorf("%w: version %d, this one knows %d", ErrNewer, version.Version, oldVersion)
+	}
+	var file oldFile[T]
+	err = json.Unmarshal(raw, &file)
+	switch label := filepath.Base(filepath.Dir(path)); {
+	case err == nil && file.Version != oldVersion:
+		err = fmt.Errorf("version %d", file.Version)
+	case err == nil && file.Service.Label() != label:
+		err = fmt.Errorf("it belongs to %s", file.Service.Short())
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	add(file.Service, file.Entries)
+	return nil
+}
+
+func (o *oldState) addFloors(service descriptor.Address, floors []Ceiling) {
+	s := o.services[service]
+	for _, f := range floors {
+		s.Ceilings = raise(s.Ceilings, f)
+	}
+	o.services[service] = s
+}
+
+// raise returns the ceilings with c, or the higher one that is there.
+func raise(ceilings []Ceiling, c Ceiling) []Ceiling {
+	for i := range ceilings {
+		if ceilings[i].Period == c.Period && ceilings[i].Minutes == c.Minutes {
+			ceilings[i].Counter = max(ceilings[i].Counter, c.Counter)
+			return ceilings
+		}
+	}
+	return append(ceilings, c)
+}
+
+func (o *oldState) addHeld(service descriptor.Address, held []oldHeld) {
+	type placed struct {
+		place int
+		point Published
+	}
+	var published []placed
+	for _, h := range held {
+		i := Instance{Period: h.Period, Minutes: h.Minutes, Revision: revisionOf(h.Raw), Renewed: h.Renewed, Raw: h.Raw}
+		for _, p := range h.Points {
+			if len(p.AuthKey) != 32 || len(p.EncKey) != 32 {
+				continue
+			}
+			auth, enc := Bytes32(p.AuthKey), Bytes32(p.EncKey)
+			i.Points = append(i.Points, Point{auth, enc, p.Relay, p.FirstSeen})
+			if p.Place > 0 {
+				published = append(published, placed{p.Place, Published{Address(h.Instance), auth, enc, p.Relay}})
+			}
+		}
+		o.instances[h.Instance] = merge(o.instances[h.Instance], i)
+	}
+	if len(published) == 0 {
+		return
+	}
+	slices.SortStableFunc(published, func(a, b placed) int { return cmp.Compare(a.place, b.place) })
+	points := make([]Published, len(published))
+	for n, p := range published {
+		points[n] = p.point
+	}
+	// The same points are in both descriptors, those of the newest two periods.
+	s := o.services[service]
+	newest := slices.SortedFunc(slices.Values(s.Ceilings), func(a, b Ceiling) int { return cmp.Compare(b.Period, a.Period) })
+	for _, c := range newest[:min(2, len(newest))] {
+		s.Made = append(s.Made, Made{Period: c.Period, Minutes: c.Minutes, Revision: c.Counter, Points: points})
+	}
+	o.services[service] = s
+}
+
+// merge returns the newer of two records of an instance, with the earliest times
+// of both for what they have in common.
+func merge(a, b Instance) Instance {
+	newer, other := a, b
+	if cmp.Or(cmp.Compare(a.Period*a.Minutes, b.Period*b.Minutes), cmp.Compare(a.Revision, b.Revision)) < 0 {
+		newer, other = b, a
+	}
+	if newer.Period == other.Period && newer.Minutes == other.Minutes && newer.Revision == other.Revision && other.Renewed.Before(newer.Renewed) {
+		newer.Renewed = other.Renewed
+	}
+	newer.Points = slices.Clone(newer.Points)
+	for n := range newer.Points {
+		p := &newer.Points[n]
+		for _, q := range other.Points {
+			if p.AuthKey == q.AuthKey && p.EncKey == q.EncKey && p.Relay == q.Relay && q.FirstSeen.Before(p.FirstSeen) {
+				p.FirstSeen = q.FirstSeen
+			}
+		}
+	}
+	return newer
+}
+
+// revisionOf returns the revision counter of a descriptor, 0 if it has none.
+func revisionOf(raw []byte) uint64 {
+	for line := range bytes.Lines(raw) {
+		if text, found := bytes.CutPrefix(line, []byte("revision-counter ")); found {
+			revision, _ := strconv.ParseUint(string(bytes.TrimSpace(text)), 10, 64)
+			return revision
+		}
+	}
+	return 0
+}
+
+func (o *oldState) addClaims(_ descriptor.Address, claims []oldClaim) {
+	for _, c := range claims {
+		if len(c.Key) != 32 {
+			continue
+		}
+		p := descriptor.Period{Number: c.Period, Length: time.Duration(c.Minutes) * time.Minute}
+		if o.claims[p].Keys == nil {
+			o.claims[p] = Claims{make(map[Bytes32][]Address)}
+		}
+		o.claims[p].claim(Bytes32(c.Key), Address(c.Instance))
+	}
+}
+
+// claim adds an instance to those that offered a key.
+func (c Claims) claim(key Bytes32, instance Address) {
+	if !slices.Contains(c.Keys[key], instance) {
+		c.Keys[key] = append(c.Keys[key], instance)
+	}
+}
+
+// changes returns what has to be written so that a store has what it had and what
+// earlier versions left. The store has something of it if the move of the old files
+// failed, or if an earlier version ran again after this one.
+func (o *oldState) changes(s source) ([]Change, error) {
+	var changes []Change
+	for _, a := range sortedKeys(o.services) {
+		if err := update(s, &changes, ServiceKey(a), o.services[a], mergeService); err != nil {
+			return nil, err
+		}
+	}
+	for _, a := range sortedKeys(o.instances) {
+		if err := update(s, &changes, InstanceKey(a), o.instances[a], merge); err != nil {
+			return nil, err
+		}
+	}
+	for p, c := range o.claims {
+		if err := update(s, &changes, ClaimsKey(p), c, mergeClaims); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(changes, func(a, b Change) int { return cmp.Compare(a.Key, b.Key) })
+	return changes, nil
+}
+
+func sortedKeys[T any](m map[descriptor.Address]T) []descriptor.Address {
+	return slices.SortedFunc(maps.Keys(m), func(a, b descriptor.Address) int { return bytes.Compare(a[:], b[:]) })
+}
+
+// update adds the change that merges old into a record, if it changes anything.
+func update[T any](s source, changes *[]Change, key Key, old T, merge func(present, old T) T) error {
+	e, err := s.entry(key)
+	if err != nil {
+		return err
+	}
+	if e.Version != 0 {
+		var present T
+		if err := decode(key, e.Value, &present); err != nil {
+			return err
+		}
+		old = merge(present, old)
+	}
+	c, err := Put(key, e.Version, old)
+	if err == nil && !bytes.Equal(c.Value, e.Value) {
+		*changes = append(*changes, c)
+	}
+	return err
+}
+
+func mergeService(present, old Service) Service {
+	for _, c := range old.Ceilings {
+		present.Ceilings = raise(present.Ceilings, c)
+	}
+	for _, m := range old.Made {
+		i := slices.IndexFunc(present.Made, func(p Made) bool { return p.Period == m.Period && p.Minutes == m.Minutes })
+		switch {
+		case i < 0:
+			present.Made = append(present.Made, m)
+		case present.Made[i].Revision < m.Revision:
+			present.Made[i] = m
+		}
+	}
+	return present
+}
+
+func mergeClaims(present, old Claims) Claims {
+	if present.Keys == nil {
+		present.Keys = make(map[Bytes32][]Address)
+	}
+	for key, instances := range old.Keys {
+		for _, i := range instances {
+			present.claim(key, i)
+		}
+	}
+	return present
+}
+
+// moveAway renames the directory of the old files, and returns its name.
+func (o *oldState) moveAway(dir string) (string, error) {
+	for n := 1; ; n++ {
+		name := importedDir
+		if n > 1 {
+			name = fmt.Sprintf("%s.%d", importedDir, n)
+		}
+		path := filepath.Join(dir, name)
+		if _, err := os.Lstat(path); err == nil {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		return path, os.Rename(filepath.Join(dir, oldDir), path)
+	}
+}

@@ -1,0 +1,264 @@
+package state
+
+import (
+	"context"
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// Bytes32 is a key or a hash, in base64 without padding in its text form.
+type Bytes32 [32]byte
+
+// MarshalText returns base64.
+func (b Bytes32) MarshalText() ([]byte, error) {
+	return base64.RawStdEncoding.AppendEncode(nil, b[:]), nil
+}
+
+// UnmarshalText reads what MarshalText writes.
+func (b *Bytes32) UnmarshalText(text []byte) error {
+	raw, err := base64.RawStdEncoding.Strict().DecodeString(string(text))
+	if err != nil {
+		return fmt.Errorf("reading base64: %w", err)
+	}
+	if len(raw) != len(b) {
+		return fmt.Errorf("reading base64: %d bytes, want %d", len(raw), len(b))
+	}
+	copy(b[:], raw)
+	return nil
+}
+
+// Address is an onion address in a record. Reading it back checks nothing, for a
+// store has thousands: descriptor.Address's own form checks that it is on the curve.
+type Address [32]byte
+
+// MarshalText returns the address as it is typed.
+func (a Address) MarshalText() ([]byte, error) { return descriptor.Address(a).MarshalText() }
+
+// UnmarshalText reads what MarshalText writes.
+func (a *Address) UnmarshalText(text []byte) error {
+	raw, err := labelCoding.DecodeString(strings.TrimSuffix(string(text), ".onion"))
+	if err != nil {
+		return fmt.Errorf("reading an onion address: %w", err)
+	}
+	if len(raw) != 35 {
+		return fmt.Errorf("reading an onion address: %d bytes, want 35", len(raw))
+	}
+	copy(a[:], raw)
+	return nil
+}
+
+var labelCoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567")
+
+// Service is the record of a public address.
+type Service struct {
+	Owner    string    `json:"owner,omitempty"` // the manager that publishes it
+	Term     uint64    `json:"term,omitempty"`  // counts the changes of Owner
+	Ceilings []Ceiling `json:"ceilings,omitempty"`
+	Made     []Made    `json:"made,omitempty"`
+}
+
+// Ceiling is the highest revision counter that may have been used in a period. It
+// is reserved before use; whoever reads it starts above it.
+type Ceiling struct {
+	Period  uint64 `json:"period"`
+	Minutes uint64 `json:"period_length_minutes"`
+	Counter uint64 `json:"revision_counter"`
+}
+
+// Made is what was last made for a period.
+type Made struct {
+	Period   uint64      `json:"period"`
+	Minutes  uint64      `json:"period_length_minutes"`
+	Revision uint64      `json:"revision_counter"`
+	Contents Bytes32     `json:"contents"`          // hash; zero if not known
+	Signer   Bytes32     `json:"signer"`            // descriptor-signing key; zero if not known
+	Built    time.Time   `json:"built,omitzero"`    // zero if not known
+	Refresh  time.Time   `json:"refresh,omitzero"`  // when it is due again
+	Pending  bool        `json:"pending,omitempty"` // not confirmed in every slot
+	Points   []Published `json:"introduction_points,omitempty"`
+}
+
+// Published is an introduction point of a master descriptor, in its order there.
+type Published struct {
+	Instance Address `json:"instance"`
+	AuthKey  Bytes32 `json:"auth_key"`
+	EncKey   Bytes32 `json:"enc_key"`
+	Relay    string  `json:"relay"` // RSA fingerprint, 40 upper-case hexadecimal digits
+}
+
+// Instance is the record of a backend address: the last good descriptor.
+type Instance struct {
+	Period   uint64    `json:"period"`
+	Minutes  uint64    `json:"period_length_minutes"`
+	Revision uint64    `json:"revision_counter"` // none below is believed in this period
+	Renewed  time.Time `json:"renewed"`          // when this revision was first seen
+	Raw      []byte    `json:"descriptor"`       // as the HSDir sent it
+	Points   []Point   `json:"introduction_points,omitempty"`
+}
+
+// Point is what is known of an introduction point beside what the descriptor says.
+type Point struct {
+	AuthKey   Bytes32   `json:"auth_key"`
+	EncKey    Bytes32   `json:"enc_key"`
+	Relay     string    `json:"relay"` // as in Published
+	FirstSeen time.Time `json:"first_seen"`
+}
+
+// Claims is the record of a period's keys of introduction points, of both kinds:
+// the instances that offered each, in the order in which they were first seen.
+type Claims struct {
+	Keys map[Bytes32][]Address `json:"keys"`
+}
+
+const (
+	servicePrefix  = "service/"
+	instancePrefix = "instance/"
+	claimsPrefix   = "claims/"
+)
+
+// ServiceKey returns the key of a public address's record.
+func ServiceKey(a descriptor.Address) Key { return Key(servicePrefix + a.Label()) }
+
+// InstanceKey returns the key of a backend address's record.
+func InstanceKey(a descriptor.Address) Key { return Key(instancePrefix + a.Label()) }
+
+// ClaimsKey returns the key of a period's claims.
+func ClaimsKey(p descriptor.Period) Key {
+	return Key(fmt.Sprintf("%s%d/%d", claimsPrefix, p.Minutes(), p.Number))
+}
+
+// Service returns the record of a public address and its version, 0 if there is
+// none.
+func (d *DB) Service(a descriptor.Address) (Service, uint64, error) {
+	return get[Service](d, ServiceKey(a))
+}
+
+// SwapService replaces the record of a public address, as Swap does.
+func (d *DB) SwapService(ctx context.Context, a descriptor.Address, version uint64, s Service) (uint64, error) {
+	return d.put(ctx, ServiceKey(a), version, s)
+}
+
+// Instance returns the record of a backend address and its version, 0 if there is
+// none.
+func (d *DB) Instance(a descriptor.Address) (Instance, uint64, error) {
+	return get[Instance](d, InstanceKey(a))
+}
+
+// SwapInstance replaces the record of a backend address, as Swap does.
+func (d *DB) SwapInstance(ctx context.Context, a descriptor.Address, version uint64, i Instance) (uint64, error) {
+	return d.put(ctx, InstanceKey(a), version, i)
+}
+
+// Claims returns a period's claims and their version, 0 if there are none.
+func (d *DB) Claims(p descriptor.Period) (Claims, uint64, error) {
+	return get[Claims](d, ClaimsKey(p))
+}
+
+// SwapClaims replaces a period's claims, as Swap does.
+func (d *DB) SwapClaims(ctx context.Context, p descriptor.Period, version uint64, c Claims) (uint64, error) {
+	return d.put(ctx, ClaimsKey(p), version, c)
+}
+
+// Put returns the change that stores a record, for a Swap of several. record is a
+// Service, an Instance or a Claims.
+func Put(key Key, version uint64, record any) (Change, error) {
+	value, err := json.Marshal(record)
+	if err != nil {
+		return Change{}, fmt.Errorf("storing %s: %w", key, err)
+	}
+	return Change{key, version, value}, nil
+}
+
+// Listed is a record of a list.
+type Listed[T any] struct {
+	Address descriptor.Address
+	Version uint64
+	Record  T
+}
+
+// Services returns the records of all public addresses, by address.
+func (d *DB) Services() ([]Listed[Service], error) { return list[Service](d, servicePrefix) }
+
+// Instances returns the records of all backend addresses, by address.
+func (d *DB) Instances() ([]Listed[Instance], error) { return list[Instance](d, instancePrefix) }
+
+// ListedClaims is a period's claims.
+type ListedClaims struct {
+	Period  descriptor.Period
+	Version uint64
+	Record  Claims
+}
+
+// AllClaims returns the claims of all periods, by period.
+func (d *DB) AllClaims() ([]ListedClaims, error) {
+	entries, err := d.List(claimsPrefix)
+	var all []ListedClaims
+	for _, e := range entries {
+		var number, minutes uint64
+		if _, err := fmt.Sscanf(string(e.Key), claimsPrefix+"%d/%d", &minutes, &number); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", e.Key, err)
+		}
+		c := ListedClaims{Period: descriptor.Period{Number: number, Length: time.Duration(minutes) * time.Minute}, Version: e.Version}
+		if err := decode(e.Key, e.Value, &c.Record); err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b ListedClaims) int {
+		return a.Period.Start(0).Compare(b.Period.Start(0))
+	})
+	return all, err
+}
+
+func get[T any](d *DB, key Key) (record T, version uint64, err error) {
+	value, version, err := d.Get(key)
+	if err == nil && version != 0 {
+		err = decode(key, value, &record)
+	}
+	return record, version, err
+}
+
+func (d *DB) put(ctx context.Context, key Key, version uint64, record any) (uint64, error) {
+	change, err := Put(key, version, record)
+	if err != nil {
+		return 0, err
+	}
+	versions, err := d.Swap(ctx, change)
+	if err != nil {
+		return 0, err
+	}
+	return versions[0], nil
+}
+
+func list[T any](d *DB, prefix Key) ([]Listed[T], error) {
+	entries, err := d.List(prefix)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Listed[T], len(entries))
+	for i, e := range entries {
+		var address Address
+		if err := address.UnmarshalText([]byte(strings.TrimPrefix(string(e.Key), string(prefix)))); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", e.Key, err)
+		}
+		all[i] = Listed[T]{Address: descriptor.Address(address), Version: e.Version}
+		if err := decode(e.Key, e.Value, &all[i].Record); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+func decode(key Key, value []byte, record any) error {
+	if err := json.Unmarshal(value, record); err != nil {
+		return fmt.Errorf("reading %s: %w", key, err)
+	}
+	return nil
+}

@@ -1,0 +1,392 @@
+package state
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
+	"slices"
+
+	"onionbalancer/internal/openfile"
+)
+
+// This file reads a store without bbolt, which takes its pages for good: one bit
+// in one of them makes it panic, loop, or overwrite what is in use, and a file
+// that was cut short faults. Everything is read and checked here before bbolt has
+// the file. What is still whole of a damaged one can be carried over, and a store
+// that another process writes can be looked at.
+
+// bbolt's file format, version 2: pages with a header of 16 bytes, in the byte
+// order of the machine.
+const (
+	pageHeader  = 16 // id 8, flags 2, count 2, overflow 4
+	elementSize = 16 // of a branch: position 4, key size 4, page 8; of a leaf: flags, position, key and value sizes, each 4
+	metaSize    = 64
+	bucketSize  = 16 // root page 8, sequence 8; an inline bucket's page follows
+
+	branchPage   = 0x01
+	leafPage     = 0x02
+	metaPage     = 0x04
+	freelistPage = 0x10
+	bucketEntry  = 0x01 // flag of a leaf's element
+
+	boltMagic   = 0xED0CDAED
+	boltVersion = 2
+	noFreelist  = 1<<64 - 1
+	maxDepth    = 32
+)
+
+var order = binary.NativeEndian
+
+// verifier reads one state of a store's file, that of its newest transaction.
+type verifier struct {
+	file             io.ReaderAt
+	size             int64
+	pageSize         int64
+	root, free, high uint64 // pages: of the root bucket, of the free list, the first one never used
+	transaction      uint64
+	used             map[uint64]bool
+	problems         []error
+	dropped          int // problems beyond those kept
+}
+
+// readFile reads the store in file. With an error that is ErrDamaged, the
+// snapshot holds what is whole of it.
+func readFile(file *os.File) (*snapshot, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	v := &verifier{file: file, size: info.Size(), used: map[uint64]bool{0: true, 1: true}}
+	s := &snapshot{records: make(map[Key]Entry)}
+	if err := v.readMeta(); err != nil {
+		return s, err
+	}
+	buckets := make(map[string][]pair)
+	v.walk(v.root, &bound{}, 0, func(p pair) {
+		if p.flags != bucketEntry {
+			v.problem("an entry %q that is no bucket", p.key)
+			return
+		}
+		buckets[string(p.key)] = v.bucket(p.value)
+	})
+	if err := v.readLayout(buckets[string(metaBucket)]); err != nil {
+		return nil, err
+	}
+	v.readRecords(s, buckets)
+	v.readEvents(s, buckets[string(eventsBucket)])
+	v.readFreelist()
+	return s, v.err()
+}
+
+func (v *verifier) problem(format string, args ...any) {
+	if len(v.problems) >= 5 {
+		v.dropped++
+		return
+	}
+	v.problems = append(v.problems, fmt.Errorf(format, args...))
+}
+
+func (v *verifier) err() error {
+	if len(v.problems) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("%w: %w", ErrDamaged, v.problems[0])
+	if more := len(v.problems) + v.dropped - 1; more > 0 {
+		err = fmt.Errorf("%w, and %d more", err, more)
+	}
+	return err
+}
+
+// readMeta finds the newest of the two meta pages. They lie a page apart, and
+// tell how long a page is.
+func (v *verifier) readMeta() error {
+	found, newer := false, false
+	for position := int64(0); position <= 1<<24 && position < v.size; position = max(1024, 2*position) {
+		raw := make([]byte, pageHeader+metaSize)
+		if _, err := v.file.ReadAt(raw, position); err != nil {
+			continue
+		}
+		// magic 4, version 4, page size 4, flags 4, root 8, sequence 8, free list 8,
+		// high page 8, transaction 8, checksum 8
+		m := raw[pageHeader:]
+		h := fnv.New64a()
+		h.Write(m[:metaSize-8])
+		if order.Uint32(m) != boltMagic || order.Uint64(m[metaSize-8:]) != h.Sum64() {
+			continue
+		}
+		if order.Uint32(m[4:]) > boltVersion {
+			newer = true
+			continue
+		}
+		pageSize, transaction := int64(order.Uint32(m[8:])), order.Uint64(m[48:])
+		if pageSize < 1024 || position != 0 && position != pageSize || found && transaction < v.transaction {
+			continue
+		}
+		found = true
+		v.pageSize, v.transaction = pageSize, transaction
+		v.root, v.free, v.high = order.Uint64(m[16:]), order.Uint64(m[32:]), order.Uint64(m[40:])
+	}
+	switch {
+	case newer:
+		return fmt.Errorf("%w: its file format is not known", ErrNewer)
+	case !found:
+		return fmt.Errorf("%w: no page says how to read it", ErrDamaged)
+	}
+	return nil
+}
+
+// page reads a page with what overflows it, and marks its place as used.
+func (v *verifier) page(id uint64) (flags uint16, count int, raw []byte, ok bool) {
+	header := make([]byte, pageHeader)
+	if id >= v.high || int64(id) >= v.size/v.pageSize {
+		v.problem("page %d is beyond the end", id)
+		return 0, 0, nil, false
+	}
+	if _, err := v.file.ReadAt(header, int64(id)*v.pageSize); err != nil {
+		v.problem("page %d: %w", id, err)
+		return 0, 0, nil, false
+	}
+	flags, count = order.Uint16(header[8:]), int(order.Uint16(header[10:]))
+	overflow := uint64(order.Uint32(header[12:]))
+	if order.Uint64(header) != id || overflow >= v.high-id || int64(id+overflow) >= v.size/v.pageSize {
+		v.problem("page %d: its head is wrong", id)
+		return 0, 0, nil, false
+	}
+	for n := id; n <= id+overflow; n++ {
+		if v.used[n] {
+			v.problem("page %d is used twice", n)
+			return 0, 0, nil, false
+		}
+		v.used[n] = true
+	}
+	raw = make([]byte, int64(overflow+1)*v.pageSize)
+	if _, err := v.file.ReadAt(raw, int64(id)*v.pageSize); err != nil {
+		v.problem("page %d: %w", id, err)
+		return 0, 0, nil, false
+	}
+	return flags, count, raw, true
+}
+
+// pair is an element of a leaf.
+type pair struct {
+	flags      uint32
+	key, value []byte
+}
+
+// bound is what keys to come must not be below: within a page and from page to page
+// they rise. The key in a branch is the first one of the page below, by which bbolt
+// finds its place again.
+type bound struct {
+	key   []byte
+	exact bool // the next key is this one
+}
+
+func (b *bound) pass(key []byte) bool {
+	return b.key == nil || b.exact && bytes.Equal(key, b.key) || !b.exact && bytes.Compare(key, b.key) > 0
+}
+
+// walk calls f with the pairs below a page.
+func (v *verifier) walk(id uint64, b *bound, depth int, f func(pair)) {
+	flags, count, raw, ok := v.page(id)
+	if !ok {
+		return
+	}
+	switch {
+	case flags == leafPage:
+		v.leaf(raw, count, b, f)
+	case flags == branchPage && count > 0 && depth < maxDepth:
+		for i := range count {
+			at := pageHeader + i*elementSize
+			if at+elementSize > len(raw) {
+				v.problem("page %d: %d elements do not fit", id, count)
+				return
+			}
+			key, ok := slice(raw, at+int(order.Uint32(raw[at:])), int(order.Uint32(raw[at+4:])))
+			if !ok || !b.pass(key) {
+				v.problem("page %d: key %d is wrong", id, i)
+			} else {
+				b.key, b.exact = key, true
+			}
+			v.walk(order.Uint64(raw[at+8:]), b, depth+1, f)
+		}
+	default:
+		v.problem("page %d: not a page of data", id)
+	}
+}
+
+// leaf calls f with the pairs of a leaf.
+func (v *verifier) leaf(raw []byte, count int, b *bound, f func(pair)) {
+	for i := range count {
+		at := pageHeader + i*elementSize
+		if at+elementSize > len(raw) {
+			v.problem("a leaf: %d elements do not fit", count)
+			return
+		}
+		position, keySize, valueSize := int(order.Uint32(raw[at+4:])), int(order.Uint32(raw[at+8:])), int(order.Uint32(raw[at+12:]))
+		key, ok := slice(raw, at+position, keySize)
+		value, fits := slice(raw, at+position+keySize, valueSize)
+		if !ok || !fits || keySize == 0 || !b.pass(key) {
+			v.problem("a leaf: element %d is wrong", i)
+			continue
+		}
+		b.key, b.exact = key, false
+		f(pair{order.Uint32(raw[at:]), key, value})
+	}
+}
+
+// slice returns size bytes of raw from a position, if it has them.
+func slice(raw []byte, from, size int) ([]byte, bool) {
+	if from < 0 || size < 0 || from > len(raw) || size > len(raw)-from {
+		return nil, false
+	}
+	return raw[from : from+size], true
+}
+
+// bucket returns the pairs of a bucket, whose entry in the root's leaf is given.
+func (v *verifier) bucket(entry []byte) []pair {
+	var pairs []pair
+	keep := func(p pair) {
+		if p.flags != 0 {
+			v.problem("an entry %q of an unknown kind", p.key)
+			return
+		}
+		pairs = append(pairs, p)
+	}
+	if len(entry) < bucketSize {
+		v.problem("a bucket of %d bytes", len(entry))
+		return nil
+	}
+	if root := order.Uint64(entry); root != 0 {
+		v.walk(root, &bound{}, 0, keep)
+		return pairs
+	}
+	inline := entry[bucketSize:]
+	if len(inline) < pageHeader || order.Uint16(inline[8:]) != leafPage {
+		v.problem("a bucket's page is wrong")
+		return nil
+	}
+	v.leaf(inline, int(order.Uint16(inline[10:])), &bound{}, keep)
+	return pairs
+}
+
+// meta returns a number of the meta bucket.
+func (v *verifier) meta(pairs []pair, key []byte) (uint64, bool) {
+	for _, p := range pairs {
+		if bytes.Equal(p.key, key) {
+			number, _, _, err := unseal(metaBucket, key, p.value)
+			if err == nil {
+				return number, true
+			}
+		}
+	}
+	v.problem("%s is not told", key)
+	return 0, false
+}
+
+// readLayout returns an error if a newer balancer wrote the store. A store of which
+// nothing can be told is only damaged.
+func (v *verifier) readLayout(pairs []pair) error {
+	if number, ok := v.meta(pairs, layoutKey); ok && number > layout {
+		return fmt.Errorf("%w: its layout is %d, this one knows %d", ErrNewer, number, layout)
+	}
+	return nil
+}
+
+func (v *verifier) readRecords(s *snapshot, buckets map[string][]pair) {
+	highest, told := v.meta(buckets[string(metaBucket)], versionKey)
+	total, toldTotal := v.meta(buckets[string(metaBucket)], totalKey)
+	s.version = highest
+	sum := uint64(0)
+	for _, p := range buckets[string(recordsBucket)] {
+		version, checksum, value, err := unseal(recordsBucket, p.key, p.value)
+		if err != nil {
+			v.problem("%w", err)
+			continue
+		}
+		if told && version > highest {
+			v.problem("%s has version %d, the highest is %d", p.key, version, highest)
+		}
+		sum ^= checksum
+		s.version = max(s.version, version)
+		s.records[Key(p.key)] = Entry{Key(p.key), version, bytes.Clone(value)}
+	}
+	if toldTotal && sum != total {
+		v.problem("records are missing or old: the sum of their checksums is wrong")
+	}
+}
+
+func (v *verifier) readEvents(s *snapshot, pairs []pair) {
+	last := uint64(0)
+	for _, p := range pairs {
+		number, _, event, err := unseal(eventsBucket, p.key, p.value)
+		if err == nil && last != 0 && number != last+1 {
+			err = fmt.Errorf("event %d follows event %d", number, last)
+		}
+		if err != nil {
+			v.problem("%w", err)
+			continue
+		}
+		last = number
+		s.ring = append(s.ring, bytes.Clone(event))
+	}
+}
+
+// readFreelist checks that no page in use counts as free.
+func (v *verifier) readFreelist() {
+	if v.free == noFreelist {
+		return
+	}
+	flags, count, raw, ok := v.page(v.free)
+	if !ok {
+		return
+	}
+	at := pageHeader
+	if count == 0xFFFF { // too many for two bytes
+		count, at = int(min(order.Uint64(raw[at:]), uint64(len(raw)))), at+8
+	}
+	ids, ok := slice(raw, at, 8*count)
+	if flags != freelistPage || !ok {
+		v.problem("the list of free pages is wrong")
+		return
+	}
+	last := uint64(1)
+	for id := range slices.Chunk(ids, 8) {
+		n := order.Uint64(id)
+		if n <= last || n >= v.high || v.used[n] {
+			v.problem("page %d is free and in use", n)
+		}
+		last = n
+	}
+}
+
+// readStable reads a store that another process may be writing: until one state of
+// it is found whole.
+func readStable(path string) (*snapshot, error) {
+	file, _, err := openfile.Regular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	var s *snapshot
+	for range 20 {
+		if s, err = readFile(file); !errors.Is(err, ErrDamaged) {
+			return s, err
+		}
+	}
+	if locked(file) {
+		return nil, fmt.Errorf("reading it: %w, which changes it too often", ErrInUse)
+	}
+	return s, err
+}
+
+// sorted returns the records of a snapshot by version, in which they were written.
+func (s *snapshot) sorted() []Entry {
+	list, _ := s.list("")
+	slices.SortFunc(list, func(a, b Entry) int { return cmp.Compare(a.Version, b.Version) })
+	return list
+}

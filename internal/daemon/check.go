@@ -259,7 +259,7 @@ func (c *checker) outdated(ctx context.Context, conn *link, consensus *hsdir.Con
 	case now.Before(consensus.ValidAfter.Add(-earlyConsensus)):
 		return &control.Advice{
 			Err:  fmt.Errorf("of %s, and this machine's clock says %s", utc(consensus.ValidAfter), utc(now)),
-			Mend: "set the clock right, by NTP for instance",
+			Fix:  "set the clock right, by NTP for instance",
 		}
 	case now.After(consensus.ValidUntil):
 		_, why := conn.client.WhyNoConsensus(ctx, nil)

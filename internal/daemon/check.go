@@ -258,8 +258,8 @@ func (c *checker) outdated(ctx context.Context, conn *link, consensus *hsdir.Con
 	switch {
 	case now.Before(consensus.ValidAfter.Add(-earlyConsensus)):
 		return &control.Advice{
-			Err:  fmt.Errorf("of %s, and this machine's clock says %s", utc(consensus.ValidAfter), utc(now)),
-			Fix:  "set the clock right, by NTP for instance",
+			Err: fmt.Errorf("of %s, and this machine's clock says %s", utc(consensus.ValidAfter), utc(now)),
+			Fix: "set the clock right, by NTP for instance",
 		}
 	case now.After(consensus.ValidUntil):
 		_, why := conn.client.WhyNoConsensus(ctx, nil)

@@ -8,9 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"onionbalancer/internal/durable"
+	"onionbalancer/internal/filelock"
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/shell"
 )
@@ -29,9 +28,9 @@ func lock(dir string, wait time.Duration) (unlock func(), err error) {
 		return nil, err
 	}
 	for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		busy := errors.Is(err, unix.EWOULDBLOCK)
-		if busy && time.Now().Before(end) || errors.Is(err, unix.EINTR) {
+		err = filelock.TryLock(f)
+		busy := errors.Is(err, filelock.ErrLocked)
+		if busy && time.Now().Before(end) {
 			continue
 		}
 		if busy {

@@ -10,9 +10,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
+	"onionbalancer/internal/filelock"
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/peer"
 	"onionbalancer/internal/tor/control"
@@ -257,12 +257,12 @@ func lockFile(root *os.Root, name string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking tor's directory: %w", owner.Explain(err, path))
 	}
-	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	err = filelock.TryLock(file)
 	if err == nil {
 		return file, nil
 	}
 	_ = file.Close()
-	if errors.Is(err, syscall.EWOULDBLOCK) {
+	if errors.Is(err, filelock.ErrLocked) {
 		return nil, fmt.Errorf("%w (%s is locked)", ErrInUse, path)
 	}
 	return nil, fmt.Errorf("locking %s: %w", path, err)

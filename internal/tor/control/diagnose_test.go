@@ -19,7 +19,7 @@ func TestWhyNoConsensus(t *testing.T) {
 		refusal string // noConsensus unless set
 		percent int
 		errHas  string
-		fix    string
+		fix     string
 	}{
 		"starting":        {phase: starting, percent: 30, errHas: "30 % of its start (Loading networkstatus consensus)", fix: "firewall"},
 		"started":         {phase: `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`, percent: 100, errHas: "has no new consensus yet", fix: "firewall"},

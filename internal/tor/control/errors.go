@@ -40,7 +40,7 @@ func refusal(code int, text string) error {
 // Advice is an error together with what an operator can do about it. Its text
 // has both.
 type Advice struct {
-	Err  error
+	Err error
 	Fix string // one line
 }
 

@@ -28,7 +28,7 @@ type session struct {
 	done     chan struct{} // closed when the session has ended
 	cause    error         // why; set before done is closed
 
-	mu    sync.Mutex
+	mu      sync.Mutex
 	pending map[pair]*pendingRequest
 }
 
@@ -51,7 +51,7 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 		client: c, log: c.cfg.Log, commands: commands, version: version,
 		requests: make(chan *request),
 		done:     make(chan struct{}),
-		pending:    make(map[pair]*pendingRequest),
+		pending:  make(map[pair]*pendingRequest),
 	}
 	if err := s.setUp(ctx, c.cfg); err != nil {
 		s.close()

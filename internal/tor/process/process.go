@@ -116,7 +116,7 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 	binary, err := exec.LookPath(cfg.Binary)
 	if err != nil {
 		return nil, &control.Advice{
-			Err:  fmt.Errorf("starting tor: %w", err),
+			Err: fmt.Errorf("starting tor: %w", err),
 			Fix: "install it (Debian: apt install tor), or use a running one by a [tor] table",
 		}
 	}

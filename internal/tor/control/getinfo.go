@@ -60,6 +60,24 @@ func (c *Client) GetConf(ctx context.Context, key string) ([]string, error) {
 	return values, nil
 }
 
+// Listeners returns where tor listens for kind, such as "socks": "unix:/path" or
+// "host:port" each (GETINFO net/listeners/kind).
+func (c *Client) Listeners(ctx context.Context, kind string) ([]string, error) {
+	value, err := c.GetInfo(ctx, "net/listeners/"+kind)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for rest := strings.TrimSpace(string(value)); rest != ""; rest = strings.TrimSpace(rest) {
+		var listener string
+		if listener, rest, err = unquote(rest); err != nil {
+			return nil, fmt.Errorf("reading tor's listeners for %s: %w", kind, err)
+		}
+		list = append(list, listener)
+	}
+	return list, nil
+}
+
 // Option is one line of tor's configuration.
 type Option struct{ Key, Value string }
 

@@ -22,8 +22,12 @@ import (
 // kernel's 108 less the zero at the end.
 const maxSocketPath = 107
 
-// socketPrefix begins the names of control sockets.
-const socketPrefix = "control."
+// These begin the names of the sockets. A random part follows, another one for
+// each Process: a tor that ends late removes its own sockets, not its successor's.
+const (
+	socketPrefix = "control."
+	socksPrefix  = "socks."
+)
 
 // The names of files inside Dir.
 const (
@@ -41,8 +45,9 @@ type files struct {
 	dir, data, torrc, defaults, cookie string
 
 	root      *os.Root // dir
-	socket    string   // another one for each Process: a tor of before removes its own late
-	socketDir string   // made for the socket alone; "" when it is in dir
+	socket    string   // control port
+	socks     string   // SOCKS port
+	socketDir string   // made for the sockets alone; "" when they are in dir
 	lock      *os.File
 }
 
@@ -82,7 +87,7 @@ func prepare(ctx context.Context, cfg Config) (_ *files, err error) {
 		return nil, err
 	}
 	f.removeLeftovers()
-	if err := f.placeSocket(); err != nil {
+	if err := f.placeSockets(); err != nil {
 		return nil, err
 	}
 	if err := f.write(cfg); err != nil {
@@ -169,24 +174,27 @@ func (f *files) removeLeftovers() {
 	}
 }
 
-// removeSockets removes the control sockets in a directory.
+// removeSockets removes tor's sockets in a directory.
 func removeSockets(root *os.Root) {
-	sockets, _ := fs.Glob(root.FS(), socketPrefix+"*")
-	for _, socket := range sockets {
-		if info, err := root.Lstat(socket); err == nil && info.Mode()&fs.ModeSocket != 0 {
-			_ = root.Remove(socket)
+	for _, prefix := range []string{socketPrefix, socksPrefix} {
+		sockets, _ := fs.Glob(root.FS(), prefix+"*")
+		for _, socket := range sockets {
+			if info, err := root.Lstat(socket); err == nil && info.Mode()&fs.ModeSocket != 0 {
+				_ = root.Remove(socket)
+			}
 		}
 	}
 }
 
-// placeSocket finds a place that is short enough for the socket, and has
-// socketLink lead there.
-func (f *files) placeSocket() error {
+// placeSockets finds a place that is short enough for the sockets, and has
+// socketLink lead to the control socket.
+func (f *files) placeSockets() error {
 	var random [4]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return fmt.Errorf("naming tor's control socket: %w", err)
 	}
-	name := socketPrefix + hex.EncodeToString(random[:])
+	suffix := hex.EncodeToString(random[:])
+	name := socketPrefix + suffix
 	target := name
 	if f.socket = filepath.Join(f.dir, name); len(f.socket) > maxSocketPath {
 		dir, err := os.MkdirTemp("", "balancer-tor-") // 0700
@@ -199,6 +207,7 @@ func (f *files) placeSocket() error {
 	if len(f.socket) > maxSocketPath {
 		return fmt.Errorf("placing tor's control socket: %s is too long for a socket too: set TMPDIR to a short path", f.socket)
 	}
+	f.socks = filepath.Join(filepath.Dir(f.socket), socksPrefix+suffix)
 	if err := f.root.Symlink(target, socketLink); err != nil {
 		return fmt.Errorf("placing tor's control socket: %w", err)
 	}
@@ -210,6 +219,7 @@ func (f *files) placeSocket() error {
 func (f *files) release() {
 	if f.socket != "" {
 		_ = os.Remove(f.socket)
+		_ = os.Remove(f.socks)
 		_ = f.root.Remove(socketLink)
 	}
 	if f.socketDir != "" {

@@ -33,8 +33,6 @@ type Config struct {
 	Dir string
 	// Binary is looked for in PATH when it has no slash; "tor" when empty.
 	Binary string
-	// SocksPort is the value of torrc's SocksPort; "0" when empty.
-	SocksPort string
 	// ExtraLines are added to the end of torrc. For options that are no lists
 	// tor takes the last value, so they would also overrule ours: what an
 	// operator wrote comes from [ReadLines].
@@ -194,6 +192,11 @@ func (p *Process) ControlConfig() control.Config {
 
 // Socket is the path of tor's control socket. Its cookie is asked of tor.
 func (p *Process) Socket() string { return p.files.socket }
+
+// SocksSocket is the path of tor's SOCKS port, a unix socket that only our user
+// and root can reach. It takes onion addresses alone, and answers with the
+// extended errors of proposal 304. tor opens it together with its control port.
+func (p *Process) SocksSocket() string { return p.files.socks }
 
 func (p *Process) noteStart(pid int) {
 	p.mu.Lock()

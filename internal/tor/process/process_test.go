@@ -104,7 +104,7 @@ func TestStartAndStop(t *testing.T) {
 	}})
 	c := connect(t, p)
 	for option, want := range map[string]string{
-		"SocksPort": "0", "UseMicrodescriptors": "1", "FetchDirInfoEarly": "1", "FetchDirInfoExtraEarly": "1",
+		"SocksPort": fmt.Sprintf("unix:%q OnionTrafficOnly ExtendedErrors", p.SocksSocket()), "UseMicrodescriptors": "1", "FetchDirInfoEarly": "1", "FetchDirInfoExtraEarly": "1",
 		"CookieAuthentication": "1", "DormantTimeoutEnabled": "0", "SafeLogging": "1", "DisableNetwork": "1",
 		"__OwningControllerProcess": fmt.Sprint(os.Getpid()), "DataDirectory": filepath.Join(dir, "data"),
 	} {

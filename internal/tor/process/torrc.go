@@ -31,16 +31,12 @@ func (f *files) write(cfg Config) error {
 
 // render makes the text of torrc.
 func (f *files) render(cfg Config, owner int) (string, error) {
-	socks := cfg.SocksPort
-	if socks == "" {
-		socks = "0"
-	}
 	lines := append([]string{
 		"DataDirectory " + quote(f.data),
 		"ControlPort unix:" + quote(f.socket),
 		"CookieAuthentication 1",
 		"CookieAuthFile " + quote(f.cookie),
-		"SocksPort " + socks,
+		"SocksPort unix:" + quote(f.socks) + " OnionTrafficOnly ExtendedErrors",
 		"ClientOnly 1",
 		fmt.Sprintf("__OwningControllerProcess %d", owner),
 		"Log notice stdout",
@@ -269,7 +265,7 @@ var refused = []struct{ names, because string }{
 		"balancer sets what this tor fetches of the network's documents"},
 	{"FetchHidServDescriptors PublishHidServDescriptors", "fetching and publishing descriptors is what this tor is for"},
 	{"HiddenService*", "an onion service belongs to a tor of its own"},
-	{"SocksPort* DNSPort* TransPort* NATDPort* HTTPTunnelPort*", "this tor serves balancer alone and opens no port; run another for other programs"},
+	{"SocksPort* DNSPort* TransPort* NATDPort* HTTPTunnelPort*", "this tor serves balancer alone and opens no port for others; run another for other programs"},
 	{"ClientOnly ORPort* DirPort* DirCache ExtORPort* BridgeRelay ExitRelay AuthoritativeDirectory V3AuthoritativeDirectory BridgeAuthoritativeDir*",
 		"this tor is a client; run a relay apart from it"},
 	{"%include", "balancer checks what it gives to tor, so the lines must be in this file"},

@@ -26,7 +26,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		Config:  d.cfg.File,
 		Loaded:  d.loaded,
 		Reloads: slices.Clone(d.reloads),
-		Tor:     d.tor.status(),
+		Tor:     torStatus(d.tors.Statuses()[0]),
 
 		FullAddresses: d.cfg.Log.FullAddresses,
 	}

@@ -27,13 +27,14 @@ func TestAllocationBounds(t *testing.T) {
 		"second": func(s string) { _, _ = parseSecond([]byte(wrap(s))) },
 		"cert":   func(s string) { _, _ = ParseCertificate([]byte(s)) },
 		"client": func(s string) { _, _ = ParseClientKey([]byte(s)) },
-		"whole":  func(s string) { _, _ = new(Decoder).Decode([]byte(s), Keys{}, nil, testNow) },
+		"whole":  func(s string) { _, _ = new(Decoder).Decode([]byte(s), PeriodKeys{}, nil, testNow) },
 	}
 	for _, text := range map[string]string{
 		"points":       fill("introduction-point A\n"),
 		"empty points": fill("introduction-point \n"),
 		"specifiers":   fill("introduction-point /wAAAAAAAAAAAA\n"),
 		"clients":      fill("auth-client AAAAAAAAAAA AAAAAAAAAAAAAAAAAAAAAA AAAAAAAAAAAAAAAAAAAAAA\n"),
+		"caa":          fill("caa 0 a b\n"),
 		"pow-params":   fill("pow-params x\n"),
 		"formats":      "create2-formats " + fill("2 ") + "\n",
 		"auth types":   "intro-auth-required " + fill("x ") + "\n",
@@ -59,7 +60,7 @@ func TestSizeFirst(t *testing.T) {
 	raw := make([]byte, 64<<20)
 	var d Decoder
 	if got := allocated(func() {
-		if _, err := d.Decode(raw, Keys{}, nil, testNow); err == nil {
+		if _, err := d.Decode(raw, PeriodKeys{}, nil, testNow); err == nil {
 			t.Error("accepted")
 		}
 	}); got > 1<<16 {

@@ -23,8 +23,14 @@ type Contents struct {
 	FlowControl *FlowControl
 	// PowParams asks clients for proof of work. They are bound to the descriptor
 	// they stand in: never copy an instance's into a master descriptor.
-	PowParams          []PowParams
+	PowParams []PowParams
+	// CAA says which certification authorities may issue for the address.
+	CAA                []CAA
 	IntroductionPoints []IntroductionPoint
+	// Clients are the only ones who can read the layer, whatever their order; it
+	// is public if there are none. A descriptor does not tell who they are, so
+	// Decode leaves them empty.
+	Clients []AuthorizedClient
 }
 
 // FlowControl advertises congestion control (proposal 324).
@@ -73,6 +79,9 @@ type Descriptor struct {
 	SigningCert      Certificate // type 08: certifies the descriptor-signing key
 	AuthEphemeralKey [32]byte    // x25519
 	AuthClients      []AuthClient
+	// CAACritical says that the second layer has CAA records, to readers of the
+	// first alone.
+	CAACritical bool
 	// NeedsClientKey says that a client key was needed to read Contents.
 	NeedsClientKey bool
 	Contents

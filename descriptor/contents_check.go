@@ -36,6 +36,9 @@ func (c *Contents) check() error {
 			return fmt.Errorf("%s: %w", kwFlowControl, err)
 		}
 	}
+	if err := c.checkCAA(); err != nil {
+		return fmt.Errorf("%s: %w", kwCAA, err)
+	}
 	return c.checkPow()
 }
 

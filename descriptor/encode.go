@@ -28,7 +28,7 @@ type Encoder struct {
 	// set before the first Encode.
 	MaxSize int
 
-	keys   Keys
+	keys   PeriodKeys
 	cert   string // the wrapper's text from its first line to the certificate
 	public [32]byte
 	signer crypto.Signer
@@ -42,7 +42,7 @@ type Encoder struct {
 // NewEncoder takes the certificate of type 08 by which the blinded key of keys
 // certifies the descriptor-signing key, and the signer of that key. The
 // signer's public key is an ed25519.PublicKey.
-func NewEncoder(keys Keys, cert Certificate, signer crypto.Signer) (*Encoder, error) {
+func NewEncoder(keys PeriodKeys, cert Certificate, signer crypto.Signer) (*Encoder, error) {
 	public, ok := signer.Public().(ed25519.PublicKey)
 	if !ok || len(public) != ed25519.PublicKeySize {
 		return nil, errors.New("making a descriptor encoder: the signer's key is not of Ed25519")
@@ -72,26 +72,22 @@ func NewEncoder(keys Keys, cert Certificate, signer crypto.Signer) (*Encoder, er
 }
 
 // Encode makes one descriptor, encrypted with fresh salts from random: every
-// upload gets one of its own. Only clients can read it, if there are any.
-// It refuses what a client would refuse: see Contents, MaxIntroductionPoints
-// and MaxSize. The introduction points' order is kept.
-func (e *Encoder) Encode(c *Contents, revision uint64, clients []AuthorizedClient, random io.Reader) ([]byte, error) {
-	raw, err := e.encode(c, revision, clients, random)
+// upload gets one of its own. It refuses what a client would refuse, and what
+// Decode would not give back: see Contents, MaxIntroductionPoints and MaxSize.
+// The introduction points' order is kept.
+func (e *Encoder) Encode(c *Contents, revision uint64, random io.Reader) ([]byte, error) {
+	raw, err := e.encodeSigned(c, revision, random, e.signWith(random))
 	if err != nil {
 		return nil, fmt.Errorf("encoding a descriptor: %w", err)
 	}
 	return raw, nil
 }
 
-func (e *Encoder) encode(c *Contents, revision uint64, clients []AuthorizedClient, random io.Reader) ([]byte, error) {
-	return e.encodeSigned(c, revision, clients, random, e.signWith(random))
-}
-
-func (e *Encoder) encodeSigned(c *Contents, revision uint64, clients []AuthorizedClient, random io.Reader, sign signFunc) ([]byte, error) {
+func (e *Encoder) encodeSigned(c *Contents, revision uint64, random io.Reader, sign signFunc) ([]byte, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	auth, err := e.authFor(clients, random)
+	auth, err := e.authFor(c.Clients, random)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +96,7 @@ func (e *Encoder) encodeSigned(c *Contents, revision uint64, clients []Authorize
 	if err := e.sealSecond(room, c, revision, auth.cookie, sign, random); err != nil {
 		return nil, err
 	}
-	if err := e.sealFirst(room, auth, revision, random); err != nil {
+	if err := e.sealFirst(room, auth, len(c.CAA) > 0, revision, random); err != nil {
 		return nil, err
 	}
 	first := room.first
@@ -155,26 +151,35 @@ func (e *Encoder) sealSecond(room *layerRoom, c *Contents, revision uint64, cook
 }
 
 // sealFirst writes, pads and encrypts the first layer around the second.
-func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, revision uint64, random io.Reader) error {
+func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, caa bool, revision uint64, random io.Reader) error {
 	b, err := startLayer(room.first, random)
 	if err != nil {
 		return err
 	}
-	b = append(append(b, auth.text...), kwEncrypted+"\n"...)
+	b = append(b, auth.text...)
+	if caa {
+		b = append(b, kwCAACritical+"\n"...)
+	}
+	b = append(b, kwEncrypted+"\n"...)
 	b = appendObject(b, labelMessage, room.second)
 	padding := (padMultiple - (len(b)-saltSize)%padMultiple) % padMultiple
 	room.first = append(b, make([]byte, padding+macSize)...)
 	return layerSecret{keys: &e.keys, revision: revision, constant: firstConstant}.seal(room.first)
 }
 
-// MaxPoints returns how many introduction points a descriptor has room for,
-// whichever they are, that must stay below limit bytes: what Publishable
-// returns has at most four link specifiers. 0 stands for MaxSize.
-func MaxPoints(limit int) int {
+// MaxPoints returns how many introduction points a descriptor of c's clients and
+// CAA records has room for, whichever they are, that must stay below limit bytes:
+// what Publishable returns has at most four link specifiers. 0 stands for MaxSize.
+func (c *Contents) MaxPoints(limit int) int {
 	w := widest()
+	caa := 0
+	for _, r := range c.CAA {
+		caa += len(kwCAA + " " + r.String() + "\n")
+	}
+	auth := w.auth + len(kwCAACritical+"\n") + (authEntries(len(c.Clients))-authMultiple)*w.client
 	for n := MaxIntroductionPoints; n > 1; n-- {
-		second := saltSize + w.head + n*w.point + macSize
-		first := w.auth + len(kwEncrypted+"\n") + objectLength(labelMessage, second)
+		second := saltSize + w.head + caa + n*w.point + macSize
+		first := auth + len(kwEncrypted+"\n") + objectLength(labelMessage, second)
 		first += (padMultiple-first%padMultiple)%padMultiple + saltSize + macSize
 		if checkSize(wrapperRoom+objectLength(labelMessage, first), limit) == nil {
 			return n
@@ -185,9 +190,10 @@ func MaxPoints(limit int) int {
 
 // widths are the most bytes that parts of a descriptor have.
 type widths struct {
-	head  int // of the second layer, before its points
-	point int
-	auth  int // of the first layer, before the second
+	head   int // of the second layer, before its points
+	point  int
+	auth   int // of the first layer, before the second, with the fewest entries
+	client int // of an auth-client entry
 }
 
 var widest = sync.OnceValue(func() widths {
@@ -198,8 +204,9 @@ var widest = sync.OnceValue(func() widths {
 	cert := Certificate{raw: string(make([]byte, certLength))}
 	contents := Contents{SingleOnion: true, FlowControl: &FlowControl{Versions: "1-2", SendmeInc: 255}}
 	return widths{
-		head:  len(appendContents(nil, &contents)),
-		point: len(appendPoint(nil, &p, cert, cert)),
-		auth:  len(appendAuth(nil, [32]byte{}, make([]AuthClient, authMultiple))),
+		head:   len(appendContents(nil, &contents)),
+		point:  len(appendPoint(nil, &p, cert, cert)),
+		auth:   len(appendAuth(nil, [32]byte{}, make([]AuthClient, authMultiple))),
+		client: len(appendAuth(nil, [32]byte{}, make([]AuthClient, 1))) - len(appendAuth(nil, [32]byte{}, nil)),
 	}
 })

@@ -1,6 +1,7 @@
 package descriptor
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/ecdh"
 	"crypto/rand"
@@ -14,6 +15,11 @@ import (
 // that it does not tell how many clients there are, or whether any.
 const authMultiple = 16
 
+// authEntries is how many auth-client lines there are for that many clients.
+func authEntries(clients int) int {
+	return max(1, (clients+authMultiple-1)/authMultiple) * authMultiple
+}
+
 // authSection is the part of the first layer that authorizes clients. tor makes
 // it anew with the client list and keeps it from upload to upload, and so do we.
 type authSection struct {
@@ -22,8 +28,13 @@ type authSection struct {
 	cookie  []byte // nil for a public service
 }
 
-// authFor returns the section for the given clients.
+// authFor returns the section for the given clients. Neither their order nor one
+// that is there twice makes another: the entries would change for no reason, and
+// two of one name would be no random ones.
 func (e *Encoder) authFor(clients []AuthorizedClient, random io.Reader) (*authSection, error) {
+	clients = slices.Clone(clients)
+	slices.SortFunc(clients, func(a, b AuthorizedClient) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })
+	clients = slices.Compact(clients)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.auth != nil && slices.Equal(e.auth.clients, clients) {
@@ -42,14 +53,14 @@ func newAuthSection(s Subcredential, clients []AuthorizedClient, random io.Reade
 	if err != nil {
 		return nil, err
 	}
-	auth := &authSection{clients: slices.Clone(clients)}
+	auth := &authSection{clients: clients}
 	if len(clients) > 0 {
 		auth.cookie = make([]byte, cookieSize)
 		if _, err := io.ReadFull(random, auth.cookie); err != nil {
 			return nil, err
 		}
 	}
-	entries := make([]AuthClient, max(1, (len(clients)+authMultiple-1)/authMultiple)*authMultiple)
+	entries := make([]AuthClient, authEntries(len(clients)))
 	for i := range entries {
 		if err := entries[i].fill(s, secret, clients, i, auth.cookie, random); err != nil {
 			return nil, err

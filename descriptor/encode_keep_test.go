@@ -21,7 +21,7 @@ func TestEncodeFresh(t *testing.T) {
 	var raws [2][]byte
 	for i := range raws {
 		var err error
-		if raws[i], err = e.Encode(contents, 5, nil, rand.Reader); err != nil {
+		if raws[i], err = e.Encode(contents, 5, rand.Reader); err != nil {
 			t.Fatal(err)
 		}
 		o, err := parseOuter(raws[i])
@@ -72,7 +72,7 @@ func TestEncodeSignsOnce(t *testing.T) {
 	encode := func(points []IntroductionPoint, want int) {
 		t.Helper()
 		before := signer.count
-		if _, err := e.Encode(torContents(points), 5, nil, rand.Reader); err != nil {
+		if _, err := e.Encode(torContents(points), 5, rand.Reader); err != nil {
 			t.Fatal(err)
 		}
 		if got := signer.count - before; got != want {
@@ -85,18 +85,18 @@ func TestEncodeSignsOnce(t *testing.T) {
 	renewed := slices.Clone(points[:20])
 	renewed[4].Expires = renewed[4].Expires.Add(time.Hour)
 	before := signer.count
-	if err := e.Check(torContents(points[:20]), 6, nil, rand.Reader); err != nil || signer.count != before {
+	if err := e.Check(torContents(points[:20]), 6, rand.Reader); err != nil || signer.count != before {
 		t.Errorf("checking: %v, %d signatures", err, signer.count-before)
 	}
 	encode(renewed, 3)
 	encode(points[:20], 1) // the certificates of before are kept
 
 	signer.spoil = true
-	if _, err := e.Encode(torContents(nil), 5, nil, rand.Reader); err == nil {
+	if _, err := e.Encode(torContents(nil), 5, rand.Reader); err == nil {
 		t.Error("a wrong signature was published")
 	}
 	signer.spoil, signer.fail = false, errors.New("token gone")
-	if _, err := e.Encode(torContents(nil), 5, nil, rand.Reader); !errors.Is(err, signer.fail) {
+	if _, err := e.Encode(torContents(nil), 5, rand.Reader); !errors.Is(err, signer.fail) {
 		t.Errorf("error %v, want the signer's", err)
 	}
 }
@@ -108,7 +108,7 @@ func TestEncodeConcurrently(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			raw, err := e.Encode(torContents(points[i%4:]), uint64(i), nil, rand.Reader)
+			raw, err := e.Encode(torContents(points[i%4:]), uint64(i), rand.Reader)
 			if err != nil {
 				t.Error(err)
 				return

@@ -48,23 +48,27 @@ func TestEncodeRefuses(t *testing.T) {
 		"flow control, words": func(c *Contents) { c.FlowControl.Versions = "1\npow-params" },
 		"proof of work twice": func(c *Contents) { c.PowParams = []PowParams{{Scheme: powScheme}, {Scheme: powScheme}} },
 		"proof of work, time": func(c *Contents) { c.PowParams = []PowParams{{Scheme: powScheme}} },
+		"client of key zero":  func(c *Contents) { c.Clients = []AuthorizedClient{{}} },
+		"33 CAA records":      func(c *Contents) { c.CAA = slices.Repeat([]CAA{{0, "issue", ""}}, 33) },
+		"CAA, no tag":         func(c *Contents) { c.CAA = []CAA{{0, "", "ca.example"}} },
+		"CAA, tag":            func(c *Contents) { c.CAA = []CAA{{0, "is sue", "ca.example"}} },
+		"CAA, long tag":       func(c *Contents) { c.CAA = []CAA{{0, strings.Repeat("a", 256), "ca.example"}} },
+		"CAA, line":           func(c *Contents) { c.CAA = []CAA{{0, "issue", "a\nintroduction-point "}} },
+		"CAA, not ASCII":      func(c *Contents) { c.CAA = []CAA{{0, "issue", "caf\u00e9.example"}} },
 		"proof of work, line": func(c *Contents) { c.PowParams = []PowParams{{Scheme: "v2", Other: "a\nb"}} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := base()
 			spoil(c)
-			if _, err := s.encoder(t).Encode(c, 1, nil, seeded(1)); err == nil {
+			if _, err := s.encoder(t).Encode(c, 1, seeded(1)); err == nil {
 				t.Error("encoded")
 			}
-			if err := s.encoder(t).Check(c, 1, nil, seeded(1)); err == nil {
+			if err := s.encoder(t).Check(c, 1, seeded(1)); err == nil {
 				t.Error("found good")
 			}
 		})
 	}
-	if _, err := s.encoder(t).Encode(base(), 1, []AuthorizedClient{{}}, seeded(1)); err == nil {
-		t.Error("encoded for a client of key zero")
-	}
-	if _, err := s.encoder(t).Encode(base(), 1, nil, bytes.NewReader(make([]byte, 40))); !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+	if _, err := s.encoder(t).Encode(base(), 1, bytes.NewReader(make([]byte, 40))); !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		t.Errorf("randomness ran out: %v", err)
 	}
 }
@@ -77,16 +81,16 @@ func TestEncodeSize(t *testing.T) {
 	for i := range points {
 		points[i].LinkSpecifiers = append(points[i].LinkSpecifiers, LinkSpecifier{99, make([]byte, 255)})
 	}
-	if _, err := e.Encode(torContents(points), 1, nil, seeded(1)); !errors.Is(err, ErrTooLarge) {
+	if _, err := e.Encode(torContents(points), 1, seeded(1)); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("error %v, want ErrTooLarge", err)
 	}
-	raw, err := e.Encode(torContents(points[:2]), 1, nil, seeded(1))
+	raw, err := e.Encode(torContents(points[:2]), 1, seeded(1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	e = s.encoder(t)
 	e.MaxSize = len(raw)
-	if _, err := e.Encode(torContents(points[:2]), 1, nil, seeded(1)); !errors.Is(err, ErrTooLarge) {
+	if _, err := e.Encode(torContents(points[:2]), 1, seeded(1)); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("of the limit's size: error %v, want ErrTooLarge", err)
 	}
 	if _, err := (&Decoder{MaxSize: len(raw)}).Decode(raw, s.keys, nil, testNow); !errors.Is(err, ErrTooLarge) {

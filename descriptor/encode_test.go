@@ -19,7 +19,7 @@ var testNow = time.Date(2026, 11, 20, 9, 0, 0, 0, time.UTC)
 
 // testService is a service during one period, with its descriptor-signing key.
 type testService struct {
-	keys    Keys
+	keys    PeriodKeys
 	cert    Certificate
 	signing ed25519.PrivateKey
 }
@@ -101,7 +101,7 @@ func TestEncodeShape(t *testing.T) {
 	// Sizes of tor's own descriptors with as many introduction points.
 	for points, size := range map[int]int{3: 14107, 10: 27647, 20: 41187} {
 		contents := torContents(testPoints(t, points, seeded(2)))
-		raw, err := s.encoder(t).Encode(contents, 123456, nil, seeded(3))
+		raw, err := s.encoder(t).Encode(contents, 123456, seeded(3))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +136,7 @@ func TestEncodeLikeTor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		raw, err := s.encoder(t).Encode(&d.Contents, d.RevisionCounter, nil, seeded(1))
+		raw, err := s.encoder(t).Encode(&d.Contents, d.RevisionCounter, seeded(1))
 		if err != nil {
 			t.Fatalf("%s: %v", v.File, err)
 		}
@@ -151,7 +151,7 @@ func TestEncodeLikeTor(t *testing.T) {
 }
 
 // openForTest decrypts the second layer of a public descriptor.
-func openForTest(t testing.TB, raw []byte, keys Keys) []byte {
+func openForTest(t testing.TB, raw []byte, keys PeriodKeys) []byte {
 	t.Helper()
 	o, err := parseOuter(raw)
 	if err != nil {
@@ -216,7 +216,7 @@ func TestEncodeSameBytes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		raw, err := e.Encode(&d.Contents, d.RevisionCounter, nil, seeded(1))
+		raw, err := e.Encode(&d.Contents, d.RevisionCounter, seeded(1))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -246,7 +246,8 @@ func TestEncodeForClients(t *testing.T) {
 		}
 		e := s.encoder(t)
 		contents := torContents(testPoints(t, 2, rand.Reader))
-		raw, err := e.Encode(contents, 7, clients, rand.Reader)
+		contents.Clients = clients
+		raw, err := e.Encode(contents, 7, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +264,8 @@ func TestEncodeForClients(t *testing.T) {
 			t.Errorf("without a key: %v", err)
 		}
 		// A client that is taken off the list is locked out.
-		raw, err = e.Encode(contents, 8, clients[1:], rand.Reader)
+		contents.Clients = clients[1:]
+		raw, err = e.Encode(contents, 8, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -110,17 +110,26 @@ func FuzzOuter(f *testing.F) {
 	})
 }
 
+// renderFirst writes a first layer as Encode does.
+func renderFirst(l *firstLayer) []byte {
+	b := appendAuth(nil, l.ephemeral, l.clients)
+	if l.caa {
+		b = append(b, "caa-critical\n"...)
+	}
+	return appendObject(append(b, "encrypted\n"...), labelMessage, l.blob)
+}
+
 func FuzzFirst(f *testing.F) {
 	for _, v := range loadCorpus(f).Descriptors[:6] {
 		f.Add(plain(f, v.Expected.FirstFile))
 	}
-	f.Add([]byte("desc-auth-type x25519\ndesc-auth-ephemeral-key AAAA\nauth-client a b c\nencrypted\n-----BEGIN MESSAGE-----\nAAAA\n-----END MESSAGE-----"))
+	f.Add([]byte("desc-auth-type x25519\ncaa-critical\ndesc-auth-ephemeral-key AAAA\nauth-client a b c\nencrypted\n-----BEGIN MESSAGE-----\nAAAA\n-----END MESSAGE-----"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		l, err := parseFirst(text)
 		if err != nil {
 			return
 		}
-		again, err := parseFirst(appendObject(append(appendAuth(nil, l.ephemeral, l.clients), "encrypted\n"...), labelMessage, l.blob))
+		again, err := parseFirst(renderFirst(l))
 		if err != nil {
 			t.Fatalf("written again: %v", err)
 		}
@@ -154,12 +163,28 @@ func FuzzSecond(f *testing.F) {
 			f.Add(text)
 		}
 	}
+	f.Add([]byte("create2-formats 2\ncaa 128 issue ca.example\ncaa 0 iodef \"mailto:a\"\ncaa 0 issue\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		l, err := parseSecond(text)
 		if err != nil {
 			return
 		}
 		checkSecondAgain(t, l)
+	})
+}
+
+func FuzzCAA(f *testing.F) {
+	for _, text := range []string{`0 issue ca.example`, `128 issue "ca.example; validationmethods=onion-csr-01"`, `0 iodef ""`, `0 issue "\"\\"`} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		r, err := ParseCAA(text)
+		if err != nil {
+			return
+		}
+		if again, err := ParseCAA(r.String()); err != nil || again != r || r.check() != nil {
+			t.Errorf("%q is written as %q, which reads as %+v, %v", text, r, again, err)
+		}
 	})
 }
 
@@ -230,7 +255,7 @@ func FuzzDecodeSealed(f *testing.F) {
 			f.Add(text)
 		}
 	}
-	raw, err := s.encoder(f).Encode(torContents(testPoints(f, 2, seeded(1))), 1, nil, seeded(1))
+	raw, err := s.encoder(f).Encode(torContents(testPoints(f, 2, seeded(1))), 1, seeded(1))
 	if err != nil {
 		f.Fatal(err)
 	}

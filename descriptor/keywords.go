@@ -16,6 +16,7 @@ const (
 	kwAuthEphemeral = "desc-auth-ephemeral-key"
 	kwAuthClient    = "auth-client"
 	kwEncrypted     = "encrypted"
+	kwCAACritical   = "caa-critical"
 )
 
 // The keywords of the second layer, introduction points aside.
@@ -25,6 +26,7 @@ const (
 	kwSingleOnion = "single-onion-service"
 	kwFlowControl = "flow-control"
 	kwPowParams   = "pow-params"
+	kwCAA         = "caa"
 )
 
 // The keywords of an introduction point.
@@ -61,8 +63,8 @@ var keywords = func() map[string]string {
 	m := make(map[string]string)
 	for _, k := range []string{
 		kwDescriptor, kwLifetime, kwSigningCert, kwRevision, kwSuperencrypted, kwSignature,
-		kwAuthType, kwAuthEphemeral, kwAuthClient, kwEncrypted,
-		kwCreate2, kwIntroAuth, kwSingleOnion, kwFlowControl, kwPowParams,
+		kwAuthType, kwAuthEphemeral, kwAuthClient, kwEncrypted, kwCAACritical,
+		kwCreate2, kwIntroAuth, kwSingleOnion, kwFlowControl, kwPowParams, kwCAA,
 		kwIntroPoint, kwOnionKey, kwAuthKey, kwEncKey, kwEncCert, kwLegacyKey, kwLegacyCert,
 	} {
 		m[k] = k

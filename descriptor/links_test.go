@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -67,24 +68,31 @@ func TestMaxPoints(t *testing.T) {
 	for i := range points {
 		points[i].LinkSpecifiers = append(points[i].LinkSpecifiers, LinkSpecifier{LinkIPv6, make([]byte, 18)})
 	}
-	if n := MaxPoints(0); n != MaxIntroductionPoints {
+	if n := new(Contents).MaxPoints(0); n != MaxIntroductionPoints {
 		t.Errorf("%d points fit into tor's limit", n)
 	}
-	last := MaxIntroductionPoints
-	for limit := 50000; limit > 15000; limit -= 777 {
-		n := MaxPoints(limit)
-		if n > last {
-			t.Fatalf("%d points fit into %d bytes, and %d into more", n, limit, last)
-		}
-		last = n
-		e := s.encoder(t)
-		e.MaxSize = limit
-		if _, err := e.Encode(torContents(points[:n]), 1<<40, nil, seeded(1)); err != nil {
-			t.Fatalf("%d points into %d bytes: %v", n, limit, err)
-		}
+	restricted := Contents{CAA: slices.Repeat([]CAA{{128, "issue", strings.Repeat("c", 100)}}, 20)}
+	for range 40 {
+		restricted.Clients = append(restricted.Clients, AuthorizedClient{testX25519(t, seeded(byte(len(restricted.Clients))))})
 	}
-	if last == MaxIntroductionPoints {
-		t.Error("nothing was ever too little room")
+	for _, c := range []Contents{{}, restricted} {
+		last := MaxIntroductionPoints
+		for limit := 50000; limit > 15000; limit -= 777 {
+			n := c.MaxPoints(limit)
+			if n > last {
+				t.Fatalf("%d points fit into %d bytes, and %d into more", n, limit, last)
+			}
+			last = n
+			e := s.encoder(t)
+			e.MaxSize = limit
+			c.IntroductionPoints = points[:n]
+			if _, err := e.Encode(&c, 1<<40, seeded(1)); err != nil {
+				t.Fatalf("%d points into %d bytes: %v", n, limit, err)
+			}
+		}
+		if last == MaxIntroductionPoints {
+			t.Error("nothing was ever too little room")
+		}
 	}
 }
 
@@ -117,7 +125,7 @@ func TestLowOrderSigningKey(t *testing.T) {
 	}
 	b := []byte(kwDescriptor + " " + versionWord + "\n" + kwLifetime + " " + lifetimeWord + "\n" + kwSigningCert + "\n")
 	e := &Encoder{keys: s.keys, public: weak, points: make(map[string]string), cert: string(append(appendObject(b, labelCert, cert.Bytes()), '\n'))}
-	raw, err := e.encodeSigned(torContents(nil), 1, nil, seeded(1), anybody)
+	raw, err := e.encodeSigned(torContents(nil), 1, seeded(1), anybody)
 	if err != nil {
 		t.Fatal(err)
 	}

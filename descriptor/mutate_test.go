@@ -20,7 +20,7 @@ func sealText(t testing.TB, s testService, text []byte, revision uint64) []byte 
 	if err := (layerSecret{keys: &s.keys, revision: revision, constant: secondConstant}).seal(room.second); err != nil {
 		t.Fatal(err)
 	}
-	if err := e.sealFirst(room, auth, revision, seeded(2)); err != nil {
+	if err := e.sealFirst(room, auth, false, revision, seeded(2)); err != nil {
 		t.Fatal(err)
 	}
 	raw, err := e.signWhole(room.first, revision, e.signWith(nil), seeded(3))
@@ -48,7 +48,7 @@ func checkSealed(t testing.TB, s testService, text []byte) *Descriptor {
 	if len(again.IntroAuthRequired) > 0 && again.IntroAuthRequired[0] != introAuthWord {
 		return d // which tor would refuse
 	}
-	raw, err := s.encoder(t).Encode(&again, 10, nil, seeded(3))
+	raw, err := s.encoder(t).Encode(&again, 10, seeded(3))
 	if errors.Is(err, ErrTooLarge) {
 		return d
 	}
@@ -69,7 +69,7 @@ func checkSealed(t testing.TB, s testService, text []byte) *Descriptor {
 // decoder may accept or refuse, but what it accepts it stands for.
 func TestMutateLines(t *testing.T) {
 	s := newTestService(t, 1)
-	raw, err := s.encoder(t).Encode(torContents(testPoints(t, 2, seeded(1))), 9, nil, seeded(1))
+	raw, err := s.encoder(t).Encode(torContents(testPoints(t, 2, seeded(1))), 9, seeded(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestMutateLines(t *testing.T) {
 // covers all of it.
 func TestMutateRaw(t *testing.T) {
 	s := newTestService(t, 1)
-	raw, err := s.encoder(t).Encode(torContents(testPoints(t, 2, seeded(1))), 9, nil, seeded(1))
+	raw, err := s.encoder(t).Encode(torContents(testPoints(t, 2, seeded(1))), 9, seeded(1))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 type firstLayer struct {
 	ephemeral [32]byte
 	clients   []AuthClient
+	caa       bool
 	blob      []byte // the second layer, encrypted
 	blobLine  int
 }
@@ -20,6 +21,7 @@ var firstGrammar = grammar[firstLayer]{
 		{keyword: kwAuthType, required: true, take: (*firstLayer).takeAuthType},
 		{keyword: kwAuthEphemeral, required: true, take: (*firstLayer).takeEphemeral},
 		{keyword: kwAuthClient, required: true, repeats: true, take: (*firstLayer).takeClient},
+		{keyword: kwCAACritical, repeats: true, take: (*firstLayer).takeCAACritical},
 		{keyword: kwEncrypted, required: true, take: (*firstLayer).takeBlob},
 	},
 }
@@ -50,6 +52,12 @@ func (f *firstLayer) takeEphemeral(it *item) error {
 		return err
 	}
 	return decodeValue(f.ephemeral[:], key)
+}
+
+// takeCAACritical takes any line of the keyword, as clients do, who ignore it.
+func (f *firstLayer) takeCAACritical(it *item) error {
+	f.caa = true
+	return it.checkUnknown()
 }
 
 func (f *firstLayer) takeClient(it *item) error {

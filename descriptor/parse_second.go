@@ -35,6 +35,7 @@ var secondGrammar = grammar[secondLayer]{
 		{keyword: kwSingleOnion, take: (*secondLayer).takeSingleOnion},
 		{keyword: kwFlowControl, take: (*secondLayer).takeFlowControl},
 		{keyword: kwPowParams, repeats: true, take: (*secondLayer).takePow},
+		{keyword: kwCAA, repeats: true, take: (*secondLayer).takeCAA},
 	},
 	other: (*secondLayer).takeOther,
 }
@@ -155,6 +156,15 @@ func (l *secondLayer) takePow(it *item) error {
 	}
 	l.contents.PowParams = append(l.contents.PowParams, p)
 	return nil
+}
+
+// takeCAA passes over a record that is malformed or one too many: clients ignore
+// them all, and the service is as reachable with them.
+func (l *secondLayer) takeCAA(it *item) error {
+	if r, err := ParseCAA(string(it.args)); err == nil && it.label == nil && len(l.contents.CAA) < maxWords {
+		l.contents.CAA = append(l.contents.CAA, r)
+	}
+	return it.checkUnknown()
 }
 
 // takeOther begins an introduction point, or gives the line to the last one.

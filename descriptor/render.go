@@ -45,6 +45,9 @@ func appendContents(b []byte, c *Contents) []byte {
 	if c.SingleOnion {
 		b = append(b, kwSingleOnion+"\n"...)
 	}
+	for _, r := range c.CAA {
+		b = append(append(append(b, kwCAA+" "...), r.String()...), '\n')
+	}
 	if f := c.FlowControl; f != nil {
 		b = append(append(append(b, kwFlowControl+" "...), f.Versions...), ' ')
 		b = append(strconv.AppendUint(b, uint64(f.SendmeInc), 10), '\n')
@@ -69,7 +72,7 @@ func appendPoint(b []byte, p *IntroductionPoint, auth, enc Certificate) []byte {
 	return append(appendObject(b, labelCert, []byte(enc.raw)), '\n')
 }
 
-// appendAuth writes the first layer up to its encrypted line.
+// appendAuth writes the first layer up to its encrypted line, caa-critical aside.
 func appendAuth(b []byte, ephemeral [32]byte, clients []AuthClient) []byte {
 	b = append(b, kwAuthType+" "+authTypeWord+"\n"...)
 	b = append(b, kwAuthEphemeral+" "...)

@@ -86,7 +86,7 @@ func TestDescriptorNonces(t *testing.T) {
 		{"other contents", shorter, 7, 0},
 		{"other random", contents, 7, 1},
 	} {
-		raw, err := s.encoder(t).Encode(c.contents, c.revision, nil, constantReader(c.random))
+		raw, err := s.encoder(t).Encode(c.contents, c.revision, constantReader(c.random))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -72,7 +72,7 @@ func legacyLines(t *testing.T, bits int) string {
 func TestSecondLines(t *testing.T) {
 	t.Setenv("GODEBUG", "rsa1024min=0")
 	s := newTestService(t, 1)
-	raw, err := s.encoder(t).Encode(torContents(testPoints(t, 2, seeded(1))), 9, nil, seeded(1))
+	raw, err := s.encoder(t).Encode(torContents(testPoints(t, 2, seeded(1))), 9, seeded(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func zeroKey(text, keyword string) string {
 // or not.
 func TestTime(t *testing.T) {
 	s := newTestService(t, 1)
-	raw, err := s.encoder(t).Encode(torContents(testPoints(t, 20, seeded(1))), 9, nil, seeded(1))
+	raw, err := s.encoder(t).Encode(torContents(testPoints(t, 20, seeded(1))), 9, seeded(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestExpiredPointsDoNotCount(t *testing.T) {
 	points := testPoints(t, 21, seeded(1))
 	var text []byte
 	for _, part := range [][]IntroductionPoint{points[:20], points[20:]} {
-		raw, err := s.encoder(t).Encode(torContents(part), 9, nil, seeded(1))
+		raw, err := s.encoder(t).Encode(torContents(part), 9, seeded(1))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,7 +204,7 @@ func TestExpiredPointsDoNotCount(t *testing.T) {
 // not.
 func TestDecodeOtherKeys(t *testing.T) {
 	s, other := newTestService(t, 1), newTestService(t, 7)
-	raw, err := s.encoder(t).Encode(torContents(nil), 9, nil, seeded(1))
+	raw, err := s.encoder(t).Encode(torContents(nil), 9, seeded(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,9 @@ func TestDecodeOtherKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := newClientKey(secret)
-	if raw, err = s.encoder(t).Encode(torContents(nil), 9, []AuthorizedClient{key.Client()}, seeded(1)); err != nil {
+	restricted := torContents(nil)
+	restricted.Clients = []AuthorizedClient{key.Client()}
+	if raw, err = s.encoder(t).Encode(restricted, 9, seeded(1)); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strconv"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"onionbalancer/keystore/token"
 )
 
 // version is set by the build (-ldflags "-X main.version=…").
@@ -42,6 +45,7 @@ func run(args []string) int {
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
 		unquoteUsage(root)
 	}
+	token.LogTo(slog.New(slog.NewTextHandler(root.ErrOrStderr(), nil))) // until a daemon has a log of its own
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitDone

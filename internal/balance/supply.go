@@ -134,6 +134,7 @@ func (s *Service) lookAhead(now time.Time, c *hsdir.Consensus) {
 	if c == nil {
 		return // the last outlook will do
 	}
+	s.custody.refresh()
 	before := s.outlook
 	o := look(now, supplier, c.CurrentPeriod(), c.RotationOffset(), before)
 	s.outlook = o

@@ -22,10 +22,11 @@ package control
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
+
+	"onionbalancer/internal/backoff"
 )
 
 // What Config's zero values stand for.
@@ -75,8 +76,8 @@ type Config struct {
 	// Heartbeat is how often the event connection is tried, so that one which
 	// died in silence is noticed within Heartbeat plus CommandTimeout.
 	Heartbeat time.Duration
-	// MinBackoff and MaxBackoff bound the pause between attempts to connect.
-	// It doubles from the one to the other, and half of it is random.
+	// MinBackoff and MaxBackoff bound the wait between attempts to connect, see
+	// internal/backoff.
 	MinBackoff, MaxBackoff time.Duration
 	// MaxReply is the largest reply to GetInfo, in bytes.
 	MaxReply int64
@@ -209,7 +210,8 @@ const settled = 10 * time.Second
 // ends; it then returns ctx's error, with both connections closed and nothing
 // left running. It must be called once.
 func (c *Client) Run(ctx context.Context) error {
-	pause, complaint := c.cfg.MinBackoff, ""
+	retry := backoff.Backoff{Policy: backoff.Policy{Min: c.cfg.MinBackoff, Max: c.cfg.MaxBackoff}}
+	complaint := ""
 	for ctx.Err() == nil {
 		began := time.Now()
 		err := c.runSession(ctx)
@@ -217,11 +219,11 @@ func (c *Client) Run(ctx context.Context) error {
 			break
 		}
 		if time.Since(began) >= settled {
-			pause, complaint = c.cfg.MinBackoff, ""
+			retry.Reset()
+			complaint = ""
 		}
 		complaint = c.noteFailure(err, complaint)
-		sleep(ctx, jitter(pause))
-		pause = min(2*pause, c.cfg.MaxBackoff)
+		sleep(ctx, retry.Next())
 	}
 	return ctx.Err()
 }
@@ -274,12 +276,6 @@ func (c *Client) noteFailure(err error, before string) string {
 	defer c.mu.Unlock()
 	c.failure = err
 	return text
-}
-
-// jitter spreads a pause over its second half, so that several clients of one
-// tor do not come back all at once.
-func jitter(d time.Duration) time.Duration {
-	return d/2 + rand.N(d/2+1)
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -3,9 +3,9 @@ package process
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
+	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/tor/control"
 )
 
@@ -13,7 +13,7 @@ import (
 // the first tor answers, or why it does not; after an error it gives up.
 func (p *Process) supervise(ctx context.Context, first chan<- error) {
 	defer close(p.ended)
-	pause := p.cfg.times.minBackoff
+	retry := backoff.Backoff{Policy: backoff.Policy{Min: p.cfg.times.minBackoff, Max: p.cfg.times.maxBackoff}}
 	ready := func() {
 		if first != nil {
 			first <- nil
@@ -31,16 +31,15 @@ func (p *Process) supervise(ctx context.Context, first chan<- error) {
 			return
 		}
 		if time.Since(began) >= p.cfg.times.settled {
-			pause = p.cfg.times.minBackoff
+			retry.Reset()
 		}
-		wait := pause/2 + rand.N(pause/2+1)
-		p.cfg.Log.Warn("our tor ended, starting it again", "error", err, "pause", wait)
+		wait := retry.Next()
+		p.cfg.Log.Warn("our tor ended, starting it again", "error", err, "retry_in", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return
 		}
-		pause = min(2*pause, p.cfg.times.maxBackoff)
 		p.mu.Lock()
 		p.state.Restarts++
 		p.mu.Unlock()

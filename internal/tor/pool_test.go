@@ -63,7 +63,7 @@ func TestDeadTor(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				fakes := []*fakeTor{{}, {}, {}}
 				// Connect again soon, so that the times below are the pool's.
-				p := run(t, control.Config{MaxBackoff: time.Millisecond}, fakes...)
+				p := run(t, control.Config{MaxBackoff: time.Second}, fakes...)
 				list := addresses(100)
 				before, changed := assigned(p, list), p.Changed()
 				dead := p.Tors()[1]
@@ -129,7 +129,7 @@ func TestRestartingTor(t *testing.T) {
 func TestAllDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fakes := []*fakeTor{{}, {}}
-		p := run(t, control.Config{MaxBackoff: time.Millisecond}, fakes...)
+		p := run(t, control.Config{MaxBackoff: time.Second}, fakes...)
 		list := addresses(20)
 		before := assigned(p, list)
 		time.Sleep(time.Minute)

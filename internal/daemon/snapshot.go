@@ -35,6 +35,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		s.Warnings = append(s.Warnings, "services left out: "+d.trouble.Error())
 	}
 	s.Warnings = append(s.Warnings, d.cfg.Linked()...)
+	s.Warnings = append(s.Warnings, d.tors.Warnings()...)
 	if d.restart {
 		s.Warnings = append(s.Warnings, needsRestart)
 	}

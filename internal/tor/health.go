@@ -106,12 +106,14 @@ func (p *Pool) bestLocked() health {
 	return best
 }
 
+const noConsensusText = "it has no consensus, or only an expired one"
+
 // trouble says why the tor does not serve.
 func (t *Tor) trouble() string {
 	if s := t.client.State(); !s.Connected {
 		return cmp.Or(s.LastError, "not connected")
 	}
-	return "it has no consensus of now"
+	return noConsensusText
 }
 
 // follow keeps what is known of a tor's consensus and guards.

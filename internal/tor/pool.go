@@ -1,9 +1,11 @@
 package tor
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"log/slog"
 	"os"
 	"slices"
@@ -81,6 +83,22 @@ func (p *Pool) Statuses() []Status {
 	for i, t := range p.tors {
 		list[i] = t.status()
 		list[i].Serving = slices.Contains(serving, t)
+	}
+	return list
+}
+
+// Warnings says what is wrong between the tors, one line each.
+func (p *Pool) Warnings() []string {
+	var list []string
+	for _, s := range p.Statuses() {
+		if !s.Serving {
+			list = append(list, fmt.Sprintf("%s does not serve, its services moved to the other tors: %s", s.Control, cmp.Or(s.Error, noConsensusText)))
+		}
+		for _, other := range s.SameGuards {
+			if s.Name < other { // once for both
+				list = append(list, fmt.Sprintf("the tors %s and %s use the same guard: one relay carries the traffic of both", s.Name, other))
+			}
+		}
 	}
 	return list
 }

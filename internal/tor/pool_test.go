@@ -88,6 +88,9 @@ func TestDeadTor(t *testing.T) {
 				if s := p.Statuses(); !s[0].Serving || s[1].Serving || !s[2].Serving {
 					t.Errorf("status %+v", s)
 				}
+				if w := p.Warnings(); len(w) != 1 || !strings.Contains(w[0], "fake-2 does not serve") {
+					t.Errorf("warnings %q", w)
+				}
 				time.Sleep(time.Hour)
 				trouble.end(fakes[1])
 				time.Sleep(p.times.settle - p.times.look)
@@ -200,6 +203,9 @@ func TestSameGuard(t *testing.T) {
 		s := p.Statuses()
 		if strings.Join(s[0].SameGuards, " ") != "fake-3" || len(s[1].SameGuards) > 0 || strings.Join(s[2].SameGuards, " ") != "fake-1" {
 			t.Errorf("status %+v", s)
+		}
+		if w := p.Warnings(); len(w) != 1 || !strings.Contains(w[0], "fake-1 and fake-3 use the same guard") {
+			t.Errorf("warnings %q", w)
 		}
 		if n := strings.Count(log.String(), "same guard"); n != 2 || strings.Contains(log.String(), a) {
 			t.Errorf("logged %d times: %s", n, log.String())

@@ -6,7 +6,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
-	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -34,19 +34,6 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// TestReadme: the page for operators knows every strategy.
-func TestReadme(t *testing.T) {
-	page, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range Names() {
-		if !strings.Contains(string(page), "## "+name+"\n") {
-			t.Errorf("README.md has no section %q", name)
-		}
-	}
-}
-
 func TestMark(t *testing.T) {
 	pool := separate(2, 2)
 	pool[0].Place = 7
@@ -58,6 +45,19 @@ func TestMark(t *testing.T) {
 		places = append(places, c.Place)
 	}
 	if want := []int{0, 3, 1, 0}; !slices.Equal(places, want) {
+		t.Errorf("places %v, want %v", places, want)
+	}
+}
+
+// TestMarkSlots: what stands in any slot is published, in one order.
+func TestMarkSlots(t *testing.T) {
+	pool := separate(2, 2)
+	Mark(pool, pointsOf([]Candidate{pool[2], pool[0]}), nil, pointsOf([]Candidate{pool[0], pool[3]}))
+	var places []int
+	for _, c := range pool {
+		places = append(places, c.Place)
+	}
+	if want := []int{2, 0, 1, 4}; !slices.Equal(places, want) {
 		t.Errorf("places %v, want %v", places, want)
 	}
 }
@@ -78,6 +78,75 @@ func TestShares(t *testing.T) {
 		same := maps.EqualFunc(got, test.want, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 })
 		if !same {
 			t.Errorf("%s: shares %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// TestAssignmentShares: what clients do not ask does not count.
+func TestAssignmentShares(t *testing.T) {
+	a, b, both := separate(1), separate(0, 1), separate(1, 3)
+	for _, test := range []struct {
+		asked []bool
+		want  map[string]float64
+	}{
+		{[]bool{true, true, true}, map[string]float64{"a": 1.25 / 3, "b": 1.75 / 3}},
+		{[]bool{true, false, true}, map[string]float64{"a": .625, "b": .375}},
+		{[]bool{false, true, false}, map[string]float64{"b": 1}},
+		{[]bool{false, false, false}, map[string]float64{"a": 1.25 / 3, "b": 1.75 / 3}},
+	} {
+		assignment := Assignment{Points: [][]Candidate{a, b, both}}
+		for _, asked := range test.asked {
+			assignment.Slots = append(assignment.Slots, Slot{1, asked})
+		}
+		got := assignment.Shares()
+		if !maps.EqualFunc(got, test.want, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }) {
+			t.Errorf("asked %v: shares %v, want %v", test.asked, got, test.want)
+		}
+	}
+}
+
+// TestAssign: the same request gives the same, whatever the order of its
+// candidates, and leaves them as they were.
+func TestAssign(t *testing.T) {
+	for _, s := range strategies {
+		rapid.Check(t, func(t *rapid.T) {
+			r := Request{Candidates: drawPool(t), Room: Room{rapid.IntRange(0, 25).Draw(t, "limit"), 3}, Slots: make([]Slot, 3)}
+			r.Seed[0] = rapid.Byte().Draw(t, "seed")
+			if rapid.Bool().Draw(t, "published before") {
+				r.Candidates = published(r.Candidates, Random{}.Select(r.Candidates, Room{10, 3}, source(1)))
+			}
+			before := slices.Clone(r.Candidates)
+			want := Assign(s, r)
+			if !reflect.DeepEqual(r.Candidates, before) {
+				t.Fatal("the input was changed")
+			}
+			if len(want.Points) != len(r.Slots) || !slices.Equal(want.Slots, r.Slots) {
+				t.Fatalf("%d slots with %d lists of points, want %d", len(want.Slots), len(want.Points), len(r.Slots))
+			}
+			for _, points := range want.Points[1:] {
+				if !reflect.DeepEqual(points, want.Points[0]) {
+					t.Fatal("the slots differ")
+				}
+			}
+			r.Candidates = rapid.Permutation(before).Draw(t, "another order")
+			if got := Assign(s, r); !reflect.DeepEqual(got, want) {
+				t.Fatalf("in another order %v, were %v", keysOf(got.Points[0]), keysOf(want.Points[0]))
+			}
+		})
+	}
+}
+
+// TestAssignGolden: what is left to chance follows from the seed, on every
+// machine and with every version of this program that shares a service.
+func TestAssignGolden(t *testing.T) {
+	for seed, want := range map[byte]string{1: "b3 a1 c5 a d7", 2: "d7 b3 c5 a a1"} {
+		r := Request{Candidates: separate(2, 2, 2, 2), Slots: make([]Slot, 1), Room: Room{5, 3}, Seed: [32]byte{seed}}
+		var got []string
+		for _, c := range Assign(Random{}, r).Points[0] {
+			got = append(got, c.Instance+strings.TrimLeft(string(c.Point.LinkSpecifiers[0].Data), "0"))
+		}
+		if joined := strings.Join(got, " "); joined != want {
+			t.Errorf("seed %d: %s, want %s", seed, joined, want)
 		}
 	}
 }

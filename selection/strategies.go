@@ -3,7 +3,9 @@ package selection
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 )
 
@@ -97,8 +99,8 @@ func (Weighted) Select(candidates []Candidate, room Room, random *rand.Rand) []C
 // offers all the points that there is room for, by name.
 func (Weighted) Reach(weights map[string]float64, room Room) map[string]float64 {
 	var candidates []Candidate
-	for name, weight := range weights {
-		if weight > 0 {
+	for _, name := range slices.Sorted(maps.Keys(weights)) {
+		if weight := weights[name]; weight > 0 {
 			candidates = append(candidates, Candidate{Instance: name, Weight: weight})
 		}
 	}

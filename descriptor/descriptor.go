@@ -1,8 +1,21 @@
+// Package descriptor is the codec for version 3 onion-service descriptors and
+// the public-key mathematics around them: addresses, time periods, key
+// blinding, certificates, the three layers, introduction points and revision
+// counters. It implements rend-spec-v3 and the parts of cert-spec that it
+// needs, in both directions.
+//
+// The package touches no network, no file and no clock: the time, when it
+// matters, is an argument, and so is every source of randomness. Of our own
+// packages it uses internal/locked alone, which is as little of the world: the
+// memory that identity secrets and blinded ones lie in, and what erases the
+// traces of computing with them.
 package descriptor
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -92,3 +105,54 @@ type Descriptor struct {
 
 // String returns the arguments of the flow-control line.
 func (f FlowControl) String() string { return fmt.Sprintf("%s %d", f.Versions, f.SendmeInc) }
+
+// Layer names the part of a descriptor that an error is about.
+type Layer string
+
+// The three texts that a descriptor consists of (rend-spec-v3, sections 2.4,
+// 2.5.1 and 2.5.2).
+const (
+	LayerOuter  Layer = "outer wrapper"
+	LayerFirst  Layer = "first layer"
+	LayerSecond Layer = "second layer"
+)
+
+// ErrClientKey is what a Decode error wraps when the second layer does not
+// open: the descriptor needs client authorization and no client key, or
+// another service's, was given. A damaged second layer looks the same.
+var ErrClientKey = errors.New("needs client authorization, and no client key given opens it")
+
+// ErrTooLarge is wrapped by errors about a descriptor of too many bytes.
+var ErrTooLarge = errors.New("too large")
+
+// ErrNotOurs is what a Decode error wraps when the descriptor is signed, but
+// for another blinded key than the one asked for: another service, another
+// period, or a forgery.
+var ErrNotOurs = errors.New("made for another blinded key")
+
+// ParseError says where a descriptor departs from the format.
+type ParseError struct {
+	Layer   Layer
+	Line    int    // from 1, within the layer's plaintext; 0 if no single line is at fault
+	Keyword string // of the line at fault or missing; empty if there is none
+	Err     error
+}
+
+// Error names the place, then the fault.
+func (e *ParseError) Error() string {
+	var b strings.Builder
+	b.WriteString("descriptor, ")
+	b.WriteString(string(e.Layer))
+	if e.Line > 0 {
+		fmt.Fprintf(&b, ", line %d", e.Line)
+	}
+	if e.Keyword != "" {
+		fmt.Fprintf(&b, ", %q", e.Keyword)
+	}
+	b.WriteString(": ")
+	b.WriteString(e.Err.Error())
+	return b.String()
+}
+
+// Unwrap returns the fault.
+func (e *ParseError) Unwrap() error { return e.Err }

@@ -94,13 +94,13 @@ func methods(info protocolInfo, cfg Config, who peer) []method {
 	return slices.Concat(cookie, password, none)
 }
 
-// errPlainCookie refuses to hand a cookie over as it is: whoever listens in
-// tor's place would learn it, of any file that it names.
+// errPlainCookie refuses to send a cookie in the clear: an impostor in tor's place
+// would learn the contents of any file that it names.
 var errPlainCookie = advise(errors.New("it wants the cookie itself (COOKIE without SAFECOOKIE), which no tor of today does"),
 	"see what listens there")
 
-// mayOmit says why we do not go on with somebody who wants no proof from us, and
-// so gave none of being tor.
+// mayOmit returns why a peer that asks for no authentication, and so proved
+// nothing itself, is not trusted.
 func mayOmit(cfg Config, who peer) error {
 	for _, set := range []struct{ key, value string }{{"cookie_file", cfg.CookieFile}, {"password_file", cfg.PasswordFile}} {
 		if set.value != "" {
@@ -123,8 +123,8 @@ func (l *controlConn) sendSecret(secret []byte) error {
 	return err
 }
 
-// safeCookie proves that we know the cookie without sending it to whoever
-// listens in tor's place, who must prove the same first.
+// safeCookie proves that we know the cookie without sending it. The other side
+// must prove first that it knows it too.
 func (l *controlConn) safeCookie(cookie []byte) error {
 	var nonce [nonceLength]byte
 	if _, err := rand.Read(nonce[:]); err != nil {
@@ -173,8 +173,8 @@ func parseChallenge(reply string) (hash, nonce []byte, err error) {
 	return hash, nonce, nil
 }
 
-// greeting is how long whoever listens may take to say the first word. tor's
-// main loop, which answers, is seldom busy for as long as a second.
+// greeting is how long the other side may take to answer at all. tor's main loop,
+// which answers, is seldom busy for as long as a second.
 const greeting = 8 * time.Second
 
 // controlPorts is the advice where something else than a control port listens.

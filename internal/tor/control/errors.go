@@ -9,7 +9,7 @@ import (
 )
 
 // ErrNotConnected is wrapped by the errors of calls that found no connection
-// to tor, or lost it before their answer came. Nobody knows then whether tor
+// to tor, or lost it before their answer came. It is unknown then whether tor
 // carried the command out.
 var ErrNotConnected = errors.New("not connected to tor's control port")
 

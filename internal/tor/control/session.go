@@ -12,7 +12,7 @@ import (
 // sends it with the whole consensus, where CONSENSUS_ARRIVED is one line.
 const events = "SETEVENTS HS_DESC HS_DESC_CONTENT STATUS_CLIENT STATUS_GENERAL"
 
-// keepActive is the command of the heartbeat. A tor that serves nobody's
+// keepActive is the command of the heartbeat. A tor without client
 // streams goes dormant after DormantClientTimeout, a day, and then fetches no
 // consensus any more; HSFETCH and HSPOST do not count as activity.
 const keepActive = "SIGNAL ACTIVE"
@@ -32,8 +32,8 @@ type session struct {
 	pending map[pair]*pendingRequest
 }
 
-// request is one command on its way. exec runs on the command loop; nobody
-// reads what it stored before done is closed.
+// request is one command on its way. exec runs on the command loop. Its
+// results may be read once done is closed.
 type request struct {
 	ctx  context.Context
 	exec func(l *controlConn) error
@@ -105,9 +105,8 @@ func (s *session) run(ctx context.Context) error {
 	return s.cause
 }
 
-// serveCommands carries out one request after the other, and tries the
-// connection from time to time, so that the loss of this one alone does not
-// wait for somebody to meet it.
+// serveCommands carries out one request after the other, and probes the
+// connection from time to time, so that its loss is noticed without a request.
 func (s *session) serveCommands(ctx context.Context) error {
 	ticker := time.NewTicker(s.client.cfg.Heartbeat)
 	defer ticker.Stop()

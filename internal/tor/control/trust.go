@@ -84,7 +84,7 @@ func doubt(path string, uid int) error {
 // believed tells whether a user can do to us as they like anyway.
 func believed(uid int) bool { return uid == 0 || uid == os.Geteuid() }
 
-// onlyOf returns an error if somebody else than root, we and user uid could have
+// onlyOf returns an error if a user other than root, ourselves and uid could have
 // put the file at path there: neither it nor a directory above it may belong to
 // another, and none of the directories may be writable by others.
 func onlyOf(path string, uid int) error {
@@ -129,11 +129,10 @@ func ownedBy(path string, uid int) (os.FileInfo, error) {
 // maxSecret is how long the file of a secret may be, in bytes.
 const maxSecret = 4096
 
-// readCookie reads tor's cookie. Who listens proves that it knows the cookie,
-// which says that it is tor only if nobody else can have written or read the
-// file. A file that it has named itself must therefore belong to somebody whom
-// we believe; one that the operator chose may belong to tor's user, whom we do
-// not know over TCP.
+// readCookie reads tor's cookie. The other side proves that it knows the cookie,
+// which shows that it is tor only if no other user can have written or read the
+// file. A file that it named itself must therefore belong to a user we trust; one
+// that the operator chose may belong to tor's user, whom we do not know over TCP.
 func readCookie(path string, chosen bool, who peer) ([]byte, error) {
 	cookie, info, err := readSecret(path)
 	if err != nil {

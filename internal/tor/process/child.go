@@ -107,8 +107,8 @@ func (c *torProcess) err() error {
 	return how
 }
 
-// environment leaves out what a service manager meant for us alone: tor would
-// report itself ready in our name.
+// environment drops the variables that a service manager set for this process:
+// with them tor would report itself ready in our name.
 func environment(ours []string) []string {
 	return slices.DeleteFunc(slices.Clone(ours), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")

@@ -129,7 +129,7 @@ func makePrivate(root *os.Root, name string) (made *os.Root, err error) {
 }
 
 // Running returns how to talk to the tor that another process runs in dir, and
-// whether one does. Nobody's tor but our user's and root's is believed.
+// whether one does. It trusts a tor of our own user or root alone.
 func Running(ctx context.Context, dir string) (cfg control.Config, socket string, ok bool) {
 	socket, err := os.Readlink(filepath.Join(dir, socketLink))
 	if err != nil {
@@ -214,8 +214,7 @@ func (f *files) placeSockets() error {
 	return nil
 }
 
-// release takes away what does not belong to tor's lasting state, and lets
-// others have the directory.
+// release removes the sockets and unlocks the directory.
 func (f *files) release() {
 	if f.socket != "" {
 		_ = os.Remove(f.socket)

@@ -43,8 +43,8 @@ func (f *files) render(cfg Config, owner int) (string, error) {
 		"SafeLogging 1",
 		"UseMicrodescriptors 1",
 		// A client fetches a consensus an hour or two after it was made, and a
-		// cache within half an hour; whoever asks a cache for the first time
-		// has it before us. These two have us ask the authorities within
+		// cache within half an hour; a client that asks a cache for the first
+		// time has it before us. These two have us ask the authorities within
 		// minutes, so that descriptors are where such a client looks. The
 		// price: the authorities, and who sees our traffic, see a host that is
 		// no relay and asks early. They learn nothing of what we fetch or
@@ -250,7 +250,7 @@ func cutPlain(s string) (value, rest string) {
 // at the end stands for any end.
 var refused = []struct{ names, because string }{
 	{"ControlPort* ControlSocket* CookieAuth* HashedControlPassword",
-		"balancer rules this tor by a control socket of its own, which is nobody else's"},
+		"balancer rules this tor by a control socket of its own, which it shares with no program"},
 	{"__*", "it is for the program that controls tor, which is balancer"},
 	{"DataDirectory* CacheDirectory* KeyDirectory*", "balancer's tor keeps its files in state_dir"},
 	{"RunAsDaemon", "balancer would take a tor in the background for one that ended"},

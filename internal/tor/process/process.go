@@ -182,9 +182,6 @@ func (p *Process) Dial(ctx context.Context) (net.Conn, error) {
 	return control.DialTarget("unix:" + p.files.socket)(ctx)
 }
 
-// CookieFile is the path of the control port's cookie.
-func (p *Process) CookieFile() string { return p.files.cookie }
-
 // ControlConfig is what a control.Client needs to talk to this tor.
 func (p *Process) ControlConfig() control.Config {
 	return control.Config{Dial: p.Dial, CookieFile: p.files.cookie, Log: p.cfg.Log}

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"onionbalancer/internal/child"
 )
 
 // contender is one of both programs.
@@ -86,13 +88,13 @@ func (c *contender) start(turn int) error {
 	}
 	defer log.Close()
 	c.cmd = exec.Command(command[0], command[1:]...)
-	c.cmd.Stdout, c.cmd.Stderr, c.cmd.SysProcAttr = log, log, childAttributes()
-	if err := c.cmd.Start(); err != nil {
+	c.cmd.Stdout, c.cmd.Stderr = log, log
+	exited := make(chan error, 1)
+	if err := child.Start(c.cmd, syscall.SIGTERM, func(status error) { exited <- status }); err != nil {
 		c.cmd = nil
 		return err
 	}
-	c.exited = make(chan error, 1)
-	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(c.cmd, c.exited)
+	c.exited = exited
 	return nil
 }
 

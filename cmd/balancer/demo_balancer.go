@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"onionbalancer/internal/child"
 	"onionbalancer/internal/status"
 )
 
@@ -40,15 +41,14 @@ func startBalancer(dir, config string) (*balancerProcess, error) {
 	defer log.Close()
 	b.cmd = exec.Command(program, "run", "--config", config)
 	b.cmd.Stdout, b.cmd.Stderr = log, log
-	b.cmd.SysProcAttr = childAttributes()
 	b.started = time.Now()
-	if err := b.cmd.Start(); err != nil {
+	err = child.Start(b.cmd, syscall.SIGTERM, func(status error) {
+		b.err = status
+		close(b.exited)
+	})
+	if err != nil {
 		return nil, fmt.Errorf("starting the balancer: %w", err)
 	}
-	go func() {
-		b.err = b.cmd.Wait()
-		close(b.exited)
-	}()
 	return b, nil
 }
 

@@ -8,11 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
 
+	"onionbalancer/internal/filelock"
 	"onionbalancer/testnet"
 )
 
@@ -67,9 +67,9 @@ func lockLab(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("locking the test network's directory: %w", err)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := filelock.TryLock(lock); err != nil {
 		lock.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
+		if errors.Is(err, filelock.ErrLocked) {
 			err = errLocked
 		}
 		return nil, fmt.Errorf("locking %s: %w", dir, err)

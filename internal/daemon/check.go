@@ -23,6 +23,7 @@ import (
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor"
 	"onionbalancer/internal/tor/control"
 	"onionbalancer/internal/tor/process"
 	"onionbalancer/keystore/token"
@@ -152,7 +153,7 @@ func (c *checker) checkTorrc() {
 		return
 	}
 	what := "torrc lines " + c.cfg.Tor.Torrc
-	lines, err := extraLines(c.cfg.Tor.Torrc)
+	lines, err := process.ReadLines(c.cfg.Tor.Torrc)
 	if err == nil {
 		c.ok(what, "%s", printable.Count(len(lines), "option"))
 		return
@@ -172,38 +173,50 @@ func (c *checker) checkPassword() {
 	}
 }
 
-// checkNetwork tries tor, then the consensus, then the instances.
+// checkNetwork tries each tor, then the consensus of the first that answers, then
+// the instances.
 func (c *checker) checkNetwork(ctx context.Context) {
-	conn, stop, err := startTor(ctx, c.cfg, c.log)
+	tors, stop, err := borrowTors(ctx, c.cfg, c.log)
 	if err != nil {
 		c.fail("tor", mendTor(err), err)
 		return
 	}
 	defer stop()
-	c.torLog = "see tor's log"
-	if conn.own != nil {
-		c.torLog = "tor's own lines are in the log of this command"
+	var first *tor.Tor
+	for _, t := range tors.Tors() {
+		if c.checkTor(ctx, t) && first == nil {
+			first = t
+		}
 	}
-	what := "tor at " + conn.target
-	if conn.own != nil {
-		what = conn.target
-	}
-	if err := conn.ready(ctx); err != nil {
-		c.fail(what, c.torLog, err)
+	if first == nil {
 		return
 	}
-	version := conn.client.State().TorVersion
+	if consensus := c.checkConsensus(ctx, first); consensus != nil {
+		for _, s := range c.services {
+			c.checkInstances(ctx, newFetcher(first), consensus, s)
+		}
+	}
+}
+
+// checkTor reports whether a tor answers.
+func (c *checker) checkTor(ctx context.Context, t *tor.Tor) bool {
+	what := "tor at " + t.Target()
+	c.torLog = "see tor's log"
+	if t.Own() {
+		what, c.torLog = t.Target(), "tor's own lines are in the log of this command"
+	}
+	if err := t.Ready(ctx); err != nil {
+		c.fail(what, c.torLog, err)
+		return false
+	}
+	version := t.Client().State().TorVersion
 	if err := control.CheckVersion(version); err != nil {
 		text, mend := control.Split(err)
 		c.warn(what, mend, "connected; %s", text)
 	} else {
 		c.ok(what, "connected, version %s", version)
 	}
-	if consensus := c.checkConsensus(ctx, conn); consensus != nil {
-		for _, s := range c.services {
-			c.checkInstances(ctx, newFetcher(conn), consensus, s)
-		}
-	}
+	return true
 }
 
 // mendTor says what to do about a tor of our own that does not start.
@@ -221,14 +234,14 @@ func mendTor(err error) string {
 }
 
 // checkConsensus waits for a consensus and compares it with the clock.
-func (c *checker) checkConsensus(ctx context.Context, conn *link) *hsdir.Consensus {
+func (c *checker) checkConsensus(ctx context.Context, t *tor.Tor) *hsdir.Consensus {
 	const what = "consensus"
-	consensus, err := awaitConsensus(ctx, conn, c.log)
+	consensus, err := awaitConsensus(ctx, t, c.log)
 	if err != nil {
 		c.fail(what, c.torLog, err)
 		return nil
 	}
-	if err := c.outdated(ctx, conn, consensus); err != nil {
+	if err := c.outdated(ctx, t, consensus); err != nil {
 		if text, mend := control.Split(err); consensus.ReasonablyLive(time.Now()) {
 			c.warn(what, cmp.Or(mend, c.torLog), "%s", text)
 		} else {
@@ -241,7 +254,7 @@ func (c *checker) checkConsensus(ctx context.Context, conn *link) *hsdir.Consens
 	} else {
 		c.ok(what, "of %s, %d HSDirs", utc(consensus.ValidAfter), len(consensus.HSDirs))
 	}
-	if err := conn.client.ClockError(ctx); err != nil {
+	if err := t.Client().ClockError(ctx); err != nil {
 		text, mend := control.Split(err)
 		c.warn("clock", mend, "%s", text)
 	}
@@ -254,16 +267,16 @@ const earlyConsensus = 5 * time.Minute
 
 // outdated says why a consensus is not of now. One from the future is nobody's
 // mistake but the clock's; of one that is over, tor is asked for the cause.
-func (c *checker) outdated(ctx context.Context, conn *link, consensus *hsdir.Consensus) error {
+func (c *checker) outdated(ctx context.Context, t *tor.Tor, consensus *hsdir.Consensus) error {
 	now := time.Now()
 	switch {
 	case now.Before(consensus.ValidAfter.Add(-earlyConsensus)):
 		return &control.Advice{
-			Err:  fmt.Errorf("of %s, and this machine's clock says %s", utc(consensus.ValidAfter), utc(now)),
-			Mend: "set the clock right, by NTP for instance",
+			Err: fmt.Errorf("of %s, and this machine's clock says %s", utc(consensus.ValidAfter), utc(now)),
+			Fix: "set the clock right, by NTP for instance",
 		}
 	case now.After(consensus.ValidUntil):
-		_, why := conn.client.WhyNoConsensus(ctx, nil)
+		_, why := t.Client().WhyNoConsensus(ctx, nil)
 		return fmt.Errorf("tor has no newer one than that of %s, over since %s: %w", utc(consensus.ValidAfter), utc(consensus.ValidUntil), why)
 	}
 	return nil

@@ -10,13 +10,14 @@ import (
 	"time"
 
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/tor"
 	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet/sim"
 )
 
 // onSimTor runs do with a checker and a connection to a simulated tor whose
 // newest consensus is age old. Finding is the last one told.
-func onSimTor(t *testing.T, age time.Duration, do func(ctx context.Context, net *sim.Network, c *checker, conn *link, last *Finding)) {
+func onSimTor(t *testing.T, age time.Duration, do func(ctx context.Context, net *sim.Network, c *checker, conn *tor.Tor, last *Finding)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		net := sim.New(sim.Config{Seed: 1})
@@ -29,8 +30,8 @@ func onSimTor(t *testing.T, age time.Duration, do func(ctx context.Context, net 
 		done := make(chan struct{})
 		go func() { defer close(done); _ = client.Run(ctx) }()
 		defer func() { cancel(); <-done }()
-		conn := &link{client: client, target: "simulated"}
-		if err := conn.ready(ctx); err != nil {
+		conn := tor.New("simulated", client)
+		if err := conn.Ready(ctx); err != nil {
 			t.Fatal(err)
 		}
 		var last Finding
@@ -41,7 +42,7 @@ func onSimTor(t *testing.T, age time.Duration, do func(ctx context.Context, net 
 // A tor that comes back after hours has an old consensus in its cache, and a new
 // one in a moment. The clock has nothing to do with it.
 func TestCheckWaitsForNewConsensus(t *testing.T) {
-	onSimTor(t, 30*time.Hour, func(ctx context.Context, net *sim.Network, c *checker, conn *link, last *Finding) {
+	onSimTor(t, 30*time.Hour, func(ctx context.Context, net *sim.Network, c *checker, conn *tor.Tor, last *Finding) {
 		var log bytes.Buffer
 		c.log = slog.New(slog.NewTextHandler(&log, nil))
 		time.AfterFunc(20*time.Second, func() { net.Tor().FreezeConsensus(false); net.Tor().LoseConsensus(); net.Tor().RegainConsensus() })
@@ -61,7 +62,7 @@ func TestCheckWaitsForNewConsensus(t *testing.T) {
 // When no new one comes, it is said what tor says about it, and not the clock.
 func TestCheckOldConsensus(t *testing.T) {
 	for age, level := range map[time.Duration]Level{6 * time.Hour: LevelWarning, 30 * time.Hour: LevelFailed} {
-		onSimTor(t, age, func(ctx context.Context, _ *sim.Network, c *checker, conn *link, last *Finding) {
+		onSimTor(t, age, func(ctx context.Context, _ *sim.Network, c *checker, conn *tor.Tor, last *Finding) {
 			began := time.Now()
 			if c.checkConsensus(ctx, conn) == nil || time.Since(began) > consensusPatience {
 				t.Errorf("no old one either, after %v", time.Since(began))
@@ -76,7 +77,7 @@ func TestCheckOldConsensus(t *testing.T) {
 
 // A consensus that is not of today yet was signed by many whose clocks are right.
 func TestCheckClockBehind(t *testing.T) {
-	onSimTor(t, 0, func(ctx context.Context, _ *sim.Network, c *checker, conn *link, _ *Finding) {
+	onSimTor(t, 0, func(ctx context.Context, _ *sim.Network, c *checker, conn *tor.Tor, _ *Finding) {
 		now := time.Now()
 		for ahead, want := range map[time.Duration]string{0: "", time.Minute: "", time.Hour: "this machine's clock says " + utc(now)} {
 			err := c.outdated(ctx, conn, &hsdir.Consensus{ValidAfter: now.Add(ahead), ValidUntil: now.Add(ahead + 3*time.Hour)})

@@ -19,6 +19,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor"
 	"onionbalancer/keystore/token"
 )
 
@@ -31,9 +32,9 @@ type Daemon struct {
 	// written. It is set before Start, if at all.
 	Logs Logs
 
-	open      func(context.Context, *config.Config, *slog.Logger) (*link, error) // openTor, but in tests
-	serve     func()                                                             // serveStatus, but in tests
-	tor       *link
+	open      func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) // openTors, but in tests
+	serve     func()                                                                 // serveStatus, but in tests
+	tors      *tor.Pool
 	network   *balance.Network
 	publisher *hsdir.UploadQueue
 	env       balance.Env
@@ -96,7 +97,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 	}
 	token.RememberIn(cfg.StateDir)
 	token.LogTo(log)
-	d := &Daemon{version: version, log: log, open: openTor, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble}
+	d := &Daemon{version: version, log: log, open: openTors, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble}
 	d.fullNames.Store(cfg.Log.FullAddresses)
 	d.services = map[descriptor.Address]*running{}
 	d.leaving = map[descriptor.Address]*running{}
@@ -117,7 +118,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	var err error
 	if d.unlock, err = lockState(d.cfg.StateDir); err == nil {
-		if d.tor, err = d.open(d.ctx, d.cfg, d.log); err != nil {
+		if d.tors, err = d.open(d.ctx, d.cfg, d.log); err != nil {
 			d.unlock()
 		}
 	}
@@ -126,14 +127,16 @@ func (d *Daemon) Start(ctx context.Context) error {
 		release(slices.Collect(maps.Values(d.initial)), d.log)
 		return err
 	}
-	d.wait.Go(func() { d.tor.run(d.ctx) })
-	d.network = balance.NewNetwork(d.tor.client, d.log)
+	d.wait.Go(func() { d.tors.Run(d.ctx) })
+	first := d.tors.Tors()[0]
+	d.network = balance.NewNetwork(first.Client(), d.log)
 	d.wait.Go(func() { d.network.Run(d.ctx) })
-	d.publisher = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: d.tor.client})
-	d.wait.Go(d.hurry)
+	d.publisher = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: first.Client()})
+	// Uploads that wait for a retry need not wait when tor is back.
+	d.wait.Go(func() { first.EachConnect(d.ctx, d.publisher.RetryNow) })
 	d.env = balance.Env{
 		Network:   d.network,
-		Fetcher:   newFetcher(d.tor),
+		Fetcher:   newFetcher(first),
 		Publisher: d.publisher,
 		Store:     balance.Dir(d.cfg.StateDir),
 		Log:       d.log,
@@ -147,24 +150,6 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.initial = nil
 	d.wait.Go(d.serve)
 	return nil
-}
-
-// hurry has uploads that wait for another try made at once when tor is back:
-// why they failed is known.
-func (d *Daemon) hurry() {
-	changed := d.tor.client.Watch(d.ctx)
-	connects := 0
-	for {
-		select {
-		case <-d.ctx.Done():
-			return
-		case <-changed:
-			if n := d.tor.client.State().Connects; n != connects {
-				connects = n
-				d.publisher.RetryNow()
-			}
-		}
-	}
 }
 
 // serveStatus answers on the status socket. Balancing goes on without it.
@@ -206,6 +191,6 @@ func (d *Daemon) Stop() {
 	d.publisher.Close()
 	d.cancel()
 	d.wait.Wait()
-	d.tor.close()
+	d.tors.Close()
 	d.unlock()
 }

@@ -15,6 +15,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor"
 	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet/sim"
 )
@@ -67,8 +68,8 @@ func onSim(t *testing.T, net *sim.Network, cfg *config.Config, do func(d *Daemon
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.open = func(context.Context, *config.Config, *slog.Logger) (*link, error) {
-		return &link{client: control.New(control.Config{Dial: net.Dial}), target: "simulated"}, nil
+	d.open = func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) {
+		return tor.NewPool(nil, tor.New("simulated", control.New(control.Config{Dial: net.Dial}))), nil
 	}
 	d.serve = func() {} // a real socket would stop virtual time
 	if err := d.Start(t.Context()); err != nil {

@@ -12,6 +12,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/tor"
 	"onionbalancer/internal/tor/control"
 )
 
@@ -24,12 +25,12 @@ func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor
 		return nil, err
 	}
 	var answer balance.Answer
-	err = withConsensus(ctx, cfg, func(conn *link, c *hsdir.Consensus) error {
+	err = withConsensus(ctx, cfg, func(t *tor.Tor, c *hsdir.Consensus) error {
 		keys, err := address.Keys(c.CurrentPeriod())
 		if err != nil {
 			return err
 		}
-		answer = newFetcher(conn).Fetch(ctx, balance.Query{Consensus: c, Keys: keys, Client: client, Now: time.Now()})
+		answer = newFetcher(t).Fetch(ctx, balance.Query{Consensus: c, Keys: keys, Client: client, Now: time.Now()})
 		return answer.Err
 	})
 	if err != nil {
@@ -38,14 +39,14 @@ func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor
 	return answer.Raw, nil
 }
 
-func newFetcher(conn *link) balance.Fetcher {
-	return balance.NewFetcher(hsdir.NewFetcher(hsdir.FetchConfig{Getter: conn.client}))
+func newFetcher(t *tor.Tor) balance.Fetcher {
+	return balance.NewFetcher(hsdir.NewFetcher(hsdir.FetchConfig{Getter: t.Client()}))
 }
 
 // Consensus returns the consensus of the tor of cfg.
 func Consensus(ctx context.Context, cfg *config.Config) (*hsdir.Consensus, error) {
 	var consensus *hsdir.Consensus
-	err := withConsensus(ctx, cfg, func(_ *link, c *hsdir.Consensus) error {
+	err := withConsensus(ctx, cfg, func(_ *tor.Tor, c *hsdir.Consensus) error {
 		consensus = c
 		return nil
 	})
@@ -54,20 +55,21 @@ func Consensus(ctx context.Context, cfg *config.Config) (*hsdir.Consensus, error
 
 // withConsensus connects to the tor of cfg, waits for its consensus, and calls
 // do with both.
-func withConsensus(ctx context.Context, cfg *config.Config, do func(*link, *hsdir.Consensus) error) error {
-	conn, stop, err := startTor(ctx, cfg, slog.New(slog.DiscardHandler))
+func withConsensus(ctx context.Context, cfg *config.Config, do func(*tor.Tor, *hsdir.Consensus) error) error {
+	tors, stop, err := borrowTors(ctx, cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	defer stop()
-	if err := conn.ready(ctx); err != nil {
-		return err
-	}
-	c, err := awaitConsensus(ctx, conn, slog.New(slog.DiscardHandler))
+	t, err := tors.Ready(ctx)
 	if err != nil {
 		return err
 	}
-	return do(conn, c)
+	c, err := awaitConsensus(ctx, t, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	return do(t, c)
 }
 
 // How long to wait for a consensus: a tor of our own begins with nothing, or with
@@ -81,10 +83,10 @@ const (
 // awaitConsensus waits until there is a consensus with nothing missing in it, for
 // as long as tor gets on and consensusPatience lasts; then an incomplete one is
 // better than none. An old one is returned only if no newer one came.
-func awaitConsensus(ctx context.Context, conn *link, log *slog.Logger) (*hsdir.Consensus, error) {
+func awaitConsensus(ctx context.Context, t *tor.Tor, log *slog.Logger) (*hsdir.Consensus, error) {
 	ctx, cancel := context.WithTimeout(ctx, consensusPatience)
 	defer cancel()
-	network := balance.NewNetwork(conn.client, slog.New(slog.DiscardHandler))
+	network := balance.NewNetwork(t.Client(), slog.New(slog.DiscardHandler))
 	changed, unsubscribe := network.Subscribe()
 	defer unsubscribe()
 	watching, stop := context.WithCancel(ctx)

@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
+
+	"onionbalancer/internal/filelock"
 )
 
 // lockFile is held while a daemon runs, inside state_dir.
@@ -21,9 +22,9 @@ func lockState(dir string) (release func(), err error) {
 	if err != nil {
 		return func() {}, nil
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := filelock.TryLock(f); err != nil {
 		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
+		if errors.Is(err, filelock.ErrLocked) {
 			return nil, fmt.Errorf("another balancer is running with state_dir %s: stop it, or give this one a state_dir of its own", dir)
 		}
 		return func() {}, nil

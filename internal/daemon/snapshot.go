@@ -26,7 +26,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		Config:  d.cfg.File,
 		Loaded:  d.loaded,
 		Reloads: slices.Clone(d.reloads),
-		Tor:     d.tor.status(),
+		Tor:     torStatus(d.tors.Statuses()[0]),
 
 		FullAddresses: d.cfg.Log.FullAddresses,
 	}
@@ -35,6 +35,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		s.Warnings = append(s.Warnings, "services left out: "+d.trouble.Error())
 	}
 	s.Warnings = append(s.Warnings, d.cfg.Linked()...)
+	s.Warnings = append(s.Warnings, d.tors.Warnings()...)
 	if d.restart {
 		s.Warnings = append(s.Warnings, needsRestart)
 	}

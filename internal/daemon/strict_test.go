@@ -138,7 +138,7 @@ func TestCredentials(t *testing.T) {
 			t.Error("no client key")
 		}
 	}
-	if conn, err := openTor(t.Context(), cfg, log); err != nil || conn.own != nil {
+	if tors, err := openTors(t.Context(), cfg, log); err != nil || tors.Tors()[0].Own() {
 		t.Errorf("a password from a credential: %v", err)
 	}
 	if err := os.Chmod(filepath.Join(given, "web1"), 0o444); err != nil {

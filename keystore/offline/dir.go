@@ -12,10 +12,10 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
-	"golang.org/x/sys/unix"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/durable"
+	"onionbalancer/internal/filelock"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/owner"
@@ -186,9 +186,9 @@ func lock(dir string, wait time.Duration) (unlock func(), err error) {
 		return nil, err
 	}
 	for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		busy := errors.Is(err, unix.EWOULDBLOCK)
-		if busy && time.Now().Before(end) || errors.Is(err, unix.EINTR) {
+		err = filelock.TryLock(f)
+		busy := errors.Is(err, filelock.ErrLocked)
+		if busy && time.Now().Before(end) {
 			continue
 		}
 		if busy {

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -18,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"onionbalancer/internal/child"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/printable"
 	"onionbalancer/keystore/token/internal/wire"
@@ -48,40 +48,18 @@ func startProcess(at place, pin fingerprint) (*process, error) {
 	pump := &pump{log: logging().With("token", at.selector.String()), pin: pin}
 	cmd.Stdout, cmd.Stderr = pump, pump
 	cmd.WaitDelay = limits.grace / 2 // should something that the module started hold the pipe
-	// In a process group of its own, Ctrl-C does not reach it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	p := &process{conn: conn, pin: pin, done: make(chan struct{})}
-	if err := p.start(cmd, pump); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	return p, nil
-}
-
-// start starts cmd and waits for it in the background. The kernel takes the
-// parent to be the thread that started the child, and kills the child at its
-// end: so that thread stays, and does the waiting.
-func (p *process) start(cmd *exec.Cmd, pump *pump) error {
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		if err == nil {
-			p.os = cmd.Process
-		}
-		started <- err
-		if err != nil {
-			return
-		}
-		p.err = cmd.Wait()
+	err = child.Start(cmd, syscall.SIGKILL, func(status error) {
+		p.err = status
 		pump.flush()
 		close(p.done)
-	}()
-	if err := <-started; err != nil {
-		return fmt.Errorf("starting the helper process: %w", err)
+	})
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("starting the helper process: %w", err)
 	}
-	return nil
+	p.os = cmd.Process
+	return p, nil
 }
 
 // socketPair returns both ends of a stream socket: ours, and the helper's.

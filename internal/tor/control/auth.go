@@ -8,8 +8,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"onionbalancer/internal/printable"
 )
@@ -25,7 +27,7 @@ const (
 
 // authenticate asks tor what it takes, and gives it (control-spec, sections
 // 3.5, 3.21 and 3.24). It returns tor's version.
-func (l *link) authenticate(cfg Config) (version string, err error) {
+func (l *controlConn) authenticate(cfg Config) (version string, err error) {
 	lines, err := l.greet(min(cfg.DialTimeout, greeting))
 	if err != nil {
 		return "", err
@@ -39,7 +41,7 @@ func (l *link) authenticate(cfg Config) (version string, err error) {
 
 // prove takes the first way that is open: what the operator named before what
 // tor names.
-func (l *link) prove(info protocolInfo, cfg Config, who peer) error {
+func (l *controlConn) prove(info protocolInfo, cfg Config, who peer) error {
 	var closed []error
 	for _, m := range methods(info, cfg, who) {
 		secret, err := m.secret()
@@ -64,7 +66,7 @@ func (l *link) prove(info protocolInfo, cfg Config, who peer) error {
 type method struct {
 	name   string
 	secret func() ([]byte, error)
-	use    func(l *link, secret []byte) error
+	use    func(l *controlConn, secret []byte) error
 }
 
 // methods are those of tor's that we have, in the order in which to try them.
@@ -74,17 +76,17 @@ func methods(info protocolInfo, cfg Config, who peer) []method {
 		read := func() ([]byte, error) { return readCookie(file, cfg.CookieFile != "", who) }
 		switch {
 		case info.accepts("SAFECOOKIE"):
-			cookie = []method{{"by safe cookie", read, (*link).safeCookie}}
+			cookie = []method{{"by safe cookie", read, (*controlConn).safeCookie}}
 		case info.accepts("COOKIE"):
 			cookie = []method{{"by cookie", func() ([]byte, error) { return nil, errPlainCookie }, nil}}
 		}
 	}
 	if cfg.PasswordFile != "" && info.accepts("HASHEDPASSWORD") {
 		read := func() ([]byte, error) { return readPassword(cfg.PasswordFile, who) }
-		password = []method{{"by password", read, (*link).sendPassword}}
+		password = []method{{"by password", read, (*controlConn).sendPassword}}
 	}
 	if info.accepts("NULL") {
-		none = []method{{"without a secret", func() ([]byte, error) { return nil, mayOmit(cfg, who) }, (*link).sendSecret}}
+		none = []method{{"without a secret", func() ([]byte, error) { return nil, mayOmit(cfg, who) }, (*controlConn).sendSecret}}
 	}
 	if cfg.PasswordFile != "" && cfg.CookieFile == "" {
 		return slices.Concat(password, cookie, none)
@@ -92,13 +94,13 @@ func methods(info protocolInfo, cfg Config, who peer) []method {
 	return slices.Concat(cookie, password, none)
 }
 
-// errPlainCookie refuses to hand a cookie over as it is: whoever listens in
-// tor's place would learn it, of any file that it names.
+// errPlainCookie refuses to send a cookie in the clear: an impostor in tor's place
+// would learn the contents of any file that it names.
 var errPlainCookie = advise(errors.New("it wants the cookie itself (COOKIE without SAFECOOKIE), which no tor of today does"),
 	"see what listens there")
 
-// mayOmit says why we do not go on with somebody who wants no proof from us, and
-// so gave none of being tor.
+// mayOmit returns why a peer that asks for no authentication, and so proved
+// nothing itself, is not trusted.
 func mayOmit(cfg Config, who peer) error {
 	for _, set := range []struct{ key, value string }{{"cookie_file", cfg.CookieFile}, {"password_file", cfg.PasswordFile}} {
 		if set.value != "" {
@@ -112,7 +114,7 @@ func mayOmit(cfg Config, who peer) error {
 	return nil
 }
 
-func (l *link) sendSecret(secret []byte) error {
+func (l *controlConn) sendSecret(secret []byte) error {
 	command := "AUTHENTICATE"
 	if len(secret) > 0 {
 		command += " " + hex.EncodeToString(secret)
@@ -121,9 +123,9 @@ func (l *link) sendSecret(secret []byte) error {
 	return err
 }
 
-// safeCookie proves that we know the cookie without sending it to whoever
-// listens in tor's place, who must prove the same first.
-func (l *link) safeCookie(cookie []byte) error {
+// safeCookie proves that we know the cookie without sending it. The other side
+// must prove first that it knows it too.
+func (l *controlConn) safeCookie(cookie []byte) error {
 	var nonce [nonceLength]byte
 	if _, err := rand.Read(nonce[:]); err != nil {
 		return fmt.Errorf("making a nonce: %w", err)
@@ -169,4 +171,184 @@ func parseChallenge(reply string) (hash, nonce []byte, err error) {
 		return nil, nil, errors.New("malformed answer to AUTHCHALLENGE: wrong length")
 	}
 	return hash, nonce, nil
+}
+
+// greeting is how long the other side may take to answer at all. tor's main loop,
+// which answers, is seldom busy for as long as a second.
+const greeting = 8 * time.Second
+
+// controlPorts is the advice where something else than a control port listens.
+const controlPorts = `set tor.control to the ControlSocket or ControlPort of tor's torrc, "unix:/run/tor/control" or "127.0.0.1:9051" as a rule`
+
+// greet asks for tor's PROTOCOLINFO and returns its lines. An error says what
+// listens there, if it is not a control port.
+func (l *controlConn) greet(patience time.Duration) ([]string, error) {
+	defer func(timeout time.Duration) { l.timeout = timeout }(l.timeout)
+	l.timeout = patience
+	if err := l.arm(maxPlainReply); err != nil {
+		return nil, err
+	}
+	if err := l.text.PrintfLine("PROTOCOLINFO 1"); err != nil {
+		return nil, l.explain(err)
+	}
+	var lines []string
+	for {
+		raw, err := l.text.R.ReadBytes('\n')
+		if err != nil && len(lines) > 0 {
+			return nil, l.explain(unexpectedEOF(err))
+		}
+		if err != nil && len(raw) == 0 {
+			return nil, silent(err, patience)
+		}
+		line, bad := parseReplyLine(raw)
+		switch {
+		case bad == nil && line.code >= 500 && line.kind == ' ':
+			return nil, refusal(line.code, line.text)
+		case bad != nil || err != nil || line.code != 250:
+			return nil, stranger(string(raw))
+		case line.kind == ' ':
+			return lines, nil
+		}
+		lines = append(lines, line.text)
+	}
+}
+
+// silent explains that nothing was said at all.
+func silent(err error, patience time.Duration) error {
+	switch {
+	case isTimeout(err):
+		err = fmt.Errorf("what listens there did not answer within %v: %w", patience, err)
+	case errors.Is(err, io.EOF):
+		err = errors.New("what listens there closed the connection without a word")
+	default:
+		return err
+	}
+	return advise(err, "is it tor's control port, and not stopped? Else %s", controlPorts)
+}
+
+// stranger says what listens there, by the first thing that it said.
+func stranger(said string) error {
+	line, _, _ := strings.Cut(said, "\n")
+	line = strings.TrimRight(line, "\r")
+	what := fmt.Sprintf("something that says \"%.60s\"", printable.Text(line))
+	switch {
+	case strings.Contains(line, "Tor is not an HTTP Proxy"):
+		what = "tor's SOCKS port"
+	case strings.HasPrefix(line, "HTTP/"):
+		what = "a web server or HTTP proxy"
+	case strings.HasPrefix(line, "SSH-"):
+		what = "an SSH server"
+	case strings.HasPrefix(line, "\x15\x03"):
+		what = "a TLS server, tor's ORPort perhaps"
+	}
+	return advise(fmt.Errorf("no control port listens there, but %s", what), "%s", controlPorts)
+}
+
+// protocolInfo is what tor says before authentication (control-spec, section
+// 3.21). bine's reader of it gives up on all methods when the cookie's path
+// has a character that tor writes in octal.
+type protocolInfo struct {
+	methods    []string
+	cookieFile string
+	version    string
+}
+
+func (p protocolInfo) accepts(method string) bool { return slices.Contains(p.methods, method) }
+
+func parseProtocolInfo(lines []string) (protocolInfo, error) {
+	var info protocolInfo
+	for _, line := range lines {
+		keyword, rest, _ := strings.Cut(line, " ")
+		switch keyword {
+		case "PROTOCOLINFO":
+			if rest != "1" {
+				return info, fmt.Errorf("reading PROTOCOLINFO: version %q, want 1", rest)
+			}
+		case "AUTH":
+			if err := info.parseAuth(rest); err != nil {
+				return info, fmt.Errorf("reading PROTOCOLINFO: %w", err)
+			}
+		case "VERSION":
+			if quoted, ok := strings.CutPrefix(rest, "Tor="); ok {
+				text, _, err := unquote(quoted)
+				if err != nil {
+					return info, fmt.Errorf("reading PROTOCOLINFO: version: %w", err)
+				}
+				info.version, _, _ = strings.Cut(printable.Text(text), " ")
+			}
+		}
+	}
+	if len(info.methods) == 0 {
+		return info, advise(errors.New("what listens there names no way to authenticate"), controlPorts)
+	}
+	return info, nil
+}
+
+func (p *protocolInfo) parseAuth(rest string) error {
+	list, rest, _ := strings.Cut(rest, " ")
+	names, ok := strings.CutPrefix(list, "METHODS=")
+	if !ok {
+		return fmt.Errorf("AUTH line without METHODS")
+	}
+	p.methods = strings.Split(names, ",")
+	quoted, ok := strings.CutPrefix(rest, "COOKIEFILE=")
+	if !ok {
+		return nil
+	}
+	path, _, err := unquote(quoted)
+	if err != nil {
+		return fmt.Errorf("path of the cookie file: %w", err)
+	}
+	p.cookieFile = path
+	return nil
+}
+
+// unquote reads a quoted string with the escapes of C at the beginning of s,
+// octal bytes among them, and returns what follows it (control-spec, section
+// 2.1.1).
+func unquote(s string) (text, rest string, err error) {
+	if s == "" || s[0] != '"' {
+		return "", "", errors.New("not a quoted string")
+	}
+	var out []byte
+	for i := 1; i < len(s); i++ {
+		switch s[i] {
+		case '"':
+			return string(out), s[i+1:], nil
+		case '\\':
+			b, used := unescape(s[i+1:])
+			if used == 0 {
+				return "", "", errors.New("quoted string ends in a backslash")
+			}
+			out = append(out, b)
+			i += used
+		default:
+			out = append(out, s[i])
+		}
+	}
+	return "", "", errors.New("quoted string does not end")
+}
+
+// unescape reads what follows a backslash, and says how many bytes that is.
+func unescape(s string) (b byte, used int) {
+	if s == "" {
+		return 0, 0
+	}
+	switch s[0] {
+	case 'n':
+		return '\n', 1
+	case 'r':
+		return '\r', 1
+	case 't':
+		return '\t', 1
+	}
+	value := 0
+	for used < 3 && used < len(s) && s[used] >= '0' && s[used] <= '7' {
+		value = value*8 + int(s[used]-'0')
+		used++
+	}
+	if used > 0 {
+		return byte(value), used
+	}
+	return s[0], 1
 }

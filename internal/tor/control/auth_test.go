@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -32,7 +33,7 @@ func TestSafeCookieAgainstImpostors(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tor := &fakeTor{protocolInfo: fmt.Sprintf("METHODS=COOKIE,SAFECOOKIE COOKIEFILE=%q", cookie)}
 				tor.on("AUTHCHALLENGE", func(c *fakeConn, _, _ string) { c.say(answer) })
-				l, _, err := openLink(t.Context(), Config{Dial: tor.dial}.withDefaults())
+				l, _, err := openConn(t.Context(), Config{Dial: tor.dial}.withDefaults())
 				if err == nil {
 					l.close()
 					t.Error("authenticated")
@@ -72,7 +73,7 @@ func refuseImpostor(t *testing.T, l net.Listener, methods string, cfg Config, er
 	t.Helper()
 	tor := &fakeTor{protocolInfo: "METHODS=" + methods}
 	cfg.Dial = DialTarget(tor.listen(t, l))
-	link, _, err := openLink(t.Context(), cfg.withDefaults())
+	link, _, err := openConn(t.Context(), cfg.withDefaults())
 	if err == nil {
 		link.close()
 	}
@@ -144,7 +145,7 @@ func TestRefusedPassword(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			tor := &fakeTor{protocolInfo: "METHODS=HASHEDPASSWORD"}
 			tor.on("AUTHENTICATE", func(c *fakeConn, _, _ string) { c.say("515 Authentication failed") })
-			_, _, err := openLink(t.Context(), Config{Dial: tor.dial, PasswordFile: writeFile(t, text+"\n")}.withDefaults())
+			_, _, err := openConn(t.Context(), Config{Dial: tor.dial, PasswordFile: writeFile(t, text+"\n")}.withDefaults())
 			if err == nil || !strings.Contains(err.Error(), errHas) || strings.Contains(err.Error(), text+`"`) {
 				t.Errorf("%q: got %v, want %q", text, err, errHas)
 			}
@@ -163,7 +164,7 @@ func TestRemote(t *testing.T) {
 			conn, err := tor.dial(ctx)
 			return elsewhere{conn}, err
 		}}
-		l, _, err := openLink(t.Context(), cfg.withDefaults())
+		l, _, err := openConn(t.Context(), cfg.withDefaults())
 		if err == nil {
 			l.close()
 		}
@@ -208,14 +209,11 @@ func TestErrorsSayHowToMend(t *testing.T) {
 
 func TestDialTarget(t *testing.T) {
 	for _, good := range []string{"unix:/run/tor/control", "127.0.0.1:9051", "[::1]:9051", "localhost:9051"} {
-		if err := CheckTarget(good); err != nil {
+		if _, _, err := splitTarget(good); err != nil {
 			t.Error(err)
 		}
 	}
 	for _, bad := range []string{"", "unix:", "9051", ":9051", "127.0.0.1", "127.0.0.1:", "/run/tor/control"} {
-		if err := CheckTarget(bad); err == nil {
-			t.Errorf("%q was accepted", bad)
-		}
 		if conn, err := DialTarget(bad)(t.Context()); err == nil {
 			conn.Close()
 			t.Errorf("%q was dialled", bad)
@@ -226,7 +224,78 @@ func TestDialTarget(t *testing.T) {
 func TestMissingSocket(t *testing.T) {
 	c := Config{Dial: DialTarget("unix:" + t.TempDir() + "/none")}.withDefaults()
 	c.DialTimeout = time.Second
-	if _, _, err := openLink(t.Context(), c); err == nil || !strings.Contains(err.Error(), "is tor running") {
+	if _, _, err := openConn(t.Context(), c); err == nil || !strings.Contains(err.Error(), "is tor running") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// What listens in the place of a control port is named, within seconds.
+func TestNotAControlPort(t *testing.T) {
+	for name, test := range map[string]struct {
+		says, errHas string
+	}{
+		"tor's SOCKS port":    {"HTTP/1.0 501 Tor is not an HTTP Proxy\r\nContent-Type: text/html\r\n\r\n<html>\n", "but tor's SOCKS port"},
+		"web server":          {"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "but a web server"},
+		"SSH":                 {"SSH-2.0-OpenSSH_9.2p1\r\n", "but an SSH server"},
+		"TLS":                 {"\x15\x03\x01\x00\x02\x02\x0a", "but a TLS server"},
+		"mail":                {"220 mail.example ESMTP\r\n", `something that says "220 mail.example ESMTP"`},
+		"half a line":         {"hello", `something that says "hello"`},
+		"a terminal's worst":  {"\x1b[2Jok\r\n", `something that says "\x1b[2Jok"`},
+		"no methods":          {"250 OK\r\n", "names no way to authenticate"},
+		"a filter":            {"510 Command filtered\r\n", "does not let the command pass"},
+		"half a control port": {"250-PROTOCOLINFO 1\r\n", "unexpected EOF"},
+		"nothing":             {"", "closed the connection without a word"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := meet(t, func(conn net.Conn) {
+				_, _ = io.WriteString(conn, test.says)
+				conn.Close()
+			})
+			if err == nil || !strings.Contains(err.Error(), test.errHas) {
+				t.Errorf("got %v, want %q", err, test.errHas)
+			}
+			if _, fix := Split(err); fix == "" && name != "half a control port" {
+				t.Errorf("no advice in %v", err)
+			}
+		})
+	}
+	t.Run("silence", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			err := meet(t, func(net.Conn) {})
+			if err == nil || !strings.Contains(err.Error(), "did not answer within 8s") || time.Since(began) > 10*time.Second {
+				t.Errorf("after %v: %v", time.Since(began), err)
+			}
+		})
+	})
+}
+
+// meet has one connection answered, once its first line has come.
+func meet(t *testing.T, answer func(conn net.Conn)) error {
+	t.Helper()
+	tor := new(fakeTor)
+	tor.on("PROTOCOLINFO", func(c *fakeConn, _, _ string) { answer(c) })
+	l, _, err := openConn(t.Context(), Config{Dial: tor.dial}.withDefaults())
+	if err == nil {
+		l.close()
+	}
+	tor.serving.Wait()
+	return err
+}
+
+// A filter lets the handshake pass and refuses what we live by.
+func TestFilter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tor := new(fakeTor)
+		tor.on("SETEVENTS", func(c *fakeConn, _, _ string) { c.say("510 Command filtered") })
+		c := New(Config{Dial: tor.dial})
+		_, err := c.connect(t.Context())
+		var reply *ReplyError
+		text, fix := Split(err)
+		if !errors.As(err, &reply) || !strings.Contains(text, "a filter before the control port") || !strings.Contains(fix, "SETEVENTS") ||
+			strings.Contains(text, fix) {
+			t.Errorf("got %q, advice %q", text, fix)
+		}
+		tor.serving.Wait()
+	})
 }

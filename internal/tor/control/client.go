@@ -1,3 +1,22 @@
+// Package control is a client of tor's control port (control-spec), on top of
+// github.com/cretz/bine/control.
+//
+// A [Client] holds two authenticated connections to one tor. Commands go over
+// the first, one at a time, each with a deadline. Events come over the second,
+// whose reader never blocks on a receiver: bine deadlocks when commands and
+// events share a connection. When either connection is lost, the client closes
+// both, fails all pending calls with [ErrNotConnected], connects again with a
+// growing backoff, and asks for its events again.
+//
+// A program that binds the control port while tor is down would be taken for tor
+// unless it had to prove what only tor knows. So the client proves that it knows
+// the cookie and never sends it (SAFECOOKIE), accepts a control port without
+// authentication only on a unix socket in a place that is tor's alone, and does
+// not simply read a file that the other side names.
+//
+// Reconnects, deadlines and backoff use timers only, so a client whose
+// Config.Dial returns the end of a net.Pipe runs in virtual time inside a
+// testing/synctest bubble.
 package control
 
 import (
@@ -6,6 +25,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"onionbalancer/internal/backoff"
 )
 
 // What Config's zero values stand for.
@@ -55,8 +76,8 @@ type Config struct {
 	// Heartbeat is how often the event connection is tried, so that one which
 	// died in silence is noticed within Heartbeat plus CommandTimeout.
 	Heartbeat time.Duration
-	// MinBackoff and MaxBackoff bound the pause between attempts to connect.
-	// It doubles from the one to the other, and half of it is random.
+	// MinBackoff and MaxBackoff bound the wait between attempts to connect, see
+	// internal/backoff.
 	MinBackoff, MaxBackoff time.Duration
 	// MaxReply is the largest reply to GetInfo, in bytes.
 	MaxReply int64
@@ -179,4 +200,111 @@ func (c *Client) Lost(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// settled is how long a connection must hold before the pauses between
+// attempts begin small again.
+const settled = 10 * time.Second
+
+// Run connects, and connects again whenever the connection is lost, until ctx
+// ends; it then returns ctx's error, with both connections closed and nothing
+// left running. It must be called once.
+func (c *Client) Run(ctx context.Context) error {
+	retry := backoff.Backoff{Policy: backoff.Policy{Min: c.cfg.MinBackoff, Max: c.cfg.MaxBackoff}}
+	complaint := ""
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := c.runSession(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if time.Since(began) >= settled {
+			retry.Reset()
+			complaint = ""
+		}
+		complaint = c.noteFailure(err, complaint)
+		sleep(ctx, retry.Next())
+	}
+	return ctx.Err()
+}
+
+// runSession makes one session and stays with it to its end.
+func (c *Client) runSession(ctx context.Context) error {
+	s, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	c.attach(s)
+	return s.run(ctx)
+}
+
+func (c *Client) attach(s *session) {
+	c.mu.Lock()
+	c.session = s
+	close(c.ready)
+	c.state.Connected, c.state.Since = true, time.Now()
+	c.state.TorVersion = s.version
+	c.state.Connects++
+	c.wakeLocked() // with the session, so that a Watch of now is not woken twice
+	c.mu.Unlock()
+	c.cfg.Log.Info("connected to tor", "tor_version", s.version)
+	if err := CheckVersion(s.version); err != nil {
+		c.cfg.Log.Warn("tor may be too old", "error", err)
+	}
+}
+
+func (c *Client) detach(s *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session = nil
+	c.ready = make(chan struct{})
+	c.state.Connected, c.state.Since = false, time.Now()
+	c.failure = s.cause
+	c.skew = 0
+}
+
+// noteFailure keeps the reason of a failed attempt or a lost connection. It is
+// logged aloud the first time, and again when it is another one.
+func (c *Client) noteFailure(err error, before string) string {
+	text := err.Error()
+	level := slog.LevelDebug
+	if text != before {
+		level = slog.LevelWarn
+	}
+	c.cfg.Log.Log(context.Background(), level, "no connection to tor, trying again", "error", err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failure = err
+	return text
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// current returns the session, or the error of having none.
+func (c *Client) current() (*session, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.session == nil {
+		return nil, notConnected(c.failure)
+	}
+	return c.session, nil
+}
+
+// do carries out one command on the connection of now.
+func (c *Client) do(ctx context.Context, exec func(l *controlConn) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s, err := c.current()
+	if err != nil {
+		return err
+	}
+	return s.do(ctx, exec)
 }

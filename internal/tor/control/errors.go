@@ -9,7 +9,7 @@ import (
 )
 
 // ErrNotConnected is wrapped by the errors of calls that found no connection
-// to tor, or lost it before their answer came. Nobody knows then whether tor
+// to tor, or lost it before their answer came. It is unknown then whether tor
 // carried the command out.
 var ErrNotConnected = errors.New("not connected to tor's control port")
 
@@ -40,24 +40,24 @@ func refusal(code int, text string) error {
 // Advice is an error together with what an operator can do about it. Its text
 // has both.
 type Advice struct {
-	Err  error
-	Mend string // one line
+	Err error
+	Fix string // one line
 }
 
-func (e *Advice) Error() string { return e.Err.Error() + ": " + e.Mend }
+func (e *Advice) Error() string { return e.Err.Error() + ": " + e.Fix }
 func (e *Advice) Unwrap() error { return e.Err }
 
-func advise(err error, mend string, args ...any) error {
-	return &Advice{Err: err, Mend: fmt.Sprintf(mend, args...)}
+func advise(err error, fix string, args ...any) error {
+	return &Advice{Err: err, Fix: fmt.Sprintf(fix, args...)}
 }
 
 // Split takes the advice, if err has any, off the rest of its text.
-func Split(err error) (text, mend string) {
+func Split(err error) (text, fix string) {
 	var advice *Advice
 	if !errors.As(err, &advice) {
 		return err.Error(), ""
 	}
-	return strings.TrimSuffix(err.Error(), ": "+advice.Mend), advice.Mend
+	return strings.TrimSuffix(err.Error(), ": "+advice.Fix), advice.Fix
 }
 
 // HSDescError is the failure of a fetch or a post that tor carried out: the

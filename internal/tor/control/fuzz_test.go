@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bufio"
 	"bytes"
 	"io"
 	"net"
@@ -31,7 +32,7 @@ func FuzzGreeting(f *testing.F) {
 	f.Add([]byte("510 Command filtered\r\n"))
 	f.Add([]byte("250+x\r\n\x1b[2J\r\n.\r\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		l := newLink(said{Reader: bytes.NewReader(text)}, time.Second)
+		l := newConn(said{Reader: bytes.NewReader(text)}, time.Second)
 		lines, err := l.greet(time.Second)
 		var info protocolInfo
 		if err == nil {
@@ -75,4 +76,21 @@ func FuzzEvent(f *testing.F) {
 			t.Errorf("%q: skew %v", first, e.skew)
 		}
 	})
+}
+
+// A consensus of the size of the public network's, read the way GetInfo does
+// when it has read one before.
+func BenchmarkDocument(b *testing.B) {
+	document := strings.Repeat("r relay AAAAAAAAAAAAAAAAAAAAAAAAAAA 2038-01-01 00:00:00 127.0.0.1 9001 0\n"+
+		"m AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n"+
+		"s Fast Guard HSDir Running Stable V2Dir Valid\n", 16000)
+	wire := "250+k=\r\n" + stuff([]byte(document)) + ".\r\n250 OK\r\n"
+	b.SetBytes(int64(len(document)))
+	b.ReportAllocs()
+	for b.Loop() {
+		value, err := readInfo(bufio.NewReader(strings.NewReader(wire)), "k", 1<<30, len(document))
+		if err != nil || len(value) != len(document) {
+			b.Fatal(len(value), err)
+		}
+	}
 }

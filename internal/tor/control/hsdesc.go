@@ -77,9 +77,9 @@ func (c *Client) ask(ctx context.Context, p pair, post bool, command string) ([]
 	if err != nil {
 		return nil, err
 	}
-	w := s.expect(p, post) // before sending: the event may overtake the reply
-	defer s.forget(p)
-	err = s.do(ctx, func(l *link) error {
+	w := s.register(p, post) // before sending: the event may overtake the reply
+	defer s.unregister(p)
+	err = s.do(ctx, func(l *controlConn) error {
 		_, err := l.send(command)
 		return err
 	})

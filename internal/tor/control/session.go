@@ -12,7 +12,7 @@ import (
 // sends it with the whole consensus, where CONSENSUS_ARRIVED is one line.
 const events = "SETEVENTS HS_DESC HS_DESC_CONTENT STATUS_CLIENT STATUS_GENERAL"
 
-// keepActive is the command of the heartbeat. A tor that serves nobody's
+// keepActive is the command of the heartbeat. A tor without client
 // streams goes dormant after DormantClientTimeout, a day, and then fetches no
 // consensus any more; HSFETCH and HSPOST do not count as activity.
 const keepActive = "SIGNAL ACTIVE"
@@ -21,29 +21,29 @@ const keepActive = "SIGNAL ACTIVE"
 type session struct {
 	client   *Client
 	log      *slog.Logger
-	commands *link
-	events   *link
+	commands *controlConn
+	events   *controlConn
 	version  string
 	requests chan *request
 	done     chan struct{} // closed when the session has ended
 	cause    error         // why; set before done is closed
 
-	mu    sync.Mutex
-	waits map[pair]*wait
+	mu      sync.Mutex
+	pending map[pair]*pendingRequest
 }
 
-// request is one command on its way. exec runs on the command loop; nobody
-// reads what it stored before done is closed.
+// request is one command on its way. exec runs on the command loop. Its
+// results may be read once done is closed.
 type request struct {
 	ctx  context.Context
-	exec func(l *link) error
+	exec func(l *controlConn) error
 	err  error
 	done chan struct{}
 }
 
 // connect makes both connections and asks for the events.
 func (c *Client) connect(ctx context.Context) (*session, error) {
-	commands, version, err := openLink(ctx, c.cfg)
+	commands, version, err := openConn(ctx, c.cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +51,7 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 		client: c, log: c.cfg.Log, commands: commands, version: version,
 		requests: make(chan *request),
 		done:     make(chan struct{}),
-		waits:    make(map[pair]*wait),
+		pending:  make(map[pair]*pendingRequest),
 	}
 	if err := s.setUp(ctx, c.cfg); err != nil {
 		s.close()
@@ -61,7 +61,7 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 }
 
 func (s *session) setUp(ctx context.Context, cfg Config) (err error) {
-	if s.events, _, err = openLink(ctx, cfg); err != nil {
+	if s.events, _, err = openConn(ctx, cfg); err != nil {
 		return err
 	}
 	if _, err := s.events.send(events); err != nil {
@@ -105,9 +105,8 @@ func (s *session) run(ctx context.Context) error {
 	return s.cause
 }
 
-// serveCommands carries out one request after the other, and tries the
-// connection from time to time, so that the loss of this one alone does not
-// wait for somebody to meet it.
+// serveCommands carries out one request after the other, and probes the
+// connection from time to time, so that its loss is noticed without a request.
 func (s *session) serveCommands(ctx context.Context) error {
 	ticker := time.NewTicker(s.client.cfg.Heartbeat)
 	defer ticker.Stop()
@@ -142,7 +141,7 @@ func (r *request) finish(err error) {
 // do has one command carried out and waits for it. When ctx ends first, the
 // command goes on and its reply is thrown away, so that the connection stays
 // in step.
-func (s *session) do(ctx context.Context, exec func(l *link) error) error {
+func (s *session) do(ctx context.Context, exec func(l *controlConn) error) error {
 	r := &request{ctx: ctx, exec: exec, done: make(chan struct{})}
 	select {
 	case s.requests <- r:
@@ -159,12 +158,12 @@ func (s *session) do(ctx context.Context, exec func(l *link) error) error {
 	}
 }
 
-// lost is the error of whoever waited while the connection went away. Only for
+// lost is the error of calls that were pending when the connection went away. Only for
 // after done.
 func (s *session) lost() error { return fmt.Errorf("%w: %w", ErrNotConnected, s.cause) }
 
-// pump reads events for as long as the connection lives. It waits for tor and
-// for nobody else. A reply that is not an event answers a heartbeat.
+// pump reads events for as long as the connection lives. It waits for tor
+// alone. A reply that is not an event answers a heartbeat.
 func (s *session) pump(context.Context) error {
 	patience := s.client.cfg.Heartbeat + s.client.cfg.CommandTimeout
 	for {
@@ -185,7 +184,7 @@ func (s *session) pump(context.Context) error {
 			}
 			continue
 		}
-		s.handle(response)
+		s.dispatch(response)
 	}
 }
 

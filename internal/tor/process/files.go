@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"onionbalancer/internal/filelock"
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/peer"
 	"onionbalancer/internal/tor/control"
@@ -21,8 +22,12 @@ import (
 // kernel's 108 less the zero at the end.
 const maxSocketPath = 107
 
-// socketPrefix begins the names of control sockets.
-const socketPrefix = "control."
+// These begin the names of the sockets. A random part follows, another one for
+// each Process: a tor that ends late removes its own sockets, not its successor's.
+const (
+	socketPrefix = "control."
+	socksPrefix  = "socks."
+)
 
 // The names of files inside Dir.
 const (
@@ -40,8 +45,9 @@ type files struct {
 	dir, data, torrc, defaults, cookie string
 
 	root      *os.Root // dir
-	socket    string   // another one for each Process: a tor of before removes its own late
-	socketDir string   // made for the socket alone; "" when it is in dir
+	socket    string   // control port
+	socks     string   // SOCKS port
+	socketDir string   // made for the sockets alone; "" when they are in dir
 	lock      *os.File
 }
 
@@ -81,7 +87,7 @@ func prepare(ctx context.Context, cfg Config) (_ *files, err error) {
 		return nil, err
 	}
 	f.removeLeftovers()
-	if err := f.placeSocket(); err != nil {
+	if err := f.placeSockets(); err != nil {
 		return nil, err
 	}
 	if err := f.write(cfg); err != nil {
@@ -123,7 +129,7 @@ func makePrivate(root *os.Root, name string) (made *os.Root, err error) {
 }
 
 // Running returns how to talk to the tor that another process runs in dir, and
-// whether one does. Nobody's tor but our user's and root's is believed.
+// whether one does. It trusts a tor of our own user or root alone.
 func Running(ctx context.Context, dir string) (cfg control.Config, socket string, ok bool) {
 	socket, err := os.Readlink(filepath.Join(dir, socketLink))
 	if err != nil {
@@ -168,24 +174,27 @@ func (f *files) removeLeftovers() {
 	}
 }
 
-// removeSockets removes the control sockets in a directory.
+// removeSockets removes tor's sockets in a directory.
 func removeSockets(root *os.Root) {
-	sockets, _ := fs.Glob(root.FS(), socketPrefix+"*")
-	for _, socket := range sockets {
-		if info, err := root.Lstat(socket); err == nil && info.Mode()&fs.ModeSocket != 0 {
-			_ = root.Remove(socket)
+	for _, prefix := range []string{socketPrefix, socksPrefix} {
+		sockets, _ := fs.Glob(root.FS(), prefix+"*")
+		for _, socket := range sockets {
+			if info, err := root.Lstat(socket); err == nil && info.Mode()&fs.ModeSocket != 0 {
+				_ = root.Remove(socket)
+			}
 		}
 	}
 }
 
-// placeSocket finds a place that is short enough for the socket, and has
-// socketLink lead there.
-func (f *files) placeSocket() error {
+// placeSockets finds a place that is short enough for the sockets, and has
+// socketLink lead to the control socket.
+func (f *files) placeSockets() error {
 	var random [4]byte
 	if _, err := rand.Read(random[:]); err != nil {
 		return fmt.Errorf("naming tor's control socket: %w", err)
 	}
-	name := socketPrefix + hex.EncodeToString(random[:])
+	suffix := hex.EncodeToString(random[:])
+	name := socketPrefix + suffix
 	target := name
 	if f.socket = filepath.Join(f.dir, name); len(f.socket) > maxSocketPath {
 		dir, err := os.MkdirTemp("", "balancer-tor-") // 0700
@@ -198,17 +207,18 @@ func (f *files) placeSocket() error {
 	if len(f.socket) > maxSocketPath {
 		return fmt.Errorf("placing tor's control socket: %s is too long for a socket too: set TMPDIR to a short path", f.socket)
 	}
+	f.socks = filepath.Join(filepath.Dir(f.socket), socksPrefix+suffix)
 	if err := f.root.Symlink(target, socketLink); err != nil {
 		return fmt.Errorf("placing tor's control socket: %w", err)
 	}
 	return nil
 }
 
-// release takes away what does not belong to tor's lasting state, and lets
-// others have the directory.
+// release removes the sockets and unlocks the directory.
 func (f *files) release() {
 	if f.socket != "" {
 		_ = os.Remove(f.socket)
+		_ = os.Remove(f.socks)
 		_ = f.root.Remove(socketLink)
 	}
 	if f.socketDir != "" {
@@ -218,4 +228,51 @@ func (f *files) release() {
 		_ = f.lock.Close()
 	}
 	_ = f.root.Close()
+}
+
+// claim makes sure that no tor but ours touches the directory, and returns the
+// file whose lock says so. Asking tor would be too late: it opens its control
+// socket, in the place of the other's, before it looks for another.
+//
+// A tor whose owner was killed needs a moment to end; it is given patience.
+func (f *files) claim(ctx context.Context, patience time.Duration) (*os.File, error) {
+	ours, err := lockFile(f.root, ownerFile)
+	if err != nil {
+		return nil, err
+	}
+	deadline := time.Now().Add(patience)
+	for {
+		theirs, err := lockFile(f.root, filepath.Join(dataDir, "lock")) // as tor does it
+		if err == nil {
+			return ours, theirs.Close()
+		}
+		if !errors.Is(err, ErrInUse) || time.Now().After(deadline) {
+			_ = ours.Close()
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			_ = ours.Close()
+			return nil, fmt.Errorf("%w: %w", ctx.Err(), err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// lockFile opens and locks a file; closing it, and our end, unlock it.
+func lockFile(root *os.Root, name string) (*os.File, error) {
+	path := filepath.Join(root.Name(), name)
+	file, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("locking tor's directory: %w", owner.Explain(err, path))
+	}
+	err = filelock.TryLock(file)
+	if err == nil {
+		return file, nil
+	}
+	_ = file.Close()
+	if errors.Is(err, filelock.ErrLocked) {
+		return nil, fmt.Errorf("%w (%s is locked)", ErrInUse, path)
+	}
+	return nil, fmt.Errorf("locking %s: %w", path, err)
 }

@@ -126,8 +126,8 @@ func roundNumber(n int) bool {
 	return n == 1
 }
 
-// sortOf makes equal what tor says of one trouble again and again, with other
-// numbers each time: process ids, counts, relays.
+// sortOf gives messages that differ in numbers alone (process ids, counts, relays)
+// one form, so that they count as repetitions.
 func sortOf(message string) string {
 	words := strings.Fields(message)
 	for i, word := range words {

@@ -33,8 +33,6 @@ type Config struct {
 	Dir string
 	// Binary is looked for in PATH when it has no slash; "tor" when empty.
 	Binary string
-	// SocksPort is the value of torrc's SocksPort; "0" when empty.
-	SocksPort string
 	// ExtraLines are added to the end of torrc. For options that are no lists
 	// tor takes the last value, so they would also overrule ours: what an
 	// operator wrote comes from [ReadLines].
@@ -116,8 +114,8 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 	binary, err := exec.LookPath(cfg.Binary)
 	if err != nil {
 		return nil, &control.Advice{
-			Err:  fmt.Errorf("starting tor: %w", err),
-			Mend: "install it (Debian: apt install tor), or use a running one by a [tor] table",
+			Err: fmt.Errorf("starting tor: %w", err),
+			Fix: "install it (Debian: apt install tor), or use a running one by a [tor] table",
 		}
 	}
 	cfg.Binary = binary
@@ -184,9 +182,6 @@ func (p *Process) Dial(ctx context.Context) (net.Conn, error) {
 	return control.DialTarget("unix:" + p.files.socket)(ctx)
 }
 
-// CookieFile is the path of the control port's cookie.
-func (p *Process) CookieFile() string { return p.files.cookie }
-
 // ControlConfig is what a control.Client needs to talk to this tor.
 func (p *Process) ControlConfig() control.Config {
 	return control.Config{Dial: p.Dial, CookieFile: p.files.cookie, Log: p.cfg.Log}
@@ -194,3 +189,58 @@ func (p *Process) ControlConfig() control.Config {
 
 // Socket is the path of tor's control socket. Its cookie is asked of tor.
 func (p *Process) Socket() string { return p.files.socket }
+
+// SocksSocket is the path of tor's SOCKS port, a unix socket that only our user
+// and root can reach. It takes onion addresses alone, and answers with the
+// extended errors of proposal 304. tor opens it together with its control port.
+func (p *Process) SocksSocket() string { return p.files.socks }
+
+func (p *Process) noteStart(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state.PID, p.state.Since = pid, time.Now()
+	p.state.Bootstrap = control.Progress{}
+}
+
+// noteOpen lets those in Dial go on.
+func (p *Process) noteOpen() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.listening)
+}
+
+func (p *Process) noteEnd(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state.PID, p.state.Since = 0, time.Now()
+	p.state.Bootstrap = control.Progress{}
+	if err != nil {
+		p.state.LastError = err.Error()
+	}
+	select {
+	case <-p.listening:
+		p.listening = make(chan struct{})
+	default: // it never opened: who waits goes on waiting
+	}
+}
+
+func (p *Process) noteVersion(version string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state.Version = version
+}
+
+// noteProgress skips what was told already.
+func (p *Process) noteProgress(step control.Progress) {
+	p.mu.Lock()
+	news := p.state.Bootstrap != step
+	p.state.Bootstrap = step
+	p.mu.Unlock()
+	if !news {
+		return
+	}
+	p.cfg.Log.Debug("tor's bootstrap", "percent", step.Percent, "summary", step.Summary, "warning", step.Warning)
+	if p.cfg.OnBootstrap != nil {
+		p.cfg.OnBootstrap(step)
+	}
+}

@@ -3,9 +3,9 @@ package process
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
+	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/tor/control"
 )
 
@@ -13,7 +13,7 @@ import (
 // the first tor answers, or why it does not; after an error it gives up.
 func (p *Process) supervise(ctx context.Context, first chan<- error) {
 	defer close(p.ended)
-	pause := p.cfg.times.minBackoff
+	retry := backoff.Backoff{Policy: backoff.Policy{Min: p.cfg.times.minBackoff, Max: p.cfg.times.maxBackoff}}
 	ready := func() {
 		if first != nil {
 			first <- nil
@@ -31,16 +31,15 @@ func (p *Process) supervise(ctx context.Context, first chan<- error) {
 			return
 		}
 		if time.Since(began) >= p.cfg.times.settled {
-			pause = p.cfg.times.minBackoff
+			retry.Reset()
 		}
-		wait := pause/2 + rand.N(pause/2+1)
-		p.cfg.Log.Warn("our tor ended, starting it again", "error", err, "pause", wait)
+		wait := retry.Next()
+		p.cfg.Log.Warn("our tor ended, starting it again", "error", err, "retry_in", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
 			return
 		}
-		pause = min(2*pause, p.cfg.times.maxBackoff)
 		p.mu.Lock()
 		p.state.Restarts++
 		p.mu.Unlock()
@@ -50,50 +49,50 @@ func (p *Process) supervise(ctx context.Context, first chan<- error) {
 // live runs one tor to its end and says how it ended. ready is called when it
 // answers on its control port.
 func (p *Process) live(ctx context.Context, ready func()) error {
-	child, err := launch(p.cfg, p.files)
+	tor, err := launch(p.cfg, p.files)
 	if err == nil {
-		p.noteStart(child.pid)
-		err = p.watch(ctx, child, ready)
+		p.noteStart(tor.pid)
+		err = p.watch(ctx, tor, ready)
 	}
 	p.noteEnd(err)
 	return err
 }
 
 // watch stays with a started tor until it has ended.
-func (p *Process) watch(ctx context.Context, child *child, ready func()) error {
+func (p *Process) watch(ctx context.Context, tor *torProcess, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	select {
-	case <-child.opened:
+	case <-tor.opened:
 		p.noteOpen()
-	case <-child.exited:
-		return child.err()
+	case <-tor.exited:
+		return tor.err()
 	case <-ctx.Done():
-		child.stop(p.cfg.times.stop)
+		tor.stop(p.cfg.times.stop)
 		return ctx.Err()
 	case <-time.After(p.cfg.times.start):
-		child.stop(0)
+		tor.stop(0)
 		return fmt.Errorf("it did not open its control port within %v", p.cfg.times.start)
 	}
 	var lost error
 	owned := make(chan struct{})
 	go func() { defer close(owned); lost = p.own(ctx, ready) }()
 	select {
-	case <-child.exited:
+	case <-tor.exited:
 	case <-owned:
 		// A tor that lost its owner ends by itself, unless it hangs.
 		if ctx.Err() == nil {
-			child.await(p.cfg.times.stop)
+			tor.await(p.cfg.times.stop)
 		}
 	}
-	crashed := child.crashed()
-	child.stop(p.cfg.times.stop)
+	crashed := tor.crashed()
+	tor.stop(p.cfg.times.stop)
 	cancel()
 	<-owned
 	if lost != nil && !crashed {
 		return lost
 	}
-	return child.err()
+	return tor.err()
 }
 
 // own binds tor to a control connection of ours and follows its bootstrap. It

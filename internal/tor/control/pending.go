@@ -23,8 +23,8 @@ func newPair(address, hsdir string) (pair, error) {
 	return pair{address: address, hsdir: strings.ToUpper(hsdir)}, nil
 }
 
-// wait is one fetch or post that an event will answer.
-type wait struct {
+// pendingRequest is one fetch or post that an event will answer.
+type pendingRequest struct {
 	post   bool
 	result chan result // holds one
 }
@@ -34,25 +34,25 @@ type result struct {
 	err     error
 }
 
-func (s *session) expect(p pair, post bool) *wait {
-	w := &wait{post: post, result: make(chan result, 1)}
+func (s *session) register(p pair, post bool) *pendingRequest {
+	w := &pendingRequest{post: post, result: make(chan result, 1)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.waits[p] = w
+	s.pending[p] = w
 	return w
 }
 
-func (s *session) forget(p pair) {
+func (s *session) unregister(p pair) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.waits, p)
+	delete(s.pending, p)
 }
 
-// deliver gives an event to whoever waits for it, and ignores the rest: tor
+// deliver gives an event to the request that waits for it, and ignores the rest: tor
 // reports its own fetches and uploads as well.
 func (s *session) deliver(e *hsDescEvent) {
 	s.mu.Lock()
-	w := s.waits[e.pair]
+	w := s.pending[e.pair]
 	s.mu.Unlock()
 	if w == nil {
 		return

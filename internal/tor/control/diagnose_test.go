@@ -19,26 +19,26 @@ func TestWhyNoConsensus(t *testing.T) {
 		refusal string // noConsensus unless set
 		percent int
 		errHas  string
-		mend    string
+		fix     string
 	}{
-		"starting":        {phase: starting, percent: 30, errHas: "30 % of its start (Loading networkstatus consensus)", mend: "firewall"},
-		"started":         {phase: `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`, percent: 100, errHas: "has no new consensus yet", mend: "firewall"},
-		"off the network": {conf: "DisableNetwork=1", phase: starting, percent: -1, errHas: "tor has its network switched off", mend: "set DisableNetwork 0"},
-		"no directory":    {conf: "FetchServerDescriptors=0", phase: starting, percent: -1, errHas: "FetchServerDescriptors 0", mend: "remove"},
-		"no microdescs":   {conf: "UseMicrodescriptors=0", phase: starting, percent: -1, errHas: "UseMicrodescriptors 0", mend: "remove"},
-		"other defaults":  {conf: "UseMicrodescriptors=auto", phase: starting, percent: 30, errHas: "30 %", mend: "firewall"},
-		"too old":         {version: "0.3.5.16", percent: -1, errHas: "tor 0.3.5.16 is older than 0.4.8", mend: "install a newer tor"},
+		"starting":        {phase: starting, percent: 30, errHas: "30 % of its start (Loading networkstatus consensus)", fix: "firewall"},
+		"started":         {phase: `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`, percent: 100, errHas: "has no new consensus yet", fix: "firewall"},
+		"off the network": {conf: "DisableNetwork=1", phase: starting, percent: -1, errHas: "tor has its network switched off", fix: "set DisableNetwork 0"},
+		"no directory":    {conf: "FetchServerDescriptors=0", phase: starting, percent: -1, errHas: "FetchServerDescriptors 0", fix: "remove"},
+		"no microdescs":   {conf: "UseMicrodescriptors=0", phase: starting, percent: -1, errHas: "UseMicrodescriptors 0", fix: "remove"},
+		"other defaults":  {conf: "UseMicrodescriptors=auto", phase: starting, percent: 30, errHas: "30 %", fix: "firewall"},
+		"too old":         {version: "0.3.5.16", percent: -1, errHas: "tor 0.3.5.16 is older than 0.4.8", fix: "install a newer tor"},
 		"no route": {phase: `WARN BOOTSTRAP PROGRESS=5 TAG=conn SUMMARY="Connecting to a relay" WARNING="No route to host" REASON=NOROUTE ` +
-			`COUNT=1 RECOMMENDATION=warn HOSTID="A" HOSTADDR="192.0.2.1:443"`, percent: -1, errHas: "does not get on: No route to host", mend: "firewall"},
+			`COUNT=1 RECOMMENDATION=warn HOSTID="A" HOSTADDR="192.0.2.1:443"`, percent: -1, errHas: "does not get on: No route to host", fix: "firewall"},
 		"one relay of many": {phase: `WARN BOOTSTRAP PROGRESS=5 TAG=conn SUMMARY="Connecting to a relay" WARNING="No route to host" ` +
-			`REASON=NOROUTE COUNT=1 RECOMMENDATION=ignore`, percent: 5, errHas: "5 %", mend: "firewall"},
+			`REASON=NOROUTE COUNT=1 RECOMMENDATION=ignore`, percent: 5, errHas: "5 %", fix: "firewall"},
 		"clock behind": {phase: `WARN BOOTSTRAP PROGRESS=30 TAG=loading_status SUMMARY="Loading" ` +
 			`WARNING="Clock skew -18000 in microdesc flavor consensus from CONSENSUS" REASON=CLOCK_SKEW COUNT=1 RECOMMENDATION=warn`,
-			percent: -1, errHas: "clock 5h0m0s behind the Tor network's", mend: "set the clock right"},
+			percent: -1, errHas: "clock 5h0m0s behind the Tor network's", fix: "set the clock right"},
 		"clock ahead": {phase: starting, event: "650 STATUS_GENERAL WARN CLOCK_SKEW SKEW=7200 SOURCE=OR:192.0.2.1:443\r\n",
-			percent: -1, errHas: "clock 2h0m0s ahead of the Tor network's", mend: "set the clock right"},
-		"other events":      {phase: starting, event: "650 STATUS_GENERAL WARN DANGEROUS_VERSION CURRENT=1\r\n", percent: 30, errHas: "30 %", mend: "firewall"},
-		"filtered":          {refusal: "510 Command filtered", percent: -1, errHas: "a filter before", mend: "GETINFO"},
+			percent: -1, errHas: "clock 2h0m0s ahead of the Tor network's", fix: "set the clock right"},
+		"other events":      {phase: starting, event: "650 STATUS_GENERAL WARN DANGEROUS_VERSION CURRENT=1\r\n", percent: 30, errHas: "30 %", fix: "firewall"},
+		"filtered":          {refusal: "510 Command filtered", percent: -1, errHas: "a filter before", fix: "GETINFO"},
 		"no answer to that": {phase: "", percent: -1, errHas: "does not say why"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -71,14 +71,27 @@ func TestWhyNoConsensus(t *testing.T) {
 				synctest.Wait()
 				_, refused := c.GetInfo(t.Context(), "consensus")
 				percent, why := c.WhyNoConsensus(t.Context(), refused)
-				text, mend := Split(why)
-				if percent != test.percent || !strings.Contains(text, test.errHas) || !strings.Contains(mend, test.mend) {
-					t.Errorf("%d, %q, advice %q; want %d, %q, %q", percent, text, mend, test.percent, test.errHas, test.mend)
+				text, fix := Split(why)
+				if percent != test.percent || !strings.Contains(text, test.errHas) || !strings.Contains(fix, test.fix) {
+					t.Errorf("%d, %q, advice %q; want %d, %q, %q", percent, text, fix, test.percent, test.errHas, test.fix)
 				}
 				if strings.Contains(why.Error(), "FetchUselessDescriptors") || strings.Contains(why.Error(), "192.0.2.1") {
 					t.Errorf("says %v", why)
 				}
 			})
 		})
+	}
+}
+
+func TestCheckVersion(t *testing.T) {
+	for _, good := range []string{"0.4.8", "0.4.8.1-alpha", "0.4.9.11", "0.4.10.1", "0.5.0.1", "1.0.0"} {
+		if err := CheckVersion(good); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, bad := range []string{"", "0.4", "0.4.7.16", "0.3.9.9", "0.x.9.1", "tor"} {
+		if CheckVersion(bad) == nil {
+			t.Errorf("%q was accepted", bad)
+		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"onionbalancer/internal/printable"
 )
 
-// hindrances are settings of tor's with which it has no consensus for us, ever.
-var hindrances = []struct{ option, value, effect, mend string }{
+// blockers are settings of tor's with which it has no consensus for us, ever.
+var blockers = []struct{ option, value, effect, fix string }{
 	{"DisableNetwork", "1", "has its network switched off (DisableNetwork 1)", "set DisableNetwork 0 in its torrc, then reload it"},
 	{"FetchServerDescriptors", "0", "fetches nothing of the directory (FetchServerDescriptors 0)", "remove that line from its torrc, then reload it"},
 	{"UseMicrodescriptors", "0", "keeps no microdescriptors (UseMicrodescriptors 0)", "remove that line from its torrc, then reload it"},
@@ -30,9 +30,9 @@ func (c *Client) WhyNoConsensus(ctx context.Context, refused error) (percent int
 	if err := CheckVersion(c.State().TorVersion); errors.As(err, &advice) {
 		return -1, err
 	}
-	for _, h := range hindrances {
+	for _, h := range blockers {
 		if values, err := c.GetConf(ctx, h.option); err == nil && len(values) == 1 && values[0] == h.value {
-			return -1, advise(fmt.Errorf("tor %s", h.effect), "%s", h.mend)
+			return -1, advise(fmt.Errorf("tor %s", h.effect), "%s", h.fix)
 		}
 	}
 	step, err := c.Bootstrap(ctx)
@@ -47,17 +47,17 @@ func (c *Client) WhyNoConsensus(ctx context.Context, refused error) (percent int
 
 // standstill says where tor's bootstrap stands.
 func (p Progress) standstill() (percent int, why error) {
-	mend := "see that this machine can reach the Tor network (firewall, proxy, bridges?)"
+	fix := "see that this machine can reach the Tor network (firewall, proxy, bridges?)"
 	at := fmt.Sprintf("tor is at %d %% of its start (%s)", p.Percent, printable.Text(p.Summary))
 	switch {
 	case p.Stuck:
-		return -1, advise(fmt.Errorf("%s and does not get on: %s", at, printable.Text(p.Warning)), "%s", mend)
+		return -1, advise(fmt.Errorf("%s and does not get on: %s", at, printable.Text(p.Warning)), "%s", fix)
 	case p.Done():
 		at = "tor has started, and has no new consensus yet"
 	default: // with a clock that is days off it only fails to shake hands
-		mend += ", and that its clock is right"
+		fix += ", and that its clock is right"
 	}
-	return p.Percent, advise(errors.New(at), "%s", mend)
+	return p.Percent, advise(errors.New(at), "%s", fix)
 }
 
 // ClockError says how wrong tor finds the clock, nil if it has said nothing of it.
@@ -100,4 +100,47 @@ func parseSkew(seconds string) time.Duration {
 		return 0
 	}
 	return time.Duration(n) * time.Second
+}
+
+// OldestVersion is the oldest series of tor that a balancer should use. It is
+// the first whose clients and services speak of everything that descriptors
+// hold today (flow-control came with 0.4.7, pow-params with 0.4.8), and what
+// came before it is no longer maintained.
+const OldestVersion = "0.4.8"
+
+// CheckVersion says what is wrong with a version of tor, such as "0.4.9.11" or
+// "0.4.9.3-alpha".
+func CheckVersion(version string) error {
+	have, err := parseVersion(version)
+	if err != nil {
+		return fmt.Errorf("reading tor's version %q: %w", version, err)
+	}
+	oldest, err := parseVersion(OldestVersion)
+	if err != nil {
+		return err
+	}
+	for i := range have {
+		if have[i] > oldest[i] {
+			return nil
+		}
+		if have[i] < oldest[i] {
+			return advise(fmt.Errorf("tor %s is older than %s, the oldest that balancer is made for", printable.Text(version), OldestVersion),
+				"install a newer tor (Debian: from deb.torproject.org or backports)")
+		}
+	}
+	return nil
+}
+
+// parseVersion reads the first three numbers, which name the series.
+func parseVersion(version string) (numbers [3]int, err error) {
+	parts := strings.Split(version, ".")
+	if len(parts) < len(numbers) {
+		return numbers, fmt.Errorf("want at least %d numbers", len(numbers))
+	}
+	for i := range numbers {
+		if numbers[i], err = strconv.Atoi(parts[i]); err != nil {
+			return numbers, err
+		}
+	}
+	return numbers, nil
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/textproto"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	bine "github.com/cretz/bine/control"
@@ -17,17 +20,17 @@ const (
 	maxEvent      = 8 << 20 // 8 MiB: a descriptor is 50,000 bytes unless the consensus raises it
 )
 
-// link is one connection to tor. Whoever owns it uses it alone: bine's
+// controlConn is one connection to tor. It has one user at a time: bine's
 // connection deadlocks when shared.
-type link struct {
+type controlConn struct {
 	conn    *cappedConn
 	text    *textproto.Conn
 	bine    *bine.Conn
 	timeout time.Duration // of one command
 }
 
-// openLink dials and authenticates within the time for dialling.
-func openLink(ctx context.Context, cfg Config) (*link, string, error) {
+// openConn dials and authenticates within the time for dialling.
+func openConn(ctx context.Context, cfg Config) (*controlConn, string, error) {
 	ctx, cancel := context.WithTimeout(ctx, cfg.DialTimeout)
 	defer cancel()
 	conn, err := cfg.Dial(ctx)
@@ -41,7 +44,7 @@ func openLink(ctx context.Context, cfg Config) (*link, string, error) {
 	}
 	// The handshake ends with its context, not only with its deadlines.
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	l := newLink(conn, cfg.DialTimeout)
+	l := newConn(conn, cfg.DialTimeout)
 	version, err := l.authenticate(cfg)
 	if !stop() { // then whatever else is wrong is of our closing
 		err = fmt.Errorf("tor did not answer within %v: %w", cfg.DialTimeout, ctx.Err())
@@ -54,19 +57,19 @@ func openLink(ctx context.Context, cfg Config) (*link, string, error) {
 	return l, version, nil
 }
 
-func newLink(conn net.Conn, timeout time.Duration) *link {
+func newConn(conn net.Conn, timeout time.Duration) *controlConn {
 	capped := &cappedConn{Conn: conn}
 	text := textproto.NewConn(capped)
-	return &link{conn: capped, text: text, bine: bine.NewConn(text), timeout: timeout}
+	return &controlConn{conn: capped, text: text, bine: bine.NewConn(text), timeout: timeout}
 }
 
 // close closes the connection without QUIT, which could wait for an answer.
-func (l *link) close() { _ = l.text.Close() }
+func (l *controlConn) close() { _ = l.text.Close() }
 
 // send carries out one command with a small reply. Its error is a *ReplyError
 // when tor refused; with any other error the connection is of no more use.
 // The text goes through "%s" since bine takes commands for format strings.
-func (l *link) send(command string) (*bine.Response, error) {
+func (l *controlConn) send(command string) (*bine.Response, error) {
 	if err := l.arm(maxPlainReply); err != nil {
 		return nil, err
 	}
@@ -82,16 +85,16 @@ func (l *link) send(command string) (*bine.Response, error) {
 
 // arm sets the deadline and the allowance of one exchange. Replies are told
 // apart by their order alone, so what came unasked ends the connection.
-func (l *link) arm(allowance int64) error {
+func (l *controlConn) arm(allowance int64) error {
 	if n := l.text.R.Buffered(); n > 0 {
-		return fmt.Errorf("tor sent %d bytes that nobody asked for", n)
+		return fmt.Errorf("tor sent %d bytes without being asked", n)
 	}
 	l.conn.allow(allowance)
 	return l.conn.SetDeadline(time.Now().Add(l.timeout))
 }
 
 // explain words what the reader of a log would puzzle over.
-func (l *link) explain(err error) error {
+func (l *controlConn) explain(err error) error {
 	if isTimeout(err) {
 		return fmt.Errorf("tor did not answer within %v: %w", l.timeout, err)
 	}
@@ -118,4 +121,87 @@ func oneWord(what, s string) error {
 		return &usageError{fmt.Errorf("%s %q is not one word", what, s)}
 	}
 	return nil
+}
+
+// DialTarget returns a function that dials a control port: "unix:" and a path,
+// or a host and a port. A malformed target fails at every dial.
+func DialTarget(target string) func(ctx context.Context) (net.Conn, error) {
+	network, address, err := splitTarget(target)
+	return func(ctx context.Context) (net.Conn, error) {
+		if err != nil {
+			return nil, err
+		}
+		if network == "unix" {
+			return dialSocket(ctx, address)
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}
+}
+
+func splitTarget(target string) (network, address string, err error) {
+	if path, ok := strings.CutPrefix(target, "unix:"); ok {
+		if path == "" {
+			return "", "", fmt.Errorf("reading control port %q: no path after %q", target, "unix:")
+		}
+		return "unix", path, nil
+	}
+	host, port, err := net.SplitHostPort(target)
+	if err != nil {
+		return "", "", fmt.Errorf("reading control port %q: want unix:PATH or HOST:PORT: %w", target, err)
+	}
+	if host == "" || port == "" {
+		return "", "", fmt.Errorf("reading control port %q: want unix:PATH or HOST:PORT", target)
+	}
+	return "tcp", net.JoinHostPort(host, port), nil
+}
+
+// cappedConn is a connection that refuses to read more than an allowance,
+// which is set afresh for each reply: textproto reads lines and bodies of any
+// length into memory.
+type cappedConn struct {
+	net.Conn
+	mu   sync.Mutex
+	left int64
+}
+
+func (c *cappedConn) allow(n int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left = n
+}
+
+func (c *cappedConn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	left := c.left
+	c.mu.Unlock()
+	if left <= 0 {
+		return 0, fmt.Errorf("reading a reply: %w", ErrTooLarge)
+	}
+	if int64(len(p)) > left {
+		p = p[:left]
+	}
+	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	c.left -= int64(n)
+	c.mu.Unlock()
+	return n, err
+}
+
+// isTimeout tells a deadline that passed from other errors.
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// explainDial adds to the errors that operators meet how to fix them.
+func explainDial(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return advise(err, "add balancer's user to the group that may use the socket "+
+			"(Debian: adduser USER debian-tor; in torrc: ControlPort unix:PATH GroupWritable)")
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return advise(err, "is tor running, with this ControlPort in its torrc?")
+	}
+	return err
 }

@@ -1,0 +1,331 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	bine "github.com/cretz/bine/control"
+)
+
+// Watch returns a channel that wakes its reader when the documents of GetInfo
+// may have changed: a new consensus arrived, tor has enough directory
+// information, or the connection was made (again). Wakes coalesce: one that was
+// not received yet stands for all. With a connection there, the first wake is
+// waiting at once. The channel is never closed; it falls silent when ctx ends.
+//
+// No event tells of microdescriptors. For some seconds after a new consensus
+// those of its new relays are on their way.
+func (c *Client) Watch(ctx context.Context) <-chan struct{} {
+	ch := make(chan struct{}, 1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watchers[ch] = struct{}{}
+	if c.session != nil {
+		ch <- struct{}{}
+	}
+	context.AfterFunc(ctx, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.watchers, ch)
+	})
+	return ch
+}
+
+func (c *Client) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wakeLocked()
+}
+
+func (c *Client) wakeLocked() {
+	for ch := range c.watchers {
+		select {
+		case ch <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// noteSkew keeps what tor said of the clock, to explain why there is no
+// consensus.
+func (c *Client) noteSkew(ahead time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.skew = ahead
+}
+
+// dispatch hands an event on, and never waits. A malformed one is well framed
+// still, so the connection goes on.
+func (s *session) dispatch(response *bine.Response) {
+	e, err := parseEvent(response.Data, response.Reply)
+	switch {
+	case err != nil:
+		s.log.Debug("malformed event from tor", "error", err)
+	case e.hsDesc != nil:
+		s.deliver(e.hsDesc)
+	case e.progress != nil:
+		s.client.tellProgress(*e.progress)
+		if e.progress.Done() {
+			s.client.wake()
+		}
+	case e.refresh:
+		s.client.wake()
+	case e.skew != 0:
+		s.client.noteSkew(e.skew)
+	}
+}
+
+// event is one of tor's asynchronous events (control-spec, section 4.1), of
+// which at most one field is set: none for events that we have no use for.
+type event struct {
+	hsDesc   *hsDescEvent
+	progress *Progress
+	skew     time.Duration // how far tor finds the clock ahead, if it does
+	// refresh: what the directory documents say may have changed.
+	refresh bool
+}
+
+// hsDescEvent is HS_DESC or, with Action "CONTENT", HS_DESC_CONTENT.
+type hsDescEvent struct {
+	action  string // UPLOADED, FAILED, CONTENT and others
+	pair    pair
+	reason  string
+	content []byte // whole lines; nil when the fetch brought nothing
+}
+
+// parseEvent reads an event as bine hands it over: data holds the lines before
+// the last, which is reply.
+func parseEvent(data []string, reply string) (event, error) {
+	text := reply
+	if len(data) > 0 {
+		text = data[0]
+	}
+	keyword, rest, _ := strings.Cut(text, " ")
+	switch keyword {
+	case "HS_DESC":
+		e, err := parseHSDesc(rest)
+		if err != nil {
+			return event{}, fmt.Errorf("reading HS_DESC: %w", err)
+		}
+		return event{hsDesc: e}, nil
+	case "HS_DESC_CONTENT":
+		e, err := parseHSDescContent(rest)
+		if err != nil {
+			return event{}, fmt.Errorf("reading HS_DESC_CONTENT: %w", err)
+		}
+		return event{hsDesc: e}, nil
+	case "STATUS_CLIENT":
+		e, err := parseStatusClient(rest)
+		if err != nil {
+			return event{}, fmt.Errorf("reading STATUS_CLIENT: %w", err)
+		}
+		return e, nil
+	case "STATUS_GENERAL":
+		return event{skew: parseClockSkew(rest)}, nil
+	}
+	return event{}, nil
+}
+
+// parseClockSkew reads: severity, "CLOCK_SKEW", SKEW=SECONDS and others
+// (control-spec, section 4.1.10). All else gives 0.
+func parseClockSkew(text string) time.Duration {
+	words := strings.Fields(text)
+	if len(words) < 3 || words[1] != "CLOCK_SKEW" {
+		return 0
+	}
+	seconds, _ := strings.CutPrefix(words[2], "SKEW=")
+	return parseSkew(seconds)
+}
+
+// parseHSDesc reads: action, address, authorization, HSDir, and then perhaps
+// the descriptor's blinded key and KEY=VALUE pairs (control-spec, section
+// 4.1.25). Uploads come without the blinded key.
+func parseHSDesc(text string) (*hsDescEvent, error) {
+	words := strings.Fields(text)
+	if len(words) < 4 {
+		return nil, fmt.Errorf("%d words, want at least 4", len(words))
+	}
+	e := &hsDescEvent{action: words[0]}
+	e.pair = pair{address: strings.ToLower(words[1]), hsdir: fingerprint(words[3])}
+	for _, word := range words[4:] {
+		if reason, ok := strings.CutPrefix(word, "REASON="); ok {
+			e.reason = reason
+		}
+	}
+	return e, nil
+}
+
+// parseHSDescContent reads: address, blinded key, HSDir, and from the next
+// line on the descriptor (control-spec, section 4.1.26). For a failed fetch
+// tor sends an empty line in its place. bine trimmed the newline at the end.
+func parseHSDescContent(text string) (*hsDescEvent, error) {
+	head, body, found := strings.Cut(text, "\n")
+	words := strings.Fields(head)
+	if len(words) < 3 || !found {
+		return nil, errors.New("want three words and a document")
+	}
+	e := &hsDescEvent{action: "CONTENT"}
+	e.pair = pair{address: strings.ToLower(words[0]), hsdir: fingerprint(words[2])}
+	if strings.TrimSpace(body) != "" {
+		e.content = []byte(body + "\n")
+	}
+	return e, nil
+}
+
+// fingerprint takes the 40 hex digits out of $FINGERPRINT~nickname, or gives
+// "" for UNKNOWN and whatever else there is.
+func fingerprint(longName string) string {
+	name := strings.TrimPrefix(longName, "$")
+	if i := strings.IndexAny(name, "~="); i >= 0 {
+		name = name[:i]
+	}
+	if !isHex(name) {
+		return ""
+	}
+	return strings.ToUpper(name)
+}
+
+// isHex tells whether s is a relay's fingerprint: 40 hex digits.
+func isHex(s string) bool {
+	if len(s) != 40 {
+		return false
+	}
+	for _, b := range []byte(s) {
+		if !(b >= '0' && b <= '9' || b >= 'a' && b <= 'f' || b >= 'A' && b <= 'F') {
+			return false
+		}
+	}
+	return true
+}
+
+// parseStatusClient reads: severity, action, arguments (control-spec, section
+// 4.1.10).
+func parseStatusClient(text string) (event, error) {
+	_, rest, found := strings.Cut(text, " ")
+	if !found {
+		return event{}, errors.New("no action")
+	}
+	action, args, _ := strings.Cut(rest, " ")
+	switch action {
+	case "CONSENSUS_ARRIVED", "ENOUGH_DIR_INFO":
+		return event{refresh: true}, nil
+	case "BOOTSTRAP":
+		p, err := parseBootstrap(args)
+		if err != nil {
+			return event{}, err
+		}
+		return event{progress: &p}, nil
+	}
+	return event{}, nil
+}
+
+// Progress is how far tor has come on its way into the network.
+type Progress struct {
+	Percent int    // 0 to 100
+	Tag     string // a word for programs, such as "conn_dir"
+	Summary string // for people
+	Warning string // what went wrong last, if anything did
+	Reason  string // a word for programs about Warning, such as "CLOCK_SKEW"
+	Stuck   bool   // tor thinks that people should be told of Warning
+}
+
+// Done tells whether tor can build circuits.
+func (p Progress) Done() bool { return p.Percent >= 100 }
+
+// Bootstrap asks tor how far it is.
+func (c *Client) Bootstrap(ctx context.Context) (Progress, error) {
+	value, err := c.GetInfo(ctx, "status/bootstrap-phase")
+	if err != nil {
+		return Progress{}, err
+	}
+	e, err := parseStatusClient(string(value))
+	if err != nil {
+		return Progress{}, fmt.Errorf("reading bootstrap phase: %w", err)
+	}
+	if e.progress == nil {
+		return Progress{}, fmt.Errorf("reading bootstrap phase: no BOOTSTRAP in %.80q", value)
+	}
+	return *e.progress, nil
+}
+
+// WatchBootstrap returns a channel of tor's progress as its events tell it. It
+// holds the latest only, is never closed, and gets nothing more once ctx ends.
+// Bootstrap gives what was told before.
+func (c *Client) WatchBootstrap(ctx context.Context) <-chan Progress {
+	ch := make(chan Progress, 1)
+	c.mu.Lock()
+	c.progress[ch] = struct{}{}
+	c.mu.Unlock()
+	context.AfterFunc(ctx, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.progress, ch)
+	})
+	return ch
+}
+
+func (c *Client) tellProgress(p Progress) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for ch := range c.progress {
+		select {
+		case <-ch:
+		default:
+		}
+		ch <- p // room was made, and only we send, under the lock
+	}
+}
+
+// parseBootstrap reads the arguments of BOOTSTRAP: KEY=VALUE, values quoted
+// where they have spaces.
+func parseBootstrap(args string) (Progress, error) {
+	p := Progress{Percent: -1}
+	for args = strings.TrimLeft(args, " "); args != ""; args = strings.TrimLeft(args, " ") {
+		key, rest, found := strings.Cut(args, "=")
+		if !found {
+			return p, fmt.Errorf("BOOTSTRAP argument %.40q has no value", args)
+		}
+		value, err := "", error(nil)
+		if strings.HasPrefix(rest, `"`) {
+			value, args, err = unquote(rest)
+		} else {
+			value, args, _ = strings.Cut(rest, " ")
+		}
+		if err != nil {
+			return p, fmt.Errorf("BOOTSTRAP argument %.40q: %w", key, err)
+		}
+		if err := p.set(key, value); err != nil {
+			return p, err
+		}
+	}
+	if p.Percent < 0 {
+		return p, fmt.Errorf("BOOTSTRAP without PROGRESS")
+	}
+	return p, nil
+}
+
+func (p *Progress) set(key, value string) error {
+	switch key {
+	case "PROGRESS":
+		n, err := strconv.ParseUint(value, 10, 8)
+		if err != nil || n > 100 {
+			return fmt.Errorf("BOOTSTRAP with PROGRESS %.20q", value)
+		}
+		p.Percent = int(n)
+	case "TAG":
+		p.Tag = value
+	case "SUMMARY":
+		p.Summary = value
+	case "WARNING":
+		p.Warning = value
+	case "REASON":
+		p.Reason = value
+	case "RECOMMENDATION":
+		p.Stuck = value == "warn"
+	}
+	return nil
+}

@@ -1,0 +1,182 @@
+package tor
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+)
+
+// times are how patient a pool is with its tors.
+type times struct {
+	look   time.Duration // between two looks at the tors
+	grace  time.Duration // how long a tor may be down before its services move
+	settle time.Duration // how long it must be well again before they move back
+	poll   time.Duration // between two questions for its consensus, without an event
+}
+
+var defaultTimes = times{look: 5 * time.Second, grace: 30 * time.Second, settle: 3 * time.Minute, poll: time.Minute}
+
+// health is how much a tor can do.
+type health int
+
+const (
+	down        health = iota // not connected
+	noConsensus               // or only an old one
+	well
+)
+
+func (t *Tor) health(now time.Time) health {
+	if !t.client.State().Connected {
+		return down
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now.After(t.until) {
+		return noConsensus
+	}
+	return well
+}
+
+// judgement is a tor's health with a delay, so that a tor that restarts keeps its
+// services, and one that comes and goes does not get them back.
+type judgement struct {
+	health health
+	since  time.Time // since when the tor's health differs; zero if it does not
+	better bool      // whether it is better now
+}
+
+// update judges again. best is the best health that any tor of the pool is
+// judged to have: a tor that is better than that is used at once.
+func (j *judgement) update(now time.Time, is, best health, times times) {
+	if is == j.health {
+		j.since = time.Time{}
+		return
+	}
+	if better := is > j.health; j.since.IsZero() || better != j.better {
+		j.since, j.better = now, better
+	}
+	wait := times.grace
+	if j.better {
+		wait = times.settle
+	}
+	if now.Sub(j.since) >= wait || is > best {
+		j.health, j.since = is, time.Time{}
+	}
+}
+
+// review decides which tors serve: those of the best health in the pool. While
+// all of them are down, all keep their services.
+func (p *Pool) review(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	best := p.bestLocked()
+	for _, t := range p.tors {
+		t.judged.update(now, t.health(now), best, p.times)
+	}
+	best = p.bestLocked()
+	var list []*Tor
+	for _, t := range p.tors {
+		if t.judged.health == best {
+			list = append(list, t)
+		}
+	}
+	if slices.Equal(list, p.serving) {
+		return
+	}
+	for _, t := range p.tors {
+		before, after := slices.Contains(p.serving, t), slices.Contains(list, t)
+		switch {
+		case before && !after:
+			p.log.Warn("a tor does not serve, its services move to the others", "tor", t.name, "error", t.trouble())
+		case after && !before:
+			p.log.Info("a tor serves again, its services move back", "tor", t.name)
+		}
+	}
+	p.serving = list
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (p *Pool) bestLocked() health {
+	best := down
+	for _, t := range p.tors {
+		best = max(best, t.judged.health)
+	}
+	return best
+}
+
+const noConsensusText = "it has no consensus, or only an expired one"
+
+// trouble says why the tor does not serve.
+func (t *Tor) trouble() string {
+	if s := t.client.State(); !s.Connected {
+		return cmp.Or(s.LastError, "not connected")
+	}
+	return noConsensusText
+}
+
+// follow keeps what is known of a tor's consensus and guards.
+func (p *Pool) follow(ctx context.Context, t *Tor) {
+	woken := t.client.Watch(ctx)
+	for {
+		timer := time.NewTimer(p.times.poll)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-woken:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if until, err := t.expiry(ctx); err == nil {
+			t.mu.Lock()
+			t.until = until
+			t.mu.Unlock()
+			p.review(time.Now())
+		}
+		if guards, err := t.guardsInUse(ctx); err == nil {
+			t.mu.Lock()
+			t.guards = guards
+			t.mu.Unlock()
+			p.compareGuards()
+		}
+	}
+}
+
+// compareGuards warns when two tors use the same guard: that relay then carries
+// the traffic of both, and when it fails both are without it. The guards are not
+// named, since logs travel.
+func (p *Pool) compareGuards() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	used := map[string][]*Tor{}
+	for _, t := range p.tors {
+		t.mu.Lock()
+		guards := slices.Compact(slices.Sorted(slices.Values(t.guards)))
+		t.mu.Unlock()
+		for _, guard := range guards {
+			used[guard] = append(used[guard], t)
+		}
+	}
+	same := map[*Tor][]string{}
+	for _, tors := range used {
+		for _, t := range tors {
+			for _, other := range tors {
+				if other != t && !slices.Contains(same[t], other.name) {
+					same[t] = append(same[t], other.name)
+				}
+			}
+		}
+	}
+	for _, t := range p.tors {
+		now := slices.Sorted(slices.Values(same[t]))
+		t.mu.Lock()
+		before := t.sameGuards
+		t.sameGuards = now
+		t.mu.Unlock()
+		if len(now) > 0 && !slices.Equal(before, now) {
+			p.log.Warn("tors use the same guard: one relay carries the traffic of both", "tor", t.name, "others", now)
+		}
+	}
+}

@@ -109,7 +109,7 @@ func BenchmarkEncode(b *testing.B) {
 // benchRun is how old the shared-random run is for which a descriptor is made.
 const benchRun = 36 * time.Hour
 
-func makeWhole(identity *IdentityKey, keys Keys, contents *Contents) error {
+func makeWhole(identity *IdentityKey, keys PeriodKeys, contents *Contents) error {
 	public, signing, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
@@ -218,7 +218,7 @@ func BenchmarkReadPrimitives(b *testing.B) {
 	cpu.Report(b)
 }
 
-func benchDescriptors(b *testing.B, n int) (raws [][]byte, keys Keys) {
+func benchDescriptors(b *testing.B, n int) (raws [][]byte, keys PeriodKeys) {
 	b.Helper()
 	s, contents := newTestService(b, 1), torContents(testPoints(b, 20, seeded(1)))
 	e := s.encoder(b)

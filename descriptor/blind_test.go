@@ -80,7 +80,7 @@ func TestBlindingVectors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := (Keys{Address(v.Public.key()), period, BlindedPublicKey(v.Blinded.key()), Subcredential(v.Subcredential.key())}); keys != want {
+		if want := (PeriodKeys{Address(v.Public.key()), period, BlindedPublicKey(v.Blinded.key()), Subcredential(v.Subcredential.key())}); keys != want {
 			t.Errorf("%x in %s: %+v", v.Public, period, keys)
 		}
 		if v.Secret == nil {

@@ -27,7 +27,7 @@ func TestAllocationBounds(t *testing.T) {
 		"second": func(s string) { _, _ = parseSecond([]byte(wrap(s))) },
 		"cert":   func(s string) { _, _ = ParseCertificate([]byte(s)) },
 		"client": func(s string) { _, _ = ParseClientKey([]byte(s)) },
-		"whole":  func(s string) { _, _ = new(Decoder).Decode([]byte(s), Keys{}, nil, testNow) },
+		"whole":  func(s string) { _, _ = new(Decoder).Decode([]byte(s), PeriodKeys{}, nil, testNow) },
 	}
 	for _, text := range map[string]string{
 		"points":       fill("introduction-point A\n"),
@@ -59,7 +59,7 @@ func TestSizeFirst(t *testing.T) {
 	raw := make([]byte, 64<<20)
 	var d Decoder
 	if got := allocated(func() {
-		if _, err := d.Decode(raw, Keys{}, nil, testNow); err == nil {
+		if _, err := d.Decode(raw, PeriodKeys{}, nil, testNow); err == nil {
 			t.Error("accepted")
 		}
 	}); got > 1<<16 {

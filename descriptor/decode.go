@@ -43,7 +43,7 @@ type opened struct {
 // belong to, at the moment now. client is nil, or the key of an authorized
 // client. raw is not kept. Errors are of type *ParseError; errors.Is tells
 // ErrClientKey, ErrNotOurs, ErrExpired and ErrTooLarge.
-func (d *Decoder) Decode(raw []byte, keys Keys, client *ClientKey, now time.Time) (*Descriptor, error) {
+func (d *Decoder) Decode(raw []byte, keys PeriodKeys, client *ClientKey, now time.Time) (*Descriptor, error) {
 	d.once.Do(func() { d.certs.good.limit, d.memo.limit = certCacheSize, memoSize })
 	if err := checkSize(len(raw), d.MaxSize); err != nil {
 		return nil, &ParseError{Layer: LayerOuter, Err: err}
@@ -71,7 +71,7 @@ func checkSize(n, limit int) error {
 }
 
 // memoName stands for everything that a decoding depends on, time excepted.
-func memoName(raw []byte, keys *Keys, client *ClientKey) (name [sha256.Size]byte) {
+func memoName(raw []byte, keys *PeriodKeys, client *ClientKey) (name [sha256.Size]byte) {
 	h := sha256.New()
 	h.Write(keys.Blinded[:])
 	h.Write(keys.Subcredential[:])
@@ -86,7 +86,7 @@ func memoName(raw []byte, keys *Keys, client *ClientKey) (name [sha256.Size]byte
 }
 
 // open does all that does not depend on the time.
-func (d *Decoder) open(raw []byte, keys *Keys, client *ClientKey) (*opened, error) {
+func (d *Decoder) open(raw []byte, keys *PeriodKeys, client *ClientKey) (*opened, error) {
 	wrapper, err := parseOuter(raw)
 	if err != nil {
 		return nil, err
@@ -116,7 +116,7 @@ func (d *Decoder) open(raw []byte, keys *Keys, client *ClientKey) (*opened, erro
 }
 
 // openFirst decrypts and reads the first layer. It decrypts in place.
-func (o *outer) openFirst(keys *Keys) (*firstLayer, error) {
+func (o *outer) openFirst(keys *PeriodKeys) (*firstLayer, error) {
 	text, err := layerSecret{keys: keys, revision: o.revision, constant: firstConstant}.open(o.blob)
 	if err != nil {
 		return nil, &ParseError{Layer: LayerOuter, Line: o.blobLine, Keyword: kwSuperencrypted, Err: err}
@@ -126,7 +126,7 @@ func (o *outer) openFirst(keys *Keys) (*firstLayer, error) {
 
 // openSecond decrypts and reads the second layer, with the cookie that client
 // is given if there is one. It decrypts in place.
-func (f *firstLayer) openSecond(keys *Keys, revision uint64, client *ClientKey) (l *secondLayer, needsKey bool, err error) {
+func (f *firstLayer) openSecond(keys *PeriodKeys, revision uint64, client *ClientKey) (l *secondLayer, needsKey bool, err error) {
 	secret := layerSecret{keys: keys, revision: revision, constant: secondConstant}
 	if client != nil {
 		secret.cookie = client.cookieFor(keys.Subcredential, f.ephemeral, f.clients)

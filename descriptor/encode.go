@@ -28,7 +28,7 @@ type Encoder struct {
 	// set before the first Encode.
 	MaxSize int
 
-	keys   Keys
+	keys   PeriodKeys
 	cert   string // the wrapper's text from its first line to the certificate
 	public [32]byte
 	signer crypto.Signer
@@ -42,7 +42,7 @@ type Encoder struct {
 // NewEncoder takes the certificate of type 08 by which the blinded key of keys
 // certifies the descriptor-signing key, and the signer of that key. The
 // signer's public key is an ed25519.PublicKey.
-func NewEncoder(keys Keys, cert Certificate, signer crypto.Signer) (*Encoder, error) {
+func NewEncoder(keys PeriodKeys, cert Certificate, signer crypto.Signer) (*Encoder, error) {
 	public, ok := signer.Public().(ed25519.PublicKey)
 	if !ok || len(public) != ed25519.PublicKeySize {
 		return nil, errors.New("making a descriptor encoder: the signer's key is not of Ed25519")

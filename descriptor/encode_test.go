@@ -19,7 +19,7 @@ var testNow = time.Date(2026, 11, 20, 9, 0, 0, 0, time.UTC)
 
 // testService is a service during one period, with its descriptor-signing key.
 type testService struct {
-	keys    Keys
+	keys    PeriodKeys
 	cert    Certificate
 	signing ed25519.PrivateKey
 }
@@ -151,7 +151,7 @@ func TestEncodeLikeTor(t *testing.T) {
 }
 
 // openForTest decrypts the second layer of a public descriptor.
-func openForTest(t testing.TB, raw []byte, keys Keys) []byte {
+func openForTest(t testing.TB, raw []byte, keys PeriodKeys) []byte {
 	t.Helper()
 	o, err := parseOuter(raw)
 	if err != nil {

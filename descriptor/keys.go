@@ -2,10 +2,10 @@ package descriptor
 
 import "fmt"
 
-// Keys is all that an onion address and a period determine, and all public:
+// PeriodKeys is all that an onion address and a period determine, and all public:
 // what finds, verifies and decrypts the descriptors of a service during that
 // period. Computed once and passed around; comparable.
-type Keys struct {
+type PeriodKeys struct {
 	Address       Address
 	Period        Period
 	Blinded       BlindedPublicKey
@@ -14,10 +14,10 @@ type Keys struct {
 
 // Keys derives the public keys of a for period p. It fails if a is no valid
 // address.
-func (a Address) Keys(p Period) (Keys, error) {
+func (a Address) Keys(p Period) (PeriodKeys, error) {
 	blinded, err := a.Blind(p)
 	if err != nil {
-		return Keys{}, fmt.Errorf("deriving the keys of period %s: %w", p, err)
+		return PeriodKeys{}, fmt.Errorf("deriving the keys of period %s: %w", p, err)
 	}
-	return Keys{Address: a, Period: p, Blinded: blinded, Subcredential: a.Subcredential(blinded)}, nil
+	return PeriodKeys{Address: a, Period: p, Blinded: blinded, Subcredential: a.Subcredential(blinded)}, nil
 }

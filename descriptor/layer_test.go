@@ -24,7 +24,7 @@ func TestLayerVectors(t *testing.T) {
 	}](t, "layer_crypto.json")
 	enough(t, "layers", len(file.Vectors), 4)
 	for i, v := range file.Vectors {
-		keys := Keys{Blinded: BlindedPublicKey(v.Blinded.key()), Subcredential: Subcredential(v.Subcredential.key())}
+		keys := PeriodKeys{Blinded: BlindedPublicKey(v.Blinded.key()), Subcredential: Subcredential(v.Subcredential.key())}
 		secret := layerSecret{keys: &keys, cookie: v.Cookie, revision: v.Revision, constant: v.Constant}
 		sealed := append(append(bytes.Clone(v.Salt), v.Plaintext...), make([]byte, macSize)...)
 		if err := secret.seal(sealed); err != nil || !bytes.Equal(sealed, v.Blob) {

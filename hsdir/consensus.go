@@ -82,17 +82,17 @@ var ErrNoHSDirs = errors.New("no HSDir is known")
 
 // First returns the ring of the first descriptor, the older one of the two
 // that a service has at any time. The only error is ErrNoHSDirs.
-func (c *Consensus) First() (*Ring, error) { return c.Ring(First) }
+func (c *Consensus) First() (*Ring, error) { return c.Ring(FirstRole) }
 
 // Second returns the ring of the second descriptor, the newer one.
-func (c *Consensus) Second() (*Ring, error) { return c.Ring(Second) }
+func (c *Consensus) Second() (*Ring, error) { return c.Ring(SecondRole) }
 
 // Ring returns the ring of the first or of the second descriptor. It is
 // computed at the first call.
-func (c *Consensus) Ring(which Which) (*Ring, error) {
-	r := c.ring(which)
+func (c *Consensus) Ring(role Role) (*Ring, error) {
+	r := c.ring(role)
 	if len(r.nodes) == 0 {
-		return nil, fmt.Errorf("working out the ring of the %s descriptor: %w (%v)", which, ErrNoHSDirs, c.Coverage)
+		return nil, fmt.Errorf("working out the ring of the %s descriptor: %w (%v)", role, ErrNoHSDirs, c.Coverage)
 	}
 	return r, nil
 }
@@ -101,8 +101,8 @@ func (c *Consensus) Ring(which Which) (*Ring, error) {
 // or that of the second descriptor. It may be empty.
 func (c *Consensus) Current() *Ring { return c.ring(c.schedule.current) }
 
-func (c *Consensus) ring(which Which) *Ring {
-	slot := &c.rings[which&1]
-	slot.once.Do(func() { slot.ring = newRing(c, which&1) })
+func (c *Consensus) ring(role Role) *Ring {
+	slot := &c.rings[role&1]
+	slot.once.Do(func() { slot.ring = newRing(c, role&1) })
 	return slot.ring
 }

@@ -30,7 +30,7 @@ func newTestService(t testing.TB, seed byte) *testService {
 	return &testService{id, ed25519.NewKeyFromSeed(slices.Repeat([]byte{seed ^ 0xff}, 32))}
 }
 
-func (s *testService) keys(t testing.TB, p descriptor.Period) descriptor.Keys {
+func (s *testService) keys(t testing.TB, p descriptor.Period) descriptor.PeriodKeys {
 	t.Helper()
 	keys, err := s.identity.Address().Keys(p)
 	if err != nil {
@@ -198,7 +198,7 @@ func (f *fakeTor) count() map[string]int {
 	return counts
 }
 
-func names(outcomes []Asked) string {
+func names(outcomes []QueryResult) string {
 	var list []string
 	for _, a := range outcomes {
 		list = append(list, a.Outcome.String())

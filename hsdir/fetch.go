@@ -67,12 +67,12 @@ func NewFetcher(cfg FetchConfig) *Fetcher {
 // its replica. The fetch ends when both replicas answered well, when one did
 // and the other takes too long, when all HSDirs were asked, or when its time is
 // up. The result says what each HSDir did, whether or not there is an error;
-// the error tells ErrNotFound, ErrNoAnswer, ErrGarbage, ErrReplayed,
+// the error tells ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
 // ErrNoHSDirs and descriptor.ErrClientKey apart.
-func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.Keys, client *descriptor.ClientKey, floor uint64, now time.Time) (Fetched, error) {
+func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (FetchResult, error) {
 	ring := c.Current()
-	fail := func(err error) (Fetched, error) {
-		return Fetched{}, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
+	fail := func(err error) (FetchResult, error) {
+		return FetchResult{}, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
 	}
 	if keys.Period != ring.Period {
 		// tor would ask for the current period's descriptor, whatever we want.
@@ -84,7 +84,7 @@ func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.Keys,
 	q := &query{f: f, keys: keys, client: client, floor: floor, now: now, label: keys.Address.Label()}
 	q.prepare(ring)
 	q.run(ctx)
-	result := Fetched{Descriptor: q.best, Raw: q.raw, HSDirs: q.inOrder()}
+	result := FetchResult{Descriptor: q.best, Raw: q.raw, HSDirs: q.inOrder()}
 	if result.Descriptor != nil {
 		return result, nil
 	}

@@ -124,13 +124,13 @@ func TestLiveVectors(t *testing.T) {
 	}
 	t.Run("uploads", func(t *testing.T) {
 		for _, u := range v.Uploads {
-			which := First
+			role := FirstRole
 			if u.Descriptor == "second" {
-				which = Second
+				role = SecondRole
 			}
-			r := mustRing(t, get(t, u.Network, u.Consensus), which)
+			r := mustRing(t, get(t, u.Network, u.Consensus), role)
 			if r.Period.Number != u.Number || !bytes.Equal(r.SharedRandom[:], u.SRV) || r.Disaster != strings.HasPrefix(u.Kind, "disaster") {
-				t.Fatalf("%s %s: ring of %v, %x, disaster %v", u.Consensus, which, r.Period, r.SharedRandom, r.Disaster)
+				t.Fatalf("%s %s: ring of %v, %x, disaster %v", u.Consensus, role, r.Period, r.SharedRandom, r.Disaster)
 			}
 			checkHSDirs(t, flat(r.Store(blind(t, u.Network, u.Service, r, u.Blinded))), u.UploadedTo)
 		}

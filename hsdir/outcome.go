@@ -20,13 +20,13 @@ const (
 	NotFound                      // it has none
 	NoAnswer                      // nothing came in time, or it could not be reached
 	Refused                       // it answered, and would not say
-	Forged                        // what it sent is not the service's descriptor
+	Invalid                       // what it sent is not the service's descriptor
 	Replayed                      // an older descriptor than one seen before
 	NeedsClientKey                // a descriptor that our client key, or none, does not open
 	Abandoned                     // others answered while it was being asked
 )
 
-var outcomeNames = [...]string{"not asked", "answered", "not found", "no answer", "refused", "forged", "replayed", "needs client key", "abandoned"}
+var outcomeNames = [...]string{"not asked", "answered", "not found", "no answer", "refused", "invalid", "replayed", "needs client key", "abandoned"}
 
 // String returns the outcome in words.
 func (o Outcome) String() string {
@@ -39,21 +39,21 @@ func (o Outcome) String() string {
 // MarshalText writes what String returns.
 func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
 
-// Asked is one HSDir and what it said.
-type Asked struct {
-	HSDir    Responsible
+// QueryResult is one HSDir and what it said.
+type QueryResult struct {
+	HSDir    ResponsibleHSDir
 	Outcome  Outcome
 	Revision uint64 // of the descriptor, if Answered or Replayed
 	Err      error  // nil if Answered
 	Took     time.Duration
 }
 
-// Fetched is what a fetch brought: a descriptor if one was found, and in any
+// FetchResult is what a fetch brought: a descriptor if one was found, and in any
 // case what each HSDir said, in the order of asking, those not asked last.
-type Fetched struct {
+type FetchResult struct {
 	Descriptor *descriptor.Descriptor
 	Raw        []byte // Descriptor as it came
-	HSDirs     []Asked
+	HSDirs     []QueryResult
 }
 
 // The ways in which a fetch can fail, for errors.Is. That the descriptor could
@@ -62,13 +62,13 @@ var (
 	// ErrNotFound says that HSDirs of at least two replicas were asked, and none
 	// has the descriptor: the service is offline, or has not published yet.
 	ErrNotFound = errors.New("no HSDir has the descriptor")
-	// ErrNoAnswer says that too few HSDirs answered to know anything.
-	ErrNoAnswer = errors.New("too few HSDirs gave an answer that tells")
-	// ErrGarbage says that HSDirs sent what cannot be used, and nothing else.
-	ErrGarbage = errors.New("HSDirs sent only what cannot be used")
+	// ErrNoAnswer says that not enough HSDirs answered to tell.
+	ErrNoAnswer = errors.New("not enough HSDirs answered to tell whether the descriptor exists")
+	// ErrInvalid says that HSDirs returned invalid descriptors, and nothing else.
+	ErrInvalid = errors.New("HSDirs returned only invalid descriptors")
 	// ErrReplayed says that HSDirs sent only descriptors that are older than one
-	// seen before. It is also an ErrGarbage.
-	ErrReplayed = fmt.Errorf("%w: descriptors older than one seen before", ErrGarbage)
+	// seen before. It is also an ErrInvalid.
+	ErrReplayed = fmt.Errorf("%w: descriptors older than one seen before", ErrInvalid)
 )
 
 // outcomeOf tells what an error of HSFetch says about the HSDir.
@@ -85,7 +85,7 @@ func outcomeOf(err error) Outcome {
 	case "NOT_FOUND":
 		return NotFound
 	case "BAD_DESC": // tor looks itself before it hands a descriptor on
-		return Forged
+		return Invalid
 	case "":
 		return NoAnswer
 	default:
@@ -94,7 +94,7 @@ func outcomeOf(err error) Outcome {
 }
 
 // verdict is the error of a fetch that brought no descriptor.
-func (f *Fetched) verdict() error {
+func (f *FetchResult) verdict() error {
 	var counts [len(outcomeNames)]int
 	empty := make(map[int]bool)
 	replicas := make(map[int]bool)
@@ -115,15 +115,15 @@ func (f *Fetched) verdict() error {
 	// does not make a service unknown.
 	case len(empty) >= min(2, len(replicas)) && len(empty) > 0:
 		cause = ErrNotFound
-	case counts[Forged] > 0 && counts[NotFound] == 0:
-		cause = fmt.Errorf("%w: %w", ErrGarbage, f.firstError(Forged))
+	case counts[Invalid] > 0 && counts[NotFound] == 0:
+		cause = fmt.Errorf("%w: %w", ErrInvalid, f.firstError(Invalid))
 	default:
 		cause = ErrNoAnswer
 	}
 	return fmt.Errorf("%w (%s)", cause, summary(counts))
 }
 
-func (f *Fetched) firstError(o Outcome) error {
+func (f *FetchResult) firstError(o Outcome) error {
 	for _, a := range f.HSDirs {
 		if a.Outcome == o && a.Err != nil {
 			return a.Err

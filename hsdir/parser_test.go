@@ -180,7 +180,7 @@ func TestMalformedSharedRandomCountsAsMissing(t *testing.T) {
 		if err != nil || c.SharedRandomCurrent != nil {
 			t.Fatalf("%q: %v, %v, want no value", bad, c, err)
 		}
-		r := mustRing(t, c, Second)
+		r := mustRing(t, c, SecondRole)
 		if !r.Disaster || r.SharedRandom != disasterValue(r.Period) {
 			t.Errorf("%q: the ring goes by %x, want the disaster value", bad, r.SharedRandom)
 		}

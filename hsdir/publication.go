@@ -29,11 +29,11 @@ type Publication struct {
 	// Report is told what became of each upload, by several goroutines. It may
 	// use the Publisher. No more is reported of what was dropped; but a report
 	// that is under way at the time may still come.
-	Report func(Posted)
+	Report func(UploadResult)
 }
 
-// Posted is what became of one upload.
-type Posted struct {
+// UploadResult is what became of one upload.
+type UploadResult struct {
 	Slot Slot
 	Err  error // nil when the HSDir confirmed
 	// Rejected says that the HSDir refused the descriptor: it has one with the

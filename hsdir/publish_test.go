@@ -22,7 +22,7 @@ type publishScene struct {
 	addr  descriptor.Address
 
 	mu      sync.Mutex
-	reports []Posted
+	reports []UploadResult
 	encoded int
 }
 
@@ -63,7 +63,7 @@ func (s *publishScene) publication(text string, slots ...Slot) Publication {
 			s.encoded++
 			return fmt.Appendf(nil, "%s %d", text, s.encoded), nil
 		},
-		Report: func(r Posted) {
+		Report: func(r UploadResult) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.reports = append(s.reports, r)
@@ -79,7 +79,7 @@ func (s *publishScene) publish(pub Publication) {
 }
 
 // reported returns the reports so far, and forgets them.
-func (s *publishScene) reported() []Posted {
+func (s *publishScene) reported() []UploadResult {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.reports

@@ -40,7 +40,7 @@ func (p *Publisher) make(t *task) bool {
 		defer cancel()
 		began := time.Now()
 		body, err := t.Encode(ctx)
-		result := Posted{Slot: t.slot, Err: err, Unmade: true, Took: time.Since(began)}
+		result := UploadResult{Slot: t.slot, Err: err, Unmade: true, Took: time.Since(began)}
 
 		p.mu.Lock()
 		m.busy, t.unmake = false, nil
@@ -56,7 +56,7 @@ func (p *Publisher) make(t *task) bool {
 
 // made takes in what became of making t's bytes, and reports whether that is a
 // failure which somebody wants to know of. The caller holds p.mu and calls start.
-func (p *Publisher) made(m *maker, t *task, body []byte, result *Posted) bool {
+func (p *Publisher) made(m *maker, t *task, body []byte, result *UploadResult) bool {
 	if t.dropped {
 		return false // and says nothing about the key that is used now
 	}

@@ -80,7 +80,7 @@ func (p *Publisher) launch(t *task) {
 	}
 	p.posts.Go(func() {
 		began := time.Now()
-		result := Posted{Slot: t.slot}
+		result := UploadResult{Slot: t.slot}
 		result.Unmade, result.Err = p.upload(t, made)
 		result.Took = time.Since(began)
 
@@ -115,7 +115,7 @@ func (p *Publisher) upload(t *task, made []byte) (unmade bool, err error) {
 
 // settle decides what follows upon an upload, fills in the rest of its result,
 // and reports whether anybody still wants to know. The caller holds p.mu.
-func (p *Publisher) settle(t *task, result *Posted) bool {
+func (p *Publisher) settle(t *task, result *UploadResult) bool {
 	if t.dropped {
 		return false
 	}

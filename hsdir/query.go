@@ -20,16 +20,16 @@ var errEnough = errors.New("other HSDirs have answered")
 // query is one fetch under way.
 type query struct {
 	f      *Fetcher
-	keys   descriptor.Keys
+	keys   descriptor.PeriodKeys
 	client *descriptor.ClientKey
 	floor  uint64
 	now    time.Time
 	label  string // of the address
 
-	mu       sync.Mutex // protects what follows
-	answers  []Asked    // of all HSDirs that may be asked
-	replicas [][]int    // those that no lane has taken yet, as places in answers
-	sequence []int      // places in answers, in the order of asking
+	mu       sync.Mutex    // protects what follows
+	answers  []QueryResult // of all HSDirs that may be asked
+	replicas [][]int       // those that no lane has taken yet, as places in answers
+	sequence []int         // places in answers, in the order of asking
 	best     *descriptor.Descriptor
 	raw      []byte
 }
@@ -40,12 +40,12 @@ func (q *query) prepare(ring *Ring) {
 	fetch, store := ring.Fetch(q.keys.Blinded), ring.Store(q.keys.Blinded)
 	listed := make(map[[20]byte]bool)
 	places := make([][]int, len(fetch))
-	add := func(replica int, list []Responsible) {
+	add := func(replica int, list []ResponsibleHSDir) {
 		for _, h := range list {
 			if !listed[h.Fingerprint] {
 				listed[h.Fingerprint] = true
 				places[replica] = append(places[replica], len(q.answers))
-				q.answers = append(q.answers, Asked{HSDir: h})
+				q.answers = append(q.answers, QueryResult{HSDir: h})
 			}
 		}
 	}
@@ -153,7 +153,7 @@ func (q *query) judge(raw []byte) (*descriptor.Descriptor, Outcome, error) {
 	case errors.Is(err, descriptor.ErrClientKey):
 		return nil, NeedsClientKey, err
 	case err != nil:
-		return nil, Forged, err
+		return nil, Invalid, err
 	case d.RevisionCounter < q.floor:
 		return d, Replayed, fmt.Errorf("revision counter %d, but %d was seen before", d.RevisionCounter, q.floor)
 	default:
@@ -163,8 +163,8 @@ func (q *query) judge(raw []byte) (*descriptor.Descriptor, Outcome, error) {
 
 // inOrder returns the answers in the order of asking, and then those who were
 // not asked.
-func (q *query) inOrder() []Asked {
-	list := make([]Asked, 0, len(q.answers))
+func (q *query) inOrder() []QueryResult {
+	list := make([]QueryResult, 0, len(q.answers))
 	for _, place := range q.sequence {
 		list = append(list, q.answers[place])
 	}

@@ -36,9 +36,9 @@ func TestReuseGivesTheSame(t *testing.T) {
 		if !slices.Equal(c.HSDirs, fresh.HSDirs) || c.Coverage != fresh.Coverage {
 			t.Fatalf("%v: HSDirs differ: %+v, want %+v", at, c.Coverage, fresh.Coverage)
 		}
-		for _, which := range []Which{First, Second} {
-			if !slices.Equal(mustRing(t, c, which).nodes, mustRing(t, fresh, which).nodes) {
-				t.Fatalf("%v: the %s ring differs", at, which)
+		for _, role := range []Role{FirstRole, SecondRole} {
+			if !slices.Equal(mustRing(t, c, role).nodes, mustRing(t, fresh, role).nodes) {
+				t.Fatalf("%v: the %s ring differs", at, role)
 			}
 		}
 		if again, err := p.Parse(consensus, microdescs, false); err != nil || again != c {
@@ -59,7 +59,7 @@ func TestNothingIsComputedTwice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustRing(t, c, First)
+	mustRing(t, c, FirstRole)
 	nodes := p.indexes.rings[0].nodes
 	marked := c.HSDirs[nodes[49].relay]
 	nodes[49].index[31] ^= 1
@@ -79,7 +79,7 @@ func TestNothingIsComputedTwice(t *testing.T) {
 	if c2.HSDirs[3].Ed25519 != renamed {
 		t.Error("a microdescriptor was read again")
 	}
-	r := mustRing(t, c2, First)
+	r := mustRing(t, c2, FirstRole)
 	at := slices.IndexFunc(r.nodes, func(n node) bool { return n.index == mark })
 	if marked != c.HSDirs[3] && (at < 0 || r.relays[r.nodes[at].relay] != marked) {
 		t.Error("an index was computed again")

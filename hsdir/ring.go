@@ -14,7 +14,7 @@ import (
 // Ring is the hash ring for one of the two descriptors of every service. It is
 // immutable and safe for concurrent use.
 type Ring struct {
-	Which        Which
+	Role         Role
 	Period       descriptor.Period
 	SharedRandom [32]byte
 	Disaster     bool      // SharedRandom stands in for a missing value
@@ -31,24 +31,24 @@ type node struct {
 	relay int32 // in the list of relays
 }
 
-// Responsible is an HSDir that is responsible for a descriptor.
-type Responsible struct {
+// ResponsibleHSDir is an HSDir that is responsible for a descriptor.
+type ResponsibleHSDir struct {
 	Relay
 	Index   [32]byte // its place in the ring
 	Replica int      // counted from 1
 }
 
-func newRing(c *Consensus, which Which) *Ring {
+func newRing(c *Consensus, role Role) *Ring {
 	r := &Ring{
-		Which:    which,
-		Period:   c.Period(which),
-		RunStart: c.RunStart(which),
+		Role:     role,
+		Period:   c.Period(role),
+		RunStart: c.RunStart(role),
 		params:   c.Params,
 		relays:   c.HSDirs,
 	}
 	// The first descriptor goes by the older value, the second by the newer.
 	srv := c.SharedRandomPrevious
-	if which == Second {
+	if role == SecondRole {
 		srv = c.SharedRandomCurrent
 	}
 	if srv == nil {
@@ -84,21 +84,21 @@ func (r *Ring) Len() int { return len(r.nodes) }
 // Store returns the HSDirs to which a service uploads the descriptor of the
 // blinded key b: for every replica its HSDirs, nearest first. No HSDir is
 // there twice, so that in a small ring a replica may have few or none.
-func (r *Ring) Store(b descriptor.BlindedPublicKey) [][]Responsible {
+func (r *Ring) Store(b descriptor.BlindedPublicKey) [][]ResponsibleHSDir {
 	return r.responsible(b, r.params.SpreadStore)
 }
 
 // Fetch returns the HSDirs that a client asks for the descriptor of the
 // blinded key b, in the form of Store.
-func (r *Ring) Fetch(b descriptor.BlindedPublicKey) [][]Responsible {
+func (r *Ring) Fetch(b descriptor.BlindedPublicKey) [][]ResponsibleHSDir {
 	return r.responsible(b, r.params.SpreadFetch)
 }
 
 // responsible goes round the ring from the place of each replica and takes the
 // HSDirs that no earlier replica took, as many as spread, but no further than
 // once round (rend-spec-v3, section 2.2.3).
-func (r *Ring) responsible(b descriptor.BlindedPublicKey, spread int) [][]Responsible {
-	replicas := make([][]Responsible, r.params.Replicas)
+func (r *Ring) responsible(b descriptor.BlindedPublicKey, spread int) [][]ResponsibleHSDir {
+	replicas := make([][]ResponsibleHSDir, r.params.Replicas)
 	taken := make(map[int]bool, len(replicas)*spread)
 	for i := range replicas {
 		replica := i + 1
@@ -113,7 +113,7 @@ func (r *Ring) responsible(b descriptor.BlindedPublicKey, spread int) [][]Respon
 			}
 			taken[place] = true
 			n := r.nodes[place]
-			replicas[i] = append(replicas[i], Responsible{r.relays[n.relay], n.index, replica})
+			replicas[i] = append(replicas[i], ResponsibleHSDir{r.relays[n.relay], n.index, replica})
 		}
 	}
 	return replicas

@@ -82,7 +82,7 @@ func TestEmptyRing(t *testing.T) {
 func TestSharedEd25519Identity(t *testing.T) {
 	net := randomNetwork(6, 9, publicNoon)
 	net.Relays[4].Ed25519 = net.Relays[1].Ed25519
-	r := mustRing(t, net.parse(t, false), First)
+	r := mustRing(t, net.parse(t, false), FirstRole)
 	if got := flat(r.Store([32]byte{1})); len(got) != 6 {
 		t.Errorf("%d HSDirs, want all 6", len(got))
 	}
@@ -108,7 +108,7 @@ func TestNextChange(t *testing.T) {
 			type state struct {
 				periods  [2]descriptor.Period
 				runStart time.Time
-				current  Which
+				current  Role
 			}
 			p := new(Parser)
 			net := randomNetwork(2, 10, publicNoon)
@@ -124,7 +124,7 @@ func TestNextChange(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				now := state{[2]descriptor.Period{c.Period(First), c.Period(Second)}, c.RunStart(Second), c.Current().Which}
+				now := state{[2]descriptor.Period{c.Period(FirstRole), c.Period(SecondRole)}, c.RunStart(SecondRole), c.Current().Role}
 				if at != publicNoon {
 					if changed := now != last; changed != !at.Before(next) {
 						t.Fatalf("%v: changed %v, but the next change was to be at %v", at, changed, next)

@@ -36,7 +36,7 @@ type vectorRing struct {
 
 // network returns a network in which v's relays are HSDirs, and which of its
 // rings is v's.
-func (v *vectorRing) network(t *testing.T) (*testNetwork, Which) {
+func (v *vectorRing) network(t *testing.T) (*testNetwork, Role) {
 	t.Helper()
 	var relays []vectorHSDir
 	if json.Unmarshal(v.Relays, &relays) != nil {
@@ -48,11 +48,11 @@ func (v *vectorRing) network(t *testing.T) (*testNetwork, Which) {
 	// An hour after the period began, the second ring is of that period; at
 	// the moments that the vectors name themselves, they say which.
 	p := descriptor.Period{Number: v.Number, Length: time.Duration(v.Minutes) * time.Minute}
-	at, which := p.Start(descriptor.DefaultRotationOffset).Add(time.Hour), Second
+	at, role := p.Start(descriptor.DefaultRotationOffset).Add(time.Hour), SecondRole
 	if v.ValidAfter != 0 {
 		at = time.Unix(v.ValidAfter, 0).UTC()
 		if v.Descriptor == "first" {
-			which = First
+			role = FirstRole
 		}
 	} else {
 		v.Current, v.Previous = v.SRV, make([]byte, 32)
@@ -69,7 +69,7 @@ func (v *vectorRing) network(t *testing.T) (*testNetwork, Which) {
 			Flags: hsdirFlags, Protocols: fullProtocols,
 		})
 	}
-	return net, which
+	return net, role
 }
 
 func TestRingVectors(t *testing.T) {
@@ -80,8 +80,8 @@ func TestRingVectors(t *testing.T) {
 	}
 	for _, ring := range v.Rings {
 		t.Run(ring.Name, func(t *testing.T) {
-			net, which := ring.network(t)
-			r := mustRing(t, net.parse(t, false), which)
+			net, role := ring.network(t)
+			r := mustRing(t, net.parse(t, false), role)
 			if r.Period.Number != ring.Number || !bytes.Equal(r.SharedRandom[:], ring.SRV) {
 				t.Fatalf("ring of period %v, shared random %x", r.Period, r.SharedRandom)
 			}
@@ -110,7 +110,7 @@ func TestRingVectors(t *testing.T) {
 	}
 }
 
-func checkHSDirs(t *testing.T, got []Responsible, want []vectorHSDir) {
+func checkHSDirs(t *testing.T, got []ResponsibleHSDir, want []vectorHSDir) {
 	t.Helper()
 	if len(got) != len(want) {
 		t.Fatalf("%d HSDirs, want %d", len(got), len(want))

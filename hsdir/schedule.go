@@ -7,27 +7,27 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// Which tells the two descriptors apart that a service has at any time
+// Role tells the two descriptors apart that a service has at any time
 // (rend-spec-v3, sections 2.2.2.1 and 2.2.2.2).
-type Which uint8
+type Role uint8
 
 // The first descriptor is the one of the earlier period, the second one that
 // of the later.
 const (
-	First Which = iota
-	Second
+	FirstRole Role = iota
+	SecondRole
 )
 
 // String returns "first" or "second".
-func (w Which) String() string {
-	if w == First {
+func (r Role) String() string {
+	if r == FirstRole {
 		return "first"
 	}
 	return "second"
 }
 
 // MarshalText writes what String returns.
-func (w Which) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
+func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // A run of the shared-random protocol has two phases of twelve rounds, one
 // round for every consensus (srv-spec).
@@ -48,7 +48,7 @@ type schedule struct {
 	nextPeriod   time.Time // when period ends
 	afterRun     time.Time // first beginning of a period in the run that is on
 	between      bool      // between a change of period and the next shared random value
-	current      Which     // the descriptor that clients fetch
+	current      Role      // the descriptor that clients fetch
 	periods      [2]descriptor.Period
 	runStarts    [2]time.Time
 	nextSRVStart time.Time
@@ -88,24 +88,24 @@ func (s *schedule) place(validAfter time.Time) {
 	atRun := descriptor.PeriodAt(s.runStart, s.length, s.offset)
 	s.afterRun = atRun.End(0).Add(s.offset)
 	s.between = validAfter.Before(s.runStart) || !validAfter.Before(s.afterRun)
-	s.periods = [2]descriptor.Period{First: s.period, Second: s.period.Next()}
-	s.current = First
+	s.periods = [2]descriptor.Period{FirstRole: s.period, SecondRole: s.period.Next()}
+	s.current = FirstRole
 	if s.between {
-		s.periods = [2]descriptor.Period{First: s.period.Previous(), Second: s.period}
-		s.current = Second
+		s.periods = [2]descriptor.Period{FirstRole: s.period.Previous(), SecondRole: s.period}
+		s.current = SecondRole
 	}
-	s.runStarts = [2]time.Time{First: s.runStart.Add(-roundsPerRun * s.interval), Second: s.runStart}
+	s.runStarts = [2]time.Time{FirstRole: s.runStart.Add(-roundsPerRun * s.interval), SecondRole: s.runStart}
 }
 
 // Period returns the period of the first or of the second descriptor.
-func (c *Consensus) Period(which Which) descriptor.Period { return c.schedule.periods[which&1] }
+func (c *Consensus) Period(role Role) descriptor.Period { return c.schedule.periods[role&1] }
 
 // CurrentPeriod returns the period whose descriptors clients fetch.
 func (c *Consensus) CurrentPeriod() descriptor.Period { return c.schedule.period }
 
 // RunStart returns the beginning of the shared-random run from which the
 // revision counter of the first or of the second descriptor counts.
-func (c *Consensus) RunStart(which Which) time.Time { return c.schedule.runStarts[which&1] }
+func (c *Consensus) RunStart(role Role) time.Time { return c.schedule.runStarts[role&1] }
 
 // NextPeriod returns the moment at which the next period begins: from the
 // first consensus that is valid then, clients fetch for the new one.

@@ -180,7 +180,7 @@ func TestReportMayPublish(t *testing.T) {
 	inScene(t, func(t *testing.T, s *publishScene) {
 		s.tor.set(s.slots[0].HSDir, refuses)
 		pub := s.publication("low", s.slots[0])
-		pub.Report = func(r Posted) {
+		pub.Report = func(r UploadResult) {
 			if r.Rejected {
 				s.tor.set(s.slots[0].HSDir, accepts)
 				s.p.Publish(s.publication("high", s.slots[0]))

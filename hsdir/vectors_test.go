@@ -91,8 +91,8 @@ func TestSegmentVectors(t *testing.T) {
 				t.Errorf("%s: %s counts from %d, want %d", s.ValidAfter, name, r.RunStart.Unix(), epoch)
 			}
 		}
-		check("first", mustRing(t, c, First), s.First, s.EpochFirst)
-		check("second", mustRing(t, c, Second), s.Second, s.EpochSecond)
+		check("first", mustRing(t, c, FirstRole), s.First, s.EpochFirst)
+		check("second", mustRing(t, c, SecondRole), s.Second, s.EpochSecond)
 		check("client's", c.Current(), s.Client, 0)
 		if c.schedule.between != s.Between || c.CurrentPeriod().Number != s.Current || c.schedule.runStart.Unix() != s.RunStart {
 			t.Errorf("%s: between %v period %d run start %d, want %v %d %d", s.ValidAfter, c.schedule.between,
@@ -113,9 +113,9 @@ func parseTestTime(t testing.TB, text string) time.Time {
 	return at
 }
 
-func mustRing(t testing.TB, c *Consensus, w Which) *Ring {
+func mustRing(t testing.TB, c *Consensus, role Role) *Ring {
 	t.Helper()
-	r, err := c.Ring(w)
+	r, err := c.Ring(role)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,4 +165,4 @@ func TestIndexVectors(t *testing.T) {
 }
 
 // flat puts the HSDirs of all replicas in one list, in order.
-func flat(replicas [][]Responsible) []Responsible { return slices.Concat(replicas...) }
+func flat(replicas [][]ResponsibleHSDir) []ResponsibleHSDir { return slices.Concat(replicas...) }

@@ -70,7 +70,7 @@ type authority struct {
 
 // request asks for an authority.
 type request struct {
-	keys    descriptor.Keys
+	keys    descriptor.PeriodKeys
 	maxSize int // of descriptors, in bytes
 	now     time.Time
 }

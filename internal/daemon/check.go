@@ -280,7 +280,7 @@ func (c *checker) checkInstances(ctx context.Context, fetcher balance.Fetcher, c
 		go func() {
 			keys, err := i.Address.Keys(consensus.CurrentPeriod())
 			if err != nil {
-				answers[n] <- balance.Answer{Finding: balance.Unclear, Err: err}
+				answers[n] <- balance.Answer{Finding: balance.Unreachable, Err: err}
 				return
 			}
 			answers[n] <- fetcher.Fetch(ctx, balance.Query{Consensus: consensus, Keys: keys, Client: i.Client, Now: time.Now()})
@@ -306,7 +306,7 @@ func (c *checker) instance(what string, a balance.Answer) {
 	case balance.Unknown:
 		c.fail(what, "is its tor running and connected? Is the address right? A new service needs a minute or two to be published", a.Err)
 		return
-	case balance.Garbage:
+	case balance.Invalid:
 		c.fail(what, "if it requires client authorization, set client_key; otherwise see its tor's version and log", a.Err)
 		return
 	default:

@@ -27,7 +27,7 @@ func newService(t *testing.T, n *Network) *service {
 }
 
 // keys are the service's keys for a period.
-func (s *service) keys(p descriptor.Period) descriptor.Keys {
+func (s *service) keys(p descriptor.Period) descriptor.PeriodKeys {
 	s.t.Helper()
 	keys, err := s.key.Address().Keys(p)
 	if err != nil {

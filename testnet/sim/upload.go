@@ -31,7 +31,7 @@ type published struct {
 	ended   bool
 
 	encoder *descriptor.Encoder // made when somebody wants to see a descriptor
-	keys    descriptor.Keys
+	keys    descriptor.PeriodKeys
 	signer  ed25519.PrivateKey
 	cert    descriptor.Certificate
 }

@@ -59,7 +59,7 @@ func addControlFlags(cmd *cobra.Command, path, target *string) {
 // controlConfig returns a configuration that says which tor to talk to.
 func controlConfig(path, target string) (*config.Config, error) {
 	if target != "" {
-		return &config.Config{Tor: config.Tor{Control: target}}, nil
+		return &config.Config{Tor: config.Tor{Controls: []string{target}}}, nil
 	}
 	if path == "" {
 		return nil, usageError{fmt.Errorf("say which tor to ask: --control unix:PATH or HOST:PORT, or --config FILE")}

@@ -40,13 +40,13 @@ func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*link, 
 	}
 	if !cfg.Tor.Own() {
 		client := control.New(control.Config{
-			Dial:         control.DialTarget(cfg.Tor.Control),
+			Dial:         control.DialTarget(cfg.Tor.Control()),
 			CookieFile:   cfg.Tor.CookieFile,
 			PasswordFile: cfg.Tor.PasswordFile,
 			Remote:       cfg.Tor.ControlRemote,
 			Log:          log,
 		})
-		return &link{client: client, target: cfg.Tor.Control}, nil
+		return &link{client: client, target: cfg.Tor.Control()}, nil
 	}
 	lines, err := extraLines(cfg.Tor.Torrc)
 	if err != nil {

@@ -50,7 +50,8 @@ type Tor struct {
 	Count int `toml:"count" range:"1 16"`
 
 	// ControlRemote allows Controls on another machine: nothing on the way is
-	// encrypted, and whoever answers there is told the password. Default: false.
+	// encrypted, and any program that answers there learns the password. Default:
+	// false.
 	ControlRemote bool `toml:"control_remote"`
 
 	// CookieFile is the cookie of all Controls. Default: where tor says it is, if

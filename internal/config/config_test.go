@@ -122,6 +122,7 @@ func TestPaths(t *testing.T) {
 		"[[service]]\nkey = \"k\"\nsigning = \"pkcs11:serial=9?module-path=m.so&pin-source=credential:pin\"" + rest:    "pkcs11:serial=9?module-path=m.so&pin-source=credential:pin",
 		"state_dir = \"s/\"\n[[service]]\nkey = \"k\"" + rest:                                                          "/etc/balancer/s",
 		"[tor]\ncontrol = \"unix:c\"\n[[service]]\nkey = \"k\"" + rest:                                                 "unix:/etc/balancer/c",
+		"tor = { control = \"unix:i\", cookie_file = \"k\" }\n[[service]]\nkey = \"k\"" + rest:                         "unix:/etc/balancer/i",
 		"[tor]\ncontrol = \"localhost:1\"\n[[service]]\nkey = \"k\"" + rest:                                            "localhost:1",
 		"[tor]\ncontrol = \"[::1]:1\"\n[[service]]\nkey = \"k\"" + rest:                                                "[::1]:1",
 		"[tor]\ncontrol = \"127.9.9.9:1\"\n[[service]]\nkey = \"k\"" + rest:                                            "127.9.9.9:1",

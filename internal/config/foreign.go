@@ -233,6 +233,9 @@ const maxSyntaxErrors = 20
 // or left out.
 func syntaxErrors(text, path string) error {
 	bad := &complaints{file: path}
+	say := func(line int, format string, args ...any) {
+		bad.list = append(bad.list, &Error{File: path, Line: line, Err: fmt.Errorf(format, args...)})
+	}
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
 		// The parser finds these in the line after.
@@ -241,7 +244,7 @@ func syntaxErrors(text, path string) error {
 			if strings.HasPrefix(m[2], "service") {
 				lines[i] = "[" + lines[i] + "]"
 			}
-			bad.list = append(bad.list, &Error{File: path, Line: i + 1, Err: fmt.Errorf("the brackets do not fit together: write %s", lines[i])})
+			say(i+1, "the brackets do not fit together: write %s", lines[i])
 		}
 	}
 	for len(bad.list) < maxSyntaxErrors {
@@ -251,16 +254,16 @@ func syntaxErrors(text, path string) error {
 			break
 		}
 		if !errors.As(err, &parse) || parse.Position.Line < 1 || parse.Position.Line > len(lines) {
-			bad.list = append(bad.list, &Error{File: path, Err: errors.New(printable.Text(err.Error()))})
+			say(0, "%s", printable.Text(err.Error()))
 			break
 		}
 		line := strings.TrimRight(lines[parse.Position.Line-1], "\r")
 		reason, fixed := fixLine(line)
-		complaint := errors.New(printable.Text(cmp.Or(reason, parse.Message)))
+		reason = printable.Text(cmp.Or(reason, parse.Message))
 		if fixed != "" {
-			complaint = fmt.Errorf("%w: write %s", complaint, fixed)
+			reason += ": write " + fixed
 		}
-		bad.list = append(bad.list, &Error{File: path, Line: parse.Position.Line, Err: complaint})
+		say(parse.Position.Line, "%s", reason)
 		if fixed == line || fixed == "" && !aloneInLine.MatchString(line) {
 			break // what follows may be a part of it
 		}
@@ -304,7 +307,7 @@ func fixLine(line string) (reason, fixed string) {
 	default:
 		reason = "the value must be in quotes"
 	}
-	if secretWord.MatchString(m[1]) || bareKey.MatchString(value) || looksLikeClientKey(value) || strings.Contains(value, "-----BEGIN") {
+	if secretWord.MatchString(m[1]) || bareKey.MatchString(value) || clientKey.MatchString(value) || strings.Contains(value, "-----BEGIN") {
 		return reason, ""
 	}
 	fixed = m[1] + strings.TrimPrefix(write("k", value), "k")

@@ -87,7 +87,7 @@ func Parse(data []byte, path string) (*Config, error) {
 		}
 		return nil, syntaxErrors(string(data), path)
 	}
-	r := &reader{complaints: complaints{file: path, lines: found}, dir: filepath.Dir(path)}
+	r := &reader{complaints: complaints{file: path, lines: found}, dir: filepath.Dir(path), given: make(map[string]bool)}
 	c := &Config{File: path, lines: found}
 	r.table(reflect.ValueOf(c).Elem(), "", values)
 	r.validate(c)
@@ -129,6 +129,8 @@ type Error struct {
 	// Instead is a whole file to use in the place of this one, ready to be
 	// pasted, or "".
 	Instead string
+
+	path string // Key, with indexes
 }
 
 // Error writes file:line: key: complaint, the form that editors jump to.
@@ -164,7 +166,7 @@ type complaints struct {
 // add complains about the key at path, or its table if the key is not there.
 func (c *complaints) add(path, format string, args ...any) {
 	c.list = append(c.list, &Error{
-		File: c.file, Line: c.lines.of(path), Key: withoutIndexes(path), Err: fmt.Errorf(format, args...),
+		File: c.file, Line: c.lines.of(path), Key: withoutIndexes(path), path: path, Err: fmt.Errorf(format, args...),
 	})
 }
 

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"onionbalancer/descriptor"
@@ -25,7 +24,7 @@ func (r *reader) validate(c *Config) {
 		r.add("service", "no [[service]] is given, so there is nothing to do; it needs a key = \"…\", and a [[service.instance]] with an address = \"….onion\"")
 	}
 	r.validateTor(c.Tor)
-	keys := unique[string]{r, "the same key is in line %d; one service has one [[service]]", nil}
+	keys := unique[string]{&r.complaints, "the same key is in line %[2]d; one service has one [[service]]", nil}
 	for i := range c.Services {
 		path := fmt.Sprintf("service[%d]", i)
 		keys.add(sameKey(c.Services[i].Key), path+".key")
@@ -35,8 +34,8 @@ func (r *reader) validate(c *Config) {
 
 // unique complains of a value that was given before.
 type unique[T comparable] struct {
-	r      *reader
-	format string // of the complaint, with the line of the first
+	bad    *complaints
+	format string // of the complaint, for the value and the line of the first
 	paths  map[T]string
 }
 
@@ -46,7 +45,7 @@ func (u *unique[T]) add(value T, path string) {
 	switch {
 	case value == none:
 	case again:
-		u.r.add(path, u.format, u.r.lines.of(first))
+		u.bad.add(path, u.format, value, u.bad.lines.of(first))
 	default:
 		if u.paths == nil {
 			u.paths = make(map[T]string)
@@ -56,7 +55,7 @@ func (u *unique[T]) add(value T, path string) {
 }
 
 func (r *reader) validateTor(t Tor) {
-	if r.lines["tor.control"] == 0 {
+	if !r.given["tor.control"] {
 		const without = "; without it, balancer starts a tor of its own"
 		if t.CookieFile != "" {
 			r.add("tor.cookie_file", "needs control, the control port it is for"+without)
@@ -69,17 +68,17 @@ func (r *reader) validateTor(t Tor) {
 		}
 		return
 	}
-	seen := unique[string]{r, "the same control port is in line %d; each tor is listed once", nil}
+	seen := unique[string]{&r.complaints, "the same control port is in line %[2]d; each tor is listed once", nil}
 	for i, control := range t.Controls {
 		path := fmt.Sprintf("tor.control[%d]", i)
 		seen.add(control, path)
 		if control != "" && !t.ControlRemote && !onThisMachine(control) {
-			r.add(path, "%q is on another machine: whoever answers there, or is on the way, is told the password and every backend; "+
+			r.add(path, "%q is on another machine: any program that answers there, and any router on the way, learns the password and every backend; "+
 				"use a unix socket or 127.0.0.1, at the end of a tunnel for instance, or set control_remote = true", control)
 		}
 	}
 	for _, key := range []string{"tor.binary", "tor.torrc", "tor.count"} {
-		if r.lines[key] > 0 {
+		if r.given[key] {
 			r.add(key, "is for a tor of balancer's own; remove it, or remove control")
 		}
 	}
@@ -96,18 +95,17 @@ func onThisMachine(control string) bool {
 }
 
 func (r *reader) validateService(s *Service, path string) {
-	none := func(e *Error) bool { return strings.HasPrefix(e.Key, "service.instance") } // and that was said
-	if len(s.Instances) == 0 && !slices.ContainsFunc(r.list, none) {
+	said := func(e *Error) bool { return strings.HasPrefix(e.path, path+".instance") }
+	if len(s.Instances) == 0 && !slices.ContainsFunc(r.list, said) {
 		r.add(path+".instance", "the service has none; add a [[service.instance]] with its address")
 	}
-	addresses := unique[descriptor.Address]{r, "the same address is in line %d; an instance is listed once", nil}
-	names := unique[string]{r, "", nil}
+	addresses := unique[descriptor.Address]{&r.complaints, "the same address is in line %[2]d; an instance is listed once", nil}
+	names := unique[string]{&r.complaints, "%q is the name of the instance in line %d as well", nil}
 	for i, instance := range s.Instances {
 		at := fmt.Sprintf("%s.instance[%d]", path, i)
 		addresses.add(instance.Address, at+".address")
-		names.format = strings.ReplaceAll(strconv.Quote(instance.Name), "%", "%%") + " is the name of the instance in line %d as well"
 		names.add(instance.Name, at+".name")
-		if r.lines[at+".weight"] > 0 && s.Strategy != weightedStrategy {
+		if r.given[at+".weight"] && s.Strategy != weightedStrategy {
 			r.add(at+".weight", "the strategy %q takes no notice of it; remove it, or set strategy = %q", s.Strategy, weightedStrategy)
 		}
 	}
@@ -175,8 +173,8 @@ func (c *Config) CheckAddresses(addresses []descriptor.Address) error {
 }
 
 // Linked returns a warning for each instance that several services share. Their
-// descriptors then list the same introduction points, so that whoever knows both
-// addresses sees that they belong together.
+// descriptors then list the same introduction points, so that anyone who knows
+// both addresses sees that they belong together.
 func (c *Config) Linked() (warnings []string) {
 	names := make(map[descriptor.Address][]string)
 	var order []descriptor.Address
@@ -190,7 +188,7 @@ func (c *Config) Linked() (warnings []string) {
 	}
 	for _, a := range order {
 		if list := names[a]; len(list) > 1 {
-			warnings = append(warnings, fmt.Sprintf("%s are one backend, %s: whoever knows the public addresses sees that they belong together; "+
+			warnings = append(warnings, fmt.Sprintf("%s are one backend, %s: anyone who knows the public addresses sees that they belong together; "+
 				"give each service backends of its own if that must not be known", strings.Join(list, " and "), a.Short()))
 		}
 	}

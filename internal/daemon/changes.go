@@ -49,8 +49,8 @@ func changedKeys(table string, old, now any) (keys []string) {
 	return keys
 }
 
-// interval is nobody's wish while it is automatic: then it changes with the
-// number of instances.
+// interval says nothing of the length of an automatic interval, which changes
+// with the number of instances.
 func interval(cfg balance.Config) string {
 	if cfg.Automatic {
 		return "automatic"

@@ -281,6 +281,6 @@ func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period
 		t.Fatal(err)
 	}
 	return func(context.Context) ([]byte, error) {
-		return e.Encode(&descriptor.Contents{}, revision, nil, rand.Reader)
+		return e.Encode(&descriptor.Contents{}, revision, rand.Reader)
 	}, keys.Blinded
 }

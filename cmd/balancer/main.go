@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"runtime"
@@ -49,6 +50,7 @@ func run(args []string) int {
 	if len(args) > 0 && strings.HasPrefix(args[0], cobra.ShellCompRequestCmd) {
 		unquoteUsage(root)
 	}
+	token.LogTo(slog.New(slog.NewTextHandler(root.ErrOrStderr(), nil))) // until a daemon has a log of its own
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitDone

@@ -47,10 +47,11 @@ type custody struct {
 	calls sync.WaitGroup
 
 	// What follows belongs to the goroutine of Run.
-	asked    time.Time // when certifying began that is under way, else zero
-	failures map[descriptor.Period]*failure
-	retired  [2]descriptor.Period // in use when keys were retired last
-	retiring chan struct{}        // holds a token while keys are being retired
+	asked      time.Time // when certifying began that is under way, else zero
+	failures   map[descriptor.Period]*failure
+	retired    [2]descriptor.Period // in use when keys were retired last
+	retiring   chan struct{}        // holds a token while keys are being retired
+	refreshing chan struct{}        // the same for refresh
 }
 
 // failure is what certifying for a period came to.
@@ -64,7 +65,7 @@ func newCustody(cfg Config) *custody {
 	c := &custody{is: cfg.Custody, custodian: cfg.Custodian, signing: cfg.Signing}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.failures = make(map[descriptor.Period]*failure)
-	c.retiring = make(chan struct{}, 1)
+	c.retiring, c.refreshing = make(chan struct{}, 1), make(chan struct{}, 1)
 	return c
 }
 
@@ -119,6 +120,29 @@ func (c *custody) retire(inUse [2]descriptor.Period, log *slog.Logger) {
 	})
 	if err != nil {
 		<-c.retiring
+	}
+}
+
+// refresh has a custodian of certificates made ahead look for new ones, in the
+// background: Supply tells of them in a later round.
+func (c *custody) refresh() {
+	r, ok := c.custodian.(interface{ Refresh(context.Context) error })
+	if !ok {
+		return
+	}
+	select {
+	case c.refreshing <- struct{}{}:
+	default:
+		return // the disk is slow
+	}
+	err := c.call(func() {
+		defer func() { <-c.refreshing }()
+		ctx, cancel := context.WithTimeout(c.ctx, retirePatience)
+		defer cancel()
+		_ = r.Refresh(ctx) // certifying fails with the same error when it matters
+	})
+	if err != nil {
+		<-c.refreshing
 	}
 }
 

@@ -87,7 +87,7 @@ func (s *Service) choose(list []selection.Candidate, size int) []selection.Candi
 	}
 	selection.Mark(list, published)
 	room := s.cfg.Room
-	room.Points = min(room.Points, descriptor.MaxPoints(size))
+	room.Points = min(room.Points, new(descriptor.Contents).MaxPoints(size))
 	return s.cfg.Strategy.Select(list, room, s.random)
 }
 

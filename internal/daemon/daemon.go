@@ -95,6 +95,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
 	token.RememberIn(cfg.StateDir)
+	token.LogTo(log)
 	d := &Daemon{version: version, log: log, open: openTor, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble}
 	d.fullNames.Store(cfg.Log.FullAddresses)
 	d.services = map[descriptor.Address]*running{}

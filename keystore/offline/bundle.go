@@ -2,11 +2,15 @@ package offline
 
 import (
 	"cmp"
+	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
 )
 
 // Bundle is what a ceremony gives: entries that each stand for themselves. A
@@ -82,6 +86,194 @@ func (b *Bundle) validate() error {
 		if last := &b.Entries[i-1]; last.Address.Label() > e.Address.Label() || last.Address == e.Address && last.Period >= e.Period {
 			return fmt.Errorf("%s, period %d: out of order, or there twice", e.Address.Short(), e.Period)
 		}
+	}
+	return nil
+}
+
+// Entry is what it takes to publish under Address during one period, together
+// with the signing key that Certificate is for.
+type Entry struct {
+	Address descriptor.Address `json:"address"`
+	Period  uint64             `json:"period"`
+	// Periods is how many the ceremony covered, and Made when it was, by the
+	// clock of the offline machine.
+	Periods int         `json:"periods"`
+	Made    time.Time   `json:"made"`
+	Request Fingerprint `json:"request"` // that was signed
+	// Certificate is of type descriptor.CertHSDescSigning.
+	Certificate []byte `json:"certificate"`
+	RevisionKey Secret `json:"revision_key"`
+	// Signature is a plain one by the identity key, over all of the above.
+	Signature []byte `json:"signature"`
+}
+
+// signatureContext begins what the identity key signs. A request for a web
+// server's certificate, the only other message it ever signs plainly, begins
+// with the byte 30.
+const signatureContext = "onion service balancer: entry of an offline ceremony, version 1\x00"
+
+// validate checks the form alone.
+func (e *Entry) validate() error {
+	switch {
+	case e.Periods < 1 || e.Periods > MaxPeriods:
+		return fmt.Errorf("a ceremony of %d periods, want 1 to %d", e.Periods, MaxPeriods)
+	case !e.Request.valid():
+		return errors.New("no fingerprint of a request")
+	case len(e.Certificate) > 1024:
+		return fmt.Errorf("a certificate of %d bytes", len(e.Certificate))
+	case len(e.RevisionKey) != 32:
+		return fmt.Errorf("a revision-counter key of %d bytes, want 32", len(e.RevisionKey))
+	case len(e.Signature) != ed25519.SignatureSize:
+		return fmt.Errorf("a signature of %d bytes, want %d", len(e.Signature), ed25519.SignatureSize)
+	}
+	return checkTime(e.Made)
+}
+
+// message is what Signature signs: every field, each of a fixed length or with
+// its length before it.
+func (e *Entry) message(s Schedule) []byte {
+	m := []byte(signatureContext)
+	m = append(m, e.Address[:]...)
+	for _, n := range []uint64{s.Minutes, s.OffsetSeconds, e.Period, uint64(e.Periods), uint64(e.Made.Unix())} {
+		m = binary.BigEndian.AppendUint64(m, n)
+	}
+	for _, b := range [][]byte{[]byte(e.Request), e.Certificate, e.RevisionKey} {
+		m = binary.BigEndian.AppendUint64(m, uint64(len(b)))
+		m = append(m, b...)
+	}
+	return m
+}
+
+// Verify checks that the holder of e's address signed e, and that its
+// certificate is one by the blinded key of the period, of the right type, and
+// lives for as long as the period's descriptor is published. It returns the
+// certificate.
+func (e *Entry) Verify(s Schedule) (descriptor.Certificate, error) {
+	cert, err := e.verify(s)
+	if err != nil {
+		return cert, fmt.Errorf("%s, period %d: %w", e.Address.Short(), e.Period, err)
+	}
+	return cert, nil
+}
+
+func (e *Entry) verify(s Schedule) (cert descriptor.Certificate, err error) {
+	if !ed25519.Verify(e.Address[:], e.message(s), e.Signature) {
+		return cert, errors.New("the signature is not by the key of this address: the entry was changed, or is for another address or period")
+	}
+	if cert, err = descriptor.ParseCertificate(e.Certificate); err != nil {
+		return cert, err
+	}
+	if cert.Type() != descriptor.CertHSDescSigning {
+		return cert, fmt.Errorf("a certificate of type %02X, want %02X", byte(cert.Type()), byte(descriptor.CertHSDescSigning))
+	}
+	blinded, err := e.Address.Blind(s.Period(e.Period))
+	if err != nil {
+		return cert, err
+	}
+	if err := cert.Verify([32]byte(blinded), s.FirstUse(e.Period)); err != nil {
+		return cert, err
+	}
+	if last := s.LastUse(e.Period); cert.Expires().Before(last.Add(leastSpare)) {
+		return cert, fmt.Errorf("the certificate ends at %s, less than %s after the descriptor's last use at %s",
+			clock(cert.Expires()), leastSpare, clock(last))
+	}
+	return cert, nil
+}
+
+// clock writes a time for people.
+func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
+
+// Sign does what needs the identity keys, of which there must be one for each
+// address of the request and no other: it certifies every signing key, takes
+// the keys of the revision counters, signs every entry, and verifies all of it
+// again before it returns anything. now is the offline machine's clock.
+func (r *Request) Sign(keys []*descriptor.IdentityKey, now time.Time) (*Bundle, error) {
+	if err := r.validate(); err != nil {
+		return nil, fmt.Errorf("signing a request: %w", err)
+	}
+	byAddress, err := r.match(keys)
+	if err != nil {
+		return nil, fmt.Errorf("signing a request: %w", err)
+	}
+	name, err := r.Fingerprint()
+	if err != nil {
+		return nil, err
+	}
+	var entries []Entry
+	locked.Do(func() { entries, err = r.entries(byAddress, name, stamp(now)) })
+	if err != nil {
+		return nil, err
+	}
+	b := newBundle(r.Schedule, entries)
+	if err := b.validate(); err != nil {
+		return nil, fmt.Errorf("checking the bundle just made: %w", err)
+	}
+	return b, nil
+}
+
+// entries signs all that r asks for.
+func (r *Request) entries(keys map[descriptor.Address]*descriptor.IdentityKey, name Fingerprint, made time.Time) ([]Entry, error) {
+	var list []Entry
+	for _, w := range r.Services {
+		for i, signing := range w.Keys {
+			e := Entry{Address: w.Address, Period: r.First + uint64(i), Periods: r.Periods(), Made: made, Request: name}
+			if err := e.sign(r.Schedule, keys[w.Address], [32]byte(signing)); err != nil {
+				return nil, fmt.Errorf("signing for %s, period %d: %w", w.Address.Short(), e.Period, err)
+			}
+			list = append(list, e)
+		}
+	}
+	return list, nil
+}
+
+// Match reports whether keys are those of the request's addresses.
+func (r *Request) Match(keys []*descriptor.IdentityKey) error {
+	_, err := r.match(keys)
+	return err
+}
+
+func (r *Request) match(keys []*descriptor.IdentityKey) (map[descriptor.Address]*descriptor.IdentityKey, error) {
+	given := map[descriptor.Address]*descriptor.IdentityKey{}
+	for _, key := range keys {
+		if given[key.Address()] != nil {
+			return nil, fmt.Errorf("the key of %s was given twice", key.Address().Short())
+		}
+		given[key.Address()] = key
+	}
+	var errs []error
+	wanted := map[descriptor.Address]bool{}
+	for _, w := range r.Services {
+		wanted[w.Address] = true
+		if given[w.Address] == nil {
+			errs = append(errs, fmt.Errorf("no key was given for %s", w.Address))
+		}
+	}
+	for _, key := range keys {
+		if !wanted[key.Address()] {
+			errs = append(errs, fmt.Errorf("a key was given for %s, which is not in the request", key.Address()))
+		}
+	}
+	return given, errors.Join(errs...)
+}
+
+// sign fills in the certificate, the revision key and the signature of e. The
+// blinded secret lives no longer than this call.
+func (e *Entry) sign(s Schedule, key *descriptor.IdentityKey, signing [32]byte) error {
+	blinded, err := key.Blind(s.Period(e.Period))
+	if err != nil {
+		return err
+	}
+	defer blinded.Wipe()
+	cert, err := blinded.Certify(signing, s.Expiry(e.Period))
+	if err != nil {
+		return err
+	}
+	e.Certificate, e.RevisionKey = cert.Bytes(), blinded.RevisionKey().Bytes()
+	if e.Signature, err = key.Sign(e.message(s)); err != nil {
+		return err
+	}
+	if _, err := e.verify(s); err != nil {
+		return fmt.Errorf("checking the entry just made: %w", err)
 	}
 	return nil
 }

@@ -1,28 +1,55 @@
 package offline
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/shell"
 )
 
-// Custodian hands out what ceremonies prepared in a directory. It notices at
-// the next call when the files have changed. It is safe for concurrent use.
+// Custodian hands out what ceremonies prepared in a directory. It is safe for
+// concurrent use.
+//
+// What was read last is kept and never changed, so Supply and Schedule answer at
+// once. All other methods look first whether the files have changed. They return
+// when ctx ends, even if the disk does not answer.
 type Custodian struct {
 	dir     string
 	address descriptor.Address
 
-	mu      sync.Mutex
-	closed  bool
-	state   *contents // without the secret keys
-	trouble error     // of the last attempt to read the files again
+	files  chan struct{} // holds one while files are read or changed
+	closed atomic.Bool
+	view   atomic.Pointer[view]
+}
+
+// view is what the files of a directory held when they were read. It is
+// immutable.
+type view struct {
+	*contents          // without the secret keys
+	certified []*Entry // those that are usable, by period
+	longest   int      // periods of the longest ceremony
+	reloadErr error    // of the last attempt to read the files again
+}
+
+func newView(c *contents) *view {
+	c.forgetSeeds()
+	v := &view{contents: c, certified: c.certified()}
+	if c.bundle != nil {
+		for _, e := range c.bundle.Entries {
+			v.longest = max(v.longest, e.Periods)
+		}
+	}
+	return v
 }
 
 // Open opens a directory that Prepare made, with or without an installed bundle.
@@ -31,8 +58,9 @@ func Open(dir string) (*Custodian, error) {
 	if err != nil {
 		return nil, err
 	}
-	state.forgetSeeds()
-	return &Custodian{dir: dir, address: state.keys.Address, state: state}, nil
+	c := &Custodian{dir: dir, address: state.keys.Address, files: make(chan struct{}, 1)}
+	c.view.Store(newView(state))
+	return c, nil
 }
 
 // forgetSeeds drops the secret keys and keeps in mind whether there were any.
@@ -51,31 +79,82 @@ func (c *Custodian) Address() descriptor.Address { return c.address }
 // Dir returns the directory.
 func (c *Custodian) Dir() string { return c.dir }
 
-// Schedule returns the timing of the network that the keys are for.
-func (c *Custodian) Schedule() Schedule {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.state.keys.Schedule
+// Schedule returns the timing of the network that the keys are for. It reads no
+// file.
+func (c *Custodian) Schedule() Schedule { return c.view.Load().keys.Schedule }
+
+// withFiles calls f in the background with what the files hold now, while no
+// other call uses them. When ctx ends first, f's result is dropped.
+func withFiles[T any](ctx context.Context, c *Custodian, f func(*view) (T, error)) (result T, err error) {
+	if err := ctx.Err(); err != nil {
+		return result, err
+	}
+	select {
+	case c.files <- struct{}{}:
+	case <-ctx.Done():
+		return result, fmt.Errorf("waiting for the files in %s: %w", c.dir, context.Cause(ctx))
+	}
+	type outcome struct {
+		result T
+		err    error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		defer func() { <-c.files }()
+		var out outcome
+		v, err := c.reload()
+		if out.err = err; err == nil {
+			out.result, out.err = f(v)
+		}
+		done <- out
+	}()
+	select {
+	case out := <-done:
+		return out.result, out.err
+	case <-ctx.Done():
+		return result, fmt.Errorf("reading the files in %s: %w", c.dir, context.Cause(ctx))
+	}
 }
 
-// refreshLocked reads the files again if they changed. When that fails, what
-// was read before stays in use.
-func (c *Custodian) refreshLocked() error {
-	if c.closed {
-		return errors.New("the custodian is closed")
+// reload reads the files again if they changed. When that fails, what was read
+// before stays in use. The caller holds c.files.
+func (c *Custodian) reload() (*view, error) {
+	if c.closed.Load() {
+		return nil, errors.New("the custodian is closed")
 	}
-	if stamps(c.dir) == c.state.stamps {
-		c.trouble = nil
-		return nil
+	v := c.view.Load()
+	if stamps(c.dir) == v.stamps {
+		if v.reloadErr == nil {
+			return v, nil
+		}
+		unchanged := *v
+		unchanged.reloadErr = nil
+		c.view.Store(&unchanged)
+		return &unchanged, nil
 	}
 	state, err := load(c.dir)
 	if err == nil && state.keys.Address != c.address {
 		state.keys.wipe()
 		err = fmt.Errorf("%s was the directory of %s and is now that of %s", c.dir, c.address.Short(), state.keys.Address.Short())
 	}
-	if c.trouble = err; err == nil {
-		state.forgetSeeds()
-		c.state = state
+	if err != nil {
+		stale := *v
+		stale.reloadErr = err
+		c.view.Store(&stale)
+		return &stale, nil
+	}
+	v = newView(state)
+	c.view.Store(v)
+	return v, nil
+}
+
+// Refresh reads the files again if they changed, so that Supply tells of what a
+// ceremony has installed since. The error says why they could not be read; what
+// was read before stays in use.
+func (c *Custodian) Refresh(ctx context.Context) error {
+	_, err := withFiles(ctx, c, func(v *view) (struct{}, error) { return struct{}{}, v.reloadErr })
+	if err != nil {
+		return fmt.Errorf("refreshing what was prepared offline: %w", err)
 	}
 	return nil
 }
@@ -84,15 +163,18 @@ func (c *Custodian) refreshLocked() error {
 // It lives as long as the ceremony gave it, whatever the wish. When there is
 // none, the error says what to do.
 func (c *Custodian) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ time.Time) (descriptor.Certificate, error) {
-	e, s, err := c.entry(ctx, p)
-	if err != nil {
-		return descriptor.Certificate{}, fmt.Errorf("certifying for period %s: %w", p, err)
-	}
-	cert, err := e.Verify(s)
-	if err == nil && (len(signing) != ed25519.PublicKeySize || cert.Key() != [32]byte(signing)) {
-		err = fmt.Errorf("the certificate prepared offline is for signing key %s, and that of now is %s: "+
-			"were the keys in %s, or those on the token, made anew since? %s", KeyFingerprint(certKey(cert)), KeyFingerprint(signing), c.dir, c.advice())
-	}
+	cert, err := withFiles(ctx, c, func(v *view) (cert descriptor.Certificate, err error) {
+		e, err := c.entry(v, p)
+		if err != nil {
+			return cert, err
+		}
+		cert, err = e.Verify(v.keys.Schedule)
+		if err == nil && (len(signing) != ed25519.PublicKeySize || cert.Key() != [32]byte(signing)) {
+			err = fmt.Errorf("the certificate prepared offline is for signing key %s, and the one in use now is %s: "+
+				"were the keys in %s, or those on the token, replaced since? %s", KeyFingerprint(certKey(cert)), KeyFingerprint(signing), c.dir, c.advice())
+		}
+		return cert, err
+	})
 	if err != nil {
 		return descriptor.Certificate{}, fmt.Errorf("certifying for period %s: %w", p, err)
 	}
@@ -106,66 +188,59 @@ func certKey(cert descriptor.Certificate) []byte {
 
 // RevisionKey returns the key of the revision counters of period p.
 func (c *Custodian) RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error) {
-	e, _, err := c.entry(ctx, p)
+	key, err := withFiles(ctx, c, func(v *view) (key descriptor.RevisionKey, err error) {
+		e, err := c.entry(v, p)
+		if err != nil {
+			return key, err
+		}
+		return descriptor.NewRevisionKey(e.RevisionKey)
+	})
 	if err != nil {
 		return descriptor.RevisionKey{}, fmt.Errorf("looking for the revision-counter key of period %s: %w", p, err)
 	}
-	return descriptor.NewRevisionKey(e.RevisionKey)
+	return key, nil
 }
 
 // entry returns what is installed for p, or why nothing is.
-func (c *Custodian) entry(ctx context.Context, p descriptor.Period) (*Entry, Schedule, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, Schedule{}, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.refreshLocked(); err != nil {
-		return nil, Schedule{}, err
-	}
-	s := c.state.keys.Schedule
-	if p.Length == s.Length() {
-		if e := c.state.entry(p.Number); e != nil {
-			return e, s, nil
+func (c *Custodian) entry(v *view, p descriptor.Period) (*Entry, error) {
+	if p.Length == v.keys.Schedule.Length() {
+		if e := v.entry(p.Number); e != nil {
+			return e, nil
 		}
 	}
-	return nil, s, c.missingLocked(p)
+	return nil, c.missing(v, p)
 }
 
 // SigningKey returns the signing key made for p, if it is on the disk.
 func (c *Custodian) SigningKey(ctx context.Context, p descriptor.Period) (crypto.Signer, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err := c.refreshLocked(); err != nil {
+	key, err := withFiles(ctx, c, func(v *view) (ed25519.PrivateKey, error) {
+		known := v.keys.of(p.Number)
+		if known == nil || p.Length != v.keys.Length() {
+			return nil, c.missing(v, p)
+		}
+		if known.Seed == nil {
+			return nil, errors.New("it is on a token: name that in the configuration (signing = \"pkcs11:…\")")
+		}
+		now, err := load(c.dir)
+		if err != nil {
+			return nil, err
+		}
+		defer now.keys.wipe()
+		key := now.keys.of(p.Number)
+		if key == nil || key.Seed == nil {
+			return nil, fmt.Errorf("it was just removed from %s", c.dir)
+		}
+		return key.Seed.signer(), nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("looking for the signing key of period %s: %w", p, err)
 	}
-	known := c.state.keys.of(p.Number)
-	if known == nil || p.Length != c.state.keys.Length() {
-		return nil, fmt.Errorf("looking for the signing key of period %s: %w", p, c.missingLocked(p))
-	}
-	if known.Seed == nil {
-		return nil, fmt.Errorf("the signing key of period %s is on a token: name that in the configuration (signing = \"pkcs11:…\")", p)
-	}
-	now, err := load(c.dir)
-	if err != nil {
-		return nil, err
-	}
-	defer now.keys.wipe()
-	key := now.keys.of(p.Number)
-	if key == nil || key.Seed == nil {
-		return nil, fmt.Errorf("the signing key of period %s has just gone from %s", p, c.dir)
-	}
-	return key.Seed.signer(), nil
+	return key, nil
 }
 
 // Close ends the use of the custodian.
 func (c *Custodian) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closed = true
+	c.closed.Store(true)
 	return nil
 }
 
@@ -177,3 +252,157 @@ func (c *Custodian) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(c.String
 
 // LogValue logs String.
 func (c *Custodian) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// Supply returns the last period of the uninterrupted run of certified periods
+// that from is in, and how many periods the longest ceremony covered that any of
+// them is from: a short one, to fill a gap or for practice, must not put off the
+// warnings about the end of a long one. ok is false if from itself is not
+// certified; horizon is then of all that is there. It answers from what was read
+// last, and never waits: Refresh reads the files again.
+func (c *Custodian) Supply(from descriptor.Period) (last descriptor.Period, horizon int, ok bool) {
+	v := c.view.Load()
+	if c.closed.Load() {
+		return descriptor.Period{}, 0, false
+	}
+	at, found := slices.BinarySearchFunc(v.certified, from.Number, func(e *Entry, n uint64) int { return cmp.Compare(e.Period, n) })
+	if !found || from.Length != v.keys.Length() {
+		return descriptor.Period{}, v.longest, false
+	}
+	through := from.Number
+	for _, e := range v.certified[at:] {
+		if e.Period > through+1 {
+			break
+		}
+		through, horizon = e.Period, max(horizon, e.Periods)
+	}
+	return v.keys.Period(through), horizon, true
+}
+
+// Retire removes the signing keys and certificates of periods before all of
+// those in use, never later ones. Old contents are overwritten, where the disk
+// allows that.
+func (c *Custodian) Retire(ctx context.Context, inUse []descriptor.Period) error {
+	_, err := withFiles(ctx, c, func(v *view) (none struct{}, err error) {
+		if len(inUse) == 0 || slices.ContainsFunc(inUse, func(p descriptor.Period) bool { return p.Length != v.keys.Length() }) {
+			return none, nil
+		}
+		first := inUse[0].Number
+		for _, p := range inUse {
+			first = min(first, p.Number)
+		}
+		if keys, entries := v.before(first); keys+entries == 0 {
+			return none, nil
+		}
+		if err := retire(c.dir, first); err != nil {
+			return none, fmt.Errorf("removing the signing keys of periods before %d from %s: %w", first, c.dir, err)
+		}
+		_, err = c.reload()
+		return none, err
+	})
+	return err
+}
+
+// missing says why there is nothing for p, and what to do.
+func (c *Custodian) missing(v *view, p descriptor.Period) error {
+	s, b := v.keys.Schedule, v.bundle
+	var why error
+	switch {
+	case p.Length != s.Length():
+		why = fmt.Errorf("the network's periods last %s, and the keys in %s were made for %s: use a new directory", p.Length, c.dir, s)
+	case b == nil:
+		why = fmt.Errorf("no certificates are installed in %s yet: have a request signed offline (balancer ceremony sign), and install the bundle (balancer ceremony install)", c.dir)
+	default:
+		first, last := b.Entries[0].Period, b.Entries[len(b.Entries)-1].Period
+		switch {
+		case p.Number > last:
+			why = fmt.Errorf("%w %d, at %s: %s", ErrEnded, last, clock(s.End(last)), c.advice())
+		case p.Number < first:
+			why = fmt.Errorf("the certificates prepared offline begin with period %d, at %s: is the clock right? If so, %s", first, clock(s.Start(first)), c.advice())
+		default:
+			why = fmt.Errorf("the certificates prepared offline, for periods %d to %d, leave this one out: %s", first, last, c.advice())
+		}
+	}
+	return missingError{errors.Join(why, v.reloadErr)}
+}
+
+// missingError is the error about a period that nothing is prepared for.
+type missingError struct{ error }
+
+func (m missingError) Unwrap() error { return m.error }
+
+// Temporary reports that a retry may succeed without a restart: the missing
+// certificates may be installed at any moment.
+func (missingError) Temporary() bool { return true }
+
+// ErrEnded is wrapped by errors about a period after the last one prepared.
+var ErrEnded = errors.New("the certificates prepared offline ended with period")
+
+func (c *Custodian) advice() string {
+	return fmt.Sprintf("run a ceremony, which begins with: balancer ceremony request --dir %s", shell.Quote(c.dir))
+}
+
+// before counts the keys and entries of periods before first. If all entries
+// are, they do not count: they stay, to tell until when there were any.
+func (c *contents) before(first uint64) (keys, entries int) {
+	for _, k := range c.keys.Keys {
+		if k.Period < first {
+			keys++
+		}
+	}
+	if c.bundle == nil {
+		return keys, 0
+	}
+	for _, e := range c.bundle.Entries {
+		if e.Period < first {
+			entries++
+		}
+	}
+	return keys, entries % len(c.bundle.Entries)
+}
+
+// retire removes from dir what is of periods before first.
+func retire(dir string, first uint64) error {
+	unlock, err := lock(dir, 0)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	c, err := load(dir)
+	if err != nil {
+		return err
+	}
+	defer c.keys.wipe()
+	keys, entries := c.before(first)
+	if keys > 0 {
+		err = retireKeys(dir, *c.keys, first)
+	}
+	if entries > 0 {
+		err = errors.Join(err, writeBundle(dir, newBundle(c.bundle.Schedule, c.bundle.Entries[entries:])))
+	}
+	return err
+}
+
+func retireKeys(dir string, kept keysFile, first uint64) error {
+	kept.Keys = slices.DeleteFunc(slices.Clone(kept.Keys), func(k keyPair) bool { return k.Period < first })
+	r, err := stageKeys(dir, &kept)
+	if err != nil {
+		return err
+	}
+	return r.wipingCommit()
+}
+
+func stageBundle(dir string, b *Bundle) (*replacement, error) {
+	raw, err := b.Encode()
+	if err != nil {
+		return nil, err
+	}
+	return stage(filepath.Join(dir, BundleFile), raw)
+}
+
+func writeBundle(dir string, b *Bundle) error {
+	r, err := stageBundle(dir, b)
+	if err != nil {
+		return err
+	}
+	return r.commit()
+}

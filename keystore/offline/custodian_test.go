@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -316,6 +317,76 @@ func TestKeysOnToken(t *testing.T) {
 	disk.prepare(current, 1)
 	_, err = Prepare(t.Context(), Preparation{Dir: disk.dir, Schedule: Public, First: current, Count: 1, Source: token})
 	wantError(t, "a token for keys on the disk", err, "on the disk already")
+}
+
+// TestDiskHangs: Supply and Schedule answer while a disk does not, everything else
+// returns when its context ends, and all is well when the disk is back.
+func TestDiskHangs(t *testing.T) {
+	m := newManager(t, "front")
+	m.ceremony(noon, current, 3)
+	synctest.Test(t, func(t *testing.T) {
+		c, p := m.open(), Public.Period(current)
+		signer, err := c.SigningKey(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		back := make(chan struct{})
+		var calls sync.WaitGroup
+		calls.Go(func() {
+			_, err := withFiles(ctx, c, func(*view) (none struct{}, err error) { <-back; return })
+			wantError(t, "the call that hangs", err, "deadline exceeded")
+		})
+		synctest.Wait()
+		for what, call := range map[string]func() error{
+			"Certify": func() error {
+				_, err := c.Certify(ctx, p, signer.Public().(ed25519.PublicKey), time.Time{})
+				return err
+			},
+			"RevisionKey": func() error { _, err := c.RevisionKey(ctx, p); return err },
+			"SigningKey":  func() error { _, err := c.SigningKey(ctx, p); return err },
+			"Retire":      func() error { return c.Retire(ctx, []descriptor.Period{p}) },
+			"Refresh":     func() error { return c.Refresh(ctx) },
+		} {
+			calls.Go(func() { wantError(t, what, call(), "waiting for the files", "deadline exceeded") })
+		}
+		synctest.Wait()
+		if last, _, ok := c.Supply(p); !ok || last.Number != current+2 || c.Schedule() != Public {
+			t.Errorf("supply until %s, %v", last, ok)
+		}
+		calls.Wait()
+		close(back)
+		if _, err := certify(t, c, current); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRefresh: Supply tells of what was installed after Refresh, which says what
+// is wrong with the files.
+func TestRefresh(t *testing.T) {
+	m := newManager(t, "front")
+	m.ceremony(noon, current, 2)
+	c := m.open()
+	until := func() uint64 {
+		last, _, _ := c.Supply(Public.Period(current))
+		return last.Number
+	}
+	m.ceremony(noon.Add(time.Hour), current, 5)
+	if until() != current+1 {
+		t.Error("Supply read the files")
+	}
+	if err := c.Refresh(t.Context()); err != nil || until() != current+4 {
+		t.Errorf("after Refresh: until %d, %v", until(), err)
+	}
+	if err := os.WriteFile(filepath.Join(m.dir, BundleFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, "a damaged file", c.Refresh(t.Context()), BundleFile, "damaged")
+	if until() != current+4 {
+		t.Errorf("a damaged file: until %d", until())
+	}
 }
 
 func TestConcurrentUse(t *testing.T) {

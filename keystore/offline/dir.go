@@ -9,10 +9,17 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/durable"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/owner"
+	"onionbalancer/internal/shell"
 	"onionbalancer/internal/strictmodes"
 )
 
@@ -137,6 +144,20 @@ func (c *contents) entry(number uint64) *Entry {
 	return &c.bundle.Entries[i]
 }
 
+// certified returns the usable entries, by period.
+func (c *contents) certified() []*Entry {
+	if c.bundle == nil {
+		return nil
+	}
+	var list []*Entry
+	for i := range c.bundle.Entries {
+		if e := c.usable(c.bundle.Entries[i].Period); e != nil {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
 // usable returns the entry of a period if its certificate is for the signing
 // key that is here, nil if not.
 func (c *contents) usable(number uint64) *Entry {
@@ -149,4 +170,193 @@ func (c *contents) usable(number uint64) *Entry {
 		return nil
 	}
 	return e
+}
+
+// patience is for how long a command waits while another one changes a directory.
+const patience = 10 * time.Second
+
+// lock keeps other processes from changing the files of dir until unlock. While
+// another one has the lock, it tries again for as long as wait says.
+func lock(dir string, wait time.Duration) (unlock func(), err error) {
+	if err := owner.Check(dir); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		busy := errors.Is(err, unix.EWOULDBLOCK)
+		if busy && time.Now().Before(end) || errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if busy {
+			err = errors.New("another program is changing what is in it: try again when that is done")
+		}
+		break
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("locking %s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// makeDir makes dir, or checks that nobody else can use it.
+func makeDir(dir string) error {
+	if err := owner.Check(dir); err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		parent := filepath.Dir(filepath.Clean(dir))
+		if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+			if err := makeDir(parent); err != nil {
+				return err
+			}
+		}
+		if err := os.Mkdir(dir, privateDir); err != nil {
+			return err
+		}
+		return durable.SyncDir(parent)
+	}
+	switch {
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("%s is not a directory", dir)
+	case info.Mode().Perm()&0o077 != 0:
+		return fmt.Errorf("others than its owner can use the directory %s (mode %04o): run: chmod 700 %s", dir, info.Mode().Perm(), shell.Quote(dir))
+	}
+	return nil
+}
+
+// replacement is a new version of a file, written and not yet in its place.
+type replacement struct {
+	path    string
+	pending *renameio.PendingFile
+}
+
+// stage writes content beside path, readable by us alone.
+func stage(path string, content []byte) (*replacement, error) {
+	pending, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(privateFile))
+	if err != nil {
+		return nil, err
+	}
+	_, err = pending.Write(content)
+	if err == nil {
+		err = pending.Sync()
+	}
+	if err != nil {
+		return nil, errors.Join(err, pending.Cleanup())
+	}
+	return &replacement{path, pending}, nil
+}
+
+// drop forgets a replacement that was not committed.
+func (r *replacement) drop() { _ = r.pending.Cleanup() }
+
+// commit puts the new version in place of the old one, and syncs that.
+func (r *replacement) commit() error {
+	if err := r.pending.CloseAtomicallyReplace(); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(r.path))
+}
+
+// wipingCommit does as commit does and then, when the new version is safe,
+// overwrites the old one, as far as the disk and its file system let one
+// overwrite anything.
+func (r *replacement) wipingCommit() error {
+	old, err := os.OpenFile(r.path, os.O_WRONLY, 0)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, r.pending.Cleanup())
+	}
+	if old != nil {
+		defer old.Close()
+	}
+	if err := r.commit(); err != nil || old == nil {
+		return err
+	}
+	info, err := old.Stat()
+	if err != nil {
+		return err
+	}
+	_, err = old.WriteAt(make([]byte, info.Size()), 0)
+	return errors.Join(err, old.Sync())
+}
+
+// Span is periods without a gap, and when the first begins and the last ends.
+type Span struct {
+	First uint64    `json:"first_period"`
+	Last  uint64    `json:"last_period"`
+	From  time.Time `json:"from"`
+	Until time.Time `json:"until"`
+}
+
+// Span returns the span of some periods.
+func (s Schedule) Span(first, last uint64) Span {
+	return Span{First: first, Last: last, From: s.Start(first), Until: s.End(last)}
+}
+
+// Periods returns how many there are.
+func (s Span) Periods() int { return int(s.Last - s.First + 1) }
+
+// Description is what a manager's directory holds, without anything secret.
+type Description struct {
+	Address descriptor.Address `json:"address"`
+	Dir     string             `json:"dir"`
+	Schedule
+	Keys      []Span    `json:"signing_keys"`
+	OnToken   int       `json:"signing_keys_on_token,omitempty"`
+	Certified []Span    `json:"certified"`
+	Horizon   int       `json:"horizon_periods,omitempty"` // of the last ceremony
+	Ceremony  time.Time `json:"last_ceremony,omitzero"`
+}
+
+// Describe reads a directory.
+func Describe(dir string) (*Description, error) {
+	c, err := load(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer c.keys.wipe()
+	d := &Description{Address: c.keys.Address, Dir: dir, Schedule: c.keys.Schedule, Keys: []Span{}, Certified: []Span{}}
+	for _, k := range c.keys.Keys {
+		d.Keys = d.Schedule.extend(d.Keys, k.Period)
+		if k.Seed == nil {
+			d.OnToken++
+		}
+	}
+	if c.bundle == nil {
+		return d, nil
+	}
+	for _, e := range c.certified() {
+		d.Certified = d.Schedule.extend(d.Certified, e.Period)
+	}
+	for _, e := range c.bundle.Entries {
+		if e.Made.After(d.Ceremony) {
+			d.Ceremony, d.Horizon = e.Made, e.Periods
+		}
+	}
+	return d, nil
+}
+
+// Spans returns the spans of an address's entries.
+func (b *Bundle) Spans(a descriptor.Address) []Span {
+	var list []Span
+	for _, e := range b.Of(a) {
+		list = b.Schedule.extend(list, e.Period)
+	}
+	return list
+}
+
+// extend adds the next period to spans.
+func (s Schedule) extend(spans []Span, number uint64) []Span {
+	if n := len(spans); n > 0 && spans[n-1].Last+1 == number {
+		spans[n-1] = s.Span(spans[n-1].First, number)
+		return spans
+	}
+	return append(spans, s.Span(number, number))
 }

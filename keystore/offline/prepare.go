@@ -115,15 +115,8 @@ func (p Preparation) current() (*contents, error) {
 
 // through returns the last period of the uninterrupted run of usable entries
 // that begins at first or before; the last one before first if first has none.
-func (c *contents) through(first uint64) uint64 {
-	if c.bundle == nil {
-		return 0
-	}
-	last := uint64(0)
-	for _, e := range c.bundle.Entries {
-		if c.usable(e.Period) == nil {
-			continue
-		}
+func (c *contents) through(first uint64) (last uint64) {
+	for _, e := range c.certified() {
 		if e.Period > first && e.Period != last+1 {
 			break
 		}

@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -125,4 +126,184 @@ func (w *Wanted) validate(periods int, seen map[[ed25519.PublicKeySize]byte]bool
 		seen[[ed25519.PublicKeySize]byte(key)] = true
 	}
 	return nil
+}
+
+// What is odd about a request, and no error.
+const (
+	longHorizon  = 180 * 24 * time.Hour
+	oldRequest   = 7 * 24 * time.Hour
+	clockQuarrel = 10 * time.Minute
+)
+
+// Oddities returns what whoever signs r at now should think about first, in
+// plain words; nothing if all is as it should be.
+func (r *Request) Oddities(now time.Time) []string {
+	var list []string
+	say := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	switch age := now.Sub(r.Made); {
+	case age < -clockQuarrel:
+		say("the request was made at %s, which is yet to come by the clock of this machine (%s): one of the two clocks is wrong", clock(r.Made), clock(now))
+	case age > oldRequest:
+		say("the request was made at %s, %d days ago by the clock of this machine (%s): is it the right file, and the clock right?", clock(r.Made), int(age.Hours()/24), clock(now))
+	}
+	over, end := r.over(now), r.End(r.Last())
+	switch {
+	case over == r.Periods():
+		say("all of its periods are over by the clock of this machine (%s): is it the right file, and the clock right?", clock(now))
+	case !now.Before(end):
+		say("its last period ended at %s: clients ask for a later one by the clock of this machine (%s)", clock(end), clock(now))
+	case over > 0:
+		say("%d of its %d periods are over by the clock of this machine (%s)", over, r.Periods(), clock(now))
+	}
+	if span, ahead := end.Sub(r.Start(r.First)), end.Sub(r.Made); span > longHorizon {
+		say("it covers %d days: who steals the manager can publish under the address for as long, and nothing but time ends that", int(span.Hours()/24))
+	} else if ahead > longHorizon {
+		say("it reaches %d days ahead: who steals the manager can publish under the address until %s, and nothing but time ends that", int(ahead.Hours()/24), clock(end))
+	}
+	if r.Schedule != Public {
+		say("it is not for the public Tor network, but for one with %s", r.Schedule)
+	}
+	for _, w := range r.Services {
+		switch {
+		case w.CertifiedThrough != 0 && r.First > w.CertifiedThrough+1:
+			say("%s: a gap: the manager has certificates until %s, and the request begins at %s", w.Address, clock(r.End(w.CertifiedThrough)), clock(r.Start(r.First)))
+		case w.CertifiedThrough == 0 && now.Before(r.FirstUse(r.First)):
+			say("%s: the manager has no certificates, and the request begins at %s: nothing can be published before", w.Address, clock(r.FirstUse(r.First)))
+		}
+	}
+	return list
+}
+
+// over counts the periods for which nothing is published any more.
+func (r *Request) over(now time.Time) int {
+	n := 0
+	for ; n < r.Periods() && now.After(r.LastUse(r.First+uint64(n))); n++ {
+	}
+	return n
+}
+
+// MaxPart is the most bytes that a QR code of version 40 with medium error
+// correction holds.
+const MaxPart = 2331
+
+// keysInPart is how many signing keys fit into a part of a request.
+const keysInPart = 40
+
+// Split returns the bundle in parts of one entry each, smaller than MaxPart.
+func (b *Bundle) Split() ([][]byte, error) {
+	var parts [][]byte
+	for _, e := range b.Entries {
+		part, err := encodePart(newBundle(b.Schedule, []Entry{e}))
+		if err != nil {
+			return nil, fmt.Errorf("splitting a bundle: %w", err)
+		}
+		parts = append(parts, part)
+	}
+	return parts, nil
+}
+
+// Split returns the request in parts, smaller than MaxPart, each a request for
+// some periods of one address. JoinRequests undoes it.
+func (r *Request) Split() ([][]byte, error) {
+	var parts [][]byte
+	for _, w := range r.Services {
+		first := r.First
+		for keys := range slices.Chunk(w.Keys, keysInPart) {
+			one := *r
+			one.First = first
+			one.Services = []Wanted{{Address: w.Address, CertifiedThrough: w.CertifiedThrough, Keys: keys}}
+			part, err := encodePart(&one)
+			if err != nil {
+				return nil, fmt.Errorf("splitting a request: %w", err)
+			}
+			parts = append(parts, part)
+			first += uint64(len(keys))
+		}
+	}
+	return parts, nil
+}
+
+func encodePart(doc any) ([]byte, error) {
+	part, err := compact(doc)
+	if err == nil && len(part) >= MaxPart {
+		err = fmt.Errorf("a part of %d bytes, want less than %d", len(part), MaxPart)
+	}
+	return part, err
+}
+
+// JoinRequests puts the parts of one request together again, in whatever order
+// they are. The fingerprint is that of the whole. One whole request is fine.
+func JoinRequests(parts []*Request) (*Request, error) {
+	r, err := join(parts)
+	if err != nil {
+		return nil, fmt.Errorf("putting the parts of a request together: %w", err)
+	}
+	return r, nil
+}
+
+func join(parts []*Request) (*Request, error) {
+	if len(parts) == 0 {
+		return nil, errors.New("there are none")
+	}
+	if len(parts) == 1 {
+		return parts[0], nil
+	}
+	sorted := slices.Clone(parts)
+	slices.SortStableFunc(sorted, func(a, b *Request) int { return cmp.Compare(a.First, b.First) })
+	whole := *sorted[0]
+	whole.Services = nil
+	keys := map[descriptor.Address]*Wanted{}
+	for _, part := range sorted {
+		if part.Schedule != whole.Schedule || !part.Made.Equal(whole.Made) {
+			return nil, errors.New("they are of different requests")
+		}
+		for _, w := range part.Services {
+			if err := whole.add(keys, part.First, w); err != nil {
+				return nil, fmt.Errorf("%s: %w", w.Address.Short(), err)
+			}
+		}
+	}
+	for _, w := range keys {
+		whole.Services = append(whole.Services, *w)
+	}
+	sortServices(whole.Services)
+	if err := whole.validate(); err != nil {
+		return nil, fmt.Errorf("%w: is a part missing?", err)
+	}
+	return &whole, nil
+}
+
+// add puts the keys of the periods from first on behind those that r has of the
+// same address.
+func (r *Request) add(have map[descriptor.Address]*Wanted, first uint64, w Wanted) error {
+	old := have[w.Address]
+	if old == nil {
+		old = &Wanted{Address: w.Address, CertifiedThrough: w.CertifiedThrough}
+		have[w.Address] = old
+	}
+	if old.CertifiedThrough != w.CertifiedThrough {
+		return errors.New("the parts are of different requests")
+	}
+	switch at := r.First + uint64(len(old.Keys)); {
+	case first > at:
+		return fmt.Errorf("the part with period %d is missing", at)
+	case first < at:
+		return r.same(old, first, w)
+	}
+	old.Keys = append(old.Keys, w.Keys...)
+	return nil
+}
+
+// same fails unless what w has from period first on is in old already.
+func (r *Request) same(old *Wanted, first uint64, w Wanted) error {
+	from := int(first - r.First)
+	if from+len(w.Keys) > len(old.Keys) || !slices.EqualFunc(old.Keys[from:from+len(w.Keys)], w.Keys, func(a, b ed25519.PublicKey) bool { return a.Equal(b) }) {
+		return fmt.Errorf("two parts contradict each other about period %d or one after it", first)
+	}
+	return nil
+}
+
+// sortServices brings services into the one order that requests have them in.
+func sortServices(list []Wanted) {
+	slices.SortFunc(list, func(a, b Wanted) int { return cmp.Compare(a.Address.Label(), b.Address.Label()) })
 }

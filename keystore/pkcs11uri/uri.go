@@ -13,11 +13,14 @@
 package pkcs11uri
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"onionbalancer/keystore/token/pin"
 )
@@ -158,4 +161,152 @@ func within(dir, path string) string {
 		return path
 	}
 	return filepath.Join(dir, path)
+}
+
+// attribute is how an attribute is kept in a URI.
+type attribute struct {
+	field   func(*URI) *string // nil for id
+	max     int                // size in bytes
+	only    []string           // the values it may have, if not any
+	refused string             // why it is never taken
+}
+
+// The sizes are those of CK_TOKEN_INFO's fields.
+var pathAttributes = map[string]attribute{
+	"token":        {field: func(u *URI) *string { return &u.Label }, max: 32},
+	"manufacturer": {field: func(u *URI) *string { return &u.Manufacturer }, max: 32},
+	"model":        {field: func(u *URI) *string { return &u.Model }, max: 16},
+	"serial":       {field: func(u *URI) *string { return &u.Serial }, max: 16},
+	"object":       {field: func(u *URI) *string { return &u.Object }, max: 255},
+	"id":           {max: 255},
+	"type":         {field: func(u *URI) *string { return &u.Type }, max: 16, only: []string{"private", "secret-key"}},
+
+	"slot-id":              {refused: whySlot},
+	"slot-description":     {refused: whySlot},
+	"slot-manufacturer":    {refused: whySlot},
+	"library-description":  {refused: whyLibrary},
+	"library-manufacturer": {refused: whyLibrary},
+	"library-version":      {refused: whyLibrary},
+}
+
+var queryAttributes = map[string]attribute{
+	"module-path": {field: func(u *URI) *string { return &u.ModulePath }, max: 4 << 10},
+	"pin-source":  {field: func(u *URI) *string { return &u.PINSource }, max: 4 << 10},
+	"x-sealed":    {field: func(u *URI) *string { return &u.Sealed }, max: 4 << 10},
+
+	"pin-value":   {refused: "a PIN does not belong into a configuration or an argument, where others can read it; use pin-source"},
+	"module-name": {refused: "names are resolved differently on every system; give module-path, the library's file"},
+}
+
+const (
+	whySlot    = "slots change at every start; name the token by what is written on it: token, serial"
+	whyLibrary = "give module-path, the library's file, and name the token by token and serial"
+)
+
+// set keeps a decoded value.
+func (a attribute) set(u *URI, value []byte) error {
+	if len(value) > a.max {
+		return fmt.Errorf("%d bytes are too many, at most %d can be matched", len(value), a.max)
+	}
+	if a.field == nil {
+		u.ID = value
+		return nil
+	}
+	text := string(value)
+	if !utf8.ValidString(text) {
+		return errors.New("not UTF-8")
+	}
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		return errors.New("it has control characters")
+	}
+	if a.only != nil && !slices.Contains(a.only, text) {
+		return fmt.Errorf("only keys that unseal or sign are of use, of type %s", strings.Join(a.only, " or "))
+	}
+	*a.field(u) = text
+	return nil
+}
+
+// What stands for itself in a value, beside letters and digits (RFC 7512,
+// section 2.3: unreserved, pk11-res-avail, and one more each).
+const (
+	plain      = "-._~" + ":[]@!$'()*+,="
+	pathExtra  = plain + "&"
+	queryExtra = plain + "/?|"
+)
+
+// decode undoes percent encoding and refuses what should have been encoded.
+func decode(s, extra string) ([]byte, error) {
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case c == '%':
+			if len(s)-i < 3 {
+				return nil, errors.New("cut short after %")
+			}
+			b, err := hex.DecodeString(s[i+1 : i+3])
+			if err != nil {
+				return nil, errors.New("two hexadecimal digits must follow %; % itself is written %25")
+			}
+			out = append(out, b[0])
+			i += 2
+		case alphanumeric(c) || strings.IndexByte(extra, c) >= 0:
+			out = append(out, c)
+		case c == ' ':
+			return nil, errors.New("a space is written %20")
+		default:
+			return nil, fmt.Errorf("the byte at position %d must be written as %% and two hexadecimal digits", i+1)
+		}
+	}
+	return out, nil
+}
+
+// encode is the opposite of decode. What is plain is kept, so that paths stay
+// readable.
+func encode(s, extra string) string {
+	var out strings.Builder
+	for _, c := range []byte(s) {
+		if alphanumeric(c) || strings.IndexByte(extra, c) >= 0 {
+			out.WriteByte(c)
+		} else {
+			fmt.Fprintf(&out, "%%%02X", c)
+		}
+	}
+	return out.String()
+}
+
+func alphanumeric(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}
+
+// String writes u as Parse reads it, attributes in a fixed order. It holds no
+// secret.
+func (u *URI) String() string {
+	var path, query []string
+	add := func(to *[]string, name, value, extra string) {
+		if value != "" {
+			*to = append(*to, name+"="+encode(value, extra))
+		}
+	}
+	add(&path, "token", u.Label, pathExtra)
+	add(&path, "manufacturer", u.Manufacturer, pathExtra)
+	add(&path, "model", u.Model, pathExtra)
+	add(&path, "serial", u.Serial, pathExtra)
+	add(&path, "object", u.Object, pathExtra)
+	if len(u.ID) > 0 {
+		var id strings.Builder
+		for _, c := range u.ID { // all of it, as RFC 7512, section 2.3, advises
+			fmt.Fprintf(&id, "%%%02X", c)
+		}
+		path = append(path, "id="+id.String())
+	}
+	add(&path, "type", u.Type, pathExtra)
+	add(&query, "module-path", u.ModulePath, queryExtra)
+	add(&query, "pin-source", u.PINSource, queryExtra)
+	add(&query, "x-sealed", u.Sealed, queryExtra)
+	s := Scheme + strings.Join(path, ";")
+	if len(query) > 0 {
+		s += "?" + strings.Join(query, "&")
+	}
+	return s
 }

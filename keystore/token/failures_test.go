@@ -298,19 +298,18 @@ func TestLongMessage(t *testing.T) {
 // and no registers with it.
 func TestLastWords(t *testing.T) {
 	var log bytes.Buffer
-	before := slog.Default()
-	slog.SetDefault(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	defer slog.SetDefault(before)
+	token.LogTo(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	defer token.LogTo(nil)
 	m := newFake(t)
 	tok := open(t, m.uri())
-	for _, fault := range []string{"panic", "exit", "fault"} {
+	for _, fault := range []string{"say", "panic", "exit", "fault"} {
 		m.write(fault+"-keys", "")
-		if _, err := tok.SigningKeys(t.Context(), ""); err == nil {
-			t.Errorf("%s is no error", fault)
+		if _, err := tok.SigningKeys(t.Context(), ""); (err == nil) != (fault == "say") {
+			t.Errorf("%s: error %v", fault, err)
 		}
 	}
 	tok.Close()
-	for _, want := range []string{"wrote the PIN; the line is left out", "SIGSEGV", "panic in onionbalancer/keystore/token_test.misbehave, fake_test.go"} {
+	for _, want := range []string{`level=DEBUG msg="a helper for a token says" token="token \"fake\"" text="a driver says hello"`, "wrote the PIN; the line is left out", "SIGSEGV", "panic in onionbalancer/keystore/token_test.misbehave, fake_test.go"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("%q is not in the log:\n%s", want, &log)
 		}

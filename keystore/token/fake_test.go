@@ -30,7 +30,7 @@ const (
 
 // fake is a module in a directory, which is its path. Every call writes a line
 // with its name and the helper's process into the file log. A file FAULT-CALL
-// there makes the next CALL misbehave: FAULT is crash, fault, exit, hang, garbage, panic
+// there makes the next CALL misbehave: FAULT is say, crash, fault, exit, hang, garbage, panic
 // or error, with a code in the file. After wait-CALL, CALL waits
 // for a file go. A file slow makes all take 30 ms.
 type fake struct{ dir string }
@@ -81,6 +81,8 @@ func misbehave(fault, text string) error {
 	case "fault":
 		_ = unix.Kill(os.Getpid(), syscall.SIGSEGV) // as C does
 		time.Sleep(time.Hour)
+	case "say":
+		fmt.Println("a driver says hello")
 	case "exit":
 		fmt.Println("the module says that it ends with PIN right-1234")
 		os.Exit(3)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"sync"
 	"time"
 
 	"onionbalancer/internal/locked"
@@ -67,7 +67,7 @@ func (h *helper) do(parent context.Context, request *Request, payload *locked.Bu
 		return nil, nil, Errorf(CodeMisuse, "the token is closed")
 	}
 	if h.process != nil && h.process.ended() {
-		slog.Warn("the helper process of a token has ended", "token", h.at.selector.String(), "how", h.process.fate())
+		logging().Warn("the helper process of a token has ended", "token", h.at.selector.String(), "how", h.process.fate())
 		h.lost()
 	}
 	if h.process == nil {
@@ -156,5 +156,124 @@ func (h *helper) stop(grace time.Duration) {
 			h.stuck = h.process
 		}
 		h.process = nil
+	}
+}
+
+// helpers are those in use.
+var helpers = struct {
+	mu sync.Mutex
+	m  map[identity]*helper
+}{m: map[identity]*helper{}}
+
+type identity struct {
+	at     place
+	source pin.Source
+}
+
+// share returns the helper for a token, and counts one user more.
+func share(at place, source pin.Source) *helper {
+	helpers.mu.Lock()
+	defer helpers.mu.Unlock()
+	h := helpers.m[identity{at, source}]
+	if h == nil {
+		h = &helper{at: at, source: source, turn: make(chan struct{}, 1)}
+		h.closing, h.abandon = context.WithCancel(context.Background())
+		helpers.m[identity{at, source}] = h
+	}
+	h.users++
+	return h
+}
+
+// release counts one user less, and ends the process after the last.
+func (h *helper) release() {
+	helpers.mu.Lock()
+	h.users--
+	last := h.users == 0
+	if last {
+		delete(helpers.m, identity{h.at, h.source})
+	}
+	helpers.mu.Unlock()
+	if !last {
+		return
+	}
+	timer := time.AfterFunc(limits.grace, h.abandon)
+	h.turn <- struct{}{} // all who have it or wait for it give up then
+	timer.Stop()
+	h.abandon()
+	h.closed = true
+	h.stop(limits.grace)
+	<-h.turn
+}
+
+// readPIN gets the PIN from its source, unless nothing may be tried now.
+func (h *helper) readPIN(ctx context.Context) (*locked.Buffer, error) {
+	if err := h.at.heldBack(); err != nil {
+		return nil, err
+	}
+	if h.stuck != nil && !h.stuck.ended() {
+		return nil, Errorf(CodeCrashed, "the helper process hangs in a driver and could not be killed; another is started when it is gone")
+	}
+	switch wait := time.Until(h.notYet); {
+	case wait > 0 && h.absent != nil:
+		return nil, h.absent
+	case wait > 0:
+		return nil, Errorf(CodeCrashed, "the helper process ended %d times in a row, and is started again in %s", h.starts, max(wait.Round(time.Second), time.Second))
+	}
+	h.from = fileOf(h.source)
+	if err := h.at.marked(h.from); err != nil {
+		return nil, err
+	}
+	secret, err := h.source.Read(ctx, h.at.selector.String())
+	if err != nil {
+		return nil, err
+	}
+	pin := fingerprintOf(secret)
+	h.at.meet(pin, h.source.ByHand())
+	if err := h.at.refuses(pin); err != nil {
+		wipe(secret)
+		if h.source.Once() {
+			err = fmt.Errorf("%w; restart this program to enter another", err)
+		}
+		return nil, err
+	}
+	return secret, nil
+}
+
+func wipe(secret *locked.Buffer) {
+	if secret != nil {
+		secret.Wipe()
+	}
+}
+
+// start starts a process and has it load the module and log in. It wipes the PIN.
+func (h *helper) start(ctx context.Context, secret *locked.Buffer) error {
+	defer wipe(secret)
+	pin := fingerprintOf(secret)
+	process, err := startProcess(h.at, pin)
+	if err != nil {
+		h.lost()
+		return &Error{CodeCrashed, err.Error()}
+	}
+	h.process = process
+	_, _, err = h.exchange(ctx, &Request{Op: OpOpen, Version: ProtocolVersion, Module: h.at.module, Token: h.at.selector, InDoubt: h.at.doubts(pin)}, secret)
+	h.at.opened(pin, err)
+	if err != nil {
+		h.stop(limits.grace)
+	}
+	return err
+}
+
+// lost forgets a process that is gone.
+func (h *helper) lost() {
+	h.stop(0)
+	h.inVain(limits.againMax, nil)
+}
+
+// inVain counts a start that was of no use, and puts the next off if it is not
+// the first in a row: all services of a token that is absent keep asking for it.
+func (h *helper) inVain(most time.Duration, absent error) {
+	h.absent = absent
+	if h.starts++; h.starts > 1 {
+		h.notYet = time.Now().Add(min(limits.again<<min(h.starts-2, 16), most))
 	}
 }

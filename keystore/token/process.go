@@ -1,13 +1,18 @@
 package token
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,7 +35,7 @@ type process struct {
 }
 
 // startProcess starts a helper, which waits for its first request.
-func startProcess(pin fingerprint) (*process, error) {
+func startProcess(at place, pin fingerprint) (*process, error) {
 	conn, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
@@ -40,7 +45,7 @@ func startProcess(pin fingerprint) (*process, error) {
 	cmd.Args = []string{"balancer", HelperArgument}
 	cmd.ExtraFiles = []*os.File{HelperDescriptor - 3: theirs}
 	cmd.Env = helperEnvironment(os.Environ())
-	pump := &pump{pin: pin}
+	pump := &pump{log: logging().With("token", at.selector.String()), pin: pin}
 	cmd.Stdout, cmd.Stderr = pump, pump
 	cmd.WaitDelay = limits.grace / 2 // should something that the module started hold the pipe
 	// In a process group of its own, Ctrl-C does not reach it.
@@ -184,4 +189,122 @@ func (p *process) fate() string {
 		return exit.String()
 	}
 	return p.err.Error()
+}
+
+// settings are variables of the helper's environment that keep its secrets where
+// they belong, each added to what the operator has set.
+var settings = map[string]string{
+	// Memory that C frees is overwritten: modules do not wipe all that they
+	// decrypted.
+	"GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
+	// Nothing is interrupted but between calls of functions. Elsewhere the
+	// registers of the interrupted code, which may hold a part of a secret, are
+	// saved in memory that nobody wipes.
+	"GODEBUG": "asyncpreemptoff=1",
+}
+
+// program returns what to execute. Tests change it.
+var program = executable
+
+// executable is this very program, even when its file was replaced since.
+func executable() string {
+	if _, err := os.Stat("/proc/self/exe"); err == nil {
+		return "/proc/self/exe"
+	}
+	path, err := os.Executable()
+	if err != nil {
+		return os.Args[0]
+	}
+	return path
+}
+
+// helperEnvironment is ours, since modules are configured by variables, and the
+// settings.
+func helperEnvironment(ours []string) []string {
+	separator := map[string]string{"GLIBC_TUNABLES": ":", "GODEBUG": ","}
+	env := slices.Clone(ours)
+	for name, value := range settings {
+		i := slices.IndexFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+		switch {
+		case i < 0:
+			env = append(env, name+"="+value)
+		case env[i] == name+"=":
+			env[i] += value
+		default:
+			env[i] += separator[name] + value
+		}
+	}
+	return env
+}
+
+// Bounds of what a module may say in the log.
+const (
+	maxLine  = 400 // bytes of a line
+	maxLines = 200 // of one helper
+)
+
+// logger is that of LogTo.
+var logger atomic.Pointer[slog.Logger]
+
+// LogTo has all tokens of this process log to log: that a helper ended, and at
+// debug level what a module writes to standard output and error. Without it,
+// nothing is logged.
+func LogTo(log *slog.Logger) { logger.Store(log) }
+
+func logging() *slog.Logger {
+	if log := logger.Load(); log != nil {
+		return log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// pump logs what a helper writes to standard output and error, to find out what
+// is wrong with a module. One goroutine uses it.
+type pump struct {
+	log   *slog.Logger
+	pin   fingerprint
+	line  []byte
+	lines int
+	trace bool // the Go runtime's trace has begun
+}
+
+// Write takes any part of the text. It never fails.
+func (p *pump) Write(text []byte) (int, error) {
+	n := len(text)
+	for len(text) > 0 {
+		part, rest, found := bytes.Cut(text, []byte("\n"))
+		if room := maxLine - len(p.line); room > 0 {
+			p.line = append(p.line, part[:min(room, len(part))]...)
+		}
+		if found {
+			p.flush()
+		}
+		text = rest
+	}
+	return n, nil
+}
+
+// flush logs the line that was begun.
+func (p *pump) flush() {
+	line := p.line
+	p.line = nil
+	if len(line) == 0 || p.trace || p.lines > maxLines || !p.log.Enabled(context.Background(), slog.LevelDebug) {
+		clear(line)
+		return
+	}
+	if p.lines++; p.lines > maxLines {
+		p.log.Debug("a helper for a token says more than is logged")
+		return
+	}
+	// A trace has arguments and registers, in which there may be secrets.
+	p.trace = bytes.HasPrefix(line, []byte("goroutine "))
+	switch {
+	case p.trace:
+		p.log.Debug("a helper for a token crashed; the trace is left out")
+	case p.pin.within(line):
+		p.log.Debug("a helper for a token wrote the PIN; the line is left out")
+	default:
+		p.log.Debug("a helper for a token says", "text", strings.ToValidUTF8(string(line), "\uFFFD"))
+	}
+	clear(line)
 }

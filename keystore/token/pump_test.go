@@ -15,10 +15,7 @@ import (
 func logged(t *testing.T, level slog.Level, pin string, writes ...string) string {
 	t.Helper()
 	var log bytes.Buffer
-	before := slog.Default()
-	slog.SetDefault(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: level})))
-	defer slog.SetDefault(before)
-	p := &pump{pin: fingerprintOf(locked.Copy([]byte(pin)))}
+	p := &pump{log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: level})), pin: fingerprintOf(locked.Copy([]byte(pin)))}
 	for _, w := range writes {
 		if n, err := p.Write([]byte(w)); n != len(w) || err != nil {
 			t.Errorf("%d bytes written, %v", n, err)

@@ -7,8 +7,18 @@
 package token
 
 import (
+	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
+	"onionbalancer/keystore/pkcs11uri"
+	"onionbalancer/keystore/token/pin"
 )
 
 // Selector says which token is meant, by what is written on it and never by the
@@ -97,3 +107,244 @@ func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code && (t.Text == "" || t.Text == e.Text)
 }
+
+// Token is a token that is used through a helper process. All methods may be
+// called concurrently; requests to one token are carried out one at a time, in
+// the order in which they come. Each returns when its context ends, and after
+// 30 seconds at most: then the helper is killed, and the next request starts a
+// new one. So does one that finds the helper dead. Nothing is tried twice.
+//
+// Errors wrap *Error where there is something to tell by its Code.
+type Token struct {
+	helper *helper
+	name   string
+
+	mu     sync.Mutex
+	closed bool
+}
+
+// Open returns the token that uri names. It starts no process, reads no PIN, and
+// does not know whether the token is there. Tokens opened by the same module,
+// selector and PIN source share a helper.
+func Open(uri *pkcs11uri.URI) (*Token, error) {
+	if uri.ModulePath == "" {
+		return nil, Errorf(CodeMisuse, "opening token: the URI has no module-path, the file of the PKCS #11 library")
+	}
+	source, err := pin.Parse(uri.PINSource)
+	if err != nil {
+		return nil, fmt.Errorf("opening token: %w", err)
+	}
+	source.Claim()
+	at, err := placeOf(uri)
+	if err != nil {
+		return nil, fmt.Errorf("opening token: %w", err)
+	}
+	return &Token{helper: share(at, source), name: at.selector.String()}, nil
+}
+
+// SelectorOf returns which token a URI names.
+func SelectorOf(uri *pkcs11uri.URI) Selector {
+	return Selector{Label: uri.Label, Serial: uri.Serial, Manufacturer: uri.Manufacturer, Model: uri.Model}
+}
+
+// ObjectOf returns which key a URI names.
+func ObjectOf(uri *pkcs11uri.URI) Object { return Object{Label: uri.Object, ID: uri.ID} }
+
+// String names the token for people, by all that selects it.
+func (s Selector) String() string {
+	var fields []string
+	for _, field := range []struct{ name, value string }{
+		{"", s.Label}, {"serial ", s.Serial}, {"model ", s.Model}, {"manufacturer ", s.Manufacturer},
+	} {
+		if field.value != "" {
+			fields = append(fields, fmt.Sprintf("%s%q", field.name, field.value))
+		}
+	}
+	if len(fields) == 0 {
+		return "the only token"
+	}
+	return "token " + strings.Join(fields, ", ")
+}
+
+// Close lets go of the token. The helper ends when nobody uses it any more;
+// requests under way get two seconds.
+func (t *Token) Close() error {
+	t.mu.Lock()
+	closed := t.closed
+	t.closed = true
+	t.mu.Unlock()
+	if !closed {
+		t.helper.release()
+	}
+	return nil
+}
+
+// do carries a request out; doing says what for.
+func (t *Token) do(ctx context.Context, doing string, request Request, payload *locked.Buffer) (*Response, *locked.Buffer, error) {
+	t.mu.Lock()
+	closed := t.closed
+	t.mu.Unlock()
+	var response *Response
+	var secret *locked.Buffer
+	err := error(Errorf(CodeMisuse, "the token is closed"))
+	if !closed {
+		response, secret, err = t.helper.do(ctx, &request, payload)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s with %s: %w", doing, t.name, err)
+	}
+	return response, secret, nil
+}
+
+// Info logs in to the token if need be, and returns what it tells of itself.
+func (t *Token) Info(ctx context.Context) (Info, error) {
+	response, _, err := t.do(ctx, "logging in", Request{Op: OpInfo}, nil)
+	if err != nil {
+		return Info{}, err
+	}
+	return response.Info, nil
+}
+
+// Ping makes sure that the helper runs, is logged in, and answers. It does not
+// ask the token.
+func (t *Token) Ping(ctx context.Context) error {
+	_, _, err := t.do(ctx, "reaching the helper", Request{Op: OpPing}, nil)
+	return err
+}
+
+// WrappingKey finds a key that can wrap, and what it can do.
+func (t *Token) WrappingKey(ctx context.Context, o Object) (WrappingKey, error) {
+	response, _, err := t.do(ctx, "looking for a wrapping key", Request{Op: OpWrappingKey, Object: o}, nil)
+	if err != nil {
+		return WrappingKey{}, err
+	}
+	return response.Wrapping, nil
+}
+
+// Wrap wraps a data key of 32 bytes, which stays the caller's.
+func (t *Token) Wrap(ctx context.Context, o Object, m Method, secret *locked.Buffer) ([]byte, error) {
+	response, _, err := t.do(ctx, "wrapping a data key", Request{Op: OpWrap, Object: o, Method: m}, secret)
+	if err != nil {
+		return nil, err
+	}
+	return response.Data, nil
+}
+
+// Unseal opens a sealed file and returns the identity key itself, which the
+// caller wipes.
+func (t *Token) Unseal(ctx context.Context, o Object, sealedFile []byte) (*descriptor.IdentityKey, error) {
+	const doing = "unsealing"
+	_, secret, err := t.do(ctx, doing, Request{Op: OpUnseal, Object: o, Sealed: sealedFile}, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer secret.Wipe()
+	var key *descriptor.IdentityKey
+	locked.Do(func() { key, err = descriptor.NewIdentityKey(secret.Bytes()) })
+	if err != nil {
+		return nil, fmt.Errorf("%s with %s: %w", doing, t.name, err)
+	}
+	return key, nil
+}
+
+// Certify has the helper unseal the identity key, certify signing for period p
+// by it, and wipe it. The caller checks that the certificate's signer is the
+// blinded key of the address that it means.
+func (t *Token) Certify(ctx context.Context, o Object, sealedFile []byte, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, descriptor.RevisionKey, error) {
+	const doing = "certifying"
+	response, secret, err := t.do(ctx, doing, Request{Op: OpCertify, Object: o, Sealed: sealedFile, Period: p, Signing: signing, Expires: expires}, nil)
+	if err != nil {
+		return descriptor.Certificate{}, descriptor.RevisionKey{}, err
+	}
+	defer secret.Wipe()
+	cert, err := checkCertificate(response.Data, signing)
+	var revision descriptor.RevisionKey
+	if err == nil {
+		locked.Do(func() { revision, err = descriptor.NewRevisionKey(secret.Bytes()) })
+	}
+	if err != nil {
+		return descriptor.Certificate{}, descriptor.RevisionKey{}, fmt.Errorf("%s with %s: %w", doing, t.name, err)
+	}
+	return cert, revision, nil
+}
+
+// checkCertificate reads a certificate and makes sure that it is for signing and
+// signed by whom it says.
+func checkCertificate(raw []byte, signing ed25519.PublicKey) (descriptor.Certificate, error) {
+	cert, err := descriptor.ParseCertificate(raw)
+	if err != nil {
+		return descriptor.Certificate{}, err
+	}
+	signer, ok := cert.SigningKey()
+	if !ok || cert.Type() != descriptor.CertHSDescSigning || cert.Key() != [32]byte(signing) {
+		return descriptor.Certificate{}, errors.New("the helper certified something else")
+	}
+	return cert, cert.Verify(signer, cert.Expires())
+}
+
+// SignIdentity has the helper unseal the identity key, sign message by it with
+// plain Ed25519, and wipe it. The signature has 64 bytes; the caller verifies it
+// by the address that it means.
+func (t *Token) SignIdentity(ctx context.Context, o Object, sealedFile []byte, message []byte) ([]byte, error) {
+	return t.sign(ctx, "signing under the address", Request{Op: OpSignIdentity, Object: o, Sealed: sealedFile, Data: message})
+}
+
+// Generate makes an Ed25519 key pair on the token that cannot leave it.
+func (t *Token) Generate(ctx context.Context, o Object) (SigningKey, error) {
+	const doing = "generating a key"
+	response, _, err := t.do(ctx, doing, Request{Op: OpGenerate, Object: o}, nil)
+	if err == nil && len(response.Signing.Public) != ed25519.PublicKeySize {
+		err = fmt.Errorf("%s with %s: a public key of %d bytes", doing, t.name, len(response.Signing.Public))
+	}
+	if err != nil {
+		return SigningKey{}, err
+	}
+	return response.Signing, nil
+}
+
+// SigningKeys returns the Ed25519 key pairs on the token whose labels begin with
+// labelPrefix.
+func (t *Token) SigningKeys(ctx context.Context, labelPrefix string) ([]SigningKey, error) {
+	const doing = "listing keys"
+	response, _, err := t.do(ctx, doing, Request{Op: OpKeys, Prefix: labelPrefix}, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range response.Keys {
+		if len(key.Public) != ed25519.PublicKeySize {
+			return nil, fmt.Errorf("%s with %s: a public key of %d bytes", doing, t.name, len(key.Public))
+		}
+	}
+	return response.Keys, nil
+}
+
+// Sign has the token sign with plain Ed25519. The signature has 64 bytes; the
+// caller verifies it.
+func (t *Token) Sign(ctx context.Context, o Object, message []byte) ([]byte, error) {
+	return t.sign(ctx, "signing", Request{Op: OpSign, Object: o, Data: message})
+}
+
+func (t *Token) sign(ctx context.Context, doing string, request Request) ([]byte, error) {
+	if len(request.Data) > MaxMessage {
+		return nil, Errorf(CodeMisuse, "%s with %s: a message of %d bytes is too long", doing, t.name, len(request.Data))
+	}
+	response, _, err := t.do(ctx, doing, request, nil)
+	if err == nil && len(response.Data) != ed25519.SignatureSize {
+		err = fmt.Errorf("%s with %s: a signature of %d bytes", doing, t.name, len(response.Data))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return response.Data, nil
+}
+
+// Destroy destroys the Ed25519 key pair o.
+func (t *Token) Destroy(ctx context.Context, o Object) error {
+	_, _, err := t.do(ctx, "destroying a key", Request{Op: OpDestroy, Object: o}, nil)
+	return err
+}
+
+// Temporary reports whether what failed may work at the next try though nobody
+// did anything: the token is absent, or the helper died. Then it is worth trying
+// again soon. A wrong PIN, above all, is not.
+func (e *Error) Temporary() bool { return e.Code == CodeAbsent || e.Code == CodeCrashed }

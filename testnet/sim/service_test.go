@@ -53,7 +53,7 @@ func (s *service) encode(p descriptor.Period, revision uint64, points ...descrip
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	body, err := encoder.Encode(&descriptor.Contents{IntroductionPoints: points}, revision, nil, rand.Reader)
+	body, err := encoder.Encode(&descriptor.Contents{IntroductionPoints: points}, revision, rand.Reader)
 	if err != nil {
 		s.t.Fatal(err)
 	}

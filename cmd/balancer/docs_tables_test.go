@@ -47,9 +47,6 @@ func rows(text string) (list [][]string) {
 
 func code(cell string) string { return strings.Trim(cell, "`") }
 
-// unwired are keys that are read but have no effect yet, and no documentation.
-var unwired = []string{"service.clients", "service.caa"}
-
 // configKeys lists the keys that a struct of the configuration stands for, with
 // the words for their types.
 func configKeys(of reflect.Type, path string, into map[string]string) {
@@ -61,7 +58,7 @@ func configKeys(of reflect.Type, path string, into map[string]string) {
 			elem = elem.Elem()
 		}
 		switch {
-		case !isKey || slices.Contains(unwired, name):
+		case !isKey:
 		case elem.Kind() == reflect.Struct:
 			configKeys(elem, name+".", into)
 		case elem != field.Type:

@@ -1,17 +1,25 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/owner"
 	"onionbalancer/internal/printable"
+	"onionbalancer/internal/status"
 	"onionbalancer/keystore/offline"
 	"onionbalancer/keystore/token"
 )
@@ -160,4 +168,165 @@ func days(from, until time.Time) string {
 		return fmt.Sprintf("%d days", int(d.Hours()/24))
 	}
 	return d.Round(time.Minute).String()
+}
+
+// isTerminal reports whether f is one that somebody can type on.
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// ask writes a question to talk, and reads the line that somebody types as the
+// answer. It returns early when ctx ends.
+func ask(ctx context.Context, question string, talk io.Writer, from *os.File) (string, error) {
+	if !isTerminal(from) {
+		return "", errors.New("there is no terminal to ask on: give the fingerprint that the manager showed with --yes FINGERPRINT")
+	}
+	fmt.Fprint(talk, question)
+	type answer struct {
+		line string
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		line, err := bufio.NewReader(from).ReadString('\n')
+		answers <- answer{strings.TrimSpace(line), err}
+	}()
+	select {
+	case a := <-answers:
+		return a.line, a.err
+	case <-ctx.Done():
+		return "", errors.New("interrupted")
+	}
+}
+
+// timing returns when periods begin, and what time it is: as the flags say, as
+// the running balancer does, as the keys that are there, or as on the public
+// network.
+func (o *requestOptions) timing(ctx context.Context, wishes []wish) (offline.Schedule, time.Time, error) {
+	now := time.Now()
+	if o.length != 0 || o.offset != 0 {
+		length, offset := o.length, o.offset
+		if length == 0 {
+			length = descriptor.DefaultPeriodLength
+		}
+		if offset == 0 {
+			offset = length / 2
+		}
+		if length < time.Minute || length%time.Minute != 0 || offset < 0 || offset%time.Second != 0 {
+			return offline.Schedule{}, now, usageError{errors.New("periods last whole minutes, and begin whole seconds late")}
+		}
+		return offline.NewSchedule(length, offset), now, nil
+	}
+	if o.config != "" {
+		if s, at, ok := askTiming(ctx, o.config); ok {
+			return s, at, nil
+		}
+	}
+	for _, w := range wishes {
+		if offline.Is(w.dir) {
+			d, err := offline.Describe(w.dir)
+			if err != nil {
+				return offline.Schedule{}, now, err
+			}
+			return d.Schedule, now, nil
+		}
+	}
+	return offline.Public, now, nil
+}
+
+// askTiming asks the running balancer, if it runs and knows.
+func askTiming(ctx context.Context, configPath string) (s offline.Schedule, at time.Time, ok bool) {
+	cfg, err := config.Load(configPath)
+	if err != nil {
+		return s, at, false // it has been read before, and complained of
+	}
+	snapshot, err := status.Query(ctx, filepath.Join(cfg.StateDir, status.SocketName))
+	if err != nil || !snapshot.Consensus.Known || snapshot.Consensus.PeriodMinutes == 0 {
+		return s, at, false
+	}
+	c := snapshot.Consensus
+	return offline.Schedule{Minutes: c.PeriodMinutes, OffsetSeconds: c.OffsetSeconds}, c.ValidAfter, true
+}
+
+// first returns the number of the first period to ask for.
+func (o *requestOptions) first(s offline.Schedule, now time.Time) (uint64, error) {
+	if o.from == "" {
+		return s.InUse(now).Number, nil
+	}
+	if number, err := strconv.ParseUint(o.from, 10, 64); err == nil {
+		return number, nil
+	}
+	t, err := time.Parse(time.RFC3339, o.from)
+	if err != nil {
+		if t, err = time.Parse(time.DateOnly, o.from); err != nil {
+			return 0, usageError{fmt.Errorf("--from %q is neither the number of a period nor a time as 2026-12-01T12:00:00Z", o.from)}
+		}
+	}
+	return s.At(t).Number, nil
+}
+
+// outputs are where a document goes: as a whole to the new file out, in parts to
+// the new directory split, or both. Neither is needed.
+type outputs struct{ out, split string }
+
+// check fails early if what write will make cannot be made.
+func (o outputs) check() error {
+	var paths []string
+	for _, path := range []string{o.out, o.split} {
+		if path != "" {
+			paths = append(paths, path)
+		}
+	}
+	if err := owner.Check(paths...); err != nil {
+		return err
+	}
+	return offline.Creatable(paths...)
+}
+
+// write writes a document, all of it or nothing, and returns the paths of its
+// parts.
+func (o outputs) write(whole []byte, split func() ([][]byte, error), name func(i int) string) (parts []string, err error) {
+	if o.split != "" {
+		contents, err := split()
+		if err != nil {
+			return nil, err
+		}
+		if parts, err = writeParts(o.split, contents, name); err != nil {
+			return nil, fmt.Errorf("in parts: %w", err)
+		}
+	}
+	if o.out != "" {
+		if err := offline.WriteNew(o.out, whole); err != nil {
+			return nil, errors.Join(err, removeParts(o.split, parts))
+		}
+	}
+	return parts, nil
+}
+
+// writeParts writes the parts of a document to the new directory dir, and
+// returns their paths.
+func writeParts(dir string, parts [][]byte, name func(i int) string) (paths []string, err error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	for i, part := range parts {
+		path := filepath.Join(dir, name(i))
+		if err := offline.WriteNew(path, part); err != nil {
+			return nil, errors.Join(err, removeParts(dir, paths))
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+// removeParts undoes what writeParts did, if it did anything.
+func removeParts(dir string, paths []string) (err error) {
+	if dir == "" {
+		return nil
+	}
+	for _, path := range append(paths, dir) {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
 }

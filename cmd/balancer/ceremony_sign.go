@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/owner"
+	"onionbalancer/internal/printable"
+	"onionbalancer/internal/shell"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/offline"
 )
@@ -187,4 +191,135 @@ func (o *signOptions) consent(ctx context.Context, shown *requestShown, talk io.
 		return errors.New("not signed: what was typed is not the last group of the request's fingerprint")
 	}
 	return nil
+}
+
+// signed is what "balancer ceremony sign" tells.
+type signed struct {
+	requestShown
+	Bundle string   `json:"bundle,omitempty"`
+	Parts  []string `json:"parts,omitempty"`
+}
+
+// store writes the bundle, and its parts.
+func (o *signOptions) store(shown *requestShown, b *offline.Bundle) (*signed, error) {
+	raw, err := b.Encode()
+	if err != nil {
+		return nil, err
+	}
+	parts, err := o.write(raw, b.Split, func(i int) string {
+		return fmt.Sprintf("%s-%d.json", b.Entries[i].Address.Label(), b.Entries[i].Period)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("writing the bundle: %w", err)
+	}
+	return &signed{requestShown: *shown, Bundle: o.out, Parts: parts}, nil
+}
+
+func (s *signed) write(w io.Writer) error {
+	each := ""
+	if n := len(s.Services); n > 1 {
+		each = fmt.Sprintf(" for each of %d addresses", n)
+	}
+	fmt.Fprintf(w, "Signed and checked: %d certificates%s, until %s.\n", s.Periods, each, moment(s.Until))
+	what := shell.Quote(s.Bundle)
+	if s.Bundle != "" {
+		fmt.Fprintf(w, "bundle  %s\n", printable.Text(s.Bundle))
+	}
+	if len(s.Parts) > 0 {
+		dir := filepath.Dir(s.Parts[0])
+		fmt.Fprintf(w, "parts   %d files in %s, one for each period and address\n", len(s.Parts), printable.Text(dir))
+		if s.Bundle == "" {
+			what = shell.Quote(dir)
+		}
+	}
+	_, err := fmt.Fprintf(w, "Carry it to the manager, and there: balancer ceremony install %s --config FILE\n", what)
+	return err
+}
+
+func newCeremonyInstallCommand() *cobra.Command {
+	var configPath, dir string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "install BUNDLE... {--config FILE | --dir DIR}",
+		Short: "Install what was signed offline",
+		Long: `Checks bundles, or parts of one, and puts them into the directories of their
+addresses: those that are keys in the configuration, or DIR, or those in DIR. Of a
+directory BUNDLE, all files *.json are meant.
+
+Checked is, for every entry, that the holder of the onion address signed it as it
+stands; that the certificate is by the blinded key of that address and period, of
+the right type, for the very signing key that is here, and good until the period's
+descriptor is no longer used. If anything is wrong, nothing is replaced, for no
+address. Periods that are over are left out.
+
+What is installed already stays: a bundle adds to it. Installing one twice, or an
+older one after a newer one, does no harm. A running balancer notices by itself,
+without SIGHUP. The exit status is 0 also if there are warnings.`,
+		Example: `  balancer ceremony install bundle.json --config /etc/balancer/balancer.toml
+  balancer ceremony install codes/ --dir front.offline`,
+		Args: misuse(cobra.MinimumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			done, err := installBundles(args, configPath, dir)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), done)
+			}
+			return writeInstalled(cmd.OutOrStdout(), done, time.Now())
+		},
+	}
+	addConfigFlag(cmd, &configPath)
+	addKeysDirFlag(cmd, &dir)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return cmd
+}
+
+func installBundles(paths []string, configPath, dir string) ([]offline.Installed, error) {
+	targets, err := preparedIn(configPath, dir)
+	if err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, t := range targets {
+		dirs = append(dirs, t.dir)
+	}
+	if err := owner.Check(dirs...); err != nil {
+		return nil, err
+	}
+	var bundles []*offline.Bundle
+	if paths, err = documents(paths); err != nil {
+		return nil, fmt.Errorf("reading the bundle: %w", err)
+	}
+	for _, path := range paths {
+		raw, err := offline.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading the bundle: %w", err)
+		}
+		b, err := offline.ParseBundle(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", path, err)
+		}
+		bundles = append(bundles, b)
+	}
+	return offline.Install(dirs, bundles, time.Now())
+}
+
+func writeInstalled(w io.Writer, list []offline.Installed, now time.Time) error {
+	for _, i := range list {
+		fmt.Fprintf(w, "%s\n", i.Address)
+		fmt.Fprintf(w, "  in %s: %d periods new, %d renewed, %d as before, %d over and left out\n", printable.Text(i.Dir), i.New, i.Renewed, i.Kept, i.Over)
+		switch {
+		case i.Through == 0:
+		case i.Until.After(now):
+			fmt.Fprintf(w, "  the supply lasts until %s, for %s (period %d)\n", moment(i.Until), days(now, i.Until), i.Through)
+		default:
+			fmt.Fprintf(w, "  the supply ended at %s (period %d)\n", moment(i.Until), i.Through)
+		}
+		for _, warning := range i.Warnings {
+			fmt.Fprintf(w, "  WARNING: %s\n", warning)
+		}
+	}
+	_, err := fmt.Fprintln(w, "A running balancer takes it over by itself; balancer status tells.")
+	return err
 }

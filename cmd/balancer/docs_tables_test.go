@@ -4,14 +4,15 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-	"unicode"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
@@ -50,26 +51,20 @@ func code(cell string) string { return strings.Trim(cell, "`") }
 // the words for their types.
 func configKeys(of reflect.Type, path string, into map[string]string) {
 	for _, field := range reflect.VisibleFields(of) {
-		if !field.IsExported() || field.Name == "File" {
-			continue
-		}
-		var key strings.Builder
-		for i, r := range field.Name {
-			if i > 0 && unicode.IsUpper(r) {
-				key.WriteByte('_')
-			}
-			key.WriteRune(unicode.ToLower(r))
-		}
-		name := path + key.String()
+		key, isKey := field.Tag.Lookup("toml")
+		name := path + key
 		elem := field.Type
 		if elem.Kind() == reflect.Slice {
-			elem, name = elem.Elem(), strings.TrimSuffix(name, "s")
+			elem = elem.Elem()
 		}
 		switch {
+		case !isKey:
+		case elem.Kind() == reflect.Struct:
+			configKeys(elem, name+".", into)
+		case elem != field.Type:
+			into[name] = "string or list"
 		case elem == reflect.TypeFor[time.Duration]():
 			into[name] = "duration"
-		case elem.PkgPath() == reflect.TypeFor[config.Config]().PkgPath() && elem.Kind() == reflect.Struct:
-			configKeys(elem, name+".", into)
 		case elem.Kind() == reflect.Bool:
 			into[name] = "true or false"
 		case elem == reflect.TypeFor[int]():
@@ -164,6 +159,95 @@ func TestDocsStates(t *testing.T) {
 	for state, explained := range states {
 		if !explained {
 			t.Errorf("the state %q is not explained", state)
+		}
+	}
+}
+
+// TestDocsMetrics: the README lists each metric with its labels, and no other.
+func TestDocsMetrics(t *testing.T) {
+	var want []string
+	described := regexp.MustCompile(`describe\("(\w+)", "[^"]+"((?:, "?\w+"?)*)\)`)
+	for _, m := range described.FindAllStringSubmatch(readDoc(t, "internal/status/metrics.go"), -1) {
+		name := "balancer_" + m[1]
+		if labels := strings.NewReplacer(", ", ",", `"`, "", "byService", "service", "byBackend", "backend").Replace(m[2]); labels != "" {
+			name += "{" + labels[1:] + "}"
+		}
+		want = append(want, name)
+	}
+	if len(want) < 20 {
+		t.Fatalf("only %d metrics found", len(want))
+	}
+	var got []string
+	for _, cells := range rows(section(t, "Metrics")) {
+		got = append(got, code(cells[0]))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("documented are\n%s\nthere are\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// texts gathers the string constants of a Go file, those that are put together
+// with + as one, a line for each.
+func texts(file *ast.File, into *strings.Builder) {
+	ast.Inspect(file, func(n ast.Node) bool {
+		expr, ok := n.(ast.Expr)
+		if !ok {
+			return true
+		}
+		text, ok := constant(expr)
+		if !ok {
+			return true
+		}
+		into.WriteString(text)
+		into.WriteByte('\n')
+		return false
+	})
+}
+
+// constant returns the value of a string literal, or of a sum of them in which
+// other things may stand.
+func constant(expr ast.Expr) (string, bool) {
+	switch e := expr.(type) {
+	case *ast.BasicLit:
+		text, err := strconv.Unquote(e.Value)
+		return text, e.Kind == token.STRING && err == nil
+	case *ast.BinaryExpr:
+		if e.Op != token.ADD {
+			return "", false
+		}
+		left, isLeft := constant(e.X)
+		right, isRight := constant(e.Y)
+		return left + right, isLeft || isRight
+	}
+	return "", false
+}
+
+// TestDocsMessages: what the troubleshooting section quotes is what the program
+// says.
+func TestDocsMessages(t *testing.T) {
+	var source strings.Builder
+	err := filepath.WalkDir(repository, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err == nil {
+			texts(file, &source)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := rows(section(t, "Troubleshooting"))
+	if len(list) < 20 {
+		t.Fatalf("only %d messages", len(list))
+	}
+	for _, cells := range list {
+		for part := range strings.SplitSeq(code(cells[0]), "…") {
+			if part = strings.TrimSpace(part); !strings.Contains(source.String(), part) {
+				t.Errorf("nothing says %q", part)
+			}
 		}
 	}
 }

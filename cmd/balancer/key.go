@@ -1,7 +1,26 @@
 package main
 
 import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/printable"
+	"onionbalancer/keystore"
+	"onionbalancer/keystore/pkcs11uri"
+	"onionbalancer/keystore/sealed"
+	"onionbalancer/keystore/token"
 )
 
 // torKeyName is the file that stands for its whole directory in arguments.
@@ -40,4 +59,269 @@ Instances need no key here: each has its own, made by its own tor.`,
 	addTryPINFlag(cmd.PersistentFlags())
 	cmd.AddCommand(newKeyNewCommand(), newKeyShowCommand(), newKeySealCommand(), newKeyRewrapCommand(), newKeyCSRCommand())
 	return cmd
+}
+
+func newKeyShowCommand() *cobra.Command {
+	var asJSON, verify bool
+	cmd := &cobra.Command{
+		Use:   "show PATH|URI",
+		Short: "Print the onion address that a key stands for",
+		Long: `Checks a key as "balancer run" would, and prints its onion address, its public half
+and its form. The secret half is never printed. Nothing is changed.
+
+PATH is a key file of any form that the configuration takes, the directory of a service
+of tor's or Arti's, a directory of ceremonies, or a sealed key's file. URI is the "pkcs11:" URI of a sealed key. Of a sealed key, the file alone
+is looked at, and what it says: its token is left alone, and may be in a safe.
+
+With --verify, the token unseals the key and certifies with it for a trial, which is
+what "balancer run" asks of it. That takes the URI, and the PIN. It shows the address
+of an Ed25519 key on a token as well, which "balancer key csr" can use.`,
+		Example: `  balancer key show front
+  balancer key show front.sealed
+  balancer key show --verify 'pkcs11:token=hsm;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front.sealed'`,
+		Args: misuse(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			show := showKey
+			if verify {
+				show = func(ref string) (*keyShown, error) { return verifyKey(cmd.Context(), ref) }
+			}
+			shown, err := show(args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return shown.writeJSON(cmd.OutOrStdout())
+			}
+			if err := shown.writeText(cmd.OutOrStdout()); err != nil || !shown.Verified {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), "verified    the token opened it just now, and it signs for the address")
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	cmd.Flags().BoolVar(&verify, "verify", false, "have the token open the key")
+	return cmd
+}
+
+// showKey shows the key that ref names. It asks no token.
+func showKey(ref string) (*keyShown, error) {
+	if pkcs11uri.Is(ref) {
+		shown, _, err := showByURI(ref)
+		return shown, err
+	}
+	if keystore.IsSealed(ref) {
+		return showSealedAlone(ref)
+	}
+	custodian, err := keystore.Open(ref)
+	if err != nil {
+		return nil, err
+	}
+	shown := shownOf(custodian.Address(), custodian.Form())
+	switch custodian := custodian.(type) {
+	case *keystore.DiskKey:
+		shown.Path = custodian.Path()
+	case keystore.OfflineKey:
+		if shown.Path, err = filepath.Abs(custodian.Dir()); err != nil {
+			return nil, err
+		}
+	}
+	return shown, custodian.Close()
+}
+
+// verifyKey shows the key that ref names and has its token open it.
+func verifyKey(ctx context.Context, ref string) (*keyShown, error) {
+	if !pkcs11uri.Is(ref) {
+		return nil, usageError{errors.New(`--verify is for keys that a token has to open, which are named by their "pkcs11:" URI`)}
+	}
+	if uri, err := pkcs11uri.Parse(ref); err == nil && uri.Sealed == "" {
+		return showOnToken(ctx, ref)
+	}
+	shown, uri, err := showByURI(ref)
+	if err != nil {
+		return nil, err
+	}
+	if err := keystore.VerifySealed(ctx, uri); err != nil {
+		return nil, err
+	}
+	shown.Verified = true
+	return shown, nil
+}
+
+// showByURI shows a sealed key whose token is named as well.
+func showByURI(ref string) (*keyShown, *pkcs11uri.URI, error) {
+	uri, err := pkcs11uri.Parse(ref)
+	if err != nil {
+		return nil, nil, usageError{err}
+	}
+	if uri.Sealed == "" {
+		return nil, nil, usageError{errors.New("the URI has no x-sealed, so it names a key on the token itself: give --verify to have the token asked for it")}
+	}
+	custodian, err := keystore.OpenSealed(uri) // checks what is named
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := custodian.Close(); err != nil {
+		return nil, nil, err
+	}
+	file, err := keystore.ReadSealed(uri.Sealed)
+	if err != nil {
+		return nil, nil, err
+	}
+	shown, err := showSealed(file, uri)
+	return shown, uri, err
+}
+
+// showSealedAlone shows a sealed key without a word of where its token is.
+func showSealedAlone(path string) (*keyShown, error) {
+	file, err := keystore.ReadSealed(path)
+	if err != nil {
+		return nil, err
+	}
+	shown, err := showSealed(file, &pkcs11uri.URI{Sealed: path})
+	if err == nil {
+		shown.Reference = "" // what there is of it is of no use
+	}
+	return shown, err
+}
+
+// showOnToken shows an identity key that was made on a token, and has it sign.
+func showOnToken(ctx context.Context, ref string) (*keyShown, error) {
+	signer, err := keystore.OpenIdentitySigner(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	shown := shownOf(signer.Address(), keystore.FormToken)
+	_, err = signer.SignIdentity(ctx, []byte("balancer key show --verify"))
+	shown.Verified = err == nil
+	return shown, errors.Join(err, signer.Close())
+}
+
+// keyShown is what may be known of a key.
+type keyShown struct {
+	Address   string        `json:"address"`
+	PublicKey string        `json:"public_key"` // hex
+	Form      keystore.Form `json:"form"`
+	Path      string        `json:"path,omitempty"`
+	Sealed    *sealedShown  `json:"sealed,omitempty"`
+	Reference string        `json:"reference,omitempty"` // for the configuration, where it is not the path
+	Verified  bool          `json:"verified,omitempty"`  // unsealed by its token, just now
+}
+
+// sealedShown is what a sealed key's file says of itself.
+type sealedShown struct {
+	Method  token.Method   `json:"method"`
+	Token   token.Selector `json:"token"`
+	Object  objectShown    `json:"object"`
+	Created time.Time      `json:"created"`
+}
+
+type objectShown struct {
+	Label string `json:"label,omitempty"`
+	ID    string `json:"id,omitempty"` // hex
+}
+
+// shownOf shows what an address tells.
+func shownOf(address descriptor.Address, form keystore.Form) *keyShown {
+	return &keyShown{Address: address.String(), PublicKey: hex.EncodeToString(address[:]), Form: form}
+}
+
+// showSealed shows a sealed file. uri says where the token is.
+func showSealed(file *sealed.File, uri *pkcs11uri.URI) (*keyShown, error) {
+	dir, err := filepath.Abs(".")
+	if err != nil {
+		return nil, err
+	}
+	uri = uri.Resolve(dir)
+	shown := shownOf(file.Address(), keystore.FormSealed)
+	shown.Path, shown.Reference = uri.Sealed, uri.String()
+	shown.Sealed = &sealedShown{
+		Method: file.Method(), Token: file.Token(), Created: file.Created(),
+		Object: objectShown{file.Object().Label, hex.EncodeToString(file.Object().ID)},
+	}
+	return shown, nil
+}
+
+func (k *keyShown) writeJSON(w io.Writer) error { return writeLine(w, k) }
+
+// writeLine writes v as one line of JSON, in which a URI stays readable.
+func writeLine(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// configText is the line for the configuration.
+func (k *keyShown) configText() string {
+	text := fmt.Sprintf("In the configuration: key = %q\n", k.Reference)
+	if uri, err := pkcs11uri.Parse(k.Reference); err == nil && !daemonsPIN(uri.PINSource) {
+		text += "There, give a pin-source that is there when nobody is: file:PATH or credential:NAME.\n"
+	}
+	return text
+}
+
+// daemonsPIN tells whether a daemon can read its PIN from there by itself.
+func daemonsPIN(source string) bool {
+	return strings.HasPrefix(source, "file:") || strings.HasPrefix(source, "credential:") || strings.Contains(source, "/")
+}
+
+func (k *keyShown) writeText(w io.Writer) error {
+	text := fmt.Sprintf("address     %s\npublic key  %s\nform        %s\n", k.Address, k.PublicKey, k.Form)
+	if k.Path != "" {
+		text += fmt.Sprintf("path        %s\n", printable.Text(k.Path))
+	}
+	if k.Sealed != nil {
+		text += fmt.Sprintf("method      %s\ntoken       %s\nits key     %s\nsealed at   %s\n",
+			methodText(k.Sealed.Method), tokenText(k.Sealed.Token), k.Sealed.Object, k.Sealed.Created.Format(time.RFC3339))
+	}
+	_, err := io.WriteString(w, text)
+	return err
+}
+
+// String names an object on a token.
+func (o objectShown) String() string {
+	var parts []string
+	if o.Label != "" {
+		parts = append(parts, fmt.Sprintf("%q", o.Label))
+	}
+	if o.ID != "" {
+		parts = append(parts, "id "+o.ID)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// tokenText names a token by all that is written on it.
+func tokenText(s token.Selector) string {
+	text := fmt.Sprintf("%q", s.Label)
+	if s.Serial != "" {
+		text += ", serial " + printable.Text(s.Serial)
+	}
+	if s.Model != "" || s.Manufacturer != "" {
+		text += ", " + printable.Text(strings.TrimSpace(s.Model+" by "+s.Manufacturer))
+	}
+	return text
+}
+
+// methodText says how the file's data key is wrapped.
+func methodText(m token.Method) string {
+	how := map[token.Method]string{
+		token.MethodAESGCM:     "encrypted by the token's AES key (AES-GCM)",
+		token.MethodAESKeyWrap: "wrapped by the token's AES key (AES key wrap, RFC 3394)",
+		token.MethodOAEPSHA256: "encrypted to the token's RSA key (RSA-OAEP, SHA-256)",
+		token.MethodOAEPSHA1:   "encrypted to the token's RSA key (RSA-OAEP, SHA-1, which is sound in OAEP)",
+		token.MethodECDHP256:   "encrypted to the token's EC key (ECDH over P-256)",
+	}[m]
+	return string(m) + ": " + how
+}
+
+// addTryPINFlag adds the flag by which an operator has a PIN tried in spite of
+// what is known of it.
+func addTryPINFlag(flags *pflag.FlagSet) {
+	flags.BoolFunc("try-pin", "try the PIN though the token counts a wrong one, or refused this one before", func(text string) error {
+		wanted, err := strconv.ParseBool(text)
+		if wanted {
+			token.TryPIN()
+		}
+		return err
+	})
 }

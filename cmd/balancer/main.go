@@ -5,19 +5,24 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"onionbalancer/keystore/token"
+	"onionbalancer/keystore/token/helper"
 )
 
 // version is set by the build (-ldflags "-X main.version=…").
@@ -132,4 +137,63 @@ func suggestions(cmd *cobra.Command, args []string) string {
 		names = append(names, strconv.Quote(name))
 	}
 	return strings.Join(names, " or ")
+}
+
+// usageError marks an error as the caller's misuse of the command line, which
+// ends the program with status 2 rather than 1.
+type usageError struct{ error }
+
+// Unwrap returns the complaint itself.
+func (e usageError) Unwrap() error { return e.error }
+
+func newVersionCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  misuse(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := cmd.OutOrStdout()
+			if asJSON {
+				return json.NewEncoder(out).Encode(map[string]string{"version": version, "go": runtime.Version()})
+			}
+			_, err := io.WriteString(out, versionLine())
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
+	return cmd
+}
+
+// versionLine is what "balancer version" and "balancer --version" print.
+func versionLine() string {
+	return fmt.Sprintf("balancer %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// newHelperCommand is what package token starts.
+func newHelperCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    token.HelperArgument,
+		Short:  "Use a PKCS #11 module for another balancer process",
+		Hidden: true,
+		Args:   misuse(cobra.NoArgs),
+		// It protects its memory by itself, when it has said what it is called: later
+		// it may not.
+		PersistentPreRun: func(*cobra.Command, []string) {},
+		RunE: func(*cobra.Command, []string) error {
+			// Not the command's context: what ends this is the other process.
+			err := helper.Run(context.Background())
+			if errors.Is(err, helper.ErrByHand) {
+				return usageError{err}
+			}
+			return err
+		},
+	}
+}
+
+// protectMemory keeps keys out of core images and away from debuggers of the
+// same user. Best effort: a kernel that refuses leaves things as they were.
+func protectMemory() {
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
 	"os"
@@ -10,8 +11,88 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"onionbalancer/keystore/token"
 )
+
+// TestBinaryIsHardened looks at the program that make built: its text is placed
+// at random, and the loader's tables are read-only once it runs.
+func TestBinaryIsHardened(t *testing.T) {
+	path := os.Getenv("BALANCER_BINARY")
+	if path == "" {
+		t.Skip("BALANCER_BINARY does not name the program that make built; make test sets it")
+	}
+	f, err := elf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if f.Type != elf.ET_DYN {
+		t.Errorf("it is no position-independent executable: %v", f.Type)
+	}
+	segments := make(map[elf.ProgType]elf.ProgFlag)
+	for _, p := range f.Progs {
+		segments[p.Type] |= p.Flags
+		if p.Type == elf.PT_LOAD && p.Flags&(elf.PF_W|elf.PF_X) == elf.PF_W|elf.PF_X {
+			t.Errorf("a segment at %#x can be written and executed", p.Vaddr)
+		}
+	}
+	if _, relro := segments[elf.PT_GNU_RELRO]; !relro {
+		t.Error("no part of it becomes read-only after relocation (RELRO)")
+	}
+	if flags, there := segments[elf.PT_GNU_STACK]; !there || flags&elf.PF_X != 0 {
+		t.Error("its stack can be executed")
+	}
+	flags, err := f.DynValue(elf.DT_FLAGS)
+	if err != nil || len(flags) == 0 || elf.DynFlag(flags[0])&elf.DF_BIND_NOW == 0 {
+		t.Errorf("its symbols are bound late, which leaves their table writable: %v, %v", flags, err)
+	}
+	if text, err := f.DynValue(elf.DT_TEXTREL); err != nil || len(text) > 0 {
+		t.Errorf("its text is relocated: %v, %v", text, err)
+	}
+	out, err := exec.CommandContext(t.Context(), path, "version").Output()
+	if err != nil || !strings.HasPrefix(string(out), "balancer ") {
+		t.Errorf("it does not run: %q, %v", out, err)
+	}
+}
+
+// TestEveryCommandIsProtected: what protects the memory is at the root, and no
+// command takes its place. The helper of tokens has its own, which is tested
+// there.
+func TestEveryCommandIsProtected(t *testing.T) {
+	seen := 0
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		seen++
+		own := cmd.PersistentPreRun != nil || cmd.PersistentPreRunE != nil
+		if own != (!cmd.HasParent() || cmd.Name() == token.HelperArgument) {
+			t.Errorf("%s: runs something of its own instead of what protects the memory: %v", cmd.CommandPath(), own)
+		}
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRootCommand())
+	if seen < 20 {
+		t.Errorf("only %d commands", seen)
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if code := run([]string{"key"}); code != exitDone {
+		t.Fatalf("exit status %d", code)
+	}
+	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err != nil || dumpable != 0 {
+		t.Errorf("PR_GET_DUMPABLE is %d, %v", dumpable, err)
+	}
+	var core unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_CORE, &core); err != nil || core != (unix.Rlimit{}) {
+		t.Errorf("RLIMIT_CORE is %v, %v", core, err)
+	}
+}
 
 // asNobody returns a function that runs balancer as a user without rights, in
 // two groups, and the directory of a key and of a configuration that user can

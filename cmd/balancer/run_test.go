@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -113,5 +114,152 @@ func TestRunHangup(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("the daemon ended with %v", err)
+	}
+}
+
+// brokenLogs are logs as the field has them: a pipe whose reader is gone, one
+// that is full and that nobody reads, a disk without room.
+func brokenLogs(t *testing.T) map[string]*os.File {
+	t.Helper()
+	logs := make(map[string]*os.File)
+	pipe := func(what string) (reader, writer *os.File) {
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { reader.Close(); writer.Close() })
+		logs[what] = writer
+		return reader, writer
+	}
+	reader, _ := pipe("closed")
+	reader.Close()
+	_, writer := pipe("stuck")
+	// A pipe is full when nothing is taken of it for a while.
+	if err := writer.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := writer.Write(make([]byte, 1<<20)); err == nil {
+		t.Fatalf("a pipe took %d bytes", n)
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { full.Close() })
+	logs["full"] = full
+	return logs
+}
+
+// Whatever becomes of the log, the daemon goes on, reloads, says in its status
+// what is wrong with the log, and ends when it is told to.
+func TestRunWithoutLog(t *testing.T) {
+	for what, log := range brokenLogs(t) {
+		t.Run(what, func(t *testing.T) {
+			file := newRunFile(t)
+			file.write(file.good())
+			cmd := exec.Command("balancer", "run", "--config", file.path)
+			cmd.Stderr = log
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			defer cmd.Process.Kill()
+			ask := func(enough func(status.Snapshot) bool) (s status.Snapshot) {
+				t.Helper()
+				for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+					s, err := status.Query(t.Context(), file.socket())
+					if err == nil && enough(s) {
+						return s
+					}
+					select {
+					case err := <-ended:
+						t.Fatalf("it ended: %v", err)
+					default:
+					}
+					if time.Now().After(deadline) {
+						t.Fatalf("status: %+v, %v", s, err)
+					}
+				}
+			}
+			ask(func(status.Snapshot) bool { return true })
+			file.write("stratgy = 1\n" + file.good())
+			for n := range 3 {
+				if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+					t.Fatal(err)
+				}
+				ask(func(s status.Snapshot) bool { return len(s.Reloads) > n })
+			}
+			if what != "stuck" { // there is room for megabytes until lines are lost
+				s := ask(func(s status.Snapshot) bool { return len(s.Warnings) > 0 })
+				if !strings.HasPrefix(s.Warnings[0], "writing the log: ") {
+					t.Errorf("warnings: %q", s.Warnings)
+				}
+			}
+			began := time.Now()
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("it ended with %v", err)
+				}
+				t.Logf("it ended after %v", time.Since(began))
+			case <-time.After(20 * time.Second):
+				t.Error("it does not end")
+			}
+		})
+	}
+}
+
+// A daemon that cannot begin ends, with the status for that, though nobody reads
+// why.
+func TestRunFailsWithoutLog(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "balancer.toml")
+	for what, log := range brokenLogs(t) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		cmd := exec.CommandContext(ctx, "balancer", "run", "--config", missing)
+		cmd.Stderr = log
+		err := cmd.Run()
+		cancel()
+		if code := cmd.ProcessState.ExitCode(); code != exitFailed {
+			t.Errorf("%s: exit status %d, %v", what, code, err)
+		}
+	}
+}
+
+// runFile is a configuration of a daemon that waits for a tor that is not there.
+type runFile struct {
+	t         *testing.T
+	dir, path string
+}
+
+func newRunFile(t *testing.T) *runFile {
+	t.Helper()
+	// A socket's path must be short, and the test's own directory is not.
+	dir, err := os.MkdirTemp("", "run")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if code := run([]string{"key", "new", filepath.Join(dir, "front")}); code != exitDone {
+		t.Fatalf("key new: exit status %d", code)
+	}
+	return &runFile{t: t, dir: dir, path: filepath.Join(dir, "balancer.toml")}
+}
+
+func (f *runFile) socket() string { return filepath.Join(f.dir, "state", status.SocketName) }
+
+// good is a configuration that is taken over.
+func (f *runFile) good() string {
+	return "[tor]\ncontrol = \"unix:" + filepath.Join(f.dir, "none") + "\"\n[[service]]\nkey = \"front\"\n" +
+		"[[service.instance]]\nname = \"web1\"\naddress = \"zkorpcleemqj5fkprbp7k7no4sio4qrrmy72zwixbn7dhhwruajlcqid.onion\"\n"
+}
+
+func (f *runFile) write(text string) {
+	f.t.Helper()
+	if err := os.WriteFile(f.path, []byte(text), 0o600); err != nil {
+		f.t.Fatal(err)
 	}
 }

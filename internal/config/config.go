@@ -1,10 +1,12 @@
 // Package config reads the operator's file: TOML, strict, each complaint with
 // the line it is about.
 //
-// The structs of this package are the manual of the file: a field's name in
-// snake case is its key. What Parse returns is complete and checked as far as
-// the file alone can be: defaults are filled in, paths are absolute, addresses
-// are decoded. What the file points to (keys, sockets) is for others to open.
+// The structs of this package are the manual of the file, and its grammar: the
+// tag "toml" of a field is its key, "is" names what its strings are (kinds in
+// read.go), "range" bounds a whole number, "default" is the value of a key that
+// is not given. Parse returns a complete Config that is checked as far as the
+// file alone allows: paths are absolute, addresses are decoded. It opens nothing
+// that the file points to.
 package config
 
 import (
@@ -22,62 +24,77 @@ type Config struct {
 	// StateDir keeps what must outlive a restart: revision-counter floors and
 	// the last good descriptors, the status socket, and the tor of our own.
 	// Default: "state" in the directory of the file. Give each balancer its own.
-	StateDir string
+	StateDir string `toml:"state_dir" is:"file" default:"state"`
 
 	// Tor says how to reach the network. Default: with a tor of our own.
-	Tor Tor
+	Tor Tor `toml:"tor"`
 
 	// Log says what is logged, and how.
-	Log Log
+	Log Log `toml:"log"`
 
 	// Services are the public onion addresses, one [[service]] each; at least one.
-	Services []Service
+	Services []Service `toml:"service"`
 
 	lines lines
 }
 
-// Tor is the [tor] table. The zero value asks for a tor of our own.
+// Tor is the [tor] table. The zero value asks for one tor of our own.
 type Tor struct {
-	// Control is the control port of a tor that runs already: "unix:/path" or
-	// "host:port". Default: start a tor of our own.
-	Control string
+	// Controls are the control ports of tors that run already, each
+	// "unix:/path" or "host:port"; the file gives one string or a list. Services
+	// are spread over them. Default: start tors of our own.
+	Controls []string `toml:"control" is:"control"`
 
-	// ControlRemote allows a Control on another machine: nothing on the way is
-	// encrypted, and whoever answers there is told the password. Default: false.
-	ControlRemote bool
+	// Count is how many tors of our own to start, 1 to 16, over which services are
+	// spread. Default (0): one. Only without Controls.
+	Count int `toml:"count" range:"1 16"`
 
-	// CookieFile is the control port's cookie. Default: where tor says it is, if
+	// ControlRemote allows Controls on another machine: nothing on the way is
+	// encrypted, and any program that answers there learns the password. Default:
+	// false.
+	ControlRemote bool `toml:"control_remote"`
+
+	// CookieFile is the cookie of all Controls. Default: where tor says it is, if
 	// the file belongs to root, our own user, or the user of tor's unix socket.
-	CookieFile string
+	CookieFile string `toml:"cookie_file" is:"file"`
 
-	// PasswordFile holds the control port's password, for a torrc with
+	// PasswordFile holds the password of all Controls, for a torrc with
 	// HashedControlPassword; a path or "credential:NAME". Default: authenticate by
 	// cookie.
-	PasswordFile string
+	PasswordFile string `toml:"password_file" is:"secret"`
 
-	// Binary is the program to start as a tor of our own. Default: tor in PATH.
-	Binary string
+	// Binary is the program to start as tors of our own. Default: tor in PATH.
+	Binary string `toml:"binary" is:"program"`
 
-	// Torrc is a file of torrc lines for the tor of our own, bridges for
+	// Torrc is a file of torrc lines for the tors of our own, bridges for
 	// instance. Default: none.
-	Torrc string
+	Torrc string `toml:"torrc" is:"file"`
 }
 
-// Own reports whether balancer is to start a tor of its own.
-func (t Tor) Own() bool { return t.Control == "" }
+// Own reports whether balancer is to start tors of its own.
+func (t Tor) Own() bool { return len(t.Controls) == 0 }
+
+// Control returns the first of Controls, for callers that need only one tor; ""
+// if there is none.
+func (t Tor) Control() string {
+	if t.Own() {
+		return ""
+	}
+	return t.Controls[0]
+}
 
 // Log is the [log] table.
 type Log struct {
 	// Level is the least important level that is logged: "debug", "info",
 	// "warn" or "error". Default: "info".
-	Level slog.Level
+	Level slog.Level `toml:"level" is:"level"`
 
 	// Format is FormatText or FormatJSON. Default: "text".
-	Format string
+	Format string `toml:"format" is:"format" default:"text"`
 
 	// FullAddresses logs onion addresses whole. Default: false, the first six
 	// characters, since logs travel.
-	FullAddresses bool
+	FullAddresses bool `toml:"full_addresses"`
 }
 
 // The log formats.
@@ -93,48 +110,57 @@ type Service struct {
 	// directory, a credential of systemd's ("credential:NAME"), the directory of
 	// an offline ceremony, or a PKCS #11 URI ("pkcs11:…") that names the key on a
 	// token which opens a sealed file, and the file (x-sealed).
-	Key string
+	Key string `toml:"key" is:"key"`
 
 	// Signing is the PKCS #11 URI of the token that makes and keeps the
 	// descriptor-signing keys. Default: they are kept in memory, or where the
 	// ceremony of an offline key left them.
-	Signing string
+	Signing string `toml:"signing" is:"signing"`
 
 	// Strategy chooses the introduction points. Default: selection.Default.
-	Strategy string
+	Strategy string `toml:"strategy" is:"strategy" default:"spread"`
 
 	// MaxIntroductionPoints is the most that a descriptor lists, 1 to 20.
 	// Default: 20, more than which no client accepts.
-	MaxIntroductionPoints int
+	MaxIntroductionPoints int `toml:"max_introduction_points" range:"1 20" default:"20"`
 
 	// PointsPerInstance is the most that a descriptor lists of one instance while
 	// there are several, 1 to 20. What one instance offers beyond it gets it no more
 	// clients. Default: 3, as many as a tor makes unless its torrc says otherwise.
-	PointsPerInstance int
+	PointsPerInstance int `toml:"points_per_instance" range:"1 20" default:"3"`
 
-	// FetchInterval is how often the instances' descriptors are fetched.
-	// Default (0): automatic, as often as the network's clock makes worthwhile.
-	FetchInterval time.Duration
+	// FetchInterval is how often the instances' descriptors are fetched, up to
+	// MaxFetchInterval. Default (0): automatic, as often as the network's clock
+	// makes worthwhile.
+	FetchInterval time.Duration `toml:"fetch_interval" is:"interval"`
+
+	// Clients is the directory of the clients that may read the descriptor, in the
+	// format of tor's authorized_clients: *.auth files. Default: everybody may.
+	Clients string `toml:"clients" is:"directory"`
+
+	// CAA are the CAA records of the public address, which tell certificate
+	// authorities who may certify it, each "FLAGS TAG VALUE". Default: none.
+	CAA []string `toml:"caa" is:"caa"`
 
 	// Instances are the backends, one [[service.instance]] each; at least one.
-	Instances []Instance
+	Instances []Instance `toml:"instance"`
 }
 
 // Instance is one [[service.instance]].
 type Instance struct {
 	// Name stands for the instance in logs and status, unique in its service.
 	// Default: the beginning of its address.
-	Name string
+	Name string `toml:"name" is:"name"`
 
 	// Address is the instance's own onion address, required.
-	Address descriptor.Address
+	Address descriptor.Address `toml:"address" is:"address"`
 
 	// Weight is the instance's share relative to the others', from 0 (no
 	// clients while others have a weight) on. Default: 1. Only for the
 	// strategy "weighted".
-	Weight float64
+	Weight float64 `toml:"weight" default:"1"`
 
 	// ClientKey is the path of a tor .auth_private file, or "credential:NAME", for
 	// an instance that requires client authorization. Default: none.
-	ClientKey string
+	ClientKey string `toml:"client_key" is:"client key"`
 }

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +50,7 @@ func TestExample(t *testing.T) {
 	got := parse(t, string(raw))
 	want := &Config{
 		File: "/etc/balancer/balancer.toml", StateDir: "/var/lib/balancer",
-		Tor: Tor{Control: "unix:/run/tor/control"},
+		Tor: Tor{Controls: []string{"unix:/run/tor/control"}},
 		Log: Log{Level: slog.LevelInfo, Format: FormatText},
 		Services: []Service{
 			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", MaxIntroductionPoints: 20, PointsPerInstance: 3, Instances: []Instance{
@@ -120,6 +122,7 @@ func TestPaths(t *testing.T) {
 		"[[service]]\nkey = \"k\"\nsigning = \"pkcs11:serial=9?module-path=m.so&pin-source=credential:pin\"" + rest:    "pkcs11:serial=9?module-path=m.so&pin-source=credential:pin",
 		"state_dir = \"s/\"\n[[service]]\nkey = \"k\"" + rest:                                                          "/etc/balancer/s",
 		"[tor]\ncontrol = \"unix:c\"\n[[service]]\nkey = \"k\"" + rest:                                                 "unix:/etc/balancer/c",
+		"tor = { control = \"unix:i\", cookie_file = \"k\" }\n[[service]]\nkey = \"k\"" + rest:                         "unix:/etc/balancer/i",
 		"[tor]\ncontrol = \"localhost:1\"\n[[service]]\nkey = \"k\"" + rest:                                            "localhost:1",
 		"[tor]\ncontrol = \"[::1]:1\"\n[[service]]\nkey = \"k\"" + rest:                                                "[::1]:1",
 		"[tor]\ncontrol = \"127.9.9.9:1\"\n[[service]]\nkey = \"k\"" + rest:                                            "127.9.9.9:1",
@@ -129,10 +132,46 @@ func TestPaths(t *testing.T) {
 		"[tor]\ntorrc = \"t\"\n[[service]]\nkey = \"k\"" + rest:                                                        "/etc/balancer/t",
 	} {
 		c := parse(t, text)
-		got := []string{c.Services[0].Key, c.Services[0].Signing, c.StateDir, c.Tor.Control, c.Tor.Binary, c.Tor.Torrc}
+		got := []string{c.Services[0].Key, c.Services[0].Signing, c.StateDir, c.Tor.Control(), c.Tor.Binary, c.Tor.Torrc}
 		if !strings.Contains("\x00"+strings.Join(got, "\x00")+"\x00", "\x00"+want+"\x00") {
 			t.Errorf("%q gives %q, want %q among them", text, got, want)
 		}
+	}
+}
+
+// TestLists: one string stands for a list of one.
+func TestLists(t *testing.T) {
+	const rest = "[[service]]\nkey = \"k\"\nclients = \"c\"\ncaa = %s\ninstance = [{ address = \"" + addressA + "\" }]\n"
+	for _, test := range []struct {
+		tor, caa          string
+		controls, records []string
+		count             int
+	}{
+		{"control = \"unix:c\"", `'128 issue "ca.example;validationmethods=onion-csr-01"'`,
+			[]string{"unix:/etc/balancer/c"}, []string{`128 issue "ca.example;validationmethods=onion-csr-01"`}, 0},
+		{"control = [\"unix:/c\",\n\"127.0.0.1:9\"]", `['0 issuewild ca.example', '255 a ";"']`,
+			[]string{"unix:/c", "127.0.0.1:9"}, []string{"0 issuewild ca.example", `255 a ";"`}, 0},
+		{"count = 16", `"0 a b"`, nil, []string{"0 a b"}, 16},
+	} {
+		c := parse(t, "[tor]\n"+test.tor+"\n"+fmt.Sprintf(rest, test.caa))
+		first := ""
+		if len(test.controls) > 0 {
+			first = test.controls[0]
+		}
+		if !slices.Equal(c.Tor.Controls, test.controls) || c.Tor.Control() != first || c.Tor.Own() != (first == "") || c.Tor.Count != test.count {
+			t.Errorf("%s gives %+v", test.tor, c.Tor)
+		}
+		if s := c.Services[0]; !slices.Equal(s.CAA, test.records) || s.Clients != "/etc/balancer/c" {
+			t.Errorf("%s gives %q, clients %q", test.caa, s.CAA, s.Clients)
+		}
+	}
+}
+
+// TestLongestInterval: an interval of MaxFetchInterval is taken.
+func TestLongestInterval(t *testing.T) {
+	c := parse(t, "[[service]]\nkey = \"k\"\nfetch_interval = \"60m\"\ninstance = [{ address = \""+addressA+"\" }]\n")
+	if c.Services[0].FetchInterval != MaxFetchInterval {
+		t.Errorf("it is %s", c.Services[0].FetchInterval)
 	}
 }
 

@@ -1,172 +1,497 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"math"
 	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"onionbalancer/internal/openfile"
+	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/selection"
 )
 
+// reader fills the structs of a Config with the values of a file, as their tags
+// say, and complains of what does not fit.
+type reader struct {
+	complaints
+	dir   string          // of the file, for relative paths
+	given map[string]bool // the paths of all known keys that have a value
+}
+
+// table fills the struct v with the values of the table at path, and refuses the
+// keys that it has no field for.
+func (r *reader) table(v reflect.Value, path string, values map[string]any) {
+	var known []string
+	for i := range v.NumField() {
+		field, tag := v.Field(i), v.Type().Field(i).Tag
+		key := tag.Get("toml")
+		if key == "" {
+			continue
+		}
+		known = append(known, key)
+		at, value := join(path, key), values[key]
+		r.given[at] = value != nil
+		switch {
+		case field.Kind() == reflect.Struct:
+			inner, ok := value.(map[string]any)
+			if !ok && value != nil {
+				r.add(at, "must be a table, [%s], not %s", at, typeName(value))
+			}
+			r.table(field, at, inner)
+		case field.Kind() != reflect.Slice:
+			r.value(field, tag, at, value)
+		case value == nil:
+		case field.Type().Elem().Kind() == reflect.Struct:
+			r.tables(field, at, value)
+		default:
+			r.values(field, tag, at, value)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if !slices.Contains(known, key) {
+			r.add(join(path, key), "unknown key%s", hint(key, values[key], path, known))
+		}
+	}
+}
+
+// tables fills the slice v with the tables of an array.
+func (r *reader) tables(v reflect.Value, path string, value any) {
+	heading, list := withoutIndexes(path), reflect.ValueOf(value)
+	wanted := "an array of tables, [[" + heading + "]]"
+	switch list.Kind() {
+	case reflect.Map:
+		r.add(path, "must be %s, with two brackets", wanted)
+		return
+	case reflect.Slice:
+	default:
+		r.add(path, "must be %s, not %s", wanted, typeName(value))
+		return
+	}
+	for i := range list.Len() {
+		at, element := fmt.Sprintf("%s[%d]", path, i), list.Index(i).Interface()
+		values, ok := element.(map[string]any)
+		if !ok {
+			text, _ := element.(string)
+			meant := ""
+			if _, err := readAddress(text); err == nil {
+				meant = fmt.Sprintf("; write [[%s]] and below it %s", heading, write("address", text))
+			}
+			r.add(at, "must be %s, and holds %s%s", wanted, typeName(element), meant)
+			return
+		}
+		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
+		r.table(v.Index(i), at, values)
+	}
+}
+
+// values fills the slice v with one value or a list of them.
+func (r *reader) values(v reflect.Value, tag reflect.StructTag, path string, value any) {
+	list, isList := value.([]any)
+	if !isList {
+		list = []any{value}
+	} else if len(list) == 0 {
+		r.add(path, "is an empty list; leave the line out for the default")
+	}
+	for i, element := range list {
+		at := path
+		if isList {
+			at = fmt.Sprintf("%s[%d]", path, i)
+		}
+		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
+		r.value(v.Index(i), tag, at, element)
+	}
+}
+
+// value sets v to what a value stands for that is no table, and to the default if
+// that cannot be used, or is nil, since the key is not given.
+func (r *reader) value(v reflect.Value, tag reflect.StructTag, path string, value any) {
+	kind := kinds[cmp.Or(tag.Get("is"), v.Kind().String())]
+	set := func(value any) error {
+		result, err := kind.read(reading{r.dir, tag}, value)
+		if err == nil {
+			v.Set(reflect.ValueOf(result))
+		}
+		return err
+	}
+	if text := tag.Get("default"); text != "" {
+		var otherwise any = text
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+			otherwise = n
+		}
+		_ = set(otherwise) // a default that is wrong fails the tests
+	}
+	if value == nil {
+		if kind.missing != "" {
+			r.add(path, "is missing; %s", kind.missing)
+		}
+		return
+	}
+	err := set(value)
+	if errors.Is(err, errType) {
+		err = fmt.Errorf("must be %s, not %s%s", cmp.Or(kind.wanted, "a string"), typeName(value), unquoted(tag, value))
+	}
+	if err != nil {
+		r.add(path, "%w", err)
+	}
+}
+
+// unquoted gives the line that is meant if it is only quotes that are missing or
+// too many.
+func unquoted(tag reflect.StructTag, value any) string {
+	key, isText := tag.Get("toml"), tag.Get("is") != ""
+	switch value := value.(type) {
+	case int64, float64, bool:
+		if isText {
+			return "; write " + write(key, fmt.Sprint(value))
+		}
+	case string:
+		if !isText && plainWord.MatchString(value) {
+			return "; write " + key + " = " + value
+		}
+	}
+	return ""
+}
+
+// typeName names a TOML value's type as an operator would.
+func typeName(value any) string {
+	return cmp.Or(map[string]string{
+		"string": "a string", "int64": "a whole number", "float64": "a number with a fraction", "bool": "true or false",
+		"time.Time": "a date", "map[string]interface {}": "a table",
+	}[fmt.Sprintf("%T", value)], "an array")
+}
+
+// hint says what may be meant by an unknown key of the table at path.
+func hint(key string, value any, path string, known []string) string {
+	if kind := reflect.TypeOf(value).Kind(); kind == reflect.Map || kind == reflect.Slice {
+		switch strings.TrimSuffix(normal(key), "s") {
+		case "service":
+			return "; write [[service]]"
+		case "instance":
+			return "; write [[service.instance]]"
+		}
+	}
+	// TOML's trap: a key belongs to the last table before it.
+	if home := home(reflect.TypeFor[Config](), "", key); home != "" && home != title(path) {
+		return "; it belongs " + home
+	}
+	return cmp.Or(didYouMean(key, known), "; known here are "+strings.Join(known, ", "))
+}
+
+// home says where key stands, in the tables of t, or is "".
+func home(t reflect.Type, path, key string) (found string) {
+	for i := range t.NumField() {
+		of, name := t.Field(i).Type, t.Field(i).Tag.Get("toml")
+		switch {
+		case name == key:
+			return title(path)
+		case name == "" || found != "":
+		case of.Kind() == reflect.Struct:
+			found = home(of, join(path, name), key)
+		case of.Kind() == reflect.Slice && of.Elem().Kind() == reflect.Struct:
+			found = home(of.Elem(), join(path, name)+"[0]", key)
+		}
+	}
+	return found
+}
+
+// title says where the keys of the table at path stand.
+func title(path string) string {
+	switch whole := withoutIndexes(path); {
+	case path == "":
+		return "at the top of the file, before the first [table]"
+	case strings.HasSuffix(path, "]"):
+		return "under [[" + whole + "]]"
+	default:
+		return "under [" + whole + "]"
+	}
+}
+
+// didYouMean suggests the known word nearest to s, if one is near enough to be
+// a slip of the keyboard.
+func didYouMean(s string, known []string) string {
+	for edits := range min(max(len(s)/3, 1), 3) + 1 {
+		for _, word := range known {
+			a, b := normal(s), normal(word)
+			if len(a) >= 3 && strings.HasPrefix(b, a) || len(b) >= 3 && strings.HasPrefix(a, b) || within(edits, a, b) {
+				return fmt.Sprintf("; did you mean %q?", word)
+			}
+		}
+	}
+	return ""
+}
+
+func normal(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "_")) }
+
+// within tells whether so many insertions, deletions or replacements of bytes
+// turn a into b. Its time is exponential in their number.
+func within(edits int, a, b string) bool {
+	for a != "" && b != "" && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	if a == "" || b == "" {
+		return len(a)+len(b) <= edits
+	}
+	return edits > 0 && (within(edits-1, a[1:], b) || within(edits-1, a, b[1:]) || within(edits-1, a[1:], b[1:]))
+}
+
+// reading is what a value is read with.
+type reading struct {
+	dir string // for relative paths
+	tag reflect.StructTag
+}
+
+// kind is a kind of value.
+type kind struct {
+	wanted  string // "a string", if empty
+	missing string // what to say when it is not given, if it must be
+	// read returns a value of the field's type. It fails with errType if the TOML
+	// type is wrong, and repeats nothing that may be a secret.
+	read func(in reading, value any) (any, error)
+}
+
+var errType = errors.New("wrong type")
+
 const (
-	leastFetchInterval = time.Second
-	maxNameLength      = 64 // characters
-	defaultState       = "state"
-	maxSocketPath      = 107 // bytes
+	aFile     = "the path of a file, as a string"
+	aDuration = `a string with a unit, such as "10m"`
 )
 
-// readConfig reads every table, complaining as it goes.
-func readConfig(t *table, path string) *Config {
-	c := &Config{File: path, StateDir: t.file("state_dir")}
-	if c.StateDir == "" {
-		c.StateDir = t.absolute(defaultState)
-	}
-	c.Tor = readTor(t.table("tor"))
-	c.Log = readLog(t.table("log"))
-	for _, s := range t.tables("service") {
-		c.Services = append(c.Services, readService(s))
-	}
-	t.refuseOthers()
-	t.bad.judgeOthers()
-	return c
-}
-
-func readTor(t *table) Tor {
-	if port, ok := t.values["control"].(int64); ok {
-		t.values["control"] = strconv.FormatInt(port, 10)
-	}
-	tor := Tor{
-		Control:       t.text("control"),
-		ControlRemote: t.boolean("control_remote"),
-		CookieFile:    t.file("cookie_file"),
-		PasswordFile:  t.secret("password_file"),
-		Binary:        t.text("binary"),
-		Torrc:         t.file("torrc"),
-	}
-	if tor.Control != "" {
-		control, err := controlTarget(t, tor.Control)
-		if err != nil {
-			t.bad.add(t.at("control"), "%w", err)
-			control = "unix:" // some control port, so that what goes with it is not complained of
+// kinds are the words of the tag "is", and the types of fields without it.
+var kinds = map[string]kind{
+	"bool":     {wanted: "true or false", read: readBool},
+	"int":      {wanted: "a whole number", read: readInt},
+	"float64":  {wanted: "a number", read: readFloat},
+	"file":     {wanted: aFile, read: text(readFile)},
+	"secret":   {wanted: aFile, read: text(readSecret)},
+	"program":  {read: text(readProgram)},
+	"interval": {wanted: aDuration, read: readInterval},
+	"key": {wanted: "the path of a key file, as a string", read: text(readKey),
+		missing: "it names the file of the service's identity key (\"balancer key new\" makes one)"},
+	"signing":    {wanted: `a PKCS #11 URI ("pkcs11:…"), as a string`, read: text(readSigning)},
+	"client key": {wanted: aFile, read: text(notKey("the path of an .auth_private file", readSecret))},
+	"directory":  {wanted: "the path of a directory, as a string", read: text(notKey("the path of a directory of .auth files", readFile))},
+	"address": {wanted: "an onion address, as a string", read: text(func(_, s string) (any, error) { return readAddress(s) }),
+		missing: "it is the instance's own onion address, in its tor's hostname file"},
+	"control": {read: func(in reading, value any) (any, error) {
+		if n, ok := value.(int64); ok {
+			value = fmt.Sprint(n) // a port, if nothing else is said
 		}
-		tor.Control = control
-	}
-	if strings.ContainsRune(tor.Binary, filepath.Separator) {
-		tor.Binary = t.absolute(tor.Binary)
-	}
-	t.refuseOthers()
-	return tor
-}
-
-// controlTarget checks "unix:/path" or "host:port", and makes the path absolute.
-func controlTarget(t *table, s string) (string, error) {
-	const forms = `want "unix:/path/of/socket" or "host:port", the port from 1 to 65535`
-	if path, ok := strings.CutPrefix(s, "unix:"); ok {
-		if problem := pathProblem(path); problem != nil {
-			return "", fmt.Errorf("the path after \"unix:\" %w", problem)
+		return text(controlTarget)(in, value)
+	}},
+	"name":     {read: text(readName)},
+	"caa":      {read: text(readCAA)},
+	"format":   {read: choice("format", FormatText, FormatJSON)},
+	"strategy": {read: choice("strategy", selection.Names()...)},
+	"level": {read: func(in reading, value any) (any, error) {
+		var level slog.Level
+		word, err := choice("level", "info", "debug", "warn", "error")(in, value)
+		if err == nil {
+			err = level.UnmarshalText([]byte(word.(string)))
 		}
-		if path = t.absolute(path); len(path) > maxSocketPath {
-			return "", fmt.Errorf("the path of the socket has %d bytes, and the kernel takes %d: name it by a shorter one, through a symbolic link for instance",
-				len(path), maxSocketPath)
+		return level, err
+	}},
+}
+
+// text reads a string.
+func text(read func(dir, s string) (any, error)) func(reading, any) (any, error) {
+	return func(in reading, value any) (any, error) {
+		if s, ok := value.(string); ok {
+			return read(in.dir, s)
 		}
-		return "unix:" + path, nil
+		return nil, errType
 	}
-	if hostPort(s) {
-		return s, nil
-	}
-	meant := controlMeant(s)
-	if path, ok := strings.CutPrefix(meant, "unix:"); ok && pathProblem(path) == nil || hostPort(meant) {
-		return "", fmt.Errorf("%q is not how a control port is written; write %s", s, write("control", meant))
-	}
-	return "", fmt.Errorf("%q is no control port, %s", s, forms)
 }
 
-func readLog(t *table) Log {
-	log := Log{
-		Format:        t.choice("format", FormatText, FormatJSON),
-		FullAddresses: t.boolean("full_addresses"),
-	}
-	levels := map[string]slog.Level{
-		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
-	}
-	log.Level = levels[t.choice("level", "info", "debug", "warn", "error")]
-	t.refuseOthers()
-	return log
-}
-
-func readService(t *table) Service {
-	s := Service{
-		Key:                   readKey(t),
-		Signing:               readSigning(t),
-		Strategy:              t.choice("strategy", selection.Names()...),
-		MaxIntroductionPoints: t.integer("max_introduction_points", 1, maxPoints, maxPoints),
-		PointsPerInstance:     t.integer("points_per_instance", 1, maxPoints, torPoints),
-		FetchInterval:         t.duration("fetch_interval", leastFetchInterval),
-	}
-	for _, i := range t.tables("instance") {
-		s.Instances = append(s.Instances, readInstance(i))
-	}
-	list, ok := t.values["instance"].([]any)
-	if none := t.values["instance"] == nil || ok && len(list) == 0; none && t.values["instances"] == nil {
-		t.bad.add(t.at("instance"), "the service has none; add a [[service.instance]] with its address")
-	}
-	t.refuseOthers()
-	return s
-}
-
-func readInstance(t *table) Instance {
-	i := Instance{
-		Name:      t.text("name"),
-		Weight:    t.number("weight", 1),
-		ClientKey: t.secret("client_key"),
-	}
-	if err := checkName(i.Name); err != nil {
-		t.bad.add(t.at("name"), "%w", err)
-	}
-	if looksLikeClientKey(i.ClientKey) {
-		t.bad.add(t.at("client_key"), "must be the path of an .auth_private file, never the key itself")
-	}
-	s, there := get[string](t, "address", "an onion address, as a string")
-	if !there && t.values["address"] == nil {
-		t.bad.add(t.at("address"), "is missing; it is the instance's own onion address, in its tor's hostname file")
-	} else if there {
-		address, err := readAddress(s)
-		if err != nil {
-			t.bad.add(t.at("address"), "%w", err)
+// choice reads one of a few words.
+func choice(key string, words ...string) func(reading, any) (any, error) {
+	return text(func(_, s string) (any, error) {
+		if slices.Contains(words, s) {
+			return s, nil
 		}
-		i.Address = address
-	}
-	t.refuseOthers()
-	return i
+		return nil, fmt.Errorf("unknown %s %q, want one of \"%s\"%s", key, s, strings.Join(words, `", "`), didYouMean(s, words))
+	})
 }
 
-func checkName(name string) error {
-	if utf8.RuneCountInString(name) > maxNameLength {
-		return fmt.Errorf("is longer than %d characters", maxNameLength)
+func readBool(_ reading, value any) (any, error) {
+	if b, ok := value.(bool); ok {
+		return b, nil
 	}
-	for _, r := range name {
-		if !unicode.IsGraphic(r) || unicode.IsSpace(r) {
-			return fmt.Errorf("%q contains %q; a name is one word", name, r)
-		}
+	return nil, errType
+}
+
+func readInt(in reading, value any) (any, error) {
+	n, ok := value.(int64)
+	if !ok {
+		return nil, errType
+	}
+	var least, most int64
+	if _, err := fmt.Sscan(in.tag.Get("range"), &least, &most); err != nil || n < least || n > most {
+		return nil, fmt.Errorf("%d is out of range, want %d to %d", n, least, most)
+	}
+	return int(n), nil
+}
+
+func readFloat(_ reading, value any) (any, error) {
+	f, ok := value.(float64)
+	if n, whole := value.(int64); whole {
+		f, ok = float64(n), true
+	}
+	switch {
+	case !ok:
+		return nil, errType
+	case f >= 0 && f <= math.MaxInt32: // so it is not NaN
+		return f, nil
+	}
+	return nil, fmt.Errorf("%v is out of range, want 0 or more, at most %d", f, math.MaxInt32)
+}
+
+// MaxFetchInterval is the longest FetchInterval. tor renews the descriptor of an
+// instance 60 to 120 minutes after the last one, and HSDirs drop one after 180: a
+// dead instance's descriptor is late, and still there to be found late, for an hour.
+const MaxFetchInterval = time.Hour
+
+func readInterval(in reading, value any) (any, error) {
+	if n, ok := value.(int64); ok {
+		return nil, fmt.Errorf("must be %s; write %s", aDuration, write(in.tag.Get("toml"), fmt.Sprint(n, "s")))
+	}
+	s, ok := value.(string)
+	d, err := time.ParseDuration(s)
+	switch {
+	case !ok:
+		return nil, errType
+	case s == "":
+		return time.Duration(0), nil
+	case err != nil:
+		return nil, fmt.Errorf("%q is no duration, want %s", s, aDuration)
+	case d < time.Second:
+		return nil, fmt.Errorf("%q is too short, want at least %q", s, time.Second)
+	case d > MaxFetchInterval:
+		return nil, fmt.Errorf("%q is too long, want at most \"1h\": a live tor renews its descriptor within 2h, and HSDirs keep a dead one's for 3h, "+
+			"so a longer interval cannot tell them apart", s)
+	}
+	return d, nil
+}
+
+func absolute(dir, path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(dir, path)
+}
+
+func pathProblem(s string) error {
+	switch {
+	case s == "":
+		return errors.New("is empty; leave the line out for the default")
+	case strings.ContainsAny(s, "\x00\n"):
+		return errors.New("must be the path of a file, never what is in the file")
 	}
 	return nil
 }
 
-// looksLikeClientKey recognises an x25519 key in base32, bare or as in an
-// .auth_private file, in the place of a path.
-func looksLikeClientKey(path string) bool {
-	base := filepath.Base(path)
-	if i := strings.LastIndexByte(base, ':'); i >= 0 {
-		base = base[i+1:]
+func readFile(dir, s string) (any, error) { return absolute(dir, s), pathProblem(s) }
+
+// readSecret takes a credential of systemd's, too, which is resolved when it is
+// opened.
+func readSecret(dir, s string) (any, error) {
+	if is, err := openfile.IsCredential(s); is {
+		return s, err
 	}
-	const base32Length = 52
-	return len(base) == base32Length && strings.Trim(strings.ToLower(base), "abcdefghijklmnopqrstuvwxyz234567") == ""
+	return readFile(dir, s)
 }
 
-var errNoServices = errors.New("no [[service]] is given, so there is nothing to do; it needs a key = \"…\", and a [[service.instance]] with an address = \"….onion\"")
+func readProgram(dir, s string) (any, error) {
+	if strings.ContainsRune(s, filepath.Separator) {
+		return absolute(dir, s), nil
+	}
+	return s, nil // in PATH
+}
+
+// A key in the place of its path is never repeated: an identity key of 32, 64 or
+// 96 bytes in hex or base64, or the x25519 key of a client in base32, bare or as
+// in an .auth_private file.
+var (
+	bareKey   = regexp.MustCompile(`^(0x)?([0-9A-Fa-f]{64}|[0-9A-Fa-f]{128})$|^([A-Za-z0-9+/]{43}=|[A-Za-z0-9+/]{86}==|[A-Za-z0-9+/]{128})$`)
+	clientKey = regexp.MustCompile(`(^|[:/])[A-Za-z2-7]{52}$`)
+)
+
+func notKey(wanted string, read func(dir, s string) (any, error)) func(dir, s string) (any, error) {
+	return func(dir, s string) (any, error) {
+		if clientKey.MatchString(s) {
+			return nil, errors.New("must be " + wanted + ", never the key itself")
+		}
+		return read(dir, s)
+	}
+}
+
+func readKey(dir, s string) (any, error) {
+	switch {
+	case strings.Contains(s, "-----BEGIN"), bareKey.MatchString(s):
+		return nil, errors.New("must be the path of a key file, never the key itself")
+	case strings.HasSuffix(strings.TrimRight(s, "/"), ".onion"):
+		return nil, fmt.Errorf("%q is an onion address; name the file of its private key, hs_ed25519_secret_key or the directory that it is in", s)
+	case pkcs11uri.Is(s):
+		u, err := readURI(dir, s)
+		return u.String(), err
+	}
+	return readSecret(dir, s)
+}
+
+func readSigning(dir, s string) (any, error) {
+	if !pkcs11uri.Is(s) {
+		return nil, errors.New("must be a PKCS #11 URI that names a token (\"pkcs11:…\"); leave it out to keep the keys in memory")
+	}
+	u, err := readURI(dir, s)
+	if err == nil && (u.Object != "" || len(u.ID) > 0 || u.Sealed != "") {
+		err = errors.New("names a token and no key on it, since balancer makes keys of its own there: leave out object, id and x-sealed")
+	}
+	return u.String(), err
+}
+
+// readURI reads a PKCS #11 URI, the paths in it relative to dir.
+func readURI(dir, s string) (*pkcs11uri.URI, error) {
+	u, err := pkcs11uri.Parse(s)
+	if err == nil && u.ModulePath == "" {
+		err = errors.New("module-path is missing: it names the library that comes with the token")
+	}
+	if err != nil {
+		return new(pkcs11uri.URI), err
+	}
+	return u.Resolve(dir), nil
+}
+
+func readName(_, name string) (any, error) {
+	const most = 64 // characters
+	if utf8.RuneCountInString(name) > most {
+		return nil, fmt.Errorf("is longer than %d characters", most)
+	}
+	for _, r := range name {
+		if !unicode.IsGraphic(r) || unicode.IsSpace(r) {
+			return nil, fmt.Errorf("%q contains %q; a name is one word", name, r)
+		}
+	}
+	return name, nil
+}
+
+// caaRecord is a CAA record (RFC 8659, section 4.1.1) as a descriptor has it.
+var caaRecord = regexp.MustCompile(`^([01]?[0-9]?[0-9]|2[0-4][0-9]|25[0-5]) [0-9A-Za-z]+ ("[ !#-~]*"|[!#-~]+)$`)
+
+func readCAA(_, s string) (any, error) {
+	if !caaRecord.MatchString(s) {
+		return nil, fmt.Errorf("%q is no CAA record: want flags from 0 to 255, a tag, and a value, joined by single spaces, "+
+			`the value in double quotes if it has spaces, such as '128 issue "ca.example"'`, s)
+	}
+	return s, nil
+}

@@ -37,7 +37,6 @@ func TestSpellings(t *testing.T) {
 			t.Errorf("%q: %v, want %q", s, err, want)
 		}
 	}
-	dir := &table{dir: "/etc"}
 	for s, want := range map[string]string{
 		"tcp://127.0.0.1:9051": "127.0.0.1:9051", "http://localhost:9051/": "localhost:9051", "127.0.0.1:9051/": "127.0.0.1:9051",
 		"/run/tor/control": "unix:/run/tor/control", "file:///run/x": "unix:/run/x", "UNIX:///run/x": "unix:/run/x",
@@ -45,16 +44,16 @@ func TestSpellings(t *testing.T) {
 		"tcp:9051": "127.0.0.1:9051", "::1:9051": "[::1]:9051", "localhost": "localhost:9051",
 		"ControlPort 9052": "127.0.0.1:9052", "ControlSocket /run/x": "unix:/run/x",
 	} {
-		_, err := controlTarget(dir, s)
+		_, err := controlTarget("/etc", s)
 		if want := "write " + write("control", want); err == nil || !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", s, err, want)
 		}
-		if _, err := controlTarget(dir, want); err != nil {
+		if _, err := controlTarget("/etc", want); err != nil {
 			t.Errorf("%q for %q: %v", want, s, err)
 		}
 	}
 	for _, s := range []string{"unix:///run/tor/control", "unix:/run/tor/control", "localhost:9051", "[::1]:9051"} {
-		if _, err := controlTarget(dir, s); err != nil {
+		if _, err := controlTarget("/etc", s); err != nil {
 			t.Errorf("%q: %v", s, err)
 		}
 	}
@@ -103,7 +102,7 @@ func FuzzSpellings(f *testing.F) {
 		if _, err := readAddress(s); err != nil {
 			_, lines["address"], _ = strings.Cut(err.Error(), "; write address = ")
 		}
-		if _, err := controlTarget(&table{dir: "/etc"}, s); err != nil {
+		if _, err := controlTarget("/etc", s); err != nil {
 			_, lines["control"], _ = strings.Cut(err.Error(), "; write control = ")
 		}
 		for key, line := range lines {
@@ -116,16 +115,16 @@ func FuzzSpellings(f *testing.F) {
 			}
 			_, err := readAddress(got[key])
 			if key == "control" {
-				_, err = controlTarget(&table{dir: "/etc"}, got[key])
+				_, err = controlTarget("/etc", got[key])
 			}
 			if err != nil {
 				t.Fatalf("%q: %s = %s: %v", s, key, line, err)
 			}
 		}
 		line, _, _ := strings.Cut(s, "\n")
-		if _, mended := mendLine(line); mended != "" {
-			if _, err := toml.Decode(mended, new(map[string]any)); err != nil {
-				t.Fatalf("%q: %s: %v", line, mended, err)
+		if _, fixed := fixLine(line); fixed != "" {
+			if _, err := toml.Decode(fixed, new(map[string]any)); err != nil {
+				t.Fatalf("%q: %s: %v", line, fixed, err)
 			}
 		}
 	})

@@ -5,60 +5,81 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/selection"
 )
 
-const (
-	maxPoints = descriptor.MaxIntroductionPoints
-	torPoints = 3 // HiddenServiceNumIntroductionPoints, unless set
-	// shortName is how many characters of an address stand for an instance
-	// without a name, unless two begin alike.
-	shortName = 6
-)
+// shortName is how many characters of an address stand for an instance without a
+// name, unless two begin alike.
+const shortName = 6
 
-// validate checks what one table alone cannot tell, and names what has no name.
-func (c *Config) validate(bad *complaints) {
-	if len(c.Services) == 0 && len(bad.list) == 0 {
-		bad.add("service", "%w", errNoServices)
+// validate checks what one value alone cannot tell, and names what has no name.
+func (r *reader) validate(c *Config) {
+	if len(c.Services) == 0 && len(r.list) == 0 {
+		r.add("service", "no [[service]] is given, so there is nothing to do; it needs a key = \"…\", and a [[service.instance]] with an address = \"….onion\"")
 	}
-	c.validateTor(bad)
-	keys := make(map[string]int)
+	r.validateTor(c.Tor)
+	keys := unique[string]{&r.complaints, "the same key is in line %[2]d; one service has one [[service]]", nil}
 	for i := range c.Services {
-		s, path := &c.Services[i], fmt.Sprintf("service[%d]", i)
-		if first, again := keys[sameKey(s.Key)]; again && s.Key != "" {
-			bad.add(path+".key", "the same key is in line %d; one service has one [[service]]",
-				bad.lines.of(fmt.Sprintf("service[%d].key", first)))
-		} else {
-			keys[sameKey(s.Key)] = i
-		}
-		s.validate(path, bad)
+		path := fmt.Sprintf("service[%d]", i)
+		keys.add(sameKey(c.Services[i].Key), path+".key")
+		r.validateService(&c.Services[i], path)
 	}
 }
 
-func (c *Config) validateTor(bad *complaints) {
-	if c.Tor.Own() {
-		for _, f := range []struct{ key, value string }{
-			{"cookie_file", c.Tor.CookieFile}, {"password_file", c.Tor.PasswordFile},
-		} {
-			if f.value != "" {
-				bad.add("tor."+f.key, "needs control, the control port it is for; without it, balancer starts a tor of its own")
-			}
+// unique complains of a value that was given before.
+type unique[T comparable] struct {
+	bad    *complaints
+	format string // of the complaint, for the value and the line of the first
+	paths  map[T]string
+}
+
+func (u *unique[T]) add(value T, path string) {
+	var none T
+	first, again := u.paths[value]
+	switch {
+	case value == none:
+	case again:
+		u.bad.add(path, u.format, value, u.bad.lines.of(first))
+	default:
+		if u.paths == nil {
+			u.paths = make(map[T]string)
 		}
-		if c.Tor.ControlRemote {
-			bad.add("tor.control_remote", "needs control, the control port that it allows")
+		u.paths[value] = path
+	}
+}
+
+func (r *reader) validateTor(t Tor) {
+	if !r.given["tor.control"] {
+		const without = "; without it, balancer starts a tor of its own"
+		if t.CookieFile != "" {
+			r.add("tor.cookie_file", "needs control, the control port it is for"+without)
+		}
+		if t.PasswordFile != "" {
+			r.add("tor.password_file", "needs control, the control port it is for"+without)
+		}
+		if t.ControlRemote {
+			r.add("tor.control_remote", "needs control, the control port that it allows")
 		}
 		return
 	}
-	if !c.Tor.ControlRemote && !onThisMachine(c.Tor.Control) {
-		bad.add("tor.control", "%q is on another machine: whoever answers there, or is on the way, is told the password and every backend; "+
-			"use a unix socket or 127.0.0.1, at the end of a tunnel for instance, or set control_remote = true", c.Tor.Control)
+	seen := unique[string]{&r.complaints, "the same control port is in line %[2]d; each tor is listed once", nil}
+	for i, control := range t.Controls {
+		path := fmt.Sprintf("tor.control[%d]", i)
+		seen.add(control, path)
+		if control != "" && !t.ControlRemote && !onThisMachine(control) {
+			r.add(path, "%q is on another machine: any program that answers there, and any router on the way, learns the password and every backend; "+
+				"use a unix socket or 127.0.0.1, at the end of a tunnel for instance, or set control_remote = true", control)
+		}
 	}
-	for _, f := range []struct{ key, value string }{{"binary", c.Tor.Binary}, {"torrc", c.Tor.Torrc}} {
-		if f.value != "" {
-			bad.add("tor."+f.key, "is for a tor of balancer's own; remove it, or remove control")
+	for _, key := range []string{"tor.binary", "tor.torrc", "tor.count"} {
+		if r.given[key] {
+			r.add(key, "is for a tor of balancer's own; remove it, or remove control")
 		}
 	}
 }
@@ -73,30 +94,19 @@ func onThisMachine(control string) bool {
 	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
-func (s *Service) validate(path string, bad *complaints) {
-	addresses := make(map[descriptor.Address]int)
-	for i := range s.Instances {
-		at := fmt.Sprintf("%s.instance[%d]", path, i)
-		if first, again := addresses[s.Instances[i].Address]; again && s.Instances[i].Address != (descriptor.Address{}) {
-			bad.add(at+".address", "the same address is in line %d; an instance is listed once",
-				bad.lines.of(fmt.Sprintf("%s.instance[%d].address", path, first)))
-		} else {
-			addresses[s.Instances[i].Address] = i
-		}
-		if _, weighted := bad.lines[at+".weight"]; weighted && s.Strategy != weightedStrategy {
-			bad.add(at+".weight", "the strategy %q takes no notice of it; remove it, or set strategy = %q", s.Strategy, weightedStrategy)
-		}
+func (r *reader) validateService(s *Service, path string) {
+	said := func(e *Error) bool { return strings.HasPrefix(e.path, path+".instance") }
+	if len(s.Instances) == 0 && !slices.ContainsFunc(r.list, said) {
+		r.add(path+".instance", "the service has none; add a [[service.instance]] with its address")
 	}
-	names := make(map[string]int)
+	addresses := unique[descriptor.Address]{&r.complaints, "the same address is in line %[2]d; an instance is listed once", nil}
+	names := unique[string]{&r.complaints, "%q is the name of the instance in line %d as well", nil}
 	for i, instance := range s.Instances {
-		first, again := names[instance.Name]
-		switch {
-		case instance.Name == "":
-		case again:
-			bad.add(fmt.Sprintf("%s.instance[%d].name", path, i), "%q is the name of the instance in line %d as well",
-				instance.Name, bad.lines.of(fmt.Sprintf("%s.instance[%d].name", path, first)))
-		default:
-			names[instance.Name] = i
+		at := fmt.Sprintf("%s.instance[%d]", path, i)
+		addresses.add(instance.Address, at+".address")
+		names.add(instance.Name, at+".name")
+		if r.given[at+".weight"] && s.Strategy != weightedStrategy {
+			r.add(at+".weight", "the strategy %q takes no notice of it; remove it, or set strategy = %q", s.Strategy, weightedStrategy)
 		}
 	}
 	s.nameInstances()
@@ -120,6 +130,15 @@ func (s *Service) nameInstances() {
 	for i := range s.Instances {
 		s.Instances[i].Name = cmp.Or(s.Instances[i].Name, s.Instances[i].Address.Label()[:length])
 	}
+}
+
+// sameKey returns what two references to one identity key have in common: the
+// sealed file, if there is one, since one key on a token may open many.
+func sameKey(ref string) string {
+	if u, err := pkcs11uri.Parse(ref); err == nil && u.Sealed != "" {
+		return filepath.Clean(u.Sealed)
+	}
+	return ref
 }
 
 // CheckAddresses checks what only the opened keys can tell: addresses[i] is the
@@ -151,4 +170,27 @@ func (c *Config) CheckAddresses(addresses []descriptor.Address) error {
 		}
 	}
 	return bad.err()
+}
+
+// Linked returns a warning for each instance that several services share. Their
+// descriptors then list the same introduction points, so that anyone who knows
+// both addresses sees that they belong together.
+func (c *Config) Linked() (warnings []string) {
+	names := make(map[descriptor.Address][]string)
+	var order []descriptor.Address
+	for n, s := range c.Services {
+		for _, i := range s.Instances {
+			if names[i.Address] == nil {
+				order = append(order, i.Address)
+			}
+			names[i.Address] = append(names[i.Address], fmt.Sprintf("%s of service %d", i.Name, n+1))
+		}
+	}
+	for _, a := range order {
+		if list := names[a]; len(list) > 1 {
+			warnings = append(warnings, fmt.Sprintf("%s are one backend, %s: anyone who knows the public addresses sees that they belong together; "+
+				"give each service backends of its own if that must not be known", strings.Join(list, " and "), a.Short()))
+		}
+	}
+	return warnings
 }

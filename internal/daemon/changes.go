@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -36,8 +37,20 @@ func changes(old, now balance.Config) (list []any) {
 	return list
 }
 
-// interval is nobody's wish while it is automatic: then it changes with the
-// number of instances.
+// changedKeys lists the keys of a table whose values differ; old and now are
+// structs of one type from package config.
+func changedKeys(table string, old, now any) (keys []string) {
+	a, b := reflect.ValueOf(old), reflect.ValueOf(now)
+	for i := range a.NumField() {
+		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			keys = append(keys, table+"."+a.Type().Field(i).Tag.Get("toml"))
+		}
+	}
+	return keys
+}
+
+// interval says nothing of the length of an automatic interval, which changes
+// with the number of instances.
 func interval(cfg balance.Config) string {
 	if cfg.Automatic {
 		return "automatic"

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -93,19 +95,26 @@ func TestReloadNeedsRestart(t *testing.T) {
 			loaded := d.Snapshot().Loaded
 			time.Sleep(time.Minute)
 			for _, test := range []struct {
-				text    string
-				pending bool
+				text, pending string
 			}{
-				{strings.Replace(text, "127.0.0.1:1", "127.0.0.1:2", 1), true},
-				{strings.Replace(text, "127.0.0.1:1", "127.0.0.1:2", 1), true},
-				{"state_dir = \"elsewhere\"\n" + text, true},
-				{text, false},
+				{strings.Replace(text, "127.0.0.1:1", "127.0.0.1:2", 1), "tor.control"},
+				{strings.Replace(text, "127.0.0.1:1", "127.0.0.1:2", 1), "tor.control"},
+				{"state_dir = \"elsewhere\"\n" + text, "state_dir"},
+				{text, ""},
 			} {
-				if err := d.Reload(parse(t, dir, test.text)); err != nil {
+				given := parse(t, dir, test.text)
+				if err := d.Reload(given); err != nil {
 					t.Fatal(err)
 				}
+				if !reflect.DeepEqual(given, parse(t, dir, test.text)) {
+					t.Errorf("the reload changed its argument to %+v", given)
+				}
 				s := d.Snapshot()
-				if said := strings.Contains(strings.Join(s.Warnings, "\n"), needsRestart); said != test.pending {
+				var want []string
+				if test.pending != "" {
+					want = []string{test.pending + " takes effect after a restart"}
+				}
+				if !slices.Equal(s.Warnings, want) {
 					t.Errorf("warnings %q after\n%s", s.Warnings, test.text)
 				}
 				if !s.Loaded.After(loaded) {

@@ -167,9 +167,11 @@ func (c *checker) checkTorrc() {
 // checkPassword warns of a password for whoever comes first: a port of loopback
 // is anybody's while tor is down.
 func (c *checker) checkPassword() {
-	if c.cfg.Tor.PasswordFile != "" && !strings.HasPrefix(c.cfg.Tor.Control, "unix:") {
-		c.warn("tor.password_file", "use tor's ControlSocket, or CookieAuthentication 1 and cookie_file",
-			"while tor is down, whoever answers at %s is told the password", c.cfg.Tor.Control)
+	for _, control := range c.cfg.Tor.Controls {
+		if c.cfg.Tor.PasswordFile != "" && !strings.HasPrefix(control, "unix:") {
+			c.warn("tor.password_file", "use tor's ControlSocket, or CookieAuthentication 1 and cookie_file",
+				"while tor is down, whoever answers at %s is told the password", control)
+		}
 	}
 }
 

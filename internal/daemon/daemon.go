@@ -49,7 +49,7 @@ type Daemon struct {
 	mu       sync.Mutex                            // guards what follows
 	cfg      *config.Config                        // in force
 	loaded   time.Time                             // when cfg was
-	restart  bool                                  // what the file says of state_dir or [tor] is not in force
+	restart  []string                              // keys whose new values take effect after a restart
 	initial  map[descriptor.Address]balance.Config // until Start
 	services map[descriptor.Address]*running
 	leaving  map[descriptor.Address]*running // removed, and not at their end yet

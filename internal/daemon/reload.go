@@ -23,10 +23,11 @@ func (d *Daemon) Reload(cfg *config.Config) error {
 	return err
 }
 
-func (d *Daemon) reload(cfg *config.Config) error {
-	if err := refuseWritable(cfg, d.log); err != nil {
+func (d *Daemon) reload(file *config.Config) error {
+	if err := refuseWritable(file, d.log); err != nil {
 		return fmt.Errorf("reloading: %w", err)
 	}
+	cfg, restart := d.reloadable(file)
 	services, err := buildAll(cfg, d.log)
 	if err != nil {
 		release(slices.Collect(maps.Values(services)), d.log)
@@ -34,11 +35,11 @@ func (d *Daemon) reload(cfg *config.Config) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.restart = cfg.StateDir != d.cfg.StateDir || cfg.Tor != d.cfg.Tor; d.restart {
-		d.log.Warn(needsRestart)
-		cfg.StateDir, cfg.Tor = d.cfg.StateDir, d.cfg.Tor
+	d.restart = restart
+	for _, key := range restart {
+		d.log.Warn(needsRestart(key))
 	}
-	same := !d.restart
+	same := len(restart) == 0
 	if cfg.Log != d.cfg.Log {
 		same = false
 		d.fullNames.Store(cfg.Log.FullAddresses)
@@ -76,7 +77,21 @@ func (d *Daemon) reload(cfg *config.Config) error {
 	return nil
 }
 
-const needsRestart = "what the file now says of state_dir or [tor] takes effect after a restart"
+// reloadable returns a copy of file in which every key that a running daemon
+// cannot change has the value in force, and the names of those keys.
+func (d *Daemon) reloadable(file *config.Config) (cfg *config.Config, restart []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	next := *file
+	if next.StateDir != d.cfg.StateDir {
+		restart = append(restart, "state_dir")
+	}
+	restart = append(restart, changedKeys("tor", d.cfg.Tor, next.Tor)...)
+	next.StateDir, next.Tor = d.cfg.StateDir, d.cfg.Tor
+	return &next, restart
+}
+
+func needsRestart(key string) string { return key + " takes effect after a restart" }
 
 // removeLocked stops a service without waiting: keys that hang may take a while
 // to let go.

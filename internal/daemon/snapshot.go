@@ -36,8 +36,8 @@ func (d *Daemon) Snapshot() status.Snapshot {
 	}
 	s.Warnings = append(s.Warnings, d.cfg.Linked()...)
 	s.Warnings = append(s.Warnings, d.tors.Warnings()...)
-	if d.restart {
-		s.Warnings = append(s.Warnings, needsRestart)
+	for _, key := range d.restart {
+		s.Warnings = append(s.Warnings, needsRestart(key))
 	}
 	if d.Logs != nil {
 		if err := d.Logs.Trouble(); err != nil {

@@ -43,14 +43,14 @@ func torConfig(cfg *config.Config, log *slog.Logger) (tor.Config, error) {
 	if err != nil {
 		return tor.Config{}, err
 	}
-	out := tor.Config{Own: tor.Own{Dir: cfg.StateDir, Binary: cfg.Tor.Binary, Torrc: cfg.Tor.Torrc}, Log: log}
-	if !cfg.Tor.Own() {
-		out.Control = []tor.Control{{
-			Target:       cfg.Tor.Control,
+	out := tor.Config{Own: tor.Own{Dir: cfg.StateDir, Count: max(1, cfg.Tor.Count), Binary: cfg.Tor.Binary, Torrc: cfg.Tor.Torrc}, Log: log}
+	for _, target := range cfg.Tor.Controls {
+		out.Control = append(out.Control, tor.Control{
+			Target:       target,
 			CookieFile:   cfg.Tor.CookieFile,
 			PasswordFile: cfg.Tor.PasswordFile,
 			Remote:       cfg.Tor.ControlRemote,
-		}}
+		})
 	}
 	return out, nil
 }

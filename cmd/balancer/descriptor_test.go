@@ -2,9 +2,12 @@ package main
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strconv"
@@ -287,5 +290,90 @@ func TestDescriptorShowFarExpiry(t *testing.T) {
 	}
 	if out, err = runDescriptor(t, raw, "show", "--address", address, "-"); err != nil || !strings.Contains(out, "491937-") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// emptyDescriptor makes a descriptor without introduction points.
+func emptyDescriptor(t *testing.T, identity *descriptor.IdentityKey, period descriptor.Period, now time.Time) []byte {
+	t.Helper()
+	return makeDescriptor(t, identity, period, now, &descriptor.Contents{})
+}
+
+// makeDescriptor makes a descriptor of these contents.
+func makeDescriptor(t *testing.T, identity *descriptor.IdentityKey, period descriptor.Period, now time.Time, contents *descriptor.Contents) []byte {
+	t.Helper()
+	keys, err := identity.Address().Keys(period)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blinded, err := identity.Blind(period)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, signing, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := descriptor.NewCertificate(descriptor.CertHSDescSigning, [32]byte(public), keys.Blinded, descriptor.SigningCertExpiry(now),
+		func(m []byte) ([]byte, error) { return blinded.Sign(m), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoder, err := descriptor.NewEncoder(keys, cert, signing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := encoder.Encode(contents, 1, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// farPoint is an introduction point whose certificates end when no certificate
+// can end later.
+func farPoint(t *testing.T) descriptor.IntroductionPoint {
+	t.Helper()
+	auth, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return descriptor.IntroductionPoint{
+		LinkSpecifiers: []descriptor.LinkSpecifier{
+			{Type: descriptor.LinkIPv4, Data: []byte{192, 0, 2, 1, 0x23, 0x29}},
+			{Type: descriptor.LinkRSA, Data: make([]byte, 20)},
+			{Type: descriptor.LinkEd25519, Data: auth},
+		},
+		OnionKey: [32]byte{9}, AuthKey: [32]byte(auth), EncKey: [32]byte{9}, Expires: time.Unix((1<<32-1)*3600, 0),
+	}
+}
+
+// TestDescriptorWithCRLF: of a descriptor that went through a Windows editor the
+// line ends are named, with the command that mends them.
+func TestDescriptorWithCRLF(t *testing.T) {
+	good, _ := showVectors(t)
+	v := good[0]
+	args := v.args()
+	args = args[:len(args)-1]
+	raw, err := os.ReadFile(filepath.Join(descriptorVectors, v.File))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "crlf.txt")
+	crlf := bytes.ReplaceAll(raw, []byte("\n"), []byte("\r\n"))
+	if err := os.WriteFile(path, crlf, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, mend := range map[string]string{path: "tr -d '\\r' < " + path, "-": "tr -d '\\r'"} {
+		for _, command := range []string{"show", "verify"} {
+			_, err := runDescriptor(t, crlf, append(append([]string{command}, args...), name)...)
+			if err == nil || !strings.HasSuffix(err.Error(), ": it has Windows line ends (CRLF), which no client takes; without them: "+mend) {
+				t.Errorf("%s %s: %v", command, name, err)
+			}
+		}
+	}
+	mended, err := exec.CommandContext(t.Context(), "sh", "-c", "tr -d '\\r' < "+path).Output()
+	if err != nil || !bytes.Equal(mended, raw) {
+		t.Errorf("the command does not mend it: %v", err)
 	}
 }

@@ -1,0 +1,145 @@
+package daemon
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/config"
+	"onionbalancer/testnet/sim"
+)
+
+// leafKeys calls do for every key of the configuration that is no table, with
+// what sets it in a Config: the first of its tables, if there are several.
+func leafKeys(of reflect.Type, path string, find func(*config.Config) reflect.Value, do func(key string, find func(*config.Config) reflect.Value)) {
+	for i := range of.NumField() {
+		field := of.Field(i)
+		name, isKey := field.Tag.Lookup("toml")
+		in := func(c *config.Config) reflect.Value { return find(c).Field(i) }
+		switch {
+		case !isKey:
+		case field.Type.Kind() == reflect.Struct:
+			leafKeys(field.Type, path+name+".", in, do)
+		case field.Type.Kind() == reflect.Slice && field.Type.Elem().Kind() == reflect.Struct:
+			first := func(c *config.Config) reflect.Value { return in(c).Index(0) }
+			leafKeys(field.Type.Elem(), path+name+".", first, do)
+		default:
+			do(path+name, in)
+		}
+	}
+}
+
+// configured records what a log was told.
+type configured struct{ config.Log }
+
+func (c *configured) Configure(log config.Log) { c.Log = log }
+func (c *configured) Trouble() error           { return nil }
+
+// inForce writes what d does as configured.
+func inForce(d *Daemon) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	logged, _ := json.Marshal(d.Logs.(*configured).Log)
+	text := fmt.Sprintf("%s %v\n", logged, d.fullNames.Load())
+	for _, address := range slices.SortedFunc(maps.Keys(d.services), func(a, b descriptor.Address) int { return slices.Compare(a[:], b[:]) }) {
+		c := d.services[address].cfg
+		text += fmt.Sprintln(address, c.Strategy.Name(), c.Room, c.FetchEvery, c.Automatic, c.Custody)
+		for _, i := range c.Instances {
+			text += fmt.Sprintln(i.Name, i.Address, i.Weight, client(i))
+		}
+	}
+	return text
+}
+
+// unwired are the keys that have no effect yet.
+var unwired = []string{"service.clients", "service.caa"}
+
+// TestReloadEveryKey: each key of the configuration is in force after a reload,
+// or the warnings name it as one that needs a restart.
+func TestReloadEveryKey(t *testing.T) {
+	dir := t.TempDir()
+	writeKey(t, filepath.Join(dir, "a"), 1)
+	writeKey(t, filepath.Join(dir, "b"), 2)
+	clientKey, module := filepath.Join(dir, "c.auth_private"), filepath.Join(dir, "m.so")
+	for path, content := range map[string]string{clientKey: strings.Repeat("a", 52), module: ""} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	values := map[string]any{ // others than those that otherValue makes
+		"service.key":                 filepath.Join(dir, "b"),
+		"service.signing":             "pkcs11:token=t?module-path=" + module,
+		"service.strategy":            "weighted",
+		"service.fetch_interval":      10 * time.Minute,
+		"service.instance.client_key": clientKey,
+	}
+	synctest.Test(t, func(t *testing.T) {
+		net := sim.New(sim.Config{Seed: 1})
+		defer net.Close()
+		base := parse(t, dir, torTable+service("a", net.AddInstance(sim.InstanceConfig{})))
+		values["service.instance.address"] = net.AddInstance(sim.InstanceConfig{}).Address()
+		onSim(t, net, base, func(d *Daemon) {
+			d.Logs = &configured{base.Log}
+			seen := 0
+			root := func(c *config.Config) reflect.Value { return reflect.ValueOf(c).Elem() }
+			leafKeys(reflect.TypeFor[config.Config](), "", root, func(key string, find func(*config.Config) reflect.Value) {
+				seen++
+				if slices.Contains(unwired, key) {
+					return
+				}
+				before, changed := inForce(d), *base
+				changed.Services = slices.Clone(base.Services)
+				changed.Services[0].Instances = slices.Clone(base.Services[0].Instances)
+				if value, ok := values[key]; ok {
+					find(&changed).Set(reflect.ValueOf(value))
+				} else {
+					otherValue(t, key, find(&changed))
+				}
+				if err := d.Reload(&changed); err != nil {
+					t.Fatalf("%s: %v", key, err)
+				}
+				named := slices.Contains(d.Snapshot().Warnings, key+" takes effect after a restart")
+				if took := inForce(d) != before; named == took {
+					t.Errorf("%s: in force is %t, named as one that needs a restart is %t", key, took, named)
+				}
+				if err := d.Reload(base); err != nil {
+					t.Fatalf("after %s: %v", key, err)
+				}
+				if inForce(d) != before || len(d.Snapshot().Warnings) > 0 {
+					t.Errorf("%s: with the first configuration again, in force is\n%s, want\n%s; warnings %q", key, inForce(d), before, d.Snapshot().Warnings)
+				}
+			})
+			if seen < 20 {
+				t.Errorf("only %d keys", seen)
+			}
+		})
+	})
+}
+
+// otherValue gives v another value than it has.
+func otherValue(t *testing.T, key string, v reflect.Value) {
+	t.Helper()
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(v.String() + "x")
+	case reflect.Bool:
+		v.SetBool(!v.Bool())
+	case reflect.Int:
+		v.SetInt(v.Int() + 1)
+	case reflect.Float64:
+		v.SetFloat(v.Float() + 1)
+	case reflect.Slice:
+		v.Set(reflect.Append(v, reflect.ValueOf("unix:/x")))
+	default:
+		t.Fatalf("%s is a %s: give it a value in this test", key, v.Kind())
+	}
+}

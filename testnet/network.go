@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -401,11 +400,6 @@ func (p Progress) String() string {
 		consensus = fmt.Sprintf("consensus with %d of %d relays", p.Relays, p.Wanted)
 	}
 	return fmt.Sprintf("%3.0f s  %d tors started, %s, clients at %d %%", p.Elapsed.Seconds(), p.Running, consensus, p.Clients)
-}
-
-// ProgressTo writes each state over the one before, for terminals.
-func ProgressTo(w io.Writer) func(Progress) {
-	return func(p Progress) { fmt.Fprintf(w, "\r\x1b[K%s", p) }
 }
 
 // showProgress reports until the function that it returns is called.

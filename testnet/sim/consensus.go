@@ -214,13 +214,6 @@ func (r *Relay) Remove() {
 	}
 }
 
-// AddRelays has count new relays join; the next consensus lists them.
-func (n *Network) AddRelays(count int) {
-	n.lock()
-	defer n.mu.Unlock()
-	n.regroup(count)
-}
-
 func (r *Relay) leave() {
 	r.gone = true
 	for _, i := range r.net.instances {

@@ -145,13 +145,6 @@ func (i *Instance) SetOnline(online bool) {
 	i.start(now, false)
 }
 
-// Online says whether the instance's tor runs.
-func (i *Instance) Online() bool {
-	i.net.lock()
-	defer i.net.mu.Unlock()
-	return i.online
-}
-
 // SetGarbage has the instance publish descriptors whose outer wrapper is in
 // order, so that HSDirs take them, around bytes that decrypt to nothing. It
 // uploads at once when that changes.

@@ -163,13 +163,6 @@ func (t *Tor) SetFaults(f ControlFaults) {
 	t.faults = f
 }
 
-// DropConnections closes every control connection; new ones are welcome.
-func (t *Tor) DropConnections() {
-	t.net.lock()
-	defer t.net.mu.Unlock()
-	t.dropAll()
-}
-
 func (t *Tor) dropAll() {
 	for c := range t.conns {
 		c.drop()

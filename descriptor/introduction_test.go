@@ -77,7 +77,7 @@ func TestMaxPoints(t *testing.T) {
 	}
 	for _, c := range []Contents{{}, restricted} {
 		last := MaxIntroductionPoints
-		for limit := 50000; limit > 15000; limit -= 777 {
+		for limit := 50000; limit > 15000; limit -= 1777 {
 			n := c.MaxPoints(limit)
 			if n > last {
 				t.Fatalf("%d points fit into %d bytes, and %d into more", n, limit, last)

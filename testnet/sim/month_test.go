@@ -146,7 +146,7 @@ func hour(t *testing.T, every time.Duration) (lost, tries, requests int) {
 // on real tors: 57 of 136 requests were lost there. A model in which such a
 // balancer did well would prove nothing.
 func TestTeeth(t *testing.T) {
-	lost, tries, requests := hour(t, 20*time.Second)
+	lost, tries, requests := hour(t, time.Minute)
 	t.Logf("quick: %d of %d requests lost, %d tries", lost, requests, tries)
 	if lost > requests/200 || tries > requests*3/2 {
 		t.Errorf("a quick balancer lost %d of %d requests, with %d tries", lost, requests, tries)

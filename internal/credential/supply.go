@@ -1,24 +1,15 @@
-package balance
+package credential
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"math/bits"
 	"time"
 
 	"onionbalancer/descriptor"
-	"onionbalancer/hsdir"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/status"
 )
-
-// Supplier is a Custodian whose certificates were made ahead, and run out.
-type Supplier interface {
-	// Supply returns the last period of the uninterrupted run of certified
-	// periods that from is in, and how many periods were certified together the
-	// last time. ok is false if from itself is not certified.
-	Supply(from descriptor.Period) (last descriptor.Period, horizon int, ok bool)
-}
 
 // outlook is how long what was certified ahead lasts, seen at one moment.
 type outlook struct {
@@ -123,46 +114,95 @@ func roughly(d time.Duration) string {
 	}
 }
 
-// lookAhead renews the outlook, and logs it at the start, when the need grows or
-// ends, and daily while it lasts.
-func (s *Service) lookAhead(now time.Time, c *hsdir.Consensus) {
-	supplier, ok := s.custody.custodian.(Supplier)
+// supply is what is known of a Supplier.
+type supply struct {
+	outlook    outlook
+	said       time.Time // in the log
+	refresh    time.Time // when to look for new certificates
+	refreshing bool
+}
+
+// How often a Supplier is asked to look for new certificates: more often while
+// some are missing, since somebody may be installing them.
+const (
+	refreshEvery   = time.Minute
+	refreshMissing = 5 * time.Second
+)
+
+// LookAhead works out how long certificates made ahead last, for current being the
+// period that clients ask for and periods that begin offset after a multiple of
+// their length. It records the outlook at the start, when the need grows or ends,
+// and daily while it lasts.
+func (k *Keeper) LookAhead(now time.Time, current descriptor.Period, offset time.Duration) {
+	supplier, ok := k.current.keys.Custodian.(Supplier)
 	if !ok {
-		s.outlook = outlook{}
 		return
 	}
-	if c == nil {
-		return // the last outlook will do
-	}
-	s.custody.refresh()
-	before := s.outlook
-	o := look(now, supplier, c.CurrentPeriod(), c.RotationOffset(), before)
-	s.outlook = o
+	k.refreshSupply(now)
+	before := k.supply.outlook
+	o := look(now, supplier, current, offset, before)
+	k.supply.outlook = o
 	if before.known && o.darkAt.After(before.darkAt) {
-		clear(s.custody.failures) // what was missing may be there
+		k.Retry() // what was missing may be there
 	}
 	switch {
-	case o.stage > 0 && (o.stage > before.stage || !before.known || now.Sub(s.outlookSaid) >= sayAgain):
+	case o.stage > 0 && (o.stage > before.stage || !before.known || now.Sub(k.supply.said) >= sayAgain):
 		level := slog.LevelWarn
 		if o.urgent {
 			level = slog.LevelError
 		}
-		s.log.Log(context.Background(), level, o.text, "remaining", o.remaining.Round(time.Minute))
-		s.outlookSaid = now
+		k.record(now, event.Custody, level, o.text, slog.Duration("remaining", o.remaining.Round(time.Minute)))
+		k.supply.said = now
 	case o.stage == 0 && (before.stage > 0 || !o.darkAt.Equal(before.darkAt)):
-		s.log.Info("certificates made offline", "periods", o.periods, "until", o.darkAt, "renew_by", o.renewBy)
+		k.record(now, event.Custody, slog.LevelInfo, "certificates made offline",
+			slog.Int("periods", o.periods), slog.Time("until", o.darkAt), slog.Time("renew_by", o.renewBy))
 	}
 }
 
-// reportCustody describes who keeps the keys: those of before until the new ones
-// have certified for the period that clients ask for.
-func (s *Service) reportCustody(now time.Time) status.Custody {
-	is, until := s.custody.is, time.Time{}
-	if a := s.authorities[s.epoch.period]; a != nil {
-		is, until = a.by.is, a.expires // also when that is over
+// refreshSupply has the Supplier look for new certificates in the background, when
+// that is due.
+func (k *Keeper) refreshSupply(now time.Time) {
+	c := k.current
+	r, ok := c.keys.Custodian.(refresher)
+	if !ok || k.supply.refreshing || now.Before(k.supply.refresh) {
+		return
 	}
-	out := status.Custody{Form: is.Form, Signing: is.Signing, CertifiedUntil: until}
-	if o := s.outlook; o.known {
+	k.supply.refreshing = true
+	k.background.Go(func() {
+		// Certifying fails with the same error when it matters.
+		_ = c.do(c.certifying, retireTimeout, r.Refresh)
+		k.env.Post(func(now time.Time) {
+			if c != k.current {
+				return
+			}
+			every := refreshEvery
+			if len(k.failures) > 0 || k.supply.outlook.stage == stageOver {
+				every = refreshMissing
+			}
+			k.supply.refreshing, k.supply.refresh = false, now.Add(every)
+		})
+	})
+}
+
+// Outlook returns the warning about certificates that run out; empty if there is no
+// reason for one.
+func (k *Keeper) Outlook() string { return k.supply.outlook.text }
+
+// CannotSign reports whether it is for want of keys that no descriptor of p can be
+// published.
+func (k *Keeper) CannotSign(p descriptor.Period) bool {
+	return k.supply.outlook.stage == stageOver || k.failures[p] != nil || k.unsigned[p] != nil
+}
+
+// Status describes who keeps the keys: those of before until the new ones have
+// certified for p, the period that clients ask for.
+func (k *Keeper) Status(now time.Time, p descriptor.Period) status.Custody {
+	keys, until := k.current.keys, time.Time{}
+	if c := k.credentials[p]; c != nil {
+		keys, until = c.custody.keys, c.Expires // also when that is over
+	}
+	out := status.Custody{Form: keys.Form, Signing: keys.Where, CertifiedUntil: until}
+	if o := k.supply.outlook; o.known {
 		ahead := o.report(now)
 		out.Ahead = &ahead
 	}

@@ -22,7 +22,7 @@ import (
 	"onionbalancer/testnet/sim"
 )
 
-// contender is one of both programs.
+// contender is one of the two programs.
 type contender struct {
 	name   string
 	dir    string

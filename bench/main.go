@@ -10,13 +10,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime"
+	"strconv"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -112,3 +116,36 @@ func (r *report) write(path string) error {
 	fmt.Printf("\nAll figures are in %s.\n", path)
 	return nil
 }
+
+// progress says on standard error what is going on, if somebody looks on.
+func progress(format string, args ...any) {
+	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		fmt.Fprintf(os.Stderr, "\r\x1b[K"+format, args...)
+	}
+}
+
+func clearProgress() { progress("") }
+
+// machine names the processor.
+func machine() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return runtime.GOARCH
+	}
+	for line := range bytes.Lines(text) {
+		if key, value, ok := bytes.Cut(line, []byte{':'}); ok && bytes.HasPrefix(key, []byte("model name")) {
+			return fmt.Sprintf("%d × %s", runtime.NumCPU(), bytes.TrimSpace(value))
+		}
+	}
+	return runtime.GOARCH
+}
+
+// pinnedCore is the core that everything runs on: the last one, which the
+// system uses least for itself. It is empty where a process cannot be bound.
+var pinnedCore = sync.OnceValue(func() string {
+	core := strconv.Itoa(runtime.NumCPU() - 1)
+	if exec.Command("taskset", "-c", core, "true").Run() != nil {
+		return ""
+	}
+	return core
+})

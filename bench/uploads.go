@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,4 +73,58 @@ func (u *uploads) settle(ctx context.Context, address string) error {
 			return fmt.Errorf("waiting for a descriptor to be published: %w", context.Cause(ctx))
 		}
 	}
+}
+
+const (
+	bulk = 12 << 20 // bytes that are fetched at once
+
+	// transfersEach is how many transfers stand for one turn: single ones differ
+	// by a third, for circuits differ, and relays share the machine.
+	transfersEach = 4
+)
+
+// measureTransfer fetches much at once through an instance's own address and
+// through both public ones, each time over circuits of its own.
+func measureTransfer(ctx context.Context, o options, a *arena, both []*contender) ([]*result, error) {
+	r := &result{Name: "transfer through the public address", How: "make bench-network", Unit: unitRate}
+	turns := o.rounds * transfersEach
+	for turn := range turns {
+		own := a.instances[turn%len(a.instances)].Address()
+		sides := []struct {
+			address string
+			into    *series
+		}{{own, &r.Ideal}, {both[0].fronts[starts-1], &r.Ours}, {both[1].fronts[starts-1], &r.OnionBalance}}
+		for i := range sides {
+			side := sides[(i+turn)%len(sides)]
+			progress("transfer %d of %d", turn+1, turns)
+			rate, err := a.transfer(ctx, fmt.Sprintf("bulk-%d-%d", turn, i), side.address)
+			if err != nil {
+				return nil, fmt.Errorf("fetching %d bytes from %s: %w", bulk, side.address, err)
+			}
+			*side.into = append(*side.into, rate)
+		}
+	}
+	r.atLeast("0.95 of an instance's own address", r.overhead().median(), 0.95)
+	return []*result{r}, nil
+}
+
+// transfer returns bytes per second, from the first one on.
+func (a *arena) transfer(ctx context.Context, user, address string) (float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/bulk?bytes=%d", address, bulk), nil)
+	if err != nil {
+		return 0, err
+	}
+	response, err := a.net.Client(visitor).HTTP(user).Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	began := time.Now()
+	n, err := io.Copy(io.Discard, response.Body)
+	if err == nil && n != bulk {
+		err = fmt.Errorf("%d bytes came", n)
+	}
+	return float64(n) / time.Since(began).Seconds(), err
 }

@@ -6,6 +6,8 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha3"
+	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -168,6 +170,77 @@ func BenchmarkEncodeKept(b *testing.B) {
 		}
 	}
 	cpu.Report(b)
+}
+
+// BenchmarkEdition makes the eight descriptors of one revision: with points that
+// were never encoded, with those of the revision before, and with those of the
+// revision before under a new expiry, as every hour brings one.
+func BenchmarkEdition(b *testing.B) {
+	for _, n := range []int{6, 20} {
+		for _, kind := range []string{"cold", "warm", "redated"} {
+			b.Run(fmt.Sprintf("points=%d/%s", n, kind), func(b *testing.B) {
+				s, c := newTestService(b, 1), torContents(testPoints(b, n, seeded(1)))
+				e := s.encoder(b)
+				cpu := cputime.Start()
+				for revision := uint64(1); b.Loop(); revision++ {
+					switch kind {
+					case "cold":
+						e.Release()
+					case "redated":
+						for i := range c.IntroductionPoints {
+							c.IntroductionPoints[i].Expires = testNow.Add(time.Duration(revision%1000) * time.Hour)
+						}
+					}
+					for range 8 {
+						if _, err := e.Encode(c, revision, rand.Reader); err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+				cpu.Report(b)
+			})
+		}
+	}
+}
+
+// BenchmarkEncoderMemory measures what an Encoder holds after a day of editions
+// of 20 points with a new expiry each hour, and what is left after Release.
+func BenchmarkEncoderMemory(b *testing.B) {
+	for _, released := range []bool{false, true} {
+		b.Run(fmt.Sprintf("released=%v", released), func(b *testing.B) {
+			s, c := newTestService(b, 1), torContents(testPoints(b, 20, seeded(1)))
+			for b.Loop() {
+				encoders := make([]*Encoder, 20)
+				before := heap()
+				for i := range encoders {
+					e := s.encoder(b)
+					for hour := range 24 {
+						for n := range c.IntroductionPoints {
+							c.IntroductionPoints[n].Expires = testNow.Add(time.Duration(hour) * time.Hour)
+						}
+						if _, err := e.Encode(c, uint64(hour), rand.Reader); err != nil {
+							b.Fatal(err)
+						}
+					}
+					if released {
+						e.Release()
+					}
+					encoders[i] = e
+				}
+				b.ReportMetric(float64(heap()-before)/float64(len(encoders)), "B/encoder")
+				runtime.KeepAlive(encoders)
+			}
+		})
+	}
+}
+
+// heap returns how many bytes of the heap are in use.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // of what the first one finalized
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // BenchmarkDecodePrimitives is what the first Decode cannot avoid: 42

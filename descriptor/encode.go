@@ -16,17 +16,17 @@ import (
 
 // Shape of the descriptors that tor makes.
 const (
-	padMultiple  = 10000 // bytes; the first layer is filled up to a multiple
-	lifetimeWord = "180" // minutes
-	keptPoints   = 16 * MaxIntroductionPoints
-	pointRoom    = 1 << 10 // bytes; more than a point of usual specifiers takes
-	wrapperRoom  = 1 << 10 // bytes; more than all but the first layer takes
+	padMultiple  = 10000                     // bytes; the first layer is filled up to a multiple
+	lifetimeWord = "180"                     // minutes
+	maxCached    = 8 * MaxIntroductionPoints // of one revision: more than a descriptor in each slot needs
+	pointRoom    = 1 << 10                   // bytes; more than a point of usual specifiers takes
+	wrapperRoom  = 1 << 10                   // bytes; more than all but the first layer takes
 )
 
 // Encoder makes the descriptors of one service and period, signed with one
-// descriptor-signing key. It keeps what stays the same from one descriptor to
-// the next: the certificates of introduction points, and the section that
-// authorizes clients. It is safe for concurrent use.
+// descriptor-signing key. It caches what stays the same from one descriptor to
+// the next: the section that authorizes clients and, until Release, the
+// introduction points with their certificates. It is safe for concurrent use.
 type Encoder struct {
 	// MaxSize is the limit in bytes; 0 stands for the constant MaxSize. It is
 	// set before the first Encode.
@@ -38,9 +38,16 @@ type Encoder struct {
 	signer crypto.Signer
 	secret sealed[signingSecret] // the signer's; nil if it is not in our memory
 
-	mu     sync.Mutex
-	points map[string]string // texts with certificates, see appendPointName
+	mu     sync.Mutex // protects what follows
+	points pointCache
 	auth   *authSection
+}
+
+// pointCache holds the texts of the introduction points of one revision, and of
+// the one before it. Descriptors that are uploaded together have the same.
+type pointCache struct {
+	revision      uint64
+	texts, before map[string]string // with certificates, by what appendPointName writes
 }
 
 // NewEncoder takes the certificate of type 08 by which the blinded key of keys
@@ -51,7 +58,7 @@ func NewEncoder(keys PeriodKeys, cert Certificate, signer crypto.Signer) (*Encod
 	if !ok || len(public) != ed25519.PublicKeySize {
 		return nil, errors.New("making a descriptor encoder: the signer's key is not of Ed25519")
 	}
-	e := &Encoder{keys: keys, public: [32]byte(public), signer: signer, points: make(map[string]string)}
+	e := &Encoder{keys: keys, public: [32]byte(public), signer: signer}
 	named, hasSigner := cert.SigningKey()
 	switch {
 	case cert.Type() != CertHSDescSigning:
@@ -147,7 +154,7 @@ func (e *Encoder) sealSecond(room *layerRoom, c *Contents, revision uint64, cook
 	if err != nil {
 		return err
 	}
-	if b, err = e.appendPoints(appendContents(b, c), c.IntroductionPoints, sign); err != nil {
+	if b, err = e.appendPoints(appendContents(b, c), c.IntroductionPoints, revision, sign); err != nil {
 		return err
 	}
 	room.second = append(b, make([]byte, macSize)...)
@@ -219,7 +226,7 @@ var widest = sync.OnceValue(func() widths {
 // signer for nothing: one that is slow need not be asked in vain.
 func (e *Encoder) Check(c *Contents, revision uint64, random io.Reader) error {
 	blank := func([]byte, ...[]byte) ([]byte, error) { return make([]byte, ed25519.SignatureSize), nil }
-	trial := &Encoder{MaxSize: e.MaxSize, keys: e.keys, cert: e.cert, public: e.public, points: make(map[string]string)}
+	trial := &Encoder{MaxSize: e.MaxSize, keys: e.keys, cert: e.cert, public: e.public}
 	if _, err := trial.encodeSigned(c, revision, random, blank); err != nil {
 		return fmt.Errorf("encoding a descriptor: %w", err)
 	}
@@ -234,25 +241,36 @@ func appendPointName(b []byte, p *IntroductionPoint) []byte {
 	return appendLinkSpecifiers(b, p.LinkSpecifiers)
 }
 
-// appendPoints writes the introduction points, each with certificates that the
-// descriptor-signing key signed: now, or for an earlier descriptor.
-func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, sign signFunc) ([]byte, error) {
+// Release frees the cached introduction points: 1 KiB each. It is for an edition
+// that all HSDirs have confirmed. The next Encode certifies its points again.
+func (e *Encoder) Release() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if len(e.points) > keptPoints {
-		clear(e.points)
+	e.points = pointCache{}
+}
+
+// appendPoints writes the introduction points, each with certificates that the
+// descriptor-signing key signed: now, or for an earlier descriptor.
+func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, revision uint64, sign signFunc) ([]byte, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	cache := &e.points
+	if cache.texts == nil || cache.revision != revision || len(cache.texts) > maxCached {
+		*cache = pointCache{revision: revision, texts: make(map[string]string, len(points)), before: cache.texts}
 	}
 	var name []byte
 	for i := range points {
 		p := &points[i]
 		name = appendPointName(name[:0], p)
-		text, ok := e.points[string(name)]
+		text, ok := cache.texts[string(name)]
 		if !ok {
-			var err error
-			if text, err = e.certify(p, sign); err != nil {
-				return nil, fmt.Errorf("introduction point %d: %w", i+1, err)
+			if text, ok = cache.before[string(name)]; !ok {
+				var err error
+				if text, err = e.certify(p, sign); err != nil {
+					return nil, fmt.Errorf("introduction point %d: %w", i+1, err)
+				}
 			}
-			e.points[string(name)] = text
+			cache.texts[string(name)] = text
 		}
 		b = append(b, text...)
 	}

@@ -334,10 +334,11 @@ func TestEncodeSignsOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	points := testPoints(t, 21, seeded(1))
+	revision := uint64(5)
 	encode := func(points []IntroductionPoint, want int) {
 		t.Helper()
 		before := signer.count
-		if _, err := e.Encode(torContents(points), 5, rand.Reader); err != nil {
+		if _, err := e.Encode(torContents(points), revision, rand.Reader); err != nil {
 			t.Fatal(err)
 		}
 		if got := signer.count - before; got != want {
@@ -355,6 +356,15 @@ func TestEncodeSignsOnce(t *testing.T) {
 	}
 	encode(renewed, 3)
 	encode(points[:20], 1) // the certificates of before are kept
+
+	revision++
+	encode(points[:20], 1) // and for one revision more
+	revision++
+	encode(points[1:20], 1)
+	revision++
+	encode(renewed, 5) // what the last revision did not have is gone
+	e.Release()
+	encode(points[:20], 41)
 
 	signer.spoil = true
 	if _, err := e.Encode(torContents(nil), 5, rand.Reader); err == nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -328,6 +329,14 @@ func checkSealed(t testing.TB, s testService, text []byte) *Descriptor {
 	return d
 }
 
+// soaked returns how often to do something: usually, or when there is time.
+func soaked(usually, soaking int) int {
+	if os.Getenv("BALANCER_SOAK") != "" {
+		return soaking
+	}
+	return usually
+}
+
 // TestMutateLines damages the second layer line by line and byte by byte. The
 // decoder may accept or refuse, but what it accepts it stands for.
 func TestMutateLines(t *testing.T) {
@@ -362,7 +371,7 @@ func TestMutateLines(t *testing.T) {
 			}
 		}
 	}
-	for range 400 {
+	for range soaked(200, 2000) {
 		mutant := bytes.Clone(text)
 		mutant[rng.IntN(len(mutant))] ^= 1 << rng.IntN(8)
 		count(mutant)
@@ -381,7 +390,7 @@ func TestMutateRaw(t *testing.T) {
 		t.Fatal(err)
 	}
 	rng := rand.New(rand.NewPCG(5, 6))
-	for i := 0; i < len(raw)-1; i += 1 + rng.IntN(9) { // the last newline may as well be missing
+	for i := 0; i < len(raw)-1; i += 1 + rng.IntN(soaked(27, 1)) { // the last newline may as well be missing
 		mutant := bytes.Clone(raw)
 		mutant[i] ^= 1 << rng.IntN(8)
 		if _, err := new(Decoder).Decode(mutant, s.keys, nil, testNow); err == nil {

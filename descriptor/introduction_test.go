@@ -77,7 +77,7 @@ func TestMaxPoints(t *testing.T) {
 	}
 	for _, c := range []Contents{{}, restricted} {
 		last := MaxIntroductionPoints
-		for limit := 50000; limit > 15000; limit -= 777 {
+		for limit := 50000; limit > 15000; limit -= 1777 {
 			n := c.MaxPoints(limit)
 			if n > last {
 				t.Fatalf("%d points fit into %d bytes, and %d into more", n, limit, last)
@@ -124,7 +124,7 @@ func TestLowOrderSigningKey(t *testing.T) {
 		return slices.Concat([]byte{1}, make([]byte, ed25519.SignatureSize-1)), nil
 	}
 	b := []byte(kwDescriptor + " " + versionWord + "\n" + kwLifetime + " " + lifetimeWord + "\n" + kwSigningCert + "\n")
-	e := &Encoder{keys: s.keys, public: weak, points: make(map[string]string), cert: string(append(appendObject(b, labelCert, cert.Bytes()), '\n'))}
+	e := &Encoder{keys: s.keys, public: weak, cert: string(append(appendObject(b, labelCert, cert.Bytes()), '\n'))}
 	raw, err := e.encodeSigned(torContents(nil), 1, seeded(1), anybody)
 	if err != nil {
 		t.Fatal(err)

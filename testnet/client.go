@@ -43,15 +43,6 @@ func (n *Network) newClient(name string) (*Client, error) {
 	return c, nil
 }
 
-// AddClient starts one more client and waits until it has a circuit.
-func (n *Network) AddClient(ctx context.Context, name string) (*Client, error) {
-	c, err := n.newClient(name)
-	if err != nil {
-		return nil, err
-	}
-	return c, c.Restart(ctx)
-}
-
 // Client finds a client by its name; nil when there is none.
 func (n *Network) Client(name string) *Client {
 	n.mu.Lock()

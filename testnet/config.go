@@ -1,7 +1,28 @@
+// Package testnet runs private Tor networks of real tor processes on the
+// loopback interface: directory authorities, relays, clients and onion
+// services, each with a directory of its own.
+//
+// A network is made for tests and demonstrations. It keeps tor's testing
+// timetable ([Config.VotingInterval] and what follows from it), lets no
+// traffic leave the machine, and needs no privileges. Nothing outlives the
+// process that started it: every tor holds one end of a socket pair whose
+// other end is ours, and leaves as soon as that closes, be it by
+// [Network.Stop], by a panic or by kill -9.
+//
+// The usual way through the package:
+//
+//	net, err := testnet.Start(ctx, testnet.Config{Clients: []string{"c1"}})
+//	defer net.Stop()
+//	web, err := net.Service(ctx, testnet.ServiceConfig{Name: "web"})
+//	err = web.Published(ctx)
+//	body, err := net.Client("c1").Get(ctx, "user1", web.URL("/"))
 package testnet
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
 	"time"
 )
 
@@ -77,4 +98,45 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("a voting interval of %v is none that tor takes: it must be 10s or more, a multiple of 5s, and divide 30m", v)
 	}
 	return nil
+}
+
+// host is the address of everything. It is this one because connections within
+// 127.0.0.0/8 come from it whatever one asks tor for, and a relay thinks little
+// of a connection that comes from another address than its peer's descriptor
+// says: it makes a second one.
+const host = "127.0.0.1"
+
+// Ports are chosen below those that systems give to outgoing connections, so
+// that a port that was found free stays free, but for other programs that look
+// for one to listen on at the same moment. Holding it with a listener until
+// tor starts does more harm than good: each process that is started meanwhile
+// has the listener too for a moment, until it has become another program.
+const (
+	lowestPort  = 10_000
+	highestPort = 32_000
+)
+
+// portPool hands out ports, each once.
+type portPool struct {
+	mu    sync.Mutex
+	given map[string]bool
+}
+
+// reserve finds a free port; the result is "host:port".
+func (b *portPool) reserve() (string, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var err error
+	for range 1000 {
+		address := fmt.Sprintf("%s:%d", host, lowestPort+rand.IntN(highestPort-lowestPort))
+		if b.given[address] {
+			continue
+		}
+		var l net.Listener
+		if l, err = net.Listen("tcp4", address); err == nil {
+			b.given[address] = true
+			return address, l.Close()
+		}
+	}
+	return "", fmt.Errorf("finding a free port: %w", err)
 }

@@ -1,14 +1,18 @@
 package testnet
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // ErrStopped is what the methods of a network say after Stop.
@@ -180,4 +184,267 @@ func Start(ctx context.Context, config Config) (*Network, error) {
 			return nil, fmt.Errorf("starting a test network: %w", err)
 		}
 	}
+}
+
+// launch starts everything in the order that is quickest: authorities, so that
+// relays find them at once; relays; clients while the votes are given. Each
+// step waits for what the one before has brought about, not for time to pass.
+func (n *Network) launch(ctx context.Context) error {
+	if err := n.makeNodes(); err != nil {
+		return err
+	}
+	stopProgress := n.showProgress(ctx)
+	defer stopProgress()
+	if err := n.makeKeys(ctx); err != nil {
+		return err
+	}
+	farAway := n.votingOffset(time.Now().Add(-time.Second))
+	if err := n.startAll(ctx, len(n.authorities), func(i int) (*node, *torrc) {
+		a := n.authorities[i]
+		return a.node, n.authorityConfig(a, farAway)
+	}); err != nil {
+		return err
+	}
+	if err := n.startAll(ctx, len(n.relays), func(i int) (*node, *torrc) {
+		r := n.relays[i]
+		return r.node, n.relayConfig(r)
+	}); err != nil {
+		return err
+	}
+	clients := make([]*Client, len(n.config.Clients))
+	for i, name := range n.config.Clients {
+		var err error
+		if clients[i], err = n.newClient(name); err != nil {
+			return err
+		}
+	}
+	var group errgroup.Group
+	group.Go(func() error { return n.firstConsensus(ctx) })
+	group.Go(func() error {
+		return n.startAll(ctx, len(clients), func(i int) (*node, *torrc) {
+			return clients[i].node, clients[i].torrc()
+		})
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	// Whoever asked for a consensus in vain waits longer and longer; now that
+	// there is one, they need not.
+	for _, r := range n.relays {
+		r.reload()
+	}
+	for _, c := range clients {
+		c.reload()
+	}
+	for _, c := range clients {
+		if err := c.ready(ctx); err != nil {
+			return err
+		}
+	}
+	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	n.background.Go(func() {
+		<-n.stopped
+		cancel()
+	})
+	n.background.Go(func() { n.followRotations(background) })
+	return nil
+}
+
+// startAll writes the configurations of count nodes and starts them, a few at
+// a time.
+func (n *Network) startAll(ctx context.Context, count int, what func(int) (*node, *torrc)) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(2 * runtime.NumCPU())
+	for i := range count {
+		d, config := what(i)
+		group.Go(func() error {
+			if err := config.write(d.dir); err != nil {
+				return err
+			}
+			return d.start(ctx)
+		})
+	}
+	return group.Wait()
+}
+
+// firstConsensus has the authorities vote as soon as they know every relay,
+// and waits for the consensus.
+func (n *Network) firstConsensus(ctx context.Context) error {
+	if err := n.until(ctx, 50*time.Millisecond, func() (bool, error) { return n.allDescribed(ctx), nil }); err != nil {
+		return fmt.Errorf("waiting for the relays' descriptors: %w", err)
+	}
+	// A timetable that has led to a consensus already, on a busy machine, is
+	// not moved: that would make one voting interval shorter than others.
+	if _, err := n.Consensus(ctx); err != nil {
+		const settle = time.Second // for the authorities to read their torrc again
+		offset := n.votingOffset(time.Now().Add(2*n.votingDelay() + settle))
+		for _, a := range n.authorities {
+			if err := n.authorityConfig(a, offset).write(a.dir); err != nil {
+				return err
+			}
+			a.reload()
+		}
+	}
+	want := len(n.authorities) + len(n.relays)
+	if err := n.until(ctx, 100*time.Millisecond, func() (bool, error) {
+		c, err := n.Consensus(ctx)
+		return err == nil && c.Relays >= want, nil
+	}); err != nil {
+		return fmt.Errorf("waiting for a consensus of %d relays: %w", want, err)
+	}
+	return nil
+}
+
+// votingOffset is how far the timetable of votes has to be moved for a
+// consensus to be due then.
+func (n *Network) votingOffset(due time.Time) time.Duration {
+	return time.Duration(due.Unix()%int64(n.config.VotingInterval/time.Second)) * time.Second
+}
+
+// votingDelay is how long votes, and then signatures, may take to arrive.
+func (n *Network) votingDelay() time.Duration {
+	return max(minDelay, min(n.config.VotingInterval/5, maxDelay)).Truncate(time.Second)
+}
+
+// allDescribed says whether every authority has every router's descriptor.
+func (n *Network) allDescribed(ctx context.Context) bool {
+	for _, a := range n.authorities {
+		all, err := fetchDirectory(ctx, a.dirPort, "/tor/server/all")
+		if err != nil || bytes.Count(all, []byte("\nrouter-signature\n")) < len(n.authorities)+len(n.relays) {
+			return false
+		}
+	}
+	return true
+}
+
+// makeNodes chooses ports, and makes directories.
+func (n *Network) makeNodes() error {
+	for i := range n.config.Authorities + n.config.Relays {
+		orPort, err := n.ports.reserve()
+		if err != nil {
+			return err
+		}
+		if i >= n.config.Authorities {
+			d, err := n.newNode(fmt.Sprintf("relay%02d", i-n.config.Authorities+1))
+			if err != nil {
+				return err
+			}
+			n.relays = append(n.relays, &relay{node: d, orPort: orPort})
+			continue
+		}
+		dirPort, err := n.ports.reserve()
+		if err != nil {
+			return err
+		}
+		d, err := n.newNode(fmt.Sprintf("auth%d", i+1))
+		if err != nil {
+			return err
+		}
+		n.authorities = append(n.authorities, &authority{node: d, orPort: orPort, dirPort: dirPort})
+	}
+	return nil
+}
+
+// makeKeys makes the keys that others are told of before their owner runs.
+func (n *Network) makeKeys(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(runtime.NumCPU())
+	for _, a := range n.authorities {
+		group.Go(func() (err error) {
+			a.v3ident, err = makeVotingKeys(ctx, n.gencert, a.dir, a.dirPort)
+			return err
+		})
+		group.Go(func() (err error) {
+			a.fingerprint, err = makeRelayKey(a.dir)
+			return err
+		})
+	}
+	for _, r := range n.relays {
+		group.Go(func() (err error) {
+			r.fingerprint, err = makeRelayKey(r.dir)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	var all []string
+	for _, a := range n.authorities {
+		all = append(all, a.fingerprint)
+	}
+	for _, r := range n.relays {
+		all = append(all, r.fingerprint)
+	}
+	for _, a := range n.authorities {
+		if err := writeStability(a.dir, time.Now(), all); err != nil {
+			return err
+		}
+	}
+	return writeBandwidths(n.bandwidths(), time.Now(), all)
+}
+
+// Progress is how far a network has come while it starts.
+type Progress struct {
+	Elapsed   time.Duration
+	Running   int  // tors that have been started
+	Consensus bool // whether there is one yet
+	Relays    int  // in the consensus
+	Wanted    int  // relays, authorities included, that shall be in it
+	Clients   int  // mean bootstrap of the clients, in percent
+}
+
+// String is the state as one short line.
+func (p Progress) String() string {
+	consensus := "no consensus yet"
+	if p.Consensus {
+		consensus = fmt.Sprintf("consensus with %d of %d relays", p.Relays, p.Wanted)
+	}
+	return fmt.Sprintf("%3.0f s  %d tors started, %s, clients at %d %%", p.Elapsed.Seconds(), p.Running, consensus, p.Clients)
+}
+
+// showProgress reports until the function that it returns is called.
+func (n *Network) showProgress(ctx context.Context) func() {
+	if n.config.Progress == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		ticker := time.NewTicker(500 * time.Millisecond)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				n.config.Progress(n.progress(ctx))
+			}
+		}
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+		n.config.Progress(n.progress(context.WithoutCancel(ctx)))
+	}
+}
+
+// progress looks at the network as it is now.
+func (n *Network) progress(ctx context.Context) Progress {
+	p := Progress{
+		Elapsed: time.Since(n.began),
+		Running: len(n.PIDs()),
+		Wanted:  n.config.Authorities + n.config.Relays,
+	}
+	if c, err := n.Consensus(ctx); err == nil {
+		p.Consensus, p.Relays = true, c.Relays
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, c := range n.clients {
+		p.Clients += c.bootstrapped()
+	}
+	if len(n.clients) > 0 {
+		p.Clients /= len(n.clients)
+	}
+	return p
 }

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/cretz/bine/control"
 )
@@ -158,3 +160,122 @@ func logTail(dir string) []byte {
 }
 
 const logTailLines = 12
+
+// torrc gathers the lines of one tor's configuration.
+type torrc struct{ lines strings.Builder }
+
+// set adds one line. Tor reads a quoted value as it stands, blanks included.
+func (t *torrc) set(key string, value any) {
+	fmt.Fprintf(&t.lines, "%s %v\n", key, value)
+}
+
+// path adds a line whose value is a file name.
+func (t *torrc) path(key, name string) { t.set(key, `"`+name+`"`) }
+
+// write replaces dir/torrc.
+func (t *torrc) write(dir string) error {
+	if err := os.WriteFile(filepath.Join(dir, "torrc"), []byte(t.lines.String()), 0o600); err != nil {
+		return fmt.Errorf("writing a torrc: %w", err)
+	}
+	return nil
+}
+
+// seconds prints a duration as tor reads it.
+func seconds(d time.Duration) string { return fmt.Sprintf("%d seconds", int(d/time.Second)) }
+
+// common is what every tor of the network has: who the authorities are, and
+// that time is short.
+func (n *Network) common(dir string) *torrc {
+	t := new(torrc)
+	t.set("TestingTorNetwork", 1)
+	t.path("DataDirectory", dir)
+	t.set("Log", n.config.LogLevel+" stdout")
+	t.set("SafeLogging", 0)
+	t.set("NumCPUs", 1)
+	t.set("ShutdownWaitLength", 0)
+	t.set("AvoidDiskWrites", 1)
+	// Countries mean nothing here, and reading them takes time and memory.
+	t.path("GeoIPFile", filepath.Join(n.dir, "nowhere"))
+	t.path("GeoIPv6File", filepath.Join(n.dir, "nowhere"))
+	for _, a := range n.authorities {
+		t.set("DirAuthority", fmt.Sprintf("%s orport=%s v3ident=%s %s %s",
+			a.name, port(a.orPort), a.v3ident, a.dirPort, a.fingerprint))
+	}
+	return t
+}
+
+// relaying adds what authorities and relays have in common. No relay is an
+// exit: nothing leaves the machine.
+func (n *Network) relaying(t *torrc, name, orPort string) {
+	t.set("Nickname", name)
+	t.set("Address", host)
+	t.set("ORPort", orPort+" IPv4Only")
+	t.set("AssumeReachable", 1)
+	t.set("ExitRelay", 0)
+	t.set("ContactInfo", "testnet")
+	t.set("SocksPort", 0)
+}
+
+// authorityConfig is the torrc of an authority. Consensuses are due at the
+// multiples of the voting interval, moved by offset.
+func (n *Network) authorityConfig(a *authority, offset time.Duration) *torrc {
+	t := n.common(a.dir)
+	n.relaying(t, a.name, a.orPort)
+	t.set("AuthoritativeDirectory", 1)
+	t.set("V3AuthoritativeDirectory", 1)
+	t.set("DirPort", a.dirPort+" IPv4Only")
+	// Every relay is all it can be from the first vote on.
+	t.set("TestingDirAuthVoteGuard", "*")
+	t.set("TestingDirAuthVoteHSDir", "*")
+	t.set("MinUptimeHidServDirectoryV2", "0 seconds")
+	t.path("V3BandwidthsFile", n.bandwidths())
+	interval := n.config.VotingInterval
+	delay := n.votingDelay()
+	t.set("V3AuthVotingInterval", seconds(interval))
+	t.set("V3AuthVoteDelay", seconds(delay))
+	t.set("V3AuthDistDelay", seconds(delay))
+	t.set("TestingV3AuthInitialVotingInterval", seconds(interval))
+	t.set("TestingV3AuthInitialVoteDelay", seconds(delay))
+	t.set("TestingV3AuthInitialDistDelay", seconds(delay))
+	t.set("TestingV3AuthVotingStartOffset", seconds(offset))
+	// One authority that is late with its vote must not cost the network its
+	// shared random value; by default all of three have to agree.
+	parameters := append([]string{"AuthDirNumSRVAgreements=2"}, n.config.ConsensusParams...)
+	t.set("ConsensusParams", strings.Join(parameters, " "))
+	return t
+}
+
+// bandwidths is the file of what the authorities have measured.
+func (n *Network) bandwidths() string { return filepath.Join(n.dir, "bandwidths") }
+
+// relayConfig is the torrc of a relay.
+func (n *Network) relayConfig(r *relay) *torrc {
+	t := n.common(r.dir)
+	n.relaying(t, r.name, r.orPort)
+	return t
+}
+
+// clientConfig is the torrc of a tor that only builds circuits: a client, a
+// manager, or the tor of services.
+func (n *Network) clientConfig(dir, socksPort, controlPort string) *torrc {
+	t := n.common(dir)
+	if socksPort == "" {
+		socksPort = "0"
+	}
+	t.set("SocksPort", socksPort)
+	t.set("ControlPort", controlPort)
+	t.set("CookieAuthentication", 1)
+	// A consensus is fetched soon after it was made. With testing timetables
+	// clients would otherwise be up to two voting intervals behind.
+	t.set("FetchDirInfoEarly", 1)
+	t.set("FetchDirInfoExtraEarly", 1)
+	// Tor learns how long circuits may take, and on a network as quick as this
+	// one learns it so tightly that a short hiccup makes it start again, with a
+	// minute.
+	t.set("LearnCircuitBuildTimeout", 0)
+	t.set("CircuitBuildTimeout", 3)
+	return t
+}
+
+// port is the part of "host:port" behind the colon.
+func port(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }

@@ -1,14 +1,17 @@
 package testnet
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -166,4 +169,144 @@ func (n *Network) parameter(name string, otherwise int) int {
 		}
 	}
 	return otherwise
+}
+
+// maxBulk bounds what one request for bulk data is answered with.
+const maxBulk = 1 << 30 // 1 GiB
+
+// backend is the web server behind an onion service. It says its name, and
+// serves as many bytes as it is asked for.
+type backend struct {
+	address  string // host:port
+	server   *http.Server
+	done     chan struct{}
+	requests atomic.Int64
+}
+
+// startBackend serves name on a free port:
+//
+//	/              the name and a line feed
+//	/bulk?bytes=N  N bytes
+//
+// Any other handler can take its place.
+func startBackend(name string, handler http.Handler) (*backend, error) {
+	l, err := net.Listen("tcp4", host+":0")
+	if err != nil {
+		return nil, fmt.Errorf("starting the backend of %q: %w", name, err)
+	}
+	if handler == nil {
+		handler = nameHandler(name)
+	}
+	b := &backend{address: l.Addr().String(), done: make(chan struct{})}
+	b.server = &http.Server{
+		ReadHeaderTimeout: 30 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			b.requests.Add(1)
+			handler.ServeHTTP(w, r)
+		}),
+	}
+	go func() {
+		defer close(b.done)
+		b.server.Serve(l)
+	}()
+	return b, nil
+}
+
+// close drops all connections.
+func (b *backend) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if b.server.Shutdown(ctx) != nil {
+		b.server.Close()
+	}
+	<-b.done
+}
+
+// nameHandler is what a backend serves by default.
+func nameHandler(name string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, name)
+	})
+	mux.HandleFunc("GET /bulk", func(w http.ResponseWriter, r *http.Request) {
+		left, err := strconv.ParseInt(r.FormValue("bytes"), 10, 64)
+		if err != nil || left < 0 || left > maxBulk {
+			http.Error(w, "bytes: a number up to 1 GiB, please", http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Length", strconv.FormatInt(left, 10))
+		chunk := make([]byte, 64<<10)
+		for left > 0 && err == nil {
+			var n int
+			n, err = w.Write(chunk[:min(left, int64(len(chunk)))])
+			left -= int64(n)
+		}
+	})
+	return mux
+}
+
+// server is a tor that runs services.
+type server struct {
+	*node
+	controlPort string
+	services    []*Service
+}
+
+// launch starts the services' tor and reads their addresses.
+func (v *server) launch(ctx context.Context) error {
+	t := v.net.clientConfig(v.dir, "", v.controlPort)
+	for _, s := range v.services {
+		s.torrc(t)
+	}
+	if err := t.write(v.dir); err != nil {
+		return err
+	}
+	if err := v.start(ctx); err != nil {
+		return err
+	}
+	for _, s := range v.services {
+		hostname, err := os.ReadFile(filepath.Join(s.dir, "hostname"))
+		if err != nil {
+			return err
+		}
+		s.address = string(bytes.TrimSpace(hostname))
+	}
+	return nil
+}
+
+// torrc adds the service's lines.
+func (s *Service) torrc(t *torrc) {
+	t.path("HiddenServiceDir", s.dir)
+	t.set("HiddenServiceVersion", 3)
+	t.set("HiddenServicePort", "80 "+s.backend.address)
+	if len(s.config.Masters) > 0 {
+		t.set("HiddenServiceOnionBalanceInstance", 1)
+	}
+	if s.config.IntroductionPoints > 0 {
+		t.set("HiddenServiceNumIntroductionPoints", s.config.IntroductionPoints)
+	}
+	for _, option := range s.config.Options {
+		key, value, _ := strings.Cut(option, " ")
+		t.set(key, value)
+	}
+}
+
+// writeMasters writes ob_config. Tor crashes on one without an address, and
+// may read it at any time, so there is either a whole one or none.
+func (s *Service) writeMasters() error {
+	if len(s.config.Masters) == 0 {
+		return nil
+	}
+	var text strings.Builder
+	for _, master := range s.config.Masters {
+		if len(master) != 56+len(".onion") || !strings.HasSuffix(master, ".onion") {
+			return fmt.Errorf("%q is no onion address", master)
+		}
+		fmt.Fprintf(&text, "MasterOnionAddress %s\n", master)
+	}
+	path := filepath.Join(s.dir, "ob_config")
+	if err := os.WriteFile(path+".new", []byte(text.String()), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }

@@ -6,15 +6,14 @@ import (
 	"time"
 )
 
-// Thousands of HSDirs and instances stand within two seconds; the limit leaves
-// room for the race detector on a busy machine. BenchmarkNew has the figure.
+// The last of many instances publishes like the first. BenchmarkNew has what
+// thousands of them cost.
 func TestScale(t *testing.T) {
-	begin := time.Now()
 	synctest.Test(t, func(t *testing.T) {
-		n := New(Config{Relays: 7000})
+		n := New(Config{Relays: 1000})
 		defer n.Close()
 		var last *Instance
-		for range 3000 {
+		for range 400 {
 			last = n.AddInstance(InstanceConfig{})
 		}
 		time.Sleep(time.Second)
@@ -22,9 +21,6 @@ func TestScale(t *testing.T) {
 			t.Errorf("the last instance has %d introduction points", len(d.IntroductionPoints))
 		}
 	})
-	if took := time.Since(begin); took > 20*time.Second {
-		t.Errorf("a network of 7,000 relays and 3,000 instances took %s", took)
-	}
 }
 
 // BenchmarkNew is the cost of a network of 7,000 relays and 3,000 instances,

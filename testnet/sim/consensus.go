@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -125,4 +126,229 @@ func (c *Consensus) Microdescs() []byte {
 		}
 	}
 	return c.microds
+}
+
+const (
+	keptVotes  = 4 // consensuses that a tor may still be given
+	validVotes = 3 // voting intervals for which a consensus is valid
+)
+
+// voting is the authorities' routine at the start of every interval.
+func (n *Network) voting(now time.Time) {
+	interval := n.cfg.VotingInterval
+	at := time.Unix(now.Unix()/int64(interval/time.Second)*int64(interval/time.Second), 0).UTC()
+	if !n.paused {
+		n.replaceRelays()
+		n.vote(at)
+	}
+	if at.Unix()%int64(n.cfg.run()/time.Second) == 0 {
+		n.forget(now)
+	}
+	n.agenda.plan(at.Add(interval), n.voting)
+}
+
+// vote makes the consensus that is valid after at, from the present relays.
+func (n *Network) vote(at time.Time) {
+	interval := n.cfg.VotingInterval
+	c := &Consensus{
+		ValidAfter: at,
+		FreshUntil: at.Add(interval),
+		ValidUntil: at.Add(validVotes * interval),
+		Relays:     slices.Clone(n.relays),
+		cfg:        &n.cfg,
+		byID:       make(map[[20]byte]*Relay, len(n.relays)),
+		rings:      make(map[ringKey]*ring),
+	}
+	for _, r := range c.Relays {
+		c.byID[r.fingerprint] = r
+	}
+	if !n.noRandom {
+		start := c.RunStart()
+		c.SharedRandomCurrent = n.sharedRandom(start)
+		c.SharedRandomPrevious = n.sharedRandom(start.Add(-n.cfg.run()))
+	}
+	n.votes = append(n.votes, c)
+	if len(n.votes) > keptVotes {
+		n.votes = slices.Delete(n.votes, 0, len(n.votes)-keptVotes)
+	}
+}
+
+// sharedRandom is the value that appeared when a run began.
+func (n *Network) sharedRandom(start time.Time) *[32]byte {
+	value := n.cfg.derive("shared random", timeBytes(start))
+	return &value
+}
+
+// replaceRelays has as many relays leave as Config.Churn wants at each vote,
+// on average, and as many join.
+func (n *Network) replaceRelays() {
+	share := n.cfg.Churn / runIntervals
+	left := 0
+	for _, r := range n.relays {
+		if share > 0 && n.churn.Float64() < share {
+			r.leave()
+			left++
+		}
+	}
+	n.regroup(left)
+}
+
+// regroup drops the relays that left and has others join.
+func (n *Network) regroup(joining int) {
+	n.relays = slices.DeleteFunc(n.relays, func(r *Relay) bool { return r.gone })
+	for range joining {
+		n.addRelay()
+	}
+	n.sortRelays()
+}
+
+// Remove has the relay leave the network at once and for good: it answers
+// nothing any more, the introduction points on it are dead, and the next
+// consensus does not list it. No other relay takes its place.
+func (r *Relay) Remove() {
+	r.net.lock()
+	defer r.net.mu.Unlock()
+	if !r.gone {
+		r.leave()
+		r.net.regroup(0)
+	}
+}
+
+func (r *Relay) leave() {
+	r.gone = true
+	for _, i := range r.net.instances {
+		i.lostRelay(r)
+	}
+}
+
+// PauseVoting has the authorities make no new consensus, while set: what
+// everybody has goes stale. When voting goes on, it does so at the next
+// voting interval.
+func (n *Network) PauseVoting(paused bool) {
+	n.lock()
+	defer n.mu.Unlock()
+	n.paused = paused
+}
+
+// WithholdSharedRandom has the authorities fail to agree on shared random
+// values, while set: consensuses have none, and everybody computes with the
+// disaster value of the time period.
+func (n *Network) WithholdSharedRandom(withheld bool) {
+	n.lock()
+	defer n.mu.Unlock()
+	n.noRandom = withheld
+}
+
+// forget drops what nobody can ask for any more.
+func (n *Network) forget(now time.Time) {
+	for _, r := range n.everyone {
+		for blinded := range r.store {
+			r.lookup(blinded, now)
+		}
+	}
+	for key, p := range n.points {
+		if now.After(p.expires.Add(n.cfg.run() * 3)) {
+			delete(n.points, key)
+		}
+	}
+}
+
+// view is the consensus that one tor has, which is older than the newest one
+// most of the time. Network.mu protects it.
+type view struct {
+	net       *Network
+	random    *rand.Rand
+	delay     time.Duration // fixed; 0 is tor's random one
+	arrived   func(now time.Time)
+	consensus *Consensus
+	stopped   bool // gets no new one
+	round     int  // outdates what was planned before
+}
+
+// follow gives v the consensus that a tor which has run for long would have
+// by now, and lets it fetch new ones.
+func (v *view) follow(now time.Time) {
+	v.round++
+	votes := v.net.votes
+	v.consensus = votes[len(votes)-1]
+	if v.delay == 0 && len(votes) > 1 && v.random.IntN(2) == 0 {
+		v.consensus = votes[len(votes)-2]
+	}
+	v.plan(now)
+}
+
+// reset takes the consensus away; fetch ends that.
+func (v *view) reset() {
+	v.round++
+	v.consensus = nil
+}
+
+// plan schedules the next fetch: by the fixed delay after the next consensus
+// is made, or when tor as a client would: some time in the seven eighths of
+// what is left of the validity, three quarters of an interval after the
+// consensus went stale.
+func (v *view) plan(now time.Time) {
+	interval := v.net.cfg.VotingInterval
+	var at time.Time
+	switch c := v.consensus; {
+	case c == nil:
+		at = now
+	case v.delay > 0:
+		at = c.FreshUntil.Add(v.delay)
+	default:
+		start := c.FreshUntil.Add(interval * 3 / 4)
+		at = start.Add(between(v.random, 0, c.ValidUntil.Sub(start)*7/8))
+	}
+	if !at.After(now) {
+		at = now.Add(retryDelay(interval, v))
+	}
+	round := v.round
+	v.net.agenda.plan(at, func(now time.Time) {
+		if round == v.round {
+			v.fetch(now)
+		}
+	})
+}
+
+// retryDelay is the pause before the next attempt when no newer consensus was
+// to be had.
+func retryDelay(interval time.Duration, v *view) time.Duration {
+	return between(v.random, interval/64, interval/16) + time.Second
+}
+
+// fetch takes the newest consensus that the caches have, if it is news.
+func (v *view) fetch(now time.Time) {
+	fresh := v.newest(now)
+	if news := !v.stopped && fresh != nil && fresh != v.consensus; news {
+		v.consensus = fresh
+		v.plan(now)
+		if v.arrived != nil {
+			v.arrived(now)
+		}
+		return
+	}
+	v.plan(now)
+}
+
+// newest is the newest consensus that directory caches hand out: they have it
+// two minutes after it is made, or sooner where intervals are short.
+func (v *view) newest(now time.Time) *Consensus {
+	spread := min(2*time.Minute, v.net.cfg.VotingInterval/16)
+	if v.delay > 0 {
+		spread = min(spread, v.delay)
+	}
+	for i := len(v.net.votes) - 1; i >= 0; i-- {
+		if c := v.net.votes[i]; !c.ValidAfter.Add(spread).After(now) {
+			return c
+		}
+	}
+	return nil
+}
+
+// live is v's consensus if tor would still work with it, else nil.
+func (v *view) live(now time.Time) *Consensus {
+	if v.consensus.live(now) {
+		return v.consensus
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -196,4 +197,185 @@ func (t *Tor) fetched(keys descriptor.PeriodKeys, r *Relay, now time.Time) bool 
 	}
 	t.event("HS_DESC_CONTENT", string(append(appendDotted(content, body), "650 OK\r\n"...)))
 	return reason == ""
+}
+
+// hsPost acts on +HSPOST: one upload to each HSDir named, or to those that are
+// responsible for the first descriptor if none is. Without HSADDRESS tor
+// replies nothing at all.
+func (t *Tor) hsPost(args string, body []byte) (reply []byte, after func()) {
+	if len(body) == 0 {
+		return reply1(512, "Bad arguments to +HSPOST: Empty body"), nil
+	}
+	servers, label, refusal := t.keywords("+HSPOST", strings.Fields(args), "SERVER", "HSADDRESS")
+	if refusal != nil {
+		return refusal, nil
+	}
+	if label == "" {
+		return nil, nil
+	}
+	address, ok := t.net.keyring.parse(label)
+	if !ok {
+		return reply1(512, "Malformed onion address"), nil
+	}
+	now := time.Now()
+	body = undot(body)
+	w, err := readWrapper(body, now, int(t.net.cfg.param("HSV3MaxDescriptorSize", defaultMaxSize)))
+	if err != nil {
+		return reply1(554, "Invalid descriptor"), nil
+	}
+	if c := t.view.live(now); len(servers) == 0 && c != nil {
+		servers = c.first().store(&t.net.cfg, w.blinded)
+	}
+	return replyOK, func() {
+		for _, r := range servers {
+			t.post(address, r, body, w, now)
+		}
+	}
+}
+
+// post sends a descriptor to one HSDir. tor says UPLOADED or FAILED when the
+// HSDir answers, and nothing if it never does.
+func (t *Tor) post(address descriptor.Address, r *Relay, body []byte, w wrapper, now time.Time) {
+	t.counts.Posts++
+	fate := r.circuit("post", now)
+	if !r.answers() || fate == unheard {
+		return
+	}
+	life := t.life
+	t.net.agenda.plan(r.answerTime(now), func(now time.Time) {
+		if !r.answers() {
+			return
+		}
+		// The HSDir has it even if the tor that sent it has died since.
+		status := r.receive(body, now)
+		if life != t.life || fate == unspoken {
+			return
+		}
+		reason := "UNEXPECTED"
+		switch status {
+		case statusOK:
+			t.counts.Stored++
+			t.event("HS_DESC", fmt.Sprintf("650 HS_DESC UPLOADED %s UNKNOWN %s\r\n", address.Label(), r.longName()))
+			return
+		case statusBad:
+			t.counts.Rejected++
+			reason = "UPLOAD_REJECTED"
+		}
+		// tor words a failed upload as it does a failed fetch.
+		t.failed(address, w.blinded, r, reason)
+	})
+}
+
+const (
+	consensusKey = "dir/status-vote/current/consensus-microdesc"
+	noConsensus  = "Could not open cached consensus. Make sure FetchUselessDescriptors is set to 1."
+
+	bootstrapDone    = `NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY="Done"`
+	bootstrapLoading = `NOTICE BOOTSTRAP PROGRESS=30 TAG=loading_status SUMMARY="Loading networkstatus consensus"`
+)
+
+// getInfo answers GETINFO: all values, or what was wrong with the keys.
+func (t *Tor) getInfo(keys []string) []byte {
+	var b []byte
+	var refused []string
+	for _, key := range keys {
+		value, err := t.info(key)
+		switch {
+		case err != "":
+			return reply1(551, err)
+		case value == nil:
+			refused = append(refused, fmt.Sprintf("Unrecognized key %q", key))
+		case bytes.ContainsAny(value, "\r\n"):
+			b = fmt.Appendf(b, "250+%s=\r\n", key)
+			b = appendDotted(b, value)
+		default:
+			b = fmt.Appendf(b, "250-%s=%s\r\n", key, value)
+		}
+	}
+	if refused != nil {
+		return replyLines(552, refused)
+	}
+	return append(b, replyOK...)
+}
+
+// info returns the value of a key; nil for a key that is not known.
+func (t *Tor) info(key string) (value []byte, err string) {
+	c := t.view.consensus
+	switch key {
+	case "version":
+		return []byte(t.cfg.Version), ""
+	case consensusKey:
+		if c == nil {
+			return nil, noConsensus
+		}
+		return c.Text(), ""
+	case "md/all":
+		if c == nil {
+			return []byte{}, ""
+		}
+		return c.Microdescs(), ""
+	case "status/bootstrap-phase":
+		if c == nil {
+			return []byte(bootstrapLoading), ""
+		}
+		return []byte(bootstrapDone), ""
+	case "status/circuit-established", "status/enough-dir-info":
+		if c == nil {
+			return []byte("0"), ""
+		}
+		return []byte("1"), ""
+	}
+	if which, found := strings.CutPrefix(key, "consensus/"); found {
+		return c.instant(which), ""
+	}
+	return nil, ""
+}
+
+// instant is the value of a "consensus/" key; tor has an empty one for all of
+// them before it has a consensus.
+func (c *Consensus) instant(which string) []byte {
+	if c == nil {
+		return []byte{}
+	}
+	switch which {
+	case "valid-after":
+		return []byte(c.ValidAfter.Format(time.DateTime))
+	case "fresh-until":
+		return []byte(c.FreshUntil.Format(time.DateTime))
+	case "valid-until":
+		return []byte(c.ValidUntil.Format(time.DateTime))
+	}
+	return nil
+}
+
+// appendDotted appends data as the control protocol carries it: lines end
+// with CR LF, a dot at the start of a line is doubled, and a line of one dot
+// ends it all.
+func appendDotted(b, data []byte) []byte {
+	for len(data) > 0 {
+		line, rest, _ := bytes.Cut(data, []byte("\n"))
+		if line = bytes.TrimSuffix(line, []byte("\r")); bytes.HasPrefix(line, []byte(".")) {
+			b = append(b, '.')
+		}
+		b = append(b, line...)
+		b = append(b, "\r\n"...)
+		data = rest
+	}
+	return append(b, ".\r\n"...)
+}
+
+// undot is the opposite of appendDotted, without the last line. tor leaves a
+// CR that no LF follows where it is.
+func undot(data []byte) []byte {
+	var b []byte
+	for len(data) > 0 {
+		line, rest, found := bytes.Cut(bytes.TrimPrefix(data, []byte(".")), []byte("\n"))
+		if !found {
+			return append(b, line...)
+		}
+		b = append(b, bytes.TrimSuffix(line, []byte("\r"))...)
+		b = append(b, '\n')
+		data = rest
+	}
+	return b
 }

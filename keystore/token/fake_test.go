@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/token"
 	"onionbalancer/keystore/token/serve"
 )
@@ -135,7 +136,7 @@ func (f *fake) Open(_ token.Selector, pin *locked.Buffer, inDoubt bool) (serve.H
 	if err != nil {
 		return nil, err
 	}
-	if pin == nil || !bytes.Equal(want, pin.Bytes()) {
+	if pin == nil || !bytes.Equal(want, lockedtest.Bytes(pin)) {
 		return nil, token.Errorf(token.CodePIN, "the PIN is wrong")
 	}
 	return &fakeToken{fake: f}, nil

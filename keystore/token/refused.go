@@ -291,7 +291,7 @@ func fingerprintOf(pin *locked.Buffer) (f fingerprint) {
 		return fingerprint{}
 	}
 	f.size = pin.Len()
-	locked.Do(func() { f.sum = hashOf(pin.Bytes()) })
+	pin.Do(func(pin []byte) { f.sum = hashOf(pin) })
 	return f
 }
 

@@ -240,7 +240,7 @@ func (t *Token) Unseal(ctx context.Context, o Object, sealedFile []byte) (*descr
 	}
 	defer secret.Wipe()
 	var key *descriptor.IdentityKey
-	locked.Do(func() { key, err = descriptor.NewIdentityKey(secret.Bytes()) })
+	secret.Do(func(secret []byte) { key, err = descriptor.NewIdentityKey(secret) })
 	if err != nil {
 		return nil, fmt.Errorf("%s with %s: %w", doing, t.name, err)
 	}
@@ -260,7 +260,7 @@ func (t *Token) Certify(ctx context.Context, o Object, sealedFile []byte, p desc
 	cert, err := checkCertificate(response.Data, signing)
 	var revision descriptor.RevisionKey
 	if err == nil {
-		locked.Do(func() { revision, err = descriptor.NewRevisionKey(secret.Bytes()) })
+		secret.Do(func(secret []byte) { revision, err = descriptor.NewRevisionKey(secret) })
 	}
 	if err != nil {
 		return descriptor.Certificate{}, descriptor.RevisionKey{}, fmt.Errorf("%s with %s: %w", doing, t.name, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/token"
 )
 
@@ -100,7 +101,7 @@ func deeds(t *testing.T) map[string]func(*Token) error {
 		}
 		deeds["unwrap "+string(w.method)] = func(o *Token) error {
 			plain, err := o.Unwrap(key1(w.label), w.method, w.wrapped)
-			if err == nil && !bytes.Equal(plain.Bytes(), dataKey) {
+			if err == nil && !bytes.Equal(lockedtest.Bytes(plain), dataKey) {
 				return fmt.Errorf("another data key")
 			}
 			return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/token"
 )
 
@@ -240,7 +241,7 @@ func TestClose(t *testing.T) {
 	if len(f.sessions) != 0 {
 		t.Error("a session is left open")
 	}
-	if strings.Trim(string(opened.pin.Bytes()), "\x00") != "" {
+	if strings.Trim(string(lockedtest.Bytes(opened.pin)), "\x00") != "" {
 		t.Error("the PIN is not wiped")
 	}
 	_, err = opened.Sign(key1("ed"), nil)

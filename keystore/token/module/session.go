@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/url"
-	"runtime"
 	"strings"
 	"sync"
 	"unsafe"
@@ -52,8 +51,7 @@ type session struct {
 func (m *Module) Open(want token.Selector, pin *locked.Buffer, inDoubt bool) (*Token, error) {
 	t := &Token{module: m, want: want, pin: &locked.Buffer{}, begun: map[string]bool{}, old: inDoubt}
 	if pin != nil && pin.Len() > 0 {
-		t.pin = locked.New(pin.Len())
-		copy(t.pin.Bytes(), pin.Bytes())
+		t.pin = pin.Clone()
 	}
 	t.mark = m.refused.mark(want, t.pin)
 	if err := t.do("opening", func(*session) error { return nil }); err != nil {
@@ -313,10 +311,10 @@ type refusals struct {
 type mark [sha256.Size]byte
 
 func (r *refusals) mark(where token.Selector, pin *locked.Buffer) (sum mark) {
-	locked.Do(func() {
+	pin.Do(func(pin []byte) {
 		h := hmac.New(sha256.New, r.salt[:])
 		fmt.Fprintf(h, "%q", where)
-		h.Write(pin.Bytes())
+		h.Write(pin)
 		h.Sum(sum[:0])
 	})
 	return sum
@@ -355,12 +353,12 @@ func (t *Token) authenticate(s *session, user uint) error {
 	if err := t.mayTry(info.Flags, here); err != nil {
 		return err
 	}
-	pin := t.pin.Bytes()
 	// The string is the locked memory itself. Package pkcs11 copies it to C
 	// memory for the call and frees that without wiping it: the allocator has
 	// to overwrite what is freed (glibc.malloc.perturb).
-	err = t.module.calls.Login(s.handle, user, unsafe.String(unsafe.SliceData(pin), len(pin)))
-	runtime.KeepAlive(t.pin)
+	t.pin.Use(func(pin []byte) {
+		err = t.module.calls.Login(s.handle, user, unsafe.String(unsafe.SliceData(pin), len(pin)))
+	})
 	if err == nil || user == pkcs11.CKU_USER && is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
 		t.doubt, t.old = false, false
 		return nil

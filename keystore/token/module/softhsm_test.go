@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/token"
 	"onionbalancer/keystore/token/tokentest"
 )
@@ -112,7 +113,7 @@ func unwraps(t testing.TB, opened *Token, o token.Object, method token.Method, w
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(plain.Bytes(), dataKey) {
+	if !bytes.Equal(lockedtest.Bytes(plain), dataKey) {
 		t.Fatalf("%s: another data key came back", method)
 	}
 }

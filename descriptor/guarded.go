@@ -1,7 +1,6 @@
 package descriptor
 
 import (
-	"runtime"
 	"unsafe"
 
 	"onionbalancer/internal/locked"
@@ -22,8 +21,7 @@ func guard[T any](secret *T) guarded[T] {
 // use hands the secret to f, which does not keep it, and erases what f leaves
 // on the stack, in registers and, once it is collected, on the heap.
 func (g guarded[T]) use(f func(*T)) {
-	locked.Do(func() { f((*T)(unsafe.Pointer(unsafe.SliceData(g.memory.Bytes())))) })
-	runtime.KeepAlive(g.memory)
+	g.memory.Do(func(secret []byte) { f((*T)(unsafe.Pointer(unsafe.SliceData(secret)))) })
 }
 
 // wipe overwrites the secret with zeros. It may be used all the same.

@@ -124,7 +124,7 @@ func (k *IdentityKey) Expanded() (expanded []byte) {
 // writing it to a file. The caller wipes it.
 func (k *IdentityKey) Secret() *locked.Buffer {
 	b := locked.New(ExpandedKeySize)
-	k.secret.use(func(secret *[ExpandedKeySize]byte) { copy(b.Bytes(), secret[:]) })
+	k.secret.use(func(secret *[ExpandedKeySize]byte) { b.Use(func(kept []byte) { copy(kept, secret[:]) }) })
 	return b
 }
 

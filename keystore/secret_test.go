@@ -42,7 +42,7 @@ func TestSecretsDoNotShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets := [][]byte{lockedtest.Bytes(fresh.seed), fresh.key().Expanded(), fresh.key().Expanded()[32:], identity.Expanded(), identity.Expanded()[32:], revision.Bytes(), sealedRevision.Bytes()}
+	secrets := [][]byte{lockedtest.Bytes(fresh.seed), fresh.key.Expanded(), fresh.key.Expanded()[32:], identity.Expanded(), identity.Expanded()[32:], revision.Bytes(), sealedRevision.Bytes()}
 	type hidden struct {
 		f *Fresh
 		d *DiskKey

@@ -148,7 +148,7 @@ const (
 // Fresh is an identity key that is nowhere yet but in locked memory. It neither
 // prints nor marshals.
 type Fresh struct {
-	key  hidden[*descriptor.IdentityKey]
+	key  *descriptor.IdentityKey
 	seed *locked.Buffer
 }
 
@@ -165,23 +165,23 @@ func New(random io.Reader) (*Fresh, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
-	return &Fresh{key: hide(key), seed: seed}, nil
+	return &Fresh{key: key, seed: seed}, nil
 }
 
 // Address returns the onion address.
-func (f *Fresh) Address() descriptor.Address { return f.key().Address() }
+func (f *Fresh) Address() descriptor.Address { return f.key.Address() }
 
 // Identity returns the key itself, which Wipe wipes.
-func (f *Fresh) Identity() *descriptor.IdentityKey { return f.key() }
+func (f *Fresh) Identity() *descriptor.IdentityKey { return f.key }
 
 // Wipe overwrites the secret; f is useless afterwards.
 func (f *Fresh) Wipe() {
-	f.key().Wipe()
+	f.key.Wipe()
 	f.seed.Wipe()
 }
 
 // WriteTor writes the key as WriteTor does.
-func (f *Fresh) WriteTor(dir string) error { return WriteTor(dir, f.key()) }
+func (f *Fresh) WriteTor(dir string) error { return WriteTor(dir, f.key) }
 
 // WritePEM writes the key to a new file at path, in the form that OnionBalance
 // uses, with mode 0600. It never overwrites. Missing directories are made.
@@ -257,13 +257,6 @@ func writeNew(files []file) (err error) {
 	// The parent too, since the directory itself may be new.
 	return errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir)))
 }
-
-// hidden holds a secret where printing does not reach it: fmt follows the fields
-// and pointers of a struct, calling no methods on those that are not exported,
-// but cannot look into a closure.
-type hidden[T any] func() T
-
-func hide[T any](secret T) hidden[T] { return func() T { return secret } }
 
 var errSecretText = errors.New("keystore: a secret key has no text form")
 

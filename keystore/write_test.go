@@ -141,7 +141,7 @@ func TestWipedAfterUse(t *testing.T) {
 
 func TestWipe(t *testing.T) {
 	fresh := newKey(t)
-	seed, key := fresh.seed, fresh.key()
+	seed, key := fresh.seed, fresh.key
 	fresh.Wipe()
 	if !bytes.Equal(lockedtest.Bytes(seed), make([]byte, 32)) || strings.Trim(string(key.Expanded()), "\x00") != "" {
 		t.Error("the secret is still there")

@@ -95,12 +95,6 @@ func (b *Buffer) Len() (n int) {
 // Wipe overwrites the memory with zeros. The Buffer may be used again.
 func (b *Buffer) Wipe() { b.Use(func(secret []byte) { clear(secret) }) }
 
-// Bytes returns the memory itself. The Buffer must outlive it; use Use.
-func (b *Buffer) Bytes() (secret []byte) {
-	b.Use(func(s []byte) { secret = s })
-	return secret
-}
-
 // String keeps the secret from being shown.
 func (b Buffer) String() string { return "[secret]" }
 

@@ -178,15 +178,15 @@ func mapPages(n int) []byte {
 	return pages
 }
 
-// collectDelay is how long what Do left on the heap may lie there after
-// CollectSoon.
-const collectDelay = 5 * time.Second
+// CollectDelay is how long what Do left on the heap may lie there after
+// CollectSoon. Tests make it shorter, before anything else.
+var CollectDelay = 5 * time.Second
 
 // collectAt is when the collection that was asked for is due, in nanoseconds.
 var collectAt atomic.Int64
 
-// CollectSoon has the garbage collector run within the next five seconds, and
-// returns at once.
+// CollectSoon has the garbage collector run within CollectDelay, and returns at
+// once.
 //
 // What functions called by Do allocate is erased when it is collected, and Go
 // promises no more than one collection in two minutes to a program that idles.
@@ -201,10 +201,10 @@ func CollectSoon() {
 	now := time.Now().UnixNano()
 	due := collectAt.Load()
 	// A due time further ahead is from before the clock was set back.
-	if now < due && due <= now+int64(collectDelay) {
+	if now < due && due <= now+int64(CollectDelay) {
 		return
 	}
-	if collectAt.CompareAndSwap(due, now+int64(collectDelay)) {
-		time.AfterFunc(collectDelay, runtime.GC)
+	if collectAt.CompareAndSwap(due, now+int64(CollectDelay)) {
+		time.AfterFunc(CollectDelay, runtime.GC)
 	}
 }

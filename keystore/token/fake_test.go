@@ -32,8 +32,7 @@ const (
 // fake is a module in a directory, which is its path. Every call writes a line
 // with its name and the helper's process into the file log. A file FAULT-CALL
 // there makes the next CALL misbehave: FAULT is say, crash, fault, exit, hang, garbage, panic
-// or error, with a code in the file. After wait-CALL, CALL waits
-// for a file go. A file slow makes all take 30 ms.
+// or error, with a code in the file. A file slow makes all take 30 ms.
 type fake struct{ dir string }
 
 func loadFake(path string) (serve.Module, error) {
@@ -63,12 +62,6 @@ func (f *fake) call(name string) error {
 		if err := os.Remove(faults[0]); err != nil {
 			return err
 		}
-	}
-	for strings.HasPrefix(filepath.Base(faults[0]), "wait-") {
-		if _, err := os.Stat(filepath.Join(f.dir, "go")); err == nil {
-			return nil
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	fault, _, _ := strings.Cut(filepath.Base(faults[0]), "-")
 	return misbehave(fault, strings.TrimSpace(strings.TrimPrefix(string(text), "always")))

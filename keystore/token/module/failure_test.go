@@ -128,6 +128,9 @@ var passing = []pkcs11.Error{
 	pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_OPERATION_ACTIVE,
 }
 
+// typical are one of each kind that is treated alike: stale, gone and vague.
+var typical = []pkcs11.Error{pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_GENERAL_ERROR}
+
 // each calls test for every deed, with the number of times that the deed makes
 // each call when nothing fails.
 func each(t *testing.T, test func(t *testing.T, deed func(*Token) error, call string, times int)) {
@@ -159,6 +162,9 @@ func TestFailOnce(t *testing.T) {
 	each(t, func(t *testing.T, deed func(*Token) error, call string, times int) {
 		for n := 1; n <= times; n++ {
 			for _, rv := range passing {
+				if n > 1 && !slices.Contains(typical, rv) {
+					continue
+				}
 				f := newFake()
 				opened, err := f.open()
 				if err != nil {

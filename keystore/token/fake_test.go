@@ -20,7 +20,7 @@ import (
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/token"
-	"onionbalancer/keystore/token/serve"
+	"onionbalancer/keystore/token/helper"
 )
 
 // The variables that make the helper of a test something else.
@@ -35,7 +35,7 @@ const (
 // or error, with a code in the file. A file slow makes all take 30 ms.
 type fake struct{ dir string }
 
-func loadFake(path string) (serve.Module, error) {
+func loadFake(path string) (helper.Module, error) {
 	f := &fake{path}
 	return f, f.call("load")
 }
@@ -113,7 +113,7 @@ func garbageHelper() error {
 
 func (f *fake) Close() {}
 
-func (f *fake) Open(_ token.Selector, pin *locked.Buffer, inDoubt bool) (serve.HSM, error) {
+func (f *fake) Open(_ token.Selector, pin *locked.Buffer, inDoubt bool) (helper.HSM, error) {
 	if inDoubt {
 		if err := f.call("doubt"); err != nil {
 			return nil, err

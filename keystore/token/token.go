@@ -3,7 +3,7 @@
 // A vendor's PKCS #11 module is foreign code that may crash, hang, or read what
 // it should not. So it is never loaded into the process that asks. Token starts
 // a helper, this same program in another process, which loads the module (package
-// module) and answers requests over a socket (package serve).
+// module) and answers requests over a socket (package helper).
 package token
 
 import (

@@ -1,4 +1,4 @@
-package serve
+package helper
 
 import (
 	"crypto/ed25519"

@@ -18,11 +18,20 @@ import (
 
 // try opens token "fake" of a fake.
 func (f *fake) open() (*Token, error) {
-	m := newModule("fake.so", f)
-	if err := m.use(); err != nil {
+	m := &Module{path: "fake.so", calls: f}
+	if err := m.start(); err != nil {
 		return nil, err
 	}
 	return m.Open(token.Selector{Label: "fake"}, secret(fakePIN), false)
+}
+
+// loaded is the module that a fake is, started.
+func loaded(f *fake) *Module {
+	m := &Module{path: "fake.so", calls: f}
+	if err := m.start(); err != nil {
+		panic(err)
+	}
+	return m
 }
 
 func key1(label string) token.Object { return token.Object{Label: label} }

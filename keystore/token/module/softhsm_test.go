@@ -218,9 +218,4 @@ func TestLoad(t *testing.T) {
 	}
 	_, err := Load("")
 	wantCode(t, err, token.CodeMisuse, "module-path=")
-
-	first, second := load(t, k), load(t, k)
-	if first != second {
-		t.Error("the module was loaded twice")
-	}
 }

@@ -82,6 +82,6 @@ func makeInstance() (address string, raw []byte, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	raw, err = encoder.Encode(contents, 1, nil, rand.Reader)
+	raw, err = encoder.Encode(contents, 1, rand.Reader)
 	return identity.Address().String(), raw, err
 }

@@ -73,7 +73,7 @@ func BenchmarkEncodePrimitives(b *testing.B) {
 func decodedPoints(b *testing.B) []IntroductionPoint {
 	b.Helper()
 	s := newTestService(b, 5)
-	raw, err := s.encoder(b).Encode(torContents(testPoints(b, 20, seeded(1))), 1, nil, rand.Reader)
+	raw, err := s.encoder(b).Encode(torContents(testPoints(b, 20, seeded(1))), 1, rand.Reader)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func BenchmarkEncode(b *testing.B) {
 // benchRun is how old the shared-random run is for which a descriptor is made.
 const benchRun = 36 * time.Hour
 
-func makeWhole(identity *IdentityKey, keys Keys, contents *Contents) error {
+func makeWhole(identity *IdentityKey, keys PeriodKeys, contents *Contents) error {
 	public, signing, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
@@ -131,7 +131,7 @@ func makeWhole(identity *IdentityKey, keys Keys, contents *Contents) error {
 	if err != nil {
 		return err
 	}
-	_, err = e.Encode(contents, revision, nil, rand.Reader)
+	_, err = e.Encode(contents, revision, rand.Reader)
 	return err
 }
 
@@ -163,7 +163,7 @@ func BenchmarkEncodeKept(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := e.Encode(contents, revision, nil, rand.Reader); err != nil {
+		if _, err := e.Encode(contents, revision, rand.Reader); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -218,12 +218,12 @@ func BenchmarkReadPrimitives(b *testing.B) {
 	cpu.Report(b)
 }
 
-func benchDescriptors(b *testing.B, n int) (raws [][]byte, keys Keys) {
+func benchDescriptors(b *testing.B, n int) (raws [][]byte, keys PeriodKeys) {
 	b.Helper()
 	s, contents := newTestService(b, 1), torContents(testPoints(b, 20, seeded(1)))
 	e := s.encoder(b)
 	for range n {
-		raw, err := e.Encode(contents, 1<<30, nil, rand.Reader)
+		raw, err := e.Encode(contents, 1<<30, rand.Reader)
 		if err != nil {
 			b.Fatal(err)
 		}

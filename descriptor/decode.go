@@ -43,7 +43,7 @@ type opened struct {
 // belong to, at the moment now. client is nil, or the key of an authorized
 // client. raw is not kept. Errors are of type *ParseError; errors.Is tells
 // ErrClientKey, ErrNotOurs, ErrExpired and ErrTooLarge.
-func (d *Decoder) Decode(raw []byte, keys Keys, client *ClientKey, now time.Time) (*Descriptor, error) {
+func (d *Decoder) Decode(raw []byte, keys PeriodKeys, client *ClientKey, now time.Time) (*Descriptor, error) {
 	d.once.Do(func() { d.certs.good.limit, d.memo.limit = certCacheSize, memoSize })
 	if err := checkSize(len(raw), d.MaxSize); err != nil {
 		return nil, &ParseError{Layer: LayerOuter, Err: err}
@@ -71,7 +71,7 @@ func checkSize(n, limit int) error {
 }
 
 // memoName stands for everything that a decoding depends on, time excepted.
-func memoName(raw []byte, keys *Keys, client *ClientKey) (name [sha256.Size]byte) {
+func memoName(raw []byte, keys *PeriodKeys, client *ClientKey) (name [sha256.Size]byte) {
 	h := sha256.New()
 	h.Write(keys.Blinded[:])
 	h.Write(keys.Subcredential[:])
@@ -86,7 +86,7 @@ func memoName(raw []byte, keys *Keys, client *ClientKey) (name [sha256.Size]byte
 }
 
 // open does all that does not depend on the time.
-func (d *Decoder) open(raw []byte, keys *Keys, client *ClientKey) (*opened, error) {
+func (d *Decoder) open(raw []byte, keys *PeriodKeys, client *ClientKey) (*opened, error) {
 	wrapper, err := parseOuter(raw)
 	if err != nil {
 		return nil, err
@@ -109,6 +109,7 @@ func (d *Decoder) open(raw []byte, keys *Keys, client *ClientKey) (*opened, erro
 		SigningCert:      wrapper.cert,
 		AuthEphemeralKey: first.ephemeral,
 		AuthClients:      first.clients,
+		CAACritical:      first.caa,
 		NeedsClientKey:   needsKey,
 		Contents:         second.contents,
 		Dropped:          second.dropped,
@@ -116,7 +117,7 @@ func (d *Decoder) open(raw []byte, keys *Keys, client *ClientKey) (*opened, erro
 }
 
 // openFirst decrypts and reads the first layer. It decrypts in place.
-func (o *outer) openFirst(keys *Keys) (*firstLayer, error) {
+func (o *outer) openFirst(keys *PeriodKeys) (*firstLayer, error) {
 	text, err := layerSecret{keys: keys, revision: o.revision, constant: firstConstant}.open(o.blob)
 	if err != nil {
 		return nil, &ParseError{Layer: LayerOuter, Line: o.blobLine, Keyword: kwSuperencrypted, Err: err}
@@ -126,7 +127,7 @@ func (o *outer) openFirst(keys *Keys) (*firstLayer, error) {
 
 // openSecond decrypts and reads the second layer, with the cookie that client
 // is given if there is one. It decrypts in place.
-func (f *firstLayer) openSecond(keys *Keys, revision uint64, client *ClientKey) (l *secondLayer, needsKey bool, err error) {
+func (f *firstLayer) openSecond(keys *PeriodKeys, revision uint64, client *ClientKey) (l *secondLayer, needsKey bool, err error) {
 	secret := layerSecret{keys: keys, revision: revision, constant: secondConstant}
 	if client != nil {
 		secret.cookie = client.cookieFor(keys.Subcredential, f.ephemeral, f.clients)
@@ -186,4 +187,65 @@ func (o *opened) at(now time.Time) (*Descriptor, error) {
 			Err: fmt.Errorf("%d introduction points, want at most %d", n, MaxIntroductionPoints)}
 	}
 	return &d, nil
+}
+
+// recent remembers values by key, at least the last limit/2 that were put or
+// got and at most limit. The zero value with a limit set is ready; it is safe
+// for concurrent use.
+type recent[K comparable, V any] struct {
+	limit int
+
+	mu         sync.Mutex
+	young, old map[K]V
+}
+
+func (r *recent[K, V]) get(k K) (V, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if v, ok := r.young[k]; ok {
+		return v, true
+	}
+	v, ok := r.old[k]
+	if ok {
+		r.putLocked(k, v)
+	}
+	return v, ok
+}
+
+func (r *recent[K, V]) put(k K, v V) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.putLocked(k, v)
+}
+
+// putLocked starts a new generation when the young one has half of the limit:
+// what nobody asked for since is forgotten then.
+func (r *recent[K, V]) putLocked(k K, v V) {
+	if r.young == nil || len(r.young) >= r.limit/2 {
+		r.old, r.young = r.young, make(map[K]V)
+	}
+	r.young[k] = v
+}
+
+// certCache remembers the certificates whose signature was right, so that the
+// same bytes are verified once. They name their signer, so that what was true
+// of the bytes stays true; only time is to be checked again.
+type certCache struct{ good recent[string, struct{}] }
+
+// certCacheSize holds the certificates of about 100 full descriptors; half a
+// megabyte.
+const certCacheSize = 4096
+
+func (v *certCache) verify(c Certificate, signer [32]byte) error {
+	if named, ok := c.SigningKey(); !ok || named != signer {
+		return errSigner
+	}
+	if _, ok := v.good.get(c.raw); ok {
+		return nil
+	}
+	if err := c.verifySignature(signer); err != nil {
+		return err
+	}
+	v.good.put(c.raw, struct{}{})
+	return nil
 }

@@ -2,8 +2,13 @@ package descriptor
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -209,6 +214,279 @@ func TestReencode(t *testing.T) {
 		}
 		if objectLength(labelMessage, len(f.blob)) != len(rest)-len(kwEncrypted)-1 {
 			t.Errorf("%s: objectLength is wrong", v.File)
+		}
+	}
+}
+
+// TestOuterLines tries what the vectors leave out. No signature is verified.
+func TestOuterLines(t *testing.T) {
+	good := string(loadCorpus(t).Descriptors[0].raw(t))
+	replace := func(from, to string) string { return strings.Replace(good, from, to, 1) }
+	for name, c := range map[string]struct {
+		text    string
+		keyword string // of the error; empty if there is none
+	}{
+		"as it is":           {good, ""},
+		"empty lines":        {replace("revision-counter", "\n\nrevision-counter"), ""},
+		"trailing blanks":    {replace("descriptor-lifetime 180", "descriptor-lifetime 180  "), ""},
+		"unknown object":     {replace("revision-counter", "new-line\n-----BEGIN X-----\nAAAA\n-----END X-----\nrevision-counter"), ""},
+		"unpadded object":    {replace("==\n-----END MESSAGE", "\n-----END MESSAGE"), ""},
+		"bad unknown object": {replace("revision-counter", "new-line\n-----BEGIN X-----\nAAA*\n-----END X-----\nrevision-counter"), "new-line"},
+		"comment":            {replace("revision-counter", "# 1\nrevision-counter"), ""},
+		"comment first":      {"# 1\n" + good, "#"},
+		"comment last":       {good + "# 1\n", "#"},
+		"leading blank":      {replace("revision-counter", " revision-counter"), kwRevision},
+		"annotation":         {replace("revision-counter", "@type x\nrevision-counter"), "@type"},
+		"NUL":                {replace("revision-counter", "new\x00\nrevision-counter"), "?"},
+		"lone object":        {"-----BEGIN X-----\nAAAA\n-----END X-----\n" + good, "-----BEGIN"},
+		"lifetime +180":      {replace("descriptor-lifetime 180", "descriptor-lifetime +180"), kwLifetime},
+		"revision 007":       {replace("revision-counter ", "revision-counter 0"), kwRevision},
+		"object for number":  {replace("revision-counter", "revision-counter 1\n-----BEGIN X-----\nAAAA\n-----END X-----\nrevision-counter"), kwRevision},
+		"argument of cert":   {replace("descriptor-signing-key-cert", "descriptor-signing-key-cert x"), kwSigningCert},
+		"no label":           {replace("-----BEGIN ED25519 CERT-----", "-----BEGIN -----"), kwSigningCert},
+		"CR in an object":    {replace("==\n-----END MESSAGE", "==\r\n-----END MESSAGE"), kwSuperencrypted},
+		"spare bits":         {replace("==\n-----END MESSAGE", "+==\n-----END MESSAGE"), kwSuperencrypted},
+		"padded signature":   {strings.TrimSuffix(good, "\n") + "==\n", kwSignature},
+		"line after the end": {good + "new-line\n", "new-line"},
+	} {
+		_, err := parseOuter([]byte(c.text))
+		p := (*ParseError)(nil)
+		switch {
+		case c.keyword == "":
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		case !errors.As(err, &p) || p.Layer != LayerOuter || (p.Keyword != c.keyword && c.keyword != "?"):
+			t.Errorf("%s: error %v, want one about %q", name, err, c.keyword)
+		}
+	}
+}
+
+// legacyLines are the lines of a legacy point, as tor once wrote them.
+func legacyLines(t *testing.T, bits int) string {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := pem.EncodeToMemory(&pem.Block{Type: labelLegacyKey, Bytes: x509.MarshalPKCS1PublicKey(&key.PublicKey)})
+	return "legacy-key\n" + string(block) + "legacy-key-cert\n-----BEGIN CROSSCERT-----\nAAAA\n-----END CROSSCERT-----\n"
+}
+
+// TestSecondLines tries in the second layer what the vectors leave out, in a
+// text of two introduction points.
+func TestSecondLines(t *testing.T) {
+	t.Setenv("GODEBUG", "rsa1024min=0")
+	s := newTestService(t, 1)
+	raw, err := s.encoder(t).Encode(torContents(testPoints(t, 2, seeded(1))), 9, seeded(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(openForTest(t, raw, s.keys))
+	replace := func(from, to string) string {
+		if !strings.Contains(good, from) {
+			t.Fatalf("no %q", from)
+		}
+		return strings.Replace(good, from, to, 1)
+	}
+	second := strings.LastIndex(good, kwIntroPoint)
+	withoutCert, _, _ := strings.Cut(legacyLines(t, 1024), kwLegacyCert)
+	for name, c := range map[string]struct {
+		text           string
+		points, legacy int // -1 points: the whole is refused
+	}{
+		"as it is":               {good, 2, 0},
+		"line among the points":  {good[:second] + "single-onion-service\n" + good[second:], 2, 0},
+		"twice among the points": {good + "create2-formats 2\n", -1, 0},
+		"unknown line":           {replace("onion-key", "new-key\n-----BEGIN X-----\nAAAA\n-----END X-----\nonion-key"), 2, 0},
+		"unknown bad object":     {replace("onion-key", "new-key\n-----BEGIN X-----\nA\n-----END X-----\nonion-key"), -1, 0},
+		"other formats":          {replace("create2-formats 2", "create2-formats 1 2 3"), 2, 0},
+		"no ntor":                {replace("create2-formats 2", "create2-formats 1 3"), -1, 0},
+		"format in words":        {replace("create2-formats 2", "create2-formats 2 ntor"), -1, 0},
+		"object for formats":     {replace("create2-formats 2\n", "create2-formats 2\n-----BEGIN X-----\nAAAA\n-----END X-----\n"), -1, 0},
+		"known auth":             {replace("flow-control", "intro-auth-required ed25519 x\nflow-control"), 2, 0},
+		"no auth":                {replace("flow-control", "intro-auth-required\nflow-control"), -1, 0},
+		"flow-control in words":  {replace("flow-control 1-2 31", "flow-control new 31"), -1, 0},
+		"flow-control and more":  {replace("flow-control 1-2 31", "flow-control 1-2 31 x"), 2, 0},
+		"33 pow-params":          {replace("flow-control", strings.Repeat("pow-params x\n", 33)+"flow-control"), -1, 0},
+		"33 words":               {replace("flow-control", "intro-auth-required"+strings.Repeat(" ed25519", 33)+"\nflow-control"), -1, 0},
+		"legacy key, no cert":    {good + withoutCert, 2, 1},
+		"opt":                    {replace("flow-control", "opt flow-control"), 2, 0},
+		"opt point":              {good[:second] + "opt " + good[second:], 0, 0},
+		"specifier argument":     {replace("\nonion-key", " x\nonion-key"), 1, 0},
+		"two ntor keys":          {replace("enc-key ntor", "onion-key ntor AAAA\nenc-key ntor"), 1, 0},
+		"another onion-key":      {replace("enc-key ntor", "onion-key new x\nenc-key ntor"), 2, 0},
+		"zero onion-key":         {good[:second] + zeroKey(good[second:], "onion-key ntor "), 1, 0},
+		"zero enc-key":           {good[:second] + zeroKey(good[second:], "enc-key ntor "), 1, 0},
+		"argument of auth-key":   {replace("auth-key\n", "auth-key x\n"), 1, 0},
+		"legacy point":           {good + legacyLines(t, 1024), 2, 1},
+		"legacy key too long":    {good + legacyLines(t, 2048), 1, 0},
+		"legacy key, bad cert":   {good + strings.ReplaceAll(legacyLines(t, 1024), "CROSSCERT", "CERT"), 1, 0},
+	} {
+		d := checkSealed(t, s, []byte(c.text))
+		if d == nil {
+			if c.points != -1 {
+				t.Errorf("%s: refused", name)
+			}
+			continue
+		}
+		legacy := 0
+		for _, p := range d.IntroductionPoints {
+			if p.Legacy {
+				legacy++
+			}
+		}
+		if len(d.IntroductionPoints) != c.points || legacy != c.legacy || (c.points < 2) != (len(d.Dropped) > 0) {
+			t.Errorf("%s: %d points, %d legacy, dropped %v; want %d and %d", name, len(d.IntroductionPoints), legacy, d.Dropped, c.points, c.legacy)
+		}
+	}
+}
+
+func zeroKey(text, keyword string) string {
+	at := strings.Index(text, keyword) + len(keyword)
+	return text[:at] + strings.Repeat("A", 43) + "=" + text[at+44:]
+}
+
+// TestTime checks that every decoding asks the clock it is given, remembered
+// or not.
+func TestTime(t *testing.T) {
+	s := newTestService(t, 1)
+	raw, err := s.encoder(t).Encode(torContents(testPoints(t, 20, seeded(1))), 9, seeded(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d Decoder
+	// Point n expires n+1 hours after testNow, at the end of that second.
+	for _, hours := range []int{0, 3, 20, 1} {
+		for extra, more := range map[time.Duration]int{0: 1, time.Second: 0} {
+			now := testNow.Add(time.Duration(hours)*time.Hour + extra)
+			got, err := d.Decode(raw, s.keys, nil, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := min(20, 20-hours+more)
+			if n := len(got.IntroductionPoints); n != want || len(got.Dropped) != 20-want {
+				t.Errorf("after %v: %d points, %d dropped, want %d", now.Sub(testNow), n, len(got.Dropped), want)
+			}
+			for _, fault := range got.Dropped {
+				if !errors.Is(fault, ErrExpired) || fault.Line == 0 || fault.Layer != LayerSecond {
+					t.Errorf("dropped: %v", fault)
+				}
+			}
+		}
+	}
+	if _, err := d.Decode(raw, s.keys, nil, s.cert.Expires().Add(time.Second)); !errors.Is(err, ErrExpired) {
+		t.Errorf("after the signing key's time: %v", err)
+	}
+	if _, err := d.Decode(raw, s.keys, nil, testNow); err != nil {
+		t.Errorf("before it again: %v", err)
+	}
+}
+
+// TestExpiredPointsDoNotCount: of 21 points, one expired, 20 are left.
+func TestExpiredPointsDoNotCount(t *testing.T) {
+	s := newTestService(t, 1)
+	points := testPoints(t, 21, seeded(1))
+	var text []byte
+	for _, part := range [][]IntroductionPoint{points[:20], points[20:]} {
+		raw, err := s.encoder(t).Encode(torContents(part), 9, seeded(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		second := openForTest(t, raw, s.keys)
+		text = append(text, second[strings.Index(string(second), "\n"+kwIntroPoint)+1:]...)
+	}
+	raw := sealText(t, s, append([]byte("create2-formats 2\n"), text...), 9)
+	var d Decoder
+	if _, err := d.Decode(raw, s.keys, nil, testNow); err == nil {
+		t.Error("21 points accepted")
+	}
+	if got, err := d.Decode(raw, s.keys, nil, testNow.Add(time.Hour+time.Second)); err != nil || len(got.IntroductionPoints) != 20 {
+		t.Errorf("after one expired: %v", err)
+	}
+}
+
+// TestDecodeOtherKeys: what one key opens stays shut to another, remembered or
+// not.
+func TestDecodeOtherKeys(t *testing.T) {
+	s, other := newTestService(t, 1), newTestService(t, 7)
+	raw, err := s.encoder(t).Encode(torContents(nil), 9, seeded(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d Decoder
+	for range 2 {
+		if _, err := d.Decode(raw, s.keys, nil, testNow); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Decode(raw, other.keys, nil, testNow); !errors.Is(err, ErrNotOurs) {
+			t.Errorf("another service: %v", err)
+		}
+		mixed := s.keys
+		mixed.Subcredential = other.keys.Subcredential
+		if _, err := d.Decode(raw, mixed, nil, testNow); !errors.Is(err, errMAC) {
+			t.Errorf("another subcredential: %v", err)
+		}
+	}
+	secret, err := newX25519(seeded(9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := newClientKey(secret)
+	restricted := torContents(nil)
+	restricted.Clients = []AuthorizedClient{key.Client()}
+	if raw, err = s.encoder(t).Encode(restricted, 9, seeded(1)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := d.Decode(raw, s.keys, key, testNow); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Decode(raw, s.keys, nil, testNow); !errors.Is(err, ErrClientKey) {
+			t.Errorf("without the key: %v", err)
+		}
+	}
+}
+
+func TestRecentIsBounded(t *testing.T) {
+	r := recent[int, int]{limit: 10}
+	for i := range 1000 {
+		r.put(i, i)
+		if n := len(r.young) + len(r.old); n > 10 {
+			t.Fatalf("%d values kept, want at most 10", n)
+		}
+		if v, ok := r.get(i - min(i, 1)); !ok || v != i-min(i, 1) {
+			t.Fatalf("%d forgotten after %d", i-1, i)
+		}
+	}
+	if _, ok := r.get(3); ok {
+		t.Error("3 was never forgotten")
+	}
+}
+
+func TestPointIdentity(t *testing.T) {
+	p := testPoints(t, 2, seeded(1))
+	if p[0].Relay() == p[1].Relay() || len(p[0].Relay()) != 40 {
+		t.Errorf("relays %s and %s", p[0].Relay(), p[1].Relay())
+	}
+	q := p[0]
+	q.LinkSpecifiers = slices.Clone(q.LinkSpecifiers)
+	if !q.Equal(&p[0]) {
+		t.Error("a copy differs")
+	}
+	if q.LinkSpecifiers = q.LinkSpecifiers[:2]; q.Equal(&p[0]) || q.Relay() != p[0].Relay() {
+		t.Errorf("without its Ed25519 identity: relay %s, want %s, by which clients go", q.Relay(), p[0].Relay())
+	}
+	for _, spoil := range []func(*IntroductionPoint){
+		func(p *IntroductionPoint) { p.AuthKey[0]++ }, func(p *IntroductionPoint) { p.EncKey[0]++ },
+		func(p *IntroductionPoint) { p.OnionKey[0]++ }, func(p *IntroductionPoint) { p.Legacy = true },
+		func(p *IntroductionPoint) { p.Expires = p.Expires.Add(time.Hour) },
+		func(p *IntroductionPoint) { p.LinkSpecifiers = []LinkSpecifier{{9, nil}, {9, nil}, {9, nil}} },
+	} {
+		q := p[0]
+		spoil(&q)
+		if q.Equal(&p[0]) {
+			t.Errorf("%+v equals %+v", q, p[0])
 		}
 	}
 }

@@ -3,10 +3,14 @@ package descriptor
 import (
 	"crypto"
 	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -28,7 +32,7 @@ type Encoder struct {
 	// set before the first Encode.
 	MaxSize int
 
-	keys   Keys
+	keys   PeriodKeys
 	cert   string // the wrapper's text from its first line to the certificate
 	public [32]byte
 	signer crypto.Signer
@@ -42,7 +46,7 @@ type Encoder struct {
 // NewEncoder takes the certificate of type 08 by which the blinded key of keys
 // certifies the descriptor-signing key, and the signer of that key. The
 // signer's public key is an ed25519.PublicKey.
-func NewEncoder(keys Keys, cert Certificate, signer crypto.Signer) (*Encoder, error) {
+func NewEncoder(keys PeriodKeys, cert Certificate, signer crypto.Signer) (*Encoder, error) {
 	public, ok := signer.Public().(ed25519.PublicKey)
 	if !ok || len(public) != ed25519.PublicKeySize {
 		return nil, errors.New("making a descriptor encoder: the signer's key is not of Ed25519")
@@ -72,26 +76,22 @@ func NewEncoder(keys Keys, cert Certificate, signer crypto.Signer) (*Encoder, er
 }
 
 // Encode makes one descriptor, encrypted with fresh salts from random: every
-// upload gets one of its own. Only clients can read it, if there are any.
-// It refuses what a client would refuse: see Contents, MaxIntroductionPoints
-// and MaxSize. The introduction points' order is kept.
-func (e *Encoder) Encode(c *Contents, revision uint64, clients []AuthorizedClient, random io.Reader) ([]byte, error) {
-	raw, err := e.encode(c, revision, clients, random)
+// upload gets one of its own. It refuses what a client would refuse, and what
+// Decode would not give back: see Contents, MaxIntroductionPoints and MaxSize.
+// The introduction points' order is kept.
+func (e *Encoder) Encode(c *Contents, revision uint64, random io.Reader) ([]byte, error) {
+	raw, err := e.encodeSigned(c, revision, random, e.signWith(random))
 	if err != nil {
 		return nil, fmt.Errorf("encoding a descriptor: %w", err)
 	}
 	return raw, nil
 }
 
-func (e *Encoder) encode(c *Contents, revision uint64, clients []AuthorizedClient, random io.Reader) ([]byte, error) {
-	return e.encodeSigned(c, revision, clients, random, e.signWith(random))
-}
-
-func (e *Encoder) encodeSigned(c *Contents, revision uint64, clients []AuthorizedClient, random io.Reader, sign signFunc) ([]byte, error) {
+func (e *Encoder) encodeSigned(c *Contents, revision uint64, random io.Reader, sign signFunc) ([]byte, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	auth, err := e.authFor(clients, random)
+	auth, err := e.authFor(c.Clients, random)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (e *Encoder) encodeSigned(c *Contents, revision uint64, clients []Authorize
 	if err := e.sealSecond(room, c, revision, auth.cookie, sign, random); err != nil {
 		return nil, err
 	}
-	if err := e.sealFirst(room, auth, revision, random); err != nil {
+	if err := e.sealFirst(room, auth, len(c.CAA) > 0, revision, random); err != nil {
 		return nil, err
 	}
 	first := room.first
@@ -155,26 +155,35 @@ func (e *Encoder) sealSecond(room *layerRoom, c *Contents, revision uint64, cook
 }
 
 // sealFirst writes, pads and encrypts the first layer around the second.
-func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, revision uint64, random io.Reader) error {
+func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, caa bool, revision uint64, random io.Reader) error {
 	b, err := startLayer(room.first, random)
 	if err != nil {
 		return err
 	}
-	b = append(append(b, auth.text...), kwEncrypted+"\n"...)
+	b = append(b, auth.text...)
+	if caa {
+		b = append(b, kwCAACritical+"\n"...)
+	}
+	b = append(b, kwEncrypted+"\n"...)
 	b = appendObject(b, labelMessage, room.second)
 	padding := (padMultiple - (len(b)-saltSize)%padMultiple) % padMultiple
 	room.first = append(b, make([]byte, padding+macSize)...)
 	return layerSecret{keys: &e.keys, revision: revision, constant: firstConstant}.seal(room.first)
 }
 
-// MaxPoints returns how many introduction points a descriptor has room for,
-// whichever they are, that must stay below limit bytes: what Publishable
-// returns has at most four link specifiers. 0 stands for MaxSize.
-func MaxPoints(limit int) int {
+// MaxPoints returns how many introduction points a descriptor of c's clients and
+// CAA records has room for, whichever they are, that must stay below limit bytes:
+// what Publishable returns has at most four link specifiers. 0 stands for MaxSize.
+func (c *Contents) MaxPoints(limit int) int {
 	w := widest()
+	caa := 0
+	for _, r := range c.CAA {
+		caa += len(kwCAA + " " + r.String() + "\n")
+	}
+	auth := w.auth + len(kwCAACritical+"\n") + (authEntries(len(c.Clients))-authMultiple)*w.client
 	for n := MaxIntroductionPoints; n > 1; n-- {
-		second := saltSize + w.head + n*w.point + macSize
-		first := w.auth + len(kwEncrypted+"\n") + objectLength(labelMessage, second)
+		second := saltSize + w.head + caa + n*w.point + macSize
+		first := auth + len(kwEncrypted+"\n") + objectLength(labelMessage, second)
 		first += (padMultiple-first%padMultiple)%padMultiple + saltSize + macSize
 		if checkSize(wrapperRoom+objectLength(labelMessage, first), limit) == nil {
 			return n
@@ -185,9 +194,10 @@ func MaxPoints(limit int) int {
 
 // widths are the most bytes that parts of a descriptor have.
 type widths struct {
-	head  int // of the second layer, before its points
-	point int
-	auth  int // of the first layer, before the second
+	head   int // of the second layer, before its points
+	point  int
+	auth   int // of the first layer, before the second, with the fewest entries
+	client int // of an auth-client entry
 }
 
 var widest = sync.OnceValue(func() widths {
@@ -198,8 +208,268 @@ var widest = sync.OnceValue(func() widths {
 	cert := Certificate{raw: string(make([]byte, certLength))}
 	contents := Contents{SingleOnion: true, FlowControl: &FlowControl{Versions: "1-2", SendmeInc: 255}}
 	return widths{
-		head:  len(appendContents(nil, &contents)),
-		point: len(appendPoint(nil, &p, cert, cert)),
-		auth:  len(appendAuth(nil, [32]byte{}, make([]AuthClient, authMultiple))),
+		head:   len(appendContents(nil, &contents)),
+		point:  len(appendPoint(nil, &p, cert, cert)),
+		auth:   len(appendAuth(nil, [32]byte{}, make([]AuthClient, authMultiple))),
+		client: len(appendAuth(nil, [32]byte{}, make([]AuthClient, 1))) - len(appendAuth(nil, [32]byte{}, nil)),
 	}
 })
+
+// Check returns the error that Encode would give of c itself, and asks the
+// signer for nothing: one that is slow need not be asked in vain.
+func (e *Encoder) Check(c *Contents, revision uint64, random io.Reader) error {
+	blank := func([]byte, ...[]byte) ([]byte, error) { return make([]byte, ed25519.SignatureSize), nil }
+	trial := &Encoder{MaxSize: e.MaxSize, keys: e.keys, cert: e.cert, public: e.public, points: make(map[string]string)}
+	if _, err := trial.encodeSigned(c, revision, random, blank); err != nil {
+		return fmt.Errorf("encoding a descriptor: %w", err)
+	}
+	return nil
+}
+
+// appendPointName writes what stands for all that goes into the text of an
+// introduction point.
+func appendPointName(b []byte, p *IntroductionPoint) []byte {
+	b = append(append(append(b, p.OnionKey[:]...), p.AuthKey[:]...), p.EncKey[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(p.Expires.Unix()))
+	return appendLinkSpecifiers(b, p.LinkSpecifiers)
+}
+
+// appendPoints writes the introduction points, each with certificates that the
+// descriptor-signing key signed: now, or for an earlier descriptor.
+func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, sign signFunc) ([]byte, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.points) > keptPoints {
+		clear(e.points)
+	}
+	var name []byte
+	for i := range points {
+		p := &points[i]
+		name = appendPointName(name[:0], p)
+		text, ok := e.points[string(name)]
+		if !ok {
+			var err error
+			if text, err = e.certify(p, sign); err != nil {
+				return nil, fmt.Errorf("introduction point %d: %w", i+1, err)
+			}
+			e.points[string(name)] = text
+		}
+		b = append(b, text...)
+	}
+	return b, nil
+}
+
+// certify makes the text of a point, its two certificates signed.
+func (e *Encoder) certify(p *IntroductionPoint, sign signFunc) (string, error) {
+	if err := p.check(); err != nil {
+		return "", err
+	}
+	plain := func(message []byte) ([]byte, error) { return sign(message) }
+	auth, err := NewCertificate(CertIntroAuth, p.AuthKey, e.public, p.Expires, plain)
+	if err != nil {
+		return "", err
+	}
+	enc, err := NewCertificate(CertIntroEnc, p.edwardsEncKey(), e.public, p.Expires, plain)
+	if err != nil {
+		return "", err
+	}
+	return string(appendPoint(make([]byte, 0, pointRoom), p, auth, enc)), nil
+}
+
+// check refuses a point that clients could not use.
+func (p *IntroductionPoint) check() error {
+	if p.Legacy {
+		return errors.New("has a legacy key")
+	}
+	if len(p.LinkSpecifiers) > 255 {
+		return fmt.Errorf("%d link specifiers", len(p.LinkSpecifiers))
+	}
+	for _, l := range p.LinkSpecifiers {
+		if len(l.Data) > 255 {
+			return fmt.Errorf("a link specifier of %d bytes", len(l.Data))
+		}
+	}
+	if err := checkLinkSpecifiers(p.LinkSpecifiers); err != nil {
+		return err
+	}
+	if err := checkX25519(p.OnionKey); err != nil {
+		return fmt.Errorf("%s: %w", kwOnionKey, err)
+	}
+	if err := checkX25519(p.EncKey); err != nil {
+		return fmt.Errorf("%s: %w", kwEncKey, err)
+	}
+	// The certificate that the point was decoded with was accepted with its key.
+	if p.authCert.IsZero() || p.authCert.key != p.AuthKey {
+		if err := checkEd25519(p.AuthKey); err != nil {
+			return fmt.Errorf("%s: %w", kwAuthKey, err)
+		}
+	}
+	return nil
+}
+
+// edwardsEncKey returns the Ed25519 form of the enc-key with sign bit 0.
+func (p *IntroductionPoint) edwardsEncKey() [32]byte {
+	if known := p.encCert.Key(); !p.encCert.IsZero() && isEdwardsOf(known, p.EncKey) {
+		known[31] &= 0x7f
+		return known
+	}
+	return edwardsFromX25519(p.EncKey)
+}
+
+// check refuses what would make a client refuse the whole descriptor.
+func (c *Contents) check() error {
+	if n := len(c.IntroductionPoints); n > MaxIntroductionPoints {
+		return fmt.Errorf("%d introduction points, clients take at most %d", n, MaxIntroductionPoints)
+	}
+	if len(c.Create2Formats) > 0 && !slices.Contains(c.Create2Formats, ntorFormat) {
+		return fmt.Errorf("%s without ntor (%d)", kwCreate2, ntorFormat)
+	}
+	for _, f := range c.Create2Formats {
+		if f < 0 || f > 1<<16-1 {
+			return fmt.Errorf("%s: %d is no handshake type", kwCreate2, f)
+		}
+	}
+	if len(c.IntroAuthRequired) > 0 && c.IntroAuthRequired[0] != introAuthWord {
+		return fmt.Errorf("%s does not begin with %q", kwIntroAuth, introAuthWord)
+	}
+	if len(c.IntroAuthRequired) > maxWords {
+		return fmt.Errorf("%s: %w", kwIntroAuth, errTooMany)
+	}
+	for _, word := range c.IntroAuthRequired {
+		if !isWord(word) {
+			return fmt.Errorf("%s: %q is no single word", kwIntroAuth, word)
+		}
+	}
+	if f := c.FlowControl; f != nil {
+		if err := f.check(); err != nil {
+			return fmt.Errorf("%s: %w", kwFlowControl, err)
+		}
+	}
+	if err := c.checkCAA(); err != nil {
+		return fmt.Errorf("%s: %w", kwCAA, err)
+	}
+	return c.checkPow()
+}
+
+func (c *Contents) checkPow() error {
+	if len(c.PowParams) > maxWords {
+		return fmt.Errorf("%s: %w", kwPowParams, errTooMany)
+	}
+	v1 := 0
+	for _, p := range c.PowParams {
+		if p.Scheme == powScheme {
+			v1++
+			if y := p.Expires.UTC().Year(); y < 1970 || y > 9999 {
+				return fmt.Errorf("%s: expiry does not fit", kwPowParams)
+			}
+		} else if !isWord(p.Scheme) || !areWords(p.Other) {
+			return fmt.Errorf("%s: malformed", kwPowParams)
+		}
+	}
+	if v1 > 1 {
+		return fmt.Errorf("%s of scheme %s more than once", kwPowParams, powScheme)
+	}
+	return nil
+}
+
+// isWord reports whether s can stand as one argument.
+func isWord(s string) bool { return s != "" && !strings.ContainsAny(s, " \n\x00") }
+
+// areWords reports whether s is empty or arguments with a blank between each.
+func areWords(s string) bool {
+	words := strings.Split(s, " ")
+	return s == "" || len(words) <= maxWords && !slices.ContainsFunc(words, func(w string) bool { return !isWord(w) })
+}
+
+// check refuses what is no list of versions or would never send a SENDME.
+func (f *FlowControl) check() error {
+	if f.SendmeInc == 0 {
+		return errors.New("a SENDME for every 0 cells")
+	}
+	if f.Versions == "" || strings.Trim(f.Versions, "0123456789-,") != "" {
+		return errors.New("not a list of versions")
+	}
+	return nil
+}
+
+// appendValue writes raw in base64 with padding.
+func appendValue(b, raw []byte) []byte { return base64.StdEncoding.AppendEncode(b, raw) }
+
+// appendBareValue writes raw in base64 without padding.
+func appendBareValue(b, raw []byte) []byte { return base64.RawStdEncoding.AppendEncode(b, raw) }
+
+// appendObject writes raw as an object, without a newline after its END line.
+func appendObject(b []byte, label string, raw []byte) []byte {
+	b = append(append(append(b, objectBegin...), label...), "-----\n"...)
+	b = appendLines(b, raw)
+	return append(append(append(b, objectEnd...), label...), objectDashes...)
+}
+
+// objectLength is how many bytes appendObject writes for n bytes.
+func objectLength(label string, n int) int {
+	return len(objectBegin) + len(objectEnd) + 2*len(label) + len("-----\n") + len(objectDashes) + linesLength(n)
+}
+
+// appendContents writes the second layer up to its introduction points, in the
+// order in which tor does.
+func appendContents(b []byte, c *Contents) []byte {
+	b = append(b, kwCreate2...)
+	formats := c.Create2Formats
+	if len(formats) == 0 {
+		formats = []int{ntorFormat}
+	}
+	for _, f := range formats {
+		b = strconv.AppendInt(append(b, ' '), int64(f), 10)
+	}
+	b = append(b, '\n')
+	if len(c.IntroAuthRequired) > 0 {
+		b = append(b, kwIntroAuth...)
+		for _, word := range c.IntroAuthRequired {
+			b = append(append(b, ' '), word...)
+		}
+		b = append(b, '\n')
+	}
+	if c.SingleOnion {
+		b = append(b, kwSingleOnion+"\n"...)
+	}
+	for _, r := range c.CAA {
+		b = append(append(append(b, kwCAA+" "...), r.String()...), '\n')
+	}
+	if f := c.FlowControl; f != nil {
+		b = append(append(append(b, kwFlowControl+" "...), f.Versions...), ' ')
+		b = append(strconv.AppendUint(b, uint64(f.SendmeInc), 10), '\n')
+	}
+	for _, p := range c.PowParams {
+		b = append(append(append(b, kwPowParams+" "...), p.String()...), '\n')
+	}
+	return b
+}
+
+// appendPoint writes an introduction point with its certificates.
+func appendPoint(b []byte, p *IntroductionPoint, auth, enc Certificate) []byte {
+	b = append(b, kwIntroPoint+" "...)
+	b = append(appendValue(b, appendLinkSpecifiers(nil, p.LinkSpecifiers)), '\n')
+	b = append(b, kwOnionKey+" "+ntorWord+" "...)
+	b = append(appendValue(b, p.OnionKey[:]), '\n')
+	b = append(b, kwAuthKey+"\n"...)
+	b = append(appendObject(b, labelCert, []byte(auth.raw)), '\n')
+	b = append(b, kwEncKey+" "+ntorWord+" "...)
+	b = append(appendValue(b, p.EncKey[:]), '\n')
+	b = append(b, kwEncCert+"\n"...)
+	return append(appendObject(b, labelCert, []byte(enc.raw)), '\n')
+}
+
+// appendAuth writes the first layer up to its encrypted line, caa-critical aside.
+func appendAuth(b []byte, ephemeral [32]byte, clients []AuthClient) []byte {
+	b = append(b, kwAuthType+" "+authTypeWord+"\n"...)
+	b = append(b, kwAuthEphemeral+" "...)
+	b = append(appendValue(b, ephemeral[:]), '\n')
+	for i := range clients {
+		c := &clients[i]
+		b = append(b, kwAuthClient+" "...)
+		b = append(appendBareValue(b, c.ID[:]), ' ')
+		b = append(appendBareValue(b, c.IV[:]), ' ')
+		b = append(appendBareValue(b, c.EncryptedCookie[:]), '\n')
+	}
+	return b
+}

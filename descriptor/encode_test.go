@@ -7,9 +7,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"math"
 	mathrand "math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -19,7 +21,7 @@ var testNow = time.Date(2026, 11, 20, 9, 0, 0, 0, time.UTC)
 
 // testService is a service during one period, with its descriptor-signing key.
 type testService struct {
-	keys    Keys
+	keys    PeriodKeys
 	cert    Certificate
 	signing ed25519.PrivateKey
 }
@@ -101,7 +103,7 @@ func TestEncodeShape(t *testing.T) {
 	// Sizes of tor's own descriptors with as many introduction points.
 	for points, size := range map[int]int{3: 14107, 10: 27647, 20: 41187} {
 		contents := torContents(testPoints(t, points, seeded(2)))
-		raw, err := s.encoder(t).Encode(contents, 123456, nil, seeded(3))
+		raw, err := s.encoder(t).Encode(contents, 123456, seeded(3))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -136,7 +138,7 @@ func TestEncodeLikeTor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		raw, err := s.encoder(t).Encode(&d.Contents, d.RevisionCounter, nil, seeded(1))
+		raw, err := s.encoder(t).Encode(&d.Contents, d.RevisionCounter, seeded(1))
 		if err != nil {
 			t.Fatalf("%s: %v", v.File, err)
 		}
@@ -151,7 +153,7 @@ func TestEncodeLikeTor(t *testing.T) {
 }
 
 // openForTest decrypts the second layer of a public descriptor.
-func openForTest(t testing.TB, raw []byte, keys Keys) []byte {
+func openForTest(t testing.TB, raw []byte, keys PeriodKeys) []byte {
 	t.Helper()
 	o, err := parseOuter(raw)
 	if err != nil {
@@ -216,7 +218,7 @@ func TestEncodeSameBytes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		raw, err := e.Encode(&d.Contents, d.RevisionCounter, nil, seeded(1))
+		raw, err := e.Encode(&d.Contents, d.RevisionCounter, seeded(1))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -246,7 +248,8 @@ func TestEncodeForClients(t *testing.T) {
 		}
 		e := s.encoder(t)
 		contents := torContents(testPoints(t, 2, rand.Reader))
-		raw, err := e.Encode(contents, 7, clients, rand.Reader)
+		contents.Clients = clients
+		raw, err := e.Encode(contents, 7, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +266,8 @@ func TestEncodeForClients(t *testing.T) {
 			t.Errorf("without a key: %v", err)
 		}
 		// A client that is taken off the list is locked out.
-		raw, err = e.Encode(contents, 8, clients[1:], rand.Reader)
+		contents.Clients = clients[1:]
+		raw, err = e.Encode(contents, 8, rand.Reader)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -272,4 +276,229 @@ func TestEncodeForClients(t *testing.T) {
 			t.Errorf("the client taken off a list of %d: %v", n, err)
 		}
 	}
+}
+
+// TestEncodeFresh checks that uploads share no salt and keep the rest.
+func TestEncodeFresh(t *testing.T) {
+	s := newTestService(t, 1)
+	e, contents := s.encoder(t), torContents(testPoints(t, 3, seeded(1)))
+	var layers [2]*firstLayer
+	var raws [2][]byte
+	for i := range raws {
+		var err error
+		if raws[i], err = e.Encode(contents, 5, rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+		o, err := parseOuter(raws[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if layers[i], err = o.openFirst(&s.keys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b := layers[0], layers[1]
+	if bytes.Equal(a.blob[:saltSize], b.blob[:saltSize]) || bytes.Equal(raws[0], raws[1]) {
+		t.Error("the same salt twice")
+	}
+	if a.ephemeral != b.ephemeral || !slices.Equal(a.clients, b.clients) {
+		t.Error("the entries of clients changed from upload to upload, which tor's do not")
+	}
+}
+
+// countingSigner counts signatures, as a slow token would be paid by them.
+type countingSigner struct {
+	ed25519.PrivateKey
+	mu    sync.Mutex
+	count int
+	spoil bool
+	fail  error
+}
+
+func (c *countingSigner) Sign(r io.Reader, m []byte, o crypto.SignerOpts) ([]byte, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.count++
+	sig, err := c.PrivateKey.Sign(r, m, o)
+	if c.spoil {
+		sig[3] ^= 1
+	}
+	return sig, errors.Join(err, c.fail)
+}
+
+func TestEncodeSignsOnce(t *testing.T) {
+	s := newTestService(t, 1)
+	signer := &countingSigner{PrivateKey: s.signing}
+	e, err := NewEncoder(s.keys, s.cert, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	points := testPoints(t, 21, seeded(1))
+	encode := func(points []IntroductionPoint, want int) {
+		t.Helper()
+		before := signer.count
+		if _, err := e.Encode(torContents(points), 5, rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+		if got := signer.count - before; got != want {
+			t.Errorf("%d signatures, want %d", got, want)
+		}
+	}
+	encode(points[:20], 41)
+	encode(points[:20], 1)
+	encode(points[1:21], 3)
+	renewed := slices.Clone(points[:20])
+	renewed[4].Expires = renewed[4].Expires.Add(time.Hour)
+	before := signer.count
+	if err := e.Check(torContents(points[:20]), 6, rand.Reader); err != nil || signer.count != before {
+		t.Errorf("checking: %v, %d signatures", err, signer.count-before)
+	}
+	encode(renewed, 3)
+	encode(points[:20], 1) // the certificates of before are kept
+
+	signer.spoil = true
+	if _, err := e.Encode(torContents(nil), 5, rand.Reader); err == nil {
+		t.Error("a wrong signature was published")
+	}
+	signer.spoil, signer.fail = false, errors.New("token gone")
+	if _, err := e.Encode(torContents(nil), 5, rand.Reader); !errors.Is(err, signer.fail) {
+		t.Errorf("error %v, want the signer's", err)
+	}
+}
+
+func TestEncodeConcurrently(t *testing.T) {
+	s := newTestService(t, 1)
+	e, points := s.encoder(t), testPoints(t, 4, seeded(1))
+	var d Decoder
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			raw, err := e.Encode(torContents(points[i%4:]), uint64(i), rand.Reader)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, err := d.Decode(raw, s.keys, nil, testNow); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestEncodeRefuses(t *testing.T) {
+	s := newTestService(t, 1)
+	base := func() *Contents { return torContents(testPoints(t, 2, seeded(1))) }
+	lowOrder := [32]byte{1}
+	for name, spoil := range map[string]func(*Contents){
+		"21 points":            func(c *Contents) { c.IntroductionPoints = testPoints(t, 21, seeded(1)) },
+		"zero auth-key":        func(c *Contents) { c.IntroductionPoints[1].AuthKey = [32]byte{} },
+		"auth-key of no point": func(c *Contents) { c.IntroductionPoints[1].AuthKey = [32]byte{2} },
+		"low-order auth-key":   func(c *Contents) { c.IntroductionPoints[1].AuthKey = lowOrder },
+		"zero enc-key":         func(c *Contents) { c.IntroductionPoints[0].EncKey = [32]byte{} },
+		"low-order enc-key":    func(c *Contents) { c.IntroductionPoints[0].EncKey = lowOrder },
+		"zero onion-key":       func(c *Contents) { c.IntroductionPoints[0].OnionKey = [32]byte{} },
+		"legacy point":         func(c *Contents) { c.IntroductionPoints[0].Legacy = true },
+		"no expiry":            func(c *Contents) { c.IntroductionPoints[0].Expires = time.Time{} },
+		"expiry past 32 bits":  func(c *Contents) { c.IntroductionPoints[0].Expires = time.Unix(math.MaxInt64/2, 0) },
+		"no specifiers":        func(c *Contents) { c.IntroductionPoints[0].LinkSpecifiers = nil },
+		"no address":           func(c *Contents) { c.IntroductionPoints[0].LinkSpecifiers = c.IntroductionPoints[0].LinkSpecifiers[1:] },
+		"short fingerprint":    func(c *Contents) { c.IntroductionPoints[0].LinkSpecifiers[1].Data = make([]byte, 19) },
+		"long specifier": func(c *Contents) {
+			c.IntroductionPoints[0].LinkSpecifiers = append(c.IntroductionPoints[0].LinkSpecifiers, LinkSpecifier{9, make([]byte, 256)})
+		},
+		"256 specifiers": func(c *Contents) {
+			c.IntroductionPoints[0].LinkSpecifiers = append(c.IntroductionPoints[0].LinkSpecifiers, make([]LinkSpecifier, 253)...)
+		},
+		"no ntor":             func(c *Contents) { c.Create2Formats = []int{3} },
+		"handshake type":      func(c *Contents) { c.Create2Formats = []int{2, 65536} },
+		"introduction auth":   func(c *Contents) { c.IntroAuthRequired = []string{"password"} },
+		"two words in one":    func(c *Contents) { c.IntroAuthRequired = []string{"ed25519", "a b"} },
+		"33 words":            func(c *Contents) { c.IntroAuthRequired = slices.Repeat([]string{"ed25519"}, 33) },
+		"33 proofs of work":   func(c *Contents) { c.PowParams = slices.Repeat([]PowParams{{Scheme: "v2"}}, 33) },
+		"proof of 33 words":   func(c *Contents) { c.PowParams = []PowParams{{Scheme: "v2", Other: strings.Repeat("a ", 32) + "a"}} },
+		"SENDME of 0":         func(c *Contents) { c.FlowControl.SendmeInc = 0 },
+		"flow control, empty": func(c *Contents) { c.FlowControl.Versions = "" },
+		"flow control, words": func(c *Contents) { c.FlowControl.Versions = "1\npow-params" },
+		"proof of work twice": func(c *Contents) { c.PowParams = []PowParams{{Scheme: powScheme}, {Scheme: powScheme}} },
+		"proof of work, time": func(c *Contents) { c.PowParams = []PowParams{{Scheme: powScheme}} },
+		"client of key zero":  func(c *Contents) { c.Clients = []AuthorizedClient{{}} },
+		"33 CAA records":      func(c *Contents) { c.CAA = slices.Repeat([]CAA{{0, "issue", ""}}, 33) },
+		"CAA, no tag":         func(c *Contents) { c.CAA = []CAA{{0, "", "ca.example"}} },
+		"CAA, tag":            func(c *Contents) { c.CAA = []CAA{{0, "is sue", "ca.example"}} },
+		"CAA, long tag":       func(c *Contents) { c.CAA = []CAA{{0, strings.Repeat("a", 256), "ca.example"}} },
+		"CAA, line":           func(c *Contents) { c.CAA = []CAA{{0, "issue", "a\nintroduction-point "}} },
+		"CAA, not ASCII":      func(c *Contents) { c.CAA = []CAA{{0, "issue", "caf\u00e9.example"}} },
+		"proof of work, line": func(c *Contents) { c.PowParams = []PowParams{{Scheme: "v2", Other: "a\nb"}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := base()
+			spoil(c)
+			if _, err := s.encoder(t).Encode(c, 1, seeded(1)); err == nil {
+				t.Error("encoded")
+			}
+			if err := s.encoder(t).Check(c, 1, seeded(1)); err == nil {
+				t.Error("found good")
+			}
+		})
+	}
+	if _, err := s.encoder(t).Encode(base(), 1, bytes.NewReader(make([]byte, 40))); !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		t.Errorf("randomness ran out: %v", err)
+	}
+}
+
+func TestEncodeSize(t *testing.T) {
+	s := newTestService(t, 1)
+	e := s.encoder(t)
+	// Specifiers of unknown types make points of any size.
+	points := testPoints(t, 20, seeded(1))
+	for i := range points {
+		points[i].LinkSpecifiers = append(points[i].LinkSpecifiers, LinkSpecifier{99, make([]byte, 255)})
+	}
+	if _, err := e.Encode(torContents(points), 1, seeded(1)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("error %v, want ErrTooLarge", err)
+	}
+	raw, err := e.Encode(torContents(points[:2]), 1, seeded(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e = s.encoder(t)
+	e.MaxSize = len(raw)
+	if _, err := e.Encode(torContents(points[:2]), 1, seeded(1)); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("of the limit's size: error %v, want ErrTooLarge", err)
+	}
+	if _, err := (&Decoder{MaxSize: len(raw)}).Decode(raw, s.keys, nil, testNow); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("decoding what is of the limit's size: error %v, want ErrTooLarge", err)
+	}
+	if _, err := (&Decoder{MaxSize: len(raw) + 1}).Decode(raw, s.keys, nil, testNow); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNewEncoderRefuses(t *testing.T) {
+	s, other := newTestService(t, 1), newTestService(t, 7)
+	spoiled := s.cert.Bytes()
+	spoiled[len(spoiled)-1] ^= 1
+	forged, err := ParseCertificate(spoiled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, try := range map[string]func() (*Encoder, error){
+		"another service":   func() (*Encoder, error) { return NewEncoder(other.keys, s.cert, s.signing) },
+		"another signer":    func() (*Encoder, error) { return NewEncoder(s.keys, s.cert, other.signing) },
+		"wrong signature":   func() (*Encoder, error) { return NewEncoder(s.keys, forged, s.signing) },
+		"no certificate":    func() (*Encoder, error) { return NewEncoder(s.keys, Certificate{}, s.signing) },
+		"no Ed25519 at all": func() (*Encoder, error) { return NewEncoder(s.keys, s.cert, oddSigner{}) },
+	} {
+		if _, err := try(); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+type oddSigner struct{}
+
+func (oddSigner) Public() crypto.PublicKey { return nil }
+func (oddSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("no")
 }

@@ -2,6 +2,8 @@ package descriptor
 
 import (
 	"bytes"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -59,4 +61,267 @@ func (p *IntroductionPoint) Equal(q *IntroductionPoint) bool {
 		slices.EqualFunc(p.LinkSpecifiers, q.LinkSpecifiers, func(a, b LinkSpecifier) bool {
 			return a.Type == b.Type && bytes.Equal(a.Data, b.Data)
 		})
+}
+
+// Types of link specifiers (tor-spec, EXTEND2). Others are read, and never
+// published again.
+const (
+	LinkIPv4    = 0 // address, then port; 6 bytes
+	LinkIPv6    = 1 // address, then port; 18 bytes
+	LinkRSA     = 2 // fingerprint of the relay's RSA identity; 20 bytes
+	LinkEd25519 = 3 // the relay's Ed25519 identity; 32 bytes
+)
+
+// LinkSpecifier says one thing about where a relay is or who it is.
+type LinkSpecifier struct {
+	Type byte
+	Data []byte // at most 255 bytes
+}
+
+// appendLinkSpecifiers writes the binary form: their number, then type, length
+// and data of each.
+func appendLinkSpecifiers(b []byte, specs []LinkSpecifier) []byte {
+	b = append(b, byte(len(specs)))
+	for _, l := range specs {
+		b = append(b, l.Type, byte(len(l.Data)))
+		b = append(b, l.Data...)
+	}
+	return b
+}
+
+// parseLinkSpecifiers reads the whole of raw; the result aliases it.
+func parseLinkSpecifiers(raw []byte) ([]LinkSpecifier, error) {
+	if len(raw) == 0 || raw[0] == 0 {
+		return nil, errors.New("no link specifiers")
+	}
+	count, rest := int(raw[0]), raw[1:]
+	if len(rest) < 2*count {
+		return nil, errors.New("link specifiers are cut short")
+	}
+	specs := make([]LinkSpecifier, count)
+	for i := range specs {
+		if len(rest) < 2 || len(rest)-2 < int(rest[1]) {
+			return nil, errors.New("link specifiers are cut short")
+		}
+		end := 2 + int(rest[1])
+		specs[i] = LinkSpecifier{Type: rest[0], Data: rest[2:end:end]}
+		rest = rest[end:]
+	}
+	if len(rest) != 0 {
+		return nil, fmt.Errorf("%d bytes after the link specifiers", len(rest))
+	}
+	return specs, checkLinkSpecifiers(specs)
+}
+
+// linkLengths are the lengths in bytes of the link specifiers that tor knows.
+var linkLengths = [...]int{LinkIPv4: 6, LinkIPv6: 18, LinkRSA: 20, LinkEd25519: 32}
+
+// checkLinkSpecifiers refuses what leaves a client without a relay to extend
+// to, and what two readers may understand differently: of each type that tor
+// knows there is one at most, and the IPv4 address and both identities are
+// there. tor's clients extend to the last of two RSA identities and look for
+// open circuits by the first.
+func checkLinkSpecifiers(specs []LinkSpecifier) error {
+	var seen [len(linkLengths)]bool
+	for _, l := range specs {
+		if int(l.Type) >= len(linkLengths) {
+			continue
+		}
+		if want := linkLengths[l.Type]; len(l.Data) != want {
+			return fmt.Errorf("link specifier of type %d and %d bytes, want %d", l.Type, len(l.Data), want)
+		}
+		if seen[l.Type] {
+			return fmt.Errorf("two link specifiers of type %d", l.Type)
+		}
+		seen[l.Type] = true
+		if l.Type == LinkIPv4 && ([4]byte(l.Data) == ([4]byte{}) || [2]byte(l.Data[4:]) == ([2]byte{})) {
+			return errors.New("link specifiers with the IPv4 address or port 0")
+		}
+	}
+	for _, want := range []byte{LinkIPv4, LinkRSA, LinkEd25519} {
+		if !seen[want] {
+			return fmt.Errorf("link specifiers lack one of type %d: an IPv4 address (%d), an RSA identity (%d) and an Ed25519 identity (%d) are needed",
+				want, LinkIPv4, LinkRSA, LinkEd25519)
+		}
+	}
+	return nil
+}
+
+// knownSpecifiers returns those of the specifiers that tor knows, in the order
+// in which it writes them.
+func knownSpecifiers(specs []LinkSpecifier) []LinkSpecifier {
+	known := make([]LinkSpecifier, 0, len(linkLengths))
+	for _, t := range []byte{LinkIPv4, LinkRSA, LinkEd25519, LinkIPv6} {
+		for _, l := range specs {
+			if l.Type == t {
+				known = append(known, l)
+			}
+		}
+	}
+	return known
+}
+
+// introSection is one introduction point while it is read (rend-spec-v3,
+// section 2.5.2.2).
+type introSection struct {
+	point   IntroductionPoint
+	line    int
+	seen    int
+	fault   *ParseError // the first one; the point is dropped
+	hasNtor bool
+}
+
+var introRules = []rule[introSection]{
+	{keyword: kwIntroPoint, required: true, take: (*introSection).takeSpecifiers},
+	{keyword: kwOnionKey, required: true, repeats: true, take: (*introSection).takeOnionKey},
+	{keyword: kwAuthKey, required: true, take: (*introSection).takeAuthCert},
+	{keyword: kwEncKey, required: true, take: (*introSection).takeEncKey},
+	{keyword: kwEncCert, required: true, take: (*introSection).takeEncCert},
+	{keyword: kwLegacyKey, take: (*introSection).takeLegacyKey},
+	{keyword: kwLegacyCert, take: (*introSection).takeLegacyCert},
+}
+
+var introGrammar = grammar[introSection]{rules: introRules}
+
+// take reads one line of the point; a fault ends the reading.
+func (p *introSection) take(it *item) {
+	if p.fault != nil {
+		return
+	}
+	if err := introGrammar.take(p, it, &p.seen); err != nil {
+		p.fault = &ParseError{Layer: LayerSecond, Line: it.line, Keyword: it.keyword, Err: err}
+	}
+}
+
+// fail records a fault of the point as a whole.
+func (p *introSection) fail(keyword string, err error) {
+	if p.fault == nil {
+		p.fault = &ParseError{Layer: LayerSecond, Line: p.line, Keyword: keyword, Err: err}
+	}
+}
+
+// finish checks what only the whole point shows.
+func (p *introSection) finish() {
+	if p.fault != nil {
+		return
+	}
+	for i, r := range introRules {
+		if r.required && p.seen&(1<<i) == 0 {
+			p.fail(r.keyword, errMissing)
+		}
+	}
+	if !p.hasNtor {
+		p.fail(kwOnionKey, fmt.Errorf("no key of type %q", ntorWord))
+	}
+	if p.fault != nil {
+		return
+	}
+	if !isEdwardsOf(p.point.encCert.Key(), p.point.EncKey) {
+		p.fail(kwEncCert, errors.New("certifies another key than the enc-key"))
+	}
+	p.point.AuthKey = p.point.authCert.Key()
+	p.point.Expires = p.point.authCert.Expires()
+	if e := p.point.encCert.Expires(); e.Before(p.point.Expires) {
+		p.point.Expires = e
+	}
+}
+
+func (p *introSection) takeSpecifiers(it *item) error {
+	var text []byte
+	if err := it.exactArgs(&text); err != nil {
+		return err
+	}
+	raw := make([]byte, base64Raw.DecodedLen(len(text)))
+	n, err := base64Raw.Decode(raw, trimPadding(text))
+	if err != nil {
+		return errors.New("link specifiers are not base64")
+	}
+	p.point.LinkSpecifiers, err = parseLinkSpecifiers(raw[:n])
+	return err
+}
+
+func (p *introSection) takeOnionKey(it *item) error {
+	// An object is allowed here: keys of other types may need one.
+	bare := *it
+	bare.label = nil
+	var kind, key []byte
+	if _, err := bare.firstArgs(&kind, &key); err != nil {
+		return err
+	}
+	if string(kind) != ntorWord {
+		return nil
+	}
+	if p.hasNtor {
+		return errTwice
+	}
+	p.hasNtor = true
+	if err := decodeValue(p.point.OnionKey[:], key); err != nil {
+		return err
+	}
+	return checkX25519(p.point.OnionKey)
+}
+
+func (p *introSection) takeEncKey(it *item) error {
+	bare := *it
+	bare.label = nil
+	var kind, key []byte
+	if _, err := bare.firstArgs(&kind, &key); err != nil {
+		return err
+	}
+	if string(kind) != ntorWord {
+		return fmt.Errorf("not of type %q", ntorWord)
+	}
+	if err := decodeValue(p.point.EncKey[:], key); err != nil {
+		return err
+	}
+	return checkX25519(p.point.EncKey)
+}
+
+func (p *introSection) takeAuthCert(it *item) (err error) {
+	if more, _ := cutArg(it.args); more != nil {
+		return errArgs
+	}
+	p.point.authCert, err = it.introCertificate(CertIntroAuth)
+	return err
+}
+
+func (p *introSection) takeEncCert(it *item) (err error) {
+	p.point.encCert, err = it.introCertificate(CertIntroEnc)
+	return err
+}
+
+func (it *item) introCertificate(want CertType) (Certificate, error) {
+	raw, err := it.decodeObject(labelCert)
+	if err != nil {
+		return Certificate{}, err
+	}
+	c, err := parseCertificate(raw)
+	if err != nil {
+		return Certificate{}, err
+	}
+	if c.Type() != want {
+		return Certificate{}, fmt.Errorf("certificate of type %02X, want %02X", byte(c.Type()), byte(want))
+	}
+	if _, ok := c.SigningKey(); !ok {
+		return Certificate{}, errors.New("the certificate does not name its signer")
+	}
+	return c, nil
+}
+
+func (p *introSection) takeLegacyKey(it *item) error {
+	p.point.Legacy = true
+	der, err := it.decodeObject(labelLegacyKey)
+	if err != nil {
+		return err
+	}
+	key, err := x509.ParsePKCS1PublicKey(der)
+	if err != nil || key.N.BitLen() != 1024 {
+		return errors.New("not an RSA key of 1024 bits")
+	}
+	return nil
+}
+
+func (p *introSection) takeLegacyCert(it *item) error {
+	_, err := it.decodeObject(labelCrossCert)
+	return err
 }

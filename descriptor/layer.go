@@ -33,7 +33,7 @@ var errMAC = errors.New("wrong MAC")
 // layerSecret is what the keys of one layer of one descriptor follow from,
 // together with the salt.
 type layerSecret struct {
-	keys     *Keys
+	keys     *PeriodKeys
 	cookie   []byte // nil, or cookieSize bytes in the second layer
 	revision uint64
 	constant string

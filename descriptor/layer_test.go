@@ -5,6 +5,8 @@ import (
 	"crypto/ecdh"
 	"encoding/base64"
 	"errors"
+	mathrand "math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -24,7 +26,7 @@ func TestLayerVectors(t *testing.T) {
 	}](t, "layer_crypto.json")
 	enough(t, "layers", len(file.Vectors), 4)
 	for i, v := range file.Vectors {
-		keys := Keys{Blinded: BlindedPublicKey(v.Blinded.key()), Subcredential: Subcredential(v.Subcredential.key())}
+		keys := PeriodKeys{Blinded: BlindedPublicKey(v.Blinded.key()), Subcredential: Subcredential(v.Subcredential.key())}
 		secret := layerSecret{keys: &keys, cookie: v.Cookie, revision: v.Revision, constant: v.Constant}
 		sealed := append(append(bytes.Clone(v.Salt), v.Plaintext...), make([]byte, macSize)...)
 		if err := secret.seal(sealed); err != nil || !bytes.Equal(sealed, v.Blob) {
@@ -177,5 +179,123 @@ func TestClientKeyTexts(t *testing.T) {
 	}
 	if _, err := ParseAuthorizedClient([]byte("descriptor:x25519:" + strings.Repeat("A", 52))); err == nil {
 		t.Error("a public key of zeros authorizes everybody")
+	}
+}
+
+// TestLines compares with the standard library, at every length around those of
+// whole lines.
+func TestLines(t *testing.T) {
+	random := seeded(1)
+	for n := range 5 * lineBytes {
+		raw := make([]byte, n)
+		_, _ = random.Read(raw)
+		var want []byte
+		for text := base64.StdEncoding.EncodeToString(raw); text != ""; text = text[min(lineWidth, len(text)):] {
+			want = append(append(want, text[:min(lineWidth, len(text))]...), '\n')
+		}
+		got := appendLines([]byte("before"), raw)
+		if !bytes.Equal(got, append([]byte("before"), want...)) || linesLength(n) != len(want) {
+			t.Fatalf("%d bytes: %q, want %q", n, got, want)
+		}
+		if back, err := decodeBase64(want); err != nil || !bytes.Equal(back, raw) {
+			t.Fatalf("%d bytes: read %x, %v", n, back, err)
+		}
+	}
+}
+
+// TestOddLines spoils lines in one place, and compares what is read by tables
+// with what is read line by line.
+func TestOddLines(t *testing.T) {
+	rng, good := mathrand.New(mathrand.NewPCG(1, 2)), 0
+	for range 20000 {
+		raw := make([]byte, 1+rng.IntN(4*lineBytes))
+		for i := range raw {
+			raw[i] = byte(rng.Uint32())
+		}
+		lines := appendLines(nil, raw)
+		const odd = "=\n\r A/-\x00\xff"
+		at := rng.IntN(len(lines))
+		switch c := odd[rng.IntN(len(odd))]; rng.IntN(3) {
+		case 0:
+			lines[at] = c
+		case 1:
+			lines = append(lines[:at], lines[at+1:]...)
+		case 2:
+			lines = append(lines[:at:at], append([]byte{c}, lines[at:]...)...)
+		}
+		want := make([]byte, len(lines))
+		n, wantErr := decodeOddLines(want, lines)
+		got, err := decodeBase64(lines)
+		if (err == nil) != (wantErr == nil) || err == nil && !bytes.Equal(got, want[:n]) {
+			t.Fatalf("%q: %x, %v, want %x, %v", lines, got, err, want[:n], wantErr)
+		}
+		if err == nil {
+			good++
+		}
+	}
+	if good < 1000 || good > 19000 {
+		t.Errorf("%d of 20000 were right, which says little", good)
+	}
+}
+
+// allocated returns how many bytes f allocates in all.
+func allocated(f func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// TestAllocationBounds parses texts that are made to cost memory. Whatever
+// they are, what is allocated is a small multiple of what came in.
+func TestAllocationBounds(t *testing.T) {
+	const size = 30000
+	fill := func(s string) string { return strings.Repeat(s, size/len(s)) }
+	wrap := func(s string) string { return "create2-formats 2\n" + s }
+	parse := map[string]func(string){
+		"outer":  func(s string) { _, _ = parseOuter([]byte("hs-descriptor 3\n" + s)) },
+		"first":  func(s string) { _, _ = parseFirst([]byte("desc-auth-type x25519\n" + s)) },
+		"second": func(s string) { _, _ = parseSecond([]byte(wrap(s))) },
+		"cert":   func(s string) { _, _ = ParseCertificate([]byte(s)) },
+		"client": func(s string) { _, _ = ParseClientKey([]byte(s)) },
+		"whole":  func(s string) { _, _ = new(Decoder).Decode([]byte(s), PeriodKeys{}, nil, testNow) },
+	}
+	for _, text := range map[string]string{
+		"points":       fill("introduction-point A\n"),
+		"empty points": fill("introduction-point \n"),
+		"specifiers":   fill("introduction-point /wAAAAAAAAAAAA\n"),
+		"clients":      fill("auth-client AAAAAAAAAAA AAAAAAAAAAAAAAAAAAAAAA AAAAAAAAAAAAAAAAAAAAAA\n"),
+		"caa":          fill("caa 0 a b\n"),
+		"pow-params":   fill("pow-params x\n"),
+		"formats":      "create2-formats " + fill("2 ") + "\n",
+		"auth types":   "intro-auth-required " + fill("x ") + "\n",
+		"empty lines":  fill("\n"),
+		"short lines":  fill("a\n"),
+		"one line":     fill("a"),
+		"blanks":       fill(" "),
+		"objects":      fill("a\n-----BEGIN X-----\nAAAA\n-----END X-----\n"),
+		"no end":       "a\n-----BEGIN X-----\n" + fill("AAAA\n"),
+		"opt":          fill("opt "),
+		"colons":       fill(":"),
+	} {
+		for parser, f := range parse {
+			if got := allocated(func() { f(text) }); got > 16*size {
+				t.Errorf("%s as %s: %d bytes allocated for %d", text[:min(20, len(text))], parser, got, len(text))
+			}
+		}
+	}
+}
+
+// TestSizeFirst checks that what is too large is not even looked at.
+func TestSizeFirst(t *testing.T) {
+	raw := make([]byte, 64<<20)
+	var d Decoder
+	if got := allocated(func() {
+		if _, err := d.Decode(raw, PeriodKeys{}, nil, testNow); err == nil {
+			t.Error("accepted")
+		}
+	}); got > 1<<16 {
+		t.Errorf("%d bytes allocated", got)
 	}
 }

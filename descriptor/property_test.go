@@ -60,6 +60,10 @@ func drawContents(t *rapid.T) *Contents {
 	if rapid.Bool().Draw(t, "has unknown proof of work") {
 		c.PowParams = append(c.PowParams, PowParams{Scheme: "v9", Other: rapid.StringMatching(`([a-z0-9]{1,9}( [a-z0-9]{1,9}){0,2})?`).Draw(t, "arguments")})
 	}
+	for range rapid.IntRange(0, 3).Draw(t, "CAA records") {
+		c.CAA = append(c.CAA, CAA{Flags: rapid.Byte().Draw(t, "flags"), Tag: rapid.StringMatching(`[a-zA-Z0-9]{1,12}`).Draw(t, "tag"),
+			Value: rapid.StringMatching(`[ -~]{0,20}`).Draw(t, "value")})
+	}
 	for range rapid.IntRange(0, 5).Draw(t, "number of points") {
 		c.IntroductionPoints = append(c.IntroductionPoints, drawPoint(t))
 	}
@@ -73,7 +77,6 @@ func TestEncodeThenDecode(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := drawContents(t)
 		revision := rapid.Uint64().Draw(t, "revision")
-		var clients []AuthorizedClient
 		var key *ClientKey
 		if rapid.Bool().Draw(t, "for clients") {
 			secret, err := newX25519(bytes.NewReader(drawBytes(t, 32, "client")))
@@ -81,9 +84,9 @@ func TestEncodeThenDecode(t *testing.T) {
 				t.Fatal(err)
 			}
 			key = newClientKey(secret)
-			clients = []AuthorizedClient{{drawX25519(t, "another client")}, key.Client()}
+			want.Clients = []AuthorizedClient{{drawX25519(t, "another client")}, key.Client()}
 		}
-		raw, err := e.Encode(want, revision, clients, seeded(rapid.Byte().Draw(t, "randomness")))
+		raw, err := e.Encode(want, revision, seeded(rapid.Byte().Draw(t, "randomness")))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,7 +94,7 @@ func TestEncodeThenDecode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.RevisionCounter != revision || got.NeedsClientKey != (key != nil) || got.SigningCert != s.cert || len(got.Dropped) != 0 {
+		if got.RevisionCounter != revision || got.NeedsClientKey != (key != nil) || got.SigningCert != s.cert || len(got.Dropped) != 0 || got.CAACritical != (len(want.CAA) > 0) {
 			t.Fatalf("revision %d, needs key %v, dropped %v", got.RevisionCounter, got.NeedsClientKey, got.Dropped)
 		}
 		points := got.IntroductionPoints
@@ -104,7 +107,7 @@ func TestEncodeThenDecode(t *testing.T) {
 			}
 		}
 		rest, wantRest := got.Contents, *want
-		rest.IntroductionPoints, wantRest.IntroductionPoints = nil, nil
+		rest.IntroductionPoints, wantRest.IntroductionPoints, wantRest.Clients = nil, nil, nil
 		if !reflect.DeepEqual(rest, wantRest) {
 			t.Fatalf("contents %+v, want %+v", rest, wantRest)
 		}

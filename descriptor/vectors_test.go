@@ -68,7 +68,7 @@ func (s subject) raw(t testing.TB) []byte {
 	return raw
 }
 
-func (s subject) keys(t testing.TB) Keys {
+func (s subject) keys(t testing.TB) PeriodKeys {
 	t.Helper()
 	a, err := ParseAddress(s.Address)
 	if err != nil {

@@ -16,8 +16,8 @@ func bothRings(b *testing.B, p *Parser, consensus, microdescs []byte) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for _, which := range []Which{First, Second} {
-		r, err := c.Ring(which)
+	for _, role := range []Role{FirstRole, SecondRole} {
+		r, err := c.Ring(role)
 		if err != nil || r.Len() < publicSize-100 {
 			b.Fatal(r.Len(), err)
 		}
@@ -79,7 +79,7 @@ func BenchmarkConsensusToRings(b *testing.B) {
 
 func BenchmarkResponsible(b *testing.B) {
 	c := randomNetwork(publicSize, 7, publicNoon).parse(b, false)
-	r := mustRing(b, c, First)
+	r := mustRing(b, c, FirstRole)
 	for b.Loop() {
 		r.Store([32]byte{1})
 	}

@@ -3,8 +3,12 @@ package hsdir
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -67,12 +71,12 @@ func NewFetcher(cfg FetchConfig) *Fetcher {
 // its replica. The fetch ends when both replicas answered well, when one did
 // and the other takes too long, when all HSDirs were asked, or when its time is
 // up. The result says what each HSDir did, whether or not there is an error;
-// the error tells ErrNotFound, ErrNoAnswer, ErrGarbage, ErrReplayed,
+// the error tells ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
 // ErrNoHSDirs and descriptor.ErrClientKey apart.
-func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.Keys, client *descriptor.ClientKey, floor uint64, now time.Time) (Fetched, error) {
+func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (FetchResult, error) {
 	ring := c.Current()
-	fail := func(err error) (Fetched, error) {
-		return Fetched{}, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
+	fail := func(err error) (FetchResult, error) {
+		return FetchResult{}, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
 	}
 	if keys.Period != ring.Period {
 		// tor would ask for the current period's descriptor, whatever we want.
@@ -84,7 +88,7 @@ func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.Keys,
 	q := &query{f: f, keys: keys, client: client, floor: floor, now: now, label: keys.Address.Label()}
 	q.prepare(ring)
 	q.run(ctx)
-	result := Fetched{Descriptor: q.best, Raw: q.raw, HSDirs: q.inOrder()}
+	result := FetchResult{Descriptor: q.best, Raw: q.raw, HSDirs: q.inOrder()}
 	if result.Descriptor != nil {
 		return result, nil
 	}
@@ -93,4 +97,302 @@ func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.Keys,
 		err = fmt.Errorf("%w: %w", err, context.Cause(ctx))
 	}
 	return result, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
+}
+
+// lanes is how many replicas are asked side by side.
+const lanes = 2
+
+// errEnough is why the last HSDirs of a fetch are not waited for.
+var errEnough = errors.New("other HSDirs have answered")
+
+// query is one fetch under way.
+type query struct {
+	f      *Fetcher
+	keys   descriptor.PeriodKeys
+	client *descriptor.ClientKey
+	floor  uint64
+	now    time.Time
+	label  string // of the address
+
+	mu       sync.Mutex    // protects what follows
+	answers  []QueryResult // of all HSDirs that may be asked
+	replicas [][]int       // those that no lane has taken yet, as places in answers
+	sequence []int         // places in answers, in the order of asking
+	best     *descriptor.Descriptor
+	raw      []byte
+}
+
+// prepare lists, replica by replica, whom to ask: those that clients ask too,
+// in random order, then those that services upload to for the sake of churn.
+func (q *query) prepare(ring *Ring) {
+	fetch, store := ring.Fetch(q.keys.Blinded), ring.Store(q.keys.Blinded)
+	listed := make(map[[20]byte]bool)
+	places := make([][]int, len(fetch))
+	add := func(replica int, list []ResponsibleHSDir) {
+		for _, h := range list {
+			if !listed[h.Fingerprint] {
+				listed[h.Fingerprint] = true
+				places[replica] = append(places[replica], len(q.answers))
+				q.answers = append(q.answers, QueryResult{HSDir: h})
+			}
+		}
+	}
+	shuffle := q.f.cfg.Shuffle
+	for i, list := range fetch {
+		shuffle(len(list), func(x, y int) { list[x], list[y] = list[y], list[x] })
+		add(i, list)
+	}
+	for i, list := range store {
+		add(i, list)
+	}
+	q.replicas = slices.DeleteFunc(places, func(p []int) bool { return len(p) == 0 })
+	shuffle(len(q.replicas), func(x, y int) { q.replicas[x], q.replicas[y] = q.replicas[y], q.replicas[x] })
+}
+
+// run asks until there is enough, and returns when nothing is under way.
+func (q *query) run(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, q.f.cfg.Total)
+	defer cancel()
+	ctx, enough := context.WithCancelCause(ctx)
+	defer enough(nil)
+	n := min(lanes, len(q.replicas))
+	answered := make(chan bool, n)
+	for range n {
+		go func() { answered <- q.lane(ctx) }()
+	}
+	for range n {
+		if <-answered {
+			// The other replica gets a little longer.
+			timer := time.AfterFunc(q.f.cfg.SecondOpinion, func() { enough(errEnough) })
+			defer timer.Stop()
+		}
+	}
+}
+
+// lane asks HSDirs, one after the other and replica after replica, until one
+// gives a good answer.
+func (q *query) lane(ctx context.Context) bool {
+	for replica := q.nextReplica(); replica != nil; replica = q.nextReplica() {
+		for _, place := range replica {
+			if q.ask(ctx, place) {
+				return true
+			}
+			if ctx.Err() != nil {
+				return false
+			}
+		}
+	}
+	return false
+}
+
+func (q *query) nextReplica() []int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.replicas) == 0 {
+		return nil
+	}
+	next := q.replicas[0]
+	q.replicas = q.replicas[1:]
+	return next
+}
+
+// ask asks one HSDir and reports whether the answer is good.
+func (q *query) ask(ctx context.Context, place int) bool {
+	if q.f.places.Acquire(ctx, 1) != nil {
+		return false
+	}
+	defer q.f.places.Release(1)
+	q.mu.Lock()
+	q.sequence = append(q.sequence, place)
+	asked := q.answers[place]
+	q.mu.Unlock()
+
+	began := time.Now()
+	patience, cancel := context.WithTimeout(ctx, q.f.cfg.Patience)
+	defer cancel()
+	raw, err := q.f.cfg.Getter.HSFetch(patience, q.label, asked.HSDir.Hex())
+	asked.Took = time.Since(began)
+	var d *descriptor.Descriptor
+	if err == nil {
+		d, asked.Outcome, asked.Err = q.judge(raw)
+	} else if asked.Outcome, asked.Err = outcomeOf(err), err; context.Cause(ctx) == errEnough {
+		asked.Outcome = Abandoned
+	}
+	if d != nil {
+		asked.Revision = d.RevisionCounter
+	}
+
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.answers[place] = asked
+	if asked.Outcome != Answered {
+		return false
+	}
+	if q.best == nil || d.RevisionCounter > q.best.RevisionCounter {
+		q.best, q.raw = d, raw
+	}
+	return true
+}
+
+// judge decodes and verifies what an HSDir sent.
+func (q *query) judge(raw []byte) (*descriptor.Descriptor, Outcome, error) {
+	d, err := q.f.cfg.Decoder.Decode(raw, q.keys, q.client, q.now)
+	switch {
+	case errors.Is(err, descriptor.ErrClientKey):
+		return nil, NeedsClientKey, err
+	case err != nil:
+		return nil, Invalid, err
+	case d.RevisionCounter < q.floor:
+		return d, Replayed, fmt.Errorf("revision counter %d, but %d was seen before", d.RevisionCounter, q.floor)
+	default:
+		return d, Answered, nil
+	}
+}
+
+// inOrder returns the answers in the order of asking, and then those who were
+// not asked.
+func (q *query) inOrder() []QueryResult {
+	list := make([]QueryResult, 0, len(q.answers))
+	for _, place := range q.sequence {
+		list = append(list, q.answers[place])
+	}
+	for i, a := range q.answers {
+		if !slices.Contains(q.sequence, i) {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// Outcome is what asking one HSDir for a descriptor came to.
+type Outcome uint8
+
+// What can come of asking an HSDir.
+const (
+	NotAsked       Outcome = iota // others had answered before its turn came
+	Answered                      // a valid descriptor
+	NotFound                      // it has none
+	NoAnswer                      // nothing came in time, or it could not be reached
+	Refused                       // it answered, and would not say
+	Invalid                       // what it sent is not the service's descriptor
+	Replayed                      // an older descriptor than one seen before
+	NeedsClientKey                // a descriptor that our client key, or none, does not open
+	Abandoned                     // others answered while it was being asked
+)
+
+var outcomeNames = [...]string{"not asked", "answered", "not found", "no answer", "refused", "invalid", "replayed", "needs client key", "abandoned"}
+
+// String returns the outcome in words.
+func (o Outcome) String() string {
+	if int(o) < len(outcomeNames) {
+		return outcomeNames[o]
+	}
+	return fmt.Sprintf("outcome %d", uint8(o))
+}
+
+// MarshalText writes what String returns.
+func (o Outcome) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// QueryResult is one HSDir and what it said.
+type QueryResult struct {
+	HSDir    ResponsibleHSDir
+	Outcome  Outcome
+	Revision uint64 // of the descriptor, if Answered or Replayed
+	Err      error  // nil if Answered
+	Took     time.Duration
+}
+
+// FetchResult is what a fetch brought: a descriptor if one was found, and in any
+// case what each HSDir said, in the order of asking, those not asked last.
+type FetchResult struct {
+	Descriptor *descriptor.Descriptor
+	Raw        []byte // Descriptor as it came
+	HSDirs     []QueryResult
+}
+
+// The ways in which a fetch can fail, for errors.Is. That the descriptor could
+// not be opened is descriptor.ErrClientKey.
+var (
+	// ErrNotFound says that HSDirs of at least two replicas were asked, and none
+	// has the descriptor: the service is offline, or has not published yet.
+	ErrNotFound = errors.New("no HSDir has the descriptor")
+	// ErrNoAnswer says that not enough HSDirs answered to tell.
+	ErrNoAnswer = errors.New("not enough HSDirs answered to tell whether the descriptor exists")
+	// ErrInvalid says that HSDirs returned invalid descriptors, and nothing else.
+	ErrInvalid = errors.New("HSDirs returned only invalid descriptors")
+	// ErrReplayed says that HSDirs sent only descriptors that are older than one
+	// seen before. It is also an ErrInvalid.
+	ErrReplayed = fmt.Errorf("%w: descriptors older than one seen before", ErrInvalid)
+)
+
+// outcomeOf tells what an error of HSFetch says about the HSDir.
+func outcomeOf(err error) Outcome {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return NoAnswer
+	}
+	// tor's word, where it reported that the fetch failed (control-spec, HS_DESC).
+	var failed interface{ Reason() string }
+	if !errors.As(err, &failed) {
+		return NoAnswer
+	}
+	switch failed.Reason() {
+	case "NOT_FOUND":
+		return NotFound
+	case "BAD_DESC": // tor looks itself before it hands a descriptor on
+		return Invalid
+	case "":
+		return NoAnswer
+	default:
+		return Refused
+	}
+}
+
+// verdict is the error of a fetch that brought no descriptor.
+func (f *FetchResult) verdict() error {
+	var counts [len(outcomeNames)]int
+	empty := make(map[int]bool)
+	replicas := make(map[int]bool)
+	for _, a := range f.HSDirs {
+		counts[a.Outcome]++
+		replicas[a.HSDir.Replica] = true
+		if a.Outcome == NotFound {
+			empty[a.HSDir.Replica] = true
+		}
+	}
+	var cause error
+	switch {
+	case counts[NeedsClientKey] > 0:
+		cause = f.firstError(NeedsClientKey)
+	case counts[Replayed] > 0:
+		cause = ErrReplayed
+	// The word of HSDirs of one replica alone, which may be a single operator's,
+	// does not make a service unknown.
+	case len(empty) >= min(2, len(replicas)) && len(empty) > 0:
+		cause = ErrNotFound
+	case counts[Invalid] > 0 && counts[NotFound] == 0:
+		cause = fmt.Errorf("%w: %w", ErrInvalid, f.firstError(Invalid))
+	default:
+		cause = ErrNoAnswer
+	}
+	return fmt.Errorf("%w (%s)", cause, summary(counts))
+}
+
+func (f *FetchResult) firstError(o Outcome) error {
+	for _, a := range f.HSDirs {
+		if a.Outcome == o && a.Err != nil {
+			return a.Err
+		}
+	}
+	return errors.New(o.String())
+}
+
+// summary writes "HSDirs: 2 not found, 1 no answer".
+func summary(counts [len(outcomeNames)]int) string {
+	var parts []string
+	for o, n := range counts {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, Outcome(o)))
+		}
+	}
+	return "HSDirs: " + strings.Join(parts, ", ")
 }

@@ -17,10 +17,10 @@ type fetchScene struct {
 	tor     *fakeTor
 	c       *Consensus
 	service *testService
-	keys    descriptor.Keys
+	keys    descriptor.PeriodKeys
 	cfg     FetchConfig
 	now     time.Time
-	hsdirs  [][]Responsible // per replica, those that are asked first in front
+	hsdirs  [][]ResponsibleHSDir // per replica, those that are asked first in front
 }
 
 func newFetchScene(t *testing.T) *fetchScene {
@@ -41,7 +41,7 @@ func (s *fetchScene) set(replica, position int, b behaviour) {
 	s.tor.set(s.hsdirs[replica][position].Fingerprint, b)
 }
 
-func (s *fetchScene) fetch(floor uint64, client *descriptor.ClientKey) (Fetched, error) {
+func (s *fetchScene) fetch(floor uint64, client *descriptor.ClientKey) (FetchResult, error) {
 	return NewFetcher(s.cfg).Fetch(context.Background(), s.c, s.keys, client, floor, s.now)
 }
 
@@ -100,23 +100,23 @@ func TestFetch(t *testing.T) {
 			set: func(_ *testing.T, s *fetchScene) { s.tor.otherwise = fails(refused) }},
 		{name: "not connected", err: ErrNoAnswer, outcomes: strings.TrimSuffix(strings.Repeat("no answer,", 8), ","),
 			set: func(_ *testing.T, s *fetchScene) { s.tor.otherwise = fails(errors.New("no connection")) }},
-		{name: "another service's descriptor", err: ErrGarbage, outcomes: strings.TrimSuffix(strings.Repeat("forged,", 8), ","),
+		{name: "another service's descriptor", err: ErrInvalid, outcomes: strings.TrimSuffix(strings.Repeat("invalid,", 8), ","),
 			set: func(t *testing.T, s *fetchScene) { s.tor.otherwise = sends(other.encode(t, s.keys.Period, 5)) }},
-		{name: "tor finds it bad", err: ErrGarbage, outcomes: strings.TrimSuffix(strings.Repeat("forged,", 8), ","),
+		{name: "tor finds it bad", err: ErrInvalid, outcomes: strings.TrimSuffix(strings.Repeat("invalid,", 8), ","),
 			set: func(_ *testing.T, s *fetchScene) { s.tor.otherwise = fails(reasonError("BAD_DESC")) }},
-		{name: "one liar", revision: 5, outcomes: "answered,answered,forged",
+		{name: "one liar", revision: 5, outcomes: "answered,answered,invalid",
 			set: func(t *testing.T, s *fetchScene) {
 				s.tor.otherwise = s.good(t, 5)
 				s.set(0, 0, sends([]byte("hs-descriptor 3\nlies\n")))
 			}},
 		{name: "one forger where nobody else has anything", err: ErrNotFound,
-			outcomes: "forged,not found,not found,not found,not found,not found,not found,not found",
+			outcomes: "invalid,not found,not found,not found,not found,not found,not found,not found",
 			set:      func(_ *testing.T, s *fetchScene) { s.set(0, 0, sends(nil)) }},
-		{name: "another period's descriptor", err: ErrGarbage, outcomes: strings.TrimSuffix(strings.Repeat("forged,", 8), ","),
+		{name: "another period's descriptor", err: ErrInvalid, outcomes: strings.TrimSuffix(strings.Repeat("invalid,", 8), ","),
 			set: func(t *testing.T, s *fetchScene) {
 				s.tor.otherwise = sends(s.service.encode(t, s.keys.Period.Previous(), 5))
 			}},
-		{name: "expired", err: ErrGarbage, outcomes: strings.TrimSuffix(strings.Repeat("forged,", 8), ","),
+		{name: "expired", err: ErrInvalid, outcomes: strings.TrimSuffix(strings.Repeat("invalid,", 8), ","),
 			set: func(t *testing.T, s *fetchScene) { s.tor.otherwise = s.good(t, 5); s.now = s.now.Add(60 * time.Hour) }},
 		{name: "the floor itself is no replay", floor: 5, revision: 5, outcomes: "answered,answered",
 			set: func(t *testing.T, s *fetchScene) { s.tor.otherwise = s.good(t, 5) }},
@@ -162,7 +162,7 @@ func TestFetch(t *testing.T) {
 }
 
 // checkFetched holds for the result of every fetch.
-func checkFetched(t *testing.T, s *fetchScene, got Fetched) {
+func checkFetched(t *testing.T, s *fetchScene, got FetchResult) {
 	t.Helper()
 	for _, a := range got.HSDirs {
 		if (a.Err == nil) != (a.Outcome == Answered || a.Outcome == NotAsked) {

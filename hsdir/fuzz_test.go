@@ -26,10 +26,10 @@ func checkConsensus(t *testing.T, c *Consensus, err error) {
 	if !c.NextChange().After(c.ValidAfter) {
 		t.Fatalf("valid after %v, next change %v", c.ValidAfter, c.NextChange())
 	}
-	for _, which := range []Which{First, Second} {
-		r := c.ring(which)
+	for _, role := range []Role{FirstRole, SecondRole} {
+		r := c.ring(role)
 		if r.Len() != len(c.HSDirs) || !slices.IsSortedFunc(r.nodes, compareNodes) {
-			t.Fatalf("%s ring of %d nodes for %d HSDirs, or out of order", which, r.Len(), len(c.HSDirs))
+			t.Fatalf("%s ring of %d nodes for %d HSDirs, or out of order", role, r.Len(), len(c.HSDirs))
 		}
 		p := c.Params
 		if got, want := len(flat(r.Store([32]byte{1}))), min(r.Len(), p.Replicas*p.SpreadStore); got != want {

@@ -19,7 +19,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet"
 )
 
@@ -78,8 +78,8 @@ func (n *network) testUploads(ctx context.Context, t *testing.T, target string) 
 		if before != after && try < 5 {
 			continue
 		}
-		for _, which := range []hsdir.Which{hsdir.First, hsdir.Second} {
-			r, err := after.Ring(which)
+		for _, role := range []hsdir.Role{hsdir.FirstRole, hsdir.SecondRole} {
+			r, err := after.Ring(role)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -95,7 +95,7 @@ func (n *network) testUploads(ctx context.Context, t *testing.T, target string) 
 			slices.Sort(got)
 			slices.Sort(want)
 			if len(want) != 8 || !slices.Equal(got, want) {
-				t.Errorf("%s descriptor: tor uploaded to\n%s\nwant\n%s", which, strings.Join(got, "\n"), strings.Join(want, "\n"))
+				t.Errorf("%s descriptor: tor uploaded to\n%s\nwant\n%s", role, strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
 		}
 		return
@@ -190,19 +190,19 @@ func (n *network) testPublish(ctx context.Context, t *testing.T) {
 	}
 	p := hsdir.NewPublisher(hsdir.PublishConfig{Poster: n.client, Patience: 10 * time.Second, Backoff: 100 * time.Millisecond})
 	defer p.Close()
-	publish := func(which hsdir.Which, revision uint64) (reports chan hsdir.Posted, slots int) {
-		r, err := c.Ring(which)
+	publish := func(role hsdir.Role, revision uint64) (reports chan hsdir.UploadResult, slots int) {
+		r, err := c.Ring(role)
 		if err != nil {
 			t.Fatal(err)
 		}
 		encode, blinded := encoder(t, identity, r.Period, revision)
 		list := r.Slots(blinded)
-		reports = make(chan hsdir.Posted, 100)
+		reports = make(chan hsdir.UploadResult, 100)
 		p.Publish(hsdir.Publication{Address: identity.Address(), Period: r.Period, Slots: list, Encode: encode,
-			Report: func(r hsdir.Posted) { reports <- r }})
+			Report: func(r hsdir.UploadResult) { reports <- r }})
 		return reports, len(list)
 	}
-	settled := func(reports chan hsdir.Posted, slots int) (confirmed, rejected int) {
+	settled := func(reports chan hsdir.UploadResult, slots int) (confirmed, rejected int) {
 		for confirmed+rejected < slots {
 			select {
 			case r := <-reports:
@@ -218,8 +218,8 @@ func (n *network) testPublish(ctx context.Context, t *testing.T) {
 		return confirmed, rejected
 	}
 	began := time.Now()
-	first, slots := publish(hsdir.First, 1000)
-	second, slots2 := publish(hsdir.Second, 1000)
+	first, slots := publish(hsdir.FirstRole, 1000)
+	second, slots2 := publish(hsdir.SecondRole, 1000)
 	a, _ := settled(first, slots)
 	b, _ := settled(second, slots2)
 	t.Logf("%d and %d slots filled after %v", a, b, time.Since(began))
@@ -248,10 +248,10 @@ func (n *network) testPublish(ctx context.Context, t *testing.T) {
 		t.Errorf("fetching what was never published: %+v, %v", got, err)
 	}
 
-	if confirmed, rejected := settled(publish(hsdir.First, 1000)); confirmed != 0 || rejected != 8 {
+	if confirmed, rejected := settled(publish(hsdir.FirstRole, 1000)); confirmed != 0 || rejected != 8 {
 		t.Errorf("the same revision counter: %d confirmed, %d rejected", confirmed, rejected)
 	}
-	if confirmed, rejected := settled(publish(hsdir.First, 1001)); confirmed != 8 || rejected != 0 {
+	if confirmed, rejected := settled(publish(hsdir.FirstRole, 1001)); confirmed != 8 || rejected != 0 {
 		t.Errorf("a higher revision counter: %d confirmed, %d rejected", confirmed, rejected)
 	}
 }
@@ -281,6 +281,6 @@ func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period
 		t.Fatal(err)
 	}
 	return func(context.Context) ([]byte, error) {
-		return e.Encode(&descriptor.Contents{}, revision, nil, rand.Reader)
+		return e.Encode(&descriptor.Contents{}, revision, rand.Reader)
 	}, keys.Blinded
 }

@@ -5,7 +5,9 @@ import (
 	"cmp"
 	"crypto/sha3"
 	"encoding/binary"
+	"slices"
 	"sort"
+	"sync"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -14,7 +16,7 @@ import (
 // Ring is the hash ring for one of the two descriptors of every service. It is
 // immutable and safe for concurrent use.
 type Ring struct {
-	Which        Which
+	Role         Role
 	Period       descriptor.Period
 	SharedRandom [32]byte
 	Disaster     bool      // SharedRandom stands in for a missing value
@@ -31,24 +33,24 @@ type node struct {
 	relay int32 // in the list of relays
 }
 
-// Responsible is an HSDir that is responsible for a descriptor.
-type Responsible struct {
+// ResponsibleHSDir is an HSDir that is responsible for a descriptor.
+type ResponsibleHSDir struct {
 	Relay
 	Index   [32]byte // its place in the ring
 	Replica int      // counted from 1
 }
 
-func newRing(c *Consensus, which Which) *Ring {
+func newRing(c *Consensus, role Role) *Ring {
 	r := &Ring{
-		Which:    which,
-		Period:   c.Period(which),
-		RunStart: c.RunStart(which),
+		Role:     role,
+		Period:   c.Period(role),
+		RunStart: c.RunStart(role),
 		params:   c.Params,
 		relays:   c.HSDirs,
 	}
 	// The first descriptor goes by the older value, the second by the newer.
 	srv := c.SharedRandomPrevious
-	if which == Second {
+	if role == SecondRole {
 		srv = c.SharedRandomCurrent
 	}
 	if srv == nil {
@@ -84,21 +86,21 @@ func (r *Ring) Len() int { return len(r.nodes) }
 // Store returns the HSDirs to which a service uploads the descriptor of the
 // blinded key b: for every replica its HSDirs, nearest first. No HSDir is
 // there twice, so that in a small ring a replica may have few or none.
-func (r *Ring) Store(b descriptor.BlindedPublicKey) [][]Responsible {
+func (r *Ring) Store(b descriptor.BlindedPublicKey) [][]ResponsibleHSDir {
 	return r.responsible(b, r.params.SpreadStore)
 }
 
 // Fetch returns the HSDirs that a client asks for the descriptor of the
 // blinded key b, in the form of Store.
-func (r *Ring) Fetch(b descriptor.BlindedPublicKey) [][]Responsible {
+func (r *Ring) Fetch(b descriptor.BlindedPublicKey) [][]ResponsibleHSDir {
 	return r.responsible(b, r.params.SpreadFetch)
 }
 
 // responsible goes round the ring from the place of each replica and takes the
 // HSDirs that no earlier replica took, as many as spread, but no further than
 // once round (rend-spec-v3, section 2.2.3).
-func (r *Ring) responsible(b descriptor.BlindedPublicKey, spread int) [][]Responsible {
-	replicas := make([][]Responsible, r.params.Replicas)
+func (r *Ring) responsible(b descriptor.BlindedPublicKey, spread int) [][]ResponsibleHSDir {
+	replicas := make([][]ResponsibleHSDir, r.params.Replicas)
 	taken := make(map[int]bool, len(replicas)*spread)
 	for i := range replicas {
 		replica := i + 1
@@ -113,7 +115,7 @@ func (r *Ring) responsible(b descriptor.BlindedPublicKey, spread int) [][]Respon
 			}
 			taken[place] = true
 			n := r.nodes[place]
-			replicas[i] = append(replicas[i], Responsible{r.relays[n.relay], n.index, replica})
+			replicas[i] = append(replicas[i], ResponsibleHSDir{r.relays[n.relay], n.index, replica})
 		}
 	}
 	return replicas
@@ -150,4 +152,131 @@ func disasterValue(p descriptor.Period) [32]byte {
 	buf = binary.BigEndian.AppendUint64(buf, p.Minutes())
 	buf = binary.BigEndian.AppendUint64(buf, p.Number)
 	return sha3.Sum256(buf)
+}
+
+// Slot is a place where a descriptor goes: an HSDir, for one replica.
+type Slot struct {
+	HSDir   [20]byte // fingerprint
+	Replica int      // counted from 1
+	// Reserve marks a slot that clients do not ask as long as the ring stays as
+	// it is: it is there for relays that come and go.
+	Reserve bool
+}
+
+// Slots returns the slots of the descriptor of the blinded key b, in the order
+// of their worth: first those that clients ask, one of each replica in turn.
+func (r *Ring) Slots(b descriptor.BlindedPublicKey) []Slot {
+	asked := make(map[[20]byte]bool)
+	for _, replica := range r.Fetch(b) {
+		for _, h := range replica {
+			asked[h.Fingerprint] = true
+		}
+	}
+	var slots, reserve []Slot
+	store := r.Store(b)
+	for position := range r.params.SpreadStore {
+		for _, replica := range store {
+			if position >= len(replica) {
+				continue
+			}
+			h := replica[position]
+			if s := (Slot{h.Fingerprint, h.Replica, !asked[h.Fingerprint]}); s.Reserve {
+				reserve = append(reserve, s)
+			} else {
+				slots = append(slots, s)
+			}
+		}
+	}
+	return append(slots, reserve...)
+}
+
+// cachedRings is how many rings an indexCache remembers: two are in use, and
+// at a change of period or shared random value one more comes in.
+const cachedRings = 3
+
+// indexKey is what places the relays in a ring.
+type indexKey struct {
+	sharedRandom [32]byte
+	period       descriptor.Period
+}
+
+// indexCache remembers where relays are in the latest rings, so that a new
+// consensus costs hashes only for relays that are new. It is shared by the
+// consensuses that one Parser made. The zero value is ready for use.
+type indexCache struct {
+	mu    sync.Mutex
+	rings []cachedRing // latest used first
+}
+
+type cachedRing struct {
+	key    indexKey
+	relays []Relay // by fingerprint
+	nodes  []node  // by index
+}
+
+// get returns the ring of relays, which are sorted by fingerprint, as nodes
+// sorted by index. Neither slice may be changed afterwards.
+func (c *indexCache) get(key indexKey, relays []Relay) []node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var old cachedRing
+	at := slices.IndexFunc(c.rings, func(r cachedRing) bool { return r.key == key })
+	if at >= 0 {
+		old = c.rings[at]
+		c.rings = slices.Delete(c.rings, at, at+1)
+	}
+	nodes := old.update(key, relays)
+	c.rings = slices.Insert(c.rings, 0, cachedRing{key, relays, nodes})
+	if len(c.rings) > cachedRings {
+		c.rings = slices.Delete(c.rings, cachedRings, len(c.rings))
+	}
+	return nodes
+}
+
+// update returns the nodes of relays, taking over those of relays that were
+// there before with the same identities.
+func (old cachedRing) update(key indexKey, relays []Relay) []node {
+	// Both lists are sorted alike, so one walk over both finds what is gone
+	// and what is new.
+	moved := make([]int32, len(old.relays)) // to its place in relays
+	fresh := make([]node, 0, max(0, len(relays)-len(old.relays)))
+	at := 0
+	for i := range relays {
+		r := &relays[i]
+		for at < len(old.relays) && bytes.Compare(old.relays[at].Fingerprint[:], r.Fingerprint[:]) < 0 {
+			moved[at] = -1
+			at++
+		}
+		if at < len(old.relays) && old.relays[at].Fingerprint == r.Fingerprint && old.relays[at].Ed25519 == r.Ed25519 {
+			moved[at] = int32(i)
+			at++
+			continue
+		}
+		fresh = append(fresh, node{hsdirIndex(r.Ed25519, key.sharedRandom, key.period), int32(i)})
+	}
+	for ; at < len(moved); at++ {
+		moved[at] = -1
+	}
+	slices.SortFunc(fresh, compareNodes)
+	return merge(old.nodes, moved, fresh)
+}
+
+// merge returns the nodes of both sorted lists in order; those of old under
+// their new numbers, and without the ones that have none.
+func merge(old []node, moved []int32, fresh []node) []node {
+	if len(old) == 0 {
+		return fresh
+	}
+	nodes := make([]node, 0, len(old)+len(fresh))
+	for _, n := range old {
+		if n.relay = moved[n.relay]; n.relay < 0 {
+			continue
+		}
+		for len(fresh) > 0 && compareNodes(fresh[0], n) < 0 {
+			nodes = append(nodes, fresh[0])
+			fresh = fresh[1:]
+		}
+		nodes = append(nodes, n)
+	}
+	return append(nodes, fresh...)
 }

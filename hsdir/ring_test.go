@@ -9,9 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"onionbalancer/descriptor"
-
 	"pgregory.net/rapid"
+
+	"onionbalancer/descriptor"
 )
 
 // TestResponsibleAgainstDefinition compares with the definition: sort all
@@ -82,7 +82,7 @@ func TestEmptyRing(t *testing.T) {
 func TestSharedEd25519Identity(t *testing.T) {
 	net := randomNetwork(6, 9, publicNoon)
 	net.Relays[4].Ed25519 = net.Relays[1].Ed25519
-	r := mustRing(t, net.parse(t, false), First)
+	r := mustRing(t, net.parse(t, false), FirstRole)
 	if got := flat(r.Store([32]byte{1})); len(got) != 6 {
 		t.Errorf("%d HSDirs, want all 6", len(got))
 	}
@@ -108,7 +108,7 @@ func TestNextChange(t *testing.T) {
 			type state struct {
 				periods  [2]descriptor.Period
 				runStart time.Time
-				current  Which
+				current  Role
 			}
 			p := new(Parser)
 			net := randomNetwork(2, 10, publicNoon)
@@ -124,7 +124,7 @@ func TestNextChange(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				now := state{[2]descriptor.Period{c.Period(First), c.Period(Second)}, c.RunStart(Second), c.Current().Which}
+				now := state{[2]descriptor.Period{c.Period(FirstRole), c.Period(SecondRole)}, c.RunStart(SecondRole), c.Current().Role}
 				if at != publicNoon {
 					if changed := now != last; changed != !at.Before(next) {
 						t.Fatalf("%v: changed %v, but the next change was to be at %v", at, changed, next)
@@ -166,6 +166,36 @@ func TestFreshness(t *testing.T) {
 		now := publicNoon.Add(test.at)
 		if c.Live(now) != test.live || c.ReasonablyLive(now) != test.reasonablyLive {
 			t.Errorf("%v after valid-after: live %v, reasonably live %v", test.at, c.Live(now), c.ReasonablyLive(now))
+		}
+	}
+}
+
+func TestSlots(t *testing.T) {
+	r := mustRing(t, randomNetwork(200, 30, publicNoon).parse(t, false), FirstRole)
+	b := descriptor.BlindedPublicKey{7}
+	slots, store, fetch := r.Slots(b), r.Store(b), r.Fetch(b)
+	if len(slots) != 8 {
+		t.Fatalf("%d slots, want 8", len(slots))
+	}
+	for i, s := range slots {
+		want := store[i%2][i/2]
+		asked := slices.ContainsFunc(flat(fetch), func(h ResponsibleHSDir) bool { return h.Fingerprint == s.HSDir })
+		if s.HSDir != want.Fingerprint || s.Replica != want.Replica || s.Reserve != (i >= 6) || s.Reserve == asked {
+			t.Errorf("slot %d: %+v, want %+v", i, s, want)
+		}
+	}
+	// Every HSDir that stores has one slot, in small rings too, where what one
+	// replica keeps in reserve is what clients ask for another.
+	for n := 1; n < 12; n++ {
+		r := mustRing(t, randomNetwork(n, uint64(n), publicNoon).parse(t, false), FirstRole)
+		slots := r.Slots(b)
+		if len(slots) != min(n, 8) || !slices.IsSortedFunc(slots, func(a, b Slot) int { return compareBool(a.Reserve, b.Reserve) }) {
+			t.Errorf("%d relays: slots %+v", n, slots)
+		}
+		for _, h := range flat(r.Fetch(b)) {
+			if !slices.ContainsFunc(slots, func(s Slot) bool { return s.HSDir == h.Fingerprint && !s.Reserve }) {
+				t.Errorf("%d relays: clients ask %x, which is no slot", n, h.Fingerprint)
+			}
 		}
 	}
 }

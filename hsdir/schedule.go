@@ -1,33 +1,128 @@
 package hsdir
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"time"
 
 	"onionbalancer/descriptor"
 )
 
-// Which tells the two descriptors apart that a service has at any time
+// Params holds the consensus parameters that a balancer needs, with the
+// defaults and bounds that tor applies to them.
+type Params struct {
+	PeriodLength      time.Duration // hsdir_interval; a testing network ignores it
+	Replicas          int           // hsdir_n_replicas
+	SpreadStore       int           // hsdir_spread_store: HSDirs per replica that a service uploads to
+	SpreadFetch       int           // hsdir_spread_fetch: of these, the ones that a client asks
+	MaxDescriptorSize int           // HSV3MaxDescriptorSize, in bytes
+	SendmeInc         uint8         // cc_sendme_inc, in cells
+	CCAlg             int           // cc_alg: CCSendme or CCVegas
+}
+
+// The congestion-control algorithms that tor knows, as the values of cc_alg.
+const (
+	CCSendme = 0 // fixed windows: no congestion control
+	CCVegas  = 2
+)
+
+// CongestionControl reports whether services should offer congestion control
+// in the flow-control line of their descriptors.
+func (p Params) CongestionControl() bool { return p.CCAlg != CCSendme }
+
+// DefaultParams returns what holds while the consensus says nothing.
+func DefaultParams() Params {
+	return Params{
+		PeriodLength:      descriptor.DefaultPeriodLength,
+		Replicas:          2,
+		SpreadStore:       4,
+		SpreadFetch:       3,
+		MaxDescriptorSize: 50000,
+		SendmeInc:         31, // cells in a TLS record
+		CCAlg:             CCVegas,
+	}
+}
+
+var errParam = errors.New("malformed parameter, want NAME=INTEGER")
+
+// parseParams reads the arguments of a params line. Like tor it refuses the
+// whole line for one bad parameter, for parameters out of order, and for one
+// that is there twice.
+func parseParams(line []byte) (Params, error) {
+	p := DefaultParams()
+	var lastName, lastArg []byte
+	for arg, rest := word(line); len(arg) > 0; arg, rest = word(rest) {
+		name, text, ok := bytes.Cut(arg, []byte{'='})
+		if !ok {
+			return p, fmt.Errorf("%w: %s", errParam, quote(arg))
+		}
+		value, err := strconv.ParseInt(string(text), 10, 32)
+		if err != nil {
+			return p, fmt.Errorf("%w: %s", errParam, quote(arg))
+		}
+		if lastName != nil && (bytes.Equal(name, lastName) || bytes.Compare(lastArg, arg) >= 0) {
+			return p, fmt.Errorf("parameter %s is out of order or there twice", quote(arg))
+		}
+		lastName, lastArg = name, arg
+		p.set(string(name), value)
+	}
+	return p, nil
+}
+
+func (p *Params) set(name string, value int64) {
+	switch name {
+	case "hsdir_interval":
+		p.PeriodLength = time.Duration(clamp(value, 30, 14400)) * time.Minute
+	case "hsdir_n_replicas":
+		p.Replicas = int(clamp(value, 1, 16))
+	case "hsdir_spread_store":
+		p.SpreadStore = int(clamp(value, 1, 128))
+	case "hsdir_spread_fetch":
+		p.SpreadFetch = int(clamp(value, 1, 128))
+	case "HSV3MaxDescriptorSize":
+		p.MaxDescriptorSize = int(clamp(value, 1, math.MaxInt32))
+	case "cc_sendme_inc":
+		p.SendmeInc = uint8(clamp(value, 1, 254))
+	case "cc_alg":
+		p.CCAlg = ccAlg(value)
+	}
+}
+
+// ccAlg maps a number below the range to no congestion control and every other
+// algorithm that tor does not know to its default.
+func ccAlg(value int64) int {
+	if value <= CCSendme {
+		return CCSendme
+	}
+	return CCVegas
+}
+
+func clamp(value, low, high int64) int64 { return min(max(value, low), high) }
+
+// Role tells the two descriptors apart that a service has at any time
 // (rend-spec-v3, sections 2.2.2.1 and 2.2.2.2).
-type Which uint8
+type Role uint8
 
 // The first descriptor is the one of the earlier period, the second one that
 // of the later.
 const (
-	First Which = iota
-	Second
+	FirstRole Role = iota
+	SecondRole
 )
 
 // String returns "first" or "second".
-func (w Which) String() string {
-	if w == First {
+func (r Role) String() string {
+	if r == FirstRole {
 		return "first"
 	}
 	return "second"
 }
 
 // MarshalText writes what String returns.
-func (w Which) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
+func (r Role) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
 // A run of the shared-random protocol has two phases of twelve rounds, one
 // round for every consensus (srv-spec).
@@ -48,7 +143,7 @@ type schedule struct {
 	nextPeriod   time.Time // when period ends
 	afterRun     time.Time // first beginning of a period in the run that is on
 	between      bool      // between a change of period and the next shared random value
-	current      Which     // the descriptor that clients fetch
+	current      Role      // the descriptor that clients fetch
 	periods      [2]descriptor.Period
 	runStarts    [2]time.Time
 	nextSRVStart time.Time
@@ -88,24 +183,24 @@ func (s *schedule) place(validAfter time.Time) {
 	atRun := descriptor.PeriodAt(s.runStart, s.length, s.offset)
 	s.afterRun = atRun.End(0).Add(s.offset)
 	s.between = validAfter.Before(s.runStart) || !validAfter.Before(s.afterRun)
-	s.periods = [2]descriptor.Period{First: s.period, Second: s.period.Next()}
-	s.current = First
+	s.periods = [2]descriptor.Period{FirstRole: s.period, SecondRole: s.period.Next()}
+	s.current = FirstRole
 	if s.between {
-		s.periods = [2]descriptor.Period{First: s.period.Previous(), Second: s.period}
-		s.current = Second
+		s.periods = [2]descriptor.Period{FirstRole: s.period.Previous(), SecondRole: s.period}
+		s.current = SecondRole
 	}
-	s.runStarts = [2]time.Time{First: s.runStart.Add(-roundsPerRun * s.interval), Second: s.runStart}
+	s.runStarts = [2]time.Time{FirstRole: s.runStart.Add(-roundsPerRun * s.interval), SecondRole: s.runStart}
 }
 
 // Period returns the period of the first or of the second descriptor.
-func (c *Consensus) Period(which Which) descriptor.Period { return c.schedule.periods[which&1] }
+func (c *Consensus) Period(role Role) descriptor.Period { return c.schedule.periods[role&1] }
 
 // CurrentPeriod returns the period whose descriptors clients fetch.
 func (c *Consensus) CurrentPeriod() descriptor.Period { return c.schedule.period }
 
 // RunStart returns the beginning of the shared-random run from which the
 // revision counter of the first or of the second descriptor counts.
-func (c *Consensus) RunStart(which Which) time.Time { return c.schedule.runStarts[which&1] }
+func (c *Consensus) RunStart(role Role) time.Time { return c.schedule.runStarts[role&1] }
 
 // NextPeriod returns the moment at which the next period begins: from the
 // first consensus that is valid then, clients fetch for the new one.

@@ -12,8 +12,8 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// listed is what a consensus says of a relay that introduction points may name.
-type listed struct {
+// listedRelay is what a consensus says of a relay that introduction points may name.
+type listedRelay struct {
 	fingerprint [20]byte
 	ed25519     [32]byte // zero if it is not known
 	ipv4, ipv6  netip.AddrPort
@@ -53,7 +53,7 @@ func (c *Consensus) Vouch(p descriptor.IntroductionPoint) (descriptor.Introducti
 
 // relayOf finds the relay by the RSA identity that p gives first, nil if there is
 // none.
-func (c *Consensus) relayOf(p *descriptor.IntroductionPoint) *listed {
+func (c *Consensus) relayOf(p *descriptor.IntroductionPoint) *listedRelay {
 	for _, l := range p.LinkSpecifiers {
 		if l.Type != descriptor.LinkRSA {
 			continue
@@ -68,7 +68,7 @@ func (c *Consensus) relayOf(p *descriptor.IntroductionPoint) *listed {
 }
 
 // contradicts returns what l has wrong about the relay, or nothing.
-func (r *listed) contradicts(l descriptor.LinkSpecifier) string {
+func (r *listedRelay) contradicts(l descriptor.LinkSpecifier) string {
 	switch {
 	case l.Type == descriptor.LinkIPv4 && !sameAddress(l.Data, r.ipv4):
 		return "IPv4 address or port"

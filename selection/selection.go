@@ -1,7 +1,30 @@
+// Package selection chooses, out of the introduction points of a service's
+// instances, those that go into its descriptors, and their order.
+//
+// Clients decide the design. A client picks one of the introduction points of a
+// descriptor uniformly at random; the share of clients that an instance gets is
+// the share of the points that are its own. Two points on the same relay shadow
+// each other: whichever of them the client picked, it introduces itself to the
+// first in the descriptor. A shadowed point reaches nobody, not even after the
+// first has failed, so no strategy ever chooses two points on one relay. Shares
+// computes what a list of points comes to.
+//
+// Selection is stable, and the published descriptor is what makes it so: the
+// caller marks the candidates that stand in it (Mark), and a strategy prefers
+// them wherever it has no better reason to choose. A round whose candidates
+// did not change yields the same points in the same order, whatever the random
+// source says, and a point that comes or goes moves as few others as it can.
+//
+// Selection is deterministic: Assign gives the same for the same request, on
+// every machine and whatever the order of the candidates. Strategies are pure: no
+// clock, no state, no source of randomness but the one handed in.
 package selection
 
 import (
+	"bytes"
+	"cmp"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -26,8 +49,8 @@ type Candidate struct {
 	FirstSeen time.Time
 	// Published is when the instance last published, as far as is known.
 	Published time.Time
-	// Place is the point's place in the descriptor that is published now,
-	// counted from 1, or 0 if it is not in it. Mark sets it.
+	// Place is the point's place in what is published now, counted from 1, or 0 if
+	// it is not published. Mark sets it.
 	Place int
 }
 
@@ -59,15 +82,77 @@ type Strategy interface {
 	Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate
 }
 
-// Mark sets the Place of each candidate whose introduction point is among
-// published, the points of the descriptor that is out now in their order, and
-// clears that of all others. Points are the same if their authentication keys
-// are: certificates are renewed while a point stays what it is.
-func Mark(candidates []Candidate, published []descriptor.IntroductionPoint) {
-	place := make(map[[32]byte]int, len(published))
-	for i := range published {
-		if key := published[i].AuthKey; place[key] == 0 {
-			place[key] = i + 1
+// Slot is one place that a descriptor goes to: an HSDir, for one replica.
+type Slot struct {
+	Replica int  // from 1
+	Asked   bool // clients ask it, as long as the ring stays as it is
+}
+
+// Request is all that an assignment depends on.
+type Request struct {
+	Candidates []Candidate // in any order
+	Slots      []Slot
+	Room       Room // in each descriptor
+	// Seed decides what is left to chance: which of equally good points are chosen,
+	// and the order of new ones. With it, a guess at which points belong to one
+	// instance can be checked against the published order. So it should not follow
+	// from public facts alone.
+	Seed [32]byte
+}
+
+// Assignment says which points each slot holds.
+type Assignment struct {
+	Slots  []Slot
+	Points [][]Candidate // by slot, in the order of the descriptor; read only, slots may share them
+}
+
+// Assign has s choose the points of every slot. All slots hold the same points.
+func Assign(s Strategy, r Request) Assignment {
+	candidates := slices.Clone(r.Candidates)
+	for i := range candidates {
+		c := &candidates[i] // two managers have no monotonic clock in common
+		c.FirstSeen, c.Published = c.FirstSeen.Round(0), c.Published.Round(0)
+	}
+	slices.SortStableFunc(candidates, compareIdentity)
+	points := s.Select(candidates, r.Room, rand.New(rand.NewChaCha8(r.Seed)))
+	return Assignment{Slots: slices.Clone(r.Slots), Points: slices.Repeat([][]Candidate{points}, len(r.Slots))}
+}
+
+// compareIdentity puts candidates into an order that follows from nothing but
+// themselves.
+func compareIdentity(a, b Candidate) int {
+	if n := cmp.Or(cmp.Compare(a.Instance, b.Instance), bytes.Compare(a.Point.AuthKey[:], b.Point.AuthKey[:])); n != 0 {
+		return n
+	}
+	// A point offered twice, in some other way.
+	return cmp.Or(
+		cmp.Compare(a.Point.Relay(), b.Point.Relay()),
+		bytes.Compare(a.Point.EncKey[:], b.Point.EncKey[:]),
+		bytes.Compare(a.Point.OnionKey[:], b.Point.OnionKey[:]),
+		slices.CompareFunc(a.Point.LinkSpecifiers, b.Point.LinkSpecifiers, func(a, b descriptor.LinkSpecifier) int {
+			return cmp.Or(cmp.Compare(a.Type, b.Type), bytes.Compare(a.Data, b.Data))
+		}),
+		a.Point.Expires.Compare(b.Point.Expires),
+		a.FirstSeen.Compare(b.FirstSeen),
+		a.Published.Compare(b.Published),
+		cmp.Compare(a.Place, b.Place),
+		cmp.Compare(a.Weight, b.Weight),
+	)
+}
+
+// Mark sets the Place of each candidate whose introduction point is published,
+// and clears that of all others. published has the points of each slot, in their
+// order; slots that hold the same points may be left out. Points are the same if
+// their authentication keys are: certificates are renewed while a point stays
+// what it is.
+func Mark(candidates []Candidate, published ...[]descriptor.IntroductionPoint) {
+	place := make(map[[32]byte]int)
+	next := 0
+	for _, points := range published {
+		for i := range points {
+			if next++; place[points[i].AuthKey] == 0 {
+				place[points[i].AuthKey] = next
+			}
 		}
 	}
 	for i := range candidates {
@@ -75,19 +160,37 @@ func Mark(candidates []Candidate, published []descriptor.IntroductionPoint) {
 	}
 }
 
-// Shares returns the part of the clients, 0 to 1, that each instance can expect
-// from a descriptor with these points in this order. Every instance among the
-// points has an entry, 0 if all its points are shadowed.
-func Shares(points []Candidate) map[string]float64 {
-	shares := make(map[string]float64)
-	first := make(map[string]string, len(points)) // relay to the instance that clients reach there
-	for _, c := range points {
-		relay := c.Point.Relay()
-		if _, taken := first[relay]; !taken {
-			first[relay] = c.Instance
+// Shares returns the part of the clients, 0 to 1, that each instance can expect:
+// the mean over the slots that clients ask, or over all if they ask none.
+func (a Assignment) Shares() map[string]float64 {
+	var asked [][]Candidate
+	for i, slot := range a.Slots {
+		if slot.Asked {
+			asked = append(asked, a.Points[i])
 		}
-		shares[c.Instance] += 0
-		shares[first[relay]] += 1 / float64(len(points))
+	}
+	if len(asked) == 0 {
+		asked = a.Points
+	}
+	return Shares(asked...)
+}
+
+// Shares returns the part of the clients, 0 to 1, that each instance can expect
+// when each of the descriptors, with these points in this order, is as likely to
+// be read. Every instance among the points has an entry, 0 if all its points are
+// shadowed. A descriptor without points counts, and gives nobody clients.
+func Shares(descriptors ...[]Candidate) map[string]float64 {
+	shares := make(map[string]float64)
+	for _, points := range descriptors {
+		first := make(map[string]string, len(points)) // relay to the instance that clients reach there
+		for _, c := range points {
+			relay := c.Point.Relay()
+			if _, taken := first[relay]; !taken {
+				first[relay] = c.Instance
+			}
+			shares[c.Instance] += 0
+			shares[first[relay]] += 1 / float64(len(points)*len(descriptors))
+		}
 	}
 	return shares
 }

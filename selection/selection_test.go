@@ -1,9 +1,12 @@
 package selection
 
 import (
+	"encoding/binary"
+	"fmt"
 	"maps"
 	"math"
-	"os"
+	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -31,19 +34,6 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// TestReadme: the page for operators knows every strategy.
-func TestReadme(t *testing.T) {
-	page, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range Names() {
-		if !strings.Contains(string(page), "## "+name+"\n") {
-			t.Errorf("README.md has no section %q", name)
-		}
-	}
-}
-
 func TestMark(t *testing.T) {
 	pool := separate(2, 2)
 	pool[0].Place = 7
@@ -55,6 +45,19 @@ func TestMark(t *testing.T) {
 		places = append(places, c.Place)
 	}
 	if want := []int{0, 3, 1, 0}; !slices.Equal(places, want) {
+		t.Errorf("places %v, want %v", places, want)
+	}
+}
+
+// TestMarkSlots: what stands in any slot is published, in one order.
+func TestMarkSlots(t *testing.T) {
+	pool := separate(2, 2)
+	Mark(pool, pointsOf([]Candidate{pool[2], pool[0]}), nil, pointsOf([]Candidate{pool[0], pool[3]}))
+	var places []int
+	for _, c := range pool {
+		places = append(places, c.Place)
+	}
+	if want := []int{2, 0, 1, 4}; !slices.Equal(places, want) {
 		t.Errorf("places %v, want %v", places, want)
 	}
 }
@@ -75,6 +78,75 @@ func TestShares(t *testing.T) {
 		same := maps.EqualFunc(got, test.want, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 })
 		if !same {
 			t.Errorf("%s: shares %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// TestAssignmentShares: what clients do not ask does not count.
+func TestAssignmentShares(t *testing.T) {
+	a, b, both := separate(1), separate(0, 1), separate(1, 3)
+	for _, test := range []struct {
+		asked []bool
+		want  map[string]float64
+	}{
+		{[]bool{true, true, true}, map[string]float64{"a": 1.25 / 3, "b": 1.75 / 3}},
+		{[]bool{true, false, true}, map[string]float64{"a": .625, "b": .375}},
+		{[]bool{false, true, false}, map[string]float64{"b": 1}},
+		{[]bool{false, false, false}, map[string]float64{"a": 1.25 / 3, "b": 1.75 / 3}},
+	} {
+		assignment := Assignment{Points: [][]Candidate{a, b, both}}
+		for _, asked := range test.asked {
+			assignment.Slots = append(assignment.Slots, Slot{1, asked})
+		}
+		got := assignment.Shares()
+		if !maps.EqualFunc(got, test.want, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }) {
+			t.Errorf("asked %v: shares %v, want %v", test.asked, got, test.want)
+		}
+	}
+}
+
+// TestAssign: the same request gives the same, whatever the order of its
+// candidates, and leaves them as they were.
+func TestAssign(t *testing.T) {
+	for _, s := range strategies {
+		rapid.Check(t, func(t *rapid.T) {
+			r := Request{Candidates: drawPool(t), Room: Room{rapid.IntRange(0, 25).Draw(t, "limit"), 3}, Slots: make([]Slot, 3)}
+			r.Seed[0] = rapid.Byte().Draw(t, "seed")
+			if rapid.Bool().Draw(t, "published before") {
+				r.Candidates = published(r.Candidates, Random{}.Select(r.Candidates, Room{10, 3}, source(1)))
+			}
+			before := slices.Clone(r.Candidates)
+			want := Assign(s, r)
+			if !reflect.DeepEqual(r.Candidates, before) {
+				t.Fatal("the input was changed")
+			}
+			if len(want.Points) != len(r.Slots) || !slices.Equal(want.Slots, r.Slots) {
+				t.Fatalf("%d slots with %d lists of points, want %d", len(want.Slots), len(want.Points), len(r.Slots))
+			}
+			for _, points := range want.Points[1:] {
+				if !reflect.DeepEqual(points, want.Points[0]) {
+					t.Fatal("the slots differ")
+				}
+			}
+			r.Candidates = rapid.Permutation(before).Draw(t, "another order")
+			if got := Assign(s, r); !reflect.DeepEqual(got, want) {
+				t.Fatalf("in another order %v, were %v", keysOf(got.Points[0]), keysOf(want.Points[0]))
+			}
+		})
+	}
+}
+
+// TestAssignGolden: what is left to chance follows from the seed, on every
+// machine and with every version of this program that shares a service.
+func TestAssignGolden(t *testing.T) {
+	for seed, want := range map[byte]string{1: "b3 a1 c5 a d7", 2: "d7 b3 c5 a a1"} {
+		r := Request{Candidates: separate(2, 2, 2, 2), Slots: make([]Slot, 1), Room: Room{5, 3}, Seed: [32]byte{seed}}
+		var got []string
+		for _, c := range Assign(Random{}, r).Points[0] {
+			got = append(got, c.Instance+strings.TrimLeft(string(c.Point.LinkSpecifiers[0].Data), "0"))
+		}
+		if joined := strings.Join(got, " "); joined != want {
+			t.Errorf("seed %d: %s, want %s", seed, joined, want)
 		}
 	}
 }
@@ -183,4 +255,89 @@ func BenchmarkSpreadManyInstances(b *testing.B) {
 	for b.Loop() {
 		Spread{}.Select(pool, Room{20, 3}, source(1))
 	}
+}
+
+var epoch = time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
+
+// candidate makes a point of an instance on a relay; key tells points apart.
+func candidate(instance string, relay, key int) Candidate {
+	point := &descriptor.IntroductionPoint{
+		LinkSpecifiers: []descriptor.LinkSpecifier{{Type: descriptor.LinkRSA, Data: fmt.Appendf(nil, "%020d", relay)}},
+	}
+	binary.BigEndian.PutUint64(point.AuthKey[:], uint64(key)+1)
+	return Candidate{Instance: instance, Weight: 1, Point: point, FirstSeen: epoch, Published: epoch}
+}
+
+// offers makes a pool from each instance's relays, instances named a, b, c….
+func offers(relays ...[]int) []Candidate {
+	var pool []Candidate
+	for i, rs := range relays {
+		for _, r := range rs {
+			pool = append(pool, candidate(string(rune('a'+i)), r, len(pool)))
+		}
+	}
+	return pool
+}
+
+// separate makes a pool of instances with that many points each, no two of
+// them on one relay.
+func separate(points ...int) []Candidate {
+	relays, next := make([][]int, len(points)), 0
+	for i, n := range points {
+		for range n {
+			relays[i] = append(relays[i], next)
+			next++
+		}
+	}
+	return offers(relays...)
+}
+
+func source(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, seed)) }
+
+func pointsOf(chosen []Candidate) []descriptor.IntroductionPoint {
+	points := make([]descriptor.IntroductionPoint, len(chosen))
+	for i, c := range chosen {
+		points[i] = *c.Point
+	}
+	return points
+}
+
+// published returns a copy of pool, marked with what was chosen from it.
+func published(pool, chosen []Candidate) []Candidate {
+	marked := slices.Clone(pool)
+	Mark(marked, pointsOf(chosen))
+	return marked
+}
+
+func keysOf(chosen []Candidate) [][32]byte {
+	keys := make([][32]byte, len(chosen))
+	for i, c := range chosen {
+		keys[i] = c.Point.AuthKey
+	}
+	return keys
+}
+
+func countByInstance(chosen []Candidate) map[string]int {
+	counts := make(map[string]int)
+	for _, c := range chosen {
+		counts[c.Instance]++
+	}
+	return counts
+}
+
+// drawPool draws instances that compete for relays more or less hard.
+func drawPool(t *rapid.T) []Candidate {
+	relays := rapid.IntRange(1, 60).Draw(t, "relays")
+	var pool []Candidate
+	for i := range rapid.IntRange(0, 25).Draw(t, "instances") {
+		weight := rapid.SampledFrom([]float64{0, 0.5, 1, 1, 2, 3}).Draw(t, "weight")
+		for range rapid.IntRange(0, 8).Draw(t, "points") {
+			c := candidate(fmt.Sprintf("i%02d", i), rapid.IntRange(1, relays).Draw(t, "relay"), len(pool))
+			c.Weight = weight
+			c.FirstSeen = epoch.Add(time.Duration(rapid.IntRange(0, 3).Draw(t, "seen")) * time.Hour)
+			c.Published = epoch.Add(time.Duration(rapid.IntRange(0, 2).Draw(t, "published")) * time.Hour)
+			pool = append(pool, c)
+		}
+	}
+	return pool
 }

@@ -198,7 +198,7 @@ func descriptors(b *testing.B, signer crypto.Signer) {
 	}
 	measure(b, func(n uint64) error {
 		counted.signatures = 0
-		_, err := encoder.Encode(contents, 1+n, nil, rand.Reader)
+		_, err := encoder.Encode(contents, 1+n, rand.Reader)
 		if n > 0 && counted.signatures > 1 {
 			err = errors.New("more than one signature for points that have not changed")
 		}

@@ -24,7 +24,7 @@ type descriptorInput struct {
 
 // foundDescriptor is a descriptor with what it took to read it.
 type foundDescriptor struct {
-	keys       descriptor.Keys
+	keys       descriptor.PeriodKeys
 	descriptor *descriptor.Descriptor
 	size       int // bytes
 }

@@ -39,7 +39,7 @@ func makeDescriptor(t *testing.T, identity *descriptor.IdentityKey, period descr
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := encoder.Encode(contents, 1, nil, rand.Reader)
+	raw, err := encoder.Encode(contents, 1, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}

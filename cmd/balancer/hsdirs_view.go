@@ -46,18 +46,18 @@ type hsdirView struct {
 func newHSDirsView(address descriptor.Address, c *hsdir.Consensus) (v hsdirsView, err error) {
 	v = hsdirsView{
 		Address: address.String(), ValidAfter: c.ValidAfter, NextChange: c.NextChange(),
-		Known: len(c.HSDirs), Listed: c.Coverage.Listed, Current: c.Current().Which.String(),
+		Known: len(c.HSDirs), Listed: c.Coverage.Listed, Current: c.Current().Role.String(),
 		coverage: c.Coverage,
 	}
-	if v.First, err = newRingView(address, c, hsdir.First); err != nil {
+	if v.First, err = newRingView(address, c, hsdir.FirstRole); err != nil {
 		return v, err
 	}
-	v.Second, err = newRingView(address, c, hsdir.Second)
+	v.Second, err = newRingView(address, c, hsdir.SecondRole)
 	return v, err
 }
 
-func newRingView(address descriptor.Address, c *hsdir.Consensus, which hsdir.Which) (ringView, error) {
-	ring, err := c.Ring(which)
+func newRingView(address descriptor.Address, c *hsdir.Consensus, role hsdir.Role) (ringView, error) {
+	ring, err := c.Ring(role)
 	if err != nil {
 		return ringView{}, err
 	}

@@ -16,8 +16,8 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
-	"onionbalancer/internal/control"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet"
 )
 
@@ -199,7 +199,7 @@ func (i *intruder) upload(ctx context.Context, make func(own, theirs []descripto
 	var group errgroup.Group
 	for _, slot := range c.Current().Slots(keys.Blinded) {
 		contents := &descriptor.Contents{Create2Formats: []int{2}, IntroductionPoints: make(own, theirs)}
-		raw, err := encoder.Encode(contents, i.revision, nil, rand.Reader)
+		raw, err := encoder.Encode(contents, i.revision, rand.Reader)
 		if err != nil {
 			i.Fatal(err)
 		}

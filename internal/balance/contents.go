@@ -111,6 +111,7 @@ func versionRanges(set uint64) string {
 // hourly, and the new ones go along with the next descriptor that is due.
 func sameContents(a, b *descriptor.Contents) bool {
 	return sameFlow(a.FlowControl, b.FlowControl) && a.SingleOnion == b.SingleOnion &&
+		slices.Equal(a.CAA, b.CAA) && slices.Equal(a.Clients, b.Clients) &&
 		slices.EqualFunc(a.IntroductionPoints, b.IntroductionPoints, samePoint)
 }
 

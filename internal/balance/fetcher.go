@@ -23,10 +23,10 @@ func (f fetcher) Fetch(ctx context.Context, q Query) Answer {
 		answer.Finding = Found
 	case errors.Is(err, hsdir.ErrNotFound):
 		answer.Finding = Unknown
-	case errors.Is(err, hsdir.ErrGarbage), errors.Is(err, descriptor.ErrClientKey):
-		answer.Finding = Garbage
+	case errors.Is(err, hsdir.ErrInvalid), errors.Is(err, descriptor.ErrClientKey):
+		answer.Finding = Invalid
 	default:
-		answer.Finding = Unclear
+		answer.Finding = Unreachable
 	}
 	return answer
 }

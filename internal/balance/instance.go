@@ -28,17 +28,17 @@ type Finding int
 
 // What a fetch can find.
 const (
-	NotAsked Finding = iota
-	Found            // a valid descriptor
-	Unknown          // HSDirs answered, and none has one
-	Unclear          // no HSDir gave an answer that tells
-	Garbage          // HSDirs sent only what cannot be used
+	NotAsked    Finding = iota
+	Found               // a valid descriptor
+	Unknown             // HSDirs answered, and none has one
+	Unreachable         // not enough HSDirs answered
+	Invalid             // HSDirs returned only invalid descriptors
 )
 
 // Query asks for the descriptor of an instance for the current period.
 type Query struct {
 	Consensus *hsdir.Consensus
-	Keys      descriptor.Keys
+	Keys      descriptor.PeriodKeys
 	Client    *descriptor.ClientKey // nil unless the instance wants one
 	Floor     uint64                // the lowest revision counter that is no replay
 	Now       time.Time             // to judge certificates by
@@ -46,7 +46,7 @@ type Query struct {
 
 // Answer is what a Query came to.
 type Answer struct {
-	Keys       descriptor.Keys
+	Keys       descriptor.PeriodKeys
 	Finding    Finding
 	Descriptor *descriptor.Descriptor // verified, if Found
 	Raw        []byte                 // Descriptor as it came
@@ -93,10 +93,10 @@ func (i *instance) state(now time.Time) status.State {
 		return status.StateUnknown
 	case i.held == nil && i.finding == NotAsked:
 		return status.StateStarting
-	case i.held == nil && i.finding == Garbage:
-		return status.StateGarbage
+	case i.held == nil && i.finding == Invalid:
+		return status.StateInvalid
 	case i.held == nil:
-		return status.StateUnclear
+		return status.StateUnreachable
 	case now.Sub(i.renewed) > silentAfter:
 		return status.StateSilent
 	default:

@@ -25,7 +25,7 @@ const (
 // wanted is what should be at the HSDirs for one period.
 type wanted struct {
 	ring      *hsdir.Ring
-	keys      descriptor.Keys
+	keys      descriptor.PeriodKeys
 	authority *authority // who signs it; nil while nobody can
 	contents  *descriptor.Contents
 	slots     []hsdir.Slot // where it goes, those that clients ask first

@@ -67,7 +67,7 @@ func TestCandidates(t *testing.T) {
 	legacy.held.IntroductionPoints[0].Legacy = true
 	expired := testInstance("e", 5, 6)
 	expired.held.IntroductionPoints[1].Expires = testNow
-	never := &instance{Instance: Instance{Name: "n"}, finding: Unclear}
+	never := &instance{Instance: Instance{Name: "n"}, finding: Unreachable}
 	for _, test := range []struct {
 		what     string
 		in       []*instance
@@ -94,13 +94,13 @@ func TestInstanceState(t *testing.T) {
 		want status.State
 	}{
 		{"fine", func(*instance) {}, status.StateOK},
-		{"one fetch that nobody answered", func(i *instance) { i.finding = Unclear }, status.StateOK},
-		{"garbage after a good one", func(i *instance) { i.finding = Garbage }, status.StateOK},
+		{"one fetch that nobody answered", func(i *instance) { i.finding = Unreachable }, status.StateOK},
+		{"invalid after a good one", func(i *instance) { i.finding = Invalid }, status.StateOK},
 		{"not renewed", func(i *instance) { i.renewed = testNow.Add(-3 * time.Hour) }, status.StateSilent},
 		{"gone from the HSDirs", func(i *instance) { i.finding = Unknown }, status.StateUnknown},
 		{"never asked", func(i *instance) { i.held, i.finding = nil, NotAsked }, status.StateStarting},
-		{"never answered", func(i *instance) { i.held, i.finding = nil, Unclear }, status.StateUnclear},
-		{"only garbage", func(i *instance) { i.held, i.finding = nil, Garbage }, status.StateGarbage},
+		{"never answered", func(i *instance) { i.held, i.finding = nil, Unreachable }, status.StateUnreachable},
+		{"only invalid ones", func(i *instance) { i.held, i.finding = nil, Invalid }, status.StateInvalid},
 	} {
 		i := testInstance("a", 1)
 		test.make(i)
@@ -173,7 +173,7 @@ func unsigned(w wanted) wanted {
 // testWanted returns a wanted descriptor at HSDirs 1 to n.
 func testWanted(c *descriptor.Contents, n byte) wanted {
 	p := descriptor.Period{Number: 20000, Length: 24 * time.Hour}
-	w := wanted{ring: &hsdir.Ring{Period: p}, keys: descriptor.Keys{Period: p}, authority: testAuthority, contents: c}
+	w := wanted{ring: &hsdir.Ring{Period: p}, keys: descriptor.PeriodKeys{Period: p}, authority: testAuthority, contents: c}
 	for i := range n {
 		w.slots = append(w.slots, hsdir.Slot{Replica: 1, HSDir: [20]byte{i + 1}})
 	}

@@ -28,7 +28,7 @@ type Publisher interface {
 type outcome struct {
 	period   descriptor.Period
 	revision uint64
-	hsdir.Posted
+	hsdir.UploadResult
 }
 
 // tor makes a descriptor anew after a random time between these, and so do we.
@@ -60,7 +60,7 @@ func (s *Service) publish(ctx context.Context, now time.Time, plan []step) ([]*e
 	for _, st := range plan {
 		e, err := s.make(ctx, now, st)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("making the %s descriptor: %w", st.ring.Which, err))
+			errs = append(errs, fmt.Errorf("making the %s descriptor: %w", st.ring.Role, err))
 			continue
 		}
 		s.editions[st.keys.Period] = e
@@ -109,12 +109,12 @@ func (s *Service) make(ctx context.Context, now time.Time, st step) (*edition, e
 		return nil, err
 	}
 	e.fill(last, st.missed, counter)
-	s.log.Info("publishing", "descriptor", st.ring.Which, "period", st.keys.Period.Number, "reason", st.reason,
+	s.log.Info("publishing", "descriptor", st.ring.Role, "period", st.keys.Period.Number, "reason", st.reason,
 		"points", len(e.contents.IntroductionPoints), "slots", len(st.missed))
 	s.env.Publisher.Publish(hsdir.Publication{
 		Address: s.address, Period: st.keys.Period, Slots: st.missed, Adds: !st.fresh, Slow: e.authority.slow,
 		Encode: func(ctx context.Context) ([]byte, error) { return e.authority.encode(ctx, e.contents, counter) },
-		Report: func(p hsdir.Posted) {
+		Report: func(p hsdir.UploadResult) {
 			select {
 			case s.outcomes <- outcome{st.keys.Period, counter, p}:
 			case <-ctx.Done():

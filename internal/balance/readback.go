@@ -65,7 +65,7 @@ func (s *Service) compare(now time.Time, a Answer) {
 	c, _ := s.env.Network.Consensus()
 	s.readback.due = now.Add(s.readbackPause(c, readbackEvery))
 	e := s.editions[a.Keys.Period]
-	if e == nil || a.Finding == Unclear {
+	if e == nil || a.Finding == Unreachable {
 		return // nothing is known, and what was known before may still be so
 	}
 	err, mend := s.judge(e, asked, a)

@@ -24,7 +24,7 @@ func madeAt(t *testing.T, p descriptor.Period, revision uint64, at time.Time) An
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Answer{Finding: Found, Keys: descriptor.Keys{Period: p}, Descriptor: &descriptor.Descriptor{RevisionCounter: revision, SigningCert: cert}}
+	return Answer{Finding: Found, Keys: descriptor.PeriodKeys{Period: p}, Descriptor: &descriptor.Descriptor{RevisionCounter: revision, SigningCert: cert}}
 }
 
 func TestRenewed(t *testing.T) {
@@ -64,7 +64,7 @@ func TestRenewed(t *testing.T) {
 		}},
 		{"renewed while we could not look", []look{
 			{at: "07:20", answer: madeAt(t, one, 5, at("07:20")), renewed: "07:20"},
-			{at: "07:22", answer: Answer{Finding: Unclear}, renewed: "07:20"},
+			{at: "07:22", answer: Answer{Finding: Unreachable}, renewed: "07:20"},
 			{at: "11:30", answer: madeAt(t, one, 6, at("08:20")), renewed: "09:00"},
 		}},
 		{"renewed between looks that are far apart", []look{
@@ -73,7 +73,7 @@ func TestRenewed(t *testing.T) {
 		}},
 		{"one look in vain", []look{
 			{at: "09:20", answer: madeAt(t, one, 5, at("09:10")), renewed: "09:20"},
-			{at: "09:22", answer: Answer{Finding: Unclear}, renewed: "09:20"},
+			{at: "09:22", answer: Answer{Finding: Unreachable}, renewed: "09:20"},
 			{at: "09:24", answer: madeAt(t, one, 6, at("09:23")), renewed: "09:24", exact: true},
 		}},
 		{"a clock ahead", []look{{at: "09:40", answer: madeAt(t, one, 5, at("13:00")), renewed: "09:40"}}},

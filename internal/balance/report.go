@@ -256,7 +256,7 @@ func (s *Service) reportEditions(r Round) []status.Descriptor {
 			continue
 		}
 		d := status.Descriptor{
-			Which: ring.Which.String(), Period: ring.Period.Number, Minutes: ring.Period.Minutes(),
+			Which: ring.Role.String(), Period: ring.Period.Number, Minutes: ring.Period.Minutes(),
 			Current: ring.Period == s.epoch.period, Points: len(e.contents.IntroductionPoints),
 			Revision: e.revision, Reason: string(e.reason), Built: e.built, Refresh: e.refresh,
 		}

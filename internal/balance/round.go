@@ -87,7 +87,7 @@ func (s *Service) choose(list []selection.Candidate, size int) []selection.Candi
 	}
 	selection.Mark(list, published)
 	room := s.cfg.Room
-	room.Points = min(room.Points, descriptor.MaxPoints(size))
+	room.Points = min(room.Points, new(descriptor.Contents).MaxPoints(size))
 	return s.cfg.Strategy.Select(list, room, s.random)
 }
 
@@ -111,7 +111,7 @@ func (s *Service) plan(now time.Time, rings []*hsdir.Ring, c *descriptor.Content
 }
 
 // keysFor returns the keys of a period, derived once.
-func (s *Service) keysFor(p descriptor.Period) (descriptor.Keys, error) {
+func (s *Service) keysFor(p descriptor.Period) (descriptor.PeriodKeys, error) {
 	if keys, ok := s.keys[p]; ok {
 		return keys, nil
 	}
@@ -142,7 +142,7 @@ func (s *Service) finish(r Round) {
 		old := func(p descriptor.Period) bool {
 			return !slices.ContainsFunc(r.Rings, func(ring *hsdir.Ring) bool { return ring.Period == p })
 		}
-		maps.DeleteFunc(s.keys, func(p descriptor.Period, _ descriptor.Keys) bool { return old(p) })
+		maps.DeleteFunc(s.keys, func(p descriptor.Period, _ descriptor.PeriodKeys) bool { return old(p) })
 		over := len(r.Published) > 0
 		maps.DeleteFunc(s.editions, func(p descriptor.Period, e *edition) bool {
 			over = over || old(p) || !r.Now.Before(e.authority.expires)

@@ -17,8 +17,8 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
-	"onionbalancer/internal/control"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/selection"
 	"onionbalancer/testnet/sim"
 )

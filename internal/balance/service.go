@@ -87,7 +87,7 @@ type Service struct {
 	epoch       epoch
 	every       time.Duration // between fetches of an instance that is fine
 	settleAt    time.Time
-	keys        map[descriptor.Period]descriptor.Keys
+	keys        map[descriptor.Period]descriptor.PeriodKeys
 	custody     *custody
 	former      []*custody // those before it that something is still signed with
 	authorities map[descriptor.Period]*authority
@@ -128,7 +128,7 @@ func NewService(cfg Config, env Env) *Service {
 		readbacks:   make(chan Answer, 1),
 		signers:     map[[32]byte]bool{},
 		random:      rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())),
-		keys:        map[descriptor.Period]descriptor.Keys{},
+		keys:        map[descriptor.Period]descriptor.PeriodKeys{},
 		authorities: map[descriptor.Period]*authority{},
 		editions:    map[descriptor.Period]*edition{},
 		troubles:    troubles{},

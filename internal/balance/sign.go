@@ -70,7 +70,7 @@ type authority struct {
 
 // request asks for an authority.
 type request struct {
-	keys    descriptor.Keys
+	keys    descriptor.PeriodKeys
 	maxSize int // of descriptors, in bytes
 	now     time.Time
 }
@@ -122,7 +122,7 @@ func (c *custody) certify(ctx context.Context, r request) (*authority, error) {
 // background, so that encode returns when ctx ends whatever the key does.
 func (a *authority) encode(ctx context.Context, c *descriptor.Contents, revision uint64) ([]byte, error) {
 	if !a.slow {
-		return a.encoder.Encode(c, revision, nil, rand.Reader)
+		return a.encoder.Encode(c, revision, rand.Reader)
 	}
 	select {
 	case a.turn <- struct{}{}:
@@ -136,7 +136,7 @@ func (a *authority) encode(ctx context.Context, c *descriptor.Contents, revision
 	made := make(chan result, 1)
 	err := a.by.call(func() {
 		defer func() { <-a.turn }()
-		raw, err := a.encoder.Encode(c, revision, nil, rand.Reader)
+		raw, err := a.encoder.Encode(c, revision, rand.Reader)
 		made <- result{raw, err}
 	})
 	if err != nil {
@@ -155,7 +155,7 @@ func (a *authority) encode(ctx context.Context, c *descriptor.Contents, revision
 // signing key, so that it is one of this round and not of eight uploads.
 func (a *authority) check(ctx context.Context, c *descriptor.Contents, revision uint64) error {
 	if a.slow {
-		return a.encoder.Check(c, revision, nil, rand.Reader)
+		return a.encoder.Check(c, revision, rand.Reader)
 	}
 	_, err := a.encode(ctx, c, revision)
 	return err

@@ -134,7 +134,7 @@ func TestOneInstanceUnknownOfflineOrGarbage(t *testing.T) {
 		want status.State
 	}{
 		"unknown": {sim.InstanceConfig{Offline: true}, func(*sim.Instance) {}, status.StateUnknown},
-		"garbage": {sim.InstanceConfig{}, func(i *sim.Instance) { i.SetGarbage(true) }, status.StateGarbage},
+		"invalid": {sim.InstanceConfig{}, func(i *sim.Instance) { i.SetGarbage(true) }, status.StateInvalid},
 	} {
 		onSceneOf(t, sim.Config{Seed: 6}, []sim.InstanceConfig{{}, test.cfg, {}}, func(t *testing.T, s *scene) {
 			s.stop()

@@ -18,13 +18,13 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
-	"onionbalancer/internal/control"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/internal/status"
-	"onionbalancer/internal/torprocess"
+	"onionbalancer/internal/tor/control"
+	"onionbalancer/internal/tor/process"
 	"onionbalancer/keystore/token"
 	"onionbalancer/selection"
 )
@@ -210,7 +210,7 @@ func mendTor(err error) string {
 	switch {
 	case errors.As(err, new(*exec.Error)):
 		return "install tor 0.4.8 or later, or name a running one with control in [tor]"
-	case errors.Is(err, torprocess.ErrInUse):
+	case errors.Is(err, process.ErrInUse):
 		return "try again in a few seconds; if it stays so, look with balancer status whether a balancer runs there"
 	case errors.Is(err, fs.ErrPermission):
 		return "state_dir, with all that is in it, has to belong to the user that balancer runs as"
@@ -280,7 +280,7 @@ func (c *checker) checkInstances(ctx context.Context, fetcher balance.Fetcher, c
 		go func() {
 			keys, err := i.Address.Keys(consensus.CurrentPeriod())
 			if err != nil {
-				answers[n] <- balance.Answer{Finding: balance.Unclear, Err: err}
+				answers[n] <- balance.Answer{Finding: balance.Unreachable, Err: err}
 				return
 			}
 			answers[n] <- fetcher.Fetch(ctx, balance.Query{Consensus: consensus, Keys: keys, Client: i.Client, Now: time.Now()})
@@ -306,7 +306,7 @@ func (c *checker) instance(what string, a balance.Answer) {
 	case balance.Unknown:
 		c.fail(what, "is its tor running and connected? Is the address right? A new service needs a minute or two to be published", a.Err)
 		return
-	case balance.Garbage:
+	case balance.Invalid:
 		c.fail(what, "if it requires client authorization, set client_key; otherwise see its tor's version and log", a.Err)
 		return
 	default:

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"onionbalancer/hsdir"
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet/sim"
 )
 

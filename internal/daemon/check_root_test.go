@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"onionbalancer/internal/torprocess"
+	"onionbalancer/internal/tor/process"
 )
 
 // TestRootsCheckLeavesNothing: what root left in a state directory that was never
@@ -64,7 +64,7 @@ func TestMendTor(t *testing.T) {
 		{missing, "install tor"},
 		{absent, "install tor"},
 		{&fs.PathError{Op: "chmod", Path: "tor", Err: fs.ErrPermission}, "has to belong to the user"},
-		{torprocess.ErrInUse, "try again"},
+		{process.ErrInUse, "try again"},
 		{errors.New("exit status 1: Unknown option 'X'"), "tor.torrc"},
 	} {
 		if got := mendTor(fmt.Errorf("starting tor: %w", test.err)); !strings.Contains(got, test.says) {

@@ -14,8 +14,8 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
-	"onionbalancer/internal/control"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet/sim"
 )
 

@@ -12,7 +12,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 )
 
 // FetchDescriptor fetches and verifies the descriptor of address for the current

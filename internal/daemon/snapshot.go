@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"onionbalancer/internal/balance"
-	"onionbalancer/internal/control"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor/control"
 )
 
 // Snapshot tells what the daemon is doing now.

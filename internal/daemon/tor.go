@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"onionbalancer/internal/config"
-	"onionbalancer/internal/control"
 	"onionbalancer/internal/status"
-	"onionbalancer/internal/torprocess"
+	"onionbalancer/internal/tor/control"
+	"onionbalancer/internal/tor/process"
 )
 
 // ownTorDir is the directory of a tor of our own, inside state_dir.
@@ -28,7 +28,7 @@ const (
 type link struct {
 	client *control.Client
 	target string
-	own    *torprocess.Process // nil unless we started it
+	own    *process.Process // nil unless we started it
 }
 
 // openTor prepares the connection that cfg asks for. Without a control port in
@@ -52,7 +52,7 @@ func openTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (*link, 
 	if err != nil {
 		return nil, err
 	}
-	process, err := torprocess.Start(ctx, torprocess.Config{
+	process, err := process.Start(ctx, process.Config{
 		Dir:        filepath.Join(cfg.StateDir, ownTorDir),
 		Binary:     cfg.Tor.Binary,
 		ExtraLines: lines,
@@ -72,7 +72,7 @@ func extraLines(path string) ([]string, error) {
 	if path == "" {
 		return nil, nil
 	}
-	return torprocess.ReadLines(path)
+	return process.ReadLines(path)
 }
 
 // startTor opens a tor for one command and runs the connection. stop ends both.
@@ -81,7 +81,7 @@ func startTor(ctx context.Context, cfg *config.Config, log *slog.Logger) (conn *
 	cleanUp := func() {}
 	running, socket, ok := control.Config{}, "", false
 	if cfg.Tor.Own() {
-		running, socket, ok = torprocess.Running(ctx, filepath.Join(cfg.StateDir, ownTorDir))
+		running, socket, ok = process.Running(ctx, filepath.Join(cfg.StateDir, ownTorDir))
 	}
 	if cfg.Tor.Own() && !ok && os.Geteuid() == 0 {
 		if cfg, cleanUp, err = elsewhere(cfg); err != nil {

@@ -58,7 +58,7 @@ var (
 // The states that a service and an instance can be in.
 var (
 	serviceStates  = []State{StateOK, StateDegraded, StateStarting, StateFailed}
-	instanceStates = []State{StateOK, StateStarting, StateSilent, StateUnknown, StateUnclear, StateGarbage}
+	instanceStates = []State{StateOK, StateStarting, StateSilent, StateUnknown, StateUnreachable, StateInvalid}
 )
 
 // all lists every metric, in the order in which they are described.

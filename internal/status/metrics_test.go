@@ -66,7 +66,7 @@ func TestMetrics(t *testing.T) {
 		`balancer_service_warnings{service="a4mnoi9"} 2`,
 		`balancer_service_instances{service="a4mnoi5",state="ok"} 2`,
 		`balancer_service_instances{service="a4mnoi5",state="silent"} 1`,
-		`balancer_service_instances{service="a4mnoi5",state="garbage"} 0`,
+		`balancer_service_instances{service="a4mnoi5",state="invalid"} 0`,
 		`balancer_service_instances{service="a4mnoi9",state="ok"} 0`,
 		`balancer_backend_state{backend="web1",service="a4mnoi5",state="ok"} 1`,
 		`balancer_backend_state{backend="web3",service="a4mnoi5",state="ok"} 0`,

@@ -77,14 +77,14 @@ type State string
 
 // The states of a service, best first, then those that only an instance has.
 const (
-	StateOK       State = "ok"       // published and confirmed where it matters; an instance that is used
-	StateDegraded State = "degraded" // published, with something an operator should look at
-	StateStarting State = "starting" // not published yet
-	StateFailed   State = "failed"   // no instance left, or nobody to sign: the last good descriptor stays published
-	StateSilent   State = "silent"   // its descriptor has not been renewed for too long
-	StateUnknown  State = "unknown"  // no HSDir has a descriptor of it
-	StateUnclear  State = "unclear"  // no HSDir gave an answer that tells
-	StateGarbage  State = "garbage"  // what the HSDirs have cannot be used
+	StateOK          State = "ok"          // published and confirmed where it matters; an instance that is used
+	StateDegraded    State = "degraded"    // published, with something an operator should look at
+	StateStarting    State = "starting"    // not published yet
+	StateFailed      State = "failed"      // no instance left, or nobody to sign: the last good descriptor stays published
+	StateSilent      State = "silent"      // its descriptor has not been renewed for too long
+	StateUnknown     State = "unknown"     // no HSDir has a descriptor of it
+	StateUnreachable State = "unreachable" // not enough HSDirs answered
+	StateInvalid     State = "invalid"     // HSDirs returned only invalid descriptors
 )
 
 // Service is one public address.

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 )
 
 // The tests of this file are our control client's conversation with the

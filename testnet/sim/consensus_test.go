@@ -46,8 +46,8 @@ func compare(t *testing.T, n *Network, parser *hsdir.Parser) {
 	if theirs.CurrentPeriod() != ours.Period() {
 		t.Fatalf("%s: period %s, want %s", ours.ValidAfter, ours.Period(), theirs.CurrentPeriod())
 	}
-	if !theirs.RunStart(hsdir.Second).Equal(ours.RunStart()) {
-		t.Fatalf("%s: run start %s, want %s", ours.ValidAfter, ours.RunStart(), theirs.RunStart(hsdir.Second))
+	if !theirs.RunStart(hsdir.SecondRole).Equal(ours.RunStart()) {
+		t.Fatalf("%s: run start %s, want %s", ours.ValidAfter, ours.RunStart(), theirs.RunStart(hsdir.SecondRole))
 	}
 	first, err1 := theirs.First()
 	second, err2 := theirs.Second()
@@ -68,7 +68,7 @@ func compare(t *testing.T, n *Network, parser *hsdir.Parser) {
 	}
 }
 
-func same(t *testing.T, at time.Time, what string, mine []*Relay, theirs [][]hsdir.Responsible) {
+func same(t *testing.T, at time.Time, what string, mine []*Relay, theirs [][]hsdir.ResponsibleHSDir) {
 	t.Helper()
 	var flat []string
 	for _, replica := range theirs {

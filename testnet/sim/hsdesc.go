@@ -162,7 +162,7 @@ func (t *Tor) failed(address descriptor.Address, blinded descriptor.BlindedPubli
 
 // fetched says what came of a fetch, on the control port; it returns whether
 // tor is content.
-func (t *Tor) fetched(keys descriptor.Keys, r *Relay, now time.Time) bool {
+func (t *Tor) fetched(keys descriptor.PeriodKeys, r *Relay, now time.Time) bool {
 	body, status := r.serve(keys.Blinded, now)
 	reason := ""
 	switch status {

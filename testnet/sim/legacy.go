@@ -32,7 +32,7 @@ var outer, inner = []byte("hsdir-superencrypted-data"), []byte("hsdir-encrypted-
 
 // legacy returns body with its first introduction point made a legacy one.
 // The descriptor must not need client authorization.
-func (d *published) legacy(body []byte, keys descriptor.Keys, revision uint64) ([]byte, error) {
+func (d *published) legacy(body []byte, keys descriptor.PeriodKeys, revision uint64) ([]byte, error) {
 	_, object, _ := bytes.Cut(body, []byte("superencrypted\n"))
 	block, _ := pem.Decode(object)
 	if block == nil {
@@ -85,7 +85,7 @@ func addLegacyKey(text []byte, i *Instance) []byte {
 }
 
 // layerKeys derives the stream and the MAC of a layer from its salt.
-func layerKeys(salt []byte, keys descriptor.Keys, revision uint64, constant []byte) (cipher.Stream, *sha3.SHA3) {
+func layerKeys(salt []byte, keys descriptor.PeriodKeys, revision uint64, constant []byte) (cipher.Stream, *sha3.SHA3) {
 	kdf := sha3.NewSHAKE256()
 	for _, part := range [][]byte{keys.Blinded[:], keys.Subcredential[:], int8Bytes(revision), salt, constant} {
 		_, _ = kdf.Write(part) // never fails
@@ -103,7 +103,7 @@ func layerKeys(salt []byte, keys descriptor.Keys, revision uint64, constant []by
 	return cipher.NewCTR(block, derived[32:48]), mac
 }
 
-func openLayer(blob []byte, keys descriptor.Keys, revision uint64, constant []byte) ([]byte, error) {
+func openLayer(blob []byte, keys descriptor.PeriodKeys, revision uint64, constant []byte) ([]byte, error) {
 	if len(blob) < saltSize+macSize {
 		return nil, errLayer
 	}
@@ -117,7 +117,7 @@ func openLayer(blob []byte, keys descriptor.Keys, revision uint64, constant []by
 	return text, nil
 }
 
-func sealLayer(text, salt []byte, keys descriptor.Keys, revision uint64, constant []byte) []byte {
+func sealLayer(text, salt []byte, keys descriptor.PeriodKeys, revision uint64, constant []byte) []byte {
 	stream, mac := layerKeys(salt, keys, revision, constant)
 	sealed := bytes.Clone(text)
 	stream.XORKeyStream(sealed, sealed)

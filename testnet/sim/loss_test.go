@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 )
 
 // Where circuits die, an upload may have worked though nobody hears of it.

@@ -6,7 +6,7 @@ import "onionbalancer/descriptor"
 // port and the clients ask for again and again. Network.mu protects it.
 type keyring struct {
 	addresses map[string]descriptor.Address
-	keys      map[addressPeriod]descriptor.Keys
+	keys      map[addressPeriod]descriptor.PeriodKeys
 }
 
 type addressPeriod struct {
@@ -36,7 +36,7 @@ func (k *keyring) parse(label string) (descriptor.Address, bool) {
 const labelLength = 56
 
 // of returns the keys of an address for a period.
-func (k *keyring) of(a descriptor.Address, p descriptor.Period) (descriptor.Keys, error) {
+func (k *keyring) of(a descriptor.Address, p descriptor.Period) (descriptor.PeriodKeys, error) {
 	if keys, known := k.keys[addressPeriod{a, p}]; known {
 		return keys, nil
 	}
@@ -45,7 +45,7 @@ func (k *keyring) of(a descriptor.Address, p descriptor.Period) (descriptor.Keys
 		return keys, err
 	}
 	if k.keys == nil || len(k.keys) >= remembered {
-		k.keys = make(map[addressPeriod]descriptor.Keys)
+		k.keys = make(map[addressPeriod]descriptor.PeriodKeys)
 	}
 	k.keys[addressPeriod{a, p}] = keys
 	return keys, nil

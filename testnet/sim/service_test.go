@@ -27,7 +27,7 @@ func newService(t *testing.T, n *Network) *service {
 }
 
 // keys are the service's keys for a period.
-func (s *service) keys(p descriptor.Period) descriptor.Keys {
+func (s *service) keys(p descriptor.Period) descriptor.PeriodKeys {
 	s.t.Helper()
 	keys, err := s.key.Address().Keys(p)
 	if err != nil {
@@ -53,7 +53,7 @@ func (s *service) encode(p descriptor.Period, revision uint64, points ...descrip
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	body, err := encoder.Encode(&descriptor.Contents{IntroductionPoints: points}, revision, nil, rand.Reader)
+	body, err := encoder.Encode(&descriptor.Contents{IntroductionPoints: points}, revision, rand.Reader)
 	if err != nil {
 		s.t.Fatal(err)
 	}

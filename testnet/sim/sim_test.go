@@ -11,7 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"onionbalancer/internal/control"
+	"onionbalancer/internal/tor/control"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -31,7 +31,7 @@ type published struct {
 	ended   bool
 
 	encoder *descriptor.Encoder // made when somebody wants to see a descriptor
-	keys    descriptor.Keys
+	keys    descriptor.PeriodKeys
 	signer  ed25519.PrivateKey
 	cert    descriptor.Certificate
 }
@@ -124,7 +124,7 @@ func (u *upload) encode(r *Relay) []byte {
 		_, _ = random.Read(junk) // never fails
 		return signWrapper(d.cert, d.signer, u.counter(), junk)
 	}
-	body, err := d.encoder.Encode(u.contents(), u.counter(), d.instance.cfg.Clients, random)
+	body, err := d.encoder.Encode(u.contents(), u.counter(), random)
 	if err == nil && d.instance.cfg.LegacyPoint {
 		body, err = d.legacy(body, d.keys, u.counter())
 	}
@@ -158,7 +158,7 @@ func (d *published) prepare(cfg *Config) {
 func (u *upload) contents() *descriptor.Contents {
 	i := u.of.instance
 	cfg := &i.net.cfg
-	c := &descriptor.Contents{Create2Formats: []int{2}, SingleOnion: i.cfg.SingleOnion}
+	c := &descriptor.Contents{Create2Formats: []int{2}, SingleOnion: i.cfg.SingleOnion, Clients: i.cfg.Clients}
 	if !i.cfg.NoFlowControl {
 		c.FlowControl = &descriptor.FlowControl{Versions: "1-2", SendmeInc: uint8(cfg.param("cc_sendme_inc", 31))}
 	}

@@ -1,0 +1,175 @@
+// Package backend watches the instances of all services, each once, however many
+// services use it: one fetch loop, one decoded descriptor, one judgement of its
+// freshness. Services subscribe to the instances that they use, read immutable
+// Backends, and are woken when one of theirs changed.
+package backend
+
+import (
+	"errors"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/status"
+)
+
+// SilentAfter is how long a descriptor may go without a higher revision counter
+// before its instance counts as silent. tor renews it after 60 to 120 minutes.
+const SilentAfter = 150 * time.Minute
+
+// Finding is what the last fetch of an instance's descriptor came to.
+type Finding int
+
+// The findings.
+const (
+	NotAsked    Finding = iota
+	Found               // a valid descriptor
+	NotFound            // HSDirs of both replicas answered, and have none
+	Unreachable         // not enough HSDirs answered to tell
+	Invalid             // HSDirs returned only invalid descriptors
+)
+
+// findingOf tells what the error of a fetch says about the instance.
+func findingOf(err error) Finding {
+	switch {
+	case err == nil:
+		return Found
+	case errors.Is(err, hsdir.ErrNotFound):
+		return NotFound
+	case errors.Is(err, hsdir.ErrInvalid), errors.Is(err, descriptor.ErrClientKey):
+		return Invalid
+	default:
+		return Unreachable
+	}
+}
+
+// Backend is what is known of one instance at one moment. It is immutable.
+type Backend struct {
+	Address descriptor.Address
+	// Version grows with every change of the instance that services care about.
+	Version uint64
+
+	Finding  Finding
+	Err      error // of the last fetch; nil when it found a descriptor
+	Failures int   // fetches without a descriptor, in a row
+
+	Descriptor *descriptor.Descriptor // the last good one; nil before there was one
+	Period     descriptor.Period      // of Descriptor
+	Renewed    time.Time              // when the instance published it, as far as is known
+	Exact      bool                   // Renewed is more than an upper bound
+	Seen       time.Time              // when a fetch last found Descriptor, or one after it
+	Offer      Offer                  // of Descriptor
+	Restless   bool                   // it changes its offer too often, and is asked less often
+
+	Asking   bool      // a fetch is in flight
+	Asked    time.Time // when the last fetch began
+	Answered time.Time // when the last fetch ended
+	Due      time.Time // when the next fetch should begin
+}
+
+// missesToDrop is how many fetches in a row must say that there is no descriptor
+// before an instance that had one is dropped: the HSDirs of a new ring may not have
+// it yet.
+const missesToDrop = 2
+
+// State sums b up. Only an instance that is ok is worth sending clients to while
+// there is a choice.
+//
+// Silence is judged by what fetches saw, not by the time since the last one: an
+// instance is silent if a fetch found a descriptor that was old by then. So rare
+// fetches make no instance silent.
+func (b *Backend) State(now time.Time) status.State {
+	switch {
+	case b.Finding == NotFound && (b.Descriptor == nil || b.Failures >= missesToDrop):
+		return status.StateUnknown
+	case b.Descriptor == nil && b.Finding == NotAsked:
+		return status.StateStarting
+	case b.Descriptor == nil && b.Finding == Invalid:
+		return status.StateInvalid
+	case b.Descriptor == nil:
+		return status.StateUnreachable
+	case b.Seen.Sub(b.Renewed) > SilentAfter:
+		return status.StateSilent
+	case now.Sub(b.Seen) > SilentAfter:
+		return status.StateUnreachable
+	default:
+		return status.StateOK
+	}
+}
+
+// Usable returns how many introduction points on offer have not expired.
+func (b *Backend) Usable(now time.Time) (n int) {
+	for _, p := range b.Offer.Points {
+		if now.Before(p.Expires) {
+			n++
+		}
+	}
+	return n
+}
+
+// floor is the lowest revision counter that a descriptor of p may carry.
+func (b *Backend) floor(p descriptor.Period) uint64 {
+	if b.Descriptor == nil || b.Period != p {
+		return 0
+	}
+	return b.Descriptor.RevisionCounter
+}
+
+// A View is what a subscriber sees of its instances at one moment, in the order
+// in which it named them.
+type View struct {
+	Backends []*Backend
+	// StoreErr is why what is known of the instances could not be stored.
+	StoreErr error
+}
+
+// How long planning waits for fetches in flight: waitLongest for the first of
+// them, waitRest once one of them was answered. To publish two instances and then
+// three costs more than a second's wait.
+const (
+	waitLongest = 5 * time.Second
+	waitRest    = time.Second
+)
+
+// Wait returns until when fetches in flight are worth waiting for; the zero time
+// if none is.
+func (v View) Wait() time.Time {
+	var began, until time.Time
+	for _, b := range v.Backends {
+		if b.Asking && (began.IsZero() || b.Asked.Before(began)) {
+			began = b.Asked
+		}
+	}
+	if began.IsZero() {
+		return began
+	}
+	until = began.Add(waitLongest)
+	for _, b := range v.Backends {
+		if !b.Asking && b.Finding == Found && !b.Answered.Before(began) && b.Answered.Add(waitRest).Before(until) {
+			until = b.Answered.Add(waitRest)
+		}
+	}
+	return until
+}
+
+// NextFetch returns when the next fetch of an instance is due that is not in
+// flight; the zero time if there is none.
+func (v View) NextFetch() (next time.Time) {
+	for _, b := range v.Backends {
+		if !b.Asking && (next.IsZero() || b.Due.Before(next)) {
+			next = b.Due
+		}
+	}
+	return next
+}
+
+// Answered returns when an instance last answered a fetch, whatever it said; the
+// zero time if none ever did.
+func (v View) Answered() (last time.Time) {
+	for _, b := range v.Backends {
+		if (b.Finding == Found || b.Finding == NotFound) && b.Answered.After(last) {
+			last = b.Answered
+		}
+	}
+	return last
+}

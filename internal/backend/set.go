@@ -1,0 +1,502 @@
+package backend
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/backoff"
+	"onionbalancer/internal/event"
+)
+
+// Instance is a backend that a subscriber uses.
+type Instance struct {
+	Name    string // what the subscriber calls it
+	Address descriptor.Address
+	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
+}
+
+// Fetcher fetches descriptors, as *hsdir.Fetcher does: it is safe for concurrent
+// use, bounds what it has in flight, and returns when ctx ends.
+type Fetcher interface {
+	Fetch(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (hsdir.FetchResult, error)
+}
+
+// Source tells which consensus to work by, as *consensus.Watcher does.
+type Source interface {
+	Consensus() (*hsdir.Consensus, error)
+	Subscribe() (changed <-chan struct{}, unsubscribe func())
+}
+
+// Config says what a Set works with.
+type Config struct {
+	Consensus Source
+	Fetcher   Fetcher
+	Store     Store
+	Record    event.Recorder
+	Now       func() time.Time // nil stands for time.Now
+}
+
+// Intervals between fetches of an instance that answers, while no subscriber asks
+// for one: one fetch a second is what a balancer may cost the network on average.
+// On a testing network a day lasts minutes.
+const (
+	fetchShortest = 2 * time.Minute
+	fetchRate     = time.Second
+	fetchTesting  = 15 * time.Second
+)
+
+// dawnLasts is how long after the beginning of a period, or after an instance was
+// added, points count as seen at the same time: when an instance's descriptor
+// arrives is chance, and must not decide which of two has a relay. For as long, at
+// most, the other instances are asked before a new key is claimed for one.
+const dawnLasts = 30 * time.Second
+
+// lateBy is by how much a turn must be late for everything to be fetched again:
+// the machine slept, or the clock was set.
+const lateBy = 30 * time.Second
+
+// Set watches instances. It is safe for concurrent use.
+type Set struct {
+	cfg   Config
+	poke  chan struct{} // holds a token when there is something new to do
+	fetch sync.WaitGroup
+	saver *saver
+
+	mu            sync.Mutex // protects what follows
+	watches       map[descriptor.Address]*watch
+	subscriptions map[*Subscription]bool
+	epoch         epoch
+	dawn          time.Time
+	claims        claims
+	version       uint64
+	decoder       descriptor.Decoder
+}
+
+// epoch is what decides where an instance's descriptor is and which one it is.
+// When it changes, everything fetched before may be about to die.
+type epoch struct {
+	period descriptor.Period
+	random [32]byte // of the ring that clients fetch from
+	first  descriptor.Period
+}
+
+// watch is one instance with those who use it.
+type watch struct {
+	now      *Backend
+	users    map[*Subscription]Instance
+	changes  *rate.Limiter // of the offer
+	retry    backoff.Backoff
+	asking   bool
+	listened time.Time // since when the other instances are asked whose its new keys are; else zero
+}
+
+// New returns a Set that watches nothing until Run.
+func New(cfg Config) *Set {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Set{
+		cfg: cfg, poke: make(chan struct{}, 1), watches: map[descriptor.Address]*watch{},
+		subscriptions: map[*Subscription]bool{}, claims: claims{}, saver: newSaver(cfg.Store),
+	}
+}
+
+// Run fetches until ctx ends.
+func (s *Set) Run(ctx context.Context) {
+	changed, unsubscribe := s.cfg.Consensus.Subscribe()
+	defer unsubscribe()
+	defer s.fetch.Wait()
+	var saving sync.WaitGroup
+	defer saving.Wait()
+	saving.Go(func() { s.saver.run(ctx, s.notifyAll) })
+	late := false
+	for ctx.Err() == nil {
+		now := s.cfg.Now()
+		next := s.turn(ctx, now, late)
+		timer := time.NewTimer(next.Sub(now))
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-s.poke:
+		case <-timer.C:
+		}
+		timer.Stop()
+		late = s.cfg.Now().Round(0).Sub(next.Round(0)) > lateBy
+	}
+}
+
+// turn starts the fetches that are due, and returns when the next turn is.
+func (s *Set) turn(ctx context.Context, now time.Time, late bool) (next time.Time) {
+	c, _ := s.cfg.Consensus.Consensus()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next = now.Add(time.Hour)
+	if c == nil || c.Current().Len() == 0 {
+		return next
+	}
+	s.enter(now, c)
+	s.settle(now)
+	for a, w := range s.watches {
+		if late && !w.asking {
+			w.update(func(b *Backend) { b.Due = now })
+		}
+		if w.asking {
+			continue
+		}
+		if now.Before(w.now.Due) {
+			next = earlier(next, w.now.Due)
+			continue
+		}
+		s.ask(ctx, now, c, a, w)
+	}
+	for _, w := range s.watches {
+		if !w.listened.IsZero() {
+			next = earlier(next, w.listened.Add(dawnLasts))
+		}
+	}
+	return later(next, now.Add(shortestTurn))
+}
+
+// shortestTurn keeps a mistake about what is due from becoming a busy loop.
+const shortestTurn = 100 * time.Millisecond
+
+// enter makes every instance due if c began a new epoch: an instance has other
+// introduction points in its new descriptor, and closes the old ones.
+func (s *Set) enter(now time.Time, c *hsdir.Consensus) {
+	current := c.Current()
+	e := epoch{period: current.Period, random: current.SharedRandom, first: c.Period(hsdir.First)}
+	if e == s.epoch {
+		return
+	}
+	if s.epoch != (epoch{}) {
+		s.cfg.Record(event.Event{At: now, Kind: event.Period, Text: "new period or shared random value: fetching every instance again",
+			Attrs: []slog.Attr{slog.Uint64("period", e.period.Number), slog.Time("valid_after", c.ValidAfter)}})
+	}
+	if e.period != s.epoch.period {
+		s.claims, s.dawn = s.saver.loadClaims(e.period), now
+		for a, w := range s.watches {
+			w.listened = time.Time{}
+			s.contest(a, w)
+		}
+	}
+	s.epoch = e
+	for _, w := range s.watches {
+		w.update(func(b *Backend) { b.Due = now })
+	}
+}
+
+// ask begins a fetch.
+func (s *Set) ask(ctx context.Context, now time.Time, c *hsdir.Consensus, a descriptor.Address, w *watch) {
+	every := s.interval(w)
+	keys, err := a.Keys(s.epoch.period)
+	if err != nil {
+		w.update(func(b *Backend) { b.Err, b.Due = err, now.Add(every) })
+		return
+	}
+	var client *descriptor.ClientKey
+	for _, i := range w.users {
+		if i.Client != nil {
+			client = i.Client
+		}
+	}
+	w.asking = true
+	w.update(func(b *Backend) { b.Asking, b.Asked = true, now })
+	floor := w.now.floor(keys.Period)
+	s.fetch.Go(func() {
+		result, err := s.cfg.Fetcher.Fetch(ctx, c, keys, client, floor, now)
+		if ctx.Err() == nil {
+			s.absorb(a, w, keys.Period, result, err)
+		}
+	})
+}
+
+// absorb takes the result of one fetch in.
+func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result hsdir.FetchResult, err error) {
+	defer s.wake()
+	now := s.cfg.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.asking = false
+	if s.watches[a] != w {
+		return // nobody uses it any more
+	}
+	if p != s.epoch.period {
+		w.update(func(b *Backend) { b.Asking, b.Due = false, now }) // the period changed meanwhile
+		return
+	}
+	before := *w.now
+	w.update(func(b *Backend) {
+		b.Asking, b.Answered = false, now
+		b.Finding, b.Err = findingOf(err), err
+		if err != nil {
+			b.Failures++
+			return
+		}
+		b.Failures = 0
+		s.take(now, w, b, p, result)
+	})
+	w.update(func(b *Backend) { b.Due = now.Add(w.pause(s.interval(w))) })
+	after := w.now
+	renewed := err == nil && after.newer(&before)
+	if renewed {
+		s.saver.setInstance(a, after.record(result.Raw))
+	}
+	s.settle(now)
+	is, was := after.State(now), before.State(now)
+	if is != was {
+		s.tell(now, w, is, was)
+	}
+	if renewed || is != was || after.Finding != before.Finding || after.Restless != before.Restless {
+		s.changed(w)
+		return
+	}
+	for sub := range w.users {
+		if sub.waiting.Load() { // for the fetch to end
+			sub.wake()
+		}
+	}
+}
+
+// newer reports whether b has another descriptor than before.
+func (b *Backend) newer(before *Backend) bool {
+	return before.Descriptor == nil || before.Period != b.Period || before.Descriptor.RevisionCounter != b.Descriptor.RevisionCounter
+}
+
+// take makes what a fetch found the descriptor of b.
+func (s *Set) take(now time.Time, w *watch, b *Backend, p descriptor.Period, result hsdir.FetchResult) {
+	old := b.Period != p // so are all of its points
+	if b.Descriptor == nil || old || b.Descriptor.RevisionCounter != result.Descriptor.RevisionCounter {
+		b.Renewed, b.Exact = b.renewed(p, result.Descriptor, s.runStart(), now)
+	}
+	b.Descriptor, b.Period, b.Seen = result.Descriptor, p, now
+	next := offerOf(result.Descriptor)
+	switch {
+	case !old && !b.Offer.same(next) && !w.changes.AllowN(now, 1):
+		b.Restless = true
+	case w.changes.TokensAt(now) >= 2: // it rested for twice as long as it has to
+		b.Restless = false
+	}
+	at := now
+	if now.Sub(s.dawn) < dawnLasts {
+		at = s.dawn
+	}
+	seen := b.Offer.firstSeen()
+	if old {
+		seen = nil
+	}
+	next.date(seen, at)
+	b.Offer = next
+	s.rival(b)
+}
+
+// runStart is where the revision counters of the current period count from.
+func (s *Set) runStart() time.Time {
+	c, _ := s.cfg.Consensus.Consensus()
+	if c == nil || c.CurrentPeriod() != s.epoch.period {
+		return time.Time{}
+	}
+	return c.Current().RunStart
+}
+
+// pause is the time until an instance is asked again: about every while it
+// answers, and longer while it changes all the time.
+func (w *watch) pause(every time.Duration) time.Duration {
+	if w.now.Restless {
+		every = max(every, ChangesEvery)
+	}
+	if w.now.Failures == 0 {
+		w.retry.Reset()
+		return backoff.Jitter(every)
+	}
+	return min(w.retry.Next(), every)
+}
+
+// interval is how often an instance is asked while it answers.
+func (s *Set) interval(w *watch) time.Duration {
+	c, _ := s.cfg.Consensus.Consensus()
+	shortest := time.Duration(0)
+	for sub := range w.users {
+		every := sub.every
+		if every == 0 {
+			every = max(fetchShortest, time.Duration(len(s.watches))*fetchRate)
+			if c != nil && c.Testing {
+				every = min(every, fetchTesting)
+			}
+		}
+		if shortest == 0 || every < shortest {
+			shortest = every
+		}
+	}
+	return shortest
+}
+
+// settle claims new keys for the instances that offer them, once the instances
+// that are used together with these were asked, too: the owner of a key may be one
+// of them.
+func (s *Set) settle(now time.Time) {
+	var ready []descriptor.Address
+	for a, w := range s.watches {
+		if len(s.claims.unclaimed(a, w.now.Offer)) == 0 {
+			w.listened = time.Time{}
+		} else if s.listen(now, a, w) {
+			ready = append(ready, a)
+		}
+	}
+	if len(ready) == 0 {
+		return
+	}
+	for _, a := range ready {
+		w := s.watches[a]
+		w.listened = time.Time{}
+		for _, key := range s.claims.unclaimed(a, w.now.Offer) {
+			s.claims.note(key, s.offering(key))
+		}
+	}
+	for a, w := range s.watches {
+		s.contest(a, w)
+	}
+	s.saver.setClaims(s.epoch.period, s.claims)
+}
+
+// listen has the instances asked that are used together with w, which offers new
+// keys, and reports whether all of them have answered, or had time enough.
+func (s *Set) listen(now time.Time, a descriptor.Address, w *watch) bool {
+	first := w.listened.IsZero()
+	if first {
+		w.listened = now
+	}
+	waiting := false
+	for other := range s.together(w) {
+		o := s.watches[other]
+		if other == a || len(s.claims.unclaimed(other, o.now.Offer)) > 0 || !o.now.Answered.Before(w.listened) {
+			continue
+		}
+		if waiting = true; first && !o.asking && now.Before(o.now.Due) {
+			o.update(func(b *Backend) { b.Due = now })
+		}
+	}
+	return !waiting || now.Sub(w.listened) >= dawnLasts
+}
+
+// together returns the instances that some subscriber uses together with w.
+func (s *Set) together(w *watch) map[descriptor.Address]bool {
+	all := make(map[descriptor.Address]bool)
+	for sub := range w.users {
+		for _, i := range sub.instances {
+			all[i.Address] = true
+		}
+	}
+	return all
+}
+
+// offering lists the instances that offer key.
+func (s *Set) offering(key [32]byte) (list []descriptor.Address) {
+	for a, w := range s.watches {
+		if slices.Contains(keysOf(w.now.Offer), key) {
+			list = append(list, a)
+		}
+	}
+	slices.SortFunc(list, func(a, b descriptor.Address) int { return slices.Compare(a[:], b[:]) })
+	return list
+}
+
+// contest works out which of w's keys others had first.
+func (s *Set) contest(a descriptor.Address, w *watch) {
+	for n := range w.now.Offer.Points {
+		p := &w.now.Offer.Points[n]
+		if !slices.Equal(s.claims.rivals(a, p), p.Rivals) {
+			w.update(s.rival)
+			s.changed(w)
+			return
+		}
+	}
+}
+
+// rival fills in which other instances had the keys of b's points first.
+func (s *Set) rival(b *Backend) {
+	b.Offer.Points = slices.Clone(b.Offer.Points)
+	for n := range b.Offer.Points {
+		b.Offer.Points[n].Rivals = s.claims.rivals(b.Address, &b.Offer.Points[n])
+	}
+}
+
+// update replaces what is known of w by a changed copy.
+func (w *watch) update(change func(b *Backend)) {
+	b := *w.now
+	change(&b)
+	w.now = &b
+}
+
+// changed wakes those who use w.
+func (s *Set) changed(w *watch) {
+	s.version++
+	w.update(func(b *Backend) { b.Version = s.version })
+	for sub := range w.users {
+		sub.wake()
+	}
+}
+
+// tell records that an instance is in another state. Several services may use it,
+// under different names.
+func (s *Set) tell(now time.Time, w *watch, is, was any) {
+	e := event.Event{At: now, Kind: event.InstanceState, Text: "instance"}
+	names := make(map[string]bool)
+	for sub, i := range w.users {
+		names[i.Name] = true
+		e.Service = sub.service
+	}
+	name := w.now.Address.Short()
+	if len(names) == 1 {
+		name = slices.Collect(maps.Keys(names))[0]
+	}
+	e.Attrs = append(e.Attrs, slog.String("instance", name))
+	if len(w.users) > 1 {
+		e.Service = descriptor.Address{}
+		e.Attrs = append(e.Attrs, slog.Int("services", len(w.users)))
+	}
+	problem := ""
+	if w.now.Err != nil {
+		problem = w.now.Err.Error()
+	}
+	e.Attrs = append(e.Attrs, slog.Any("state", is), slog.Any("was", was), slog.Int("points", w.now.Usable(now)), slog.String("error", problem))
+	s.cfg.Record(e)
+}
+
+// notifyAll wakes every subscriber.
+func (s *Set) notifyAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for sub := range s.subscriptions {
+		sub.wake()
+	}
+}
+
+// wake has Run look for something to do.
+func (s *Set) wake() {
+	select {
+	case s.poke <- struct{}{}:
+	default:
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

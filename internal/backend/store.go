@@ -1,0 +1,224 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/backoff"
+	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
+)
+
+// Store keeps what is known of instances over restarts, as *state.DB does.
+type Store interface {
+	Instances() ([]state.Listed[state.Instance], error)
+	SwapInstance(ctx context.Context, a descriptor.Address, version uint64, i state.Instance) (uint64, error)
+	AllClaims() ([]state.ListedClaims, error)
+	SwapClaims(ctx context.Context, p descriptor.Period, version uint64, c state.Claims) (uint64, error)
+}
+
+// saver writes records in the background, so that nothing waits for a disk. It
+// reads the store once, when it is made.
+type saver struct {
+	store Store
+	poke  chan struct{} // holds a token when something is dirty
+
+	mu        sync.Mutex // protects what follows
+	instances map[descriptor.Address]*stored[state.Instance]
+	periods   map[descriptor.Period]*stored[state.Claims]
+	err       error // of the last attempt to read or write
+}
+
+// stored is a record as it is to be in the store.
+type stored[T any] struct {
+	record  T
+	version uint64 // in the store
+	dirty   bool
+}
+
+// retrySave is the delay before a failed write is retried, and its longest.
+const (
+	retrySave    = time.Second
+	retrySaveMax = 5 * time.Minute
+)
+
+func newSaver(store Store) *saver {
+	v := &saver{store: store, poke: make(chan struct{}, 1), instances: map[descriptor.Address]*stored[state.Instance]{}, periods: map[descriptor.Period]*stored[state.Claims]{}}
+	instances, err := store.Instances()
+	for _, i := range instances {
+		v.instances[i.Address] = &stored[state.Instance]{record: i.Record, version: i.Version}
+	}
+	claims, claimsErr := store.AllClaims()
+	for _, c := range claims {
+		v.periods[c.Period] = &stored[state.Claims]{record: c.Record, version: c.Version}
+	}
+	v.err = errors.Join(err, claimsErr)
+	return v
+}
+
+// trouble returns why the last attempt to read or write failed; nil if it did not.
+func (v *saver) trouble() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.err
+}
+
+// setInstance has a record written.
+func (v *saver) setInstance(a descriptor.Address, record state.Instance) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	set(v.instances, a, record)
+	v.wake()
+}
+
+// setClaims has the claims of a period written, and forgets those of periods long
+// before.
+func (v *saver) setClaims(p descriptor.Period, c claims) {
+	record := state.Claims{Keys: make(map[state.Bytes32][]descriptor.Address, len(c))}
+	for key, list := range c {
+		record.Keys[key] = append([]descriptor.Address(nil), list...)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	set(v.periods, p, record)
+	v.wake()
+}
+
+// set makes record the one to be stored under key.
+func set[K comparable, T any](all map[K]*stored[T], key K, record T) {
+	s := all[key]
+	if s == nil {
+		s = new(stored[T])
+		all[key] = s
+	}
+	s.record, s.dirty = record, true
+}
+
+func (v *saver) wake() {
+	select {
+	case v.poke <- struct{}{}:
+	default:
+	}
+}
+
+// loadClaims returns what is stored of the claims of a period.
+func (v *saver) loadClaims(p descriptor.Period) claims {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	c := claims{}
+	if s := v.periods[p]; s != nil {
+		for key, list := range s.record.Keys {
+			c[key] = append([]descriptor.Address(nil), list...)
+		}
+	}
+	return c
+}
+
+// run writes until ctx ends, and then once more. troubled is called when writing
+// begins to fail, or works again.
+func (v *saver) run(ctx context.Context, troubled func()) {
+	retry := backoff.Backoff{First: retrySave, Max: retrySaveMax}
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			v.write(context.WithoutCancel(ctx))
+			return
+		case <-v.poke:
+		case <-again:
+		}
+		before := v.trouble()
+		again = nil
+		if err := v.write(ctx); err != nil {
+			again = time.After(retry.Next())
+		} else {
+			retry.Reset()
+		}
+		if after := v.trouble(); (before == nil) != (after == nil) {
+			troubled()
+		}
+	}
+}
+
+// write writes what is dirty.
+func (v *saver) write(ctx context.Context) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var errs []error
+	for a, s := range maps.All(v.instances) {
+		if s.dirty {
+			errs = append(errs, save(&v.mu, s, func(record state.Instance) (uint64, error) { return v.store.SwapInstance(ctx, a, s.version, record) }))
+		}
+	}
+	for p, s := range maps.All(v.periods) {
+		if s.dirty {
+			errs = append(errs, save(&v.mu, s, func(record state.Claims) (uint64, error) { return v.store.SwapClaims(ctx, p, s.version, record) }))
+		}
+	}
+	v.err = errors.Join(errs...)
+	return v.err
+}
+
+// save writes one record, with mu unlocked meanwhile.
+func save[T any](mu *sync.Mutex, s *stored[T], swap func(T) (uint64, error)) error {
+	record := s.record
+	s.dirty = false
+	mu.Unlock()
+	version, err := swap(record)
+	mu.Lock()
+	if err != nil {
+		s.dirty = true
+		return err
+	}
+	s.version = version
+	return nil
+}
+
+// record is what is stored of b, whose descriptor came as raw.
+func (b *Backend) record(raw []byte) state.Instance {
+	r := state.Instance{
+		Period: b.Period.Number, Minutes: b.Period.Minutes(), Revision: b.Descriptor.RevisionCounter,
+		Renewed: b.Renewed.UTC(), Raw: raw,
+	}
+	for _, p := range b.Offer.Points {
+		r.Points = append(r.Points, state.Point{AuthKey: state.Bytes32(p.AuthKey), EncKey: state.Bytes32(p.EncKey), Relay: p.Relay(), FirstSeen: p.FirstSeen.UTC()})
+	}
+	return r
+}
+
+// restore takes in what is stored of an instance. The descriptor is verified again,
+// as everything that comes from outside the process.
+func (s *Set) restore(now time.Time, i Instance, w *watch) {
+	s.saver.mu.Lock()
+	stored := s.saver.instances[i.Address]
+	s.saver.mu.Unlock()
+	if stored == nil {
+		return
+	}
+	r := stored.record
+	p := descriptor.Period{Number: r.Period, Length: time.Duration(r.Minutes) * time.Minute}
+	keys, err := i.Address.Keys(p)
+	if err != nil {
+		return
+	}
+	d, err := s.decoder.Decode(r.Raw, keys, i.Client, now)
+	if err != nil {
+		s.cfg.Record(event.Event{At: now, Kind: event.InstanceState, Text: "a stored descriptor is of no use any more",
+			Attrs: []slog.Attr{slog.String("instance", i.Name), slog.Any("error", err)}})
+		return
+	}
+	seen := make(map[ID]time.Time, len(r.Points))
+	for _, p := range r.Points {
+		seen[ID{p.AuthKey, p.EncKey, p.Relay}] = p.FirstSeen
+	}
+	w.update(func(b *Backend) {
+		b.Descriptor, b.Period, b.Renewed, b.Seen, b.Offer = d, p, r.Renewed, r.Renewed, offerOf(d)
+		b.Offer.date(seen, now)
+		s.rival(b)
+	})
+}

@@ -1,0 +1,132 @@
+package backend
+
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/backoff"
+)
+
+// Subscription is a service's use of its instances.
+type Subscription struct {
+	set     *Set
+	service descriptor.Address
+	wake    func()
+	waiting atomic.Bool // whether the last View had a fetch worth waiting for
+
+	// The Set's mutex protects what follows.
+	instances []Instance
+	every     time.Duration
+}
+
+// Subscribe begins to watch instances for a service. wake is called, by any
+// goroutine, when one of them changed; it must not block nor use the Set. every is
+// how often an instance is asked while it answers; 0 leaves that to the Set.
+func (s *Set) Subscribe(service descriptor.Address, instances []Instance, every time.Duration, wake func()) *Subscription {
+	sub := &Subscription{set: s, service: service, wake: wake}
+	s.mu.Lock()
+	s.subscriptions[sub] = true
+	s.mu.Unlock()
+	sub.Update(instances, every)
+	return sub
+}
+
+// Update changes the instances. What is known of those that stay is kept.
+func (sub *Subscription) Update(instances []Instance, every time.Duration) {
+	s := sub.set
+	now := s.cfg.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.subscriptions[sub] {
+		return
+	}
+	before := sub.instances
+	sub.instances, sub.every = slices.Clone(instances), every
+	added := false
+	for _, i := range instances {
+		w := s.watches[i.Address]
+		if w == nil {
+			w = s.watch(now, i)
+			added = true
+		}
+		if was, used := w.users[sub]; used && was.Client != i.Client {
+			w.update(func(b *Backend) { b.Due = now })
+		}
+		w.users[sub] = i
+	}
+	if added {
+		s.dawn = now
+	}
+	for _, i := range before {
+		if !slices.ContainsFunc(instances, func(stays Instance) bool { return stays.Address == i.Address }) {
+			s.drop(sub, i.Address)
+		}
+	}
+	for _, w := range s.watches {
+		if _, used := w.users[sub]; used && !w.asking { // the interval may be another
+			w.update(func(b *Backend) { b.Due = earlier(b.Due, now.Add(backoff.Jitter(s.interval(w)))) })
+		}
+	}
+	s.wake()
+}
+
+// Close ends the subscription.
+func (sub *Subscription) Close() {
+	s := sub.set
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.subscriptions, sub)
+	for _, i := range sub.instances {
+		s.drop(sub, i.Address)
+	}
+	sub.instances = nil
+}
+
+// View returns what is known of the instances now.
+func (sub *Subscription) View() View {
+	s := sub.set
+	s.mu.Lock()
+	v := View{Backends: make([]*Backend, len(sub.instances))}
+	for n, i := range sub.instances {
+		v.Backends[n] = s.watches[i.Address].now
+	}
+	s.mu.Unlock()
+	v.StoreErr = s.saver.trouble()
+	sub.waiting.Store(!v.Wait().IsZero())
+	return v
+}
+
+// watch begins to watch an instance, with what is stored of it. The caller holds
+// s.mu.
+func (s *Set) watch(now time.Time, i Instance) *watch {
+	w := &watch{
+		now: &Backend{Address: i.Address, Due: now}, users: map[*Subscription]Instance{},
+		changes: newChanges(), retry: backoff.Backoff{First: firstRetry},
+	}
+	s.watches[i.Address] = w
+	s.restore(now, i, w)
+	return w
+}
+
+// firstRetry is how soon an instance is asked again that was not found; the delay
+// doubles up to the usual interval.
+const firstRetry = 5 * time.Second
+
+// drop ends the use of an instance. The caller holds s.mu.
+func (s *Set) drop(sub *Subscription, a descriptor.Address) {
+	w := s.watches[a]
+	if w == nil {
+		return
+	}
+	delete(w.users, sub)
+	if len(w.users) > 0 {
+		return
+	}
+	delete(s.watches, a)
+	s.claims.forget(a)
+	for other, o := range s.watches {
+		s.contest(other, o)
+	}
+}

@@ -1,0 +1,50 @@
+// Package backoff says how long to wait before a retry.
+package backoff
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// Policy is an exponential backoff. The wait after the first failure is Min, and
+// doubles with each further one in a row up to Max; 0 for Max means Min.
+type Policy struct {
+	Min, Max time.Duration
+	Random   func() float64 // in [0, 1); nil stands for rand.Float64
+}
+
+// Delay returns the wait after the given number of failures in a row, which is
+// 1 or more. It is shortened at random by up to half, after the cap: what failed
+// together is not retried together, however often it failed.
+func (p Policy) Delay(failures int) time.Duration {
+	wait := p.Min
+	for ; failures > 1 && wait < p.Max; failures-- {
+		wait += min(wait, p.Max-wait)
+	}
+	random := p.Random
+	if random == nil {
+		random = rand.Float64
+	}
+	return wait - time.Duration(random()*float64(wait)/2)
+}
+
+// Backoff counts the failures of one thing.
+type Backoff struct {
+	Policy
+	Failures int // in a row
+}
+
+// Next records a failure and returns the wait before the next try.
+func (b *Backoff) Next() time.Duration {
+	b.Failures++
+	return b.Delay(b.Failures)
+}
+
+// Reset records a success.
+func (b *Backoff) Reset() { b.Failures = 0 }
+
+// Jitter spreads an interval by a tenth either way, so that what began together
+// does not stay together.
+func Jitter(d time.Duration) time.Duration {
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+}

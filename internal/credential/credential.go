@@ -1,0 +1,101 @@
+package credential
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// Credential is a certified descriptor-signing key: what it takes to make
+// descriptors of one service and period without the identity secret. It is safe
+// for concurrent use.
+type Credential struct {
+	Revision descriptor.RevisionKey
+	Expires  time.Time
+	Public   [32]byte // of the signing key
+	// External says that the signing key is not in memory: signing may take long
+	// or fail for a while.
+	External bool
+
+	encoder *descriptor.Encoder
+	custody *custody
+}
+
+// Encode makes one descriptor, with fresh salts. If the key is external, calls
+// take turns, and Encode returns when ctx ends whatever the key does.
+func (c *Credential) Encode(ctx context.Context, contents *descriptor.Contents, revision uint64) ([]byte, error) {
+	if !c.External {
+		return c.encoder.Encode(contents, revision, rand.Reader)
+	}
+	// The result of a call that was left behind is never looked at.
+	made := make(chan []byte, 1)
+	err := c.custody.do(ctx, signTimeout, func(context.Context) error {
+		raw, err := c.encoder.Encode(contents, revision, rand.Reader)
+		made <- raw
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return <-made, nil
+}
+
+// Check returns the error that Encode would give of the contents themselves,
+// without signing.
+func (c *Credential) Check(contents *descriptor.Contents, revision uint64) error {
+	return c.encoder.Check(contents, revision, rand.Reader)
+}
+
+// Need asks for a credential.
+type Need struct {
+	Keys    descriptor.PeriodKeys
+	MaxSize int // of descriptors, in bytes
+}
+
+// certify has a signing key certified. It is called in c's turn.
+func (c *custody) certify(ctx context.Context, need Need, now time.Time) (*Credential, error) {
+	p := need.Keys.Period
+	custodian := c.keys.Custodian
+	// Without a certificate made ahead, no signing key need be made.
+	if s, ok := custodian.(Supplier); ok {
+		if _, _, supplied := s.Supply(p); !supplied {
+			if _, err := custodian.RevisionKey(ctx, p); err != nil {
+				return nil, err
+			}
+		}
+	}
+	signer, err := c.keys.Signing.SigningKey(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	public, ok := signer.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("the signing key is a %T, not an Ed25519 key", signer.Public())
+	}
+	cert, err := custodian.Certify(ctx, p, public, descriptor.SigningCertExpiry(now))
+	if err != nil {
+		return nil, err
+	}
+	// The custodian may be foreign code or a file from elsewhere.
+	if err := cert.Verify([32]byte(need.Keys.Blinded), now); err != nil {
+		return nil, fmt.Errorf("the custodian's certificate: %w", err)
+	}
+	revision, err := custodian.RevisionKey(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	encoder, err := descriptor.NewEncoder(need.Keys, cert, signer)
+	if err != nil {
+		return nil, err
+	}
+	encoder.MaxSize = need.MaxSize
+	_, inMemory := signer.(ed25519.PrivateKey)
+	return &Credential{
+		Revision: revision, Expires: cert.Expires(), Public: [32]byte(public),
+		External: !inMemory, encoder: encoder, custody: c,
+	}, nil
+}

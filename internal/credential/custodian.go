@@ -1,0 +1,93 @@
+// Package credential has what signs a service's descriptors: it asks the
+// custodian of the identity key to certify a descriptor-signing key for each
+// period, keeps the certified keys as Credentials, and renews them. Custodians and
+// signing keys may hang or fail for a while, so all calls to them are made in the
+// background; a Keeper's own methods return at once.
+package credential
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// Custodian certifies for a service: a key on disk, a token, or a bundle made
+// offline. A call may take long or fail for a while; it is retried. A call returns
+// soon after its context ends.
+type Custodian interface {
+	// Address returns the public half of the identity key.
+	Address() descriptor.Address
+	// Certify signs a certificate for a descriptor-signing key, to be used in p.
+	// expires is a wish: what was signed earlier may live shorter or longer.
+	Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error)
+	// RevisionKey returns the key of the revision counters of p.
+	RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error)
+	// Close releases the key. It may be called more than once.
+	Close() error
+}
+
+// SigningKeys gives the descriptor-signing key of a period: an Ed25519 key in
+// memory, in a token, or made ahead for an offline custodian. Calls may take long
+// or fail for a while, and return soon after their context ends. The keys that it
+// gave may be used until Close.
+type SigningKeys interface {
+	// SigningKey returns the key of p: the one that there is, or a new one.
+	SigningKey(ctx context.Context, p descriptor.Period) (crypto.Signer, error)
+	// Retire destroys the keys of periods before all that are in use.
+	Retire(ctx context.Context, inUse []descriptor.Period) error
+	// Close releases the keys. It may be called more than once.
+	Close() error
+}
+
+// A Supplier is a Custodian whose certificates were made ahead, and run out.
+type Supplier interface {
+	// Supply returns the last period of the uninterrupted run of certified
+	// periods that from is in, and how many periods were certified together the
+	// last time. ok is false if from itself is not certified. It returns at once,
+	// with what Certify, Retire or Refresh last saw.
+	Supply(from descriptor.Period) (last descriptor.Period, horizon int, ok bool)
+}
+
+// refresher is a Supplier that looks for new certificates when it is asked to.
+type refresher interface {
+	Refresh(ctx context.Context) error
+}
+
+// retirer is a Custodian that keeps something for each period.
+type retirer interface {
+	Retire(ctx context.Context, inUse []descriptor.Period) error
+}
+
+// Memory makes a new signing key whenever one is asked for, and keeps it nowhere
+// but in the memory of the caller.
+type Memory struct{}
+
+// SigningKey makes a key.
+func (Memory) SigningKey(context.Context, descriptor.Period) (crypto.Signer, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	return key, err
+}
+
+// Retire does nothing: a key that is not used any more is gone.
+func (Memory) Retire(context.Context, []descriptor.Period) error { return nil }
+
+// Close does nothing.
+func (Memory) Close() error { return nil }
+
+// Keys are the custodian and the signing keys of a service.
+type Keys struct {
+	Custodian Custodian
+	Signing   SigningKeys
+	// Reference tells one custody from another: as long as it stays the same, what
+	// was certified before stays good.
+	Reference string
+	Form      string // of the identity key's custody, for people
+	Where     string // the descriptor-signing keys are, for people
+}
+
+// same reports whether a and b are the very same keys.
+func (a Keys) same(b Keys) bool { return a.Custodian == b.Custodian && a.Signing == b.Signing }

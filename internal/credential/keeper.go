@@ -1,0 +1,324 @@
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/backoff"
+	"onionbalancer/internal/event"
+)
+
+// ExpiryMargin is how long before the end of its certificate a credential is
+// replaced; longer than a descriptor's lifetime of three hours at the HSDirs.
+const ExpiryMargin = 4 * time.Hour
+
+// The delay after a failure to certify, and its longest. A token that is absent may
+// be put back at any moment; whatever else is wrong, a PIN above all, takes a human
+// to fix it.
+const (
+	retryCertify     = 2 * time.Second
+	retryCertifyMax  = 5 * time.Minute
+	retryCertifyGone = 30 * time.Second
+)
+
+// slowAnswer is how long a custodian may take before the status says so.
+const slowAnswer = 15 * time.Second
+
+// brokenAfter is how often in a row a signing key may fail, for another reason
+// than that its token is absent, before another key is asked for.
+const brokenAfter = 3
+
+// Env is what a Keeper works with.
+type Env struct {
+	Service descriptor.Address
+	Record  event.Recorder
+	// Post has a function called soon, one at a time, and not while another method
+	// of the Keeper is called. It never blocks.
+	Post func(func(now time.Time))
+}
+
+// Keeper has the credentials of one service. Its methods, and what it posts, are
+// called by one goroutine at a time.
+type Keeper struct {
+	env                 Env
+	current             *custody
+	former              []*custody // before it, which some credential still needs
+	background, closing sync.WaitGroup
+
+	credentials map[descriptor.Period]*Credential
+	signers     map[[32]byte]bool // signing keys that were ever ours, in this run
+
+	asked    time.Time // when certifying began that is in flight, else zero
+	failures map[descriptor.Period]*failure
+	broken   map[*Credential]int // how often its key failed in a row
+	unsigned map[descriptor.Period]error
+	retired  [2]descriptor.Period // in use when keys were last retired
+	retiring bool
+
+	supply supply
+	said   map[string]saying // warnings about the keys, in the log
+}
+
+// failure is why certifying for a period failed.
+type failure struct {
+	err     error
+	tries   int
+	retryAt time.Time
+}
+
+// New returns a Keeper of keys, which become its own.
+func New(keys Keys, env Env) *Keeper {
+	return &Keeper{
+		env: env, current: newCustody(keys), credentials: map[descriptor.Period]*Credential{},
+		signers: map[[32]byte]bool{}, failures: map[descriptor.Period]*failure{},
+		broken: map[*Credential]int{}, unsigned: map[descriptor.Period]error{}, said: map[string]saying{},
+	}
+}
+
+// Replace asks other keys from now on. Those of before are kept for as long as
+// something is signed with them: with another reference, until the new ones have
+// certified; with the same, until what they certified has to be renewed.
+func (k *Keeper) Replace(keys Keys) {
+	if k.current.keys.same(keys) {
+		clear(k.failures) // the operator may have fixed it
+		return
+	}
+	k.current.stop()
+	k.former = append(k.former, k.current)
+	k.current = newCustody(keys)
+	clear(k.failures)
+	k.asked, k.retiring, k.retired = time.Time{}, false, [2]descriptor.Period{}
+	k.supply = supply{}
+}
+
+// Holds reports whether the Keeper asks these very keys.
+func (k *Keeper) Holds(keys Keys) bool { return k.current.keys.same(keys) }
+
+// Require has the custodian certify, in the background, for both periods of needs
+// if they lack a credential, and the signing keys of earlier periods retired.
+func (k *Keeper) Require(now time.Time, needs [2]Need) {
+	k.retire([2]descriptor.Period{needs[0].Keys.Period, needs[1].Keys.Period})
+	var due []Need
+	for _, need := range needs {
+		p := need.Keys.Period
+		if !k.lacks(now, p) {
+			delete(k.failures, p)
+		} else if f := k.failures[p]; f == nil || !now.Before(f.retryAt) {
+			due = append(due, need)
+		}
+	}
+	if len(due) == 0 || !k.asked.IsZero() {
+		return
+	}
+	k.asked = now
+	c := k.current
+	k.background.Go(func() {
+		for _, need := range due {
+			var made *Credential
+			err := c.do(c.certifying, certifyTimeout, func(ctx context.Context) (err error) {
+				made, err = c.certify(ctx, need, now)
+				return err
+			})
+			if err != nil {
+				made = nil
+			}
+			k.env.Post(func(now time.Time) { k.certified(now, c, need.Keys.Period, made, err) })
+		}
+		k.env.Post(func(time.Time) {
+			if c == k.current {
+				k.asked = time.Time{}
+			}
+		})
+	})
+}
+
+// lacks reports whether there is no credential for p, or one that is not to be
+// used for much longer.
+func (k *Keeper) lacks(now time.Time, p descriptor.Period) bool {
+	c := k.credentials[p]
+	return c == nil || k.isBroken(c) || c.custody.keys.Reference != k.current.keys.Reference || !now.Add(ExpiryMargin).Before(c.Expires)
+}
+
+func (k *Keeper) isBroken(c *Credential) bool { return k.broken[c] >= brokenAfter }
+
+// certified takes one answer in. Until a better credential is there, the one made
+// before goes on working.
+func (k *Keeper) certified(now time.Time, by *custody, p descriptor.Period, made *Credential, err error) {
+	if by != k.current {
+		return
+	}
+	if old := k.credentials[p]; err == nil && old != nil {
+		err = k.betterThan(old, made)
+	}
+	if err == nil {
+		k.credentials[p] = made
+		k.signers[made.Public] = true
+		delete(k.failures, p)
+		delete(k.unsigned, p)
+		k.record(now, event.Certified, slog.LevelInfo, "certified", slog.Uint64("period", p.Number), slog.Time("until", made.Expires))
+		return
+	}
+	longest := retryCertifyMax
+	if temporary(err) {
+		longest = retryCertifyGone
+	}
+	f := k.failures[p]
+	if f == nil {
+		f = new(failure)
+		k.failures[p] = f
+	}
+	f.tries++
+	f.err, f.retryAt = err, now.Add(backoff.Policy{Min: retryCertify, Max: longest}.Delay(f.tries))
+}
+
+// betterThan returns why old stays in use though there is another credential now.
+func (k *Keeper) betterThan(old, made *Credential) error {
+	switch {
+	case k.isBroken(old) && old.Public == made.Public:
+		return errors.New("the signing key is still the one that does not sign")
+	case k.isBroken(old), old.custody.keys.Reference != made.custody.keys.Reference, made.Expires.After(old.Expires):
+		return nil
+	}
+	return fmt.Errorf("the certificate ends at %s, and the custodian has none that ends later", clock(old.Expires))
+}
+
+// temporary reports whether a failure may pass by itself at any moment.
+func temporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
+// Usable returns the credential for p, nil if there is none that clients accept.
+func (k *Keeper) Usable(now time.Time, p descriptor.Period) *Credential {
+	if c := k.credentials[p]; c != nil && now.Before(c.Expires) {
+		return c
+	}
+	return nil
+}
+
+// Ours reports whether a signing key was ever a credential's, in this run.
+func (k *Keeper) Ours(public [32]byte) bool { return k.signers[public] }
+
+// Signed records whether signing a descriptor of p with c succeeded. After several
+// failures, unless they may pass by themselves, another key is certified.
+func (k *Keeper) Signed(p descriptor.Period, c *Credential, err error) {
+	if err == nil {
+		delete(k.broken, c)
+		delete(k.unsigned, p)
+		return
+	}
+	k.unsigned[p] = err
+	if !temporary(err) {
+		k.broken[c]++
+	}
+}
+
+// Retry tries again at once what failed.
+func (k *Keeper) Retry() { clear(k.failures) }
+
+// retire destroys the signing keys of periods before those in use, in the
+// background. What fails is done with the next period.
+func (k *Keeper) retire(inUse [2]descriptor.Period) {
+	if k.retired == inUse || k.retiring {
+		return
+	}
+	k.retired, k.retiring = inUse, true
+	c := k.current
+	k.background.Go(func() {
+		err := c.do(c.certifying, retireTimeout, func(ctx context.Context) error {
+			err := c.keys.Signing.Retire(ctx, inUse[:])
+			// What a ceremony prepared is also with the custodian.
+			if also, ok := c.keys.Custodian.(retirer); ok && any(c.keys.Custodian) != any(c.keys.Signing) {
+				err = errors.Join(err, also.Retire(ctx, inUse[:]))
+			}
+			return err
+		})
+		k.env.Post(func(now time.Time) {
+			if c != k.current {
+				return
+			}
+			k.retiring = false
+			if err != nil {
+				k.record(now, event.Custody, slog.LevelWarn, "destroying the signing keys of periods that are over: will be tried again in the next period", slog.Any("error", err))
+			}
+		})
+	})
+}
+
+// Forget drops what belongs to periods that are over, and closes keys that nothing
+// is signed with any more. used reports whether a credential is still in use.
+func (k *Keeper) Forget(over func(descriptor.Period) bool, used []*Credential) {
+	maps.DeleteFunc(k.credentials, func(p descriptor.Period, _ *Credential) bool { return over(p) })
+	maps.DeleteFunc(k.failures, func(p descriptor.Period, _ *failure) bool { return over(p) })
+	maps.DeleteFunc(k.unsigned, func(p descriptor.Period, _ error) bool { return over(p) })
+	used = slices.AppendSeq(used, maps.Values(k.credentials))
+	maps.DeleteFunc(k.broken, func(c *Credential, _ int) bool { return !slices.Contains(used, c) })
+	k.former = slices.DeleteFunc(k.former, func(c *custody) bool {
+		if slices.ContainsFunc(used, func(u *Credential) bool { return u.custody == c }) {
+			return false
+		}
+		k.release(c)
+		return true
+	})
+}
+
+// release closes keys in the background.
+func (k *Keeper) release(c *custody) {
+	k.closing.Go(func() {
+		if err := c.close(); err != nil {
+			k.record(time.Now(), event.Custody, slog.LevelWarn, "closing the keys", slog.Any("error", err))
+		}
+	})
+}
+
+// Release closes keys that were handed over and are not to be used.
+func (k *Keeper) Release(keys Keys) {
+	if !k.current.keys.same(keys) {
+		k.release(newCustody(keys))
+	}
+}
+
+// Close closes all keys, and returns when they are closed or their time is up.
+func (k *Keeper) Close() {
+	for _, c := range append(k.former, k.current) {
+		k.release(c)
+	}
+	k.closing.Wait()
+	k.background.Wait()
+}
+
+// Due returns when, after now, there is something to do though nothing happens; the
+// zero time if there is nothing.
+func (k *Keeper) Due(now time.Time) (next time.Time) {
+	sooner := func(at time.Time) {
+		if at.After(now) && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	if k.asked.IsZero() {
+		for _, f := range k.failures {
+			sooner(f.retryAt)
+		}
+	} else {
+		sooner(k.asked.Add(slowAnswer))
+	}
+	for p, c := range k.credentials {
+		sooner(c.Expires.Add(-ExpiryMargin))
+		sooner(k.credentials[p].Expires)
+	}
+	if !k.supply.refresh.IsZero() {
+		sooner(k.supply.refresh)
+	}
+	return next
+}
+
+func (k *Keeper) record(now time.Time, kind event.Kind, level slog.Level, text string, attrs ...slog.Attr) {
+	k.env.Record(event.Event{At: now, Kind: kind, Level: level, Service: k.env.Service, Text: text, Attrs: attrs})
+}

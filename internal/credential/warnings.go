@@ -1,0 +1,75 @@
+package credential
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"onionbalancer/internal/event"
+)
+
+// sayOther is how soon the log repeats a warning about the same thing in other
+// words: how often a helper crashed, or how long one waits, changes with every
+// try. The status has the last words.
+const sayOther = 10 * time.Minute
+
+// warning is something that is wrong with the keys.
+type warning struct {
+	about string // stays the same from one try to the next
+	text  string // for people
+}
+
+// saying is what was last logged about something.
+type saying struct {
+	text string
+	at   time.Time
+}
+
+// warnings lists what is wrong with the keys, in a stable order.
+func (k *Keeper) warnings(now time.Time) (list []warning) {
+	for p, f := range k.failures {
+		about := fmt.Sprintf("certifying a descriptor-signing key for period %s", p)
+		text := fmt.Sprintf("%s: %v", about, f.err)
+		if c := k.Usable(now, p); c != nil {
+			text += "; the one certified before is used until " + clock(c.Expires)
+		}
+		list = append(list, warning{about, text})
+	}
+	for p, err := range k.unsigned {
+		about := fmt.Sprintf("signing the descriptor of period %s", p)
+		list = append(list, warning{about, fmt.Sprintf("%s: %v", about, err)})
+	}
+	// A failure says why the try before failed.
+	if len(k.failures) == 0 && !k.asked.IsZero() && now.Sub(k.asked) >= slowAnswer {
+		list = append(list, warning{"slow", fmt.Sprintf("the custodian was asked at %s to certify, and has not answered yet", clock(k.asked))})
+	}
+	slices.SortFunc(list, func(a, b warning) int { return cmp.Compare(a.text, b.text) })
+	return list
+}
+
+// Warnings returns the texts of what is wrong with the keys.
+func (k *Keeper) Warnings(now time.Time) (texts []string) {
+	for _, w := range k.warnings(now) {
+		texts = append(texts, w.text)
+	}
+	return texts
+}
+
+// Warn records what is new of what is wrong with the keys.
+func (k *Keeper) Warn(now time.Time) {
+	said := make(map[string]saying)
+	for _, w := range k.warnings(now) {
+		last, known := k.said[w.about]
+		if !known || last.text != w.text && now.Sub(last.at) >= sayOther {
+			k.record(now, event.Custody, slog.LevelWarn, w.text)
+			last = saying{w.text, now}
+		}
+		said[w.about] = last
+	}
+	k.said = said
+}
+
+// clock writes a time as people read it, with its zone.
+func clock(t time.Time) string { return t.UTC().Format(time.DateTime + " UTC") }

@@ -1,0 +1,90 @@
+// Package event has what happens to a balancer as values. What happened is
+// recorded once, where it happened; the log, the history in the store and the
+// counters of the metrics are all made from the record.
+package event
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// Kind says what happened. Kinds stand in the history: they are never renamed.
+type Kind string
+
+// The kinds.
+const (
+	Consensus     Kind = "consensus"      // tor has a new consensus
+	Period        Kind = "period"         // a new period or shared random value began
+	InstanceState Kind = "instance_state" // an instance's state changed
+	ShareFell     Kind = "share_fell"     // an instance gets half of its clients, or fewer
+	Lack          Kind = "lack"           // no instance is reachable, or one is again
+	Certified     Kind = "certified"      // a custodian certified a descriptor-signing key
+	Custody       Kind = "custody"        // something about the keys that an operator should know
+	Publishing    Kind = "publishing"     // an edition was handed to the upload queue
+	Published     Kind = "published"      // the first HSDir confirmed, for the first time
+	UploadFailed  Kind = "upload_failed"  // one upload was not confirmed
+	Warning       Kind = "warning"        // a warning that was not there before
+	Reload        Kind = "reload"         // a configuration was taken over, or refused
+	Tor           Kind = "tor"            // a tor connected, died or moved its services
+)
+
+// Event is something that happened at one moment.
+type Event struct {
+	At    time.Time
+	Kind  Kind
+	Level slog.Level
+	// Service is the public address that it happened to, the zero Address for the
+	// balancer as a whole.
+	Service descriptor.Address
+	Text    string      // for people, without the values in Attrs
+	Attrs   []slog.Attr // no secrets, and no whole onion addresses
+}
+
+// A Recorder takes events. It never blocks, and may be used by several
+// goroutines.
+type Recorder func(Event)
+
+// MarshalJSON writes e with its attributes as one object.
+func (e Event) MarshalJSON() ([]byte, error) {
+	out := struct {
+		At      time.Time      `json:"at"`
+		Kind    Kind           `json:"kind"`
+		Level   slog.Level     `json:"level"`
+		Service string         `json:"service,omitempty"`
+		Text    string         `json:"text"`
+		Attrs   map[string]any `json:"attrs,omitempty"`
+	}{At: e.At, Kind: e.Kind, Level: e.Level, Text: e.Text}
+	if e.Service != (descriptor.Address{}) {
+		out.Service = e.Service.String()
+	}
+	for _, a := range e.Attrs {
+		if out.Attrs == nil {
+			out.Attrs = make(map[string]any, len(e.Attrs))
+		}
+		value := a.Value.Resolve().Any()
+		if err, ok := value.(error); ok {
+			value = err.Error()
+		}
+		out.Attrs[a.Key] = value
+	}
+	return json.Marshal(out)
+}
+
+// Log returns a Recorder that writes events to log. name is what the log calls a
+// service.
+func Log(log *slog.Logger, name func(descriptor.Address) slog.LogValuer) Recorder {
+	return func(e Event) {
+		if !log.Enabled(context.Background(), e.Level) {
+			return
+		}
+		attrs := e.Attrs
+		if e.Service != (descriptor.Address{}) {
+			attrs = append([]slog.Attr{slog.Any("service", name(e.Service))}, attrs...)
+		}
+		log.LogAttrs(context.Background(), e.Level, e.Text, attrs...)
+	}
+}

@@ -1,0 +1,221 @@
+package process
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"onionbalancer/internal/owner"
+	"onionbalancer/internal/peer"
+	"onionbalancer/internal/tor/control"
+)
+
+// maxSocketPath is how long the path of a unix socket may be, in bytes: the
+// kernel's 108 less the zero at the end.
+const maxSocketPath = 107
+
+// socketPrefix begins the names of control sockets.
+const socketPrefix = "control."
+
+// The names of files inside Dir.
+const (
+	dataDir      = "data"
+	torrcFile    = "torrc"
+	defaultsFile = "torrc-defaults"
+	cookieFile   = "cookie"
+	ownerFile    = "owner.lock"
+	socketLink   = "control" // leads to the control socket of now
+)
+
+// files are the places that tor and we agree on. The paths are absolute; what we
+// make, change or remove ourselves, we reach by root.
+type files struct {
+	dir, data, torrc, defaults, cookie string
+
+	root      *os.Root // dir
+	socket    string   // another one for each Process: a tor of before removes its own late
+	socketDir string   // made for the socket alone; "" when it is in dir
+	lock      *os.File
+}
+
+// prepare makes the directories, claims them, and writes torrc.
+func prepare(ctx context.Context, cfg Config) (_ *files, err error) {
+	dir, err := filepath.Abs(cfg.Dir)
+	if cfg.Dir == "" {
+		err = errors.New("no directory given")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("finding tor's directory: %w", err)
+	}
+	if err := owner.Check(dir); err != nil {
+		return nil, err
+	}
+	f := &files{
+		dir:      dir,
+		data:     filepath.Join(dir, dataDir),
+		torrc:    filepath.Join(dir, torrcFile),
+		defaults: filepath.Join(dir, defaultsFile),
+		cookie:   filepath.Join(dir, cookieFile),
+	}
+	if f.root, err = openPrivate(dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.release()
+		}
+	}()
+	data, err := makePrivate(f.root, dataDir)
+	if err != nil {
+		return nil, err
+	}
+	_ = data.Close()
+	if f.lock, err = f.claim(ctx, cfg.times.stop); err != nil {
+		return nil, err
+	}
+	f.removeLeftovers()
+	if err := f.placeSocket(); err != nil {
+		return nil, err
+	}
+	if err := f.write(cfg); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// openPrivate makes a directory unless it is there, and closes it to others.
+func openPrivate(dir string) (*os.Root, error) {
+	parent, name := filepath.Dir(dir), filepath.Base(dir)
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return nil, fmt.Errorf("making tor's directory: %w", err)
+	}
+	above, err := os.OpenRoot(parent)
+	if err != nil {
+		return nil, fmt.Errorf("opening tor's directory: %w", owner.Explain(err, parent))
+	}
+	defer above.Close()
+	return makePrivate(above, name)
+}
+
+// makePrivate makes the directory name in root, and closes one that is there:
+// tor refuses a control socket where others could reach it. It must be ours, and
+// no link to a place outside of root.
+func makePrivate(root *os.Root, name string) (made *os.Root, err error) {
+	path := filepath.Join(root.Name(), name)
+	if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("making tor's directory: %w", owner.Explain(err, root.Name()))
+	}
+	if made, err = root.OpenRoot(name); err != nil {
+		return nil, fmt.Errorf("opening tor's directory: %w", owner.Explain(err, path))
+	}
+	if err := made.Chmod(".", 0o700); err != nil {
+		_ = made.Close()
+		return nil, fmt.Errorf("closing tor's directory to others: %w", owner.Explain(err, path))
+	}
+	return made, nil
+}
+
+// Running returns how to talk to the tor that another process runs in dir, and
+// whether one does. Nobody's tor but our user's and root's is believed.
+func Running(ctx context.Context, dir string) (cfg control.Config, socket string, ok bool) {
+	socket, err := os.Readlink(filepath.Join(dir, socketLink))
+	if err != nil {
+		return cfg, "", false
+	}
+	if !filepath.IsAbs(socket) {
+		socket = filepath.Join(dir, socket)
+	}
+	dial := func(ctx context.Context) (net.Conn, error) {
+		conn, err := control.DialTarget("unix:" + socket)(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if err := peer.Check(conn); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("%s: %w", socket, err)
+		}
+		return conn, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	conn, err := dial(ctx)
+	if err != nil {
+		return cfg, "", false
+	}
+	conn.Close()
+	return control.Config{Dial: dial, CookieFile: filepath.Join(dir, cookieFile)}, socket, true
+}
+
+// removeLeftovers removes the sockets of those who had no time to do it.
+func (f *files) removeLeftovers() {
+	removeSockets(f.root)
+	old, err := f.root.Readlink(socketLink)
+	_ = f.root.Remove(socketLink)
+	if err != nil || !filepath.IsAbs(old) {
+		return
+	}
+	if dir, err := os.OpenRoot(filepath.Dir(old)); err == nil {
+		removeSockets(dir)
+		_ = dir.Close()
+		_ = os.Remove(filepath.Dir(old)) // only if it is empty now
+	}
+}
+
+// removeSockets removes the control sockets in a directory.
+func removeSockets(root *os.Root) {
+	sockets, _ := fs.Glob(root.FS(), socketPrefix+"*")
+	for _, socket := range sockets {
+		if info, err := root.Lstat(socket); err == nil && info.Mode()&fs.ModeSocket != 0 {
+			_ = root.Remove(socket)
+		}
+	}
+}
+
+// placeSocket finds a place that is short enough for the socket, and has
+// socketLink lead there.
+func (f *files) placeSocket() error {
+	var random [4]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return fmt.Errorf("naming tor's control socket: %w", err)
+	}
+	name := socketPrefix + hex.EncodeToString(random[:])
+	target := name
+	if f.socket = filepath.Join(f.dir, name); len(f.socket) > maxSocketPath {
+		dir, err := os.MkdirTemp("", "balancer-tor-") // 0700
+		if err != nil {
+			return fmt.Errorf("making a directory for tor's control socket: %w", err)
+		}
+		f.socketDir, f.socket = dir, filepath.Join(dir, name)
+		target = f.socket
+	}
+	if len(f.socket) > maxSocketPath {
+		return fmt.Errorf("placing tor's control socket: %s is too long for a socket too: set TMPDIR to a short path", f.socket)
+	}
+	if err := f.root.Symlink(target, socketLink); err != nil {
+		return fmt.Errorf("placing tor's control socket: %w", err)
+	}
+	return nil
+}
+
+// release takes away what does not belong to tor's lasting state, and lets
+// others have the directory.
+func (f *files) release() {
+	if f.socket != "" {
+		_ = os.Remove(f.socket)
+		_ = f.root.Remove(socketLink)
+	}
+	if f.socketDir != "" {
+		_ = os.Remove(f.socketDir)
+	}
+	if f.lock != nil {
+		_ = f.lock.Close()
+	}
+	_ = f.root.Close()
+}

@@ -1,0 +1,196 @@
+// Package process runs a tor of our own: it writes tor's configuration,
+// starts it, watches it, starts it again when it ends, and takes it down.
+//
+// That tor never outlives us. It ends by three ways that do not depend on each
+// other: it watches our process (__OwningControllerProcess, every 15 s), it is
+// bound to a control connection that we keep for this alone (TAKEOWNERSHIP, at
+// once), and on Linux the kernel tells it (PR_SET_PDEATHSIG, at once).
+//
+// A [Process] gives the Dial function and the cookie file that
+// internal/tor/control wants; see [Process.ControlConfig]. A client made from them
+// rides over restarts by itself.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os/exec"
+	"sync"
+	"time"
+
+	"onionbalancer/internal/tor/control"
+)
+
+// ErrInUse is wrapped when another tor holds the data directory.
+var ErrInUse = errors.New("another tor is running there: is another balancer running with this state_dir?")
+
+// Config says which tor to run and where. Only Dir is required.
+type Config struct {
+	// Dir holds all of tor's files; it is made, and closed to others (0700).
+	Dir string
+	// Binary is looked for in PATH when it has no slash; "tor" when empty.
+	Binary string
+	// SocksPort is the value of torrc's SocksPort; "0" when empty.
+	SocksPort string
+	// ExtraLines are added to the end of torrc. For options that are no lists
+	// tor takes the last value, so they would also overrule ours: what an
+	// operator wrote comes from [ReadLines].
+	ExtraLines []string
+	// Log gets tor's warnings as warnings and its notices at debug level.
+	// tor's SafeLogging keeps addresses out of them.
+	Log *slog.Logger
+	// OnBootstrap, if set, is called with each step of tor's bootstrap, also
+	// after restarts, one call at a time. It should return soon.
+	OnBootstrap func(control.Progress)
+
+	times times // zero but in tests
+}
+
+// times are how patient the supervisor is.
+type times struct {
+	start      time.Duration // for a started tor to open its control port and answer there
+	stop       time.Duration // for a tor to end when told to, before it is killed
+	settled    time.Duration // a life this long makes the next pause small again
+	minBackoff time.Duration
+	maxBackoff time.Duration
+	heartbeat  time.Duration // of the owning connection
+	command    time.Duration // of the owning connection
+}
+
+func (t times) withDefaults() times {
+	fill := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+	}
+	fill(&t.start, time.Minute)
+	fill(&t.stop, 10*time.Second)
+	fill(&t.settled, time.Minute)
+	fill(&t.minBackoff, 500*time.Millisecond)
+	fill(&t.maxBackoff, time.Minute)
+	fill(&t.heartbeat, control.DefaultHeartbeat)
+	fill(&t.command, control.DefaultCommandTimeout)
+	return t
+}
+
+// Process is a tor that is kept running. Its methods may be called
+// concurrently.
+type Process struct {
+	cfg    Config
+	files  *files
+	cancel context.CancelFunc // stops the supervisor
+	ended  chan struct{}      // closed when the supervisor has
+
+	stopped sync.Once
+
+	mu        sync.Mutex
+	state     State
+	listening chan struct{} // closed while tor's control port is open
+}
+
+// State is what an operator wants to know of the process.
+type State struct {
+	PID       int              `json:"pid"`        // 0 when no tor runs now
+	Since     time.Time        `json:"since"`      // when the tor of now was started, or the last one ended
+	Restarts  int              `json:"restarts"`   // starts after the first
+	LastError string           `json:"last_error"` // how the last tor ended; "" if none did
+	Version   string           `json:"version"`    // as "0.4.9.11"
+	Bootstrap control.Progress `json:"bootstrap"`
+}
+
+// Start starts tor and returns when it answers on its control port, which is
+// long before its bootstrap is done. When the first tor cannot be started the
+// error says why, in tor's words where it has any, and nothing is left
+// running. ctx bounds the start alone; Stop ends what was started.
+func Start(ctx context.Context, cfg Config) (*Process, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	cfg.times = cfg.times.withDefaults()
+	if cfg.Binary == "" {
+		cfg.Binary = "tor"
+	}
+	binary, err := exec.LookPath(cfg.Binary)
+	if err != nil {
+		return nil, &control.Advice{
+			Err:  fmt.Errorf("starting tor: %w", err),
+			Mend: "install it (Debian: apt install tor), or use a running one by a [tor] table",
+		}
+	}
+	cfg.Binary = binary
+	files, err := prepare(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("starting tor in %s: %w", cfg.Dir, err)
+	}
+	p := &Process{cfg: cfg, files: files, ended: make(chan struct{}), listening: make(chan struct{})}
+	if err := p.begin(ctx); err != nil {
+		files.release()
+		return nil, fmt.Errorf("starting tor in %s: %w", cfg.Dir, err)
+	}
+	return p, nil
+}
+
+// begin starts the supervisor and waits for its first tor.
+func (p *Process) begin(ctx context.Context) error {
+	var run context.Context
+	run, p.cancel = context.WithCancel(context.Background())
+	first := make(chan error, 1)
+	go p.supervise(run, first)
+	select {
+	case err := <-first:
+		if err != nil {
+			p.cancel()
+			<-p.ended
+		}
+		return err
+	case <-ctx.Done():
+		p.cancel()
+		<-p.ended
+		return fmt.Errorf("waiting for its control port: %w", ctx.Err())
+	}
+}
+
+// Stop ends tor, first by asking and then by force, and returns when it is
+// gone. It may be called again.
+func (p *Process) Stop() {
+	p.cancel()
+	<-p.ended
+	p.stopped.Do(p.files.release)
+}
+
+// State returns the state of now.
+func (p *Process) State() State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state
+}
+
+// Dial connects to the control port of the tor that runs now. While tor is
+// being started it waits for the port to open, or for ctx.
+func (p *Process) Dial(ctx context.Context) (net.Conn, error) {
+	p.mu.Lock()
+	listening := p.listening
+	p.mu.Unlock()
+	select {
+	case <-listening:
+	case <-p.ended:
+		return nil, errors.New("our tor was stopped")
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for our tor to open its control port: %w", ctx.Err())
+	}
+	return control.DialTarget("unix:" + p.files.socket)(ctx)
+}
+
+// CookieFile is the path of the control port's cookie.
+func (p *Process) CookieFile() string { return p.files.cookie }
+
+// ControlConfig is what a control.Client needs to talk to this tor.
+func (p *Process) ControlConfig() control.Config {
+	return control.Config{Dial: p.Dial, CookieFile: p.files.cookie, Log: p.cfg.Log}
+}
+
+// Socket is the path of tor's control socket. Its cookie is asked of tor.
+func (p *Process) Socket() string { return p.files.socket }

@@ -1,5 +1,5 @@
-// Package keystore is who can certify: the custodians of services' identity
-// keys, and the making of new ones.
+// Package keystore provides custodians of services' identity keys, which
+// certify, and makes new keys.
 //
 // A custodian does three things: it says which onion address it stands for, it
 // certifies a descriptor-signing key for a period, and it gives the key of that

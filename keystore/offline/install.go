@@ -207,7 +207,7 @@ func (t *target) merge(now time.Time) []Entry {
 // keptOver is for how long entries stay that are of no use any more.
 const keptOver = 7 * 24 * time.Hour
 
-// tell works out until when the supply lasts, and what is odd about it.
+// tell works out until when the supply lasts, and warns of gaps.
 func (t *target) tell(now time.Time) {
 	s := t.have.keys.Schedule
 	first := s.InUse(now).Number

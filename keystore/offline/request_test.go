@@ -12,8 +12,8 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// TestOddities: what is told before signing, and that nothing is if all is well.
-func TestOddities(t *testing.T) {
+// TestWarnings: warnings before signing, and none if all is well.
+func TestWarnings(t *testing.T) {
 	w := newManager(t, "front").prepare(current, 60)
 	lab := NewSchedule(8*time.Minute, 4*time.Minute)
 	for what, test := range map[string]struct {
@@ -43,7 +43,7 @@ func TestOddities(t *testing.T) {
 		if test.edit != nil {
 			test.edit(r)
 		}
-		got := r.Oddities(test.now)
+		got := r.Warnings(test.now)
 		if len(got) != len(test.want) {
 			t.Errorf("%s: %q", what, got)
 			continue

@@ -75,8 +75,8 @@ func TestPumpHidesPIN(t *testing.T) {
 }
 
 func TestOverlaps(t *testing.T) {
-	a := place{"/link.so", "/m.so", Selector{Label: "a"}}
-	for want, others := range map[bool][]place{
+	a := pinTarget{"/link.so", "/m.so", Selector{Label: "a"}}
+	for want, others := range map[bool][]pinTarget{
 		true:  {a, {"/m.so", "/m.so", Selector{}}, {"/m.so", "/m.so", Selector{Serial: "1"}}, {"/m.so", "/m.so", Selector{Label: "a", Model: "m"}}},
 		false: {{"/n.so", "/n.so", Selector{Label: "a"}}, {"/m.so", "/m.so", Selector{Label: "b"}}, {"/m.so", "/m.so", Selector{Label: "b", Serial: "1"}}},
 	} {

@@ -135,7 +135,7 @@ func Open(uri *pkcs11uri.URI) (*Token, error) {
 		return nil, fmt.Errorf("opening token: %w", err)
 	}
 	source.Claim()
-	at, err := placeOf(uri)
+	at, err := pinTargetOf(uri)
 	if err != nil {
 		return nil, fmt.Errorf("opening token: %w", err)
 	}

@@ -57,7 +57,7 @@ type Custodian interface {
 	// RevisionKey returns the key of the revision counters of period p.
 	RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error)
 
-	// Close forgets what is remembered and lets go of the key. Later calls fail.
+	// Close clears the cache and releases the key. Later calls fail.
 	Close() error
 }
 

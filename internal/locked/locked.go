@@ -1,6 +1,6 @@
 // Package locked keeps secrets in memory of their own: pages that are never
 // swapped out, are left out of core images, do not pass to child processes, and
-// are overwritten when they are let go.
+// are overwritten when they are released.
 //
 // The garbage collector knows nothing of these pages and never copies them.
 // What arithmetic on a secret leaves behind on the stack, in registers and on
@@ -190,7 +190,7 @@ var collectAt atomic.Int64
 //
 // What functions called by Do allocate is erased when it is collected, and Go
 // promises no more than one collection in two minutes to a program that idles.
-// So whoever has used a secret asks for one. It costs a few milliseconds of a
+// So code that has used a secret asks for one. It costs a few milliseconds of a
 // core, which is nothing once a day, and too much for each of thousands of
 // services whose period changes in the same second: those who ask within the
 // five seconds share one collection.

@@ -178,7 +178,7 @@ func (s *seed) signer() (key ed25519.PrivateKey) {
 }
 
 // takeSeeds returns the seeds in raw, in their order, and blanks them there. What
-// is not as encode writes it stays, and is refused by whoever decodes raw.
+// is not as encode writes it stays, and is refused when raw is decoded.
 func takeSeeds(raw []byte) (seeds []*seed) {
 	decoded := locked.New(base64.StdEncoding.DecodedLen(len(blankSeed)))
 	defer decoded.Wipe()

@@ -110,7 +110,7 @@ func (r *Request) validate() error {
 }
 
 // validate checks w, and that none of its keys is in seen, to which it adds
-// them: a key that signs for two periods or addresses would tell whoever sees
+// them: a key that signs for two periods or addresses would tell everybody who sees
 // both descriptors that they belong together.
 func (w *Wanted) validate(periods int, seen map[[ed25519.PublicKeySize]byte]bool) error {
 	if len(w.Keys) != periods {

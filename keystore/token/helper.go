@@ -108,7 +108,7 @@ func (h *helper) wait(ctx context.Context) error {
 
 // exchange has the process carry a request out. If it does not answer, or not
 // sensibly, it is killed; if it says that the token is gone, or refused the PIN,
-// it is ended, so that the next request begins anew.
+// it is ended, so that the next request starts another.
 func (h *helper) exchange(ctx context.Context, request *Request, payload *locked.Buffer) (*Response, *locked.Buffer, error) {
 	response, secret, err := h.process.exchange(ctx, request, payload)
 	if err != nil {

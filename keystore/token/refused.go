@@ -66,8 +66,8 @@ var refusals = struct {
 	doubted []attempt // of which nobody knows what came of them
 	held    map[pinTarget]heldBack
 	met     map[pinTarget]bool // places that a PIN was read for
-	marks   string         // path of the file of marks, empty for none
-	asked   bool           // that earlier refusals do not count
+	marks   string             // path of the file of marks, empty for none
+	asked   bool               // that earlier refusals do not count
 }{held: map[pinTarget]heldBack{}, met: map[pinTarget]bool{}}
 
 // attempt is a PIN, and where it went.

@@ -166,8 +166,8 @@ func (s Selector) String() string {
 	return "token " + strings.Join(fields, ", ")
 }
 
-// Close lets go of the token. The helper ends when nobody uses it any more;
-// requests under way get two seconds.
+// Close releases the token. The helper ends with its last user; requests in
+// flight get two seconds.
 func (t *Token) Close() error {
 	t.mu.Lock()
 	closed := t.closed

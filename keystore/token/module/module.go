@@ -82,7 +82,7 @@ func (m *Module) stop() {
 	}
 }
 
-// restart makes the library look anew for slots and tokens, for SoftHSM and
+// restart makes the library look again for slots and tokens, for SoftHSM and
 // others never see one that was taken away and put back. Every session ends.
 func (m *Module) restart() error {
 	m.stop()
@@ -205,7 +205,7 @@ var work = sync.OnceValue(func() chan<- func() {
 // onThread calls f on that thread, of which modules see no other, for some are
 // careless about threads. It panics if f does. f does not call onThread.
 //
-// What is more, runtime/secret does not hold there, whoever called: Go 1.26
+// Besides, runtime/secret does not hold there, whatever the caller: Go 1.26
 // crashes when C is called inside of secret.Do, which erases registers that the
 // call is about to need (golang.org/issue/78999). What f keeps secret it has to
 // keep in locked memory, or give to locked.Do itself.

@@ -109,7 +109,7 @@ func (t *Token) twice(f func(*session) error) error {
 		return err
 	}
 	if !stale(err) {
-		t.module.stop() // to look for tokens anew
+		t.module.stop() // to look for tokens again
 	}
 	if err := t.ready(); err != nil {
 		return err

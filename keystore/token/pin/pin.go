@@ -112,7 +112,7 @@ func (s Source) Resolve(dir string) Source {
 func (s Source) Once() bool { return s.kind == kindDescriptor || s.kind == kindPrompt }
 
 // File returns the path of the file that the PIN is in. A credential counts as
-// none: systemd makes its file anew whenever it starts the service.
+// none: systemd makes a new file whenever it starts the service.
 func (s Source) File() (path string, ok bool) {
 	return s.value, s.kind == kindFile && !isCredential(s.value)
 }
@@ -139,7 +139,7 @@ func (s Source) String() string {
 const maxSize = 256
 
 // Read returns the PIN, 1 to 256 bytes, which the caller wipes; nil if s is
-// zero. Files and credentials are read anew each time. A descriptor is read
+// zero. Files and credentials are read each time. A descriptor is read
 // until its end and a person is asked only once in the life of the process, the
 // person once for each token; name says for which. Read may be called
 // concurrently, and waits for one question or descriptor at a time.

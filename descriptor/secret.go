@@ -7,7 +7,6 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
-	"runtime"
 	"unsafe"
 
 	"filippo.io/edwards25519"
@@ -126,7 +125,7 @@ func (k *IdentityKey) Expanded() (expanded []byte) {
 // writing it to a file. The caller wipes it.
 func (k *IdentityKey) Secret() *locked.Buffer {
 	b := locked.New(ExpandedKeySize)
-	k.secret.use(func(secret *[ExpandedKeySize]byte) { copy(b.Bytes(), secret[:]) })
+	k.secret.use(func(secret *[ExpandedKeySize]byte) { b.Use(func(kept []byte) { copy(kept, secret[:]) }) })
 	return b
 }
 
@@ -254,8 +253,7 @@ func guard[T any](secret *T) guarded[T] {
 // use hands the secret to f, which does not keep it, and erases what f leaves
 // on the stack, in registers and, once it is collected, on the heap.
 func (g guarded[T]) use(f func(*T)) {
-	locked.Do(func() { f((*T)(unsafe.Pointer(unsafe.SliceData(g.memory.Bytes())))) })
-	runtime.KeepAlive(g.memory)
+	g.memory.Do(func(secret []byte) { f((*T)(unsafe.Pointer(unsafe.SliceData(secret)))) })
 }
 
 // wipe overwrites the secret with zeros. It may be used all the same.

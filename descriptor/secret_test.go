@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"onionbalancer/internal/locked/lockedtest"
 )
 
 // TestSecretsUnderCollection makes keys, uses each for the last time and drops
@@ -68,7 +70,7 @@ func TestWiped(t *testing.T) {
 	blinded.Wipe()
 	secret := key.Secret()
 	defer secret.Wipe()
-	for _, left := range [][]byte{key.Expanded(), copied.Expanded(), secret.Bytes(), expandedOf(blinded)} {
+	for _, left := range [][]byte{key.Expanded(), copied.Expanded(), lockedtest.Bytes(secret), expandedOf(blinded)} {
 		if !bytes.Equal(left, make([]byte, 64)) {
 			t.Errorf("a secret outlived Wipe: %x", left)
 		}

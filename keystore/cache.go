@@ -39,7 +39,7 @@ type certified struct {
 
 type revision struct {
 	period descriptor.Period
-	key    hidden[descriptor.RevisionKey]
+	key    descriptor.RevisionKey
 }
 
 func newRemembered() *remembered {
@@ -139,7 +139,7 @@ func (r *remembered) revision(p descriptor.Period) (descriptor.RevisionKey, bool
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if i := slices.IndexFunc(r.revisions, func(r revision) bool { return r.period == p }); i >= 0 {
-		return r.revisions[i].key(), true
+		return r.revisions[i].key, true
 	}
 	return descriptor.RevisionKey{}, false
 }
@@ -155,7 +155,7 @@ func (r *remembered) keep(p descriptor.Period, cert *descriptor.Certificate, key
 		r.certificates = remember(r.certificates, certified{p, *cert})
 	}
 	if !slices.ContainsFunc(r.revisions, func(r revision) bool { return r.period == p }) {
-		r.revisions = remember(r.revisions, revision{p, hide(key)})
+		r.revisions = remember(r.revisions, revision{p, key})
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -227,7 +226,7 @@ func readIdentity(path string) (key *descriptor.IdentityKey, form Form, err erro
 		return nil, "", fmt.Errorf("opening key %q: %w", path, err)
 	}
 	defer raw.Wipe()
-	locked.Do(func() { key, form, err = parse(raw.Bytes(), path) })
+	raw.Do(func(text []byte) { key, form, err = parse(text, path) })
 	// A file that is no key needs no other mode, but another name in the
 	// configuration.
 	if err == nil && exposed != nil {
@@ -252,7 +251,7 @@ func readSecret(path string) (raw *locked.Buffer, exposed, err error) {
 		return nil, nil, fmt.Errorf("%d bytes are too many for a key, is it the right file?", info.Size())
 	}
 	raw = locked.New(int(info.Size()))
-	if _, err := io.ReadFull(f, raw.Bytes()); err != nil {
+	if _, err := raw.Fill(f); err != nil {
 		raw.Wipe()
 		return nil, nil, err
 	}

@@ -204,7 +204,7 @@ func TestLinks(t *testing.T) {
 
 // TestWrongSignature: a signature that does not verify is not let out.
 func TestWrongSignature(t *testing.T) {
-	blinded, err := newKey(t).key().Blind(period)
+	blinded, err := newKey(t).key.Blind(period)
 	if err != nil {
 		t.Fatal(err)
 	}

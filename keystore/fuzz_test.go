@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"onionbalancer/internal/locked/lockedtest"
 )
 
 func addKeySeeds(f *testing.F) {
@@ -72,11 +74,11 @@ func FuzzPEM(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := encodePEM(seed)
+		text, err := encodePEM(fresh.seed)
 		if err != nil {
 			t.Fatal(err)
 		}
-		file := slices.Concat(before, []byte("\n"), text.Bytes(), after)
+		file := slices.Concat(before, []byte("\n"), lockedtest.Bytes(text), after)
 		key, _, err := parsePEM(file, "FILE")
 		if err != nil || key.Address() != fresh.Address() {
 			t.Fatalf("%q: %v", file, err)

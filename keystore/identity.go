@@ -20,7 +20,7 @@ type IdentitySigner interface {
 	Address() descriptor.Address
 	// SignIdentity returns a signature of 64 bytes that verifies under Address.
 	SignIdentity(ctx context.Context, message []byte) ([]byte, error)
-	// Close lets go of the key.
+	// Close releases the key.
 	Close() error
 }
 

@@ -1,5 +1,5 @@
-// Package keystore is who can certify: the custodians of services' identity
-// keys, and the making of new ones.
+// Package keystore provides custodians of services' identity keys, which
+// certify, and makes new keys.
 //
 // A custodian does three things: it says which onion address it stands for, it
 // certifies a descriptor-signing key for a period, and it gives the key of that
@@ -57,7 +57,7 @@ type Custodian interface {
 	// RevisionKey returns the key of the revision counters of period p.
 	RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error)
 
-	// Close forgets what is remembered and lets go of the key. Later calls fail.
+	// Close clears the cache and releases the key. Later calls fail.
 	Close() error
 }
 

@@ -6,19 +6,15 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/sha512"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -26,6 +22,8 @@ import (
 	"filippo.io/edwards25519"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/offline"
 )
 
@@ -33,20 +31,12 @@ func init() {
 	memoryProcess = func() error { return searchedProcess(os.Getenv(memoryChild), os.Args[1]) }
 }
 
-// needle is eight bytes of a secret. It is kept masked, so that who searches
-// does not hold what is searched for.
-type needle struct {
-	Name   string
-	Masked uint64
-}
-
 // hunt is what the process is told: no secret.
 type hunt struct {
 	Key     string // path of the key file
 	Plain   string // path of the secrets themselves, to be planted
 	Period  descriptor.Period
-	Mask    uint64
-	Needles []needle
+	Needles lockedtest.Needles
 }
 
 // TestMemory has a process certify with a key on disk, as the daemon does, and
@@ -185,17 +175,10 @@ func addForms(t *testing.T, secrets map[string][]byte, name string, s *edwards25
 // planted: the search must find nothing in the one, and everything in the other.
 func searchBoth(t *testing.T, deed, key string, p descriptor.Period, secrets map[string][]byte) {
 	t.Helper()
-	var mask [8]byte
-	if _, err := rand.Read(mask[:]); err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
-	h := hunt{Key: key, Plain: filepath.Join(dir, "plain"), Period: p, Mask: binary.LittleEndian.Uint64(mask[:])}
+	h := hunt{Key: key, Plain: filepath.Join(dir, "plain"), Period: p, Needles: lockedtest.NewNeedles(secrets)}
 	var plain []byte
-	for name, secret := range secrets {
-		for i := 0; i+8 <= len(secret); i += 8 {
-			h.Needles = append(h.Needles, needle{fmt.Sprintf("%s[%d:%d]", name, i, i+8), binary.LittleEndian.Uint64(secret[i:]) ^ h.Mask})
-		}
+	for _, secret := range secrets {
 		plain = append(plain, secret...)
 	}
 	raw, err := json.Marshal(h)
@@ -211,15 +194,15 @@ func searchBoth(t *testing.T, deed, key string, p descriptor.Period, secrets map
 		t.Errorf("left in memory after it did %q: %v", deed, found)
 	}
 	found := search(t, "plant", filepath.Join(dir, "hunt"))
-	for _, n := range h.Needles {
-		if !slices.Contains(found, n.Name) {
-			t.Errorf("the search does not find %s where it is", n.Name)
+	for _, name := range h.Needles.Names() {
+		if found[name] == "" {
+			t.Errorf("the search does not find %s where it is", name)
 		}
 	}
 }
 
-// search runs a process and returns the names of what it found in its memory.
-func search(t *testing.T, mode, file string) (found []string) {
+// search runs a process and returns what it found in its memory, and where.
+func search(t *testing.T, mode, file string) (found map[string]string) {
 	t.Helper()
 	child := exec.Command(os.Args[0], file)
 	child.Env = append(os.Environ(), memoryChild+"="+mode)
@@ -257,7 +240,7 @@ func searchedProcess(mode, file string) error {
 	if err != nil {
 		return err
 	}
-	found, err := h.searchMemory()
+	found, err := h.Needles.Search("self")
 	if err != nil {
 		return err
 	}
@@ -273,13 +256,14 @@ func certifyOnce(h hunt) error {
 	if err != nil {
 		return err
 	}
+	before := collections()
 	if _, err := disk.Certify(disk.life, h.Period, signingKey, wish); err != nil {
 		return err
 	}
 	if _, err := disk.RevisionKey(disk.life, h.Period); err != nil {
 		return err
 	}
-	time.Sleep(6 * time.Second)
+	collected(before)
 	return nil
 }
 
@@ -291,6 +275,7 @@ func useOffline(h hunt) (kept any, err error) {
 	if _, err := offline.Prepare(ctx, more); err != nil {
 		return nil, err
 	}
+	before := collections()
 	custodian, err := OpenOffline(h.Key)
 	if err != nil {
 		return nil, err
@@ -305,89 +290,24 @@ func useOffline(h hunt) (kept any, err error) {
 	if err := custodian.Retire(ctx, []descriptor.Period{h.Period}); err != nil {
 		return nil, err
 	}
-	time.Sleep(6 * time.Second)
+	collected(before)
 	return []any{custodian, signer}, nil
 }
 
-// searchMemory returns the names of the needles that are in any memory that
-// this process can read.
-func (h *hunt) searchMemory() (found []string, err error) {
-	maps, err := os.ReadFile("/proc/self/maps")
-	if err != nil {
-		return nil, err
+// collected waits for the garbage collection that was asked for after before.
+func collected(before uint32) {
+	var now runtime.MemStats
+	for now.NumForcedGC == before {
+		time.Sleep(time.Millisecond)
+		runtime.ReadMemStats(&now)
 	}
-	memory, err := os.Open("/proc/self/mem")
-	if err != nil {
-		return nil, err
-	}
-	defer memory.Close()
-	var searched int64
-	for line := range strings.Lines(string(maps)) {
-		var from, to uint64
-		var mode string
-		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); err != nil {
-			return nil, fmt.Errorf("reading %q: %w", line, err)
-		}
-		// What is larger than any secret's place is the race detector's.
-		if mode[0] != 'r' || strings.Contains(line, "[v") || to-from > 4<<30 {
-			continue
-		}
-		names, err := h.searchMapping(io.NewSectionReader(memory, int64(from), int64(to-from)))
-		if err != nil {
-			return nil, fmt.Errorf("searching %q: %w", line, err)
-		}
-		found = append(found, names...)
-		searched += int64(to - from)
-	}
-	if searched < 1<<20 {
-		return nil, fmt.Errorf("only %d bytes were searched", searched)
-	}
-	slices.Sort(found)
-	return slices.Compact(found), nil
+	runtime.GC() // which waits until the one before has swept everything
 }
 
-// searchMapping compares each eight bytes with each needle, all masked.
-func (h *hunt) searchMapping(mapping io.Reader) (found []string, err error) {
-	var likely [1 << 16]bool
-	for _, n := range h.Needles {
-		likely[uint16(n.Masked)] = true
-	}
-	chunk := make([]byte, 1<<20)
-	kept := 0
-	for {
-		n, err := io.ReadFull(mapping, chunk[kept:])
-		end := kept + n
-		for i := 0; end-i >= 8; i++ {
-			if i += skip(chunk[i:end], h.Mask, &likely); end-i < 8 {
-				break
-			}
-			masked := binary.LittleEndian.Uint64(chunk[i:]) ^ h.Mask
-			for _, needle := range h.Needles {
-				if needle.Masked == masked {
-					found = append(found, needle.Name)
-				}
-			}
-		}
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return found, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		kept = copy(chunk, chunk[end-7:end])
-	}
-}
-
-// skip returns how many bytes come before the next eight that may be a needle.
-// It goes through all memory, and is slow under the race detector.
-//
-//go:norace
-func skip(chunk []byte, mask uint64, likely *[1 << 16]bool) int {
-	low := uint16(mask)
-	for i := 0; i+8 <= len(chunk); i++ {
-		if likely[(uint16(chunk[i])|uint16(chunk[i+1])<<8)^low] {
-			return i
-		}
-	}
-	return len(chunk)
+// collections returns how many there were, and has CollectSoon not take long.
+func collections() uint32 {
+	locked.CollectDelay = 100 * time.Millisecond
+	var now runtime.MemStats
+	runtime.ReadMemStats(&now)
+	return now.NumForcedGC
 }

@@ -33,7 +33,7 @@ func TestOpenOffline(t *testing.T) {
 	}
 	_, err = key.RevisionKey(t.Context(), period)
 	wantError(t, "before the ceremony", err, "no certificates are installed")
-	bundle, err := request.Sign([]*descriptor.IdentityKey{fresh.key()}, wish)
+	bundle, err := request.Sign([]*descriptor.IdentityKey{fresh.key}, wish)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -345,8 +345,8 @@ func algorithm(key any) string {
 }
 
 // encodePEM writes a seed as parsePEM reads it. The caller wipes the result.
-func encodePEM(seed []byte) (text *locked.Buffer, err error) {
-	locked.Do(func() {
+func encodePEM(seed *locked.Buffer) (text *locked.Buffer, err error) {
+	seed.Do(func(seed []byte) {
 		private := ed25519.NewKeyFromSeed(seed)
 		defer clear(private)
 		var der []byte

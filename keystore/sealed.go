@@ -204,7 +204,7 @@ func (k *SealedKey) LogValue() slog.Value { return slog.StringValue(k.String()) 
 // errNotSealed tells those who want a token to be the custodian by itself why
 // it cannot be.
 var errNotSealed = errors.New(`the URI has no x-sealed, so it names a key on the token itself, and no token can certify for an onion service: ` +
-	`tor wants the certificate signed by a key that is derived from the address anew for every period, and CKM_EDDSA, all that tokens have, signs ` +
+	`tor wants the certificate signed by a key that is derived from the address again for every period, and CKM_EDDSA, all that tokens have, signs ` +
 	`for the token's own public key with a nonce of the token's own. Seal the key by the token instead: balancer key seal --help; ` +
 	`or keep it offline: balancer ceremony --help`)
 

@@ -15,6 +15,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/sealed"
 	"onionbalancer/keystore/token"
 )
@@ -32,7 +33,7 @@ type fakeUnsealer struct {
 
 func mask(_ token.Method, plain *locked.Buffer) ([]byte, error) {
 	wrapped := make([]byte, plain.Len())
-	for i, b := range plain.Bytes() {
+	for i, b := range lockedtest.Bytes(plain) {
 		wrapped[i] = b ^ 0x5a
 	}
 	return wrapped, nil

@@ -132,7 +132,7 @@ func same(a, b *descriptor.IdentityKey) bool {
 	x, y := a.Secret(), b.Secret()
 	defer x.Wipe()
 	defer y.Wipe()
-	return subtle.ConstantTimeCompare(x.Bytes(), y.Bytes()) == 1 && a.Address() == b.Address()
+	return x.Equal(y) && a.Address() == b.Address()
 }
 
 // writeChecked writes a new file at path, with mode 0600, which appears there

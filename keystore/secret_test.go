@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"onionbalancer/internal/locked/lockedtest"
 )
 
 // TestSecretsDoNotShow writes everything that holds a secret by every road
@@ -36,11 +38,11 @@ func TestSecretsDoNotShow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	identity, err := parseTor(raw.Bytes(), "FILE")
+	identity, err := parseTor(lockedtest.Bytes(raw), "FILE")
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets := [][]byte{fresh.seed.Bytes(), fresh.key().Expanded(), fresh.key().Expanded()[32:], identity.Expanded(), identity.Expanded()[32:], revision.Bytes(), sealedRevision.Bytes()}
+	secrets := [][]byte{lockedtest.Bytes(fresh.seed), fresh.key.Expanded(), fresh.key.Expanded()[32:], identity.Expanded(), identity.Expanded()[32:], revision.Bytes(), sealedRevision.Bytes()}
 	type hidden struct {
 		f *Fresh
 		d *DiskKey

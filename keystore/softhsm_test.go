@@ -127,7 +127,7 @@ func TestSignsOnSoftHSM(t *testing.T) {
 	}
 
 	// One that an earlier version made, of which the public half shows.
-	name := unsalted(keys.(*TokenKeys).of)(period)
+	name := unsalted(keys.of)(period)
 	hsm.Make(t, tokentest.Ed25519, name.Label, hex.EncodeToString(name.ID))
 	if signer, err = keys.SigningKey(t.Context(), period); err != nil {
 		t.Fatal(err)

@@ -25,18 +25,6 @@ import (
 	"onionbalancer/keystore/token"
 )
 
-// SigningKeys gives the descriptor-signing key of a period from where it is
-// kept. Calls may take long or fail for a while, and return soon after their
-// context ends. The keys it gave may be used until Close.
-type SigningKeys interface {
-	// SigningKey returns the key of p: the one that there is, or a new one.
-	SigningKey(ctx context.Context, p descriptor.Period) (crypto.Signer, error)
-	// Retire destroys the keys of periods before all that are in use.
-	Retire(ctx context.Context, inUse []descriptor.Period) error
-	// Close lets go of the keys, and destroys none.
-	Close() error
-}
-
 // signingToken is a token that makes and keeps Ed25519 keys.
 type signingToken interface {
 	Generate(ctx context.Context, o token.Object) (token.SigningKey, error)
@@ -48,21 +36,20 @@ type signingToken interface {
 
 var _ signingToken = (*token.Token)(nil)
 
-// TokenKeys are the SigningKeys of one service on a token.
+// TokenKeys are the descriptor-signing keys of one service on a token. Calls may
+// take long or fail for a while, and return soon after their context ends.
 type TokenKeys struct {
 	token signingToken
 	of    descriptor.Address
 	dirs  []string // of salts; new keys are named by that of the first
 }
 
-var _ SigningKeys = (*TokenKeys)(nil)
-
 // OpenSigning opens the place of the descriptor-signing keys of address that a
 // configuration names by "signing": the PKCS #11 URI of a token. New keys are
 // named by the salt in dir, a state directory or that of an offline key, where
 // one is made for the first. Keys that are named by the salts of others are found
 // and retired as well. It asks neither the token nor the directories.
-func OpenSigning(ref string, address descriptor.Address, dir string, others ...string) (SigningKeys, error) {
+func OpenSigning(ref string, address descriptor.Address, dir string, others ...string) (*TokenKeys, error) {
 	if !pkcs11uri.Is(ref) {
 		return nil, errors.New("opening signing keys: this is no PKCS #11 URI, and signing names a token by one (without signing, the keys are in memory alone)")
 	}
@@ -99,7 +86,8 @@ func (k *TokenKeys) namings() (names []naming, err error) {
 	return append(names, unsalted(k.of)), nil
 }
 
-// SigningKey implements SigningKeys. The token is asked each time.
+// SigningKey returns the key of p, or makes it if there is none. It may be used
+// until Close. The token is asked each time.
 func (k *TokenKeys) SigningKey(ctx context.Context, p descriptor.Period) (crypto.Signer, error) {
 	key, err := k.find(ctx, p)
 	if err != nil {
@@ -140,8 +128,8 @@ func (k *TokenKeys) find(ctx context.Context, p descriptor.Period) (token.Signin
 // so those of periods past are made again and compared.
 const longAgo = 1000
 
-// Retire implements SigningKeys. Keys of periods that are yet to come stay, for
-// they may have been certified offline.
+// Retire destroys the keys of periods before all that are in use. Keys of later
+// periods stay, for they may have been certified offline.
 func (k *TokenKeys) Retire(ctx context.Context, inUse []descriptor.Period) error {
 	if len(inUse) == 0 {
 		return nil
@@ -174,7 +162,7 @@ func (k *TokenKeys) Retire(ctx context.Context, inUse []descriptor.Period) error
 	return err
 }
 
-// Close implements SigningKeys.
+// Close closes the token, and destroys no key.
 func (k *TokenKeys) Close() error { return k.token.Close() }
 
 // String names the keys by the address they are for, shortened.

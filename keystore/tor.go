@@ -148,7 +148,7 @@ const (
 // Fresh is an identity key that is nowhere yet but in locked memory. It neither
 // prints nor marshals.
 type Fresh struct {
-	key  hidden[*descriptor.IdentityKey]
+	key  *descriptor.IdentityKey
 	seed *locked.Buffer
 }
 
@@ -156,35 +156,37 @@ type Fresh struct {
 // crypto/rand.Reader but in tests. The caller writes it, then wipes it.
 func New(random io.Reader) (*Fresh, error) {
 	seed := locked.New(ed25519.SeedSize)
-	if _, err := io.ReadFull(random, seed.Bytes()); err != nil {
+	if _, err := seed.Fill(random); err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
-	key, err := descriptor.IdentityKeyFromSeed(seed.Bytes())
+	var key *descriptor.IdentityKey
+	var err error
+	seed.Use(func(seed []byte) { key, err = descriptor.IdentityKeyFromSeed(seed) })
 	if err != nil {
 		return nil, fmt.Errorf("making a key: %w", err)
 	}
-	return &Fresh{key: hide(key), seed: seed}, nil
+	return &Fresh{key: key, seed: seed}, nil
 }
 
 // Address returns the onion address.
-func (f *Fresh) Address() descriptor.Address { return f.key().Address() }
+func (f *Fresh) Address() descriptor.Address { return f.key.Address() }
 
 // Identity returns the key itself, which Wipe wipes.
-func (f *Fresh) Identity() *descriptor.IdentityKey { return f.key() }
+func (f *Fresh) Identity() *descriptor.IdentityKey { return f.key }
 
 // Wipe overwrites the secret; f is useless afterwards.
 func (f *Fresh) Wipe() {
-	f.key().Wipe()
+	f.key.Wipe()
 	f.seed.Wipe()
 }
 
 // WriteTor writes the key as WriteTor does.
-func (f *Fresh) WriteTor(dir string) error { return WriteTor(dir, f.key()) }
+func (f *Fresh) WriteTor(dir string) error { return WriteTor(dir, f.key) }
 
 // WritePEM writes the key to a new file at path, in the form that OnionBalance
 // uses, with mode 0600. It never overwrites. Missing directories are made.
 func (f *Fresh) WritePEM(path string) error {
-	text, err := encodePEM(f.seed.Bytes())
+	text, err := encodePEM(f.seed)
 	if err != nil {
 		return err
 	}
@@ -192,7 +194,8 @@ func (f *Fresh) WritePEM(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), privateDir); err != nil {
 		return fmt.Errorf("writing key: %w", err)
 	}
-	return writeNew([]file{{path, text.Bytes()}})
+	text.Use(func(text []byte) { err = writeNew([]file{{path, text}}) })
+	return err
 }
 
 // WriteTor writes key as a tor service's directory: hs_ed25519_secret_key,
@@ -216,15 +219,18 @@ func WriteTor(dir string, key *descriptor.IdentityKey) error {
 	defer secret.Wipe()
 	content := locked.New(torTagSize + secret.Len())
 	defer content.Wipe()
-	copy(content.Bytes(), torHeader(torSecretTag))
-	copy(content.Bytes()[torTagSize:], secret.Bytes())
 	address := key.Address()
-	return writeNew([]file{
-		// The secret first: tor makes the others from it, and it from nothing.
-		{filepath.Join(dir, torSecretFile), content.Bytes()},
-		{filepath.Join(dir, torPublicFile), append(torHeader(torPublicTyp), address[:]...)},
-		{filepath.Join(dir, torHostnameFile), []byte(address.String() + "\n")},
+	content.Use(func(content []byte) {
+		copy(content, torHeader(torSecretTag))
+		secret.Use(func(secret []byte) { copy(content[torTagSize:], secret) })
+		err = writeNew([]file{
+			// The secret first: tor makes the others from it, and it from nothing.
+			{filepath.Join(dir, torSecretFile), content},
+			{filepath.Join(dir, torPublicFile), append(torHeader(torPublicTyp), address[:]...)},
+			{filepath.Join(dir, torHostnameFile), []byte(address.String() + "\n")},
+		})
 	})
+	return err
 }
 
 type file struct {
@@ -251,13 +257,6 @@ func writeNew(files []file) (err error) {
 	// The parent too, since the directory itself may be new.
 	return errors.Join(durable.SyncDir(dir), durable.SyncDir(filepath.Dir(dir)))
 }
-
-// hidden holds a secret where printing does not reach it: fmt follows the fields
-// and pointers of a struct, calling no methods on those that are not exported,
-// but cannot look into a closure.
-type hidden[T any] func() T
-
-func hide[T any](secret T) hidden[T] { return func() T { return secret } }
 
 var errSecretText = errors.New("keystore: a secret key has no text form")
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 )
 
 // hexBytes is a byte string in hexadecimal; nil for null.
@@ -174,8 +176,8 @@ func TestOnionBalancePEM(t *testing.T) {
 		if err != nil || !bytes.Equal(identity.Expanded(), v.Expanded) {
 			t.Errorf("%s: other secret than stated, or %v", v.OnionAddress, err)
 		}
-		if text, err := encodePEM(v.Seed); err != nil || string(text.Bytes()) != v.PEM {
-			t.Errorf("%s: encoded as %q, %v", v.OnionAddress, text.Bytes(), err)
+		if text, err := encodePEM(locked.Copy(bytes.Clone(v.Seed))); err != nil || string(lockedtest.Bytes(text)) != v.PEM {
+			t.Errorf("%s: encoded as %q, %v", v.OnionAddress, lockedtest.Bytes(text), err)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing/iotest"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/locked/lockedtest"
 )
 
 func TestWriteTor(t *testing.T) {
@@ -140,9 +141,9 @@ func TestWipedAfterUse(t *testing.T) {
 
 func TestWipe(t *testing.T) {
 	fresh := newKey(t)
-	seed, key := fresh.seed.Bytes(), fresh.key()
+	seed, key := fresh.seed, fresh.key
 	fresh.Wipe()
-	if !bytes.Equal(seed, make([]byte, 32)) || strings.Trim(string(key.Expanded()), "\x00") != "" {
+	if !bytes.Equal(lockedtest.Bytes(seed), make([]byte, 32)) || strings.Trim(string(key.Expanded()), "\x00") != "" {
 		t.Error("the secret is still there")
 	}
 }

@@ -315,7 +315,7 @@ func newRequestMade(r *offline.Request, path string, dirs map[descriptor.Address
 	if err != nil {
 		return nil, err
 	}
-	shown.Warnings = r.Oddities(r.Made)
+	shown.Warnings = r.Warnings(r.Made)
 	return &requestMade{requestShown: *shown, Dirs: dirs}, nil
 }
 

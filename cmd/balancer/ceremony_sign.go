@@ -114,7 +114,7 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 	if err != nil {
 		return nil, err
 	}
-	shown.Warnings = append(repeated, request.Oddities(time.Now())...)
+	shown.Warnings = append(repeated, request.Warnings(time.Now())...)
 	if err := o.consent(ctx, shown, talk); err != nil {
 		return nil, err
 	}

@@ -172,7 +172,7 @@ const shortestTurn = 100 * time.Millisecond
 // introduction points in its new descriptor, and closes the old ones.
 func (s *Set) enter(now time.Time, c *hsdir.Consensus) {
 	current := c.Current()
-	e := epoch{period: current.Period, random: current.SharedRandom, first: c.Period(hsdir.First)}
+	e := epoch{period: current.Period, random: current.SharedRandom, first: c.Period(hsdir.FirstRole)}
 	if e == s.epoch {
 		return
 	}

@@ -79,9 +79,11 @@ func (v *saver) setInstance(a descriptor.Address, record state.Instance) {
 // setClaims has the claims of a period written, and forgets those of periods long
 // before.
 func (v *saver) setClaims(p descriptor.Period, c claims) {
-	record := state.Claims{Keys: make(map[state.Bytes32][]descriptor.Address, len(c))}
+	record := state.Claims{Keys: make(map[state.Bytes32][]state.Address, len(c))}
 	for key, list := range c {
-		record.Keys[key] = append([]descriptor.Address(nil), list...)
+		for _, a := range list {
+			record.Keys[state.Bytes32(key)] = append(record.Keys[state.Bytes32(key)], state.Address(a))
+		}
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -113,7 +115,9 @@ func (v *saver) loadClaims(p descriptor.Period) claims {
 	c := claims{}
 	if s := v.periods[p]; s != nil {
 		for key, list := range s.record.Keys {
-			c[key] = append([]descriptor.Address(nil), list...)
+			for _, a := range list {
+				c[key] = append(c[key], descriptor.Address(a))
+			}
 		}
 	}
 	return c
@@ -122,7 +126,7 @@ func (v *saver) loadClaims(p descriptor.Period) claims {
 // run writes until ctx ends, and then once more. troubled is called when writing
 // begins to fail, or works again.
 func (v *saver) run(ctx context.Context, troubled func()) {
-	retry := backoff.Backoff{First: retrySave, Max: retrySaveMax}
+	retry := backoff.Backoff{Policy: backoff.Policy{Min: retrySave, Max: retrySaveMax}}
 	var again <-chan time.Time
 	for {
 		select {

@@ -103,7 +103,7 @@ func (sub *Subscription) View() View {
 func (s *Set) watch(now time.Time, i Instance) *watch {
 	w := &watch{
 		now: &Backend{Address: i.Address, Due: now}, users: map[*Subscription]Instance{},
-		changes: newChanges(), retry: backoff.Backoff{First: firstRetry},
+		changes: newChanges(), retry: backoff.Backoff{Policy: backoff.Policy{Min: firstRetry, Max: fetchShortest}},
 	}
 	s.watches[i.Address] = w
 	s.restore(now, i, w)

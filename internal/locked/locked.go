@@ -1,6 +1,6 @@
 // Package locked keeps secrets in memory of their own: pages that are never
 // swapped out, are left out of core images, do not pass to child processes, and
-// are overwritten when they are let go.
+// are overwritten when they are released.
 //
 // The garbage collector knows nothing of these pages and never copies them.
 // What arithmetic on a secret leaves behind on the stack, in registers and on
@@ -9,8 +9,10 @@
 package locked
 
 import (
+	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"sync"
@@ -33,8 +35,6 @@ func New(n int) *Buffer {
 	if n <= 0 {
 		return &Buffer{}
 	}
-	// What Bytes returns does not keep the memory alive, since the collector
-	// does not know of it. This does, whichever copy of the Buffer is left.
 	all := take(n)
 	memory := &struct{ bytes []byte }{all[:n:n]}
 	runtime.AddCleanup(memory, giveBack, all)
@@ -44,30 +44,56 @@ func New(n int) *Buffer {
 // Copy returns a Buffer with the bytes of secret, and overwrites secret.
 func Copy(secret []byte) *Buffer {
 	b := New(len(secret))
-	copy(b.Bytes(), secret)
+	b.Use(func(kept []byte) { copy(kept, secret) })
 	clear(secret)
-	runtime.KeepAlive(b)
 	return b
 }
 
-// Bytes returns the memory itself, to read and write. The Buffer must outlive
-// it: a call of Wipe after the last use, deferred for one, or runtime.KeepAlive
-// makes sure. Otherwise the memory may be given to the next secret meanwhile.
-func (b *Buffer) Bytes() []byte {
+// Use calls f with the memory itself, to read and write, which f must not keep.
+// The memory stays this Buffer's until f returns, even if nothing else refers to
+// the Buffer any more: the garbage collector does not see that a slice refers to
+// it, and would give it to the next secret meanwhile.
+func (b *Buffer) Use(f func(secret []byte)) {
 	if b.kept == nil {
-		return nil
+		f(nil)
+		return
 	}
-	return b.kept()
+	kept := b.kept
+	defer runtime.KeepAlive(kept)
+	f(kept())
+}
+
+// Do is Use within the function Do: f may compute with the secret, and what that
+// leaves behind is erased.
+func (b *Buffer) Do(f func(secret []byte)) { b.Use(func(secret []byte) { Do(func() { f(secret) }) }) }
+
+// Fill reads from r until the Buffer is full. Errors are those of io.ReadFull.
+func (b *Buffer) Fill(r io.Reader) (n int, err error) {
+	b.Use(func(secret []byte) { n, err = io.ReadFull(r, secret) })
+	return n, err
+}
+
+// Clone returns a Buffer of its own with the same bytes.
+func (b *Buffer) Clone() *Buffer {
+	other := New(b.Len())
+	b.Use(func(secret []byte) { other.Use(func(kept []byte) { copy(kept, secret) }) })
+	return other
+}
+
+// Equal tells in constant time whether both hold the same bytes.
+func (b *Buffer) Equal(other *Buffer) (same bool) {
+	b.Use(func(x []byte) { other.Use(func(y []byte) { same = subtle.ConstantTimeCompare(x, y) == 1 }) })
+	return same
 }
 
 // Len returns the size in bytes.
-func (b *Buffer) Len() int { return len(b.Bytes()) }
+func (b *Buffer) Len() (n int) {
+	b.Use(func(secret []byte) { n = len(secret) })
+	return n
+}
 
 // Wipe overwrites the memory with zeros. The Buffer may be used again.
-func (b *Buffer) Wipe() {
-	clear(b.Bytes())
-	runtime.KeepAlive(b)
-}
+func (b *Buffer) Wipe() { b.Use(func(secret []byte) { clear(secret) }) }
 
 // String keeps the secret from being shown.
 func (b Buffer) String() string { return "[secret]" }
@@ -87,8 +113,7 @@ func (b Buffer) GobEncode() ([]byte, error) { return b.MarshalText() }
 // limits how much memory a process may lock, to 8 MiB or to less.
 const slotSize = 128
 
-// slots holds the zeroed slots that nobody uses. Their pages stay mapped, so
-// that a mistake with Bytes finds another secret or zeros and no hole.
+// slots holds the zeroed slots that are free. Their pages stay mapped.
 var slots struct {
 	sync.Mutex
 	free [][]byte
@@ -153,19 +178,19 @@ func mapPages(n int) []byte {
 	return pages
 }
 
-// collectDelay is how long what Do left on the heap may lie there after
-// CollectSoon.
-const collectDelay = 5 * time.Second
+// CollectDelay is how long what Do left on the heap may lie there after
+// CollectSoon. Tests make it shorter, before anything else.
+var CollectDelay = 5 * time.Second
 
 // collectAt is when the collection that was asked for is due, in nanoseconds.
 var collectAt atomic.Int64
 
-// CollectSoon has the garbage collector run within the next five seconds, and
-// returns at once.
+// CollectSoon has the garbage collector run within CollectDelay, and returns at
+// once.
 //
 // What functions called by Do allocate is erased when it is collected, and Go
 // promises no more than one collection in two minutes to a program that idles.
-// So whoever has used a secret asks for one. It costs a few milliseconds of a
+// So code that has used a secret asks for one. It costs a few milliseconds of a
 // core, which is nothing once a day, and too much for each of thousands of
 // services whose period changes in the same second: those who ask within the
 // five seconds share one collection.
@@ -176,10 +201,10 @@ func CollectSoon() {
 	now := time.Now().UnixNano()
 	due := collectAt.Load()
 	// A due time further ahead is from before the clock was set back.
-	if now < due && due <= now+int64(collectDelay) {
+	if now < due && due <= now+int64(CollectDelay) {
 		return
 	}
-	if collectAt.CompareAndSwap(due, now+int64(collectDelay)) {
-		time.AfterFunc(collectDelay, runtime.GC)
+	if collectAt.CompareAndSwap(due, now+int64(CollectDelay)) {
+		time.AfterFunc(CollectDelay, runtime.GC)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +27,7 @@ func TestFlags(t *testing.T) {
 	for _, size := range []int{64, 10_000} {
 		before := lockedBytes(t)
 		b := New(size)
-		flags := flagsOf(t, uintptr(unsafe.Pointer(&b.Bytes()[0])))
+		flags := flagsOf(t, addressOf(b))
 		for _, want := range []string{"lo", "dd", "wf"} {
 			if !slices.Contains(flags, want) {
 				t.Errorf("%d bytes: the kernel's flags are %v, without %s", size, flags, want)
@@ -95,7 +94,7 @@ func troubled() int {
 		return 1
 	}
 	b := New(64)
-	copy(b.Bytes(), "kept all the same")
+	b.Use(func(s []byte) { copy(s, "kept all the same") })
 	if err := Trouble(); err == nil || !strings.Contains(err.Error(), "locking the memory of secrets") {
 		fmt.Println("trouble:", err)
 		return 1
@@ -110,12 +109,14 @@ func TestSharedPages(t *testing.T) {
 	kept := make([]*Buffer, 10_000)
 	for i := range kept {
 		kept[i] = New(64)
-		kept[i].Bytes()[0] = byte(i)
+		kept[i].Use(func(s []byte) { s[0] = byte(i) })
 	}
 	for i := range kept {
-		if kept[i].Bytes()[0] != byte(i) {
-			t.Fatal("two secrets in the same place")
-		}
+		kept[i].Use(func(s []byte) {
+			if s[0] != byte(i) {
+				t.Fatal("two secrets in the same place")
+			}
+		})
 	}
 	if grown := lockedBytes(t) - before; grown < 1<<20 || grown > 3<<20 {
 		t.Errorf("%d bytes were locked for 10,000 secrets of 64", grown)

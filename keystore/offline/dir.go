@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -122,11 +121,12 @@ func (c *contents) loadKeys(path string) error {
 	}
 	raw := locked.New(int(info.Size()))
 	defer raw.Wipe()
-	if _, err := io.ReadFull(f, raw.Bytes()); err != nil {
+	if _, err := raw.Fill(f); err != nil {
 		return fmt.Errorf("reading %s: %w", path, err)
 	}
 	c.stamps[0] = openfile.StampOf(info)
-	if c.keys, err = parseKeys(raw.Bytes()); err != nil {
+	raw.Use(func(text []byte) { c.keys, err = parseKeys(text) })
+	if err != nil {
 		return fmt.Errorf("%s: %w", KeysFile, err)
 	}
 	return nil

@@ -226,7 +226,7 @@ func (f Fingerprint) valid() bool {
 	return len(groups) == fingerprintGroups
 }
 
-// Creatable returns an error if one of the paths cannot be made anew, as far as
+// Creatable returns an error if one of the paths cannot be a new file, as far as
 // can be told before: documents never take the place of anything.
 func Creatable(paths ...string) error {
 	for _, path := range paths {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"onionbalancer/internal/locked/lockedtest"
 )
 
 func readGolden(t testing.TB, name string) []byte {
@@ -140,7 +142,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	m := newManager(t, "front")
 	m.ceremony(noon, current, 2)
 	c := m.open()
-	for _, secret := range []Secret{keys.Keys[0].Seed.Bytes(), b.Entries[0].RevisionKey} {
+	for _, secret := range []Secret{lockedtest.Bytes(&keys.Keys[0].Seed.Buffer), b.Entries[0].RevisionKey} {
 		for _, shown := range []any{keys, *keys, b.Entries, keys.Keys[0], b.Entries[0], secret, &secret, c, *b} {
 			for _, verb := range []string{"%v", "%+v", "%#v", "%x", "%s", "%d", "%q"} {
 				text := fmt.Sprintf(verb, shown)

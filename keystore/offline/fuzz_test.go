@@ -3,6 +3,8 @@ package offline
 import (
 	"bytes"
 	"testing"
+
+	"onionbalancer/internal/locked/lockedtest"
 )
 
 // fuzzDocument: what parses is written again as it was, but for white space,
@@ -43,7 +45,7 @@ func encodeDocument(doc any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return bytes.Clone(raw.Bytes()), nil
+	return lockedtest.Bytes(raw), nil
 }
 
 func FuzzRequest(f *testing.F) { fuzzDocument(f, parsers["request.json"]) }

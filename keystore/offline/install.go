@@ -128,7 +128,7 @@ func give(targets []*target, s Schedule, e *Entry, now time.Time) error {
 		return fmt.Errorf("%s, period %d: %s has no signing key for this period: another manager's bundle, or were the keys lost since the request?",
 			e.Address.Short(), e.Period, t.Dir)
 	case cert.Key() != [32]byte(key.Public):
-		return fmt.Errorf("%s, period %d: the certificate is for signing key %s, and the one in %s is %s: another manager's bundle, or were the keys made anew since the request?",
+		return fmt.Errorf("%s, period %d: the certificate is for signing key %s, and the one in %s is %s: another manager's bundle, or were the keys replaced since the request?",
 			e.Address.Short(), e.Period, KeyFingerprint(certKey(cert)), t.Dir, KeyFingerprint(key.Public))
 	}
 	if other, there := t.fresh[e.Period]; !there || other.Made.Before(e.Made) {
@@ -207,7 +207,7 @@ func (t *target) merge(now time.Time) []Entry {
 // keptOver is for how long entries stay that are of no use any more.
 const keptOver = 7 * 24 * time.Hour
 
-// tell works out until when the supply lasts, and what is odd about it.
+// tell works out until when the supply lasts, and warns of gaps.
 func (t *target) tell(now time.Time) {
 	s := t.have.keys.Schedule
 	first := s.InUse(now).Number

@@ -122,7 +122,7 @@ func (k *keyPair) agrees(ctx context.Context, p descriptor.Period, source Source
 func makeKey(ctx context.Context, p descriptor.Period, source Source, random io.Reader) (keyPair, error) {
 	if source == nil {
 		seed := newSeed()
-		if _, err := io.ReadFull(random, seed.Bytes()); err != nil {
+		if _, err := seed.Fill(random); err != nil {
 			return keyPair{}, err
 		}
 		return keyPair{Period: p.Number, Public: seed.public(), Seed: seed}, nil
@@ -166,31 +166,31 @@ func (*seed) UnmarshalJSON(text []byte) error {
 // public returns the public half.
 func (s *seed) public() ed25519.PublicKey {
 	public := make(ed25519.PublicKey, ed25519.PublicKeySize)
-	locked.Do(func() { copy(public, ed25519.NewKeyFromSeed(s.Bytes())[ed25519.SeedSize:]) })
+	s.Do(func(seed []byte) { copy(public, ed25519.NewKeyFromSeed(seed)[ed25519.SeedSize:]) })
 	return public
 }
 
 // signer returns the key, which is on the heap as long as it is used, and erased
 // when that is over.
 func (s *seed) signer() (key ed25519.PrivateKey) {
-	locked.Do(func() { key = ed25519.NewKeyFromSeed(s.Bytes()) })
+	s.Do(func(seed []byte) { key = ed25519.NewKeyFromSeed(seed) })
 	return key
 }
 
 // takeSeeds returns the seeds in raw, in their order, and blanks them there. What
-// is not as encode writes it stays, and is refused by whoever decodes raw.
+// is not as encode writes it stays, and is refused when raw is decoded.
 func takeSeeds(raw []byte) (seeds []*seed) {
 	decoded := locked.New(base64.StdEncoding.DecodedLen(len(blankSeed)))
 	defer decoded.Wipe()
 	for _, at := range seedText.FindAllSubmatchIndex(raw, -1) {
 		text := raw[at[2]:at[3]]
 		var err error
-		locked.Do(func() { _, err = base64.StdEncoding.Strict().Decode(decoded.Bytes(), text) })
+		decoded.Do(func(seed []byte) { _, err = base64.StdEncoding.Strict().Decode(seed, text) })
 		if err != nil {
 			continue
 		}
 		s := newSeed()
-		copy(s.Bytes(), decoded.Bytes())
+		decoded.Use(func(decoded []byte) { s.Use(func(seed []byte) { copy(seed, decoded) }) })
 		copy(text, blankSeed)
 		seeds = append(seeds, s)
 	}
@@ -223,7 +223,7 @@ func (f *keysFile) fillSeeds(raw []byte) {
 		}
 		text := raw[blanks[0][2]:blanks[0][3]]
 		blanks = blanks[1:]
-		locked.Do(func() { base64.StdEncoding.Encode(text, k.Seed.Bytes()) })
+		k.Seed.Do(func(seed []byte) { base64.StdEncoding.Encode(text, seed) })
 	}
 }
 
@@ -234,7 +234,7 @@ func (f *keysFile) encode() (*locked.Buffer, error) {
 		return nil, err
 	}
 	raw := locked.Copy(text)
-	f.fillSeeds(raw.Bytes())
+	raw.Use(f.fillSeeds)
 	return raw, nil
 }
 

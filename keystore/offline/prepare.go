@@ -126,11 +126,12 @@ func (c *contents) through(first uint64) (last uint64) {
 }
 
 // stageKeys writes a new version of the file of keys.
-func stageKeys(dir string, f *keysFile) (*replacement, error) {
+func stageKeys(dir string, f *keysFile) (r *replacement, err error) {
 	raw, err := f.encode()
 	if err != nil {
 		return nil, err
 	}
 	defer raw.Wipe()
-	return stage(filepath.Join(dir, KeysFile), raw.Bytes())
+	raw.Use(func(text []byte) { r, err = stage(filepath.Join(dir, KeysFile), text) })
+	return r, err
 }

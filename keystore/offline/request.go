@@ -110,7 +110,7 @@ func (r *Request) validate() error {
 }
 
 // validate checks w, and that none of its keys is in seen, to which it adds
-// them: a key that signs for two periods or addresses would tell whoever sees
+// them: a key that signs for two periods or addresses would tell everybody who sees
 // both descriptors that they belong together.
 func (w *Wanted) validate(periods int, seen map[[ed25519.PublicKeySize]byte]bool) error {
 	if len(w.Keys) != periods {
@@ -128,20 +128,20 @@ func (w *Wanted) validate(periods int, seen map[[ed25519.PublicKeySize]byte]bool
 	return nil
 }
 
-// What is odd about a request, and no error.
+// From when on Warnings warns.
 const (
-	longHorizon  = 180 * 24 * time.Hour
-	oldRequest   = 7 * 24 * time.Hour
-	clockQuarrel = 10 * time.Minute
+	longHorizon = 180 * 24 * time.Hour
+	oldRequest  = 7 * 24 * time.Hour
+	clockSkew   = 10 * time.Minute
 )
 
-// Oddities returns what whoever signs r at now should think about first, in
-// plain words; nothing if all is as it should be.
-func (r *Request) Oddities(now time.Time) []string {
+// Warnings returns what to think about before signing r at now, in plain words;
+// nothing if all is well.
+func (r *Request) Warnings(now time.Time) []string {
 	var list []string
 	say := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	switch age := now.Sub(r.Made); {
-	case age < -clockQuarrel:
+	case age < -clockSkew:
 		say("the request was made at %s, which is yet to come by the clock of this machine (%s): one of the two clocks is wrong", clock(r.Made), clock(now))
 	case age > oldRequest:
 		say("the request was made at %s, %d days ago by the clock of this machine (%s): is it the right file, and the clock right?", clock(r.Made), int(age.Hours()/24), clock(now))

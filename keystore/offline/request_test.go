@@ -12,8 +12,8 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// TestOddities: what is told before signing, and that nothing is if all is well.
-func TestOddities(t *testing.T) {
+// TestWarnings: warnings before signing, and none if all is well.
+func TestWarnings(t *testing.T) {
 	w := newManager(t, "front").prepare(current, 60)
 	lab := NewSchedule(8*time.Minute, 4*time.Minute)
 	for what, test := range map[string]struct {
@@ -43,7 +43,7 @@ func TestOddities(t *testing.T) {
 		if test.edit != nil {
 			test.edit(r)
 		}
-		got := r.Oddities(test.now)
+		got := r.Warnings(test.now)
 		if len(got) != len(test.want) {
 			t.Errorf("%s: %q", what, got)
 			continue
@@ -193,7 +193,7 @@ func TestMixedParts(t *testing.T) {
 // says the same.
 func TestEveryByte(t *testing.T) {
 	m := newManager(t, "front")
-	good := sign(t, m.request(noon, current, 2), noon, m.key)
+	good := sign(t, m.request(noon, current, 1), noon, m.key)
 	raw, err := good.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +215,7 @@ func TestEveryByte(t *testing.T) {
 	if accepted > len(raw)/10 {
 		t.Errorf("%d changes of %d made no difference", accepted, len(raw))
 	}
-	if list, err := Install([]string{m.dir}, []*Bundle{good}, noon); err != nil || list[0].New != 2 {
+	if list, err := Install([]string{m.dir}, []*Bundle{good}, noon); err != nil || list[0].New != 1 {
 		t.Errorf("the good one: %+v, %v", list, err)
 	}
 	if _, err := (&Request{}).Sign([]*descriptor.IdentityKey{m.key}, noon); err == nil {

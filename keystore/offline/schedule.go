@@ -1,7 +1,7 @@
 // Package offline keeps an identity key on a machine without a network.
 //
 // The manager makes descriptor-signing keys for many periods ahead and writes
-// their public halves to a Request. Offline, whoever has the identity key signs
+// their public halves to a Request. Offline, the holder of the identity key signs
 // a Bundle: for each key and period a certificate by that period's blinded key,
 // and the key of the period's revision counters. Each Entry of a bundle carries
 // a plain signature by the identity key, so that what travels on a stick is
@@ -24,7 +24,7 @@
 //
 // So a descriptor of P is made between S - L/2 and E + L/2 by the clock of the
 // consensus, and may be looked at until E + L/2 + 3 h. The balancer makes a
-// descriptor anew four hours before its certificate ends, which no custodian
+// descriptor again four hours before its certificate ends, which no custodian
 // can do that has only one certificate for P. A certificate from a ceremony
 // therefore ends at E + L/2 + 6 h, rounded up to the hour: 54 hours after it was
 // first needed, as long as tor's own live. What that leaves:
@@ -36,7 +36,7 @@
 //   - A client's clock may be 15 h ahead: the last that fetch a descriptor of P do
 //     so three hours after E, with a consensus that is about to end, and hold the
 //     certificate against their clock. In the very last minute at which an HSDir
-//     has the descriptor, for whoever has a consensus that old, it is three hours.
+//     has the descriptor, for clients with a consensus that old, it is three hours.
 //   - A ceremony that names P as its last period keeps the service published until
 //     E for everybody. P + 1 would be published from E - L/2 on: that is when the
 //     balancer begins to lack something, half a period before it is too late.

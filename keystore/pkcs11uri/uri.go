@@ -3,7 +3,7 @@
 //	pkcs11:token=hsm1;object=seal;id=%01?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/balancer/pin&x-sealed=front.sealed
 //
 // It is narrower than the RFC. What could not be honoured is refused: slots,
-// which are numbered anew at every start, and libraries by their description;
+// which are numbered again at every start, and libraries by their description;
 // certificates and data; attributes that are not known, empty or given twice.
 // pin-value is refused, since configuration files are read by many. x-sealed is
 // an attribute of our own, the path of a sealed key.

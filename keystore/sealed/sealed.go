@@ -269,7 +269,7 @@ func seal(key *descriptor.IdentityKey, tok token.Selector, with token.WrappingKe
 	dataKey := locked.New(dataKeySize)
 	defer dataKey.Wipe()
 	f.salt = make([]byte, saltSize)
-	if _, err := io.ReadFull(random, dataKey.Bytes()); err != nil {
+	if _, err := dataKey.Fill(random); err != nil {
 		return nil, err
 	}
 	if _, err := io.ReadFull(random, f.salt); err != nil {
@@ -279,16 +279,20 @@ func seal(key *descriptor.IdentityKey, tok token.Selector, with token.WrappingKe
 	if f.wrapped, err = wrap(f.method, dataKey); err != nil {
 		return nil, err
 	}
-	if bytes.Contains(f.wrapped, dataKey.Bytes()) {
+	var bare bool
+	dataKey.Use(func(dataKey []byte) { bare = bytes.Contains(f.wrapped, dataKey) })
+	if bare {
 		return nil, token.Errorf(token.CodeFailed, "the token did not wrap the data key but returned it as it is")
 	}
 	f.seal = make([]byte, 0, sealSize)
-	locked.Do(func() {
-		plain := key.Secret()
-		defer plain.Wipe()
+	plain := key.Secret()
+	defer plain.Wipe()
+	dataKey.Do(func(dataKey []byte) {
 		var aead cipher.AEAD
-		if aead, err = f.aead(dataKey.Bytes()); err == nil {
-			f.seal = aead.Seal(f.seal, make([]byte, aead.NonceSize()), plain.Bytes(), f.header())
+		if aead, err = f.aead(dataKey); err == nil {
+			plain.Use(func(plain []byte) {
+				f.seal = aead.Seal(f.seal, make([]byte, aead.NonceSize()), plain, f.header())
+			})
 		}
 	})
 	if err != nil {
@@ -331,16 +335,18 @@ func (f *File) open(unwrap func(token.Method, []byte) (*locked.Buffer, error)) (
 	plain := locked.New(descriptor.ExpandedKeySize)
 	defer plain.Wipe()
 	var key *descriptor.IdentityKey
-	locked.Do(func() {
+	dataKey.Do(func(dataKey []byte) {
 		var aead cipher.AEAD
-		if aead, err = f.aead(dataKey.Bytes()); err != nil {
+		if aead, err = f.aead(dataKey); err != nil {
 			return
 		}
-		if _, err = aead.Open(plain.Bytes()[:0], make([]byte, aead.NonceSize()), f.seal, f.header()); err != nil {
-			err = errOther
-			return
-		}
-		key, err = descriptor.NewIdentityKey(plain.Bytes())
+		plain.Use(func(plain []byte) {
+			if _, err = aead.Open(plain[:0], make([]byte, aead.NonceSize()), f.seal, f.header()); err != nil {
+				err = errOther
+				return
+			}
+			key, err = descriptor.NewIdentityKey(plain)
+		})
 	})
 	if err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/token"
 )
 
@@ -41,7 +42,7 @@ func (k *fakeToken) aead() cipher.AEAD {
 }
 
 func (k *fakeToken) wrap(m token.Method, dataKey *locked.Buffer) ([]byte, error) {
-	return k.aead().Seal(nil, make([]byte, 12), dataKey.Bytes(), []byte(m)), nil
+	return k.aead().Seal(nil, make([]byte, 12), lockedtest.Bytes(dataKey), []byte(m)), nil
 }
 
 func (k *fakeToken) unwrap(m token.Method, wrapped []byte) (*locked.Buffer, error) {
@@ -165,7 +166,7 @@ func TestSealChoices(t *testing.T) {
 		"long label":     {token.WrappingKey{Object: token.Object{Label: strings.Repeat("x", 257)}, Methods: softKey.Methods}, good.wrap, "at most 256"},
 		"absent":         {softKey, func(token.Method, *locked.Buffer) ([]byte, error) { return nil, trouble }, "not there"},
 		"not wrapped": {softKey, func(_ token.Method, b *locked.Buffer) ([]byte, error) {
-			return append([]byte("\x00\x00"), b.Bytes()...), nil
+			return append([]byte("\x00\x00"), lockedtest.Bytes(b)...), nil
 		}, "did not wrap"},
 		"nothing": {softKey, func(token.Method, *locked.Buffer) ([]byte, error) { return nil, nil }, "0 bytes"},
 	} {

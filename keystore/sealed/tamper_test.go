@@ -8,6 +8,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/token"
 )
 
@@ -15,7 +16,7 @@ import (
 // seal itself can refuse.
 func anyToken(token.Method, []byte) (*locked.Buffer, error) {
 	dataKey := locked.New(dataKeySize)
-	_, err := new(counter).Read(dataKey.Bytes())
+	_, err := dataKey.Fill(new(counter))
 	return dataKey, err
 }
 
@@ -99,7 +100,7 @@ func TestOtherAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	aead, err := f.aead(dataKey.Bytes())
+	aead, err := f.aead(lockedtest.Bytes(dataKey))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,37 +48,6 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// TestOrder makes sure that who waits longer is served first.
-func TestOrder(t *testing.T) {
-	m := newFake(t)
-	tok := open(t, m.uri())
-	if err := tok.Ping(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	m.write("wait-keys", "")
-	var mu sync.Mutex
-	var order []int
-	var wg sync.WaitGroup
-	for i := range 6 {
-		wg.Go(func() {
-			if _, err := tok.SigningKeys(t.Context(), "none"); err != nil {
-				t.Error(err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			order = append(order, i)
-		})
-		time.Sleep(50 * time.Millisecond) // for it to get in line
-	}
-	m.write("go", "")
-	wg.Wait()
-	for i, who := range order {
-		if i != who {
-			t.Fatalf("served in the order %v", order)
-		}
-	}
-}
-
 // TestShared makes sure that the helper lives as long as its last user.
 func TestShared(t *testing.T) {
 	m := newFake(t)

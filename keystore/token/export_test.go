@@ -6,7 +6,7 @@ import "time"
 func Quick(call time.Duration) (restore func()) {
 	before := limits
 	limits.call, limits.grace, limits.heldBack = call, 300*time.Millisecond, 400*time.Millisecond
-	limits.again, limits.againMax = 100*time.Millisecond, 400*time.Millisecond
+	limits.retry, limits.retryMax = 100*time.Millisecond, 400*time.Millisecond
 	return func() { limits = before }
 }
 
@@ -39,7 +39,7 @@ func Stick(t *Token) (free func()) {
 	defer func() { <-t.helper.turn }()
 	t.helper.stop(0)
 	done := make(chan struct{})
-	t.helper.stuck = &process{done: done}
+	t.helper.unkillable = &process{done: done}
 	return func() { close(done) }
 }
 

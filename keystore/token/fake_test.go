@@ -18,8 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/token"
-	"onionbalancer/keystore/token/serve"
+	"onionbalancer/keystore/token/helper"
 )
 
 // The variables that make the helper of a test something else.
@@ -31,11 +32,10 @@ const (
 // fake is a module in a directory, which is its path. Every call writes a line
 // with its name and the helper's process into the file log. A file FAULT-CALL
 // there makes the next CALL misbehave: FAULT is say, crash, fault, exit, hang, garbage, panic
-// or error, with a code in the file. After wait-CALL, CALL waits
-// for a file go. A file slow makes all take 30 ms.
+// or error, with a code in the file. A file slow makes all take 30 ms.
 type fake struct{ dir string }
 
-func loadFake(path string) (serve.Module, error) {
+func loadFake(path string) (helper.Module, error) {
 	f := &fake{path}
 	return f, f.call("load")
 }
@@ -62,12 +62,6 @@ func (f *fake) call(name string) error {
 		if err := os.Remove(faults[0]); err != nil {
 			return err
 		}
-	}
-	for strings.HasPrefix(filepath.Base(faults[0]), "wait-") {
-		if _, err := os.Stat(filepath.Join(f.dir, "go")); err == nil {
-			return nil
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	fault, _, _ := strings.Cut(filepath.Base(faults[0]), "-")
 	return misbehave(fault, strings.TrimSpace(strings.TrimPrefix(string(text), "always")))
@@ -119,7 +113,7 @@ func garbageHelper() error {
 
 func (f *fake) Close() {}
 
-func (f *fake) Open(_ token.Selector, pin *locked.Buffer, inDoubt bool) (serve.HSM, error) {
+func (f *fake) Open(_ token.Selector, pin *locked.Buffer, inDoubt bool) (helper.HSM, error) {
 	if inDoubt {
 		if err := f.call("doubt"); err != nil {
 			return nil, err
@@ -135,7 +129,7 @@ func (f *fake) Open(_ token.Selector, pin *locked.Buffer, inDoubt bool) (serve.H
 	if err != nil {
 		return nil, err
 	}
-	if pin == nil || !bytes.Equal(want, pin.Bytes()) {
+	if pin == nil || !bytes.Equal(want, lockedtest.Bytes(pin)) {
 		return nil, token.Errorf(token.CodePIN, "the PIN is wrong")
 	}
 	return &fakeToken{fake: f}, nil

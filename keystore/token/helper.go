@@ -16,36 +16,36 @@ var limits = struct {
 	call     time.Duration // a request, the start of a helper with it
 	grace    time.Duration // the end of a helper by itself
 	heldBack time.Duration // a token on its last try, or locked, is left alone
-	again    time.Duration // after the second start in vain, and double after each
-	againMax time.Duration
+	retry    time.Duration // after the second failed start in a row; doubles after each
+	retryMax time.Duration
 }{
 	call:     30 * time.Second,
 	grace:    2 * time.Second,
 	heldBack: time.Minute,
-	again:    time.Second,
-	againMax: 30 * time.Second,
+	retry:    time.Second,
+	retryMax: 30 * time.Second,
 }
 
-// errTime is why a request was given up by itself.
+// errTime is the cause of a request's own deadline.
 var errTime = errors.New("there was no answer in time")
 
-// helper runs a process for a token while there is need for one. Tokens share
-// it by its identity.
+// helper runs a process for a token while it is in use. Tokens with the same
+// identity share it.
 type helper struct {
-	at     place
+	at     pinTarget
 	source pin.Source
 	users  int // guarded by helpers.mu
 
-	// turn is held by who uses the process, and guards all below. Those who wait
-	// for it get it in order.
-	turn    chan struct{}
-	process *process  // nil if there is none
-	from    pinFile   // of the PIN that was read last
-	stuck   *process  // one that could not be killed, or nil
-	closed  bool      // that there shall be none any more
-	starts  int       // in vain, one after the other
-	notYet  time.Time // when to start again
-	absent  error     // what to say until then, if that is why
+	// turn guards all below. It is held while the process is used, and given to
+	// waiting requests in order.
+	turn         chan struct{}
+	process      *process  // nil if there is none
+	from         pinFile   // of the PIN that was read last
+	unkillable   *process  // one that could not be killed, or nil
+	closed       bool      // no new process may start
+	failedStarts int       // consecutive
+	retryAt      time.Time // when to start again
+	absent       error     // what to say until then, if that is why
 
 	closing context.Context // ends when requests under way have to
 	abandon context.CancelFunc
@@ -92,8 +92,8 @@ func (h *helper) do(parent context.Context, request *Request, payload *locked.Bu
 	return h.exchange(ctx, request, payload)
 }
 
-// wait takes the turn. Who comes too late does not get it, though it is free: the
-// process would be killed for the one request that nobody waits for.
+// wait takes the turn. A request whose context has ended does not get it, even if
+// it is free: the process would be killed for a request that was given up.
 func (h *helper) wait(ctx context.Context) error {
 	select {
 	case h.turn <- struct{}{}:
@@ -108,7 +108,7 @@ func (h *helper) wait(ctx context.Context) error {
 
 // exchange has the process carry a request out. If it does not answer, or not
 // sensibly, it is killed; if it says that the token is gone, or refused the PIN,
-// it is ended, so that the next request begins anew.
+// it is ended, so that the next request starts another.
 func (h *helper) exchange(ctx context.Context, request *Request, payload *locked.Buffer) (*Response, *locked.Buffer, error) {
 	response, secret, err := h.process.exchange(ctx, request, payload)
 	if err != nil {
@@ -116,7 +116,7 @@ func (h *helper) exchange(ctx context.Context, request *Request, payload *locked
 	}
 	if response.Error == nil {
 		if request.Op != OpOpen {
-			h.starts, h.notYet = 0, time.Time{}
+			h.failedStarts, h.retryAt = 0, time.Time{}
 		}
 		return response, secret, nil
 	}
@@ -126,7 +126,7 @@ func (h *helper) exchange(ctx context.Context, request *Request, payload *locked
 		h.stop(limits.grace)
 	case CodeAbsent:
 		h.stop(limits.grace)
-		h.inVain(limits.again, response.Error)
+		h.backOff(limits.retry, response.Error)
 	}
 	return nil, nil, response.Error
 }
@@ -153,7 +153,7 @@ func (h *helper) broken(ctx context.Context, op Op, err error) error {
 func (h *helper) stop(grace time.Duration) {
 	if h.process != nil {
 		if !h.process.end(grace) {
-			h.stuck = h.process
+			h.unkillable = h.process
 		}
 		h.process = nil
 	}
@@ -166,12 +166,12 @@ var helpers = struct {
 }{m: map[identity]*helper{}}
 
 type identity struct {
-	at     place
+	at     pinTarget
 	source pin.Source
 }
 
 // share returns the helper for a token, and counts one user more.
-func share(at place, source pin.Source) *helper {
+func share(at pinTarget, source pin.Source) *helper {
 	helpers.mu.Lock()
 	defer helpers.mu.Unlock()
 	h := helpers.m[identity{at, source}]
@@ -210,14 +210,14 @@ func (h *helper) readPIN(ctx context.Context) (*locked.Buffer, error) {
 	if err := h.at.heldBack(); err != nil {
 		return nil, err
 	}
-	if h.stuck != nil && !h.stuck.ended() {
+	if h.unkillable != nil && !h.unkillable.ended() {
 		return nil, Errorf(CodeCrashed, "the helper process hangs in a driver and could not be killed; another is started when it is gone")
 	}
-	switch wait := time.Until(h.notYet); {
+	switch wait := time.Until(h.retryAt); {
 	case wait > 0 && h.absent != nil:
 		return nil, h.absent
 	case wait > 0:
-		return nil, Errorf(CodeCrashed, "the helper process ended %d times in a row, and is started again in %s", h.starts, max(wait.Round(time.Second), time.Second))
+		return nil, Errorf(CodeCrashed, "the helper process ended %d times in a row, and is started again in %s", h.failedStarts, max(wait.Round(time.Second), time.Second))
 	}
 	h.from = fileOf(h.source)
 	if err := h.at.marked(h.from); err != nil {
@@ -263,17 +263,17 @@ func (h *helper) start(ctx context.Context, secret *locked.Buffer) error {
 	return err
 }
 
-// lost forgets a process that is gone.
+// lost forgets a process that has ended.
 func (h *helper) lost() {
 	h.stop(0)
-	h.inVain(limits.againMax, nil)
+	h.backOff(limits.retryMax, nil)
 }
 
-// inVain counts a start that was of no use, and puts the next off if it is not
-// the first in a row: all services of a token that is absent keep asking for it.
-func (h *helper) inVain(most time.Duration, absent error) {
+// backOff counts a failed start, and from the second in a row on delays the next:
+// all services of an absent token keep asking for it.
+func (h *helper) backOff(most time.Duration, absent error) {
 	h.absent = absent
-	if h.starts++; h.starts > 1 {
-		h.notYet = time.Now().Add(min(limits.again<<min(h.starts-2, 16), most))
+	if h.failedStarts++; h.failedStarts > 1 {
+		h.retryAt = time.Now().Add(min(limits.retry<<min(h.failedStarts-2, 16), most))
 	}
 }

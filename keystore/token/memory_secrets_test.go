@@ -18,6 +18,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/sealed"
 	"onionbalancer/keystore/token"
 )
@@ -47,7 +48,7 @@ func newSecrets(t *testing.T, tok *token.Token, o token.Object) secrets {
 		t.Fatal(err)
 	}
 	file, err := sealed.Seal(key, info.Selector, with, time.Unix(1750000000, 0), func(m token.Method, plain *locked.Buffer) ([]byte, error) {
-		s.needles["data key"] = bytes.Clone(plain.Bytes())
+		s.needles["data key"] = lockedtest.Bytes(plain)
 		return tok.Wrap(t.Context(), o, m, plain)
 	}, rand.Reader)
 	if err != nil {

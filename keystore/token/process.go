@@ -35,7 +35,7 @@ type process struct {
 }
 
 // startProcess starts a helper, which waits for its first request.
-func startProcess(at place, pin fingerprint) (*process, error) {
+func startProcess(at pinTarget, pin fingerprint) (*process, error) {
 	conn, theirs, err := socketPair()
 	if err != nil {
 		return nil, err

@@ -25,20 +25,20 @@ import (
 	"onionbalancer/keystore/token/pin"
 )
 
-// place is where a PIN goes.
-type place struct {
+// pinTarget is where a PIN goes.
+type pinTarget struct {
 	module   string // as the dynamic linker takes it
 	file     string // the module's, behind symbolic links, if it is there
 	selector Selector
 }
 
-func placeOf(uri *pkcs11uri.URI) (place, error) {
-	at := place{uri.ModulePath, uri.ModulePath, SelectorOf(uri)}
+func pinTargetOf(uri *pkcs11uri.URI) (pinTarget, error) {
+	at := pinTarget{uri.ModulePath, uri.ModulePath, SelectorOf(uri)}
 	// A name without a slash is for the dynamic linker to find.
 	if strings.Contains(at.module, "/") {
 		path, err := filepath.Abs(at.module)
 		if err != nil {
-			return place{}, err
+			return pinTarget{}, err
 		}
 		at.module, at.file = path, path
 		if real, err := filepath.EvalSymlinks(path); err == nil {
@@ -50,7 +50,7 @@ func placeOf(uri *pkcs11uri.URI) (place, error) {
 
 // overlaps tells whether both may be the same token. It is: if one is named by
 // its label and the other by its serial, nobody knows before they are found.
-func (p place) overlaps(other place) bool {
+func (p pinTarget) overlaps(other pinTarget) bool {
 	same := func(a, b string) bool { return a == "" || b == "" || a == b }
 	a, b := p.selector, other.selector
 	return p.file == other.file && same(a.Label, b.Label) && same(a.Serial, b.Serial) &&
@@ -64,15 +64,15 @@ var refusals = struct {
 	mu      sync.Mutex
 	pins    []attempt
 	doubted []attempt // of which nobody knows what came of them
-	held    map[place]heldBack
-	met     map[place]bool // places that a PIN was read for
-	marks   string         // path of the file of marks, empty for none
-	asked   bool           // that earlier refusals do not count
-}{held: map[place]heldBack{}, met: map[place]bool{}}
+	held    map[pinTarget]heldBack
+	met     map[pinTarget]bool // places that a PIN was read for
+	marks   string             // path of the file of marks, empty for none
+	asked   bool               // that earlier refusals do not count
+}{held: map[pinTarget]heldBack{}, met: map[pinTarget]bool{}}
 
 // attempt is a PIN, and where it went.
 type attempt struct {
-	place
+	pinTarget
 	pin fingerprint
 }
 
@@ -83,7 +83,7 @@ type heldBack struct {
 }
 
 // remember keeps what an error of a token means for the next try.
-func (p place) remember(pin fingerprint, from pinFile, err *Error) {
+func (p pinTarget) remember(pin fingerprint, from pinFile, err *Error) {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
 	switch err.Code {
@@ -99,7 +99,7 @@ func (p place) remember(pin fingerprint, from pinFile, err *Error) {
 
 // opened keeps what came of a login. Where it is nothing that tells, the token
 // may have counted a wrong PIN.
-func (p place) opened(pin fingerprint, err error) {
+func (p pinTarget) opened(pin fingerprint, err error) {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
 	switch known, ok := errors.AsType[*Error](err); {
@@ -119,14 +119,14 @@ func with(list []attempt, a attempt) []attempt {
 }
 
 // doubts tells whether a login with the PIN may have failed unseen.
-func (p place) doubts(pin fingerprint) bool {
+func (p pinTarget) doubts(pin fingerprint) bool {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
 	return slices.ContainsFunc(refusals.doubted, func(a attempt) bool { return a.pin == pin && a.overlaps(p) })
 }
 
 // heldBack returns the error for which the token is left alone now.
-func (p place) heldBack() error {
+func (p pinTarget) heldBack() error {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
 	if held, ok := refusals.held[p]; ok && time.Now().Before(held.until) {
@@ -136,14 +136,14 @@ func (p place) heldBack() error {
 }
 
 // refuses returns an error if the PIN was refused before.
-func (p place) refuses(pin fingerprint) error {
+func (p pinTarget) refuses(pin fingerprint) error {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
 	for _, a := range refusals.pins {
 		if a.pin != pin || !a.overlaps(p) {
 			continue
 		}
-		if a.place == p {
+		if a.pinTarget == p {
 			return Errorf(CodePIN, "the token has refused this PIN, which is not tried again; give the right one")
 		}
 		return Errorf(CodePIN, "a token that may be the same one has refused this PIN, which is not tried again; give the right one, or name every token by both label and serial")
@@ -165,8 +165,8 @@ type mark struct {
 	Refused time.Time      `json:"refused"`
 }
 
-func (m mark) overlaps(p place) bool {
-	return place{file: m.Module, selector: m.Token}.overlaps(p)
+func (m mark) overlaps(p pinTarget) bool {
+	return pinTarget{file: m.Module, selector: m.Token}.overlaps(p)
 }
 
 // marksFile is the file of marks in a state directory.
@@ -209,7 +209,7 @@ func fileOf(source pin.Source) pinFile {
 }
 
 // marked returns an error if an earlier process saw the PIN of the file refused.
-func (p place) marked(from pinFile) error {
+func (p pinTarget) marked(from pinFile) error {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
 	for _, m := range readMarks() {
@@ -224,7 +224,7 @@ func (p place) marked(from pinFile) error {
 // meet takes note of the first PIN that this process has for a token. If the
 // token counts a wrong one, it may have been this, tried by another process;
 // unless it is known which one that was, or a person wants it to be tried.
-func (p place) meet(pin fingerprint, wanted bool) {
+func (p pinTarget) meet(pin fingerprint, wanted bool) {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
 	if refusals.met[p] {
@@ -239,7 +239,7 @@ func (p place) meet(pin fingerprint, wanted bool) {
 
 // setMarkLocked replaces what is remembered of a token by the refusal of a
 // file's PIN; by nothing if from is zero.
-func (p place) setMarkLocked(from pinFile) {
+func (p pinTarget) setMarkLocked(from pinFile) {
 	before := readMarks()
 	marks := slices.DeleteFunc(slices.Clone(before), func(m mark) bool { return m.overlaps(p) })
 	if from != (pinFile{}) {
@@ -291,7 +291,7 @@ func fingerprintOf(pin *locked.Buffer) (f fingerprint) {
 		return fingerprint{}
 	}
 	f.size = pin.Len()
-	locked.Do(func() { f.sum = hashOf(pin.Bytes()) })
+	pin.Do(func(pin []byte) { f.sum = hashOf(pin) })
 	return f
 }
 

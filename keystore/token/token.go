@@ -3,7 +3,7 @@
 // A vendor's PKCS #11 module is foreign code that may crash, hang, or read what
 // it should not. So it is never loaded into the process that asks. Token starts
 // a helper, this same program in another process, which loads the module (package
-// module) and answers requests over a socket (package serve).
+// module) and answers requests over a socket (package helper).
 package token
 
 import (
@@ -135,7 +135,7 @@ func Open(uri *pkcs11uri.URI) (*Token, error) {
 		return nil, fmt.Errorf("opening token: %w", err)
 	}
 	source.Claim()
-	at, err := placeOf(uri)
+	at, err := pinTargetOf(uri)
 	if err != nil {
 		return nil, fmt.Errorf("opening token: %w", err)
 	}
@@ -166,8 +166,8 @@ func (s Selector) String() string {
 	return "token " + strings.Join(fields, ", ")
 }
 
-// Close lets go of the token. The helper ends when nobody uses it any more;
-// requests under way get two seconds.
+// Close releases the token. The helper ends with its last user; requests in
+// flight get two seconds.
 func (t *Token) Close() error {
 	t.mu.Lock()
 	closed := t.closed
@@ -240,7 +240,7 @@ func (t *Token) Unseal(ctx context.Context, o Object, sealedFile []byte) (*descr
 	}
 	defer secret.Wipe()
 	var key *descriptor.IdentityKey
-	locked.Do(func() { key, err = descriptor.NewIdentityKey(secret.Bytes()) })
+	secret.Do(func(secret []byte) { key, err = descriptor.NewIdentityKey(secret) })
 	if err != nil {
 		return nil, fmt.Errorf("%s with %s: %w", doing, t.name, err)
 	}
@@ -260,7 +260,7 @@ func (t *Token) Certify(ctx context.Context, o Object, sealedFile []byte, p desc
 	cert, err := checkCertificate(response.Data, signing)
 	var revision descriptor.RevisionKey
 	if err == nil {
-		locked.Do(func() { revision, err = descriptor.NewRevisionKey(secret.Bytes()) })
+		secret.Do(func(secret []byte) { revision, err = descriptor.NewRevisionKey(secret) })
 	}
 	if err != nil {
 		return descriptor.Certificate{}, descriptor.RevisionKey{}, fmt.Errorf("%s with %s: %w", doing, t.name, err)

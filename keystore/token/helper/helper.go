@@ -1,5 +1,11 @@
-// Package helper is the process that package token starts: it loads a PKCS #11
-// module, and answers requests until the process that started it lets go of it.
+// Package helper is the process that package token starts: it takes requests from
+// a socket, has a PKCS #11 module carry them out, and answers, until its parent
+// closes the socket.
+//
+// What needs an identity key happens here: the token unwraps the data key, the
+// sealed file is opened, used and wiped, and only a certificate, a signature or
+// the key of a period's revision counters goes back. A caller that needs the
+// identity key itself gets it by unseal.
 package helper
 
 import (
@@ -14,7 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"onionbalancer/keystore/token"
-	"onionbalancer/keystore/token/serve"
 )
 
 // ErrByHand is returned when this process was not started by package token.
@@ -25,7 +30,7 @@ var ErrByHand = errors.New("this is started by balancer itself, to keep the code
 func Run(ctx context.Context) error { return RunWith(ctx, load) }
 
 // RunWith serves by modules that load loads.
-func RunWith(ctx context.Context, load func(path string) (serve.Module, error)) error {
+func RunWith(ctx context.Context, load func(path string) (Module, error)) error {
 	conn, err := socket()
 	if err != nil {
 		return err
@@ -34,7 +39,7 @@ func RunWith(ctx context.Context, load func(path string) (serve.Module, error)) 
 	// What ends a service ends all its processes at once. This one is needed
 	// until its parent is done, and ends when the socket does.
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
-	if err := serve.Serve(ctx, conn, load); err != nil {
+	if err := serve(ctx, conn, load); err != nil {
 		return fmt.Errorf("serving requests for a token: %w", err)
 	}
 	return nil

@@ -6,13 +6,12 @@ import (
 	"onionbalancer/internal/locked"
 	"onionbalancer/keystore/token"
 	"onionbalancer/keystore/token/module"
-	"onionbalancer/keystore/token/serve"
 )
 
 // adapter makes module.Module what package serve knows.
 type adapter struct{ *module.Module }
 
-func load(path string) (serve.Module, error) {
+func load(path string) (Module, error) {
 	m, err := module.Load(path)
 	if err != nil {
 		return nil, err
@@ -20,8 +19,8 @@ func load(path string) (serve.Module, error) {
 	return adapter{m}, nil
 }
 
-// Open implements serve.Module.
-func (a adapter) Open(sel token.Selector, pin *locked.Buffer, inDoubt bool) (serve.HSM, error) {
+// Open implements Module.
+func (a adapter) Open(sel token.Selector, pin *locked.Buffer, inDoubt bool) (HSM, error) {
 	t, err := a.Module.Open(sel, pin, inDoubt)
 	if err != nil {
 		return nil, err

@@ -2,11 +2,8 @@
 
 package helper
 
-import (
-	"onionbalancer/keystore/token"
-	"onionbalancer/keystore/token/serve"
-)
+import "onionbalancer/keystore/token"
 
-func load(string) (serve.Module, error) {
+func load(string) (Module, error) {
 	return nil, token.Errorf(token.CodeUnsupported, "this balancer was built without PKCS #11 (CGO_ENABLED=0)")
 }

@@ -12,16 +12,26 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/token"
 )
 
 // try opens token "fake" of a fake.
 func (f *fake) open() (*Token, error) {
-	m := newModule("fake.so", f)
-	if err := m.use(); err != nil {
+	m := &Module{path: "fake.so", calls: f}
+	if err := m.start(); err != nil {
 		return nil, err
 	}
 	return m.Open(token.Selector{Label: "fake"}, secret(fakePIN), false)
+}
+
+// loaded is the module that a fake is, started.
+func loaded(f *fake) *Module {
+	m := &Module{path: "fake.so", calls: f}
+	if err := m.start(); err != nil {
+		panic(err)
+	}
+	return m
 }
 
 func key1(label string) token.Object { return token.Object{Label: label} }
@@ -100,7 +110,7 @@ func deeds(t *testing.T) map[string]func(*Token) error {
 		}
 		deeds["unwrap "+string(w.method)] = func(o *Token) error {
 			plain, err := o.Unwrap(key1(w.label), w.method, w.wrapped)
-			if err == nil && !bytes.Equal(plain.Bytes(), dataKey) {
+			if err == nil && !bytes.Equal(lockedtest.Bytes(plain), dataKey) {
 				return fmt.Errorf("another data key")
 			}
 			return err
@@ -126,6 +136,9 @@ var passing = []pkcs11.Error{
 	pkcs11.CKR_TOKEN_NOT_RECOGNIZED, pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED, pkcs11.CKR_GENERAL_ERROR,
 	pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_OPERATION_ACTIVE,
 }
+
+// typical are one of each kind that is treated alike: stale, gone and vague.
+var typical = []pkcs11.Error{pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_GENERAL_ERROR}
 
 // each calls test for every deed, with the number of times that the deed makes
 // each call when nothing fails.
@@ -158,6 +171,9 @@ func TestFailOnce(t *testing.T) {
 	each(t, func(t *testing.T, deed func(*Token) error, call string, times int) {
 		for n := 1; n <= times; n++ {
 			for _, rv := range passing {
+				if n > 1 && !slices.Contains(typical, rv) {
+					continue
+				}
 				f := newFake()
 				opened, err := f.open()
 				if err != nil {

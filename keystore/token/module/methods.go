@@ -172,7 +172,7 @@ func (s *session) reveal(object pkcs11.ObjectHandle) (*locked.Buffer, error) {
 		return nil, token.Errorf(token.CodeUnsupported, "the token does not give out what it unwrapped: %d bytes came, not %d", len(value), secretSize)
 	}
 	secret := locked.New(secretSize)
-	copy(secret.Bytes()[secretSize-len(value):], value)
+	secret.Use(func(secret []byte) { copy(secret[secretSize-len(value):], value) })
 	return secret, nil
 }
 
@@ -232,10 +232,12 @@ func unwrapECDH(s *session, k key, wrapped []byte) (*locked.Buffer, error) {
 	}
 	defer shared.Wipe()
 	secret := locked.New(secretSize)
-	locked.Do(func() {
+	shared.Do(func(shared []byte) {
 		var box cipher.AEAD
-		if box, err = boxer(shared.Bytes(), point, ours); err == nil {
-			_, err = box.Open(secret.Bytes()[:0], make([]byte, box.NonceSize()), wrapped[pointSize:], []byte(purpose))
+		if box, err = boxer(shared, point, ours); err == nil {
+			secret.Use(func(secret []byte) {
+				_, err = box.Open(secret[:0], make([]byte, box.NonceSize()), wrapped[pointSize:], []byte(purpose))
+			})
 		}
 	})
 	if err != nil {

@@ -3,7 +3,6 @@
 package module
 
 import (
-	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
@@ -18,81 +17,48 @@ import (
 
 // Module is a PKCS #11 library in this process.
 type Module struct {
-	path    string
-	calls   api
-	refused refusals
+	path  string
+	calls api
 
-	mu    sync.Mutex // held over every use of calls
-	ready bool       // C_Initialize was called
-	epoch int        // how many times; a session of an earlier epoch is dead
-	users int        // Load less Close
+	mu     sync.Mutex // held over every use of calls
+	ready  bool       // C_Initialize was called
+	epoch  int        // how many times; a session of an earlier epoch is dead
+	closed bool
 }
 
-// modules are those that were loaded, for good: by path.
-var modules = struct {
-	sync.Mutex
-	byPath map[string]*Module
-}{byPath: map[string]*Module{}}
-
-// Load loads and initialises the library at path, once however often it is
-// called; every Load wants a Close. A library that is not there, cannot be
-// loaded or does not start is CodeAbsent.
+// Load loads and initialises the library at path, of which a process uses one. A
+// library that is not there, cannot be loaded or does not start is CodeAbsent.
 func Load(path string) (*Module, error) {
-	var m *Module
+	if err := look(path); err != nil {
+		return nil, err
+	}
+	m := &Module{path: path}
 	var err error
-	onThread(func() { m, err = loadOnce(path) })
-	return m, err
-}
-
-func loadOnce(path string) (*Module, error) {
-	modules.Lock()
-	defer modules.Unlock()
-	m := modules.byPath[path]
-	if m == nil {
-		if err := look(path); err != nil {
-			return nil, err
-		}
+	onThread(func() {
 		library := pkcs11.New(path)
 		if library == nil {
-			return nil, token.Errorf(token.CodeAbsent, "loading the PKCS #11 module %s: it is no PKCS #11 library for this machine, or it needs another library that is missing: see ldd %s", path, path)
+			err = token.Errorf(token.CodeAbsent, "loading the PKCS #11 module %s: it is no PKCS #11 library for this machine, or it needs another library that is missing: see ldd %s", path, path)
+			return
 		}
-		m = newModule(path, library)
-		modules.byPath[path] = m
-	}
-	if err := m.use(); err != nil {
+		m.calls = library
+		err = m.start()
+	})
+	if err != nil {
 		return nil, err
 	}
 	return m, nil
 }
 
-func newModule(path string, calls api) *Module {
-	m := &Module{path: path, calls: calls}
-	rand.Read(m.refused.salt[:])
-	return m
-}
-
-// use counts one more user, and initialises the library for the first.
-func (m *Module) use() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err := m.start(); err != nil {
-		return err
-	}
-	m.users++
-	return nil
-}
-
-// Close ends the use of the library, with the last user's Close. Tokens that
-// were opened must not be used any more.
+// Close ends the use of the library. Tokens that were opened must not be used any
+// more.
 func (m *Module) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.users--; m.users == 0 {
-		onThread(m.stop)
-	}
+	m.closed = true
+	onThread(m.stop)
 }
 
-// start initialises the library if it is not. m.mu is held.
+// start initialises the library if it is not. The caller holds m.mu.
 func (m *Module) start() error {
 	if m.ready {
 		return nil
@@ -116,7 +82,7 @@ func (m *Module) stop() {
 	}
 }
 
-// restart makes the library look anew for slots and tokens, for SoftHSM and
+// restart makes the library look again for slots and tokens, for SoftHSM and
 // others never see one that was taken away and put back. Every session ends.
 func (m *Module) restart() error {
 	m.stop()
@@ -239,7 +205,7 @@ var work = sync.OnceValue(func() chan<- func() {
 // onThread calls f on that thread, of which modules see no other, for some are
 // careless about threads. It panics if f does. f does not call onThread.
 //
-// What is more, runtime/secret does not hold there, whoever called: Go 1.26
+// Besides, runtime/secret does not hold there, whatever the caller: Go 1.26
 // crashes when C is called inside of secret.Do, which erases registers that the
 // call is about to need (golang.org/issue/78999). What f keeps secret it has to
 // keep in locked memory, or give to locked.Do itself.

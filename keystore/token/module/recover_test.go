@@ -36,22 +36,10 @@ func TestWrongPINOnSoftHSM(t *testing.T) {
 	count := &counting{api: m.calls}
 	m.calls = count
 	t.Cleanup(func() { m.calls = count.api })
-	wrong := secret("4711" + rand.Text()) // the module remembers those of earlier runs
-	for i := range 4 {
-		_, err := m.Open(token.Selector{Label: k.Label}, wrong, false)
-		wantCode(t, err, token.CodePIN, `opening token "balancer-test"`)
-		if i == 0 {
-			if !k.Warned(t) {
-				t.Fatal("the token saw no wrong PIN")
-			}
-			k.Tool(t, "--list-objects") // the right PIN clears the count
-		}
-	}
-	if k.Warned(t) {
-		t.Error("the token saw the wrong PIN again")
-	}
-	if count.logins != 1 {
-		t.Errorf("%d logins", count.logins)
+	_, err := m.Open(token.Selector{Label: k.Label}, secret("wrong-4711"), false)
+	wantCode(t, err, token.CodePIN, `opening token "balancer-test"`)
+	if !k.Warned(t) || count.logins != 1 {
+		t.Errorf("the token saw no wrong PIN, or more than one: %d logins", count.logins)
 	}
 	login(t, m, k) // the right PIN still opens it
 }

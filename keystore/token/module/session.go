@@ -3,13 +3,9 @@
 package module
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"fmt"
 	"net/url"
-	"runtime"
 	"strings"
-	"sync"
 	"unsafe"
 
 	"github.com/miekg/pkcs11"
@@ -23,11 +19,11 @@ type Token struct {
 	module *Module
 	want   token.Selector
 	pin    *locked.Buffer // empty: none, or typed on the token itself
-	mark   mark           // of the PIN for what is wanted
 
 	// Under module.mu:
 	current *session        // or nil
-	doubt   bool            // the last login failed, who knows why
+	refused bool            // the PIN, which is not tried again
+	doubt   bool            // the last login failed for an unknown reason
 	old     bool            // that was before Open
 	begun   map[string]bool // keys that were to be made, and may be there half-tested
 	closed  bool
@@ -46,16 +42,14 @@ type session struct {
 }
 
 // Open finds the one token that matches and logs in with a copy of pin, which
-// may be nil. The token is not touched when it has refused this PIN before. If
-// nobody knows whether it has (inDoubt), and it counts a wrong PIN, this one is
-// not tried: token.CodeFinalTry.
+// may be nil. If nobody knows whether the token has refused it (inDoubt), and it
+// counts a wrong PIN, this one is not tried: token.CodeFinalTry. Package token
+// remembers what was refused before.
 func (m *Module) Open(want token.Selector, pin *locked.Buffer, inDoubt bool) (*Token, error) {
 	t := &Token{module: m, want: want, pin: &locked.Buffer{}, begun: map[string]bool{}, old: inDoubt}
 	if pin != nil && pin.Len() > 0 {
-		t.pin = locked.New(pin.Len())
-		copy(t.pin.Bytes(), pin.Bytes())
+		t.pin = pin.Clone()
 	}
-	t.mark = m.refused.mark(want, t.pin)
 	if err := t.do("opening", func(*session) error { return nil }); err != nil {
 		t.pin.Wipe()
 		return nil, err
@@ -115,7 +109,7 @@ func (t *Token) twice(f func(*session) error) error {
 		return err
 	}
 	if !stale(err) {
-		t.module.stop() // to look for tokens anew
+		t.module.stop() // to look for tokens again
 	}
 	if err := t.ready(); err != nil {
 		return err
@@ -126,9 +120,9 @@ func (t *Token) twice(f func(*session) error) error {
 // ready makes sure that there is a session.
 func (t *Token) ready() error {
 	switch {
-	case t.closed || t.module.users == 0:
+	case t.closed || t.module.closed:
 		return token.Errorf(token.CodeMisuse, "it was closed")
-	case t.module.refused.has(t.mark):
+	case t.refused:
 		return errRefused()
 	case t.current != nil && t.current.epoch == t.module.epoch && t.module.ready:
 		return nil
@@ -302,43 +296,6 @@ func because(err error) string {
 	return " (" + err.Error() + ")"
 }
 
-// refusals remembers the PINs that a token refused, by a keyed hash.
-type refusals struct {
-	salt [32]byte
-	mu   sync.Mutex
-	seen map[mark]bool
-}
-
-// mark is the hash of a PIN and the token that it is for.
-type mark [sha256.Size]byte
-
-func (r *refusals) mark(where token.Selector, pin *locked.Buffer) (sum mark) {
-	locked.Do(func() {
-		h := hmac.New(sha256.New, r.salt[:])
-		fmt.Fprintf(h, "%q", where)
-		h.Write(pin.Bytes())
-		h.Sum(sum[:0])
-	})
-	return sum
-}
-
-func (r *refusals) add(marks ...mark) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.seen == nil {
-		r.seen = map[mark]bool{}
-	}
-	for _, m := range marks {
-		r.seen[m] = true
-	}
-}
-
-func (r *refusals) has(m mark) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.seen[m]
-}
-
 // errRefused is for a PIN that is not tried again.
 func errRefused() error {
 	return token.Errorf(token.CodePIN, "the token refused this PIN before, and it is not tried again: put the right PIN where it is read from")
@@ -351,23 +308,22 @@ func (t *Token) authenticate(s *session, user uint) error {
 	if err != nil {
 		return failed("C_GetTokenInfo", err)
 	}
-	here := t.module.refused.mark(s.slot.selector(), t.pin)
-	if err := t.mayTry(info.Flags, here); err != nil {
+	if err := t.mayTry(info.Flags); err != nil {
 		return err
 	}
-	pin := t.pin.Bytes()
 	// The string is the locked memory itself. Package pkcs11 copies it to C
 	// memory for the call and frees that without wiping it: the allocator has
 	// to overwrite what is freed (glibc.malloc.perturb).
-	err = t.module.calls.Login(s.handle, user, unsafe.String(unsafe.SliceData(pin), len(pin)))
-	runtime.KeepAlive(t.pin)
+	t.pin.Use(func(pin []byte) {
+		err = t.module.calls.Login(s.handle, user, unsafe.String(unsafe.SliceData(pin), len(pin)))
+	})
 	if err == nil || user == pkcs11.CKU_USER && is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
 		t.doubt, t.old = false, false
 		return nil
 	}
 	switch code, _ := codeOf(rv(err)); {
 	case code == token.CodePIN:
-		t.module.refused.add(t.mark, here)
+		t.refused = true
 	case code != token.CodeAbsent && code != token.CodeLocked:
 		t.doubt = true // the token may have looked at the PIN, or not
 	}
@@ -375,10 +331,10 @@ func (t *Token) authenticate(s *session, user uint) error {
 }
 
 // mayTry refuses to log in where a wrong PIN would do harm.
-func (t *Token) mayTry(flags uint, here mark) error {
+func (t *Token) mayTry(flags uint) error {
 	has := func(flag uint) bool { return flags&flag != 0 }
 	switch {
-	case t.module.refused.has(here):
+	case t.refused:
 		return errRefused()
 	case has(pkcs11.CKF_USER_PIN_LOCKED):
 		return token.Errorf(token.CodeLocked, "the token's PIN is locked after too many wrong ones: unlock it with the vendor's tool")
@@ -391,7 +347,7 @@ func (t *Token) mayTry(flags uint, here mark) error {
 	case t.old && has(pkcs11.CKF_USER_PIN_COUNT_LOW):
 		return token.Errorf(token.CodeFinalTry, "the token counts a wrong PIN, which may have been this one, so that it is not tried: give another; if it is right, run this once with --try-pin (balancer check, key or ceremony), or log in once by hand (pkcs11-tool --login --list-objects), which resets the count")
 	case t.doubt && has(pkcs11.CKF_USER_PIN_COUNT_LOW):
-		t.module.refused.add(t.mark, here)
+		t.refused = true
 		return token.Errorf(token.CodePIN, "the last login failed without a reason, and the token counts a wrong PIN since: this one is not tried again")
 	}
 	return nil

@@ -91,10 +91,7 @@ func TestFindToken(t *testing.T) {
 	} {
 		f := newFake()
 		f.tokens = append(f.tokens, twin, blank)
-		m := newModule("fake.so", f)
-		if err := m.use(); err != nil {
-			t.Fatal(err)
-		}
+		m := loaded(f)
 		_, err := m.Open(c.want, secret(fakePIN), false)
 		switch {
 		case c.code != "":
@@ -109,10 +106,7 @@ func TestFindToken(t *testing.T) {
 func TestHostileToken(t *testing.T) {
 	f := newFake()
 	f.tokens = append(f.tokens, newFakeToken("a\x1b[2J\n", "b\x1b]0;c\a"))
-	m := newModule("fake.so", f)
-	if err := m.use(); err != nil {
-		t.Fatal(err)
-	}
+	m := loaded(f)
 	for _, want := range []token.Selector{{Label: "none\x1b[2J"}, {Serial: "none\x1b[2J"}} {
 		_, err := m.Open(want, secret(fakePIN), false)
 		wantCode(t, err, token.CodeAbsent, `"a\x1b[2J\n" (serial=b%1B%5D0%3Bc%07)`)

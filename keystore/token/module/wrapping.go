@@ -5,7 +5,6 @@ package module
 import (
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/subtle"
 	"strings"
 
 	"github.com/miekg/pkcs11"
@@ -126,8 +125,12 @@ func (s *session) fit(k key) error {
 func (s *session) try(m method, k key) error {
 	secret := locked.New(secretSize)
 	defer secret.Wipe()
-	rand.Read(secret.Bytes())
-	wrapped, err := m.wrap(s, k, secret.Bytes())
+	var wrapped []byte
+	var err error
+	secret.Use(func(secret []byte) {
+		rand.Read(secret)
+		wrapped, err = m.wrap(s, k, secret)
+	})
 	if err != nil {
 		return err
 	}
@@ -136,7 +139,7 @@ func (s *session) try(m method, k key) error {
 		return err
 	}
 	defer again.Wipe()
-	if subtle.ConstantTimeCompare(secret.Bytes(), again.Bytes()) != 1 {
+	if !secret.Equal(again) {
 		return token.Errorf(token.CodeFailed, "what was wrapped did not come back")
 	}
 	return nil

@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -113,7 +112,7 @@ func (s Source) Resolve(dir string) Source {
 func (s Source) Once() bool { return s.kind == kindDescriptor || s.kind == kindPrompt }
 
 // File returns the path of the file that the PIN is in. A credential counts as
-// none: systemd makes its file anew whenever it starts the service.
+// none: systemd makes a new file whenever it starts the service.
 func (s Source) File() (path string, ok bool) {
 	return s.value, s.kind == kindFile && !isCredential(s.value)
 }
@@ -140,7 +139,7 @@ func (s Source) String() string {
 const maxSize = 256
 
 // Read returns the PIN, 1 to 256 bytes, which the caller wipes; nil if s is
-// zero. Files and credentials are read anew each time. A descriptor is read
+// zero. Files and credentials are read each time. A descriptor is read
 // until its end and a person is asked only once in the life of the process, the
 // person once for each token; name says for which. Read may be called
 // concurrently, and waits for one question or descriptor at a time.
@@ -180,28 +179,26 @@ func once(ctx context.Context, key string, get func() (*locked.Buffer, error)) (
 	}
 	defer func() { <-getting }()
 	if kept := remembered[key]; kept != nil {
-		return clone(kept.Bytes()), nil
+		return kept.Clone(), nil
 	}
 	pin, err := get()
 	if err != nil {
 		return nil, err
 	}
-	remembered[key] = clone(pin.Bytes())
+	remembered[key] = pin.Clone()
 	return pin, nil
 }
 
-func clone(pin []byte) *locked.Buffer {
-	b := locked.New(len(pin))
-	copy(b.Bytes(), pin)
-	return b
+// trim takes what was read into the first n bytes of b, cuts off the newline,
+// and wipes b. It rejects what cannot be a PIN rather than waste a login attempt.
+func trim(b *locked.Buffer, n int) (pin *locked.Buffer, err error) {
+	defer b.Wipe()
+	b.Use(func(text []byte) { pin, err = trimText(text[:n]) })
+	return pin, err
 }
 
-// trim takes what was read into the first n bytes of b, cuts off the newline,
-// and wipes b. What cannot be a PIN must not be tried as one.
-func trim(b *locked.Buffer, n int) (*locked.Buffer, error) {
-	defer runtime.KeepAlive(b)
-	defer b.Wipe()
-	text := bytes.TrimSuffix(b.Bytes()[:n], []byte("\n"))
+func trimText(text []byte) (*locked.Buffer, error) {
+	text = bytes.TrimSuffix(text, []byte("\n"))
 	switch {
 	case len(text) == 0:
 		return nil, errors.New("it is empty")
@@ -212,7 +209,7 @@ func trim(b *locked.Buffer, n int) (*locked.Buffer, error) {
 	case bytes.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return nil, errors.New("there are control characters, such as a tabulator or a carriage return")
 	}
-	return clone(text), nil
+	return locked.Copy(text), nil
 }
 
 // room is for the longest PIN, its newline, and one byte that shows that there

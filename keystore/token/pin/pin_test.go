@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"onionbalancer/internal/locked/lockedtest"
 )
 
 func mustParse(t *testing.T, s string) Source {
@@ -44,8 +46,8 @@ func wantPIN(t *testing.T, s Source, want, text string) {
 		t.Errorf("%s: the error shows the PIN: %v", s, err)
 	case want != "" && err != nil:
 		t.Errorf("%s: %v", s, err)
-	case want != "" && string(pin.Bytes()) != want:
-		t.Errorf("%s: %q, want %q", s, pin.Bytes(), want)
+	case want != "" && string(lockedtest.Bytes(pin)) != want:
+		t.Errorf("%s: %q, want %q", s, lockedtest.Bytes(pin), want)
 	}
 }
 

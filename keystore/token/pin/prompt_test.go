@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"onionbalancer/internal/locked/lockedtest"
 )
 
 // TestMain lets this binary be a program that asks for a PIN on its terminal.
@@ -39,7 +41,7 @@ func ask(patience time.Duration) {
 			fmt.Printf("error: %v\n", err)
 			return
 		}
-		fmt.Printf("%s: %s\n", name, pin.Bytes())
+		fmt.Printf("%s: %s\n", name, lockedtest.Bytes(pin))
 	}
 }
 

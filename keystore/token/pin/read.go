@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -39,7 +38,7 @@ func readFile(path string) (*locked.Buffer, error) {
 		return nil, err
 	}
 	b := locked.New(room)
-	n, err := io.ReadFull(f, b.Bytes())
+	n, err := b.Fill(f)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		b.Wipe()
 		return nil, err
@@ -96,8 +95,8 @@ func readDescriptor(ctx context.Context, number string) (*locked.Buffer, error) 
 		return nil, errors.New("no such descriptor was handed to this program when it was started")
 	}
 	b := locked.New(room)
-	defer runtime.KeepAlive(b)
-	n, err := readToEnd(ctx, fd, b.Bytes())
+	n := 0
+	b.Use(func(text []byte) { n, err = readToEnd(ctx, fd, text) })
 	claimed.Store(fd, false) // after a failure, too: what was read is lost
 	if fd > 2 {
 		_ = unix.Close(fd)
@@ -163,7 +162,8 @@ func prompt(ctx context.Context, name string) (*locked.Buffer, error) {
 	defer stop()
 
 	b := locked.New(room)
-	n, err := tty.Read(b.Bytes()) // one line
+	n := 0
+	b.Use(func(text []byte) { n, err = tty.Read(text) }) // one line
 	if err != nil {
 		b.Wipe()
 		if ctx.Err() != nil {

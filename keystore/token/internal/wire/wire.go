@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime"
 	"slices"
 
 	"onionbalancer/internal/locked"
@@ -42,24 +41,28 @@ func Write(w io.Writer, header any, data []byte, secret *locked.Buffer) error {
 	if err != nil {
 		return fmt.Errorf("writing frame: %w", err)
 	}
-	var bare []byte
-	if secret != nil {
-		bare = secret.Bytes()
-		defer runtime.KeepAlive(secret)
+	if secret == nil {
+		secret = &locked.Buffer{}
 	}
+	secret.Use(func(bare []byte) { err = write(w, text, data, bare) })
+	if err != nil {
+		return fmt.Errorf("writing frame: %w", err)
+	}
+	return nil
+}
+
+func write(w io.Writer, text, data, bare []byte) error {
 	if len(text) > MaxHeader || len(data) > MaxData || len(bare) > MaxSecret {
-		return fmt.Errorf("writing frame: %d, %d and %d bytes are too many", len(text), len(data), len(bare))
+		return fmt.Errorf("%d, %d and %d bytes are too many", len(text), len(data), len(bare))
 	}
 	frame := make([]byte, 0, prefixSize+len(text))
 	for _, part := range [][]byte{text, data, bare} {
 		frame = binary.BigEndian.AppendUint32(frame, uint32(len(part)))
 	}
-	// Of nothing nothing is written, for which a pipe would wait.
+	// Skip empty parts: a write of no bytes blocks on a net.Pipe.
 	parts := slices.DeleteFunc(net.Buffers{append(frame, text...), data, bare}, func(part []byte) bool { return len(part) == 0 })
-	if _, err := parts.WriteTo(w); err != nil {
-		return fmt.Errorf("writing frame: %w", err)
-	}
-	return nil
+	_, err := parts.WriteTo(w)
+	return err
 }
 
 // Read reads one frame, its header into a pointer to a zero value. Data and
@@ -85,7 +88,7 @@ func Read(r io.Reader, header any) (data []byte, secret *locked.Buffer, err erro
 	}
 	if m > 0 {
 		secret = locked.New(int(m))
-		_, err = io.ReadFull(r, secret.Bytes())
+		_, err = secret.Fill(r)
 	}
 	if err = noEOF(err); err == nil {
 		err = decode(open[:n], header)

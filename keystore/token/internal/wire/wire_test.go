@@ -10,6 +10,7 @@ import (
 	"testing/iotest"
 
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/locked/lockedtest"
 )
 
 type message struct {
@@ -53,7 +54,7 @@ func TestFrames(t *testing.T) {
 		if (data == nil) != (want.data == "") || string(data) != want.data {
 			t.Errorf("wrong data behind %+v", got)
 		}
-		if (secret == nil) != (want.secret == "") || secret != nil && string(secret.Bytes()) != want.secret {
+		if (secret == nil) != (want.secret == "") || secret != nil && string(lockedtest.Bytes(secret)) != want.secret {
 			t.Errorf("wrong secret behind %+v", got)
 		}
 	}
@@ -154,7 +155,7 @@ func FuzzRead(f *testing.F) {
 		if err != nil || m.Text != again.Text || !bytes.Equal(m.List, again.List) {
 			t.Fatalf("%+v became %+v, %v", m, again, err)
 		}
-		if !bytes.Equal(data, sameData) || secret != nil && !bytes.Equal(secret.Bytes(), sameSecret.Bytes()) {
+		if !bytes.Equal(data, sameData) || secret != nil && !secret.Equal(sameSecret) {
 			t.Fatal("data or secret changed")
 		}
 	})

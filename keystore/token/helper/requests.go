@@ -1,4 +1,4 @@
-package serve
+package helper
 
 import (
 	"crypto/ed25519"
@@ -53,7 +53,7 @@ func (s *server) wrap(request *token.Request, plain *locked.Buffer, response *to
 		return nil, token.Errorf(token.CodeMisuse, "wrap without a data key")
 	}
 	defer runtime.GC() // see withIdentity
-	response.Data, err = s.hsm.Wrap(request.Object, request.Method, plain.Bytes())
+	plain.Use(func(plain []byte) { response.Data, err = s.hsm.Wrap(request.Object, request.Method, plain) })
 	return nil, err
 }
 
@@ -79,11 +79,9 @@ func (s *server) withIdentity(request *token.Request, use func(*descriptor.Ident
 }
 
 func (s *server) unseal(request *token.Request, _ *locked.Buffer, _ *token.Response) (*locked.Buffer, error) {
-	secret := locked.New(descriptor.ExpandedKeySize)
+	var secret *locked.Buffer
 	err := s.withIdentity(request, func(key *descriptor.IdentityKey) error {
-		plain := key.Secret()
-		defer plain.Wipe()
-		copy(secret.Bytes(), plain.Bytes())
+		secret = key.Secret()
 		return nil
 	})
 	return secret, err
@@ -114,7 +112,7 @@ func (s *server) certify(request *token.Request, _ *locked.Buffer, response *tok
 		}
 		response.Data = cert.Bytes()
 		counters := blinded.RevisionKey().Bytes()
-		copy(revision.Bytes(), counters)
+		revision.Use(func(revision []byte) { copy(revision, counters) })
 		clear(counters)
 		return nil
 	})

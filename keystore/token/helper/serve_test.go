@@ -1,4 +1,4 @@
-package serve
+package helper
 
 import (
 	"context"
@@ -83,7 +83,7 @@ func serving(t *testing.T, n *nothing) (net.Conn, <-chan error) {
 	ours, theirs := net.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(t.Context(), theirs, func(path string) (Module, error) {
+		done <- serve(t.Context(), theirs, func(path string) (Module, error) {
 			_ = n.note("load " + path)
 			if path == "missing" {
 				return nil, token.Errorf(token.CodeAbsent, "no module")
@@ -197,7 +197,7 @@ func TestServeEndsWithContext(t *testing.T) {
 	ours, theirs := net.Pipe()
 	defer ours.Close()
 	time.AfterFunc(10*time.Millisecond, cancel)
-	if err := Serve(ctx, theirs, nil); !errors.Is(err, context.Canceled) {
+	if err := serve(ctx, theirs, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -233,6 +233,6 @@ func FuzzServe(f *testing.F) {
 	f.Add("\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x01{}x")
 	f.Fuzz(func(t *testing.T, requests string) {
 		n := new(nothing)
-		_ = Serve(t.Context(), stream{Reader: strings.NewReader(requests)}, func(string) (Module, error) { return n, nil })
+		_ = serve(t.Context(), stream{Reader: strings.NewReader(requests)}, func(string) (Module, error) { return n, nil })
 	})
 }

@@ -1,11 +1,4 @@
-// Package serve is the helper's side of package token: it takes requests from a
-// socket, has a PKCS #11 module carry them out, and answers.
-//
-// What needs an identity key happens here: the token unwraps the data key, the
-// sealed file is opened, used and wiped, and only a certificate, a signature or
-// the key of a period's revision counters goes back. A caller that needs the
-// identity key itself gets it by unseal.
-package serve
+package helper
 
 import (
 	"context"
@@ -48,10 +41,10 @@ type HSM interface {
 	Close() error
 }
 
-// Serve answers the requests that come from conn until it ends, which is no
-// error, or ctx does. load loads a module; it is called at most once. Serve
+// serve answers the requests that come from conn until it ends, which is no
+// error, or ctx does. load loads a module; it is called at most once. It
 // closes all that it opened, conn as well.
-func Serve(ctx context.Context, conn net.Conn, load func(path string) (Module, error)) error {
+func serve(ctx context.Context, conn net.Conn, load func(path string) (Module, error)) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer conn.Close()

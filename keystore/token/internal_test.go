@@ -5,8 +5,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"onionbalancer/internal/locked"
 )
@@ -73,8 +75,8 @@ func TestPumpHidesPIN(t *testing.T) {
 }
 
 func TestOverlaps(t *testing.T) {
-	a := place{"/link.so", "/m.so", Selector{Label: "a"}}
-	for want, others := range map[bool][]place{
+	a := pinTarget{"/link.so", "/m.so", Selector{Label: "a"}}
+	for want, others := range map[bool][]pinTarget{
 		true:  {a, {"/m.so", "/m.so", Selector{}}, {"/m.so", "/m.so", Selector{Serial: "1"}}, {"/m.so", "/m.so", Selector{Label: "a", Model: "m"}}},
 		false: {{"/n.so", "/n.so", Selector{Label: "a"}}, {"/m.so", "/m.so", Selector{Label: "b"}}, {"/m.so", "/m.so", Selector{Label: "b", Serial: "1"}}},
 	} {
@@ -84,4 +86,30 @@ func TestOverlaps(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestOrder: requests get their turn in the order in which they came.
+func TestOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &helper{turn: make(chan struct{}, 1)}
+		if err := h.wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		var order []int // guarded by the turn
+		for i := range 6 {
+			go func() {
+				if err := h.wait(t.Context()); err != nil {
+					t.Error(err)
+				}
+				order = append(order, i)
+				<-h.turn
+			}()
+			synctest.Wait() // until it is in line
+		}
+		<-h.turn
+		synctest.Wait()
+		if !slices.Equal(order, []int{0, 1, 2, 3, 4, 5}) {
+			t.Errorf("served in the order %v", order)
+		}
+	})
 }

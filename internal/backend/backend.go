@@ -173,3 +173,14 @@ func (v View) Answered() (last time.Time) {
 	}
 	return last
 }
+
+// Interval returns how long apart the fetches of an instance that answers are, at
+// most.
+func (v View) Interval() (longest time.Duration) {
+	for _, b := range v.Backends {
+		if b.Failures == 0 && !b.Answered.IsZero() {
+			longest = max(longest, b.Due.Sub(b.Answered))
+		}
+	}
+	return longest
+}

@@ -50,6 +50,7 @@ type Config struct {
 const (
 	fetchShortest = 2 * time.Minute
 	fetchRate     = time.Second
+	fetchLongest  = 50 * time.Minute // lest a dead instance goes unnoticed while HSDirs still have its descriptor
 	fetchTesting  = 15 * time.Second
 )
 
@@ -326,7 +327,7 @@ func (s *Set) interval(w *watch) time.Duration {
 	for sub := range w.users {
 		every := sub.every
 		if every == 0 {
-			every = max(fetchShortest, time.Duration(len(s.watches))*fetchRate)
+			every = min(max(fetchShortest, time.Duration(len(s.watches))*fetchRate), fetchLongest)
 			if c != nil && c.Testing {
 				every = min(every, fetchTesting)
 			}

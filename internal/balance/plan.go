@@ -136,7 +136,7 @@ func choose(v View, published, candidates []selection.Candidate) []selection.Can
 	selection.Mark(candidates, points)
 	request := selection.Request{Candidates: candidates, Room: v.Config.Room}
 	current := v.Targets[v.Current]
-	request.Room.Points = min(request.Room.Points, descriptor.MaxPoints(current.Ring.MaxDescriptorSize()))
+	request.Room.Points = min(request.Room.Points, (&descriptor.Contents{Clients: v.Config.Clients, CAA: v.Config.CAA}).MaxPoints(current.Ring.MaxDescriptorSize()))
 	request.Slots = []selection.Slot{{Replica: 1, Asked: true}}
 	if current.Credential != nil {
 		request.Seed = current.Credential.Seed
@@ -231,7 +231,7 @@ func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 // staleUntil returns the moment before which no edition is to follow last, since
 // nobody has seen an instance for too long; the zero time if the view is fresh.
 func (v View) staleUntil(last *Edition) time.Time {
-	fresh := max(freshFor*v.Config.FetchEvery, freshAtBest)
+	fresh := max(freshFor*v.Instances.Interval(), freshAtBest)
 	if answered := v.Instances.Answered(); !answered.IsZero() && v.Now.Sub(answered) > fresh {
 		return last.Built.Add(keptFor - dropMargin)
 	}

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"time"
 
-	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
@@ -125,6 +124,7 @@ func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 		}
 		if e.complete() {
 			e.signing.bodies = nil
+			e.Credential.Release()
 			s.record.dirty, s.replan = true, true
 		}
 	case r.Rejected:

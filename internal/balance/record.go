@@ -119,7 +119,7 @@ func (s *Service) written() state.Service {
 		}
 		for _, c := range s.state.Published {
 			made.Points = append(made.Points, state.Published{
-				Instance: addresses[c.Instance], AuthKey: state.Bytes32(c.Point.AuthKey), EncKey: state.Bytes32(c.Point.EncKey), Relay: c.Point.Relay(),
+				Instance: state.Address(addresses[c.Instance]), AuthKey: state.Bytes32(c.Point.AuthKey), EncKey: state.Bytes32(c.Point.EncKey), Relay: c.Point.Relay(),
 			})
 		}
 		out.Made = append(out.Made, made)
@@ -165,7 +165,7 @@ func (s *Service) restore() {
 	}
 	for _, p := range latest.Points {
 		for _, i := range s.cfg.Instances {
-			if i.Address == p.Instance {
+			if i.Address == descriptor.Address(p.Instance) {
 				s.state.Published = append(s.state.Published, selection.Candidate{Instance: i.Name, Point: storedPoint(p)})
 			}
 		}

@@ -1,13 +1,16 @@
 package balance
 
 import (
-	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 )
@@ -346,3 +349,6 @@ func clockWarning(now, validAfter, validUntil time.Time) []string {
 	}
 	return nil
 }
+
+// clock writes a time as people read it, with its zone.
+func clock(t time.Time) string { return t.UTC().Format(time.DateTime + " UTC") }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/event"
 )
 
 // Source is what a Watcher asks of tor. GetInfo and GetConf have deadlines of
@@ -58,7 +59,7 @@ const (
 // Watcher follows the consensus of one tor and tells subscribers when it changed.
 type Watcher struct {
 	source Source
-	log    *slog.Logger
+	record event.Recorder
 	parser hsdir.Parser
 
 	// How far tor came on its way to a first consensus, and when. Run's alone.
@@ -72,8 +73,8 @@ type Watcher struct {
 }
 
 // New returns a Watcher that knows nothing until Run.
-func New(source Source, log *slog.Logger) *Watcher {
-	return &Watcher{source: source, log: log, subscribers: map[chan struct{}]bool{}}
+func New(source Source, record event.Recorder) *Watcher {
+	return &Watcher{source: source, record: record, subscribers: map[chan struct{}]bool{}}
 }
 
 // Consensus returns the last good consensus, nil before there was one, and the
@@ -201,7 +202,7 @@ func (w *Watcher) settle(c *hsdir.Consensus, err error) {
 			level = slog.LevelDebug
 		}
 		if w.err == nil || w.err.Error() != err.Error() || errors.Is(w.err, ErrNone) != (level == slog.LevelDebug) {
-			w.log.Log(context.Background(), level, "no new consensus", "error", err)
+			w.record(event.Event{At: time.Now(), Kind: event.Consensus, Level: level, Text: "no new consensus", Attrs: []slog.Attr{slog.Any("error", err)}})
 		}
 		w.err = err
 		return
@@ -211,7 +212,9 @@ func (w *Watcher) settle(c *hsdir.Consensus, err error) {
 		return
 	}
 	if old := w.consensus; old == nil || !old.ValidAfter.Equal(c.ValidAfter) {
-		w.log.Info("consensus", "valid_after", c.ValidAfter, "hsdirs", len(c.HSDirs), "missing_microdescriptors", c.Coverage.Missing)
+		w.record(event.Event{At: time.Now(), Kind: event.Consensus, Text: "consensus", Attrs: []slog.Attr{
+			slog.Time("valid_after", c.ValidAfter), slog.Int("hsdirs", len(c.HSDirs)), slog.Int("missing_microdescriptors", c.Coverage.Missing),
+		}})
 	}
 	w.consensus = c
 	for ch := range w.subscribers {

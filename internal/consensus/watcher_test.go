@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet/sim"
 )
@@ -57,7 +58,7 @@ func follow(t *testing.T, source Source, test func(n *Watcher, warnings func() s
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		var out buffer
-		n := New(source, slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})))
+		n := New(source, event.Log(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelWarn})), nil))
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); n.Run(ctx) }()

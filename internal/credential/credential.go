@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
+	"sync"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -20,9 +23,38 @@ type Credential struct {
 	// External says that the signing key is not in memory: signing may take long
 	// or fail for a while.
 	External bool
+	// Seed decides what is left to chance in the descriptors of the period. It is
+	// the same for all who hold the identity key, and a secret of theirs.
+	Seed [32]byte
 
-	encoder *descriptor.Encoder
-	custody *custody
+	encoder  *descriptor.Encoder
+	custody  *custody
+	counters sync.Map // start of a shared-random run to *descriptor.RevisionSequence
+}
+
+// Counter returns the revision counter that tor would use at now in the
+// shared-random run that began at runStart.
+func (c *Credential) Counter(runStart, now time.Time) (uint64, error) {
+	sequence, _ := c.counters.LoadOrStore(runStart.Unix(), c.Revision.Sequence(runStart))
+	return sequence.(*descriptor.RevisionSequence).At(now)
+}
+
+// Release frees what is kept for the next descriptor of the same points.
+func (c *Credential) Release() { c.encoder.Release() }
+
+// seedOf derives a seed from the key of a period's revision counters.
+func seedOf(key descriptor.RevisionKey, p descriptor.Period) ([32]byte, error) {
+	h := sha256.New()
+	fmt.Fprintf(h, "selection seed %s", p)
+	sequence := key.Sequence(time.Unix(0, 0))
+	for n := range int64(16) { // numbers of 16 bits each, of which all but the sums stay secret
+		counter, err := sequence.At(time.Unix(n, 0))
+		if err != nil {
+			return [32]byte{}, err
+		}
+		h.Write(binary.BigEndian.AppendUint64(nil, counter))
+	}
+	return [32]byte(h.Sum(nil)), nil
 }
 
 // Encode makes one descriptor, with fresh salts. If the key is external, calls
@@ -93,8 +125,13 @@ func (c *custody) certify(ctx context.Context, need Need, now time.Time) (*Crede
 		return nil, err
 	}
 	encoder.MaxSize = need.MaxSize
+	seed, err := seedOf(revision, p)
+	if err != nil {
+		return nil, err
+	}
 	_, inMemory := signer.(ed25519.PrivateKey)
 	return &Credential{
+		Seed:     seed,
 		Revision: revision, Expires: cert.Expires(), Public: [32]byte(public),
 		External: !inMemory, encoder: encoder, custody: c,
 	}, nil

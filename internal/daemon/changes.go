@@ -3,6 +3,7 @@ package daemon
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,7 +32,11 @@ func changes(old, now balance.Config) (list []any) {
 	turn("max_introduction_points", fmt.Sprint(old.Room.Points), fmt.Sprint(now.Room.Points))
 	turn("points_per_instance", fmt.Sprint(old.Room.PerInstance), fmt.Sprint(now.Room.PerInstance))
 	turn("fetch_interval", interval(old), interval(now))
-	if old.Custody.Reference != now.Custody.Reference {
+	turn("caa", fmt.Sprint(old.CAA), fmt.Sprint(now.CAA))
+	if !slices.Equal(old.Clients, now.Clients) {
+		turn("clients", fmt.Sprint(len(old.Clients)), fmt.Sprintf("%d, some of them others", len(now.Clients)))
+	}
+	if old.Keys.Reference != now.Keys.Reference {
 		say("keys", "changed")
 	}
 	return list
@@ -49,10 +54,8 @@ func changedKeys(table string, old, now any) (keys []string) {
 	return keys
 }
 
-// interval says nothing of the length of an automatic interval, which changes
-// with the number of instances.
 func interval(cfg balance.Config) string {
-	if cfg.Automatic {
+	if cfg.FetchEvery == 0 {
 		return "automatic"
 	}
 	return cfg.FetchEvery.Round(time.Millisecond).String()

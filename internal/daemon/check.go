@@ -16,6 +16,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/locked"
@@ -287,49 +288,53 @@ func (c *checker) outdated(ctx context.Context, t *tor.Tor, consensus *hsdir.Con
 func utc(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
 
 // checkInstances fetches every instance of a service, and adds up.
-func (c *checker) checkInstances(ctx context.Context, fetcher balance.Fetcher, consensus *hsdir.Consensus, s checkedService) {
+func (c *checker) checkInstances(ctx context.Context, fetcher backend.Fetcher, consensus *hsdir.Consensus, s checkedService) {
 	ctx, cancel := context.WithTimeout(ctx, checkFetch)
 	defer cancel()
-	answers := make([]chan balance.Answer, len(s.Instances))
+	type answer struct {
+		descriptor *descriptor.Descriptor
+		err        error
+	}
+	answers := make([]chan answer, len(s.Instances))
 	for n, i := range s.Instances {
-		answers[n] = make(chan balance.Answer, 1)
+		answers[n] = make(chan answer, 1)
 		go func() {
 			keys, err := i.Address.Keys(consensus.CurrentPeriod())
 			if err != nil {
-				answers[n] <- balance.Answer{Finding: balance.Unreachable, Err: err}
+				answers[n] <- answer{nil, err}
 				return
 			}
-			answers[n] <- fetcher.Fetch(ctx, balance.Query{Consensus: consensus, Keys: keys, Client: i.Client, Now: time.Now()})
+			got, err := fetcher.Fetch(ctx, consensus, keys, i.Client, 0, time.Now())
+			answers[n] <- answer{got.Descriptor, err}
 		}()
 	}
 	points, found := 0, 0
 	for n, i := range s.Instances {
-		answer := <-answers[n]
-		c.instance(s.name+" "+i.Name, answer)
-		if answer.Finding == balance.Found {
+		a := <-answers[n]
+		c.instance(s.name+" "+i.Name, a.descriptor, a.err)
+		if a.err == nil {
 			found++
-			points += min(len(answer.Descriptor.IntroductionPoints), s.Room.PerInstance)
+			points += min(len(a.descriptor.IntroductionPoints), s.Room.PerInstance)
 		}
 	}
 	c.checkLimit(s, found, points)
 }
 
 // instance tells what was found of one instance.
-func (c *checker) instance(what string, a balance.Answer) {
+func (c *checker) instance(what string, d *descriptor.Descriptor, err error) {
 	what = "instance " + what
-	switch a.Finding {
-	case balance.Found:
-	case balance.Unknown:
-		c.fail(what, "is its tor running and connected? Is the address right? A new service needs a minute or two to be published", a.Err)
+	switch {
+	case err == nil:
+	case errors.Is(err, hsdir.ErrNotFound):
+		c.fail(what, "is its tor running and connected? Is the address right? A new service needs a minute or two to be published", err)
 		return
-	case balance.Invalid:
-		c.fail(what, "if it requires client authorization, set client_key; otherwise see its tor's version and log", a.Err)
+	case errors.Is(err, hsdir.ErrInvalid), errors.Is(err, descriptor.ErrClientKey):
+		c.fail(what, "if it requires client authorization, set client_key; otherwise see its tor's version and log", err)
 		return
 	default:
-		c.fail(what, "try again; if it stays so, "+c.torLog, a.Err)
+		c.fail(what, "try again; if it stays so, "+c.torLog, err)
 		return
 	}
-	d := a.Descriptor
 	var notes []string
 	if len(d.PowParams) > 0 {
 		notes = append(notes, "it asks for proof of work, which clients of the public address cannot give (set HiddenServicePoWDefensesEnabled 0)")

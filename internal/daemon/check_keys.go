@@ -11,6 +11,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/credential"
 	"onionbalancer/internal/locked"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/offline"
@@ -30,7 +31,7 @@ func (c *checker) checkKeys(ctx context.Context) {
 			c.fail(what, "", err)
 			continue
 		}
-		address := built.Custodian.Address()
+		address := built.Keys.Custodian.Address()
 		addresses = append(addresses, address)
 		c.ok(what, "publishes %s", address)
 		c.services = append(c.services, checkedService{name: address.Short(), Config: built})
@@ -69,14 +70,14 @@ func (c *checker) release() {
 func (c *checker) tryKeys(ctx context.Context, what string, s config.Service, built balance.Config) {
 	ctx, cancel := context.WithTimeout(ctx, checkKeysPatience)
 	defer cancel()
-	if built.Custody.Form == string(keystore.FormSealed) && c.tryToken(ctx, what, uriOf(s.Key)) {
+	if built.Keys.Form == string(keystore.FormSealed) && c.tryToken(ctx, what, uriOf(s.Key)) {
 		c.tryUnsealing(ctx, what, built)
 	}
-	if ceremony, ok := built.Custodian.(supply); ok {
+	if ceremony, ok := built.Keys.Custodian.(supply); ok {
 		c.trySupply(ctx, what, ceremony, built)
 	}
 	if s.Signing != "" {
-		c.trySigning(ctx, "signing keys of "+built.Custodian.Address().Short(), uriOf(s.Signing))
+		c.trySigning(ctx, "signing keys of "+built.Keys.Custodian.Address().Short(), uriOf(s.Signing))
 	}
 }
 
@@ -89,7 +90,7 @@ func (c *checker) tryUnsealing(ctx context.Context, what string, built balance.C
 		return
 	}
 	began := time.Now()
-	_, err = built.Custodian.Certify(ctx, publicPeriod(began), nobodys, time.Unix(3600, 0))
+	_, err = built.Keys.Custodian.Certify(ctx, publicPeriod(began), nobodys, time.Unix(3600, 0))
 	if err != nil {
 		c.fail(what, mendToken(err), err)
 		return
@@ -105,7 +106,7 @@ func publicPeriod(now time.Time) descriptor.Period {
 
 // supply is a custodian whose certificates were made at a ceremony.
 type supply interface {
-	balance.Supplier
+	credential.Supplier
 	Schedule() offline.Schedule
 }
 
@@ -115,7 +116,7 @@ func (c *checker) trySupply(ctx context.Context, what string, s supply, built ba
 	const mend = "hold a ceremony: balancer ceremony request, sign, install"
 	now, schedule := time.Now(), s.Schedule()
 	current := schedule.At(now)
-	ahead, warning, urgent := balance.LookAhead(now, s, current, schedule.Offset())
+	ahead, warning, urgent := credential.LookAhead(now, s, current, schedule.Offset())
 	detail := fmt.Sprintf("%d of %d periods left, until %s; renew before %s", ahead.Periods, ahead.Horizon,
 		ahead.DarkAt.UTC().Format(time.DateTime+" UTC"), ahead.RenewBy.UTC().Format(time.DateTime+" UTC"))
 	switch {
@@ -129,7 +130,7 @@ func (c *checker) trySupply(ctx context.Context, what string, s supply, built ba
 	default:
 		c.ok(what, "%s", detail)
 	}
-	if built.Custody.Signing == signingToken {
+	if built.Keys.Where == signingToken {
 		return // to look for the key would make one, were it not there
 	}
 	if err := certifies(ctx, built, current); err != nil {
@@ -140,7 +141,7 @@ func (c *checker) trySupply(ctx context.Context, what string, s supply, built ba
 // certifies reports whether the signing key of p can be had, and the certificate
 // is for it.
 func certifies(ctx context.Context, built balance.Config, p descriptor.Period) error {
-	signer, err := built.Signing.SigningKey(ctx, p)
+	signer, err := built.Keys.Signing.SigningKey(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -148,6 +149,6 @@ func certifies(ctx context.Context, built balance.Config, p descriptor.Period) e
 	if !ok {
 		return fmt.Errorf("the signing key is a %T", signer.Public())
 	}
-	_, err = built.Custodian.Certify(ctx, p, public, time.Now())
+	_, err = built.Keys.Custodian.Certify(ctx, p, public, time.Now())
 	return err
 }

@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
-	"onionbalancer/hsdir"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
 	"onionbalancer/keystore/token"
@@ -34,9 +34,9 @@ type Daemon struct {
 
 	open      func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) // openTors, but in tests
 	serve     func()                                                                 // serveStatus, but in tests
-	tors      *tor.Pool
-	network   *balance.Network
-	publisher *hsdir.UploadQueue
+	rooms     *rooms
+	store     *state.DB
+	events    *recorder
 	env       balance.Env
 	started   time.Time
 	unlock    func()      // lets go of state_dir
@@ -45,6 +45,7 @@ type Daemon struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
+	stop   sync.Once
 
 	mu       sync.Mutex                            // guards what follows
 	cfg      *config.Config                        // in force
@@ -102,6 +103,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 	d.services = map[descriptor.Address]*running{}
 	d.leaving = map[descriptor.Address]*running{}
 	d.serve = d.serveStatus
+	d.events = newRecorder(log, d.name)
 	return d, nil
 }
 
@@ -116,32 +118,16 @@ func (d *Daemon) Start(ctx context.Context) error {
 	if d.trouble != nil {
 		d.log.Error("services left out", "error", d.trouble)
 	}
-	var err error
-	if d.unlock, err = lockState(d.cfg.StateDir); err == nil {
-		if d.tors, err = d.open(d.ctx, d.cfg, d.log); err != nil {
-			d.unlock()
-		}
-	}
+	tors, err := d.openAll()
 	if err != nil {
 		d.cancel()
 		release(slices.Collect(maps.Values(d.initial)), d.log)
 		return err
 	}
-	d.wait.Go(func() { d.tors.Run(d.ctx) })
-	first := d.tors.Tors()[0]
-	d.network = balance.NewNetwork(first.Client(), d.log)
-	d.wait.Go(func() { d.network.Run(d.ctx) })
-	d.publisher = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: first.Client()})
-	// Uploads that wait for a retry need not wait when tor is back.
-	d.wait.Go(func() { first.EachConnect(d.ctx, d.publisher.RetryNow) })
-	d.env = balance.Env{
-		Network:   d.network,
-		Fetcher:   newFetcher(first),
-		Publisher: d.publisher,
-		Store:     balance.Dir(d.cfg.StateDir),
-		Log:       d.log,
-		FullNames: d.fullNames.Load,
-	}
+	d.rooms = newRooms(tors, d.store, d.events.record)
+	d.env = d.rooms.env(d.store, d.events.record)
+	d.wait.Go(func() { d.rooms.run(d.ctx, d.moved) })
+	d.wait.Go(func() { d.events.run(d.ctx, d.store) })
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for address, cfg := range d.initial {
@@ -150,6 +136,31 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.initial = nil
 	d.wait.Go(d.serve)
 	return nil
+}
+
+// openAll takes the state directory and opens the store and the tors.
+func (d *Daemon) openAll() (tors *tor.Pool, err error) {
+	if d.unlock, err = lockState(d.cfg.StateDir); err != nil {
+		return nil, err
+	}
+	if d.store, err = state.Open(d.cfg.StateDir, state.Options{Log: d.log}); err != nil {
+		d.unlock()
+		return nil, err
+	}
+	if tors, err = d.open(d.ctx, d.cfg, d.log); err != nil {
+		err = errors.Join(err, d.store.Close())
+		d.unlock()
+	}
+	return tors, err
+}
+
+// moved tells all services that other tors may upload for them now.
+func (d *Daemon) moved() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.services {
+		r.Moved()
+	}
 }
 
 // serveStatus answers on the status socket. Balancing goes on without it.
@@ -176,9 +187,29 @@ func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
 	d.services[address] = r
 }
 
-// Stop ends everything that Start began and waits for it. What is published
-// stays at the HSDirs.
+// stopTimeout bounds Stop: what hangs by then, a disk or a token, is left behind.
+const stopTimeout = 30 * time.Second
+
+// Stop ends everything that Start began and waits for it. What is published stays
+// at the HSDirs. It may be called more than once.
 func (d *Daemon) Stop() {
+	d.stop.Do(func() {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			d.stopAll()
+		}()
+		timer := time.NewTimer(stopTimeout)
+		defer timer.Stop()
+		select {
+		case <-done:
+		case <-timer.C:
+			d.log.Error("not everything has stopped, and is left behind", "after", stopTimeout)
+		}
+	})
+}
+
+func (d *Daemon) stopAll() {
 	d.mu.Lock()
 	services := slices.Collect(maps.Values(d.services))
 	clear(d.services)
@@ -188,9 +219,12 @@ func (d *Daemon) Stop() {
 		stopping.Go(r.stop)
 	}
 	stopping.Wait()
-	d.publisher.Close()
+	d.rooms.close()
 	d.cancel()
 	d.wait.Wait()
-	d.tors.Close()
+	d.rooms.tors.Close()
+	if err := d.store.Close(); err != nil {
+		d.log.Error("closing the state", "error", err)
+	}
 	d.unlock()
 }

@@ -10,8 +10,9 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
-	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/consensus"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/tor"
 	"onionbalancer/internal/tor/control"
 )
@@ -24,33 +25,33 @@ func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor
 	if err != nil {
 		return nil, err
 	}
-	var answer balance.Answer
+	var got hsdir.FetchResult
 	err = withConsensus(ctx, cfg, func(t *tor.Tor, c *hsdir.Consensus) error {
 		keys, err := address.Keys(c.CurrentPeriod())
 		if err != nil {
 			return err
 		}
-		answer = newFetcher(t).Fetch(ctx, balance.Query{Consensus: c, Keys: keys, Client: client, Now: time.Now()})
-		return answer.Err
+		got, err = newFetcher(t).Fetch(ctx, c, keys, client, 0, time.Now())
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return answer.Raw, nil
+	return got.Raw, nil
 }
 
-func newFetcher(t *tor.Tor) balance.Fetcher {
-	return balance.NewFetcher(hsdir.NewFetcher(hsdir.FetchConfig{Getter: t.Client()}))
+func newFetcher(t *tor.Tor) *hsdir.Fetcher {
+	return hsdir.NewFetcher(hsdir.FetchConfig{Getter: t.Client()})
 }
 
 // Consensus returns the consensus of the tor of cfg.
 func Consensus(ctx context.Context, cfg *config.Config) (*hsdir.Consensus, error) {
-	var consensus *hsdir.Consensus
+	var found *hsdir.Consensus
 	err := withConsensus(ctx, cfg, func(_ *tor.Tor, c *hsdir.Consensus) error {
-		consensus = c
+		found = c
 		return nil
 	})
-	return consensus, err
+	return found, err
 }
 
 // withConsensus connects to the tor of cfg, waits for its consensus, and calls
@@ -86,14 +87,14 @@ const (
 func awaitConsensus(ctx context.Context, t *tor.Tor, log *slog.Logger) (*hsdir.Consensus, error) {
 	ctx, cancel := context.WithTimeout(ctx, consensusPatience)
 	defer cancel()
-	network := balance.NewNetwork(t.Client(), slog.New(slog.DiscardHandler))
-	changed, unsubscribe := network.Subscribe()
+	watcher := consensus.New(t.Client(), func(event.Event) {})
+	changed, unsubscribe := watcher.Subscribe()
 	defer unsubscribe()
 	watching, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		network.Run(watching)
+		watcher.Run(watching)
 	}()
 	defer func() { stop(); <-done }()
 	second := time.NewTicker(time.Second)
@@ -104,11 +105,11 @@ func awaitConsensus(ctx context.Context, t *tor.Tor, log *slog.Logger) (*hsdir.C
 	for {
 		select {
 		case <-changed:
-			if c, _ := network.Consensus(); c != nil && c.Coverage.Missing == 0 {
+			if c, _ := watcher.Consensus(); c != nil && c.Coverage.Missing == 0 {
 				return c, nil
 			}
 		case <-second.C:
-			c, err := network.Consensus()
+			c, err := watcher.Consensus()
 			if c != nil || err == nil {
 				continue
 			}
@@ -118,7 +119,7 @@ func awaitConsensus(ctx context.Context, t *tor.Tor, log *slog.Logger) (*hsdir.C
 			if time.Since(since) < obstaclePatience {
 				continue
 			}
-			if !errors.Is(err, balance.ErrNoConsensus) {
+			if !errors.Is(err, consensus.ErrNone) {
 				return nil, err
 			}
 			if !told {
@@ -126,7 +127,7 @@ func awaitConsensus(ctx context.Context, t *tor.Tor, log *slog.Logger) (*hsdir.C
 				log.Info("waiting for a consensus", "state", seen)
 			}
 		case <-ctx.Done():
-			c, err := network.Consensus()
+			c, err := watcher.Consensus()
 			if c != nil {
 				return c, nil
 			}

@@ -3,8 +3,8 @@ package daemon
 import (
 	"errors"
 
-	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/credential"
 	"onionbalancer/keystore"
 )
 
@@ -15,17 +15,17 @@ const (
 	signingToken  = "token"
 )
 
-// entrust opens the keys of a service. No token is asked for anything yet: one
-// that is absent shall not keep the daemon from starting.
-func entrust(out *balance.Config, s config.Service, stateDir string) error {
+// openKeys opens the keys of a service. No token is asked for anything yet: one
+// that is absent must not keep the daemon from starting.
+func openKeys(s config.Service, stateDir string) (credential.Keys, error) {
 	custodian, err := keystore.Open(s.Key)
 	if err != nil {
-		return err
+		return credential.Keys{}, err
 	}
-	out.Custodian = custodian
+	keys := credential.Keys{Custodian: custodian, Form: string(custodian.Form())}
 	// The references name no secret. Neither can contain the line end between.
-	out.Custody = balance.Custody{Reference: s.Key + "\n" + s.Signing, Form: string(custodian.Form())}
-	own, prepared := keystore.Custodian(custodian).(balance.SigningKeys)
+	keys.Reference = s.Key + "\n" + s.Signing
+	own, prepared := keystore.Custodian(custodian).(credential.SigningKeys)
 	switch {
 	case s.Signing != "":
 		// A ceremony has keys named by the salt of its own directory.
@@ -35,13 +35,13 @@ func entrust(out *balance.Config, s config.Service, stateDir string) error {
 		}
 		signing, err := keystore.OpenSigning(s.Signing, custodian.Address(), dirs[0], dirs[1:]...)
 		if err != nil {
-			return errors.Join(err, custodian.Close())
+			return credential.Keys{}, errors.Join(err, custodian.Close())
 		}
-		out.Signing, out.Custody.Signing = signing, signingToken
+		keys.Signing, keys.Where = signing, signingToken
 	case prepared:
-		out.Signing, out.Custody.Signing = own, signingDisk
+		keys.Signing, keys.Where = own, signingDisk
 	default:
-		out.Signing, out.Custody.Signing = balance.MemoryKeys{}, signingMemory
+		keys.Signing, keys.Where = credential.Memory{}, signingMemory
 	}
-	return nil
+	return keys, nil
 }

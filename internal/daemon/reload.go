@@ -52,7 +52,7 @@ func (d *Daemon) reload(file *config.Config) error {
 		if _, stays := services[address]; !stays {
 			same = false
 			d.removeLocked(address)
-			d.log.Info("service removed; its last descriptor expires at the HSDirs in about three hours", "service", d.env.Name(address))
+			d.log.Info("service removed; its last descriptor expires at the HSDirs in about three hours", "service", d.name(address))
 		}
 	}
 	for address, built := range services {
@@ -60,12 +60,12 @@ func (d *Daemon) reload(file *config.Config) error {
 		if r == nil {
 			same = false
 			d.startLocked(address, built)
-			d.log.Info("service added", "service", d.env.Name(address), "instances", instanceNames(built.Instances))
+			d.log.Info("service added", "service", d.name(address), "instances", instanceNames(built.Instances))
 			continue
 		}
 		if list := changes(r.cfg, built); len(list) > 0 {
 			same = false
-			d.log.Info("service changed", append([]any{"service", d.env.Name(address)}, list...)...)
+			d.log.Info("service changed", append([]any{"service", d.name(address)}, list...)...)
 		}
 		r.cfg = built
 		r.Reconfigure(built)

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
-	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
@@ -14,13 +15,6 @@ import (
 	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/strictmodes"
 	"onionbalancer/selection"
-)
-
-// One fetch a second is what a balancer may cost the network on average; an
-// instance is not asked for more often than every fetchShortest.
-const (
-	fetchShortest = 2 * time.Minute
-	fetchRate     = time.Second
 )
 
 // maxClientKeyFile bounds a client-authorization key's file, in bytes.
@@ -37,8 +31,15 @@ func build(cfg *config.Config, s config.Service) (balance.Config, error) {
 		Room:       selection.Room{Points: s.MaxIntroductionPoints, PerInstance: s.PointsPerInstance},
 		FetchEvery: s.FetchInterval,
 	}
-	if out.FetchEvery == 0 {
-		out.FetchEvery, out.Automatic = automaticInterval(cfg), true
+	if out.Clients, err = authorizedClients(s.Clients); err != nil {
+		return out, err
+	}
+	for _, line := range s.CAA {
+		record, err := descriptor.ParseCAA(line)
+		if err != nil {
+			return out, err
+		}
+		out.CAA = append(out.CAA, record)
 	}
 	for _, i := range s.Instances {
 		client, err := clientKey(i.ClientKey)
@@ -49,17 +50,41 @@ func build(cfg *config.Config, s config.Service) (balance.Config, error) {
 			Name: i.Name, Address: i.Address, Weight: i.Weight, Client: client,
 		})
 	}
-	// Last, since from here on something has to be let go again.
-	return out, entrust(&out, s, cfg.StateDir)
+	// Last: what is opened from here on must be closed on error.
+	out.Keys, err = openKeys(s, cfg.StateDir)
+	return out, err
 }
 
-// automaticInterval spaces the fetches of all instances of all services.
-func automaticInterval(cfg *config.Config) time.Duration {
-	total := 0
-	for _, s := range cfg.Services {
-		total += len(s.Instances)
+// authorizedClients reads the clients that a directory of tor's authorized_clients
+// names, one in each .auth file; no path names none.
+func authorizedClients(dir string) ([]descriptor.AuthorizedClient, error) {
+	if dir == "" {
+		return nil, nil
 	}
-	return max(fetchShortest, time.Duration(total)*fetchRate)
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("opening the authorized clients: %w", err)
+	}
+	var clients []descriptor.AuthorizedClient
+	for _, f := range files {
+		if filepath.Ext(f.Name()) != ".auth" {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("opening the authorized clients: %w", err)
+		}
+		client, err := descriptor.ParseAuthorizedClient(text)
+		if err != nil {
+			return nil, fmt.Errorf("reading the authorized client %s: %w", filepath.Join(dir, f.Name()), err)
+		}
+		clients = append(clients, client)
+	}
+	if len(clients) == 0 {
+		// With none the service would be open to everybody.
+		return nil, fmt.Errorf("opening the authorized clients: no .auth file in %s", dir)
+	}
+	return clients, nil
 }
 
 // clientKey reads tor's .auth_private file at a path or in a credential of
@@ -111,7 +136,7 @@ func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]bala
 			continue
 		}
 		all = append(all, built)
-		address := built.Custodian.Address()
+		address := built.Keys.Custodian.Address()
 		addresses = append(addresses, address)
 		services[address] = built
 	}
@@ -128,11 +153,15 @@ func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]bala
 	return services, nil
 }
 
-// release lets the keys of services go that are not to run.
+// release closes the keys of services that are not to run.
 func release(services []balance.Config, log *slog.Logger) {
 	var wait sync.WaitGroup
 	for _, s := range services {
-		wait.Go(func() { s.Release(log) })
+		wait.Go(func() {
+			if err := s.Keys.Close(); err != nil {
+				log.Warn("closing the keys", "error", err)
+			}
+		})
 	}
 	wait.Wait()
 }

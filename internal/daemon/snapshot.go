@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"onionbalancer/internal/balance"
+	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor/control"
@@ -26,7 +26,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		Config:  d.cfg.File,
 		Loaded:  d.loaded,
 		Reloads: slices.Clone(d.reloads),
-		Tor:     torStatus(d.tors.Statuses()[0]),
+		Tor:     torStatus(d.rooms.tors.Statuses()[0]),
 
 		FullAddresses: d.cfg.Log.FullAddresses,
 	}
@@ -35,7 +35,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		s.Warnings = append(s.Warnings, "services left out: "+d.trouble.Error())
 	}
 	s.Warnings = append(s.Warnings, d.cfg.Linked()...)
-	s.Warnings = append(s.Warnings, d.tors.Warnings()...)
+	s.Warnings = append(s.Warnings, d.rooms.tors.Warnings()...)
 	for _, key := range d.restart {
 		s.Warnings = append(s.Warnings, needsRestart(key))
 	}
@@ -52,11 +52,11 @@ func (d *Daemon) Snapshot() status.Snapshot {
 			s.Warnings = append(s.Warnings, err.Error())
 		}
 	}
-	c, err := d.network.Consensus()
+	c, err := d.rooms.consensus.Consensus()
 	if err != nil {
 		s.Consensus.Error = err.Error()
 	}
-	if errors.Is(err, balance.ErrNoConsensus) {
+	if errors.Is(err, consensus.ErrNone) {
 		s.Consensus.Error, _ = control.Split(err) // nothing is to be mended yet
 	}
 	if c != nil {

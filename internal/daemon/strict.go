@@ -12,6 +12,7 @@ import (
 
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/credential"
 	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/strictmodes"
 	"onionbalancer/keystore"
@@ -73,7 +74,7 @@ func buildStrictly(cfg *config.Config, s config.Service, user strictmodes.User, 
 	if err != nil {
 		return built, err
 	}
-	if err := checkCustodian(user, built.Custodian); err != nil {
+	if err := checkCustodian(user, built.Keys.Custodian); err != nil {
 		release([]balance.Config{built}, log)
 		return balance.Config{}, err
 	}
@@ -125,7 +126,7 @@ func checkService(user strictmodes.User, s config.Service) error {
 
 // checkCustodian reports whether others can change the file that a custodian
 // reads, but for a token's.
-func checkCustodian(user strictmodes.User, custodian balance.Custodian) error {
+func checkCustodian(user strictmodes.User, custodian credential.Custodian) error {
 	switch custodian := custodian.(type) {
 	case *keystore.DiskKey:
 		return decisive{"key", custodian.Path()}.check(user)

@@ -1,0 +1,90 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
+)
+
+// recorder takes what happens: it is logged at once, counted, and written to the
+// history in the store, in the background.
+type recorder struct {
+	log event.Recorder
+
+	mu      sync.Mutex // protects what follows
+	counts  map[event.Kind]uint64
+	pending [][]byte // events for the store, the oldest first
+}
+
+// How often the history is written, and how many events may wait for it, should
+// the disk not take them.
+const (
+	historyEvery   = 5 * time.Second
+	historyPending = 10_000
+)
+
+func newRecorder(log *slog.Logger, name func(descriptor.Address) slog.LogValuer) *recorder {
+	return &recorder{log: event.Log(log, name), counts: map[event.Kind]uint64{}}
+}
+
+// record is an event.Recorder.
+func (r *recorder) record(e event.Event) {
+	r.log(e)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counts[e.Kind]++
+	if e.Level < slog.LevelInfo || len(r.pending) >= historyPending {
+		return
+	}
+	if raw, err := json.Marshal(e); err == nil {
+		r.pending = append(r.pending, raw)
+	}
+}
+
+// run writes the history until ctx ends, and then once more.
+func (r *recorder) run(ctx context.Context, store *state.DB) {
+	tick := time.NewTicker(historyEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+		r.mu.Lock()
+		pending := r.pending
+		r.pending = nil
+		r.mu.Unlock()
+		if len(pending) == 0 {
+			continue
+		}
+		if err := store.AppendEvents(context.WithoutCancel(ctx), pending...); err != nil {
+			r.mu.Lock() // what failed is retried, unless there is too much of it
+			r.pending = append(pending, r.pending...)
+			r.pending = r.pending[max(0, len(r.pending)-historyPending):]
+			r.mu.Unlock()
+		}
+	}
+}
+
+// name is an onion address as the log shows it: shortened, unless the operator
+// asks for them whole by then.
+type name struct {
+	address descriptor.Address
+	full    func() bool
+}
+
+// LogValue implements slog.LogValuer.
+func (n name) LogValue() slog.Value {
+	if n.full() {
+		return slog.StringValue(n.address.String())
+	}
+	return slog.StringValue(n.address.Short())
+}
+
+func (d *Daemon) name(a descriptor.Address) slog.LogValuer { return name{a, d.fullNames.Load} }

@@ -1,0 +1,127 @@
+package daemon
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/consensus"
+	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
+	"onionbalancer/internal/tor"
+)
+
+// rooms is what services share, between the tors and the services.
+type rooms struct {
+	tors      *tor.Pool
+	consensus *consensus.Watcher
+	queues    map[*tor.Tor]*hsdir.UploadQueue
+	fetchers  map[*tor.Tor]*hsdir.Fetcher
+	backends  *backend.Set
+}
+
+// newRooms wires the rooms together. Nothing runs yet.
+func newRooms(tors *tor.Pool, store *state.DB, record event.Recorder) *rooms {
+	r := &rooms{tors: tors, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
+	for _, t := range tors.Tors() {
+		r.queues[t] = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: t.Client()})
+		r.fetchers[t] = newFetcher(t)
+	}
+	r.backends = backend.New(backend.Config{Consensus: r.consensus, Fetcher: r, Store: store, Record: record})
+	return r
+}
+
+// env is what services work with.
+func (r *rooms) env(store *state.DB, record event.Recorder) balance.Env {
+	return balance.Env{
+		Consensus: r.consensus, Backends: r.backends, Fetcher: r, Store: store, Record: record,
+		Uploads: func(a descriptor.Address) balance.Uploader { return r.queues[r.tors.For(a)] },
+	}
+}
+
+// run runs the rooms until ctx ends. moved is called when services may have to
+// upload through another tor.
+func (r *rooms) run(ctx context.Context, moved func()) {
+	var wait sync.WaitGroup
+	wait.Go(func() { r.tors.Run(ctx) })
+	wait.Go(func() { r.consensus.Run(ctx) })
+	wait.Go(func() { r.backends.Run(ctx) })
+	for t, queue := range r.queues {
+		// Uploads that wait for a retry need not wait when tor is back.
+		wait.Go(func() { t.EachConnect(ctx, queue.RetryNow) })
+	}
+	wait.Go(func() {
+		for {
+			changed := r.tors.Changed()
+			moved()
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	wait.Wait()
+}
+
+// close ends all uploads.
+func (r *rooms) close() {
+	for _, queue := range r.queues {
+		queue.Close()
+	}
+}
+
+// Fetch fetches through the tor that serves the address.
+func (r *rooms) Fetch(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (hsdir.FetchResult, error) {
+	return r.fetchers[r.tors.For(keys.Address)].Fetch(ctx, c, keys, client, floor, now)
+}
+
+// poolSource asks the tor of a pool for the consensus that is best off now.
+type poolSource struct{ tors *tor.Pool }
+
+func (p poolSource) tor() *tor.Tor { return p.tors.For(descriptor.Address{}) }
+
+// GetInfo implements consensus.Source.
+func (p poolSource) GetInfo(ctx context.Context, key string) ([]byte, error) {
+	return p.tor().Client().GetInfo(ctx, key)
+}
+
+// GetConf implements consensus.Source.
+func (p poolSource) GetConf(ctx context.Context, key string) ([]string, error) {
+	return p.tor().Client().GetConf(ctx, key)
+}
+
+// WhyNoConsensus implements consensus.Source.
+func (p poolSource) WhyNoConsensus(ctx context.Context, refused error) (int, error) {
+	return p.tor().Client().WhyNoConsensus(ctx, refused)
+}
+
+// Watch implements consensus.Source: it fires for every tor.
+func (p poolSource) Watch(ctx context.Context) <-chan struct{} {
+	all := p.tors.Tors()
+	if len(all) == 1 {
+		return all[0].Client().Watch(ctx)
+	}
+	any := make(chan struct{}, 1)
+	for _, t := range all {
+		changed := t.Client().Watch(ctx)
+		go func() {
+			for {
+				select {
+				case <-changed:
+				case <-ctx.Done():
+					return
+				}
+				select {
+				case any <- struct{}{}:
+				default:
+				}
+			}
+		}()
+	}
+	return any
+}

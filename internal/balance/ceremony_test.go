@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/credential"
 	"onionbalancer/internal/status"
 	"onionbalancer/keystore/offline"
 	"onionbalancer/testnet/sim"
@@ -30,8 +31,7 @@ func newCeremonies(s *scene) *ceremonies {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		cfg.Custodian, cfg.Signing, cfg.FetchEvery = custodian, custodian, time.Hour
-		cfg.Custody = Custody{Reference: c.dir, Form: "offline"}
+		cfg.Keys, cfg.FetchEvery = credential.Keys{Custodian: custodian, Signing: custodian, Reference: c.dir, Form: "offline"}, time.Hour
 	}
 	return c
 }

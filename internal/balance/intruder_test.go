@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/backend"
+	"onionbalancer/internal/state"
+	"onionbalancer/internal/state/statetest"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
 )
@@ -107,7 +110,7 @@ func TestRestlessInstance(t *testing.T) {
 		}
 		posts := s.net.Tor().Counts().Posts - before
 		// Without a bound it is once in a minute or two.
-		if most := 16 * (changesAtOnce + int(2*time.Hour*2/(changesEvery+time.Minute)) + 3); posts > most {
+		if most := 16 * (8 + int(2*time.Hour*2/(backend.ChangesEvery+time.Minute)) + 3); posts > most {
 			t.Errorf("%d uploads in two hours, want at most %d", posts, most)
 		}
 		if got := s.want("with a restless instance", status.StateDegraded); !warned(got, "web2 changes its introduction points too often") {
@@ -189,7 +192,7 @@ func TestRelaysOutlastARestart(t *testing.T) {
 		})
 		s.settle(time.Minute)
 		for _, p := range s.current().IntroductionPoints {
-			if !slices.ContainsFunc(s.service.instances[0].offer.points, func(q descriptor.IntroductionPoint) bool { return q.AuthKey == p.AuthKey }) {
+			if !slices.ContainsFunc(s.service.instances.View().Backends[0].Offer.Points, func(q backend.Point) bool { return q.AuthKey == p.AuthKey }) {
 				stolen = append(stolen, p)
 			}
 		}
@@ -213,12 +216,7 @@ func TestThiefTakenOut(t *testing.T) {
 		s.settle(2 * time.Minute)
 		s.stop()
 		// As if web1 had been first with all keys of web2.
-		list := s.store.claims[s.custodian.Address()]
-		for n := range list {
-			if list[n].Instance == s.instances[1].Address() {
-				list[n].Instance = s.instances[0].Address()
-			}
-		}
+		s.rewriteClaims(s.instances[1].Address(), s.instances[0].Address())
 		s.start()
 		s.settle(2 * time.Minute)
 		if got := s.service.Status(); got.Instances[1].Published != 0 || !warned(got, "instance web2 offers keys of introduction points that web1 had first") {
@@ -232,4 +230,29 @@ func TestThiefTakenOut(t *testing.T) {
 			t.Errorf("%d points published", got.Instances[0].Published)
 		}
 	})
+}
+
+// rewriteClaims gives the stored claims of one instance to another.
+func (s *scene) rewriteClaims(from, to descriptor.Address) {
+	store := statetest.Open(s.t, s.dir)
+	all, err := store.AllClaims()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, c := range all {
+		for key, list := range c.Record.Keys {
+			for n := range list {
+				if list[n] == state.Address(from) {
+					list[n] = state.Address(to)
+				}
+			}
+			c.Record.Keys[key] = list
+		}
+		if _, err := store.SwapClaims(s.t.Context(), c.Period, c.Version, c.Record); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	if err := store.Close(); err != nil {
+		s.t.Fatal(err)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"onionbalancer/internal/credential"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
 )
@@ -12,7 +13,7 @@ import (
 func (s *scene) reloaded(reference string) (Config, *memoryCustodian, *tokenKeys) {
 	cfg := s.config()
 	custodian, keys := &memoryCustodian{key: s.custodian.key}, &tokenKeys{}
-	cfg.Custodian, cfg.Signing, cfg.Custody = custodian, keys, Custody{Reference: reference, Form: reference}
+	cfg.Keys = credential.Keys{Custodian: custodian, Signing: keys, Reference: reference, Form: reference}
 	return cfg, custodian, keys
 }
 

@@ -17,6 +17,12 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
+	"onionbalancer/internal/consensus"
+	"onionbalancer/internal/credential"
+	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
+	"onionbalancer/internal/state/statetest"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor/control"
 	"onionbalancer/selection"
@@ -30,18 +36,67 @@ type scene struct {
 	net       *sim.Network
 	instances []*sim.Instance
 	service   *Service
-	network   *Network
+	watcher   *consensus.Watcher
 	env       Env
-	store     *memoryStore
+	dir       string // of the store
+	broken    error  // what the store says when the service starts
+	store     *flakyStore
 	custodian *memoryCustodian
-	signing   SigningKeys
-	custody   func(*Config) // other keys than those, if not nil
-	keeper    Custodian     // instead of custodian, if not nil
+	signing   credential.SigningKeys
+	custody   func(*Config)        // other keys than those, if not nil
+	keeper    credential.Custodian // instead of custodian, if not nil
 	handler   slog.Handler
 	began     time.Time
 	skew      time.Duration // of the service's wall clock
 	mu        sync.Mutex    // protects skew
 	stop      func()
+}
+
+// flakyStore is a store that can be made to fail.
+type flakyStore struct {
+	*state.DB
+	mu     sync.Mutex
+	broken error
+}
+
+func (f *flakyStore) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = err
+}
+
+func (f *flakyStore) err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.broken
+}
+
+func (f *flakyStore) Service(a descriptor.Address) (state.Service, uint64, error) {
+	if err := f.err(); err != nil {
+		return state.Service{}, 0, err
+	}
+	return f.DB.Service(a)
+}
+
+func (f *flakyStore) SwapService(ctx context.Context, a descriptor.Address, version uint64, r state.Service) (uint64, error) {
+	if err := f.err(); err != nil {
+		return 0, err
+	}
+	return f.DB.SwapService(ctx, a, version, r)
+}
+
+func (f *flakyStore) SwapInstance(ctx context.Context, a descriptor.Address, version uint64, r state.Instance) (uint64, error) {
+	if err := f.err(); err != nil {
+		return 0, err
+	}
+	return f.DB.SwapInstance(ctx, a, version, r)
+}
+
+func (f *flakyStore) SwapClaims(ctx context.Context, p descriptor.Period, version uint64, r state.Claims) (uint64, error) {
+	if err := f.err(); err != nil {
+		return 0, err
+	}
+	return f.DB.SwapClaims(ctx, p, version, r)
 }
 
 // memoryCustodian certifies with a key in memory, and can be made to fail.
@@ -112,7 +167,7 @@ func onScene(t *testing.T, cfg sim.Config, do func(t *testing.T, s *scene)) {
 func onSceneOf(t *testing.T, cfg sim.Config, instances []sim.InstanceConfig, do func(t *testing.T, s *scene)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &scene{t: t, began: time.Now(), net: sim.New(cfg), store: newMemoryStore(), custodian: &memoryCustodian{key: testIdentity(t, 77)}, signing: MemoryKeys{}}
+		s := &scene{t: t, began: time.Now(), net: sim.New(cfg), dir: t.TempDir(), custodian: &memoryCustodian{key: testIdentity(t, 77)}, signing: credential.Memory{}}
 		defer s.net.Close()
 		for _, i := range instances {
 			s.instances = append(s.instances, s.net.AddInstance(i))
@@ -161,7 +216,7 @@ func (s *scene) step(by time.Duration) {
 }
 
 func (s *scene) config() Config {
-	cfg := Config{Custodian: cmp.Or[Custodian](s.keeper, s.custodian), Signing: s.signing, Strategy: selection.Spread{}, Room: selection.Room{Points: 20, PerInstance: 3}, FetchEvery: time.Minute}
+	cfg := Config{Keys: credential.Keys{Custodian: cmp.Or[credential.Custodian](s.keeper, s.custodian), Signing: s.signing}, Strategy: selection.Spread{}, Room: selection.Room{Points: 20, PerInstance: 3}, FetchEvery: time.Minute}
 	for n, i := range s.instances {
 		cfg.Instances = append(cfg.Instances, Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address(), Weight: 1})
 	}
@@ -181,20 +236,38 @@ func (s *scene) start() {
 		log = slog.New(s.handler)
 	}
 	client := control.New(control.Config{Dial: s.net.Dial, Log: log})
-	s.network = NewNetwork(client, log)
-	publisher := hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: client})
+	record := event.Log(log, func(a descriptor.Address) slog.LogValuer { return shortName(a) })
+	s.store = &flakyStore{DB: statetest.Open(s.t, s.dir), broken: s.broken}
+	s.watcher = consensus.New(client, record)
+	fetcher := hsdir.NewFetcher(hsdir.FetchConfig{Getter: client})
+	backends := backend.New(backend.Config{Consensus: s.watcher, Fetcher: fetcher, Store: s.store, Record: record, Now: s.now})
+	queue := hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: client})
 	s.env = Env{
-		Network: s.network, Fetcher: NewFetcher(hsdir.NewFetcher(hsdir.FetchConfig{Getter: client})),
-		Publisher: publisher, Store: s.store, Log: log, Now: s.now,
+		Consensus: s.watcher, Backends: backends, Fetcher: fetcher, Store: s.store, Record: record, Now: s.now,
+		Uploads: func(descriptor.Address) Uploader { return queue },
 	}
 	s.service = NewService(s.config(), s.env)
 	ctx, cancel := context.WithCancel(s.t.Context())
-	var wait sync.WaitGroup
+	var wait, services sync.WaitGroup
 	wait.Go(func() { _ = client.Run(ctx) })
-	wait.Go(func() { s.network.Run(ctx) })
-	wait.Go(func() { s.service.Run(ctx) })
-	s.stop = func() { cancel(); publisher.Close(); wait.Wait() }
+	wait.Go(func() { s.watcher.Run(ctx) })
+	wait.Go(func() { backends.Run(ctx) })
+	services.Go(func() { s.service.Run(ctx) })
+	s.stop = func() {
+		cancel()
+		services.Wait()
+		queue.Close()
+		wait.Wait()
+		if err := s.store.Close(); err != nil {
+			s.t.Error(err)
+		}
+	}
 }
+
+// shortName is an address as logs show it.
+type shortName descriptor.Address
+
+func (n shortName) LogValue() slog.Value { return slog.StringValue(descriptor.Address(n).Short()) }
 
 // restart ends the service without ceremony and starts it again from its store.
 func (s *scene) restart() {

@@ -297,7 +297,7 @@ func TestHigherRevisionAtTheHSDirs(t *testing.T) {
 		s.settle(10 * time.Minute)
 		s.stop()
 		s.step(-3 * time.Hour)
-		s.store = newMemoryStore() // and the floors are lost
+		s.dir = t.TempDir() // and the counters are lost
 		s.start()
 		s.settle(10 * time.Minute)
 		if s.net.Tor().Counts().Rejected == 0 {
@@ -331,7 +331,7 @@ func TestRestarts(t *testing.T) {
 
 func TestStoreFails(t *testing.T) {
 	onScene(t, sim.Config{Seed: 13}, func(t *testing.T, s *scene) {
-		s.store.fail(errors.New("read-only file system"))
+		s.broken = errors.New("read-only file system")
 		s.restart()
 		s.settle(time.Minute)
 		got := s.want("with a store that fails", status.StateDegraded)

@@ -131,13 +131,13 @@ const (
 	waitRest    = time.Second
 )
 
-// Wait returns until when fetches in flight are worth waiting for; the zero time
-// if none is.
-func (v View) Wait() time.Time {
+// Wait returns until when fetches in flight, or about to begin, are worth waiting
+// for; the zero time if none is.
+func (v View) Wait(now time.Time) time.Time {
 	var began, until time.Time
 	for _, b := range v.Backends {
-		if b.Asking && (began.IsZero() || b.Asked.Before(began)) {
-			began = b.Asked
+		if at, pending := b.pending(now); pending && (began.IsZero() || at.Before(began)) {
+			began = at
 		}
 	}
 	if began.IsZero() {
@@ -145,11 +145,19 @@ func (v View) Wait() time.Time {
 	}
 	until = began.Add(waitLongest)
 	for _, b := range v.Backends {
-		if !b.Asking && b.Finding == Found && !b.Answered.Before(began) && b.Answered.Add(waitRest).Before(until) {
-			until = b.Answered.Add(waitRest)
+		if _, pending := b.pending(now); !pending && b.Finding == Found && !b.Answered.Before(began) {
+			until = earlier(until, b.Answered.Add(waitRest))
 		}
 	}
 	return until
+}
+
+// pending returns since when a fetch is in flight or due.
+func (b *Backend) pending(now time.Time) (since time.Time, pending bool) {
+	if b.Asking {
+		return b.Asked, true
+	}
+	return b.Due, !now.Before(b.Due)
 }
 
 // NextFetch returns when the next fetch of an instance is due that is not in

@@ -74,8 +74,10 @@ type Set struct {
 	mu            sync.Mutex // protects what follows
 	watches       map[descriptor.Address]*watch
 	subscriptions map[*Subscription]bool
+	consensus     *hsdir.Consensus // that epoch is of; nil before there was one
 	epoch         epoch
 	dawn          time.Time
+	planned       time.Time // when the next turn should be
 	claims        claims
 	version       uint64
 	decoder       descriptor.Decoder
@@ -118,10 +120,9 @@ func (s *Set) Run(ctx context.Context) {
 	var saving sync.WaitGroup
 	defer saving.Wait()
 	saving.Go(func() { s.saver.run(ctx, s.notifyAll) })
-	late := false
 	for ctx.Err() == nil {
 		now := s.cfg.Now()
-		next := s.turn(ctx, now, late)
+		next := s.turn(ctx, now)
 		timer := time.NewTimer(next.Sub(now))
 		select {
 		case <-ctx.Done():
@@ -130,33 +131,28 @@ func (s *Set) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		timer.Stop()
-		late = s.cfg.Now().Round(0).Sub(next.Round(0)) > lateBy
 	}
 }
 
 // turn starts the fetches that are due, and returns when the next turn is.
-func (s *Set) turn(ctx context.Context, now time.Time, late bool) (next time.Time) {
+func (s *Set) turn(ctx context.Context, now time.Time) (next time.Time) {
 	c, _ := s.cfg.Consensus.Consensus()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer func() { s.planned = next }()
 	next = now.Add(time.Hour)
-	if c == nil || c.Current().Len() == 0 {
+	if s.enter(now, c); s.consensus == nil {
 		return next
 	}
-	s.enter(now, c)
 	s.settle(now)
 	for a, w := range s.watches {
-		if late && !w.asking {
-			w.update(func(b *Backend) { b.Due = now })
-		}
-		if w.asking {
-			continue
-		}
-		if now.Before(w.now.Due) {
+		switch {
+		case w.asking:
+		case now.Before(w.now.Due):
 			next = earlier(next, w.now.Due)
-			continue
+		default:
+			s.ask(ctx, now, a, w)
 		}
-		s.ask(ctx, now, c, a, w)
 	}
 	for _, w := range s.watches {
 		if !w.listened.IsZero() {
@@ -169,15 +165,22 @@ func (s *Set) turn(ctx context.Context, now time.Time, late bool) (next time.Tim
 // shortestTurn keeps a mistake about what is due from becoming a busy loop.
 const shortestTurn = 100 * time.Millisecond
 
-// enter makes every instance due if c began a new epoch: an instance has other
-// introduction points in its new descriptor, and closes the old ones.
-func (s *Set) enter(now time.Time, c *hsdir.Consensus) {
+// enter makes every instance due if c began a new epoch, since an instance has
+// other introduction points in its new descriptor and closes the old ones, or if
+// the turn that should have been is late. It reports whether it did. The caller
+// holds s.mu.
+func (s *Set) enter(now time.Time, c *hsdir.Consensus) bool {
+	if c == nil || c.Current().Len() == 0 || s.consensus != nil && c.ValidAfter.Before(s.consensus.ValidAfter) {
+		return false // or the caller looked before another did
+	}
+	s.consensus = c
 	current := c.Current()
 	e := epoch{period: current.Period, random: current.SharedRandom, first: c.Period(hsdir.FirstRole)}
-	if e == s.epoch {
-		return
+	late := !s.planned.IsZero() && now.Round(0).Sub(s.planned.Round(0)) > lateBy
+	if e == s.epoch && !late {
+		return false
 	}
-	if s.epoch != (epoch{}) {
+	if s.epoch != (epoch{}) && e != s.epoch {
 		s.cfg.Record(event.Event{At: now, Kind: event.Period, Text: "new period or shared random value: fetching every instance again",
 			Attrs: []slog.Attr{slog.Uint64("period", e.period.Number), slog.Time("valid_after", c.ValidAfter)}})
 	}
@@ -188,14 +191,17 @@ func (s *Set) enter(now time.Time, c *hsdir.Consensus) {
 			s.contest(a, w)
 		}
 	}
-	s.epoch = e
+	s.epoch, s.planned = e, now
 	for _, w := range s.watches {
-		w.update(func(b *Backend) { b.Due = now })
+		if !w.asking {
+			w.update(func(b *Backend) { b.Due = now })
+		}
 	}
+	return true
 }
 
 // ask begins a fetch.
-func (s *Set) ask(ctx context.Context, now time.Time, c *hsdir.Consensus, a descriptor.Address, w *watch) {
+func (s *Set) ask(ctx context.Context, now time.Time, a descriptor.Address, w *watch) {
 	every := s.interval(w)
 	keys, err := a.Keys(s.epoch.period)
 	if err != nil {
@@ -210,7 +216,7 @@ func (s *Set) ask(ctx context.Context, now time.Time, c *hsdir.Consensus, a desc
 	}
 	w.asking = true
 	w.update(func(b *Backend) { b.Asking, b.Asked = true, now })
-	floor := w.now.floor(keys.Period)
+	c, floor := s.consensus, w.now.floor(keys.Period)
 	s.fetch.Go(func() {
 		result, err := s.cfg.Fetcher.Fetch(ctx, c, keys, client, floor, now)
 		if ctx.Err() == nil {
@@ -275,7 +281,7 @@ func (b *Backend) newer(before *Backend) bool {
 func (s *Set) take(now time.Time, w *watch, b *Backend, p descriptor.Period, result hsdir.FetchResult) {
 	old := b.Period != p // so are all of its points
 	if b.Descriptor == nil || old || b.Descriptor.RevisionCounter != result.Descriptor.RevisionCounter {
-		b.Renewed, b.Exact = b.renewed(p, result.Descriptor, s.runStart(), now)
+		b.Renewed, b.Exact = b.renewed(p, result.Descriptor, s.consensus.Current().RunStart, now)
 	}
 	b.Descriptor, b.Period, b.Seen = result.Descriptor, p, now
 	next := offerOf(result.Descriptor)
@@ -298,15 +304,6 @@ func (s *Set) take(now time.Time, w *watch, b *Backend, p descriptor.Period, res
 	s.rival(b)
 }
 
-// runStart is where the revision counters of the current period count from.
-func (s *Set) runStart() time.Time {
-	c, _ := s.cfg.Consensus.Consensus()
-	if c == nil || c.CurrentPeriod() != s.epoch.period {
-		return time.Time{}
-	}
-	return c.Current().RunStart
-}
-
 // pause is the time until an instance is asked again: about every while it
 // answers, and longer while it changes all the time.
 func (w *watch) pause(every time.Duration) time.Duration {
@@ -322,13 +319,12 @@ func (w *watch) pause(every time.Duration) time.Duration {
 
 // interval is how often an instance is asked while it answers.
 func (s *Set) interval(w *watch) time.Duration {
-	c, _ := s.cfg.Consensus.Consensus()
 	shortest := time.Duration(0)
 	for sub := range w.users {
 		every := sub.every
 		if every == 0 {
 			every = min(max(fetchShortest, time.Duration(len(s.watches))*fetchRate), fetchLongest)
-			if c != nil && c.Testing {
+			if s.consensus != nil && s.consensus.Testing {
 				every = min(every, fetchTesting)
 			}
 		}
@@ -463,11 +459,10 @@ func (s *Set) tell(now time.Time, w *watch, is, was any) {
 		e.Service = descriptor.Address{}
 		e.Attrs = append(e.Attrs, slog.Int("services", len(w.users)))
 	}
-	problem := ""
+	e.Attrs = append(e.Attrs, slog.Any("state", is), slog.Any("was", was), slog.Int("points", w.now.Usable(now)))
 	if w.now.Err != nil {
-		problem = w.now.Err.Error()
+		e.Attrs = append(e.Attrs, slog.Any("error", w.now.Err))
 	}
-	e.Attrs = append(e.Attrs, slog.Any("state", is), slog.Any("was", was), slog.Int("points", w.now.Usable(now)), slog.String("error", problem))
 	s.cfg.Record(e)
 }
 

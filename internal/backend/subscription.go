@@ -87,14 +87,19 @@ func (sub *Subscription) Close() {
 // View returns what is known of the instances now.
 func (sub *Subscription) View() View {
 	s := sub.set
+	now := s.cfg.Now()
+	c, _ := s.cfg.Consensus.Consensus()
 	s.mu.Lock()
+	if s.enter(now, c) {
+		s.wake() // the subscriber heard of the new consensus first
+	}
 	v := View{Backends: make([]*Backend, len(sub.instances))}
 	for n, i := range sub.instances {
 		v.Backends[n] = s.watches[i.Address].now
 	}
 	s.mu.Unlock()
 	v.StoreErr = s.saver.trouble()
-	sub.waiting.Store(!v.Wait().IsZero())
+	sub.waiting.Store(now.Before(v.Wait(now)))
 	return v
 }
 

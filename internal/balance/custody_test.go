@@ -173,7 +173,7 @@ func TestPaceOfCertifying(t *testing.T) {
 		err         error
 		least, most int // tries in an hour, for two periods
 	}{
-		{gone{}, 220, 290},
+		{gone{}, 220, 400},
 		{errTokenGone, 24, 60},
 	} {
 		onScene(t, sim.Config{Seed: 34, Relays: 60}, func(t *testing.T, s *scene) {

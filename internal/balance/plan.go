@@ -106,7 +106,7 @@ const (
 func makePlan(v View, s State) Plan {
 	p := Plan{At: v.Now, Version: s.Version, Contents: s.Contents, Chosen: s.Published}
 	p.Next = v.Now.Add(time.Hour)
-	if until := v.Instances.Wait(); v.Now.Before(until) {
+	if until := v.Instances.Wait(v.Now); v.Now.Before(until) {
 		p.Waiting, p.Next = "fetches of instances are in flight", until
 		return p
 	}
@@ -165,7 +165,7 @@ func (p *Plan) decide(t *Target, v View, s State) {
 		return
 	}
 	t.Urgency = urgency(t.Reason, last.Contents, p.Contents)
-	if at := v.staleUntil(last); v.Now.Before(at) {
+	if at := v.staleUntil(t.Reason, last); v.Now.Before(at) {
 		t.Held = "no instance has answered for too long to make a new descriptor"
 		p.sooner(at, v.Now)
 	}
@@ -229,13 +229,15 @@ func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 }
 
 // staleUntil returns the moment before which no edition is to follow last, since
-// nobody has seen an instance for too long; the zero time if the view is fresh.
-func (v View) staleUntil(last *Edition) time.Time {
+// nobody has seen an instance for too long; the zero time if the view is fresh, or
+// HSDirs have nothing that could stay.
+func (v View) staleUntil(r Reason, last *Edition) time.Time {
 	fresh := max(freshFor*v.Instances.Interval(), freshAtBest)
-	if answered := v.Instances.Answered(); !answered.IsZero() && v.Now.Sub(answered) > fresh {
-		return last.Built.Add(keptFor - dropMargin)
+	answered := v.Instances.Answered()
+	if answered.IsZero() || v.Now.Sub(answered) <= fresh || last.heard.IsZero() || r == ReasonLost || r == ReasonRejected {
+		return time.Time{}
 	}
-	return time.Time{}
+	return last.Built.Add(keptFor - dropMargin)
 }
 
 // expire has the next plan made when an instance or a point of this one is over.

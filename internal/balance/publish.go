@@ -82,7 +82,7 @@ func (s *Service) upload(e *Edition) {
 	u := hsdir.Upload{
 		Address: s.address, Period: e.Keys.Period, Urgency: e.Urgency,
 		Body: func(ctx context.Context, at hsdir.Slot) ([]byte, error) {
-			if e.superseded.Load() {
+			if e.superseded.Load() || !s.env.Now().Before(e.Credential.Expires) {
 				return nil, hsdir.ErrSuperseded
 			}
 			if bodies != nil {

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
+	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/state"
@@ -160,8 +162,11 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	s.replan = false
 	s.rounds++
 	s.lastRound = now
-	c, _ := s.env.Consensus.Consensus() // why there is none, the balancer as a whole tells
+	c, missing := s.env.Consensus.Consensus()
 	view, err := s.view(now, c)
+	if c == nil && !errors.Is(missing, consensus.ErrNone) { // else tor is on its way to one
+		err = missing
+	}
 	s.troubles.set(troubleNetwork, err)
 	if c == nil || err != nil {
 		s.next = now.Add(consensusWait)
@@ -237,6 +242,9 @@ func (s *Service) due(now time.Time) time.Time {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}
+	}
+	if at := s.started.Add(startPatience); at.After(now) {
+		next = earlier(next, at)
 	}
 	return later(next, now.Add(shortestWait))
 }

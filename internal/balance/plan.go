@@ -75,7 +75,8 @@ type Plan struct {
 	Waiting  string                `json:"waiting,omitempty"`
 	Fallback bool                  `json:"fallback,omitempty"` // no instance is ok: the points are what was last known
 	Chosen   []selection.Candidate `json:"-"`
-	Contents *descriptor.Contents  `json:"-"` // of every slot; nil if there is nothing to publish
+	Shares   map[string]float64    `json:"expected_shares,omitempty"` // of the clients, 0 to 1, by instance
+	Contents *descriptor.Contents  `json:"-"`                         // of every slot; nil if there is nothing to publish
 	Targets  []Target              `json:"targets,omitempty"`
 	Next     time.Time             `json:"next,omitzero"` // when the next plan may be another, though nothing happens
 	Left     map[string][]string   `json:"left_out,omitempty"`
@@ -112,7 +113,8 @@ func makePlan(v View, s State) Plan {
 	}
 	pool := gather(v)
 	p.Fallback, p.Left, p.Thefts = pool.fallback, pool.left, pool.thefts
-	p.Chosen = choose(v, s.Published, pool.candidates)
+	assigned := choose(v, s.Published, pool.candidates)
+	p.Chosen, p.Shares = assigned.Points[0], assigned.Shares() // every slot holds the same
 	p.Contents = contents(p.Chosen, v, pool.flow)
 	if len(p.Chosen) == 0 {
 		p.Contents = remaining(s.Contents, v.Now) // an empty descriptor is never published
@@ -128,7 +130,7 @@ func makePlan(v View, s State) Plan {
 
 // choose selects the points of the descriptors, so that what is published stays as
 // long as it is as good as anything else.
-func choose(v View, published, candidates []selection.Candidate) []selection.Candidate {
+func choose(v View, published, candidates []selection.Candidate) selection.Assignment {
 	points := make([]descriptor.IntroductionPoint, len(published))
 	for i, c := range published {
 		points[i] = *c.Point
@@ -137,11 +139,13 @@ func choose(v View, published, candidates []selection.Candidate) []selection.Can
 	request := selection.Request{Candidates: candidates, Room: v.Config.Room}
 	current := v.Targets[v.Current]
 	request.Room.Points = min(request.Room.Points, (&descriptor.Contents{Clients: v.Config.Clients, CAA: v.Config.CAA}).MaxPoints(current.Ring.MaxDescriptorSize()))
-	request.Slots = []selection.Slot{{Replica: 1, Asked: true}}
+	for _, slot := range current.Slots {
+		request.Slots = append(request.Slots, selection.Slot{Replica: slot.Replica, Asked: !slot.Reserve})
+	}
 	if current.Credential != nil {
 		request.Seed = current.Credential.Seed
 	}
-	return selection.Assign(v.Config.Strategy, request).Points[0]
+	return selection.Assign(v.Config.Strategy, request)
 }
 
 // decide fills in whether an edition is to be made for t, and why.

@@ -132,7 +132,8 @@ func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 		s.replan = true
 		if e.retryAt.IsZero() {
 			e.rejections++
-			e.retryAt = now.Add(backoff.Jitter(min(rejectionWait<<min(2*(e.rejections-1), 20), rejectionWaitMax)))
+			// Fourfold with each: two failures' worth.
+			e.retryAt = now.Add(backoff.Policy{Min: rejectionWait, Max: rejectionWaitMax}.Delay(2*e.rejections - 1))
 		}
 	}
 	if r.Err != nil {

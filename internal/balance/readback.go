@@ -84,8 +84,8 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, d *descriptor.Descr
 		r.at = now
 	}
 	if err != nil {
-		r.due = now.Add(readbackPause(c, min(readbackFirst<<min(r.failures, 10), readbackEvery)))
 		r.failures++
+		r.due = now.Add(min(backoff.Policy{Min: readbackFirst, Max: readbackEvery}.Delay(r.failures), readbackPause(c, readbackEvery)))
 	} else {
 		r.failures = 0
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/locked"
 	"onionbalancer/keystore/token/pin"
 )
@@ -274,6 +275,6 @@ func (h *helper) lost() {
 func (h *helper) backOff(most time.Duration, absent error) {
 	h.absent = absent
 	if h.failedStarts++; h.failedStarts > 1 {
-		h.retryAt = time.Now().Add(min(limits.retry<<min(h.failedStarts-2, 16), most))
+		h.retryAt = time.Now().Add(backoff.Policy{Min: limits.retry, Max: most}.Delay(h.failedStarts - 1))
 	}
 }

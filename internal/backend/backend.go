@@ -64,7 +64,10 @@ type Backend struct {
 	Asking   bool      // a fetch is in flight
 	Asked    time.Time // when the last fetch began
 	Answered time.Time // when the last fetch ended
+	Heard    time.Time // when a fetch last told whether there is a descriptor
 	Due      time.Time // when the next fetch should begin
+
+	Interval time.Duration // between fetches while it answers
 }
 
 // missesToDrop is how many fetches in a row must say that there is no descriptor
@@ -171,24 +174,19 @@ func (v View) NextFetch() (next time.Time) {
 	return next
 }
 
-// Answered returns when an instance last answered a fetch, whatever it said; the
-// zero time if none ever did.
-func (v View) Answered() (last time.Time) {
+// Heard returns when a fetch of an instance last told whether there is a
+// descriptor; the zero time if none ever did.
+func (v View) Heard() (last time.Time) {
 	for _, b := range v.Backends {
-		if (b.Finding == Found || b.Finding == NotFound) && b.Answered.After(last) {
-			last = b.Answered
-		}
+		last = later(last, b.Heard)
 	}
 	return last
 }
 
-// Interval returns how long apart the fetches of an instance that answers are, at
-// most.
+// Interval returns the longest interval between fetches of an instance.
 func (v View) Interval() (longest time.Duration) {
 	for _, b := range v.Backends {
-		if b.Failures == 0 && !b.Answered.IsZero() {
-			longest = max(longest, b.Due.Sub(b.Answered))
-		}
+		longest = max(longest, b.Interval)
 	}
 	return longest
 }

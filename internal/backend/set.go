@@ -242,7 +242,10 @@ func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result
 	before := *w.now
 	w.update(func(b *Backend) {
 		b.Asking, b.Answered = false, now
-		b.Finding, b.Err = findingOf(err), err
+		b.Finding, b.Err, b.Interval = findingOf(err), err, s.interval(w)
+		if b.Finding == Found || b.Finding == NotFound {
+			b.Heard = now
+		}
 		if err != nil {
 			b.Failures++
 			return
@@ -250,7 +253,7 @@ func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result
 		b.Failures = 0
 		s.take(now, w, b, p, result)
 	})
-	w.update(func(b *Backend) { b.Due = now.Add(w.pause(s.interval(w))) })
+	w.update(func(b *Backend) { b.Due = now.Add(w.pause(b.Interval)) })
 	after := w.now
 	renewed := err == nil && after.newer(&before)
 	if renewed {

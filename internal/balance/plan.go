@@ -151,7 +151,7 @@ func choose(v View, published, candidates []selection.Candidate) selection.Assig
 // decide fills in whether an edition is to be made for t, and why.
 func (p *Plan) decide(t *Target, v View, s State) {
 	last := s.Editions[t.Keys.Period]
-	if p.Contents == nil || len(p.Contents.IntroductionPoints) == 0 || t.Credential == nil {
+	if p.Contents == nil || len(p.Contents.IntroductionPoints) == 0 || t.Credential == nil || len(t.Slots) == 0 {
 		return // what was published stays
 	}
 	t.Reason = t.reason(v.Now, last)
@@ -237,8 +237,8 @@ func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 // HSDirs have nothing that could stay.
 func (v View) staleUntil(r Reason, last *Edition) time.Time {
 	fresh := max(freshFor*v.Instances.Interval(), freshAtBest)
-	answered := v.Instances.Answered()
-	if answered.IsZero() || v.Now.Sub(answered) <= fresh || last.heard.IsZero() || r == ReasonLost || r == ReasonRejected {
+	heard := v.Instances.Heard()
+	if heard.IsZero() || v.Now.Sub(heard) <= fresh || last.heard.IsZero() || r == ReasonLost || r == ReasonRejected {
 		return time.Time{}
 	}
 	return last.Built.Add(keptFor - dropMargin)

@@ -127,7 +127,9 @@ type report struct {
 
 // tellRound tells what is new after a turn.
 func (s *Service) tellRound(v View) {
-	s.report.view = v
+	if v.Targets[0].Ring != nil {
+		s.report.view = v
+	}
 	if s.plan.Waiting == "" && !s.plan.At.IsZero() {
 		s.noteLack(s.lacks(v.Now, &s.plan))
 	}

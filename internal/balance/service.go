@@ -254,11 +254,11 @@ const shortestWait = 100 * time.Millisecond
 
 // end closes what the service has.
 func (s *Service) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, take := range s.inbox.close() {
 		take(s.env.Now())
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.uploads != nil {
 		s.uploads.Cancel(s.address)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
+	"onionbalancer/internal/credential"
 	"onionbalancer/selection"
 	"onionbalancer/testnet/sim"
 )
@@ -37,8 +38,8 @@ func TestChanges(t *testing.T) {
 	}
 	base := func() balance.Config {
 		return balance.Config{
-			Strategy: strategy("spread"), Room: selection.Room{Points: 20, PerInstance: 6}, FetchEvery: 2 * time.Minute, Automatic: true,
-			Custody: balance.Custody{Reference: "front\n"}, Instances: []balance.Instance{web(1), web(2)},
+			Strategy: strategy("spread"), Room: selection.Room{Points: 20, PerInstance: 6},
+			Keys: credential.Keys{Reference: "front\n"}, Instances: []balance.Instance{web(1), web(2)},
 		}
 	}
 	for _, test := range []struct {
@@ -48,10 +49,7 @@ func TestChanges(t *testing.T) {
 	}{
 		{"nothing", func(*balance.Config) {}, "[]"},
 		{"another order", func(c *balance.Config) { c.Instances = []balance.Instance{web(2), web(1)} }, "[]"},
-		{"more instances, so another interval", func(c *balance.Config) {
-			c.Instances, c.FetchEvery = append(c.Instances, web(3), web(4)), 3*time.Minute
-		},
-			"[added web3, web4]"},
+		{"more instances", func(c *balance.Config) { c.Instances = append(c.Instances, web(3), web(4)) }, "[added web3, web4]"},
 		{"one less", func(c *balance.Config) { c.Instances = c.Instances[1:] }, "[removed web1]"},
 		{"another address under the old name", func(c *balance.Config) { c.Instances[0].Address = descriptor.Address{9} }, "[added web1 removed web1]"},
 		{"another name", func(c *balance.Config) { c.Instances[0].Name = "old" }, "[changed web1 is now called old]"},
@@ -61,10 +59,10 @@ func TestChanges(t *testing.T) {
 			"[changed web1 weight 1 -> 0, web2 weight 1 -> 2.5 strategy spread -> weighted]"},
 		{"a client key", func(c *balance.Config) { c.Instances[0].Client = clientOf("a") }, "[changed web1 client_key]"},
 		{"limits", func(c *balance.Config) {
-			c.Room, c.FetchEvery, c.Automatic = selection.Room{Points: 12, PerInstance: 3}, 10*time.Minute, false
+			c.Room, c.FetchEvery = selection.Room{Points: 12, PerInstance: 3}, 10*time.Minute
 		},
 			"[max_introduction_points 20 -> 12 points_per_instance 6 -> 3 fetch_interval automatic -> 10m0s]"},
-		{"keys", func(c *balance.Config) { c.Custody.Reference = "front\npkcs11:token=T" }, "[keys changed]"},
+		{"keys", func(c *balance.Config) { c.Keys.Reference = "front\npkcs11:token=T" }, "[keys changed]"},
 	} {
 		now := base()
 		test.change(&now)

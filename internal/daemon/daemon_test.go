@@ -14,6 +14,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
 	"onionbalancer/internal/tor/control"
@@ -228,18 +229,15 @@ func TestStateDirectoryUnwritable(t *testing.T) {
 		one := net.AddInstance(sim.InstanceConfig{})
 		time.Sleep(2 * time.Minute)
 		cfg := parse(t, dir, "state_dir = \"state\"\n"+torTable+service("a", one))
-		// Root may write to what is read-only, but nobody into a file.
-		if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(cfg.StateDir, "services"), nil, 0o600); err != nil {
+		// Root may write to what is read-only, but no one into a directory.
+		if err := os.MkdirAll(filepath.Join(cfg.StateDir, state.File), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		onSim(t, net, cfg, func(d *Daemon) {
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			got := d.Snapshot().Services[0]
-			if got.State != status.StateDegraded || !strings.Contains(strings.Join(got.Warnings, " "), "not a directory") {
+			if got.State != status.StateDegraded || !strings.Contains(strings.Join(got.Warnings, " "), "state.db") {
 				t.Errorf("service: %s, %q", got.State, got.Warnings)
 			}
 		})

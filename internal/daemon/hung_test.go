@@ -81,10 +81,10 @@ func TestHungService(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := built.Custodian.Close(); err != nil {
+			if err := built.Keys.Custodian.Close(); err != nil {
 				t.Fatal(err)
 			}
-			built.Custodian, built.Signing = hung, hung
+			built.Keys.Custodian, built.Keys.Signing = hung, hung
 			start := func() {
 				d.mu.Lock()
 				defer d.mu.Unlock()
@@ -111,7 +111,7 @@ func TestHungService(t *testing.T) {
 			if got := states(d.Snapshot()); !strings.Contains(got, b.String()[:4]+" ok 1") {
 				t.Errorf("another in its place: %s", got)
 			}
-			built.Custody.Reference = "hung"
+			built.Keys.Reference = "hung"
 			d.services[b].Reconfigure(built)
 			time.Sleep(time.Minute)
 			if got := states(d.Snapshot()); !strings.Contains(got, b.String()[:4]+" degraded 1") {

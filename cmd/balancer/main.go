@@ -90,6 +90,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newRunCommand(),
 		newCheckCommand(),
 		newStatusCommand(),
+		newPlanCommand(),
 		newStateCommand(),
 		newKeyCommand(),
 		newCeremonyCommand(),

@@ -19,6 +19,7 @@ import (
 var rootCases = map[string][][]string{
 	"run":   {{"--config", "balancer.toml"}, {"--config", "theirs/balancer.toml"}},
 	"check": {{"--config", "balancer.toml"}, {"--offline", "--json", "--config", "balancer.toml"}},
+	"plan":  {{"--config", "balancer.toml"}, {"--json", "--config", "theirs/balancer.toml"}},
 	"key new": {
 		{"theirs/new"}, {"theirs/new.pem"},
 		{"--seal", "pkcs11:object=x?module-path=/none&x-sealed=theirs/x", "--no-backup"},

@@ -116,7 +116,7 @@ func (s *Service) Run(ctx context.Context) {
 	changed, unsubscribe := s.env.Consensus.Subscribe()
 	defer unsubscribe()
 	defer s.end()
-	s.begin(ctx)
+	s.begin()
 	for ctx.Err() == nil {
 		now := s.env.Now()
 		timer := time.NewTimer(s.turn(ctx, now).Sub(now))
@@ -133,7 +133,7 @@ func (s *Service) Run(ctx context.Context) {
 }
 
 // begin takes in what is stored and subscribes to the instances.
-func (s *Service) begin(ctx context.Context) {
+func (s *Service) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.started = s.env.Now()
@@ -164,6 +164,9 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	s.lastRound = now
 	c, missing := s.env.Consensus.Consensus()
 	view, err := s.view(now, c)
+	if c != nil && err == nil {
+		s.credentials(now, c, &view)
+	}
 	if c == nil && !errors.Is(missing, consensus.ErrNone) { // else tor is on its way to one
 		err = missing
 	}
@@ -209,12 +212,17 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 		}
 		t.Slots = t.Ring.Slots(t.Keys.Blinded)
 	}
+	return v, nil
+}
+
+// credentials fills in who can sign, and has the custodian asked for what is
+// missing.
+func (s *Service) credentials(now time.Time, c *hsdir.Consensus, v *View) {
 	s.keys.LookAhead(now, c.CurrentPeriod(), c.RotationOffset())
 	s.keys.Require(now, [2]credential.Need{v.Targets[0].need(), v.Targets[1].need()})
 	for role := range v.Targets {
 		v.Targets[role].Credential = s.keys.Usable(now, v.Targets[role].Ring.Period)
 	}
-	return v, nil
 }
 
 // forget drops what no later turn needs.

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/daemon"
+	"onionbalancer/internal/owner"
+	"onionbalancer/internal/printable"
+)
+
+func newPlanCommand() *cobra.Command {
+	var path string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "plan --config FILE",
+		Short: "Show what would be published now, and why, without publishing it",
+		Long: `Show what would be published now, and why, without publishing it. It asks tor for
+the consensus, fetches the descriptors of all instances, and plans as a running
+balancer does: for each service and both of its descriptors the introduction
+points, their relays and instances, in their order; the directories (HSDirs) that
+they go to; what of the instances is left out, and why; and which share of the
+visitors each instance can expect.
+
+"new period" as the reason says that nothing is stored of that period, and no
+reason that what was published last would stay. No key is asked to sign.
+
+The exit status is 1 if a service has nothing to publish.`,
+		Example: "  balancer plan --config /etc/balancer/balancer.toml --json",
+		Args:    misuse(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(path)
+			if err != nil {
+				return err
+			}
+			if err := owner.Check(cfg.File, cfg.StateDir); err != nil {
+				return err // a tor would run there
+			}
+			list, err := daemon.Plans(cmd.Context(), cfg, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = writeJSON(cmd.OutOrStdout(), list)
+			} else {
+				printPlans(cmd.OutOrStdout(), list)
+			}
+			if err != nil {
+				return err
+			}
+			return nothingToPublish(list)
+		},
+	}
+	addConfigFlag(cmd, &path)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON, for programs")
+	return cmd
+}
+
+// nothingToPublish is the error of services without a descriptor.
+func nothingToPublish(list []daemon.Preview) error {
+	var without []string
+	for _, p := range list {
+		if p.Plan == nil || p.Plan.Contents == nil {
+			without = append(without, p.Service.Short())
+		}
+	}
+	if len(without) > 0 {
+		return fmt.Errorf("nothing to publish for %s", strings.Join(without, ", "))
+	}
+	return nil
+}
+
+func printPlans(out io.Writer, list []daemon.Preview) {
+	for n, p := range list {
+		if n > 0 {
+			fmt.Fprintln(out)
+		}
+		fmt.Fprintln(out, p.Service)
+		if p.Plan == nil {
+			fmt.Fprintf(out, "  error   %s\n", printable.Text(p.Error))
+			continue
+		}
+		printPlan(out, p.Plan)
+	}
+}
+
+func printPlan(out io.Writer, p *balance.Plan) {
+	if p.Fallback {
+		fmt.Fprintln(out, "  no instance is ok: these are the last introduction points known")
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Shares)) {
+		fmt.Fprintf(out, "  %-8s %3.0f %% of the visitors\n", printable.Text(name), 100*p.Shares[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Left)) {
+		for _, why := range p.Left[name] {
+			fmt.Fprintf(out, "  %-8s %s\n", printable.Text(name), printable.Text(why))
+		}
+	}
+	if p.Contents != nil {
+		fmt.Fprintln(out, "  introduction points, in their order:")
+		for n := range p.Contents.IntroductionPoints {
+			point := &p.Contents.IntroductionPoints[n]
+			fmt.Fprintf(out, "    %2d  %s  %s\n", n+1, point.Relay(), printable.Text(p.Instance(point)))
+		}
+	}
+	for _, t := range p.Targets {
+		why := "what was published last stays"
+		switch {
+		case t.Held != "":
+			why = t.Held
+		case t.Reason != "":
+			why = "publish: " + string(t.Reason)
+		}
+		fmt.Fprintf(out, "  %s descriptor, period %s: %s\n", t.Role, t.Keys.Period, why)
+		for _, slot := range t.Slots {
+			note := ""
+			if slot.Reserve {
+				note = "  (clients do not ask it now)"
+			}
+			fmt.Fprintf(out, "    replica %d  %s%s\n", slot.Replica, hsdir.Relay{Fingerprint: slot.HSDir}.Hex(), note)
+		}
+	}
+}

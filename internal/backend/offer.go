@@ -35,8 +35,8 @@ type Offer struct {
 	SingleOnion bool
 }
 
-// offerOf takes from a descriptor what may be published of it.
-func offerOf(d *descriptor.Descriptor) Offer {
+// OfferOf takes from a descriptor what may be published of it.
+func OfferOf(d *descriptor.Descriptor) Offer {
 	o := Offer{Flow: d.FlowControl, SingleOnion: d.SingleOnion}
 	known := make(map[ID]bool)
 	for n := range d.IntroductionPoints {

@@ -287,7 +287,7 @@ func (s *Set) take(now time.Time, w *watch, b *Backend, p descriptor.Period, res
 		b.Renewed, b.Exact = b.renewed(p, result.Descriptor, s.consensus.Current().RunStart, now)
 	}
 	b.Descriptor, b.Period, b.Seen = result.Descriptor, p, now
-	next := offerOf(result.Descriptor)
+	next := OfferOf(result.Descriptor)
 	switch {
 	case !old && !b.Offer.same(next) && !w.changes.AllowN(now, 1):
 		b.Restless = true

@@ -221,7 +221,7 @@ func (s *Set) restore(now time.Time, i Instance, w *watch) {
 		seen[ID{p.AuthKey, p.EncKey, p.Relay}] = p.FirstSeen
 	}
 	w.update(func(b *Backend) {
-		b.Descriptor, b.Period, b.Renewed, b.Seen, b.Offer = d, p, r.Renewed, r.Renewed, offerOf(d)
+		b.Descriptor, b.Period, b.Renewed, b.Seen, b.Offer = d, p, r.Renewed, r.Renewed, OfferOf(d)
 		b.Offer.date(seen, now)
 		s.rival(b)
 	})

@@ -111,6 +111,10 @@ func makePlan(v View, s State) Plan {
 		p.Waiting, p.Next = "fetches of instances are in flight", until
 		return p
 	}
+	if len(v.Targets[v.Current].Slots) == 0 {
+		p.Waiting = "the consensus has no HSDirs"
+		return p
+	}
 	pool := gather(v)
 	p.Fallback, p.Left, p.Thefts = pool.fallback, pool.left, pool.thefts
 	assigned := choose(v, s.Published, pool.candidates)

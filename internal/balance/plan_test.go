@@ -290,7 +290,9 @@ func TestPlanHeld(t *testing.T) {
 // A plan is a pure function: the same view and state give the same, and are left
 // as they were.
 func TestPlanIsPure(t *testing.T) {
-	view := func() View { return testView(testInstance("a", 1, 2), testInstance("b", 3, 4, 5), testInstance("c", 6)) }
+	view := func() View {
+		return testView(testInstance("a", 1, 2), testInstance("b", 3, 4, 5), testInstance("c", 6))
+	}
 	v, s := view(), published(view())
 	s.Published = s.Published[:3]
 	keep := func() string {
@@ -357,4 +359,3 @@ func TestWaitingForFetches(t *testing.T) {
 		t.Errorf("with a fetch that takes a minute: %q", p.Waiting)
 	}
 }
-

@@ -1,0 +1,71 @@
+package balance
+
+import (
+	"testing"
+	"time"
+
+	"onionbalancer/testnet/sim"
+)
+
+// held returns what the HSDirs that clients ask hold of the service, by counter:
+// for each descriptor, how many of them hold which.
+func (s *scene) held() (list []map[uint64]int) {
+	s.t.Helper()
+	first, second, err := s.net.Responsible(s.custodian.Address())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for role, relays := range [][]*sim.Relay{first, second} {
+		targets := s.service.Plan().Targets
+		if len(targets) != 2 {
+			return nil
+		}
+		held := map[uint64]int{}
+		for _, r := range relays {
+			if body, revision := r.Stored(targets[role].Keys.Blinded); body != nil {
+				held[revision]++
+			}
+		}
+		list = append(list, held)
+	}
+	return list
+}
+
+// Whatever happens, all HSDirs of a descriptor come to hold one revision counter:
+// a client that fetches again drops a lower one than it holds.
+func TestOneCounterForAllSlots(t *testing.T) {
+	onScene(t, sim.Config{Seed: 61, Relays: 120, Churn: 0.15}, func(t *testing.T, s *scene) {
+		s.fetchEvery(10 * time.Minute)
+		s.settle(time.Minute)
+		looks := 0
+		for hour := range 30 {
+			relays := s.net.Relays()
+			for n := range 4 {
+				relays[(hour*7+n*13)%len(relays)].SetFaults([]sim.Faults{{RejectUploads: true}, {Silent: true}}[n%2])
+			}
+			switch hour % 5 {
+			case 1:
+				s.instances[hour%3].ReplacePoints()
+			case 2:
+				s.restart()
+				s.fetchEvery(10 * time.Minute)
+			case 3:
+				s.net.Tor().Restart(5*time.Minute, time.Minute)
+			}
+			s.settle(20 * time.Minute)
+			for _, r := range relays {
+				r.SetFaults(sim.Faults{})
+			}
+			s.settle(40 * time.Minute)
+			for role, held := range s.held() {
+				looks++
+				if len(held) > 1 {
+					t.Errorf("hour %d: descriptor %d has the revision counters %v", hour, role, held)
+				}
+			}
+		}
+		if looks < 50 {
+			t.Errorf("%d looks: the test shows nothing", looks)
+		}
+	})
+}

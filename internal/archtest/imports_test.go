@@ -30,7 +30,7 @@ var forbidden = []struct{ from, to string }{
 	{"internal/tor", "hsdir"}, {"internal/tor", "selection"}, {"internal/tor", "keystore"},
 	{"internal/backend", "internal/credential"}, {"internal/credential", "internal/backend"},
 	{"internal/backend", "selection"}, {"internal/credential", "hsdir"}, {"internal/credential", "selection"},
-	{"internal/balance", "keystore"}, {"internal/balance", "internal/tor"}, {"internal/balance", "internal/config", "internal/logging"},
+	{"internal/balance", "keystore"}, {"internal/balance", "internal/tor"}, {"internal/balance", "internal/config"},
 	{"internal/daemon", "testnet"},
 }
 

@@ -78,7 +78,7 @@ type Set struct {
 	epoch         epoch
 	dawn          time.Time
 	planned       time.Time // when the next turn should be
-	claims        claims
+	claims        Claims
 	version       uint64
 	decoder       descriptor.Decoder
 }
@@ -108,7 +108,7 @@ func New(cfg Config) *Set {
 	}
 	return &Set{
 		cfg: cfg, poke: make(chan struct{}, 1), watches: map[descriptor.Address]*watch{},
-		subscriptions: map[*Subscription]bool{}, claims: claims{}, saver: newSaver(cfg.Store),
+		subscriptions: map[*Subscription]bool{}, claims: Claims{}, saver: newSaver(cfg.Store),
 	}
 }
 
@@ -298,11 +298,11 @@ func (s *Set) take(now time.Time, w *watch, b *Backend, p descriptor.Period, res
 	if now.Sub(s.dawn) < dawnLasts {
 		at = s.dawn
 	}
-	seen := b.Offer.firstSeen()
+	seen := b.Offer.FirstSeen()
 	if old {
 		seen = nil
 	}
-	next.date(seen, at)
+	next.Date(seen, at)
 	b.Offer = next
 	s.rival(b)
 }
@@ -344,7 +344,7 @@ func (s *Set) interval(w *watch) time.Duration {
 func (s *Set) settle(now time.Time) {
 	var ready []descriptor.Address
 	for a, w := range s.watches {
-		if len(s.claims.unclaimed(a, w.now.Offer)) == 0 {
+		if len(s.claims.Unclaimed(a, w.now.Offer)) == 0 {
 			w.listened = time.Time{}
 		} else if s.listen(now, a, w) {
 			ready = append(ready, a)
@@ -356,8 +356,8 @@ func (s *Set) settle(now time.Time) {
 	for _, a := range ready {
 		w := s.watches[a]
 		w.listened = time.Time{}
-		for _, key := range s.claims.unclaimed(a, w.now.Offer) {
-			s.claims.note(key, s.offering(key))
+		for _, key := range s.claims.Unclaimed(a, w.now.Offer) {
+			s.claims.Note(key, s.offering(key))
 		}
 	}
 	for a, w := range s.watches {
@@ -376,7 +376,7 @@ func (s *Set) listen(now time.Time, a descriptor.Address, w *watch) bool {
 	waiting := false
 	for other := range s.together(w) {
 		o := s.watches[other]
-		if other == a || len(s.claims.unclaimed(other, o.now.Offer)) > 0 || !o.now.Answered.Before(w.listened) {
+		if other == a || len(s.claims.Unclaimed(other, o.now.Offer)) > 0 || !o.now.Answered.Before(w.listened) {
 			continue
 		}
 		if waiting = true; first && !o.asking && now.Before(o.now.Due) {
@@ -412,7 +412,7 @@ func (s *Set) offering(key [32]byte) (list []descriptor.Address) {
 func (s *Set) contest(a descriptor.Address, w *watch) {
 	for n := range w.now.Offer.Points {
 		p := &w.now.Offer.Points[n]
-		if !slices.Equal(s.claims.rivals(a, p), p.Rivals) {
+		if !slices.Equal(s.claims.Rivals(a, p), p.Rivals) {
 			w.update(s.rival)
 			s.changed(w)
 			return
@@ -424,7 +424,7 @@ func (s *Set) contest(a descriptor.Address, w *watch) {
 func (s *Set) rival(b *Backend) {
 	b.Offer.Points = slices.Clone(b.Offer.Points)
 	for n := range b.Offer.Points {
-		b.Offer.Points[n].Rivals = s.claims.rivals(b.Address, &b.Offer.Points[n])
+		b.Offer.Points[n].Rivals = s.claims.Rivals(b.Address, &b.Offer.Points[n])
 	}
 }
 

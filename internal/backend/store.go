@@ -78,7 +78,7 @@ func (v *saver) setInstance(a descriptor.Address, record state.Instance) {
 
 // setClaims has the claims of a period written, and forgets those of periods long
 // before.
-func (v *saver) setClaims(p descriptor.Period, c claims) {
+func (v *saver) setClaims(p descriptor.Period, c Claims) {
 	record := state.Claims{Keys: make(map[state.Bytes32][]state.Address, len(c))}
 	for key, list := range c {
 		for _, a := range list {
@@ -109,10 +109,10 @@ func (v *saver) wake() {
 }
 
 // loadClaims returns what is stored of the claims of a period.
-func (v *saver) loadClaims(p descriptor.Period) claims {
+func (v *saver) loadClaims(p descriptor.Period) Claims {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	c := claims{}
+	c := Claims{}
 	if s := v.periods[p]; s != nil {
 		for key, list := range s.record.Keys {
 			for _, a := range list {
@@ -222,7 +222,7 @@ func (s *Set) restore(now time.Time, i Instance, w *watch) {
 	}
 	w.update(func(b *Backend) {
 		b.Descriptor, b.Period, b.Renewed, b.Seen, b.Offer = d, p, r.Renewed, r.Renewed, OfferOf(d)
-		b.Offer.date(seen, now)
+		b.Offer.Date(seen, now)
 		s.rival(b)
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -14,18 +13,25 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
+	"onionbalancer/internal/credential"
 	"onionbalancer/selection"
 )
 
-// hostileCases is how many cases each of the properties below is tried in.
-const hostileCases = 10000
+// hostileCases is how many cases the property below is tried in.
+func hostileCases() int {
+	if soaking() {
+		return 10000
+	}
+	return 1000
+}
 
 // checkMany is rapid.Check with that many cases.
 func checkMany(t *testing.T, prop func(*rapid.T)) {
 	t.Helper()
 	checks := flag.Lookup("rapid.checks")
 	before := checks.Value.String()
-	if err := checks.Value.Set(fmt.Sprint(hostileCases)); err != nil {
+	if err := checks.Value.Set(fmt.Sprint(hostileCases())); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = checks.Value.Set(before) }()
@@ -39,14 +45,15 @@ type world struct {
 	now       time.Time
 	relays    int
 	keys      uint32
-	instances []*instance // M last
-	claims    *claims
+	instances []*testBackend // M last
+	claims    backend.Claims
 	strategy  selection.Strategy
-	random    *rand.Rand
+	seed      [32]byte
+	ring      *hsdir.Ring
 
 	chosen   []selection.Candidate
 	contents *descriptor.Contents
-	genuine  map[pointID]string // whose points introduce clients to an instance
+	genuine  map[backend.ID]string // whose points introduce clients to an instance
 }
 
 func relayNamed(n int) []descriptor.LinkSpecifier {
@@ -82,7 +89,7 @@ func (w *world) relay() int { return rapid.IntRange(0, w.relays-1).Draw(w.t, "re
 func (w *world) honestPoint(owner string) descriptor.IntroductionPoint {
 	p := descriptor.IntroductionPoint{LinkSpecifiers: relayNamed(w.relay()), AuthKey: w.key(), EncKey: w.key(), OnionKey: w.key(),
 		Expires: w.now.Add(40 * time.Hour)}
-	w.genuine[idOf(&p)] = owner
+	w.genuine[backend.IDOf(&p)] = owner
 	return p
 }
 
@@ -91,7 +98,7 @@ func (w *world) hostilePoint() descriptor.IntroductionPoint {
 	p := w.honestPoint("M")
 	var others []descriptor.IntroductionPoint
 	for _, i := range w.instances[:len(w.instances)-1] {
-		others = append(others, i.offer.points...)
+		others = append(others, i.points()...)
 	}
 	victim := rapid.SampledFrom(others).Draw(w.t, "victim")
 	switch rapid.IntRange(0, 8).Draw(w.t, "trick") {
@@ -116,9 +123,9 @@ func (w *world) hostilePoint() descriptor.IntroductionPoint {
 		p.LinkSpecifiers = append(slices.Clone(p.LinkSpecifiers), descriptor.LinkSpecifier{Type: 77, Data: make([]byte, 255)})
 		return p
 	}
-	delete(w.genuine, idOf(&p))
+	delete(w.genuine, backend.IDOf(&p))
 	if rapid.IntRange(0, 8).Draw(w.t, "reaches M") > 0 && p.AuthKey != victim.AuthKey && p.AuthKey != victim.EncKey {
-		w.genuine[idOf(&p)] = "M"
+		w.genuine[backend.IDOf(&p)] = "M"
 	}
 	return p
 }
@@ -137,37 +144,70 @@ func (w *world) hostile() {
 	d.SingleOnion = rapid.Bool().Draw(w.t, "single")
 	d.FlowControl = rapid.SampledFrom([]*descriptor.FlowControl{nil, {Versions: "1-2", SendmeInc: 31}, {Versions: "2"}, {Versions: "0-63"}}).Draw(w.t, "flow")
 	m.held = d
-	m.adopt(w.now, false)
+	m.adopt(w.now)
 	for _, i := range w.instances {
-		i.renewed = w.now // the others live, too
+		i.Renewed, i.Seen = w.now, w.now // the others live, too
 	}
 }
 
 // round does what a round of a service does with its instances.
 func (w *world) round() {
 	for _, i := range w.instances {
-		i.see(w.now)
+		for _, key := range w.claims.Unclaimed(i.Address, i.Offer) {
+			w.claims.Note(key, w.offering(key))
+		}
 	}
-	w.claims.note(w.instances, w.random)
-	p := gather(w.now, w.instances, w.vouch, w.claims)
-	before := make([]descriptor.IntroductionPoint, len(w.chosen))
-	for n, c := range w.chosen {
-		before[n] = *c.Point
+	v := View{Now: w.now, SendmeInc: 31, Vouch: w.vouch, Config: Config{Strategy: w.strategy, Room: selection.Room{Points: 20, PerInstance: 3}}}
+	for _, i := range w.instances {
+		for n := range i.Offer.Points {
+			p := &i.Offer.Points[n]
+			p.Rivals = w.claims.Rivals(i.Address, p)
+		}
+		v.Config.Instances = append(v.Config.Instances, Instance{Name: i.name, Address: i.Address, Weight: 1})
+		v.Instances.Backends = append(v.Instances.Backends, i.Backend)
 	}
-	selection.Mark(p.candidates, before)
-	w.chosen = w.strategy.Select(p.candidates, selection.Room{Points: 20, PerInstance: 3}, w.random)
-	w.contents = contents(w.chosen, w.instances, p.flow, 31)
+	for role := range v.Targets {
+		v.Targets[role] = ViewTarget{Ring: w.ring, Slots: testTarget(1, 1).Slots, Credential: &credential.Credential{Seed: w.seed}}
+	}
+	p := gather(v)
+	w.chosen = choose(v, w.chosen, p.candidates).Points[0]
+	w.contents = contents(w.chosen, v, p.flow)
+}
+
+// offering lists the instances that offer key.
+func (w *world) offering(key [32]byte) (list []descriptor.Address) {
+	for _, i := range w.instances {
+		if slices.ContainsFunc(i.Offer.Points, func(p backend.Point) bool { return p.AuthKey == key || p.EncKey == key }) {
+			list = append(list, i.Address)
+		}
+	}
+	return list
+}
+
+// points lists what an instance offers.
+func (b *testBackend) points() (list []descriptor.IntroductionPoint) {
+	for _, p := range b.Offer.Points {
+		list = append(list, p.IntroductionPoint)
+	}
+	return list
+}
+
+// adopt has an instance offer what it holds.
+func (b *testBackend) adopt(at time.Time) {
+	seen := b.Offer.FirstSeen()
+	b.Descriptor, b.Offer = b.held, backend.OfferOf(b.held)
+	b.Offer.Date(seen, at)
 }
 
 // restart gives an honest instance new points. It gets those that are on relays
 // where no other honest one has any, whatever M has on offer there beyond its own
 // share, and nobody else loses one.
-func (w *world) restart(before map[string][]pointID) {
+func (w *world) restart(before map[string][]backend.ID) {
 	i := w.instances[rapid.IntRange(0, len(w.instances)-2).Draw(w.t, "which")]
 	wanted, byM := make(map[string]bool), make(map[string]bool)
 	for _, other := range w.instances {
-		for _, p := range other.offer.points {
-			if other.Name == "M" {
+		for _, p := range other.points() {
+			if other.name == "M" {
 				byM[p.Relay()] = true
 			} else if other != i {
 				wanted[p.Relay()] = true
@@ -178,7 +218,7 @@ func (w *world) restart(before map[string][]pointID) {
 	i.held.FlowControl = &descriptor.FlowControl{Versions: "1-2", SendmeInc: 31}
 	free := make(map[string]bool)
 	for range rapid.IntRange(1, 4).Draw(w.t, "new points") {
-		p := w.honestPoint(i.Name)
+		p := w.honestPoint(i.name)
 		i.held.IntroductionPoints = append(i.held.IntroductionPoints, p)
 		if !wanted[p.Relay()] {
 			free[p.Relay()] = true
@@ -192,30 +232,30 @@ func (w *world) restart(before map[string][]pointID) {
 	}
 	least += max(0, len(free)-least-3) // M's quota is three at the most
 	w.now = w.now.Add(time.Minute)
-	i.adopt(w.now, false)
+	i.adopt(w.now)
 	w.round()
 	after := w.published()
 	// With eight instances at most, each may have two points of twenty.
-	if got := len(after[i.Name]); got < min(least, 2) {
-		w.t.Fatalf("%s has %d points published after a restart, want at least %d", i.Name, got, least)
+	if got := len(after[i.name]); got < min(least, 2) {
+		w.t.Fatalf("%s has %d points published after a restart, want at least %d", i.name, got, least)
 	}
 	for _, other := range w.instances[:len(w.instances)-1] {
-		for _, id := range before[other.Name] {
-			if other != i && len(before[i.Name]) > 0 && !slices.Contains(after[other.Name], id) {
-				w.t.Fatalf("%s lost a point to the restart of %s", other.Name, i.Name)
+		for _, id := range before[other.name] {
+			if other != i && len(before[i.name]) > 0 && !slices.Contains(after[other.name], id) {
+				w.t.Fatalf("%s lost a point to the restart of %s", other.name, i.name)
 			}
 		}
 	}
 }
 
 // published returns the points of each instance that are published.
-func (w *world) published() map[string][]pointID {
-	out := make(map[string][]pointID)
+func (w *world) published() map[string][]backend.ID {
+	out := make(map[string][]backend.ID)
 	for _, c := range w.chosen {
-		out[c.Instance] = append(out[c.Instance], idOf(c.Point))
+		out[c.Instance] = append(out[c.Instance], backend.IDOf(c.Point))
 	}
 	for name := range out {
-		slices.SortFunc(out[name], func(a, b pointID) int { return slices.Compare(a.auth[:], b.auth[:]) })
+		slices.SortFunc(out[name], func(a, b backend.ID) int { return slices.Compare(a.Auth[:], b.Auth[:]) })
 	}
 	return out
 }
@@ -228,7 +268,7 @@ func (w *world) visits() map[string]float64 {
 	for n := range w.contents.IntroductionPoints {
 		p := &w.contents.IntroductionPoints[n]
 		if _, taken := first[p.Relay()]; !taken {
-			first[p.Relay()] = w.genuine[idOf(p)]
+			first[p.Relay()] = w.genuine[backend.IDOf(p)]
 		}
 		share[first[p.Relay()]] += 1 / float64(len(w.contents.IntroductionPoints))
 	}
@@ -236,9 +276,9 @@ func (w *world) visits() map[string]float64 {
 }
 
 func newWorld(t *rapid.T) *world {
-	w := &world{t: t, now: testNow, claims: newClaims(descriptor.Period{}), genuine: make(map[pointID]string)}
+	w := &world{t: t, now: testNow, claims: backend.Claims{}, ring: new(hsdir.Ring), genuine: make(map[backend.ID]string)}
 	w.relays = rapid.SampledFrom([]int{20, 200, 5000}).Draw(t, "relays")
-	w.random = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
+	binary.BigEndian.PutUint64(w.seed[:], rapid.Uint64().Draw(t, "seed"))
 	w.strategy, _ = selection.Lookup(rapid.SampledFrom(selection.Names()).Draw(t, "strategy"))
 	others := rapid.IntRange(1, 7).Draw(t, "others")
 	for n := range others + 1 {
@@ -246,13 +286,12 @@ func newWorld(t *rapid.T) *world {
 		if n == others {
 			name = "M"
 		}
-		i := &instance{Instance: Instance{Name: name, Weight: 1}, finding: Found, renewed: testNow, held: &descriptor.Descriptor{}, changes: newChanges()}
-		i.Address[0] = byte(n)
-		i.held.FlowControl = &descriptor.FlowControl{Versions: "1-2", SendmeInc: 31}
+		i := testInstance(name)
+		i.Renewed = testNow
 		for range rapid.IntRange(1, 4).Draw(t, "honest points") {
 			i.held.IntroductionPoints = append(i.held.IntroductionPoints, w.honestPoint(name))
 		}
-		i.adopt(testNow, true)
+		i.adopt(testNow)
 		w.instances = append(w.instances, i)
 	}
 	w.round()
@@ -279,7 +318,7 @@ func TestHostileInstance(t *testing.T) {
 				w.restart(before)
 				before = w.published()
 			}
-			if others >= 2 && !sameFlow(w.contents.FlowControl, flow) {
+			if others >= 2 && !backend.SameFlow(w.contents.FlowControl, flow) {
 				t.Fatalf("flow control became %v", w.contents.FlowControl)
 			}
 		}
@@ -287,22 +326,22 @@ func TestHostileInstance(t *testing.T) {
 }
 
 // checkOthers holds what is published against what was before M did anything.
-func (w *world) checkOthers(before map[string][]pointID) {
+func (w *world) checkOthers(before map[string][]backend.ID) {
 	t, after, visits := w.t, w.published(), w.visits()
 	total := 3.0 // M's quota, at the most
 	for _, i := range w.instances[:len(w.instances)-1] {
-		total += float64(len(after[i.Name]))
+		total += float64(len(after[i.name]))
 	}
 	for _, i := range w.instances[:len(w.instances)-1] {
-		was, is := before[i.Name], after[i.Name]
+		was, is := before[i.name], after[i.name]
 		for _, id := range was {
 			// With M's return from nothing, the others give up what they had for it.
 			if !slices.Contains(is, id) && len(before["M"]) > 0 {
-				t.Fatalf("%s: the published points %v became %v", i.Name, was, is)
+				t.Fatalf("%s: the published points %v became %v", i.name, was, is)
 			}
 		}
-		if least := float64(len(is)) / total; visits[i.Name] < least-1e-9 {
-			t.Fatalf("%s gets %.3f of the clients, want at least %.3f: %v", i.Name, visits[i.Name], least, visits)
+		if least := float64(len(is)) / total; visits[i.name] < least-1e-9 {
+			t.Fatalf("%s gets %.3f of the clients, want at least %.3f: %v", i.name, visits[i.name], least, visits)
 		}
 	}
 	if told := selection.Shares(w.chosen); len(before["M"]) > 0 && told["M"] < visits["M"]-1e-9 {

@@ -111,6 +111,10 @@ func makePlan(v View, s State) Plan {
 		p.Waiting, p.Next = "fetches of instances are in flight", until
 		return p
 	}
+	if len(v.Targets[v.Current].Slots) == 0 {
+		p.Waiting = "the consensus has no HSDirs"
+		return p
+	}
 	pool := gather(v)
 	p.Fallback, p.Left, p.Thefts = pool.fallback, pool.left, pool.thefts
 	assigned := choose(v, s.Published, pool.candidates)
@@ -139,9 +143,6 @@ func choose(v View, published, candidates []selection.Candidate) selection.Assig
 	request := selection.Request{Candidates: candidates, Room: v.Config.Room}
 	current := v.Targets[v.Current]
 	request.Room.Points = min(request.Room.Points, (&descriptor.Contents{Clients: v.Config.Clients, CAA: v.Config.CAA}).MaxPoints(current.Ring.MaxDescriptorSize()))
-	if len(current.Slots) == 0 {
-		return selection.Assignment{Points: [][]selection.Candidate{published}} // until there is a ring
-	}
 	for _, slot := range current.Slots {
 		request.Slots = append(request.Slots, selection.Slot{Replica: slot.Replica, Asked: !slot.Reserve})
 	}

@@ -214,7 +214,6 @@ func TestPlan(t *testing.T) {
 		}), view: view(1), reason: ReasonExpiring, urgency: hsdir.UrgencyRefresh},
 		{what: "rejected by one", state: changed(made(view(1)), func(e *Edition) { e.retryAt = testNow }), view: view(1), reason: ReasonRejected, urgency: hsdir.UrgencyPointsDead},
 		{what: "rejected by one, not yet", state: changed(made(view(1)), func(e *Edition) { e.retryAt = testNow.Add(1) }), view: view(1)},
-		{what: "no ring at all", state: made(view(1)), view: testView(0, testMember("a", 1))},
 		{what: "other clients", state: made(view(1)), view: with(view(1), func(v *View) {
 			v.Config.Clients = []descriptor.AuthorizedClient{{PublicKey: [32]byte{9}}}
 		}), reason: ReasonChanged, urgency: hsdir.UrgencyPointsDead},
@@ -256,6 +255,9 @@ func TestPlanWaits(t *testing.T) {
 	a.Asked, b.Answered = testNow.Add(-5*time.Second), testNow.Add(-time.Minute)
 	if p := makePlan(testView(8, a, b), State{}); p.Waiting != "" {
 		t.Errorf("waits for longer than five seconds: %q", p.Waiting)
+	}
+	if p := makePlan(testView(0, a, b), State{}); p.Waiting == "" || len(p.Targets) > 0 {
+		t.Errorf("without an HSDir: %q", p.Waiting)
 	}
 }
 

@@ -20,12 +20,8 @@ const (
 
 var errClosed = errors.New("the keys have been closed")
 
-// maxHung is how many calls that never returned are left behind before no new one
-// is made.
-const maxHung = 3
-
 // custody makes the calls to one service's keys, one at a time. A call that hangs
-// holds up the next one until its time is up; then it is left behind.
+// holds up later ones until their time is up, and nothing else.
 type custody struct {
 	keys Keys
 	turn chan struct{} // holds a token while a call is made
@@ -35,9 +31,8 @@ type custody struct {
 	certifying context.Context // of calls that prepare for later; ends with a handover
 	stop       context.CancelFunc
 
-	mu     sync.Mutex // protects what follows
+	mu     sync.Mutex // protects closed
 	closed bool
-	hung   int // calls in flight that were left behind
 	calls  sync.WaitGroup
 }
 
@@ -49,53 +44,40 @@ func newCustody(keys Keys) *custody {
 }
 
 // do makes a call when its turn comes, and returns its error, or sooner when ctx
-// ends. The time that the call has begins with its turn.
+// ends. The time that the call has begins with its turn; for the turn it waits as
+// long at most.
 func (c *custody) do(ctx context.Context, timeout time.Duration, call func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.ctx, cancel)()
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
 	select {
 	case c.turn <- struct{}{}:
+	case <-timer.C:
+		return fmt.Errorf("an earlier call to the keys has not returned for %s", timeout)
 	case <-ctx.Done():
 		return c.stopped("waiting for an earlier call to the keys", ctx)
 	}
-	release := sync.OnceFunc(func() { <-c.turn })
 	result := make(chan error, 1)
-	if err := c.spawn(func() {
-		defer release()
+	if !c.spawn(func() {
+		defer func() { <-c.turn }()
 		ctx, cancel := context.WithTimeout(ctx, timeout)
 		defer cancel()
 		result <- call(ctx)
-	}); err != nil {
-		release()
-		return err
+	}) {
+		<-c.turn
+		return errClosed
 	}
-	timer := time.NewTimer(timeout + callGrace)
-	defer timer.Stop()
+	timer.Reset(timeout + callGrace)
 	select {
 	case err := <-result:
 		return err
 	case <-timer.C:
-		c.leave(result)
-		release()
 		return fmt.Errorf("the keys do not answer, for %s", timeout)
 	case <-ctx.Done():
 		return c.stopped("waiting for the keys", ctx)
 	}
-}
-
-// leave counts a call as hung until it returns.
-func (c *custody) leave(result <-chan error) {
-	count := func(n int) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.hung += n
-	}
-	count(1)
-	go func() {
-		<-result
-		count(-1)
-	}()
 }
 
 // stopped is the error of a call that ended with ctx.
@@ -106,18 +88,15 @@ func (c *custody) stopped(what string, ctx context.Context) error {
 	return fmt.Errorf("%s: %w", what, ctx.Err())
 }
 
-// spawn runs f in the background, unless the keys are closed or hang.
-func (c *custody) spawn(f func()) error {
+// spawn runs f in the background, unless the keys are closed.
+func (c *custody) spawn(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.closed:
-		return errClosed
-	case c.hung >= maxHung:
-		return fmt.Errorf("%d calls to the keys have not returned", c.hung)
+	if c.closed {
+		return false
 	}
 	c.calls.Go(f)
-	return nil
+	return true
 }
 
 // close ends the calls in flight and releases the keys. What hangs even then is

@@ -36,7 +36,6 @@ type custodians struct {
 // TestRealTor takes one network of real tor processes through what custodians and
 // an intruder do.
 func TestRealTor(t *testing.T) {
-	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	c := newCustodians(ctx, t)

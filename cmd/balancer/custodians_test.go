@@ -30,7 +30,6 @@ type custodians struct {
 	points    int               // at most, in a descriptor
 	revisions map[uint64]uint64 // the last revision counter of each period
 	visitors  lab.Tally
-	token     *testing.T // the token's, which outlives parts of it
 }
 
 // TestRealTor takes one network of real tor processes through what custodians and
@@ -39,10 +38,11 @@ func TestRealTor(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	c := newCustodians(ctx, t)
+	hsm := tokentest.New(t) // before the balancer starts, which inherits where the token is
 	c.configure("front", "")
 	c.start()
 	c.published(ctx, "tor", "memory", time.Time{})
-	if !t.Run("custodians", func(t *testing.T) { c.on(t).moveCustodians(ctx) }) {
+	if !t.Run("custodians", func(t *testing.T) { c.on(t).moveCustodians(ctx, hsm) }) {
 		return
 	}
 	t.Run("intruder", func(t *testing.T) { c.on(t).breakIn(ctx) })
@@ -58,8 +58,7 @@ func (c *custodians) on(t *testing.T) *custodians {
 // while it is visited: from disk under the seal of a token, its signing keys into
 // the token, the token out of the machine and back, and the identity key off to
 // a machine without a network. No visitor is lost and no upload refused.
-func (c *custodians) moveCustodians(ctx context.Context) {
-	hsm := tokentest.New(c.token)
+func (c *custodians) moveCustodians(ctx context.Context, hsm *tokentest.Token) {
 	hsm.Make(c.T, tokentest.AES, "seal", "01")
 	sealed := hsm.URI("seal") + "&x-sealed=" + filepath.Join(c.Dir, "front.sealed")
 	stop := c.visit(ctx)
@@ -96,7 +95,7 @@ func (c *custodians) moveCustodians(ctx context.Context) {
 
 func newCustodians(ctx context.Context, t *testing.T) *custodians {
 	t.Helper()
-	c := &custodians{T: t, token: t, points: 20, revisions: map[uint64]uint64{}}
+	c := &custodians{T: t, points: 20, revisions: map[uint64]uint64{}}
 	keys := t.TempDir()
 	var made keyShown
 	if err := json.Unmarshal(c.balancer("key", "new", filepath.Join(keys, "front"), "--json"), &made); err != nil {

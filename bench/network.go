@@ -11,11 +11,11 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"onionbalancer/keystore"
 	"onionbalancer/testnet"
+	"onionbalancer/testnet/lab"
 )
 
 // starts is how often each program is started, each time for an address that
@@ -45,14 +45,14 @@ func measureNetwork(ctx context.Context, o options) (rows []*result, err error) 
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, a.net.Stop()) }()
+	defer func() { err = errors.Join(err, a.Stop()) }()
 	both, err := newContenders(ctx, a)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		for _, c := range both {
-			err = errors.Join(err, c.stop())
+			c.stop()
 		}
 	}()
 	for _, measure := range []func(context.Context, options, *arena, []*contender) ([]*result, error){
@@ -76,9 +76,7 @@ func measureFirstAnswer(ctx context.Context, _ options, a *arena, both []*conten
 	for turn := range starts {
 		for i, c := range both {
 			progress("start %d of %d of %s", turn+1, starts, c.name)
-			if err := c.stop(); err != nil {
-				return nil, err
-			}
+			c.stop()
 			took, err := c.firstAnswer(ctx, a, turn)
 			if err != nil {
 				return nil, fmt.Errorf("starting %s: %w", c.name, err)
@@ -108,24 +106,16 @@ func (c *contender) firstAnswer(ctx context.Context, a *arena, turn int) (time.D
 	if err := uploads.settle(ctx, front); err != nil {
 		return 0, err
 	}
-	for n := 0; ; n++ {
-		visit, cancel := context.WithTimeout(ctx, 10*time.Second)
-		_, err := a.net.Client(visitor).Get(visit, fmt.Sprintf("first-%s-%d", front, n), "http://"+front+"/")
-		cancel()
-		if err == nil {
-			return time.Since(began), nil
-		}
-		if ctx.Err() != nil {
-			return 0, fmt.Errorf("%w; the last visitor: %w", context.Cause(ctx), err)
-		}
+	if _, err := a.FirstVisit(ctx, front); err != nil {
+		return 0, err
 	}
+	return time.Since(began), nil
 }
 
-// The names of the tors that are no relays and no instances.
+// The names of the programs, and of the tors that they use.
 const (
-	visitor = "visitor"
-	ours    = "balancer"
-	theirs  = "onionbalance"
+	ours   = "balancer"
+	theirs = "onionbalance"
 )
 
 // onionBalanceInterval is the voting interval that OnionBalance takes for
@@ -135,16 +125,12 @@ const onionBalanceInterval = 20 * time.Second
 // arena is a private network with three instances, which answer under the
 // addresses of all services that either program will be started for.
 type arena struct {
-	dir       string
-	net       *testnet.Network
-	keys      map[string][]*keystore.Fresh // by program
-	instances []*testnet.Service
+	*lab.Lab
+	keys map[string][]*keystore.Fresh // by program
 }
 
 func startArena(ctx context.Context, dir string) (a *arena, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("the test network was not up after five minutes"))
-	defer cancel()
-	a = &arena{dir: dir, keys: map[string][]*keystore.Fresh{}}
+	a = &arena{keys: map[string][]*keystore.Fresh{}}
 	var fronts []string
 	for _, name := range []string{ours, theirs} {
 		for range starts {
@@ -156,44 +142,12 @@ func startArena(ctx context.Context, dir string) (a *arena, err error) {
 			fronts = append(fronts, key.Address().String())
 		}
 	}
-	a.net, err = testnet.Start(ctx, testnet.Config{
-		Dir: filepath.Join(dir, "net"), Relays: 20, VotingInterval: onionBalanceInterval,
-		Clients:  []string{visitor, ours, theirs},
-		Progress: func(p testnet.Progress) { progress("%s", p) },
+	a.Lab, err = lab.Start(ctx, lab.Config{
+		Dir: dir, Network: testnet.Config{Relays: 20, VotingInterval: onionBalanceInterval},
+		Managers: []string{ours, theirs}, Masters: fronts, Instances: 3,
+		Timeout: 5 * time.Minute, Tell: func(what string) { progress("%s", what) },
 	})
-	if err != nil {
-		return nil, err
-	}
-	if err := a.startInstances(ctx, fronts); err != nil {
-		return nil, errors.Join(err, a.net.Stop())
-	}
-	return a, nil
-}
-
-// startInstances starts three instances and waits until they are published.
-func (a *arena) startInstances(ctx context.Context, fronts []string) error {
-	progress("starting three instances")
-	a.instances = make([]*testnet.Service, 3)
-	group, ctx := errgroup.WithContext(ctx)
-	for i := range a.instances {
-		group.Go(func() (err error) {
-			a.instances[i], err = a.net.Service(ctx, testnet.ServiceConfig{Name: fmt.Sprintf("web%d", i+1), Masters: fronts})
-			if err != nil {
-				return err
-			}
-			return a.instances[i].Published(ctx)
-		})
-	}
-	return group.Wait()
-}
-
-// instanceList writes one entry for each instance.
-func (a *arena) instanceList(entry string) string {
-	var b strings.Builder
-	for _, s := range a.instances {
-		fmt.Fprintf(&b, entry, s.Name(), s.Address())
-	}
-	return b.String()
+	return a, err
 }
 
 // watches is into how many parts the idle time is divided.
@@ -231,15 +185,17 @@ func watch(ctx context.Context, long time.Duration, both []*contender, into []*s
 			return err
 		}
 	}
+	for _, c := range both {
+		var cancel context.CancelFunc
+		ctx, cancel = c.run.WhileRunning(ctx)
+		defer cancel()
+	}
 	select {
 	case <-time.After(long):
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	for i, c := range both {
-		if err := c.running(); err != nil {
-			return err
-		}
 		used, err := c.processorTime()
 		if err != nil {
 			return err
@@ -254,7 +210,7 @@ func watch(ctx context.Context, long time.Duration, both []*contender, into []*s
 func (c *contender) processorTime() (time.Duration, error) {
 	const processClock = 2 // the low bits of a clock's number, which say whose time it counts
 	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^c.cmd.Process.Pid)<<3|processClock, &t); err != nil {
+	if err := unix.ClockGettime(int32(^c.run.PID())<<3|processClock, &t); err != nil {
 		return 0, fmt.Errorf("reading the processor time of %s: %w", c.name, err)
 	}
 	return time.Duration(t.Nano()), nil
@@ -262,7 +218,7 @@ func (c *contender) processorTime() (time.Duration, error) {
 
 // memory is a field of /proc/PID/status, in bytes.
 func (c *contender) memory(field string) float64 {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.run.PID()))
 	for line := range strings.Lines(string(text)) {
 		if rest, ok := strings.CutPrefix(line, field+":"); ok {
 			kilobytes, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"onionbalancer/testnet/lab"
 )
 
 // quiet is for how long no HSDir may have confirmed anything for a publication
@@ -26,11 +28,11 @@ type uploads struct {
 }
 
 func watchUploads(ctx context.Context, a *arena, c *contender) (*uploads, error) {
-	cookie, err := os.ReadFile(filepath.Join(a.net.Dir(), c.name, "control_auth_cookie"))
+	cookie, err := os.ReadFile(filepath.Join(a.Net.Dir(), c.name, "control_auth_cookie"))
 	if err != nil {
 		return nil, err
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.net.Client(c.name).ControlAddress())
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.Net.Client(c.name).ControlAddress())
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +91,7 @@ func measureTransfer(ctx context.Context, o options, a *arena, both []*contender
 	r := &result{Name: "transfer through the public address", How: "make bench-network", Unit: unitRate}
 	turns := o.rounds * transfersEach
 	for turn := range turns {
-		own := a.instances[turn%len(a.instances)].Address()
+		own := a.Instances[turn%len(a.Instances)].Address()
 		sides := []struct {
 			address string
 			into    *series
@@ -116,7 +118,7 @@ func (a *arena) transfer(ctx context.Context, user, address string) (float64, er
 	if err != nil {
 		return 0, err
 	}
-	response, err := a.net.Client(visitor).HTTP(user).Do(request)
+	response, err := a.Net.Client(lab.Client).HTTP(user).Do(request)
 	if err != nil {
 		return 0, err
 	}

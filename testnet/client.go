@@ -62,12 +62,24 @@ func (n *Network) ControlTarget(client string) string {
 // torrc is the client's configuration.
 func (c *Client) torrc() *torrc { return c.net.clientConfig(c.dir, c.socksPort, c.controlPort) }
 
-// ready waits until the client has a circuit.
+// ready waits until the client can use the whole network. A tor counts itself as
+// bootstrapped with a first consensus of the authorities alone, too.
 func (c *Client) ready(ctx context.Context) error {
-	if err := c.net.until(ctx, time.Second, func() (bool, error) { return c.bootstrapped() == 100, nil }); err != nil {
+	if err := c.net.until(ctx, 100*time.Millisecond, func() (bool, error) { return c.bootstrapped() == 100 && c.upToDate(), nil }); err != nil {
 		return fmt.Errorf("waiting for client %q, at %d %%: %w\n%s", c.name, c.bootstrapped(), err, logTail(c.dir))
 	}
 	return nil
+}
+
+// upToDate reports whether the client has the first consensus with all relays or a
+// later one, and the microdescriptors that circuits take.
+func (c *Client) upToDate() bool {
+	p := c.current()
+	if p == nil {
+		return false
+	}
+	has, err := time.Parse(time.DateTime, p.info("consensus/valid-after"))
+	return err == nil && !has.Before(c.net.complete) && p.info("status/enough-dir-info") == "1"
 }
 
 // Kill ends the client's tor by kill -9.

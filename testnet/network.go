@@ -44,6 +44,7 @@ type Network struct {
 
 	authorities []*authority
 	relays      []*relay
+	complete    time.Time // valid-after of the first consensus with all relays; set by Start
 
 	changed  broadcast
 	stopped  chan struct{}
@@ -288,7 +289,11 @@ func (n *Network) firstConsensus(ctx context.Context) error {
 	want := len(n.authorities) + len(n.relays)
 	if err := n.until(ctx, 100*time.Millisecond, func() (bool, error) {
 		c, err := n.Consensus(ctx)
-		return err == nil && c.Relays >= want, nil
+		if err != nil || c.Relays < want {
+			return false, nil
+		}
+		n.complete = c.ValidAfter
+		return true, nil
 	}); err != nil {
 		return fmt.Errorf("waiting for a consensus of %d relays: %w", want, err)
 	}

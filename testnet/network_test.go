@@ -37,6 +37,11 @@ func TestNetwork(t *testing.T) {
 	}
 	defer n.Stop()
 	t.Logf("started after %v", time.Since(began))
+	for _, name := range []string{"c1", "manager"} {
+		if !n.Client(name).upToDate() {
+			t.Errorf("%s is not ready for the whole network", name)
+		}
+	}
 	if last.Running != 13 || !last.Consensus || last.Relays != 11 || last.Wanted != 11 || last.Clients != 100 {
 		t.Errorf("the last progress was %q (%+v)", last, last)
 	}

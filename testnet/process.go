@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -129,6 +130,18 @@ func (p *process) command(line string) (string, error) {
 		return "", err
 	}
 	return response.Reply, nil
+}
+
+// info asks tor for a value of one line; empty if tor has none.
+func (p *process) info(key string) string {
+	p.commands.Lock()
+	defer p.commands.Unlock()
+	response, err := p.conn.SendRequest("GETINFO %s", key)
+	if err != nil || len(response.Data) == 0 {
+		return ""
+	}
+	_, value, _ := strings.Cut(response.Data[0], "=")
+	return value
 }
 
 // pid is the process number of tor.

@@ -10,62 +10,70 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"onionbalancer/internal/status"
 	"onionbalancer/keystore/token/tokentest"
-	"onionbalancer/testnet"
+	"onionbalancer/testnet/lab"
+	"onionbalancer/testnet/lab/labtest"
 )
 
-// custodians is a private network of real tor processes with two instances of
-// one public address, a balancer in a process of its own, and visitors who come
-// all the time, each for the first time.
+// custodians is a lab with two instances of one public address, a balancer in a
+// process of its own, and visitors who come all the time, each for the first time.
 type custodians struct {
 	*testing.T
-	net       *testnet.Network
-	instances []*testnet.Service
-	dir       string
+	*lab.Lab
 	address   string
-	run       *exec.Cmd
-	log       *lockedLog
+	run       *lab.Process
 	points    int               // at most, in a descriptor
 	revisions map[uint64]uint64 // the last revision counter of each period
-
-	mu     sync.Mutex
-	visits int
-	lost   []string
+	visitors  lab.Tally
 }
 
-// TestCustodians moves the key of one public address from custodian to custodian
-// while it is visited: from disk under the seal of a token, its signing keys into
-// the token, the token out of the machine and back, and the identity key off to
-// a machine without a network. No visitor is lost and no upload refused.
-func TestCustodians(t *testing.T) {
+// TestRealTor takes one network of real tor processes through what custodians and
+// an intruder do.
+func TestRealTor(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	c := newCustodians(ctx, t)
-	hsm := tokentest.New(t)
-	hsm.Make(t, tokentest.AES, "seal", "01")
-	sealed := hsm.URI("seal") + "&x-sealed=" + filepath.Join(c.dir, "front.sealed")
-
+	hsm := tokentest.New(t) // before the balancer starts, which inherits where the token is
 	c.configure("front", "")
 	c.start()
 	c.published(ctx, "tor", "memory", time.Time{})
+	if !t.Run("custodians", func(t *testing.T) { c.on(t).moveCustodians(ctx, hsm) }) {
+		return
+	}
+	t.Run("intruder", func(t *testing.T) { c.on(t).breakIn(ctx) })
+}
+
+// on is c for a part of a test.
+func (c *custodians) on(t *testing.T) *custodians {
+	c.T = t
+	return c
+}
+
+// moveCustodians moves the key of one public address from custodian to custodian
+// while it is visited: from disk under the seal of a token, its signing keys into
+// the token, the token out of the machine and back, and the identity key off to
+// a machine without a network. No visitor is lost and no upload refused.
+func (c *custodians) moveCustodians(ctx context.Context, hsm *tokentest.Token) {
+	hsm.Make(c.T, tokentest.AES, "seal", "01")
+	sealed := hsm.URI("seal") + "&x-sealed=" + filepath.Join(c.Dir, "front.sealed")
 	stop := c.visit(ctx)
 	defer stop()
 	c.receive(ctx)
 
-	c.balancer("key", "seal", filepath.Join(c.dir, "front"), "--with", sealed)
-	if err := os.RemoveAll(filepath.Join(c.dir, "front")); err != nil {
-		t.Fatal(err)
+	c.balancer("key", "seal", filepath.Join(c.Dir, "front"), "--with", sealed)
+	if err := os.RemoveAll(filepath.Join(c.Dir, "front")); err != nil {
+		c.Fatal(err)
 	}
 	c.move(ctx, sealed, "", "sealed", "memory")
 	c.move(ctx, sealed, hsm.URI(""), "sealed", "token")
 
 	// The token is away when there is something to sign, and comes back.
-	hsm.Remove(t)
+	hsm.Remove(c.T)
 	c.points = 2
 	c.configure(sealed, hsm.URI(""))
 	changed := time.Now()
@@ -73,7 +81,7 @@ func TestCustodians(t *testing.T) {
 	c.await(ctx, "a warning about the token", func(s status.Service) bool {
 		return slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, "sees no such token") })
 	})
-	hsm.Insert(t)
+	hsm.Insert(c.T)
 	c.published(ctx, "sealed", "token", changed)
 	c.receive(ctx)
 
@@ -87,32 +95,16 @@ func TestCustodians(t *testing.T) {
 
 func newCustodians(ctx context.Context, t *testing.T) *custodians {
 	t.Helper()
-	// A socket's path must be short, and the test's own directory is not.
-	dir, err := os.MkdirTemp("", "keys")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	c := &custodians{T: t, dir: dir, log: new(lockedLog), points: 20, revisions: map[uint64]uint64{}}
+	c := &custodians{T: t, points: 20, revisions: map[uint64]uint64{}}
+	keys := t.TempDir()
 	var made keyShown
-	if err := json.Unmarshal(c.balancer("key", "new", filepath.Join(dir, "front"), "--json"), &made); err != nil {
+	if err := json.Unmarshal(c.balancer("key", "new", filepath.Join(keys, "front"), "--json"), &made); err != nil {
 		t.Fatal(err)
 	}
 	c.address = made.Address
-	if c.net, err = testnet.Start(ctx, testnet.Config{Clients: []string{"visitor", "manager"}}); err != nil {
+	c.Lab = labtest.Start(ctx, t, lab.Config{Masters: []string{c.address}, Instances: 2})
+	if err := os.Rename(filepath.Join(keys, "front"), filepath.Join(c.Dir, "front")); err != nil {
 		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.net.Stop() })
-	c.instances, err = c.net.Services(ctx, "instances",
-		testnet.ServiceConfig{Name: "web1", Masters: []string{c.address}},
-		testnet.ServiceConfig{Name: "web2", Masters: []string{c.address}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range c.instances {
-		if err := s.Published(ctx); err != nil {
-			t.Fatal(err)
-		}
 	}
 	return c
 }
@@ -141,19 +133,17 @@ func (c *custodians) balancer(args ...string) []byte {
 	return out
 }
 
-func (c *custodians) config() string { return filepath.Join(c.dir, "balancer.toml") }
+func (c *custodians) config() string { return filepath.Join(c.Dir, "balancer.toml") }
+func (c *custodians) socket() string { return filepath.Join(c.Dir, "state", status.SocketName) }
 
 // configure writes the configuration.
 func (c *custodians) configure(key, signing string) {
 	c.Helper()
-	text := fmt.Sprintf("state_dir = \"state\"\n[tor]\ncontrol = %q\n[log]\nlevel = \"debug\"\n[[service]]\nkey = %q\nmax_introduction_points = %d\n",
-		c.net.ControlTarget("manager"), key, c.points)
+	options := fmt.Sprintf("max_introduction_points = %d", c.points)
 	if signing != "" {
-		text += fmt.Sprintf("signing = %q\n", signing)
+		options += fmt.Sprintf("\nsigning = %q", signing)
 	}
-	for _, s := range c.instances {
-		text += fmt.Sprintf("[[service.instance]]\nname = %q\naddress = %q\n", s.Name(), s.Address())
-	}
+	text := "log.level = \"debug\"\n" + c.BalancerConfig(key, options)
 	if err := os.WriteFile(c.config(), []byte(text), 0o600); err != nil {
 		c.Fatal(err)
 	}
@@ -162,20 +152,28 @@ func (c *custodians) configure(key, signing string) {
 // start runs the balancer until the test ends.
 func (c *custodians) start() {
 	c.Helper()
-	c.run = c.command("run", "--config", c.config())
-	c.run.Stderr = c.log
-	if err := c.run.Start(); err != nil {
+	var err error
+	if c.run, err = lab.Run(c.command("run", "--config", c.config()), filepath.Join(c.Dir, "balancer.log")); err != nil {
 		c.Fatal(err)
 	}
-	c.Cleanup(func() {
-		_ = c.run.Process.Signal(syscall.SIGTERM)
-		if err := c.run.Wait(); err != nil {
-			c.Errorf("the balancer ended with %v", err)
+	t := c.T
+	t.Cleanup(func() {
+		if err := c.run.Stop(); err != nil {
+			t.Error(err)
 		}
-		if c.Failed() || testing.Verbose() {
-			c.Logf("the balancer's log:\n%s", c.log.text.String())
+		if t.Failed() || testing.Verbose() {
+			t.Logf("the balancer's log:\n%s", c.log())
 		}
 	})
+}
+
+// log is what the balancer has logged.
+func (c *custodians) log() string {
+	text, err := os.ReadFile(c.run.Log)
+	if err != nil {
+		c.Error(err)
+	}
+	return string(text)
 }
 
 // move has the running balancer take other custodians.
@@ -191,7 +189,7 @@ func (c *custodians) move(ctx context.Context, key, signing, form, where string)
 // hangUp has the running balancer read its configuration again.
 func (c *custodians) hangUp() {
 	c.Helper()
-	if err := c.run.Process.Signal(syscall.SIGHUP); err != nil {
+	if err := c.run.Reload(); err != nil {
 		c.Fatal(err)
 	}
 }
@@ -221,15 +219,10 @@ func (c *custodians) published(ctx context.Context, form, signing string, since 
 	c.Logf("%s: confirmed", what)
 }
 
-// receive waits for a few visitors who come from now on.
+// receive waits for a few visitors who are answered from now on.
 func (c *custodians) receive(ctx context.Context) {
 	c.Helper()
-	visits := func() int {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.visits
-	}
-	for before := visits(); visits() <= before+visitorsEach; time.Sleep(50 * time.Millisecond) {
+	for before := len(c.visitors.Times()); len(c.visitors.Times()) <= before+visitorsEach; time.Sleep(50 * time.Millisecond) {
 		if ctx.Err() != nil {
 			c.Fatal("there were too few visitors")
 		}
@@ -242,53 +235,30 @@ const visitorsEach = 5
 // await waits until the balancer's one service is as wanted.
 func (c *custodians) await(ctx context.Context, what string, wanted func(status.Service) bool) status.Service {
 	c.Helper()
-	var last status.Snapshot
-	for ctx.Err() == nil {
-		snapshot, err := status.Query(ctx, filepath.Join(c.dir, "state", status.SocketName))
-		if err == nil && len(snapshot.Services) == 1 {
-			if wanted(snapshot.Services[0]) {
-				return snapshot.Services[0]
-			}
-			last = snapshot
-		}
-		time.Sleep(200 * time.Millisecond)
+	s, err := lab.Await(ctx, c.socket(), wanted)
+	if err != nil {
+		shown, _ := json.Marshal(s)
+		c.Fatalf("there never were %s: %v: %s", what, err, shown)
 	}
-	shown, _ := json.Marshal(last.Services)
-	c.Fatalf("there never were %s: %s", what, shown)
-	return status.Service{}
+	return s
 }
 
 // visit sends visitors until the function it returns is called.
 func (c *custodians) visit(ctx context.Context) func() {
-	ctx, cancel := context.WithCancel(ctx)
+	var over atomic.Bool
 	var group sync.WaitGroup
-	group.Go(func() {
-		for n := 0; ctx.Err() == nil; n++ {
-			began := time.Now()
-			each, done := context.WithTimeout(ctx, time.Minute)
-			_, err := c.net.Client("visitor").Get(each, fmt.Sprintf("visitor%d", n), "http://"+c.address+"/")
-			done()
-			c.mu.Lock()
-			if err != nil && ctx.Err() == nil {
-				c.lost = append(c.lost, fmt.Sprintf("visitor %d, who came at %s: %v", n, began.Format(time.TimeOnly), err))
-			}
-			c.visits++
-			c.mu.Unlock()
-			time.Sleep(300 * time.Millisecond)
-		}
-	})
-	return func() { cancel(); group.Wait() }
+	group.Go(func() { _ = c.VisitEvery(ctx, c.address, time.Second/2, over.Load, &c.visitors) })
+	return func() { over.Store(true); group.Wait() }
 }
 
 // judge looks at what the visitors and the log say.
 func (c *custodians) judge() {
 	c.Helper()
-	if len(c.lost) > 0 || c.visits < 4*visitorsEach {
-		c.Errorf("%d of %d visitors lost:\n%s", len(c.lost), c.visits, strings.Join(c.lost, "\n"))
+	lost, answered := c.visitors.Failures(), len(c.visitors.Times())
+	if len(lost) > 0 || answered < 4*visitorsEach {
+		c.Errorf("%d visitors lost, %d answered:\n%s", len(lost), answered, strings.Join(lost, "\n"))
 	}
-	c.log.mu.Lock()
-	defer c.log.mu.Unlock()
-	if log := c.log.text.String(); strings.Contains(log, "UPLOAD_REJECTED") {
+	if strings.Contains(c.log(), "UPLOAD_REJECTED") {
 		c.Error("HSDirs refused uploads")
 	}
 }
@@ -297,11 +267,11 @@ func (c *custodians) judge() {
 // and the signing keys on a token, and installs what it gives.
 func (c *custodians) ceremony(key, signing string) {
 	c.Helper()
-	snapshot, err := status.Query(c.Context(), filepath.Join(c.dir, "state", status.SocketName))
+	snapshot, err := status.Query(c.Context(), c.socket())
 	if err != nil {
 		c.Fatal(err)
 	}
-	in := func(name string) string { return filepath.Join(c.dir, name) }
+	in := func(name string) string { return filepath.Join(c.Dir, name) }
 	var asked struct{ Fingerprint string }
 	out := c.balancer("ceremony", "request", "--dir", in("offline"), c.address, "--signing", signing,
 		"--periods", "6", "--period-length", fmt.Sprintf("%dm", snapshot.Consensus.PeriodMinutes),

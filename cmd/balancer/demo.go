@@ -5,18 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
+	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"onionbalancer/internal/owner"
 	"onionbalancer/testnet"
+	"onionbalancer/testnet/lab"
 )
 
 // demoOptions are the flags of "demo".
 type demoOptions struct {
-	lab     labConfig
+	lab     lab.Config
 	dir     string
 	fetches int
 	rotate  bool
@@ -25,7 +27,7 @@ type demoOptions struct {
 }
 
 func newDemoCommand() *cobra.Command {
-	o := demoOptions{lab: labConfig{timeout: 3 * time.Minute}}
+	o := demoOptions{}
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show balancing on a private Tor network, in about a minute",
@@ -47,10 +49,10 @@ descriptors it has as long as a tor client does, and checks that
 The exit status is 1 if any claim fails; logs are kept then.`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.lab.instances < 2 || o.lab.instances > 20 || o.fetches < 10 {
+			if o.lab.Instances < 2 || o.lab.Instances > 20 || o.fetches < 10 {
 				return usageError{errors.New("a demonstration takes 2 to 20 instances and at least 10 fetches")}
 			}
-			if err := o.lab.network.Validate(); err != nil {
+			if err := o.lab.Network.Validate(); err != nil {
 				return usageError{err}
 			}
 			return runDemo(cmd, o)
@@ -59,11 +61,11 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 	flags := cmd.Flags()
 	flags.BoolVar(&o.rotate, "rotate", false, "go on over a new time period and a new shared random value")
 	flags.IntVar(&o.fetches, "fetches", 90, "`NUMBER` of visitors before an instance is killed")
-	flags.IntVar(&o.lab.instances, "instances", 3, "`NUMBER` of instances")
-	flags.IntVar(&o.lab.network.Relays, "relays", demoRelays, "`NUMBER` of relays")
-	flags.DurationVar(&o.lab.network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more")
+	flags.IntVar(&o.lab.Instances, "instances", 3, "`NUMBER` of instances")
+	flags.IntVar(&o.lab.Network.Relays, "relays", demoRelays, "`NUMBER` of relays")
+	flags.DurationVar(&o.lab.Network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more")
 	flags.StringVar(&o.dir, "dir", "", "`DIRECTORY` for logs and state, which is kept; a temporary one by default")
-	flags.StringVar(&o.lab.network.LogLevel, "tor-log", "notice", "what the tors log, as in torrc: \"[rend]info notice\" tells more")
+	flags.StringVar(&o.lab.Network.LogLevel, "tor-log", "notice", "what the tors log, as in torrc: \"[rend]info notice\" tells more")
 	flags.BoolVar(&o.keep, "keep", false, "keep the temporary directory")
 	flags.BoolVar(&o.asJSON, "json", false, "print the result as JSON")
 	_ = cmd.MarkFlagDirname("dir")
@@ -77,11 +79,10 @@ const demoRelays = 20
 
 // demo is a demonstration under way.
 type demo struct {
-	options  demoOptions
-	line     *progressLine
-	lab      *lab
-	visitors atomic.Int64
-	result   demoResult
+	options demoOptions
+	line    *progressLine
+	lab     *publicLab
+	result  demoResult
 }
 
 // runDemo shows everything, prints the result, and tidies up.
@@ -125,20 +126,24 @@ func (d *demo) show(ctx context.Context) (err error) {
 	if d.lab, err = startLab(ctx, d.options.dir, d.options.lab, d.line.tell); err != nil {
 		return err
 	}
-	defer d.lab.net.Stop()
+	defer d.lab.Stop()
 	d.result.Network = time.Since(began).Seconds()
 	d.line.say("A private Tor network of %d relays and %d instances is up after %.0f s.",
-		d.options.lab.network.Relays+d.options.lab.network.Authorities, len(d.lab.instances), d.result.Network)
+		d.options.lab.Network.Relays+d.options.lab.Network.Authorities, len(d.lab.Instances), d.result.Network)
 
-	balancer, err := startBalancer(d.lab.dir, d.lab.config)
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding our own program: %w", err)
+	}
+	balancer, err := lab.Run(exec.Command(program, "run", "--config", d.lab.config), filepath.Join(d.lab.Dir, "balancer.log"))
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, balancer.stop()) }()
-	ctx, cancel := balancer.whileRunning(ctx)
+	defer func() { err = errors.Join(err, balancer.Stop()) }()
+	ctx, cancel := balancer.WhileRunning(ctx)
 	defer cancel()
 
-	for _, act := range []func(context.Context, *balancerProcess) error{d.firstAnswer, d.spread, d.kill} {
+	for _, act := range []func(context.Context, *lab.Process) error{d.firstAnswer, d.spread, d.kill} {
 		if err := act(ctx, balancer); err != nil {
 			return err
 		}

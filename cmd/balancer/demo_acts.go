@@ -3,125 +3,138 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
+
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/lab"
 )
 
 const (
-	fetchTimeout = 2 * time.Minute // for one visitor, as long as tor's own SocksTimeout
-	visitorsOnce = 4               // who come at the same time
-	shareBand    = 0.12            // how far from an even share an instance may be
+	visitorsOnce = 4    // who come at the same time
+	shareBand    = 0.12 // how far from an even share an instance may be
 )
 
-// visit fetches the public address as someone new, over circuits that nobody
-// else has, and returns the name of the instance that answered.
-func (d *demo) visit(ctx context.Context) (string, time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
-	defer cancel()
-	visitor := fmt.Sprintf("visitor%d", d.visitors.Add(1))
-	began := time.Now()
-	name, err := d.lab.net.Client(labClient).Get(ctx, visitor, "http://"+d.lab.front+"/")
-	return strings.TrimSpace(name), time.Since(began), err
+// tally counts visitors, and shows how many there were.
+func (d *demo) tally(what func() string) *lab.Tally {
+	return &lab.Tally{Told: func(t *lab.Tally) { d.line.tell(what() + ": " + tallyLine(d.lab.Names(), t)) }}
 }
 
-// visits sends that many visitors, a few at a time, and counts who answered.
-func (d *demo) visits(ctx context.Context, count int, what string, t *tally) error {
-	var wg sync.WaitGroup
-	turns := make(chan struct{}, visitorsOnce)
-	for range count {
-		select {
-		case turns <- struct{}{}:
-		case <-ctx.Done():
-			wg.Wait()
-			return context.Cause(ctx)
-		}
-		wg.Go(func() {
-			defer func() { <-turns }()
-			name, took, err := d.visit(ctx)
-			t.add(name, took, err)
-			d.line.tell(what + ": " + t.String())
-		})
+func tallyLine(names []string, t *lab.Tally) string {
+	var b strings.Builder
+	answers := t.Answers()
+	for _, name := range names {
+		fmt.Fprintf(&b, "%s %d, ", name, answers[name])
 	}
-	wg.Wait()
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return nil
+	fmt.Fprintf(&b, "failed %d", len(t.Failures()))
+	return b.String()
 }
 
 // firstAnswer waits for the balancer to publish and for a visitor to get
 // through, and takes the times from the balancer's start on.
-func (d *demo) firstAnswer(ctx context.Context, b *balancerProcess) error {
+func (d *demo) firstAnswer(ctx context.Context, b *lab.Process) error {
 	d.line.tell("the balancer is starting")
-	limited, cancel := context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("no publication within a minute; see %s", b.log))
+	limited, cancel := context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("no publication within a minute; see %s", b.Log))
 	defer cancel()
-	if err := b.published(limited); err != nil {
+	if _, err := lab.Await(limited, filepath.Join(d.lab.Dir, "state", status.SocketName), lab.Published); err != nil {
+		return fmt.Errorf("waiting for the balancer to publish: %w", err)
+	}
+	d.result.Published = time.Since(b.Started).Seconds()
+	name, err := d.lab.FirstVisit(limited, d.lab.front)
+	if err != nil {
+		d.result.claim(false, "the public address answers", "%v", err)
 		return err
 	}
-	d.result.Published = time.Since(b.started).Seconds()
-	for {
-		name, _, err := d.visit(limited)
-		if err == nil {
-			d.result.FirstAnswer = time.Since(b.started).Seconds()
-			d.result.claim(true, "the public address answers", "first by %s, %.1f s after the balancer was started", name, d.result.FirstAnswer)
-			d.line.say("The public address is published %.1f s after the balancer was started; the first answer came after %.1f s.",
-				d.result.Published, d.result.FirstAnswer)
-			return nil
-		}
-		if limited.Err() != nil {
-			d.result.claim(false, "the public address answers", "%v", err)
-			return context.Cause(limited)
-		}
-	}
+	d.result.FirstAnswer = time.Since(b.Started).Seconds()
+	d.result.claim(true, "the public address answers", "first by %s, %.1f s after the balancer was started", name, d.result.FirstAnswer)
+	d.line.say("The public address is published %.1f s after the balancer was started; the first answer came after %.1f s.",
+		d.result.Published, d.result.FirstAnswer)
+	return nil
 }
 
 // spread counts who answers. Visitors choose at random, and a share can be off
 // by chance: then as many visitors again decide.
-func (d *demo) spread(ctx context.Context, _ *balancerProcess) error {
-	var names []string
-	for _, s := range d.lab.instances {
-		names = append(names, s.Name())
-	}
-	t := newTally(names)
-	if err := d.visits(ctx, d.options.fetches, "visitors", t); err != nil {
+func (d *demo) spread(ctx context.Context, _ *lab.Process) error {
+	names := d.lab.Names()
+	t := d.tally(func() string { return "visitors" })
+	if err := d.lab.Visits(ctx, d.lab.front, d.options.fetches, visitorsOnce, t); err != nil {
 		return err
 	}
-	even := 1 / float64(len(names))
-	if off := t.furthest(even); off > shareBand && t.failures() == 0 {
-		d.line.say("After %d visitors a share is %.0f percentage points off; as many again will show whether that is chance.", t.total(), 100*off)
-		if err := d.visits(ctx, d.options.fetches, "visitors", t); err != nil {
+	r := newTallyResult(names, t)
+	if off := r.furthest(); off > shareBand && len(r.Failures) == 0 {
+		d.line.say("After %d visitors a share is %.0f percentage points off; as many again will show whether that is chance.", r.Visitors, 100*off)
+		if err := d.lab.Visits(ctx, d.lab.front, d.options.fetches, visitorsOnce, t); err != nil {
 			return err
 		}
+		r = newTallyResult(names, t)
 	}
-	d.result.Spread = t.result()
-	d.result.claim(t.failures() == 0, "every visitor is served", "%d of %d", t.answered(), t.total())
-	off := t.furthest(even)
+	d.result.Spread = r
+	d.result.claim(len(r.Failures) == 0, "every visitor is served", "%d of %d", r.answered(), r.Visitors)
+	off := r.furthest()
 	d.result.claim(off <= shareBand, "the instances share the visitors evenly",
-		"each within %.0f percentage points of %.0f %%, the furthest is off by %.1f", 100*shareBand, 100*even, 100*off)
-	d.line.say("%s", strings.TrimRight(d.result.Spread.chart(), "\n"))
+		"each within %.0f percentage points of %.0f %%, the furthest is off by %.1f", 100*shareBand, 100/float64(len(names)), 100*off)
+	d.line.say("%s", strings.TrimRight(r.chart(), "\n"))
 	return nil
 }
 
 // kill ends the tor of an instance with kill -9, and sends visitors at once.
-func (d *demo) kill(ctx context.Context, _ *balancerProcess) error {
-	victim := d.lab.instances[0]
+func (d *demo) kill(ctx context.Context, _ *lab.Process) error {
+	victim := d.lab.Instances[0]
 	d.line.say("Killing %s: kill -9 %d", victim.Name(), victim.PID())
 	victim.Kill()
-	var names []string
-	for _, s := range d.lab.instances {
-		names = append(names, s.Name())
-	}
-	t := newTally(names)
-	if err := d.visits(ctx, max(10, d.options.fetches/2), "visitors without "+victim.Name(), t); err != nil {
+	t := d.tally(func() string { return "visitors without " + victim.Name() })
+	if err := d.lab.Visits(ctx, d.lab.front, max(10, d.options.fetches/2), visitorsOnce, t); err != nil {
 		return err
 	}
-	d.result.Killed = victim.Name()
-	d.result.AfterKill = t.result()
-	others := slices.DeleteFunc(names, func(name string) bool { return name == victim.Name() })
-	d.result.claim(t.failures() == 0 && t.count(victim.Name()) == 0, "a killed instance costs no visitor",
-		"%d of %d served by %s; the slowest answer took %.1f s", t.answered(), t.total(), strings.Join(others, " and "), t.slowest().Seconds())
-	d.line.say("%s", strings.TrimRight(d.result.AfterKill.chart(), "\n"))
+	names := d.lab.Names()
+	r := newTallyResult(names, t)
+	d.result.Killed, d.result.AfterKill = victim.Name(), r
+	others := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == victim.Name() })
+	d.result.claim(len(r.Failures) == 0 && r.Answers[victim.Name()] == 0, "a killed instance costs no visitor",
+		"%d of %d served by %s; the slowest answer took %.1f s", r.answered(), r.Visitors, strings.Join(others, " and "), r.Slowest)
+	d.line.say("%s", strings.TrimRight(r.chart(), "\n"))
+	return nil
+}
+
+// rotation brings the killed instance back and sends a visitor twice a second
+// until the time period and the shared random value have changed. The client
+// is the one of before: it keeps each descriptor for as long as a tor does,
+// over the change of the shared random value, when instances close the
+// introduction points that are in the older one.
+func (d *demo) rotation(ctx context.Context) error {
+	before, err := d.lab.Net.Consensus(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.lab.Instances[0].Restart(ctx); err != nil {
+		return err
+	}
+	r := &rotationResult{Period: before.NextPeriod(), SharedRandom: before.NextSharedRandom()}
+	d.result.Rotation = r
+	last := r.Period
+	if r.SharedRandom.After(last) {
+		last = r.SharedRandom
+	}
+	// A client may learn of a change one voting interval late.
+	until := last.Add(3 * before.VotingInterval())
+	d.line.say("%s is back. The time period changes at %s, the shared random value at %s: going on until %s.",
+		d.lab.Instances[0].Name(), clock(r.Period), clock(r.SharedRandom), clock(until))
+
+	t := d.tally(func() string { return fmt.Sprintf("%3.0f s left", time.Until(until).Seconds()) })
+	if err := d.lab.VisitEvery(ctx, d.lab.front, time.Second/2, func() bool { return time.Now().After(until) }, t); err != nil {
+		return err
+	}
+	after, err := d.lab.Net.Consensus(ctx)
+	if err != nil {
+		return err
+	}
+	r.Visitors = newTallyResult(d.lab.Names(), t)
+	changed := !after.ValidAfter.Before(last) && string(after.SharedRandomCurrent) != string(before.SharedRandomCurrent)
+	d.result.claim(changed, "the network has a new period and a new shared random value", "consensus of %s", clock(after.ValidAfter))
+	d.result.claim(len(r.Visitors.Failures) == 0, "the changes cost no visitor", "%d of %d served; the slowest answer took %.1f s",
+		r.Visitors.answered(), r.Visitors.Visitors, r.Visitors.Slowest)
+	d.line.say("%s", r.Visitors.chart())
 	return nil
 }

@@ -3,8 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
+
+	"onionbalancer/testnet/lab"
 )
 
 // demoResult is what a demonstration has shown. Times are in seconds.
@@ -77,4 +80,58 @@ func (r *demoResult) print(out io.Writer) {
 		}
 	}
 	fmt.Fprintf(out, "%.0f s altogether\n", r.Seconds)
+}
+
+// tallyResult is a tally that is over.
+type tallyResult struct {
+	Visitors int            `json:"visitors"`
+	Answers  map[string]int `json:"answers"` // by instance
+	Failures []string       `json:"failures"`
+	Median   float64        `json:"median_seconds"`
+	Slowest  float64        `json:"slowest_seconds"`
+
+	names []string
+}
+
+// newTallyResult sums t up for the instances of those names.
+func newTallyResult(names []string, t *lab.Tally) *tallyResult {
+	r := &tallyResult{Answers: map[string]int{}, Failures: []string{}, names: names}
+	for _, failure := range t.Failures() {
+		r.Failures = append(r.Failures, oneLine(failure))
+	}
+	took, answers := t.Times(), t.Answers()
+	r.Visitors = len(took) + len(r.Failures)
+	for _, name := range names {
+		r.Answers[name] = answers[name]
+	}
+	if n := len(took); n > 0 {
+		r.Median, r.Slowest = took[n/2].Seconds(), took[n-1].Seconds()
+	}
+	return r
+}
+
+func (r *tallyResult) answered() int { return r.Visitors - len(r.Failures) }
+
+// furthest is how far the share of any instance is from the even one.
+func (r *tallyResult) furthest() (off float64) {
+	for _, name := range r.names {
+		share := float64(r.Answers[name]) / float64(max(1, r.answered()))
+		off = max(off, math.Abs(share-1/float64(len(r.names))))
+	}
+	return off
+}
+
+// chart draws the shares as bars.
+func (r *tallyResult) chart() string {
+	const width = 40 // of a bar that stands for all visitors
+	var b strings.Builder
+	for _, name := range r.names {
+		share := float64(r.Answers[name]) / float64(max(1, r.Visitors))
+		bar := strings.Repeat("█", int(math.Round(share*width)))
+		fmt.Fprintf(&b, "  %-8s %-*s %4d  %5.1f %%\n", name, width, bar, r.Answers[name], 100*share)
+	}
+	if len(r.Failures) > 0 {
+		fmt.Fprintf(&b, "  %-8s %-*s %4d\n", "nobody", width, "", len(r.Failures))
+	}
+	return b.String()
 }

@@ -6,10 +6,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"onionbalancer/testnet/lab"
 )
 
 // TestDemo is the demonstration itself, on real tor.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	out, progress, status := balancer(t, "demo", "--json", "--dir", dir)
 	var r demoResult
@@ -31,21 +34,18 @@ func TestDemo(t *testing.T) {
 }
 
 func TestTally(t *testing.T) {
-	tally := newTally([]string{"a", "b", "c"})
+	var tally lab.Tally
 	for range 2 {
-		tally.add("a", 3*time.Second, nil)
+		tally.Add("a", 3*time.Second, nil)
 	}
-	tally.add("b", time.Second, nil)
-	tally.add("c", 2*time.Second, nil)
-	tally.add("", time.Minute, errors.New("lost"))
-	if got := tally.furthest(1. / 3); got < 0.166 || got > 0.167 {
+	tally.Add("b", time.Second, nil)
+	tally.Add("c", 2*time.Second, nil)
+	tally.Add("", time.Minute, errors.New("lost"))
+	r := newTallyResult([]string{"a", "b", "c"}, &tally)
+	if got := r.furthest(); got < 0.166 || got > 0.167 {
 		t.Errorf("the furthest share is off by %v", got)
 	}
-	if tally.total() != 5 || tally.answered() != 4 || tally.failures() != 1 || tally.slowest() != 3*time.Second {
-		t.Errorf("counted %d, %d, %d, slowest %v", tally.total(), tally.answered(), tally.failures(), tally.slowest())
-	}
-	r := tally.result()
-	if r.Median != 3 || r.Visitors != 5 || r.Answers["a"] != 2 {
+	if r.Median != 3 || r.Slowest != 3 || r.Visitors != 5 || r.answered() != 4 || len(r.Failures) != 1 || r.Answers["a"] != 2 {
 		t.Errorf("result %+v", r)
 	}
 	chart := r.chart()

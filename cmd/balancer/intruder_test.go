@@ -4,12 +4,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,29 +17,25 @@ import (
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet"
+	"onionbalancer/testnet/lab"
+	"onionbalancer/testnet/lab/labtest"
 )
 
-// TestIntruder breaks into one backend on a real network, first the first of the
-// file and then the last. It publishes, through the backend's own tor, its points
-// and the other's keys, or its points where the other's are; then 60 visitors come.
-func TestIntruder(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
-	c := newCustodians(ctx, t)
-	c.configure("front", "")
-	c.start()
-	c.published(ctx, "tor", "memory", time.Time{})
-	for n, place := range []string{"first", "last"} {
-		i := newIntruder(ctx, c, c.instances[n*(len(c.instances)-1)])
-		i.publish(ctx, i.withStolenKeys)
-		name := "instance " + i.service.Name() + " offers keys"
-		c.await(ctx, "a warning that names the intruder", func(s status.Service) bool {
-			return s.State == status.StateDegraded && slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, name) })
-		})
-		i.visits(ctx, place+" in the file, with stolen keys")
-		i.publish(ctx, i.onTheirRelays)
-		i.visits(ctx, place+" in the file, on the other's relays")
-	}
+// breakIn breaks into one backend, first the first of the file and then the last.
+// It publishes, through the backend's own tor, its points and the other's keys, or
+// its points where the other's are; then 60 visitors come.
+func (c *custodians) breakIn(ctx context.Context) {
+	i := newIntruder(ctx, c, c.Instances[0])
+	i.publish(ctx, i.withStolenKeys)
+	name := "instance " + i.service.Name() + " offers keys"
+	c.await(ctx, "a warning that names the intruder", func(s status.Service) bool {
+		return s.State == status.StateDegraded && slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, name) })
+	})
+	i.visits(ctx, "first in the file, with stolen keys")
+
+	i = newIntruder(ctx, c, c.Instances[1])
+	i.publish(ctx, i.onTheirRelays)
+	i.visits(ctx, "last in the file, on the other's relays")
 }
 
 // intruder is whoever broke into a backend: they have its tor and its key.
@@ -220,8 +214,8 @@ func (i *intruder) visits(ctx context.Context, when string) {
 	i.await(ctx, "confirmations", func(s status.Service) bool {
 		return !slices.ContainsFunc(s.Descriptors, func(d status.Descriptor) bool { return d.Confirmed < len(d.Slots) })
 	})
-	visitor := control.New(control.Config{Dial: control.DialTarget(i.net.Client("visitor").ControlAddress()),
-		CookieFile: filepath.Join(i.net.Dir(), "visitor", "control_auth_cookie")})
+	visitor := control.New(control.Config{Dial: control.DialTarget(i.Net.Client(lab.Client).ControlAddress()),
+		CookieFile: filepath.Join(i.Net.Dir(), lab.Client, "control_auth_cookie")})
 	running, end := context.WithCancel(ctx)
 	defer end()
 	go func() { _ = visitor.Run(running) }()
@@ -233,22 +227,7 @@ func (i *intruder) visits(ctx context.Context, when string) {
 	}
 	time.Sleep(time.Second)
 	const visits = 60
-	got := make([]string, visits)
-	var group errgroup.Group
-	group.SetLimit(6)
-	for n := range got {
-		group.Go(func() (err error) {
-			got[n], err = i.net.Client("visitor").Get(ctx, fmt.Sprintf("%s %d", when, n), "http://"+i.address+"/")
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		i.Errorf("%s: a visitor was lost: %v", when, err)
-	}
-	counts := make(map[string]int)
-	for _, name := range got {
-		counts[strings.TrimSpace(name)]++
-	}
+	counts := labtest.Serve(ctx, i.T, i.Lab, i.address, visits, 6)
 	s := i.await(ctx, "status", func(status.Service) bool { return true })
 	i.Logf("%s: %v; %s", when, counts, s.State)
 	for _, instance := range s.Instances {

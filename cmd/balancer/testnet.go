@@ -1,16 +1,21 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"onionbalancer/internal/owner"
 	"onionbalancer/testnet"
+	"onionbalancer/testnet/lab"
 )
 
 // defaultLabDir is where "testnet" keeps a network unless told otherwise.
@@ -47,7 +52,7 @@ func addDirFlag(cmd *cobra.Command, dir *string) {
 func newTestnetUpCommand() *cobra.Command {
 	var dir string
 	var detach, asJSON bool
-	config := labConfig{timeout: 3 * time.Minute}
+	config := lab.Config{}
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the network, and keep it up until Ctrl-C",
@@ -67,10 +72,10 @@ To see what happens when an instance dies, end its tor: "kill -9 PID".`,
   curl --proxy socks5h://user1:x@SOCKS http://ADDRESS/`,
 		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if config.instances < 0 || config.services < 0 || config.instances+config.services > 50 {
+			if config.Instances < 0 || config.Services < 0 || config.Instances+config.Services > 50 {
 				return usageError{errors.New("--instances and --services are numbers from 0 to 50")}
 			}
-			if err := config.network.Validate(); err != nil {
+			if err := config.Network.Validate(); err != nil {
 				return usageError{err}
 			}
 			if err := owner.Check(dir); err != nil {
@@ -84,20 +89,20 @@ To see what happens when an instance dies, end its tor: "kill -9 PID".`,
 	}
 	addDirFlag(cmd, &dir)
 	flags := cmd.Flags()
-	flags.IntVar(&config.network.Authorities, "authorities", testnet.DefaultAuthorities, "`NUMBER` of directory authorities, 3 to 9")
-	flags.IntVar(&config.network.Relays, "relays", testnet.DefaultRelays, "`NUMBER` of relays besides them, 3 to 100; each instance chooses three as introduction points")
-	flags.IntVar(&config.instances, "instances", 3, "`NUMBER` of instances of the public address")
-	flags.IntVar(&config.services, "services", 0, "`NUMBER` of ordinary onion services")
-	flags.DurationVar(&config.network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more")
-	flags.StringVar(&config.network.TorBinary, "tor", "tor", "the tor `PROGRAM` to run")
-	flags.StringVar(&config.network.LogLevel, "tor-log", "notice", "what the tors log, as in torrc: \"[rend]info notice\" tells more")
+	flags.IntVar(&config.Network.Authorities, "authorities", testnet.DefaultAuthorities, "`NUMBER` of directory authorities, 3 to 9")
+	flags.IntVar(&config.Network.Relays, "relays", testnet.DefaultRelays, "`NUMBER` of relays besides them, 3 to 100; each instance chooses three as introduction points")
+	flags.IntVar(&config.Instances, "instances", 3, "`NUMBER` of instances of the public address")
+	flags.IntVar(&config.Services, "services", 0, "`NUMBER` of ordinary onion services")
+	flags.DurationVar(&config.Network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more")
+	flags.StringVar(&config.Network.TorBinary, "tor", "tor", "the tor `PROGRAM` to run")
+	flags.StringVar(&config.Network.LogLevel, "tor-log", "notice", "what the tors log, as in torrc: \"[rend]info notice\" tells more")
 	flags.BoolVar(&detach, "detach", false, "leave the network up in the background")
 	flags.BoolVar(&asJSON, "json", false, "print what there is to use as JSON")
 	return cmd
 }
 
 // upLab starts a network and holds it until the command's context ends.
-func upLab(cmd *cobra.Command, dir string, config labConfig, asJSON bool) error {
+func upLab(cmd *cobra.Command, dir string, config lab.Config, asJSON bool) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
@@ -112,8 +117,8 @@ func upLab(cmd *cobra.Command, dir string, config labConfig, asJSON bool) error 
 	defer lock.Close()
 	state := &labState{
 		State: "starting", PID: os.Getpid(), Started: time.Now().UTC(), Dir: dir,
-		Authorities: config.network.Authorities, Relays: config.network.Relays,
-		VotingInterval: config.network.VotingInterval.Seconds(),
+		Authorities: config.Network.Authorities, Relays: config.Network.Relays,
+		VotingInterval: config.Network.VotingInterval.Seconds(),
 	}
 	line := newProgressLine(cmd.ErrOrStderr(), false)
 	l, err := startLab(cmd.Context(), dir, config, func(progress string) {
@@ -126,7 +131,7 @@ func upLab(cmd *cobra.Command, dir string, config labConfig, asJSON bool) error 
 		return err
 	}
 	defer os.Remove(statePath(dir))
-	defer l.net.Stop()
+	defer l.Stop()
 	state.describe(l)
 	if err := state.write(); err != nil {
 		return err
@@ -136,7 +141,159 @@ func upLab(cmd *cobra.Command, dir string, config labConfig, asJSON bool) error 
 	}
 	<-cmd.Context().Done()
 	line.tell("ending the network")
-	err = l.net.Stop()
+	err = l.Stop()
 	line.say("the network is down")
 	return err
+}
+
+// detachLab runs the same command again in the background, without --detach,
+// and waits until it has a network up.
+func detachLab(cmd *cobra.Command, dir string, asJSON bool) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making the test network's directory: %w", err)
+	}
+	state, err := readLabState(dir)
+	if err != nil {
+		return err
+	}
+	if state.State != "down" {
+		return fmt.Errorf("%s: %w; \"balancer testnet down\" ends it", dir, errLocked)
+	}
+	child, log, err := startInBackground(dir, os.Args[1:])
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- child.Wait() }()
+	line := newProgressLine(cmd.ErrOrStderr(), false)
+	defer line.clear()
+	for {
+		select {
+		case <-cmd.Context().Done():
+			child.Process.Signal(syscall.SIGTERM)
+			return errors.Join(cmd.Context().Err(), <-ended)
+		case err := <-ended:
+			said, _ := os.ReadFile(log)
+			return fmt.Errorf("the test network did not come up: %w\n%s", err, said)
+		case <-time.After(200 * time.Millisecond):
+		}
+		state, err := readLabState(dir)
+		if err != nil {
+			return err
+		}
+		if state.State == "up" {
+			line.clear()
+			return printLab(cmd, state, asJSON)
+		}
+		line.tell(state.Progress)
+	}
+}
+
+// startInBackground runs our own program in a session of its own, with its
+// output in a file, whose path is returned.
+func startInBackground(dir string, args []string) (*exec.Cmd, string, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, "", fmt.Errorf("finding our own program: %w", err)
+	}
+	path := filepath.Join(dir, "up.log")
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, "", fmt.Errorf("starting in the background: %w", err)
+	}
+	defer log.Close()
+	args = slices.DeleteFunc(slices.Clone(args), func(arg string) bool {
+		return arg == "--detach" || arg == "--detach=true"
+	})
+	child := exec.Command(program, args...)
+	child.Stdout, child.Stderr = log, log
+	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := child.Start(); err != nil {
+		return nil, "", fmt.Errorf("starting in the background: %w", err)
+	}
+	return child, path, nil
+}
+
+func newTestnetDownCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "End a network that is up",
+		Long: `Ends the network that "balancer testnet up" has started in DIRECTORY, and waits
+until all of its processes are gone. If none is up there, nothing is done.`,
+		Args: misuse(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := owner.Check(dir); err != nil {
+				return err
+			}
+			return downLab(cmd.Context(), dir)
+		},
+	}
+	addDirFlag(cmd, &dir)
+	return cmd
+}
+
+// downLab asks the process that holds the network to leave, and kills it if it
+// does not; its tors leave with it.
+func downLab(ctx context.Context, dir string) error {
+	state, err := readLabState(dir)
+	if err != nil || state.State == "down" {
+		return err
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		if err := syscall.Kill(state.PID, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("ending the test network, process %d: %w", state.PID, err)
+		}
+		for began := time.Now(); time.Since(began) < 10*time.Second; {
+			now, err := readLabState(dir)
+			if err != nil || now.State == "down" {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return fmt.Errorf("ending the test network: process %d does not end", state.PID)
+}
+
+func newTestnetStatusCommand() *cobra.Command {
+	var dir string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Say whether a network is up, and what there is to use",
+		Long: `Says whether a network is up in DIRECTORY, what there is to use, and when the
+network's time period and shared random value change next. The exit status is 0 if
+it is up, and 1 otherwise.`,
+		Args: misuse(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := owner.Check(dir); err != nil {
+				return err
+			}
+			state, err := readLabState(dir)
+			if err != nil {
+				return err
+			}
+			if state.State == "up" {
+				state.ask(cmd.Context())
+			}
+			if err := printLab(cmd, state, asJSON); err != nil {
+				return err
+			}
+			if state.State != "up" {
+				return fmt.Errorf("no test network is up in %s", dir)
+			}
+			return nil
+		},
+	}
+	addDirFlag(cmd, &dir)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON")
+	return cmd
 }

@@ -46,6 +46,7 @@ func inDirectory(t *testing.T, dir string) (pids []string) {
 }
 
 func TestTestnetDetached(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	t.Cleanup(func() {
 		if err := downLab(context.Background(), dir); err != nil {

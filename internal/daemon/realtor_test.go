@@ -13,17 +13,14 @@ import (
 
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
-	"onionbalancer/testnet"
+	"onionbalancer/testnet/lab"
+	"onionbalancer/testnet/lab/labtest"
 )
 
-// town is a private network of real tor processes with three instances of two
-// public addresses, and a visitor.
+// town is a lab with three instances of two public addresses.
 type town struct {
-	t         *testing.T
-	net       *testnet.Network
-	instances []*testnet.Service
-	dir       string
-	visits    int
+	*lab.Lab
+	t *testing.T
 }
 
 // warnings gathers what a logger has said aloud, without tor's own lines.
@@ -54,60 +51,36 @@ func (w warnings) take() (list []string) {
 }
 
 // TestOnRealTor takes one network through what a daemon lives through. Each part
-// goes on where the one before left off.
+// goes on where the one before left off. The changes of the period and of the
+// shared random value are the demonstration's (make demo ROTATE=1), and those of
+// a month are the simulated network's.
 func TestOnRealTor(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	// A unix socket's path must be short, and the test's own directory is not.
-	dir, err := os.MkdirTemp("", "daemon")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	a, b := writeKey(t, filepath.Join(dir, "a"), 1), writeKey(t, filepath.Join(dir, "b"), 2)
-	w := &town{t: t, dir: dir}
-	w.net, err = testnet.Start(ctx, testnet.Config{Clients: []string{"visitor", "manager"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.net.Stop()
-	for _, name := range []string{"web1", "web2", "web3"} {
-		s, err := w.net.Service(ctx, testnet.ServiceConfig{Name: name, Masters: []string{a.String(), b.String()}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.instances = append(w.instances, s)
-	}
-	for _, s := range w.instances {
-		if err := s.Published(ctx); err != nil {
+	keys := t.TempDir()
+	a, b := writeKey(t, filepath.Join(keys, "a"), 1), writeKey(t, filepath.Join(keys, "b"), 2)
+	w := &town{t: t, Lab: labtest.Start(ctx, t, lab.Config{Masters: []string{a.String(), b.String()}, Instances: 3})}
+	for _, key := range []string{"a", "b"} {
+		if err := os.Rename(filepath.Join(keys, key), filepath.Join(w.Dir, key)); err != nil {
 			t.Fatal(err)
 		}
 	}
 
-	d, _ := w.daemon(ctx, "a", fmt.Sprintf("control = %q\n", w.net.ControlTarget("manager")))
+	d, _ := w.daemon(ctx, "a", fmt.Sprintf("control = %q", w.Net.ControlTarget(lab.Manager)))
 	defer d.Stop()
-	w.everyInstance(ctx, "at first", a.String(), 3)
+	labtest.Reach(ctx, t, w.Lab, a.String(), 3)
 	t.Run("a tor of our own", func(t *testing.T) { w.ownTor(ctx, t, b.String()) })
 	t.Run("tor dies and returns", func(t *testing.T) { w.torReturns(ctx, t, d, a.String()) })
 	t.Run("an instance dies", func(t *testing.T) {
-		w.instances[0].Kill()
-		w.reach(ctx, t, a.String(), 10)
-		if err := w.instances[0].Restart(ctx); err != nil {
-			t.Fatal(err)
-		}
+		w.Instances[0].Kill()
+		labtest.Serve(ctx, t, w.Lab, a.String(), 10, 1)
 	})
-	t.Run("period and shared random value change", func(t *testing.T) { w.rotation(ctx, t, a.String()) })
 }
 
 // daemon starts a daemon for the key with the lines in its [tor] table.
 func (w *town) daemon(ctx context.Context, key, tor string) (*Daemon, warnings) {
 	w.t.Helper()
-	text := fmt.Sprintf("state_dir = %q\n[tor]\n%s", key+"-state", tor)
-	text += fmt.Sprintf("[[service]]\nkey = %q\nfetch_interval = \"15s\"\n", key)
-	for _, s := range w.instances {
-		text += fmt.Sprintf("[[service.instance]]\nname = %q\naddress = %q\n", s.Name(), s.Address())
-	}
-	cfg := parse(w.t, w.dir, text)
+	cfg := parse(w.t, w.Dir, w.ServiceConfig(key+"-state", tor, key, "fetch_interval = \"15s\""))
 	said := warnings{slog.NewTextHandler(w.t.Output(), nil), new(sync.Mutex), new([]string)}
 	d, err := New(cfg, "test", slog.New(said))
 	if err != nil {
@@ -119,65 +92,21 @@ func (w *town) daemon(ctx context.Context, key, tor string) (*Daemon, warnings) 
 	return d, said
 }
 
-// visit fetches from address as somebody new and returns who answered.
-func (w *town) visit(ctx context.Context, address string, n int) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	body, err := w.net.Client("visitor").Get(ctx, fmt.Sprintf("visitor%d", n), "http://"+address+"/")
-	return strings.TrimSpace(body), err
-}
-
-// everyInstance visits until count instances have answered.
-func (w *town) everyInstance(ctx context.Context, when, address string, count int) {
-	w.t.Helper()
-	answered := map[string]int{}
-	for len(answered) < count {
-		w.visits++
-		body, err := w.visit(ctx, address, w.visits)
-		if ctx.Err() != nil {
-			w.t.Fatalf("%s: only %v answered", when, answered)
-		}
-		if err != nil {
-			// Nothing is published yet; tor's client takes a moment to give up.
-			time.Sleep(200 * time.Millisecond)
-			continue
-		}
-		answered[body]++
-	}
-}
-
-// reach makes visits, none of which may fail.
-func (w *town) reach(ctx context.Context, t *testing.T, address string, visits int) {
-	t.Helper()
-	for range visits {
-		w.visits++
-		if _, err := w.visit(ctx, address, w.visits); err != nil {
-			t.Errorf("a visit: %v", err)
-		}
-	}
-}
-
 // ownTor publishes the second address through a tor that the daemon starts.
 func (w *town) ownTor(ctx context.Context, t *testing.T, address string) {
-	text, err := os.ReadFile(filepath.Join(w.net.Dir(), "manager", "torrc"))
+	lines, err := w.JoiningTorrc()
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := "TestingTorNetwork 1\n"
-	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, "DirAuthority") {
-			lines += line
-		}
-	}
-	if err := os.WriteFile(filepath.Join(w.dir, "joining"), []byte(lines), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(w.Dir, "joining"), []byte(lines), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d, said := w.daemon(ctx, "b", "torrc = \"joining\"\n")
-	w.everyInstance(ctx, "with a tor of our own", address, 3)
+	d, said := w.daemon(ctx, "b", "torrc = \"joining\"")
+	labtest.Reach(ctx, t, w.Lab, address, 3)
 	if list := said.take(); len(list) > 0 {
 		t.Errorf("a normal start warns: %q", list)
 	}
-	snapshot, err := status.Query(ctx, filepath.Join(w.dir, "b-state", status.SocketName))
+	snapshot, err := status.Query(ctx, filepath.Join(w.Dir, "b-state", status.SocketName))
 	if err != nil || !snapshot.Tor.Own || !snapshot.Tor.Connected {
 		t.Errorf("status: %+v, %v", snapshot.Tor, err)
 	}
@@ -190,7 +119,7 @@ func (w *town) ownTor(ctx context.Context, t *testing.T, address string) {
 
 // check runs Check beside the daemon, whose tor it shares.
 func (w *town) check(ctx context.Context, t *testing.T) {
-	cfg, err := config.Load(filepath.Join(w.dir, "balancer.toml"))
+	cfg, err := config.Load(filepath.Join(w.Dir, "balancer.toml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,12 +143,12 @@ func (w *town) check(ctx context.Context, t *testing.T) {
 
 // torReturns kills the manager's tor and starts it again.
 func (w *town) torReturns(ctx context.Context, t *testing.T, d *Daemon, address string) {
-	manager := w.net.Client("manager")
+	manager := w.Net.Client(lab.Manager)
 	manager.Kill()
 	for d.Snapshot().Tor.Connected {
 		time.Sleep(50 * time.Millisecond)
 	}
-	w.reach(ctx, t, address, 3)
+	labtest.Serve(ctx, t, w.Lab, address, 3, 1)
 	if err := manager.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -235,50 +164,5 @@ func (w *town) torReturns(ctx context.Context, t *testing.T, d *Daemon, address 
 			fresh = fresh && i.LastFetch.After(returned) && i.Error == ""
 		}
 	}
-	w.reach(ctx, t, address, 3)
-}
-
-// rotation visits twice a second, with a client that keeps its descriptor as
-// tor does, until both the period and the shared random value have changed.
-func (w *town) rotation(ctx context.Context, t *testing.T, address string) {
-	before, err := w.net.Consensus(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	last := before.NextPeriod()
-	if before.NextSharedRandom().After(last) {
-		last = before.NextSharedRandom()
-	}
-	until := last.Add(3 * before.VotingInterval())
-	var wait sync.WaitGroup
-	var mu sync.Mutex
-	visits, lost, slowest := 0, []error{}, time.Duration(0)
-	for time.Now().Before(until) && ctx.Err() == nil {
-		w.visits++
-		visitor := w.visits
-		wait.Go(func() {
-			began := time.Now()
-			_, err := w.visit(ctx, address, visitor)
-			mu.Lock()
-			defer mu.Unlock()
-			visits++
-			slowest = max(slowest, time.Since(began))
-			if err != nil {
-				lost = append(lost, fmt.Errorf("the visit of %s: %w", began.Format(time.TimeOnly), err))
-			}
-		})
-		time.Sleep(500 * time.Millisecond)
-	}
-	wait.Wait()
-	t.Logf("%d visits, %d lost, the slowest took %v", visits, len(lost), slowest)
-	for _, err := range lost {
-		t.Error(err)
-	}
-	after, err := w.net.Consensus(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if after.ValidAfter.Before(last) {
-		t.Errorf("the last consensus is of %s, before the changes were over at %s: the test shows nothing", after.ValidAfter, last)
-	}
+	labtest.Serve(ctx, t, w.Lab, address, 3, 1)
 }

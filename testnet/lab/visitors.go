@@ -1,0 +1,134 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// fetchTimeout is for one visitor, as long as tor's own SocksTimeout.
+const fetchTimeout = 2 * time.Minute
+
+// Visit fetches an address as someone new, over circuits that nobody else has, and
+// returns the name of the instance that answered, and after how long.
+func (l *Lab) Visit(ctx context.Context, address string) (name string, took time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	began := time.Now()
+	name, err = l.Net.Client(Client).Get(ctx, fmt.Sprintf("visitor%d", l.visitors.Add(1)), "http://"+address+"/")
+	return strings.TrimSpace(name), time.Since(began), err
+}
+
+// FirstVisit sends visitors until one is answered.
+func (l *Lab) FirstVisit(ctx context.Context, address string) (name string, err error) {
+	for {
+		visit, cancel := context.WithTimeout(ctx, 10*time.Second)
+		name, _, err = l.Visit(visit, address)
+		cancel()
+		if err == nil {
+			return name, nil
+		}
+		if ctx.Err() != nil {
+			return "", fmt.Errorf("%w; the last visitor: %w", context.Cause(ctx), err)
+		}
+	}
+}
+
+// Visits sends count visitors, at most limit of them at a time, and counts into t
+// who answered.
+func (l *Lab) Visits(ctx context.Context, address string, count, limit int, t *Tally) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	turns := make(chan struct{}, limit)
+	for range count {
+		select {
+		case turns <- struct{}{}:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			t.Add(l.Visit(ctx, address))
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// VisitEvery sends a visitor in each interval, however long answers take, until
+// done returns true.
+func (l *Lab) VisitEvery(ctx context.Context, address string, interval time.Duration, done func() bool, t *Tally) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for !done() {
+		wg.Go(func() { t.Add(l.Visit(ctx, address)) })
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+	return nil
+}
+
+// Tally counts who answered visitors.
+type Tally struct {
+	Told func(*Tally) // called after each visitor; may be nil
+
+	mu       sync.Mutex
+	answers  map[string]int
+	failures []string
+	took     []time.Duration
+}
+
+// Add counts a visitor, whom nobody answered if there is an error.
+func (t *Tally) Add(name string, took time.Duration, err error) {
+	t.count(name, took, err)
+	if t.Told != nil {
+		t.Told(t)
+	}
+}
+
+func (t *Tally) count(name string, took time.Duration, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err != nil {
+		t.failures = append(t.failures, fmt.Sprintf("%s UTC: after %.1f s: %v", time.Now().UTC().Format(time.DateTime), took.Seconds(), err))
+		return
+	}
+	if t.answers == nil {
+		t.answers = map[string]int{}
+	}
+	t.answers[name]++
+	t.took = append(t.took, took)
+}
+
+// Answers returns how many visitors each instance answered.
+func (t *Tally) Answers() map[string]int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.answers)
+}
+
+// Failures returns what went wrong with visitors whom nobody answered.
+func (t *Tally) Failures() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.failures)
+}
+
+// Times returns how long each answer took, in order.
+func (t *Tally) Times() []time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Sorted(slices.Values(t.took))
+}

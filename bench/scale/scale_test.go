@@ -83,7 +83,13 @@ func TestScale(t *testing.T) {
 		hours = 3
 	}
 	r := Result{Services: services, Instances: instances}
-	synctest.Test(t, func(t *testing.T) { measure(t, &r, time.Duration(hours*float64(time.Hour))) })
+	path, steady := os.Getenv("BALANCER_SCALE_PROFILE"), func() {}
+	if path != "" {
+		begin, begun := profiler(t, path)
+		steady = func() { close(begin); <-begun }
+		defer pprof.StopCPUProfile()
+	}
+	synctest.Test(t, func(t *testing.T) { measure(t, &r, time.Duration(hours*float64(time.Hour)), steady, path) })
 	r.Queue = queueing(services).Seconds()
 	line, err := json.Marshal(r)
 	if err != nil {
@@ -92,7 +98,9 @@ func TestScale(t *testing.T) {
 	fmt.Printf("%s%s\n", Mark, line)
 }
 
-func measure(t *testing.T, r *Result, window time.Duration) {
+// measure fills in all but Queue. It calls steady when the steady state begins, and
+// writes a profile of the heap at the end unless path is empty.
+func measure(t *testing.T, r *Result, window time.Duration, steady func(), path string) {
 	n := sim.New(sim.Config{Seed: 1, Relays: relays, Churn: churn})
 	defer n.Close()
 	net := newNetwork(t, n)
@@ -115,9 +123,7 @@ func measure(t *testing.T, r *Result, window time.Duration) {
 	}
 	r.Publish = time.Since(began).Minutes()
 	time.Sleep(settling)
-	if path := os.Getenv("BALANCER_SCALE_PROFILE"); path != "" {
-		defer profile(t, path)()
-	}
+	steady()
 	cpu, own, before := processTime(), net.cpu.Load(), net.snapshot()
 	time.Sleep(window)
 	after := net.snapshot()
@@ -132,6 +138,9 @@ func measure(t *testing.T, r *Result, window time.Duration) {
 	r.Peak = memory(t, "VmHWM:")
 	runtime.GC()
 	r.RSS = memory(t, "VmRSS:")
+	if path != "" {
+		heapProfile(t, path)
+	}
 	if f.starting() > r.Services/10 {
 		t.Errorf("%d of %d services are not published everywhere at the end", f.starting(), r.Services)
 	}
@@ -254,24 +263,33 @@ func (silent) HSPost(ctx context.Context, _, _ string, _ []byte) error {
 	return ctx.Err()
 }
 
-// profile writes profiles of the processor and, at the end, of the heap.
-func profile(t *testing.T, path string) (stop func()) {
-	cpu, err := os.Create(path + ".cpu")
-	if err == nil {
-		err = pprof.StartCPUProfile(cpu)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return func() {
-		pprof.StopCPUProfile()
-		heap, err := os.Create(path + ".heap")
+// profiler starts the profile of the processor when its channel is closed, and
+// closes the result. It runs outside of the bubble, whose time would stand still
+// while the goroutine that writes the profile waits in the system.
+func profiler(t *testing.T, path string) (begin chan struct{}, begun chan struct{}) {
+	begin, begun = make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(begun)
+		<-begin
+		cpu, err := os.Create(path + ".cpu")
 		if err == nil {
-			err = pprof.WriteHeapProfile(heap)
+			err = pprof.StartCPUProfile(cpu)
 		}
 		if err != nil {
 			t.Error(err)
 		}
+	}()
+	return begin, begun
+}
+
+// heapProfile writes a profile of the heap.
+func heapProfile(t *testing.T, path string) {
+	heap, err := os.Create(path + ".heap")
+	if err == nil {
+		err = pprof.WriteHeapProfile(heap)
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -14,10 +14,10 @@ import (
 // period. Claims are kept for one period, in which tor never gives up a point's
 // keys for later use, and survive a restart.
 
-// claims says which instances offered which key, an authentication or an
+// Claims says which instances offered which key, an authentication or an
 // encryption key, the first one first. Keys of both kinds share one name space:
 // none is ever right as both.
-type claims map[[32]byte][]descriptor.Address
+type Claims map[[32]byte][]descriptor.Address
 
 // keysOf lists the keys of the points on offer.
 func keysOf(o Offer) [][32]byte {
@@ -30,13 +30,13 @@ func keysOf(o Offer) [][32]byte {
 
 // unclaimed lists the keys of o to which the instance that offers them has no
 // claim yet.
-func (c claims) unclaimed(a descriptor.Address, o Offer) [][32]byte {
+func (c Claims) unclaimed(a descriptor.Address, o Offer) [][32]byte {
 	return slices.DeleteFunc(keysOf(o), func(key [32]byte) bool { return slices.Contains(c[key], a) })
 }
 
-// note adds the claims of instances that offer key. Of those that began to offer
+// Note adds the claims of instances that offer key. Of those that began to offer
 // it at the same time, chance decides.
-func (c claims) note(key [32]byte, offering []descriptor.Address) {
+func (c Claims) Note(key [32]byte, offering []descriptor.Address) {
 	for _, n := range rand.Perm(len(offering)) {
 		if !slices.Contains(c[key], offering[n]) {
 			c[key] = append(c[key], offering[n])
@@ -44,8 +44,8 @@ func (c claims) note(key [32]byte, offering []descriptor.Address) {
 	}
 }
 
-// rivals lists the instances that had one of p's keys before a.
-func (c claims) rivals(a descriptor.Address, p *Point) (list []descriptor.Address) {
+// Rivals lists the instances that had one of p's keys before a.
+func (c Claims) Rivals(a descriptor.Address, p *Point) (list []descriptor.Address) {
 	for _, key := range [][32]byte{p.AuthKey, p.EncKey} {
 		for _, other := range c[key] {
 			if other == a {
@@ -61,7 +61,7 @@ func (c claims) rivals(a descriptor.Address, p *Point) (list []descriptor.Addres
 
 // forget drops the claims of an instance that is gone: one that was taken out for
 // having stolen keys must not go on having them.
-func (c claims) forget(a descriptor.Address) {
+func (c Claims) forget(a descriptor.Address) {
 	maps.DeleteFunc(c, func(key [32]byte, list []descriptor.Address) bool {
 		c[key] = slices.DeleteFunc(list, func(other descriptor.Address) bool { return other == a })
 		return len(c[key]) == 0

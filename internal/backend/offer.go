@@ -35,8 +35,8 @@ type Offer struct {
 	SingleOnion bool
 }
 
-// offerOf takes from a descriptor what may be published of it.
-func offerOf(d *descriptor.Descriptor) Offer {
+// OfferOf takes from a descriptor what may be published of it.
+func OfferOf(d *descriptor.Descriptor) Offer {
 	o := Offer{Flow: d.FlowControl, SingleOnion: d.SingleOnion}
 	known := make(map[ID]bool)
 	for n := range d.IntroductionPoints {
@@ -85,8 +85,8 @@ const (
 
 func newChanges() *rate.Limiter { return rate.NewLimiter(rate.Every(ChangesEvery), changesAtOnce) }
 
-// firstSeen tells when each point of o was first seen.
-func (o Offer) firstSeen() map[ID]time.Time {
+// FirstSeen tells when each point of o was first seen.
+func (o Offer) FirstSeen() map[ID]time.Time {
 	seen := make(map[ID]time.Time, len(o.Points))
 	for n := range o.Points {
 		seen[IDOf(&o.Points[n].IntroductionPoint)] = o.Points[n].FirstSeen
@@ -94,8 +94,8 @@ func (o Offer) firstSeen() map[ID]time.Time {
 	return seen
 }
 
-// date fills in when the points of o were first seen: as in seen, or else at.
-func (o Offer) date(seen map[ID]time.Time, at time.Time) {
+// Date fills in when the points of o were first seen: as in seen, or else at.
+func (o Offer) Date(seen map[ID]time.Time, at time.Time) {
 	for n := range o.Points {
 		p := &o.Points[n]
 		if first, known := seen[IDOf(&p.IntroductionPoint)]; known {

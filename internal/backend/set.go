@@ -78,7 +78,7 @@ type Set struct {
 	epoch         epoch
 	dawn          time.Time
 	planned       time.Time // when the next turn should be
-	claims        claims
+	claims        Claims
 	version       uint64
 	decoder       descriptor.Decoder
 }
@@ -108,7 +108,7 @@ func New(cfg Config) *Set {
 	}
 	return &Set{
 		cfg: cfg, poke: make(chan struct{}, 1), watches: map[descriptor.Address]*watch{},
-		subscriptions: map[*Subscription]bool{}, claims: claims{}, saver: newSaver(cfg.Store),
+		subscriptions: map[*Subscription]bool{}, claims: Claims{}, saver: newSaver(cfg.Store),
 	}
 }
 
@@ -287,7 +287,7 @@ func (s *Set) take(now time.Time, w *watch, b *Backend, p descriptor.Period, res
 		b.Renewed, b.Exact = b.renewed(p, result.Descriptor, s.consensus.Current().RunStart, now)
 	}
 	b.Descriptor, b.Period, b.Seen = result.Descriptor, p, now
-	next := offerOf(result.Descriptor)
+	next := OfferOf(result.Descriptor)
 	switch {
 	case !old && !b.Offer.same(next) && !w.changes.AllowN(now, 1):
 		b.Restless = true
@@ -298,11 +298,11 @@ func (s *Set) take(now time.Time, w *watch, b *Backend, p descriptor.Period, res
 	if now.Sub(s.dawn) < dawnLasts {
 		at = s.dawn
 	}
-	seen := b.Offer.firstSeen()
+	seen := b.Offer.FirstSeen()
 	if old {
 		seen = nil
 	}
-	next.date(seen, at)
+	next.Date(seen, at)
 	b.Offer = next
 	s.rival(b)
 }
@@ -357,7 +357,7 @@ func (s *Set) settle(now time.Time) {
 		w := s.watches[a]
 		w.listened = time.Time{}
 		for _, key := range s.claims.unclaimed(a, w.now.Offer) {
-			s.claims.note(key, s.offering(key))
+			s.claims.Note(key, s.offering(key))
 		}
 	}
 	for a, w := range s.watches {
@@ -412,7 +412,7 @@ func (s *Set) offering(key [32]byte) (list []descriptor.Address) {
 func (s *Set) contest(a descriptor.Address, w *watch) {
 	for n := range w.now.Offer.Points {
 		p := &w.now.Offer.Points[n]
-		if !slices.Equal(s.claims.rivals(a, p), p.Rivals) {
+		if !slices.Equal(s.claims.Rivals(a, p), p.Rivals) {
 			w.update(s.rival)
 			s.changed(w)
 			return
@@ -424,7 +424,7 @@ func (s *Set) contest(a descriptor.Address, w *watch) {
 func (s *Set) rival(b *Backend) {
 	b.Offer.Points = slices.Clone(b.Offer.Points)
 	for n := range b.Offer.Points {
-		b.Offer.Points[n].Rivals = s.claims.rivals(b.Address, &b.Offer.Points[n])
+		b.Offer.Points[n].Rivals = s.claims.Rivals(b.Address, &b.Offer.Points[n])
 	}
 }
 

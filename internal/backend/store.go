@@ -20,6 +20,7 @@ type Store interface {
 	SwapInstance(ctx context.Context, a descriptor.Address, version uint64, i state.Instance) (uint64, error)
 	AllClaims() ([]state.ListedClaims, error)
 	SwapClaims(ctx context.Context, p descriptor.Period, version uint64, c state.Claims) (uint64, error)
+	Swap(ctx context.Context, changes ...state.Change) (versions []uint64, err error)
 }
 
 // saver writes records in the background, so that nothing waits for a disk. It
@@ -39,6 +40,7 @@ type stored[T any] struct {
 	record  T
 	version uint64 // in the store
 	dirty   bool
+	over    bool // to be deleted
 }
 
 // retrySave is the delay before a failed write is retried, and its longest.
@@ -78,7 +80,7 @@ func (v *saver) setInstance(a descriptor.Address, record state.Instance) {
 
 // setClaims has the claims of a period written, and forgets those of periods long
 // before.
-func (v *saver) setClaims(p descriptor.Period, c claims) {
+func (v *saver) setClaims(p descriptor.Period, c Claims) {
 	record := state.Claims{Keys: make(map[state.Bytes32][]state.Address, len(c))}
 	for key, list := range c {
 		for _, a := range list {
@@ -88,6 +90,11 @@ func (v *saver) setClaims(p descriptor.Period, c claims) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	set(v.periods, p, record)
+	for old, s := range v.periods {
+		if old.Length != p.Length || old.Number+1 < p.Number {
+			s.over, s.dirty = true, true
+		}
+	}
 	v.wake()
 }
 
@@ -109,10 +116,10 @@ func (v *saver) wake() {
 }
 
 // loadClaims returns what is stored of the claims of a period.
-func (v *saver) loadClaims(p descriptor.Period) claims {
+func (v *saver) loadClaims(p descriptor.Period) Claims {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	c := claims{}
+	c := Claims{}
 	if s := v.periods[p]; s != nil {
 		for key, list := range s.record.Keys {
 			for _, a := range list {
@@ -161,9 +168,16 @@ func (v *saver) write(ctx context.Context) error {
 	}
 	for p, s := range maps.All(v.periods) {
 		if s.dirty {
-			errs = append(errs, save(&v.mu, s, func(record state.Claims) (uint64, error) { return v.store.SwapClaims(ctx, p, s.version, record) }))
+			errs = append(errs, save(&v.mu, s, func(record state.Claims) (uint64, error) {
+				if !s.over {
+					return v.store.SwapClaims(ctx, p, s.version, record)
+				}
+				_, err := v.store.Swap(ctx, state.Change{Key: state.ClaimsKey(p), Version: s.version})
+				return 0, err
+			}))
 		}
 	}
+	maps.DeleteFunc(v.periods, func(_ descriptor.Period, s *stored[state.Claims]) bool { return s.over && !s.dirty })
 	v.err = errors.Join(errs...)
 	return v.err
 }
@@ -221,8 +235,8 @@ func (s *Set) restore(now time.Time, i Instance, w *watch) {
 		seen[ID{p.AuthKey, p.EncKey, p.Relay}] = p.FirstSeen
 	}
 	w.update(func(b *Backend) {
-		b.Descriptor, b.Period, b.Renewed, b.Seen, b.Offer = d, p, r.Renewed, r.Renewed, offerOf(d)
-		b.Offer.date(seen, now)
+		b.Descriptor, b.Period, b.Renewed, b.Seen, b.Offer = d, p, r.Renewed, r.Renewed, OfferOf(d)
+		b.Offer.Date(seen, now)
 		s.rival(b)
 	})
 }

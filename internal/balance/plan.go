@@ -139,6 +139,9 @@ func choose(v View, published, candidates []selection.Candidate) selection.Assig
 	request := selection.Request{Candidates: candidates, Room: v.Config.Room}
 	current := v.Targets[v.Current]
 	request.Room.Points = min(request.Room.Points, (&descriptor.Contents{Clients: v.Config.Clients, CAA: v.Config.CAA}).MaxPoints(current.Ring.MaxDescriptorSize()))
+	if len(current.Slots) == 0 {
+		return selection.Assignment{Points: [][]selection.Candidate{published}} // until there is a ring
+	}
 	for _, slot := range current.Slots {
 		request.Slots = append(request.Slots, selection.Slot{Replica: slot.Replica, Asked: !slot.Reserve})
 	}

@@ -116,3 +116,7 @@ func (readOnly) SwapInstance(context.Context, descriptor.Address, uint64, state.
 func (readOnly) SwapClaims(context.Context, descriptor.Period, uint64, state.Claims) (uint64, error) {
 	return 1, nil
 }
+
+func (readOnly) Swap(_ context.Context, changes ...state.Change) ([]uint64, error) {
+	return make([]uint64, len(changes)), nil
+}

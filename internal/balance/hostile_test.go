@@ -14,22 +14,41 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
 	"onionbalancer/selection"
 )
 
 // hostileCases is how many cases each of the properties below is tried in.
-const hostileCases = 10000
+func hostileCases() int {
+	if soaking() {
+		return 10000
+	}
+	return 2000
+}
 
 // checkMany is rapid.Check with that many cases.
 func checkMany(t *testing.T, prop func(*rapid.T)) {
 	t.Helper()
 	checks := flag.Lookup("rapid.checks")
 	before := checks.Value.String()
-	if err := checks.Value.Set(fmt.Sprint(hostileCases)); err != nil {
+	if err := checks.Value.Set(fmt.Sprint(hostileCases())); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = checks.Value.Set(before) }()
 	rapid.Check(t, prop)
+}
+
+// member is an instance with what it offers.
+type member struct {
+	Instance
+	*backend.Backend
+}
+
+// adopt takes what the instance holds as its offer.
+func (m *member) adopt(now time.Time) {
+	seen := m.Offer.FirstSeen()
+	m.Offer = backend.OfferOf(m.Descriptor)
+	m.Offer.Date(seen, now)
 }
 
 // world is a service with instances of which the last, M, is hostile, as far as
@@ -39,14 +58,14 @@ type world struct {
 	now       time.Time
 	relays    int
 	keys      uint32
-	instances []*instance // M last
-	claims    *claims
+	instances []*member // M last
+	claims    backend.Claims
 	strategy  selection.Strategy
 	random    *rand.Rand
 
 	chosen   []selection.Candidate
 	contents *descriptor.Contents
-	genuine  map[pointID]string // whose points introduce clients to an instance
+	genuine  map[backend.ID]string // whose points introduce clients to an instance
 }
 
 func relayNamed(n int) []descriptor.LinkSpecifier {
@@ -82,7 +101,7 @@ func (w *world) relay() int { return rapid.IntRange(0, w.relays-1).Draw(w.t, "re
 func (w *world) honestPoint(owner string) descriptor.IntroductionPoint {
 	p := descriptor.IntroductionPoint{LinkSpecifiers: relayNamed(w.relay()), AuthKey: w.key(), EncKey: w.key(), OnionKey: w.key(),
 		Expires: w.now.Add(40 * time.Hour)}
-	w.genuine[idOf(&p)] = owner
+	w.genuine[backend.IDOf(&p)] = owner
 	return p
 }
 
@@ -91,7 +110,7 @@ func (w *world) hostilePoint() descriptor.IntroductionPoint {
 	p := w.honestPoint("M")
 	var others []descriptor.IntroductionPoint
 	for _, i := range w.instances[:len(w.instances)-1] {
-		others = append(others, i.offer.points...)
+		others = append(others, pointsOf(i)...)
 	}
 	victim := rapid.SampledFrom(others).Draw(w.t, "victim")
 	switch rapid.IntRange(0, 8).Draw(w.t, "trick") {
@@ -116,9 +135,9 @@ func (w *world) hostilePoint() descriptor.IntroductionPoint {
 		p.LinkSpecifiers = append(slices.Clone(p.LinkSpecifiers), descriptor.LinkSpecifier{Type: 77, Data: make([]byte, 255)})
 		return p
 	}
-	delete(w.genuine, idOf(&p))
+	delete(w.genuine, backend.IDOf(&p))
 	if rapid.IntRange(0, 8).Draw(w.t, "reaches M") > 0 && p.AuthKey != victim.AuthKey && p.AuthKey != victim.EncKey {
-		w.genuine[idOf(&p)] = "M"
+		w.genuine[backend.IDOf(&p)] = "M"
 	}
 	return p
 }
@@ -128,45 +147,75 @@ func (w *world) hostile() {
 	m := w.instances[len(w.instances)-1]
 	d := &descriptor.Descriptor{}
 	for range rapid.IntRange(0, descriptor.MaxIntroductionPoints).Draw(w.t, "points") {
-		if len(m.held.IntroductionPoints) > 0 && rapid.Bool().Draw(w.t, "again") {
-			d.IntroductionPoints = append(d.IntroductionPoints, rapid.SampledFrom(m.held.IntroductionPoints).Draw(w.t, "which"))
+		if len(m.Descriptor.IntroductionPoints) > 0 && rapid.Bool().Draw(w.t, "again") {
+			d.IntroductionPoints = append(d.IntroductionPoints, rapid.SampledFrom(m.Descriptor.IntroductionPoints).Draw(w.t, "which"))
 			continue
 		}
 		d.IntroductionPoints = append(d.IntroductionPoints, w.hostilePoint())
 	}
 	d.SingleOnion = rapid.Bool().Draw(w.t, "single")
 	d.FlowControl = rapid.SampledFrom([]*descriptor.FlowControl{nil, {Versions: "1-2", SendmeInc: 31}, {Versions: "2"}, {Versions: "0-63"}}).Draw(w.t, "flow")
-	m.held = d
-	m.adopt(w.now, false)
+	m.Descriptor = d
+	m.adopt(w.now)
 	for _, i := range w.instances {
-		i.renewed = w.now // the others live, too
+		i.Renewed, i.Seen = w.now, w.now // the others live, too
 	}
 }
 
-// round does what a round of a service does with its instances.
+// round does what the watcher and the plan do with the instances.
 func (w *world) round() {
 	for _, i := range w.instances {
-		i.see(w.now)
+		for _, p := range i.Offer.Points {
+			for _, key := range [][32]byte{p.AuthKey, p.EncKey} {
+				w.claims.Note(key, w.offering(key))
+			}
+		}
 	}
-	w.claims.note(w.instances, w.random)
-	p := gather(w.now, w.instances, w.vouch, w.claims)
+	v := View{Now: w.now, Vouch: w.vouch, SendmeInc: 31, Config: Config{Strategy: w.strategy, Room: selection.Room{Points: 20, PerInstance: 3}}}
+	for _, i := range w.instances {
+		for n := range i.Offer.Points {
+			i.Offer.Points[n].Rivals = w.claims.Rivals(i.Backend.Address, &i.Offer.Points[n])
+		}
+		v.Config.Instances = append(v.Config.Instances, i.Instance)
+		v.Instances.Backends = append(v.Instances.Backends, i.Backend)
+	}
+	p := gather(v)
 	before := make([]descriptor.IntroductionPoint, len(w.chosen))
 	for n, c := range w.chosen {
 		before[n] = *c.Point
 	}
 	selection.Mark(p.candidates, before)
-	w.chosen = w.strategy.Select(p.candidates, selection.Room{Points: 20, PerInstance: 3}, w.random)
-	w.contents = contents(w.chosen, w.instances, p.flow, 31)
+	request := selection.Request{Candidates: p.candidates, Slots: []selection.Slot{{Replica: 1, Asked: true}}, Room: v.Config.Room}
+	binary.BigEndian.PutUint64(request.Seed[:], w.random.Uint64())
+	w.chosen = selection.Assign(w.strategy, request).Points[0]
+	w.contents = contents(w.chosen, v, p.flow)
+}
+
+// offering lists the instances that offer key.
+func (w *world) offering(key [32]byte) (list []descriptor.Address) {
+	for _, i := range w.instances {
+		if slices.ContainsFunc(i.Offer.Points, func(p backend.Point) bool { return p.AuthKey == key || p.EncKey == key }) {
+			list = append(list, i.Backend.Address)
+		}
+	}
+	return list
+}
+
+func pointsOf(i *member) (list []descriptor.IntroductionPoint) {
+	for _, p := range i.Offer.Points {
+		list = append(list, p.IntroductionPoint)
+	}
+	return list
 }
 
 // restart gives an honest instance new points. It gets those that are on relays
 // where no other honest one has any, whatever M has on offer there beyond its own
 // share, and nobody else loses one.
-func (w *world) restart(before map[string][]pointID) {
+func (w *world) restart(before map[string][]backend.ID) {
 	i := w.instances[rapid.IntRange(0, len(w.instances)-2).Draw(w.t, "which")]
 	wanted, byM := make(map[string]bool), make(map[string]bool)
 	for _, other := range w.instances {
-		for _, p := range other.offer.points {
+		for _, p := range other.Offer.Points {
 			if other.Name == "M" {
 				byM[p.Relay()] = true
 			} else if other != i {
@@ -174,12 +223,12 @@ func (w *world) restart(before map[string][]pointID) {
 			}
 		}
 	}
-	i.held = &descriptor.Descriptor{}
-	i.held.FlowControl = &descriptor.FlowControl{Versions: "1-2", SendmeInc: 31}
+	i.Descriptor = &descriptor.Descriptor{}
+	i.Descriptor.FlowControl = &descriptor.FlowControl{Versions: "1-2", SendmeInc: 31}
 	free := make(map[string]bool)
 	for range rapid.IntRange(1, 4).Draw(w.t, "new points") {
 		p := w.honestPoint(i.Name)
-		i.held.IntroductionPoints = append(i.held.IntroductionPoints, p)
+		i.Descriptor.IntroductionPoints = append(i.Descriptor.IntroductionPoints, p)
 		if !wanted[p.Relay()] {
 			free[p.Relay()] = true
 		}
@@ -192,7 +241,7 @@ func (w *world) restart(before map[string][]pointID) {
 	}
 	least += max(0, len(free)-least-3) // M's quota is three at the most
 	w.now = w.now.Add(time.Minute)
-	i.adopt(w.now, false)
+	i.adopt(w.now)
 	w.round()
 	after := w.published()
 	// With eight instances at most, each may have two points of twenty.
@@ -209,13 +258,13 @@ func (w *world) restart(before map[string][]pointID) {
 }
 
 // published returns the points of each instance that are published.
-func (w *world) published() map[string][]pointID {
-	out := make(map[string][]pointID)
+func (w *world) published() map[string][]backend.ID {
+	out := make(map[string][]backend.ID)
 	for _, c := range w.chosen {
-		out[c.Instance] = append(out[c.Instance], idOf(c.Point))
+		out[c.Instance] = append(out[c.Instance], backend.IDOf(c.Point))
 	}
 	for name := range out {
-		slices.SortFunc(out[name], func(a, b pointID) int { return slices.Compare(a.auth[:], b.auth[:]) })
+		slices.SortFunc(out[name], func(a, b backend.ID) int { return slices.Compare(a.Auth[:], b.Auth[:]) })
 	}
 	return out
 }
@@ -228,7 +277,7 @@ func (w *world) visits() map[string]float64 {
 	for n := range w.contents.IntroductionPoints {
 		p := &w.contents.IntroductionPoints[n]
 		if _, taken := first[p.Relay()]; !taken {
-			first[p.Relay()] = w.genuine[idOf(p)]
+			first[p.Relay()] = w.genuine[backend.IDOf(p)]
 		}
 		share[first[p.Relay()]] += 1 / float64(len(w.contents.IntroductionPoints))
 	}
@@ -236,7 +285,7 @@ func (w *world) visits() map[string]float64 {
 }
 
 func newWorld(t *rapid.T) *world {
-	w := &world{t: t, now: testNow, claims: newClaims(descriptor.Period{}), genuine: make(map[pointID]string)}
+	w := &world{t: t, now: testNow, claims: backend.Claims{}, genuine: make(map[backend.ID]string)}
 	w.relays = rapid.SampledFrom([]int{20, 200, 5000}).Draw(t, "relays")
 	w.random = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 	w.strategy, _ = selection.Lookup(rapid.SampledFrom(selection.Names()).Draw(t, "strategy"))
@@ -246,13 +295,14 @@ func newWorld(t *rapid.T) *world {
 		if n == others {
 			name = "M"
 		}
-		i := &instance{Instance: Instance{Name: name, Weight: 1}, finding: Found, renewed: testNow, held: &descriptor.Descriptor{}, changes: newChanges()}
-		i.Address[0] = byte(n)
-		i.held.FlowControl = &descriptor.FlowControl{Versions: "1-2", SendmeInc: 31}
+		address := descriptor.Address{byte(n)}
+		i := &member{Instance{Name: name, Address: address, Weight: 1},
+			&backend.Backend{Address: address, Finding: backend.Found, Renewed: testNow, Seen: testNow, Descriptor: &descriptor.Descriptor{}}}
+		i.Descriptor.FlowControl = &descriptor.FlowControl{Versions: "1-2", SendmeInc: 31}
 		for range rapid.IntRange(1, 4).Draw(t, "honest points") {
-			i.held.IntroductionPoints = append(i.held.IntroductionPoints, w.honestPoint(name))
+			i.Descriptor.IntroductionPoints = append(i.Descriptor.IntroductionPoints, w.honestPoint(name))
 		}
-		i.adopt(testNow, true)
+		i.adopt(testNow)
 		w.instances = append(w.instances, i)
 	}
 	w.round()
@@ -279,7 +329,7 @@ func TestHostileInstance(t *testing.T) {
 				w.restart(before)
 				before = w.published()
 			}
-			if others >= 2 && !sameFlow(w.contents.FlowControl, flow) {
+			if others >= 2 && !backend.SameFlow(w.contents.FlowControl, flow) {
 				t.Fatalf("flow control became %v", w.contents.FlowControl)
 			}
 		}
@@ -287,7 +337,7 @@ func TestHostileInstance(t *testing.T) {
 }
 
 // checkOthers holds what is published against what was before M did anything.
-func (w *world) checkOthers(before map[string][]pointID) {
+func (w *world) checkOthers(before map[string][]backend.ID) {
 	t, after, visits := w.t, w.published(), w.visits()
 	total := 3.0 // M's quota, at the most
 	for _, i := range w.instances[:len(w.instances)-1] {
@@ -322,3 +372,5 @@ func (w *world) checkOthers(before map[string][]pointID) {
 		}
 	}
 }
+
+var testNow = time.Date(2026, 11, 20, 9, 0, 0, 0, time.UTC)

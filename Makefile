@@ -8,6 +8,8 @@
 #   make soak     tests of months, in virtual time, which take minutes
 #   make bench    figures beside OnionBalance's, in a quarter of an hour; NETWORK=0 leaves
 #                 out those that take a network, and make bench-network takes them alone
+#   make bench-scale  memory and processor time of 10 to 10,000 services in virtual
+#                 time, which takes long; JSON=1 prints one object a line
 #   make fuzz     every fuzz target for FUZZTIME (20s), each with FUZZLEAST inputs at
 #                 least (1000); FUZZ=./descriptor takes those of one package
 #   make deps     Debian packages that are missing for any of these
@@ -40,7 +42,7 @@ LINK_FLAGS  = -linkmode=external -extldflags "-Wl$(comma)-z$(comma)relro$(comma)
 export CGO_CFLAGS ?= -O2 -g -fstack-protector-strong -D_FORTIFY_SOURCE=2
 endif
 
-.PHONY: all build test soak bench bench-network fuzz demo deps clean go need-run need-test need-bench
+.PHONY: all build test soak bench bench-network bench-scale fuzz demo deps clean go need-run need-test need-bench
 
 all: need-run build
 
@@ -63,6 +65,9 @@ bench: need-bench go
 
 bench-network: need-bench go
 	GO=$(GO) $(GO) run ./bench -cpu=false -custody=false
+
+bench-scale: go
+	@GO=$(GO) $(GO) run ./bench/scale/run $(if $(filter 1,$(JSON)),-json)
 
 fuzz: go
 	@scripts/fuzz $(GO) $(FUZZTIME) $(FUZZLEAST) $(FUZZ)

@@ -49,13 +49,13 @@ type slot struct {
 	rejected  bool
 }
 
-// newEdition returns the edition that a target asks for.
-func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Edition {
+// newEdition returns the edition that a target asks for. made has contents as they
+// are published at now: slots, and the editions of one turn, share what is the same.
+func newEdition(now time.Time, t *Target, last *Edition, revision uint64, made map[*descriptor.Contents]*descriptor.Contents) *Edition {
 	e := &Edition{
 		Keys: t.Keys, Role: t.Role, Credential: t.Credential, Reason: t.Reason, Urgency: t.Urgency,
 		Revision: revision, Built: now, Refresh: now.Add(refreshAfter(t.Keys, revision)),
 	}
-	made := make(map[*descriptor.Contents]*descriptor.Contents, 1) // slots share what is the same
 	for n, s := range t.Slots {
 		c := t.Contents[n]
 		if made[c] == nil {

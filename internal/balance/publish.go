@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
@@ -23,9 +24,10 @@ func (s *Service) carryOut(ctx context.Context, now time.Time) {
 	s.noteShares(s.plan.Chosen)
 	s.state.Published, s.state.Contents = s.plan.Chosen, s.plan.Contents
 	var errs []error
+	made := make(map[*descriptor.Contents]*descriptor.Contents, 1)
 	for n := range s.plan.Targets {
 		if t := &s.plan.Targets[n]; t.Reason != "" && t.Held == "" {
-			if err := s.make(now, t); err != nil {
+			if err := s.make(now, t, made); err != nil {
 				errs = append(errs, fmt.Errorf("making the %s descriptor: %w", t.Role, err))
 			}
 		}
@@ -34,7 +36,7 @@ func (s *Service) carryOut(ctx context.Context, now time.Time) {
 }
 
 // make makes the edition that a target asks for.
-func (s *Service) make(now time.Time, t *Target) error {
+func (s *Service) make(now time.Time, t *Target, made map[*descriptor.Contents]*descriptor.Contents) error {
 	p := t.Keys.Period
 	last := s.state.Editions[p]
 	counter, err := s.counters.next(t.Credential, t.Ring, now.Add(lead(last)))
@@ -45,7 +47,7 @@ func (s *Service) make(now time.Time, t *Target) error {
 	if last != nil {
 		last.superseded.Store(true)
 	}
-	s.state.Editions[p] = newEdition(now, t, last, counter)
+	s.state.Editions[p] = newEdition(now, t, last, counter, made)
 	s.record.dirty = true
 	return nil
 }

@@ -207,8 +207,10 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 			t.Keys, t.Slots = known.Keys, known.Slots
 			continue
 		}
-		if t.Keys, err = s.address.Keys(t.Ring.Period); err != nil {
-			return v, err
+		if t.Keys = s.keysOf(t.Ring.Period); t.Keys.Period != t.Ring.Period {
+			if t.Keys, err = s.address.Keys(t.Ring.Period); err != nil {
+				return v, err
+			}
 		}
 		t.Slots = t.Ring.Slots(t.Keys.Blinded)
 	}
@@ -223,6 +225,18 @@ func (s *Service) credentials(now time.Time, c *hsdir.Consensus, v *View) {
 	for role := range v.Targets {
 		v.Targets[role].Credential = s.keys.Usable(now, v.Targets[role].Ring.Period)
 	}
+}
+
+// keysOf returns the keys of a period that the last turn worked with, else none:
+// every consensus has new rings, mostly of the same periods, and to blind an address
+// takes as long as to make a descriptor.
+func (s *Service) keysOf(p descriptor.Period) descriptor.PeriodKeys {
+	for _, t := range s.report.view.Targets {
+		if t.Keys.Period == p {
+			return t.Keys
+		}
+	}
+	return descriptor.PeriodKeys{}
 }
 
 // forget drops what no later turn needs.

@@ -34,9 +34,9 @@ type Daemon struct {
 
 	open      func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) // openTors, but in tests
 	serve     func()                                                                 // serveStatus, but in tests
-	rooms     *rooms
+	rooms     *Rooms
 	store     *state.DB
-	events    *recorder
+	events    *Recorder
 	env       balance.Env
 	started   time.Time
 	unlock    func()      // lets go of state_dir
@@ -103,7 +103,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 	d.services = map[descriptor.Address]*running{}
 	d.leaving = map[descriptor.Address]*running{}
 	d.serve = d.serveStatus
-	d.events = newRecorder(log, d.name)
+	d.events = NewRecorder(log, d.name)
 	return d, nil
 }
 
@@ -124,10 +124,10 @@ func (d *Daemon) Start(ctx context.Context) error {
 		release(slices.Collect(maps.Values(d.initial)), d.log)
 		return err
 	}
-	d.rooms = newRooms(tors, d.store, d.events.record)
-	d.env = d.rooms.env(d.store, d.events.record)
-	d.wait.Go(func() { d.rooms.run(d.ctx, d.moved) })
-	d.wait.Go(func() { d.events.run(d.ctx, d.store) })
+	d.rooms = NewRooms(tors, d.store, d.events.Record)
+	d.env = d.rooms.Env(d.store, d.events.Record)
+	d.wait.Go(func() { d.rooms.Run(d.ctx, d.moved) })
+	d.wait.Go(func() { d.events.Run(d.ctx, d.store) })
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for address, cfg := range d.initial {
@@ -219,7 +219,7 @@ func (d *Daemon) stopAll() {
 		stopping.Go(r.stop)
 	}
 	stopping.Wait()
-	d.rooms.close()
+	d.rooms.Close()
 	d.cancel()
 	d.wait.Wait()
 	d.rooms.tors.Close()

@@ -12,9 +12,9 @@ import (
 	"onionbalancer/internal/state"
 )
 
-// recorder takes what happens: it is logged at once, counted, and written to the
+// Recorder takes what happens: it is logged at once, counted, and written to the
 // history in the store, in the background.
-type recorder struct {
+type Recorder struct {
 	log event.Recorder
 
 	mu      sync.Mutex // protects what follows
@@ -29,12 +29,14 @@ const (
 	historyPending = 10_000
 )
 
-func newRecorder(log *slog.Logger, name func(descriptor.Address) slog.LogValuer) *recorder {
-	return &recorder{log: event.Log(log, name), counts: map[event.Kind]uint64{}}
+// NewRecorder returns a Recorder that logs to log, where services are called what
+// name says.
+func NewRecorder(log *slog.Logger, name func(descriptor.Address) slog.LogValuer) *Recorder {
+	return &Recorder{log: event.Log(log, name), counts: map[event.Kind]uint64{}}
 }
 
-// record is an event.Recorder.
-func (r *recorder) record(e event.Event) {
+// Record is an event.Recorder.
+func (r *Recorder) Record(e event.Event) {
 	r.log(e)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -47,8 +49,8 @@ func (r *recorder) record(e event.Event) {
 	}
 }
 
-// run writes the history until ctx ends, and then once more.
-func (r *recorder) run(ctx context.Context, store *state.DB) {
+// Run writes the history until ctx ends, and then once more.
+func (r *Recorder) Run(ctx context.Context, store *state.DB) {
 	tick := time.NewTicker(historyEvery)
 	defer tick.Stop()
 	for ctx.Err() == nil {

@@ -15,8 +15,8 @@ import (
 	"onionbalancer/internal/tor"
 )
 
-// rooms is what services share, between the tors and the services.
-type rooms struct {
+// Rooms is what services share, between the tors and the services.
+type Rooms struct {
 	tors      *tor.Pool
 	consensus *consensus.Watcher
 	queues    map[*tor.Tor]*hsdir.UploadQueue
@@ -24,9 +24,9 @@ type rooms struct {
 	backends  *backend.Set
 }
 
-// newRooms wires the rooms together. Nothing runs yet.
-func newRooms(tors *tor.Pool, store *state.DB, record event.Recorder) *rooms {
-	r := &rooms{tors: tors, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
+// NewRooms wires the rooms together. Nothing runs yet.
+func NewRooms(tors *tor.Pool, store *state.DB, record event.Recorder) *Rooms {
+	r := &Rooms{tors: tors, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
 	for _, t := range tors.Tors() {
 		r.queues[t] = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: t.Client()})
 		r.fetchers[t] = newFetcher(t)
@@ -35,17 +35,17 @@ func newRooms(tors *tor.Pool, store *state.DB, record event.Recorder) *rooms {
 	return r
 }
 
-// env is what services work with.
-func (r *rooms) env(store *state.DB, record event.Recorder) balance.Env {
+// Env is what services work with.
+func (r *Rooms) Env(store *state.DB, record event.Recorder) balance.Env {
 	return balance.Env{
 		Consensus: r.consensus, Backends: r.backends, Fetcher: r, Store: store, Record: record,
 		Uploads: func(a descriptor.Address) balance.Uploader { return r.queues[r.tors.For(a)] },
 	}
 }
 
-// run runs the rooms until ctx ends. moved is called when services may have to
+// Run runs the rooms until ctx ends. moved is called when services may have to
 // upload through another tor.
-func (r *rooms) run(ctx context.Context, moved func()) {
+func (r *Rooms) Run(ctx context.Context, moved func()) {
 	var wait sync.WaitGroup
 	wait.Go(func() { r.tors.Run(ctx) })
 	wait.Go(func() { r.consensus.Run(ctx) })
@@ -68,15 +68,15 @@ func (r *rooms) run(ctx context.Context, moved func()) {
 	wait.Wait()
 }
 
-// close ends all uploads.
-func (r *rooms) close() {
+// Close ends all uploads.
+func (r *Rooms) Close() {
 	for _, queue := range r.queues {
 		queue.Close()
 	}
 }
 
 // Fetch fetches through the tor that serves the address.
-func (r *rooms) Fetch(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (hsdir.FetchResult, error) {
+func (r *Rooms) Fetch(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (hsdir.FetchResult, error) {
 	return r.fetchers[r.tors.For(keys.Address)].Fetch(ctx, c, keys, client, floor, now)
 }
 

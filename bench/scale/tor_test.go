@@ -1,0 +1,365 @@
+package scale
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/testnet/sim"
+)
+
+// network is what the tors of a run reach: the relays, the consensus and the
+// instances of a simulated network, and HSDirs that keep what is posted in a file
+// that nobody maps, so that it is in no process's memory.
+type network struct {
+	sim  *sim.Network
+	file *os.File
+	cpu  atomic.Int64 // nanoseconds that the network's own work took
+
+	mu        sync.Mutex // protects what follows
+	instances map[string]bool
+	stored    map[place]stored
+	blinded   map[string]descriptor.PeriodKeys // by label, of the period asked for last
+	relays    map[string]*sim.Relay            // by fingerprint, those asked before
+	end       int64                            // of the file
+	counts    counts
+}
+
+// place is a descriptor at an HSDir.
+type place struct {
+	blinded [32]byte
+	hsdir   [20]byte
+}
+
+// stored says where a descriptor is in the file.
+type stored struct {
+	at, size int64
+	revision uint64
+	received time.Time
+}
+
+// counts is what tors were asked for so far.
+type counts struct {
+	posts, rejected    int
+	fetches, readbacks int // of instances, and of services' own descriptors
+}
+
+const (
+	roomInFile = 64 << 10 // for one descriptor; what is not written takes no disk
+	kept       = 3 * time.Hour
+	latency    = 2 * time.Second // of an HSDir, and at least half of it
+)
+
+func newNetwork(t *testing.T, n *sim.Network) *network {
+	file, err := os.CreateTemp(t.TempDir(), "hsdirs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	return &network{sim: n, file: file, instances: map[string]bool{}, stored: map[place]stored{}, blinded: map[string]descriptor.PeriodKeys{}, relays: map[string]*sim.Relay{}}
+}
+
+// own runs f, which does not block, and counts its processor time as the
+// network's.
+func (n *network) own(f func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := threadTime()
+	f()
+	n.cpu.Add(threadTime() - before)
+}
+
+func threadTime() int64 {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		panic("scale: " + err.Error())
+	}
+	return t.Nano()
+}
+
+// dial connects to the control port of a tor of its own.
+func (n *network) dial(events *conn) func(context.Context) (net.Conn, error) {
+	return func(context.Context) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		c := &conn{net: n, raw: ours, tor: events}
+		c.more.L = &c.mu
+		go c.write()
+		go c.read()
+		return theirs, nil
+	}
+}
+
+// conn is a tor's end of a control connection.
+type conn struct {
+	net *network
+	raw net.Conn
+	tor *conn // whose events go to the connection that asked for them
+
+	mu     sync.Mutex
+	more   sync.Cond
+	out    []byte
+	closed bool
+	events *conn // of a tor
+}
+
+func (c *conn) send(text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out = append(c.out, text...)
+	c.more.Signal()
+}
+
+func (c *conn) write() {
+	var out []byte
+	for {
+		c.mu.Lock()
+		for len(c.out) == 0 && !c.closed {
+			c.more.Wait()
+		}
+		out, c.out = c.out, out[:0]
+		closed := c.closed
+		c.mu.Unlock()
+		if _, err := c.raw.Write(out); err != nil || closed {
+			return
+		}
+	}
+}
+
+func (c *conn) read() {
+	defer func() {
+		c.mu.Lock()
+		c.closed = true
+		c.more.Signal()
+		c.mu.Unlock()
+		_ = c.raw.Close()
+	}()
+	in := bufio.NewReaderSize(c.raw, 64<<10)
+	var body []byte
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		body = body[:0]
+		for line[0] == '+' {
+			more, err := in.ReadSlice('\n')
+			if err != nil {
+				return
+			}
+			if string(more) == ".\r\n" {
+				break
+			}
+			body = append(body, more...)
+		}
+		c.net.own(func() { c.serve(strings.Fields(line), body) })
+	}
+}
+
+// event sends an event of the tor to who asked for events.
+func (c *conn) event(text string) {
+	c.tor.mu.Lock()
+	to := c.tor.events
+	c.tor.mu.Unlock()
+	if to != nil {
+		to.send(text)
+	}
+}
+
+// serve acts on one command.
+func (c *conn) serve(words []string, body []byte) {
+	switch words[0] {
+	case "PROTOCOLINFO":
+		c.send("250-PROTOCOLINFO 1\r\n250-AUTH METHODS=NULL\r\n250-VERSION Tor=\"0.4.9.11\"\r\n250 OK\r\n")
+	case "SETEVENTS":
+		c.tor.mu.Lock()
+		c.tor.events = c
+		c.tor.mu.Unlock()
+		c.send("250 OK\r\n")
+	case "GETCONF":
+		c.send("250 " + words[1] + "=0\r\n")
+	case "GETINFO":
+		c.send(c.net.info(words[1]))
+	case "HSFETCH":
+		c.send("250 OK\r\n")
+		c.fetch(words[1], server(words))
+	case "+HSPOST":
+		c.send("250 OK\r\n")
+		c.post(words, bytes.ReplaceAll(body, []byte("\r\n"), []byte("\n")))
+	default:
+		c.send("250 OK\r\n")
+	}
+}
+
+// server is the value of the argument SERVER, without "$".
+func server(words []string) string {
+	for _, w := range words {
+		if s, ok := strings.CutPrefix(w, "SERVER=$"); ok {
+			return s
+		}
+	}
+	return ""
+}
+
+func (n *network) info(key string) string {
+	c := n.sim.Consensus()
+	switch key {
+	case "dir/status-vote/current/consensus-microdesc":
+		return "250+" + key + "=\r\n" + dotted(c.Text()) + "250 OK\r\n"
+	case "md/all":
+		return "250+" + key + "=\r\n" + dotted(c.Microdescs()) + "250 OK\r\n"
+	case "consensus/valid-after":
+		return "250-" + key + "=" + c.ValidAfter.Format(time.DateTime) + "\r\n250 OK\r\n"
+	case "consensus/valid-until":
+		return "250-" + key + "=" + c.ValidUntil.Format(time.DateTime) + "\r\n250 OK\r\n"
+	case "status/bootstrap-phase":
+		return "250-" + key + "=NOTICE BOOTSTRAP PROGRESS=100 TAG=done SUMMARY=\"Done\"\r\n250 OK\r\n"
+	}
+	return "250-" + key + "=\r\n250 OK\r\n"
+}
+
+// dotted is a document as the control protocol carries it. No line of the network's
+// documents begins with a dot.
+func dotted(text []byte) string {
+	return strings.ReplaceAll(string(text), "\n", "\r\n") + ".\r\n"
+}
+
+// later runs f when an HSDir has answered.
+func (c *conn) later(seed byte, f func()) {
+	time.AfterFunc(latency/2+time.Duration(seed)*latency/512, func() { c.net.own(f) })
+}
+
+// post has an HSDir keep a descriptor, if its revision counter is higher.
+func (c *conn) post(words []string, body []byte) {
+	hsdir := server(words)
+	label, _ := strings.CutPrefix(words[2], "HSADDRESS=")
+	at, revision, err := parse(body, hsdir)
+	if err != nil {
+		panic("scale: " + err.Error())
+	}
+	result := "UPLOADED " + label + " UNKNOWN $" + hsdir + "~relay"
+	if !c.net.keep(at, revision, body) {
+		result = "FAILED " + label + " NO_AUTH $" + hsdir + "~relay REASON=UPLOAD_REJECTED"
+	}
+	c.later(at.blinded[0], func() { c.event("650 HS_DESC " + result + "\r\n") })
+}
+
+func (n *network) keep(at place, revision uint64, body []byte) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.counts.posts++
+	now := time.Now()
+	s, known := n.stored[at]
+	if known && revision <= s.revision && now.Sub(s.received) < kept {
+		n.counts.rejected++
+		return false
+	}
+	if !known {
+		s.at = n.end
+		n.end += roomInFile
+	}
+	s.size, s.revision, s.received = int64(len(body)), revision, now
+	if _, err := n.file.WriteAt(body, s.at); err != nil {
+		panic("scale: " + err.Error())
+	}
+	n.stored[at] = s
+	return true
+}
+
+// parse reads the blinded key, which is in the certificate, and the revision
+// counter.
+func parse(body []byte, hsdir string) (at place, revision uint64, err error) {
+	_, rest, _ := bytes.Cut(body, []byte("-----BEGIN ED25519 CERT-----\n"))
+	text, rest, _ := bytes.Cut(rest, []byte("-----END"))
+	cert, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(string(text), "\n", ""))
+	if err != nil || len(cert) < 76 {
+		return at, 0, fmt.Errorf("a certificate of %d bytes: %w", len(cert), err)
+	}
+	at.blinded = [32]byte(cert[44:76])
+	if _, err := hex.Decode(at.hsdir[:], []byte(hsdir)); err != nil {
+		return at, 0, err
+	}
+	_, rest, _ = bytes.Cut(rest, []byte("\nrevision-counter "))
+	number, _, _ := bytes.Cut(rest, []byte("\n"))
+	revision, err = strconv.ParseUint(string(number), 10, 64)
+	return at, revision, err
+}
+
+// fetch has an HSDir say what it has for an address in the current period.
+func (c *conn) fetch(label, hsdir string) {
+	n := c.net
+	body, blinded := n.find(label, hsdir)
+	id := base64.RawStdEncoding.EncodeToString(blinded[:])
+	name := "$" + hsdir + "~relay"
+	c.later(blinded[0], func() {
+		if body == nil {
+			c.event("650 HS_DESC FAILED " + label + " NO_AUTH " + name + " " + id + " REASON=NOT_FOUND\r\n")
+			c.event("650+HS_DESC_CONTENT " + label + " " + id + " " + name + "\r\n\r\n.\r\n650 OK\r\n")
+			return
+		}
+		c.event("650 HS_DESC RECEIVED " + label + " NO_AUTH " + name + " " + id + "\r\n")
+		c.event("650+HS_DESC_CONTENT " + label + " " + id + " " + name + "\r\n" + dotted(body) + "650 OK\r\n")
+	})
+}
+
+func (n *network) find(label, hsdir string) (body []byte, blinded [32]byte) {
+	period := n.sim.Consensus().Period()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	keys := n.blinded[label]
+	if keys.Period != period {
+		address, err := descriptor.ParseAddress(label)
+		if err == nil {
+			keys, err = address.Keys(period)
+		}
+		if err != nil {
+			panic("scale: " + err.Error())
+		}
+		n.blinded[label] = keys
+	}
+	if n.instances[label] {
+		n.counts.fetches++
+		if r := n.relay(hsdir); r != nil {
+			body, _ = r.Stored(keys.Blinded)
+		}
+		return body, keys.Blinded
+	}
+	n.counts.readbacks++
+	at := place{blinded: keys.Blinded}
+	_, _ = hex.Decode(at.hsdir[:], []byte(hsdir))
+	if s, ok := n.stored[at]; ok && time.Since(s.received) < kept {
+		body = make([]byte, s.size)
+		if _, err := n.file.ReadAt(body, s.at); err != nil {
+			panic("scale: " + err.Error())
+		}
+	}
+	return body, keys.Blinded
+}
+
+// relay finds a relay by its fingerprint. The caller holds n.mu.
+func (n *network) relay(fingerprint string) *sim.Relay {
+	if n.relays[fingerprint] == nil {
+		n.relays[fingerprint] = n.sim.Relay(fingerprint)
+	}
+	return n.relays[fingerprint]
+}
+
+func (n *network) snapshot() counts {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.counts
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -93,24 +92,20 @@ func runDaemon(ctx context.Context, cfg *config.Config, out io.Writer) error {
 			log.Info("stopping")
 			return nil
 		case <-hangup:
-			reload(d, cfg.File, log)
+			reload(d, cfg.File)
 		}
 	}
 }
 
-// reload reads the file again; whatever goes wrong leaves d as it is.
-func reload(d *daemon.Daemon, path string, log *slog.Logger) {
+// reload reads the file again; whatever goes wrong leaves d as it is. The daemon
+// records what came of it.
+func reload(d *daemon.Daemon, path string) {
 	cfg, err := config.Load(path)
 	if err != nil {
 		d.ReloadFailed(err)
-	} else {
-		err = d.Reload(cfg)
-	}
-	if err != nil {
-		log.Error("the configuration was not taken over, the old one stays in force", "error", err)
 		return
 	}
-	log.Info("configuration reloaded", "services", len(cfg.Services))
+	_ = d.Reload(cfg)
 }
 
 // addConfigFlag adds the flag that names the configuration.

@@ -189,12 +189,17 @@ func save[T any](mu *sync.Mutex, s *stored[T], swap func(T) (uint64, error)) err
 	mu.Unlock()
 	version, err := swap(record)
 	mu.Lock()
-	if err != nil {
+	var conflict *state.ConflictError
+	switch {
+	case errors.As(err, &conflict):
+		// An earlier write of unknown outcome was done after all.
+		s.version, s.dirty = conflict.Have, true
+	case err != nil:
 		s.dirty = true
-		return err
+	default:
+		s.version = version
 	}
-	s.version = version
-	return nil
+	return err
 }
 
 // record is what is stored of b, whose descriptor came as raw.

@@ -194,6 +194,9 @@ const stopTimeout = 30 * time.Second
 // at the HSDirs. It may be called more than once.
 func (d *Daemon) Stop() {
 	d.stop.Do(func() {
+		if d.rooms == nil {
+			return // nothing was started
+		}
 		done := make(chan struct{})
 		go func() {
 			defer close(done)

@@ -58,20 +58,36 @@ func (r *Recorder) Run(ctx context.Context, store *state.DB) {
 		case <-tick.C:
 		case <-ctx.Done():
 		}
-		r.mu.Lock()
-		pending := r.pending
-		r.pending = nil
-		r.mu.Unlock()
-		if len(pending) == 0 {
-			continue
-		}
-		if err := store.AppendEvents(context.WithoutCancel(ctx), pending...); err != nil {
-			r.mu.Lock() // what failed is retried, unless there is too much of it
-			r.pending = append(pending, r.pending...)
-			r.pending = r.pending[max(0, len(r.pending)-historyPending):]
-			r.mu.Unlock()
-		}
+		r.flush(ctx, store)
 	}
+}
+
+// flush writes what is pending of the history.
+func (r *Recorder) flush(ctx context.Context, store *state.DB) {
+	r.mu.Lock()
+	pending := r.pending
+	r.pending = nil
+	r.mu.Unlock()
+	if len(pending) == 0 {
+		return
+	}
+	if err := store.AppendEvents(context.WithoutCancel(ctx), pending...); err != nil {
+		r.mu.Lock() // what failed is retried, unless there is too much of it
+		defer r.mu.Unlock()
+		r.pending = append(pending, r.pending...)
+		r.pending = r.pending[max(0, len(r.pending)-historyPending):]
+	}
+}
+
+// Counts returns how many events of each kind were recorded.
+func (r *Recorder) Counts() map[string]uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	counts := make(map[string]uint64, len(r.counts))
+	for kind, n := range r.counts {
+		counts[string(kind)] = n
+	}
+	return counts
 }
 
 // name is an onion address as the log shows it: shortened, unless the operator

@@ -2,12 +2,14 @@ package daemon
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/status"
 )
 
@@ -114,12 +116,19 @@ func (d *Daemon) removeLocked(address descriptor.Address) {
 func (d *Daemon) ReloadFailed(err error) { d.noteReload(err) }
 
 func (d *Daemon) noteReload(err error) {
-	event := status.Event{At: time.Now(), What: "reload"}
+	happened := status.Event{At: time.Now(), What: "reload"}
+	e := event.Event{At: happened.At, Kind: event.Reload, Text: "configuration reloaded"}
 	if err != nil {
-		event.Error = err.Error()
+		happened.Error = err.Error()
+		e.Level, e.Text = slog.LevelError, "the configuration was not taken over, the old one stays in force"
+		e.Attrs = []slog.Attr{slog.Any("error", err)}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.reloads = append(d.reloads, event)
+	if err == nil {
+		e.Attrs = []slog.Attr{slog.Int("services", len(d.cfg.Services))}
+	}
+	d.events.Record(e)
+	d.reloads = append(d.reloads, happened)
 	d.reloads = d.reloads[max(0, len(d.reloads)-maxReloads):]
 }

@@ -29,6 +29,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		Tor:     torStatus(d.rooms.tors.Statuses()[0]),
 
 		FullAddresses: d.cfg.Log.FullAddresses,
+		Events:        d.events.Counts(),
 	}
 	if d.trouble != nil {
 		s.LeftOut = len(d.cfg.Services) - len(d.services)

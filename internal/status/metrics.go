@@ -34,6 +34,7 @@ var (
 	descRestarts  = describe("tor_restarts_total", "Restarts of a tor of balancer's own.")
 	descConsensus = describe("consensus_age_seconds", "Time since the consensus in use became valid.")
 	descHSDirs    = describe("consensus_hsdirs", "HSDirs in the consensus.")
+	descEvents    = describe("events_total", "What happened since the start, by kind.", "kind")
 	descState     = describe("service_state", "1 for the state that the service is in.", byService, "state")
 	descTrouble   = describe("service_warnings", "Warnings about the service.", byService)
 	descInstances = describe("service_instances", "Backends by state.", byService, "state")
@@ -63,7 +64,7 @@ var (
 
 // all lists every metric, in the order in which they are described.
 var all = []*prometheus.Desc{
-	descBuild, descStart, descWarnings, descLoaded, descReload, descReloadAt, descConnected, descRestarts, descConsensus, descHSDirs,
+	descBuild, descStart, descWarnings, descLoaded, descReload, descReloadAt, descConnected, descRestarts, descConsensus, descHSDirs, descEvents,
 	descState, descTrouble, descInstances,
 	descBackend, descOffered, descUsed, descShare, descRenewed, descFetched, descRounds, descRoundAt, descPoints, descSlots, descConfirmed,
 	descCustody, descExpiry, descPeriods, descRemaining, descRenewBy,
@@ -105,6 +106,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	if s.Consensus.Known {
 		m.gauge(descConsensus, s.Now.Sub(s.Consensus.ValidAfter).Seconds())
 		m.gauge(descHSDirs, float64(s.Consensus.HSDirs))
+	}
+	for kind, n := range s.Events {
+		m.count(descEvents, n, kind)
 	}
 	names := labels(s)
 	for i, service := range s.Services {

@@ -21,6 +21,8 @@ type Snapshot struct {
 	Consensus Consensus `json:"consensus"`
 	Services  []Service `json:"services"`
 	Warnings  []string  `json:"warnings,omitempty"` // about the daemon as a whole
+	// Events counts what happened since the start, by kind.
+	Events map[string]uint64 `json:"events,omitempty"`
 
 	// FullAddresses is log.full_addresses: metrics, which travel as logs do, name
 	// services by their whole addresses.

@@ -36,8 +36,8 @@ testnet"). It starts a private Tor network with three instances, runs a balancer
 for a new public address with "balancer run", and checks these claims:
 
   - the public address answers;
-  - fetches of it, each by a new visitor with circuits of its own, spread evenly
-    over the instances: each is within 12 percentage points of its even share;
+  - fetches of it, each by a new visitor with circuits of its own, spread over the
+    instances: each is within 12 percentage points of the share that it can expect;
   - when an instance is killed, the address goes on answering.
 
 With --rotate it goes on until the network's time period and its shared random

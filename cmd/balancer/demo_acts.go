@@ -62,8 +62,12 @@ func (d *demo) spread(ctx context.Context, _ *lab.Process) error {
 	if err := d.lab.Visits(ctx, d.lab.front, d.options.fetches, visitorsOnce, t); err != nil {
 		return err
 	}
+	expected, err := d.expected(ctx)
+	if err != nil {
+		return err
+	}
 	r := newTallyResult(names, t)
-	if off := r.furthest(); off > shareBand && len(r.Failures) == 0 {
+	if off := r.furthest(expected); off > shareBand && len(r.Failures) == 0 {
 		d.line.say("After %d visitors a share is %.0f percentage points off; as many again will show whether that is chance.", r.Visitors, 100*off)
 		if err := d.lab.Visits(ctx, d.lab.front, d.options.fetches, visitorsOnce, t); err != nil {
 			return err
@@ -72,11 +76,30 @@ func (d *demo) spread(ctx context.Context, _ *lab.Process) error {
 	}
 	d.result.Spread = r
 	d.result.claim(len(r.Failures) == 0, "every visitor is served", "%d of %d", r.answered(), r.Visitors)
-	off := r.furthest()
-	d.result.claim(off <= shareBand, "the instances share the visitors evenly",
-		"each within %.0f percentage points of %.0f %%, the furthest is off by %.1f", 100*shareBand, 100/float64(len(names)), 100*off)
+	off := r.furthest(expected)
+	var list []string
+	for _, name := range names {
+		list = append(list, fmt.Sprintf("%s %.0f %%", name, 100*expected[name]))
+	}
+	d.result.claim(off <= shareBand, "the instances share the visitors as expected",
+		"each within %.0f percentage points of its share (%s), the furthest is off by %.1f", 100*shareBand, strings.Join(list, ", "), 100*off)
 	d.line.say("%s", strings.TrimRight(r.chart(), "\n"))
 	return nil
+}
+
+// expected returns the share of the visitors that the balancer says each instance
+// can expect: an even one, unless two instances have an introduction point on the
+// same relay of this small network.
+func (d *demo) expected(ctx context.Context) (map[string]float64, error) {
+	s, err := lab.Await(ctx, filepath.Join(d.lab.Dir, "state", status.SocketName), lab.Published)
+	if err != nil {
+		return nil, fmt.Errorf("asking the balancer for the shares: %w", err)
+	}
+	shares := make(map[string]float64)
+	for _, i := range s.Instances {
+		shares[i.Name] = i.Share
+	}
+	return shares, nil
 }
 
 // kill ends the tor of an instance with kill -9, and sends visitors at once.

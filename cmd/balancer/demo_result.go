@@ -112,11 +112,11 @@ func newTallyResult(names []string, t *lab.Tally) *tallyResult {
 
 func (r *tallyResult) answered() int { return r.Visitors - len(r.Failures) }
 
-// furthest is how far the share of any instance is from the even one.
-func (r *tallyResult) furthest() (off float64) {
+// furthest is how far the share of any instance is from the one expected.
+func (r *tallyResult) furthest(expected map[string]float64) (off float64) {
 	for _, name := range r.names {
 		share := float64(r.Answers[name]) / float64(max(1, r.answered()))
-		off = max(off, math.Abs(share-1/float64(len(r.names))))
+		off = max(off, math.Abs(share-expected[name]))
 	}
 	return off
 }

@@ -126,7 +126,7 @@ type supply struct {
 // some are missing, since somebody may be installing them.
 const (
 	refreshEvery   = time.Minute
-	refreshMissing = 5 * time.Second
+	refreshMissing = 15 * time.Second
 )
 
 // LookAhead works out how long certificates made ahead last, for current being the

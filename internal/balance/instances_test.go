@@ -63,7 +63,11 @@ func TestChangeWakesItsUsers(t *testing.T) {
 // However rarely healthy instances are fetched, they stay ok; and one that dies is
 // found out before HSDirs have dropped its descriptor for long.
 func TestRareFetches(t *testing.T) {
-	for _, every := range []time.Duration{20 * time.Minute, 50 * time.Minute} {
+	intervals := []time.Duration{50 * time.Minute}
+	if soaking() {
+		intervals = append(intervals, 20*time.Minute, time.Hour)
+	}
+	for _, every := range intervals {
 		onScene(t, sim.Config{Seed: 5, Relays: 60}, func(t *testing.T, s *scene) {
 			s.fetchEvery(every)
 			s.settle(2 * time.Minute)

@@ -80,7 +80,11 @@ func (s *Service) advance(ctx context.Context, now time.Time) {
 // upload hands what is not confirmed of an edition to the upload queue.
 func (s *Service) upload(e *Edition) {
 	e.uploaded = true
-	bodies := e.signing.bodies
+	bodies := e.signing.bodies // the loop alone reads what it changes of e
+	held := make(map[[20]byte]*descriptor.Contents, len(e.slots))
+	for n := range e.slots {
+		held[e.slots[n].HSDir] = e.slots[n].contents
+	}
 	u := hsdir.Upload{
 		Address: s.address, Period: e.Keys.Period, Urgency: e.Urgency,
 		Body: func(ctx context.Context, at hsdir.Slot) ([]byte, error) {
@@ -90,7 +94,7 @@ func (s *Service) upload(e *Edition) {
 			if bodies != nil {
 				return bodies[at.HSDir], nil
 			}
-			return e.Credential.Encode(ctx, e.slot(at.HSDir).contents, e.Revision)
+			return e.Credential.Encode(ctx, held[at.HSDir], e.Revision)
 		},
 		Report: func(r hsdir.UploadResult) {
 			s.postQuietly(func(now time.Time) { s.confirm(now, e, r) })

@@ -82,6 +82,9 @@ func (r records) Handle(_ context.Context, record slog.Record) error {
 // end; after it, what is published stays and the status says so; and all is
 // well as soon as there is a new one.
 func TestBundleRunsOut(t *testing.T) {
+	if !soaking() {
+		t.Skip("two weeks: make soak")
+	}
 	onScene(t, sim.Config{Seed: 50, Relays: 60, Params: fewSlots}, func(t *testing.T, s *scene) {
 		s.stop()
 		log := records{mu: new(sync.Mutex), list: new([]string), of: []string{"certificates made offline", "no certificate for"}}

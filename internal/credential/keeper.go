@@ -121,13 +121,16 @@ func (k *Keeper) Require(now time.Time, needs [2]Need) {
 	c := k.current
 	k.background.Go(func() {
 		for _, need := range due {
-			var made *Credential
-			err := c.do(c.certifying, certifyTimeout, func(ctx context.Context) (err error) {
-				made, err = c.certify(ctx, need, now)
+			// The result of a call that was not waited for is never looked at.
+			result := make(chan *Credential, 1)
+			err := c.do(c.certifying, certifyTimeout, func(ctx context.Context) error {
+				made, err := c.certify(ctx, need, now)
+				result <- made
 				return err
 			})
-			if err != nil {
-				made = nil
+			var made *Credential
+			if err == nil {
+				made = <-result
 			}
 			k.env.Post(func(now time.Time) { k.certified(now, c, need.Keys.Period, made, err) })
 		}

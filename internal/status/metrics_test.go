@@ -18,6 +18,7 @@ func testSnapshot() Snapshot {
 	return Snapshot{
 		Version: "v1", Now: testNow, Started: testNow.Add(-time.Hour), Warnings: []string{"a"}, Loaded: testNow.Add(-time.Minute),
 		Reloads:   []Event{{At: testNow.Add(-time.Minute), Error: "no"}, {At: testNow}},
+		Events:    map[string]uint64{"published": 3},
 		Tor:       Tor{Own: true, Connected: true, Restarts: 2},
 		Consensus: Consensus{Known: true, ValidAfter: testNow.Add(-30 * time.Minute), HSDirs: 4000},
 		Services: []Service{

@@ -44,7 +44,7 @@ type opened struct {
 // client. raw is not kept. Errors are of type *ParseError; errors.Is tells
 // ErrClientKey, ErrNotOurs, ErrExpired and ErrTooLarge.
 func (d *Decoder) Decode(raw []byte, keys PeriodKeys, client *ClientKey, now time.Time) (*Descriptor, error) {
-	d.once.Do(func() { d.certs.good.limit, d.memo.limit = certCacheSize, memoSize })
+	d.once.Do(d.init)
 	if err := checkSize(len(raw), d.MaxSize); err != nil {
 		return nil, &ParseError{Layer: LayerOuter, Err: err}
 	}
@@ -59,6 +59,25 @@ func (d *Decoder) Decode(raw []byte, keys PeriodKeys, client *ClientKey, now tim
 	}
 	return o.at(now)
 }
+
+// DecodeOuter verifies the outer layer of raw, which tells who signed it, and leaves
+// out what is encrypted: AuthEphemeralKey, AuthClients, CAACritical, Contents and
+// Dropped. It takes a fraction of the time of Decode, has the same errors, and
+// remembers nothing but the certificate.
+func (d *Decoder) DecodeOuter(raw []byte, keys PeriodKeys, now time.Time) (*Descriptor, error) {
+	d.once.Do(d.init)
+	if err := checkSize(len(raw), d.MaxSize); err != nil {
+		return nil, &ParseError{Layer: LayerOuter, Err: err}
+	}
+	outer, err := d.openOuter(raw, &keys)
+	if err != nil {
+		return nil, err
+	}
+	o := &opened{certLine: outer.certLine, descriptor: outer.descriptor()}
+	return o.at(now)
+}
+
+func (d *Decoder) init() { d.certs.good.limit, d.memo.limit = certCacheSize, memoSize }
 
 func checkSize(n, limit int) error {
 	if limit <= 0 {
@@ -87,33 +106,37 @@ func memoName(raw []byte, keys *PeriodKeys, client *ClientKey) (name [sha256.Siz
 
 // open does all that does not depend on the time.
 func (d *Decoder) open(raw []byte, keys *PeriodKeys, client *ClientKey) (*opened, error) {
-	wrapper, err := parseOuter(raw)
+	outer, err := d.openOuter(raw, keys)
 	if err != nil {
 		return nil, err
 	}
-	if err := wrapper.verify(keys.Blinded, &d.certs); err != nil {
-		return nil, err
-	}
-	first, err := wrapper.openFirst(keys)
+	first, err := outer.openFirst(keys)
 	if err != nil {
 		return nil, err
 	}
-	second, needsKey, err := first.openSecond(keys, wrapper.revision, client)
+	second, needsKey, err := first.openSecond(keys, outer.revision, client)
 	if err != nil {
 		return nil, err
 	}
-	second.verifyPoints(wrapper.cert.Key(), &d.certs)
-	return &opened{certLine: wrapper.certLine, points: second.points, descriptor: Descriptor{
-		Lifetime:         wrapper.lifetime,
-		RevisionCounter:  wrapper.revision,
-		SigningCert:      wrapper.cert,
-		AuthEphemeralKey: first.ephemeral,
-		AuthClients:      first.clients,
-		CAACritical:      first.caa,
-		NeedsClientKey:   needsKey,
-		Contents:         second.contents,
-		Dropped:          second.dropped,
-	}}, nil
+	second.verifyPoints(outer.cert.Key(), &d.certs)
+	o := &opened{certLine: outer.certLine, points: second.points, descriptor: outer.descriptor()}
+	o.descriptor.AuthEphemeralKey, o.descriptor.AuthClients, o.descriptor.CAACritical = first.ephemeral, first.clients, first.caa
+	o.descriptor.NeedsClientKey, o.descriptor.Contents, o.descriptor.Dropped = needsKey, second.contents, second.dropped
+	return o, nil
+}
+
+// openOuter reads and verifies the outer layer.
+func (d *Decoder) openOuter(raw []byte, keys *PeriodKeys) (*outer, error) {
+	o, err := parseOuter(raw)
+	if err != nil {
+		return nil, err
+	}
+	return o, o.verify(keys.Blinded, &d.certs)
+}
+
+// descriptor returns what the outer layer says.
+func (o *outer) descriptor() Descriptor {
+	return Descriptor{Lifetime: o.lifetime, RevisionCounter: o.revision, SigningCert: o.cert}
 }
 
 // openFirst decrypts and reads the first layer. It decrypts in place.

@@ -118,6 +118,42 @@ func TestDecodeNeedsClientKey(t *testing.T) {
 	enough(t, "descriptors for clients", tried, 15)
 }
 
+// TestDecodeOuter: the outer layer alone gives the same verdict on what it holds, as
+// Decode does, and needs no key of a client.
+func TestDecodeOuter(t *testing.T) {
+	for _, v := range loadCorpus(t).Descriptors {
+		var d Decoder
+		got, err := d.DecodeOuter(v.raw(t), v.keys(t), v.now())
+		if err != nil {
+			t.Fatalf("%s: %v", v.File, err)
+		}
+		if got.RevisionCounter != v.Expected.Revision || got.Lifetime != time.Duration(v.Expected.Lifetime)*time.Minute {
+			t.Errorf("%s: revision counter %d, lifetime %v", v.File, got.RevisionCounter, got.Lifetime)
+		}
+		checkCertificate(t, got.SigningCert, v.Expected.SigningCert)
+		if _, err := d.DecodeOuter(v.raw(t), v.keys(t), got.SigningCert.Expires().Add(time.Hour)); !errors.Is(err, ErrExpired) {
+			t.Errorf("%s: after the certificate: %v", v.File, err)
+		}
+	}
+	refused := 0
+	for _, v := range loadCorpus(t).Bad {
+		var whole, outer *ParseError
+		_, err := new(Decoder).Decode(v.raw(t), v.keys(t), nil, v.now())
+		errors.As(err, &whole)
+		_, err = new(Decoder).DecodeOuter(v.raw(t), v.keys(t), v.now())
+		errors.As(err, &outer)
+		// The blob is the outer layer's, and what cannot be decrypted is blamed on it.
+		wants := whole != nil && whole.Layer == LayerOuter && whole.Keyword != kwSuperencrypted
+		if wants {
+			refused++
+		}
+		if wants && (outer == nil || outer.Error() != whole.Error()) || whole == nil && outer != nil {
+			t.Errorf("%s: %v, but Decode says %v", v.File, outer, whole)
+		}
+	}
+	enough(t, "outer layers refused", refused, 15)
+}
+
 // TestDecodeBad holds every damaged descriptor to its verdict, which is the
 // strict reading; doc/divergences.md lists where tor reads it otherwise.
 func TestDecodeBad(t *testing.T) {

@@ -136,6 +136,23 @@ var (
 // error; the error tells ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
 // ErrNoHSDirs and descriptor.ErrClientKey apart.
 func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (FetchResult, error) {
+	return f.fetch(ctx, c, keys, floor, func(d *descriptor.Decoder, raw []byte) (*descriptor.Descriptor, error) {
+		return d.Decode(raw, keys, client, now)
+	})
+}
+
+// FetchOuter fetches like Fetch, and verifies the outer layer alone, as
+// Decoder.DecodeOuter does.
+func (f *Fetcher) FetchOuter(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, now time.Time) (FetchResult, error) {
+	return f.fetch(ctx, c, keys, 0, func(d *descriptor.Decoder, raw []byte) (*descriptor.Descriptor, error) {
+		return d.DecodeOuter(raw, keys, now)
+	})
+}
+
+// decoding verifies what an HSDir sent.
+type decoding func(d *descriptor.Decoder, raw []byte) (*descriptor.Descriptor, error)
+
+func (f *Fetcher) fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, floor uint64, decode decoding) (FetchResult, error) {
 	ring := c.Current()
 	fail := func(err error) (FetchResult, error) {
 		return FetchResult{}, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
@@ -147,10 +164,7 @@ func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.Perio
 	if ring.Len() == 0 {
 		return fail(fmt.Errorf("%w (%v)", ErrNoHSDirs, c.Coverage))
 	}
-	q := &query{
-		f: f, decoder: f.decoderFor(ring.MaxDescriptorSize()),
-		keys: keys, client: client, floor: floor, now: now, label: keys.Address.Label(),
-	}
+	q := &query{f: f, decoder: f.decoderFor(ring.MaxDescriptorSize()), decode: decode, keys: keys, floor: floor, label: keys.Address.Label()}
 	q.prepare(ring)
 	q.run(ctx)
 	result := FetchResult{Descriptor: q.best, Raw: q.raw, HSDirs: q.inOrder()}
@@ -185,10 +199,9 @@ var errEnough = errors.New("other HSDirs have answered")
 type query struct {
 	f       *Fetcher
 	decoder *descriptor.Decoder
+	decode  decoding
 	keys    descriptor.PeriodKeys
-	client  *descriptor.ClientKey
 	floor   uint64
-	now     time.Time
 	label   string // of the address
 
 	mu       sync.Mutex    // protects what follows
@@ -316,7 +329,7 @@ func (q *query) ask(ctx context.Context, place int) bool {
 
 // judge decodes and verifies what an HSDir sent.
 func (q *query) judge(raw []byte) (*descriptor.Descriptor, Outcome, error) {
-	d, err := q.decoder.Decode(raw, q.keys, q.client, q.now)
+	d, err := q.decode(q.decoder, raw)
 	switch {
 	case errors.Is(err, descriptor.ErrClientKey):
 		return nil, NeedsClientKey, err

@@ -57,8 +57,8 @@ func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensu
 	}
 	r.asking = e
 	s.calls.Go(func() {
-		got, err := s.env.Fetcher.Fetch(ctx, c, e.Keys, nil, 0, now)
-		s.post(func(now time.Time) { s.compare(now, c, got.Descriptor, err) })
+		got, err := s.env.Fetcher.FetchOuter(ctx, c, e.Keys, now)
+		s.post(func(now time.Time) { s.compare(now, c, got, err) })
 	})
 }
 
@@ -70,16 +70,16 @@ func readbackPause(c *hsdir.Consensus, usual time.Duration) time.Duration {
 }
 
 // compare takes in what clients get.
-func (s *Service) compare(now time.Time, c *hsdir.Consensus, d *descriptor.Descriptor, fetchErr error) {
+func (s *Service) compare(now time.Time, c *hsdir.Consensus, got hsdir.FetchResult, fetchErr error) {
 	r := &s.readback
 	asked := r.asking
 	r.asking = nil
 	r.due = now.Add(readbackPause(c, readbackEvery))
 	e := s.state.Editions[asked.Keys.Period]
-	if e == nil || d == nil && !errors.Is(fetchErr, hsdir.ErrNotFound) && !errors.Is(fetchErr, hsdir.ErrInvalid) {
+	if e == nil || got.Descriptor == nil && !errors.Is(fetchErr, hsdir.ErrNotFound) && !errors.Is(fetchErr, hsdir.ErrInvalid) {
 		return // nothing is known, and what was known before may still be so
 	}
-	err, republish := s.judge(e, asked, d, fetchErr)
+	err, republish := s.judge(now, e, asked, got, fetchErr)
 	if err == nil && e == asked {
 		r.at = now
 	}
@@ -97,10 +97,11 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, d *descriptor.Descr
 
 // judge says what is wrong with what clients get, and whether publishing again may
 // fix it. asked is the edition that was out when they were asked for it.
-func (s *Service) judge(e, asked *Edition, d *descriptor.Descriptor, fetchErr error) (err error, republish bool) {
+func (s *Service) judge(now time.Time, e, asked *Edition, got hsdir.FetchResult, fetchErr error) (err error, republish bool) {
+	d := got.Descriptor
 	if d != nil && !s.keys.Ours(d.SigningCert.Key()) && d.RevisionCounter > s.counters[e.Keys.Period] {
-		return fmt.Errorf("somebody else publishes under this address, with %d introduction points of their own: "+
-			"another balancer or tor has the same key, or it was stolen", strangers(e, d)), false
+		return fmt.Errorf("somebody else publishes under this address%s: another balancer or tor has the same key, or it was stolen",
+			strangers(now, e, got.Raw)), false
 	}
 	if e != asked || !asked.everywhere() {
 		return nil, false // HSDirs may have the one before
@@ -116,8 +117,14 @@ func (s *Service) judge(e, asked *Edition, d *descriptor.Descriptor, fetchErr er
 	return nil, false
 }
 
-// strangers counts the introduction points of d that are not of e.
-func strangers(e *Edition, d *descriptor.Descriptor) (n int) {
+// strangers says how many introduction points of a descriptor are not of e, if it
+// can be opened.
+func strangers(now time.Time, e *Edition, raw []byte) string {
+	d, err := (&descriptor.Decoder{MaxSize: len(raw) + 1}).Decode(raw, e.Keys, nil, now)
+	if err != nil {
+		return ""
+	}
+	n := 0
 	own := make(map[[32]byte]bool)
 	for _, p := range e.Contents.IntroductionPoints {
 		own[p.AuthKey] = true
@@ -127,5 +134,5 @@ func strangers(e *Edition, d *descriptor.Descriptor) (n int) {
 			n++
 		}
 	}
-	return n
+	return fmt.Sprintf(", with %d introduction points of their own", n)
 }

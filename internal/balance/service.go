@@ -46,6 +46,12 @@ type Uploader interface {
 	Cancel(descriptor.Address)
 }
 
+// Fetcher fetches what clients get of the service's own descriptor, as
+// *hsdir.Fetcher does.
+type Fetcher interface {
+	FetchOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, now time.Time) (hsdir.FetchResult, error)
+}
+
 // Store keeps the record of a service, as *state.DB does.
 type Store interface {
 	Service(descriptor.Address) (record state.Service, version uint64, err error)
@@ -56,7 +62,7 @@ type Store interface {
 type Env struct {
 	Consensus backend.Source
 	Backends  *backend.Set
-	Fetcher   backend.Fetcher // of the service's own descriptor, to compare
+	Fetcher   Fetcher
 	// Uploads returns what uploads for a service now: each tor has a queue.
 	Uploads func(descriptor.Address) Uploader
 	Store   Store

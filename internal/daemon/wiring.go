@@ -80,6 +80,11 @@ func (r *Rooms) Fetch(ctx context.Context, c *hsdir.Consensus, keys descriptor.P
 	return r.fetchers[r.tors.For(keys.Address)].Fetch(ctx, c, keys, client, floor, now)
 }
 
+// FetchOuter does the same, and verifies the outer layer alone.
+func (r *Rooms) FetchOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, now time.Time) (hsdir.FetchResult, error) {
+	return r.fetchers[r.tors.For(keys.Address)].FetchOuter(ctx, c, keys, now)
+}
+
 // poolSource asks the tor of a pool for the consensus that is best off now.
 type poolSource struct{ tors *tor.Pool }
 

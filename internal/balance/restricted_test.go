@@ -1,0 +1,59 @@
+package balance
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/sim"
+)
+
+// A service with authorized clients answers them and nobody else, reads its own
+// descriptor back though it has no client's key, and publishes its CAA records.
+func TestRestricted(t *testing.T) {
+	key, err := descriptor.ParseClientKey([]byte("descriptor:x25519:OM7TGIVRYMY6PFX6GAC6ATRTA5U6WW6U7A4ZNHQDI6OVL52XVV2Q"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	caa, err := descriptor.ParseCAA(`0 issue "ca.example"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	onScene(t, sim.Config{Seed: 45}, func(t *testing.T, s *scene) {
+		cfg := s.config()
+		cfg.Clients, cfg.CAA = []descriptor.AuthorizedClient{key.Client()}, []descriptor.CAA{caa}
+		s.service.Reconfigure(cfg)
+		s.settle(10 * time.Minute)
+		if got := s.want("restricted", status.StateOK); got.ReadBack.IsZero() {
+			t.Error("the descriptor was not read back")
+		}
+		for range 6 {
+			known := s.net.NewClient(s.custodian.Address(), sim.ClientConfig{Key: key})
+			if r := known.Request(); r.Err != nil {
+				t.Errorf("a client with the key: %v", r.Err)
+			}
+			if r := s.client().Request(); r.Err == nil {
+				t.Error("a client without a key was answered")
+			}
+		}
+		c, err := s.watcher.Consensus()
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys, err := s.custodian.Address().Keys(c.CurrentPeriod())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fetcher := s.env.Fetcher.(*hsdir.Fetcher)
+		if got, err := fetcher.Fetch(t.Context(), c, keys, key, 0, time.Now()); err != nil || !slices.Equal(got.Descriptor.CAA, cfg.CAA) {
+			t.Errorf("with the key: %v", err)
+		}
+		if _, err := fetcher.Fetch(t.Context(), c, keys, nil, 0, time.Now()); !errors.Is(err, descriptor.ErrClientKey) {
+			t.Errorf("without a key: %v", err)
+		}
+	})
+}

@@ -86,7 +86,7 @@ func decodedPoints(b *testing.B) []IntroductionPoint {
 	return d.IntroductionPoints
 }
 
-// BenchmarkEncode makes everything anew: the descriptor-signing key, the
+// BenchmarkEncode makes everything again: the descriptor-signing key, the
 // blinded key and its certificate, the revision counter, the certificates of
 // all introduction points, and the descriptor.
 func BenchmarkEncode(b *testing.B) {

@@ -129,7 +129,7 @@ func authEntries(clients int) int {
 }
 
 // authSection is the part of the first layer that authorizes clients. tor makes
-// it anew with the client list and keeps it from upload to upload, and so do we.
+// it again with the client list and keeps it from upload to upload, and so do we.
 type authSection struct {
 	clients []AuthorizedClient
 	text    []byte // up to the encrypted line

@@ -209,7 +209,7 @@ const nonceLabel = "nonce of a descriptor's signature"
 //   - All parts but the last have a fixed length: different parts are different
 //     inputs to the hash.
 //
-// Whoever verifies cannot tell the difference.
+// Anyone who verifies cannot tell the difference.
 func nonceOf(head, first []byte, random io.Reader) ([][]byte, error) {
 	fresh := make([]byte, 32)
 	if _, err := io.ReadFull(random, fresh); err != nil {

@@ -223,7 +223,7 @@ var widest = sync.OnceValue(func() widths {
 })
 
 // Check returns the error that Encode would give of c itself, and asks the
-// signer for nothing: one that is slow need not be asked in vain.
+// signer for nothing: one that is slow is asked only when the rest is valid.
 func (e *Encoder) Check(c *Contents, revision uint64, random io.Reader) error {
 	blank := func([]byte, ...[]byte) ([]byte, error) { return make([]byte, ed25519.SignatureSize), nil }
 	trial := &Encoder{MaxSize: e.MaxSize, keys: e.keys, cert: e.cert, public: e.public}

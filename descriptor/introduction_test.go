@@ -97,7 +97,7 @@ func TestMaxPoints(t *testing.T) {
 }
 
 // TestLowOrderSigningKey: with a signing key of low order anybody can sign, so
-// a certificate for one must not count, whoever made it.
+// a certificate for one must not count, no matter who made it.
 func TestLowOrderSigningKey(t *testing.T) {
 	s := newTestService(t, 1)
 	identity, err := IdentityKeyFromSeed(bytes.Repeat([]byte{1}, 32))

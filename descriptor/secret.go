@@ -80,7 +80,7 @@ func NewIdentityKey(expanded []byte) (k *IdentityKey, err error) {
 
 // errNoPrefix is about a key whose nonces everybody can compute.
 var errNoPrefix = errors.New("the second half of the key, which keeps the nonces of its signatures secret, is zeros: " +
-	"whoever sees one signature has the key; any 32 random bytes in their place leave the address as it is, if nothing was signed yet")
+	"anyone who sees one signature has the key; any 32 random bytes in their place leave the address as it is, if nothing was signed yet")
 
 // scalarOf reads the scalar of an expanded key: 256 bits, little-endian, modulo
 // the order of the group, as tor computes with it. That is right for every
@@ -201,7 +201,7 @@ func (b *BlindedKey) Sign(message []byte) (signature []byte) {
 }
 
 // RevisionKey keys the order-preserving encryption of revision counters for
-// one service and period (rend-spec-v3, appendix F.2). Whoever holds it can
+// one service and period (rend-spec-v3, appendix F.2). Anyone who holds it can
 // tell when a descriptor was made, and nothing else: it is kept in ordinary
 // memory. It does not print.
 type RevisionKey struct {

@@ -76,7 +76,7 @@ func (m *microdescs) parse(text []byte) (bad int, reason, err error) {
 	return bad, reason, nil
 }
 
-// take returns the entry for a microdescriptor, made anew if need be.
+// take returns the entry for a microdescriptor, made again if need be.
 func (m *microdescs) take(body []byte) *microdesc {
 	key := m.key(body)
 	at, ok := m.byText[key]

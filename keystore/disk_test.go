@@ -164,7 +164,7 @@ func TestConcurrentUse(t *testing.T) {
 	group.Wait()
 }
 
-// TestPrivate: a file that others can use is refused, with the way to mend it.
+// TestPrivate: a file that others can use is refused, with the way to fix it.
 func TestPrivate(t *testing.T) {
 	for _, mode := range []os.FileMode{0o604, 0o620, 0o644, 0o601} {
 		path := newDisk(t).path

@@ -246,7 +246,7 @@ func TestSealedFileChanges(t *testing.T) {
 		key.certificates = nil
 		return err
 	}
-	sealFile(t, key.path, identity) // sealed anew
+	sealFile(t, key.path, identity) // sealed again
 	if err := certify(); err != nil {
 		t.Error(err)
 	}

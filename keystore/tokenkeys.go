@@ -180,7 +180,7 @@ type tokenSigner struct {
 // Public returns an ed25519.PublicKey.
 func (s *tokenSigner) Public() crypto.PublicKey { return s.key.Public }
 
-// Sign returns a plain Ed25519 signature within ten seconds. Whoever uses it
+// Sign returns a plain Ed25519 signature within ten seconds. Anyone who uses it
 // verifies it first.
 func (s *tokenSigner) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if opts.HashFunc() != 0 {

@@ -117,7 +117,7 @@ type party struct {
 }
 
 // quotas says how many points each instance may have. It gives one to each, then
-// one at a time to whoever is furthest behind its share (the method of Webster
+// one at a time to the one furthest behind its share (the method of Webster
 // and Sainte-Laguë, which for equal weights is breadth first), and returns where
 // the shares came nearest to the weights, of equally good places the last one.
 // A rule that fills goes on as long as there is room. An instance alone has all.

@@ -229,7 +229,7 @@ func (n *Network) launch(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	// Whoever asked for a consensus in vain waits longer and longer; now that
+	// Anyone who failed to get a consensus waits longer and longer; now that
 	// there is one, they need not.
 	for _, r := range n.relays {
 		r.reload()

@@ -38,7 +38,7 @@ the address for the periods that are prepared, and not a day longer.
      public halves. It shows a fingerprint of the request.
   2. "ceremony sign", on the machine that has the identity key, shows what is
      asked for and the fingerprint again. Compare the two: that is what protects
-     you from whoever had the stick in between. It writes a bundle. It needs no
+     you from anyone who had the stick in between. It writes a bundle. It needs no
      network, no tor and no configuration: this program and the key are enough.
   3. "ceremony install", on the manager, checks every certificate of the bundle
      against the onion address and against the keys that are there, before it

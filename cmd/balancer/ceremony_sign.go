@@ -43,7 +43,7 @@ its radios removed, started from a medium of which you know the origin. It needs
 tor, no configuration and no other file than the request and the key. Set the clock
 before: nothing signed depends on it, but the warnings do.
 
-Compare the fingerprint with the one that the manager showed. Whoever can change the
+Compare the fingerprint with the one that the manager showed. Anyone who can change the
 request on its way would otherwise have keys of their own certified, and could
 publish under the address. The fingerprint covers everything in the request. To sign,
 type its last group of four characters, from your note of what the manager showed.

@@ -18,7 +18,7 @@ func newCheckCommand() *cobra.Command {
 	var asJSON, offline bool
 	cmd := &cobra.Command{
 		Use:   "check --config FILE",
-		Short: "Say of each thing you set whether it works, and how to mend it",
+		Short: "Check the configuration and everything that it refers to",
 		Long: `Try everything that the configuration names, without publishing anything: the
 file itself, the state directory, each service's key, the tor that is to be used
 and its version, the consensus and the clock, each instance's descriptor and its
@@ -27,7 +27,7 @@ key that a token seals, it has the token unseal it and certify; of signing keys 
 a token, it makes one, has it sign, and destroys it again; of an offline key, it
 says how long the certificates last.
 
-Each line says "ok", "warning" or "failed", and below it how to mend what is not
+Each line says "ok", "warning" or "failed", and below it how to fix what is not
 ok. The exit status is 1 if anything failed. While a tor of its own starts, its
 progress is on standard error. --offline looks at the file and the keys alone,
 tokens included, and needs no tor.`,
@@ -77,7 +77,7 @@ func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Findi
 		for _, fault := range config.Each(err) {
 			f := daemon.Finding{What: "configuration", Level: daemon.LevelFailed, Detail: fault.Error()}
 			if bad := (*config.Error)(nil); errors.As(fault, &bad) && bad.Instead != "" {
-				f.Mend, f.Instead = "put this into a file of its own:", bad.Instead
+				f.Fix, f.Instead = "put this into a file of its own:", bad.Instead
 			}
 			count(f)
 		}
@@ -102,8 +102,8 @@ func plural(n int, what string) string { return printable.Count(n, what) }
 func printFinding(cmd *cobra.Command, f daemon.Finding) {
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "%-8s %s: %s\n", f.Level, oneLine(f.What), oneLine(f.Detail))
-	if f.Mend != "" {
-		fmt.Fprintf(out, "%-8s -> %s\n", "", oneLine(f.Mend))
+	if f.Fix != "" {
+		fmt.Fprintf(out, "%-8s -> %s\n", "", oneLine(f.Fix))
 	}
 	if f.Instead != "" {
 		fmt.Fprintf(out, "\n%s", f.Instead)

@@ -349,7 +349,7 @@ func farPoint(t *testing.T) descriptor.IntroductionPoint {
 }
 
 // TestDescriptorWithCRLF: of a descriptor that went through a Windows editor the
-// line ends are named, with the command that mends them.
+// line ends are named, with the command that fixes them.
 func TestDescriptorWithCRLF(t *testing.T) {
 	good, _ := showVectors(t)
 	v := good[0]
@@ -364,16 +364,16 @@ func TestDescriptorWithCRLF(t *testing.T) {
 	if err := os.WriteFile(path, crlf, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, mend := range map[string]string{path: "tr -d '\\r' < " + path, "-": "tr -d '\\r'"} {
+	for name, fix := range map[string]string{path: "tr -d '\\r' < " + path, "-": "tr -d '\\r'"} {
 		for _, command := range []string{"show", "verify"} {
 			_, err := runDescriptor(t, crlf, append(append([]string{command}, args...), name)...)
-			if err == nil || !strings.HasSuffix(err.Error(), ": it has Windows line ends (CRLF), which no client takes; without them: "+mend) {
+			if err == nil || !strings.HasSuffix(err.Error(), ": it has Windows line ends (CRLF), which no client takes; without them: "+fix) {
 				t.Errorf("%s %s: %v", command, name, err)
 			}
 		}
 	}
-	mended, err := exec.CommandContext(t.Context(), "sh", "-c", "tr -d '\\r' < "+path).Output()
-	if err != nil || !bytes.Equal(mended, raw) {
-		t.Errorf("the command does not mend it: %v", err)
+	fixed, err := exec.CommandContext(t.Context(), "sh", "-c", "tr -d '\\r' < "+path).Output()
+	if err != nil || !bytes.Equal(fixed, raw) {
+		t.Errorf("the command does not fix it: %v", err)
 	}
 }

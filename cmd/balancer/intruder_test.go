@@ -38,7 +38,7 @@ func (c *custodians) breakIn(ctx context.Context) {
 	i.visits(ctx, "last in the file, on the other's relays")
 }
 
-// intruder is whoever broke into a backend: they have its tor and its key.
+// intruder is someone who broke into a backend: they have its tor and its key.
 type intruder struct {
 	*custodians
 	service  *testnet.Service

@@ -30,7 +30,7 @@ func newKeyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "key",
 		Short: "Make, seal and show identity keys of services",
-		Long: `The identity key of a service is its onion address: whoever has the secret half
+		Long: `The identity key of a service is its onion address: anyone who has the secret half
 can publish under the address, and when it is lost, so is the address. The
 configuration names it ("key = …") in one of these forms:
 
@@ -45,7 +45,7 @@ configuration names it ("key = …") in one of these forms:
 
 To move a service over from a single tor or from OnionBalance, copy the key as it
 is; there is nothing to convert. A key file that anyone but its owner can read is
-refused ("chmod 600 FILE" mends it), and no key file is ever overwritten.
+refused ("chmod 600 FILE" fixes it), and no key file is ever overwritten.
 
 No token can hold the identity key itself and publish with it: tor wants signatures
 by keys that are derived from it, one for each period, and tokens can neither derive

@@ -236,7 +236,7 @@ func (s *sealedNew) writeText(w io.Writer) error {
 	return err
 }
 
-const backupText = "The backup is not sealed: whoever reads it has the address. Take it off this machine.\n"
+const backupText = "The backup is not sealed: anyone who reads it has the address. Take it off this machine.\n"
 
 // triedText says what SealTo did.
 const triedText = `Tried: the file was read back from disk, the token opened it, the key in it is the

@@ -34,8 +34,8 @@ func newKeySealCommand() *cobra.Command {
 		Short: "Seal a key so that only a token can open it",
 		Long: `Writes the identity key KEY, tor's or OnionBalance's, to a new file that only a token
 can open: an HSM, a smart card, a YubiKey, SoftHSM. The file is sealed by a key that
-never leaves the token, and is bound to the onion address. Whoever steals the disk or
-a backup has nothing without the token and its PIN. Whoever has this machine while it
+never leaves the token, and is bound to the onion address. Anyone who steals the disk or
+a backup has nothing without the token and its PIN. Anyone who has this machine while it
 runs can use the token as balancer does, and see the key while it is open.
 
 URI names the token, its key, the PKCS #11 module to reach it by, where the PIN comes

@@ -65,8 +65,8 @@ func statePath(dir string) string { return filepath.Join(dir, "testnet.json") }
 // errLocked says that a network is up in a directory.
 var errLocked = errors.New("a test network is up there already")
 
-// lockLab takes the lock that says a network is up in dir. The kernel lets go
-// of it when its holder ends, however that happens.
+// lockLab takes the lock that says a network is up in dir. The kernel releases
+// it when its holder ends, however that happens.
 func lockLab(dir string) (*os.File, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

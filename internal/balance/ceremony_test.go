@@ -22,7 +22,7 @@ type ceremonies struct {
 	behind time.Duration
 }
 
-// newCeremonies makes the directory, and starts the service anew with it.
+// newCeremonies makes the directory, and starts the service again with it.
 func newCeremonies(s *scene) *ceremonies {
 	c := &ceremonies{s: s, dir: filepath.Join(s.t.TempDir(), "front.offline"), behind: 37 * time.Minute}
 	c.prepare(1)
@@ -146,7 +146,7 @@ func TestCeremonyTwoMonths(t *testing.T) {
 		if counts.Rejected > 0 {
 			t.Errorf("%d uploads were refused", counts.Rejected)
 		}
-		// Two descriptors of two slots, made anew every one to two hours, and
+		// Two descriptors of two slots, made again every one to two hours, and
 		// whenever relays change.
 		if counts.Posts > 62*24*4*2 {
 			t.Errorf("%d uploads", counts.Posts)
@@ -170,7 +170,7 @@ func (c *ceremonies) wantPruned() {
 }
 
 // Without a ceremony in time the last descriptor stays in place, loudly, and
-// the next ceremony mends it.
+// the next ceremony fixes it.
 func TestCeremonyForgotten(t *testing.T) {
 	onSceneOf(t, ceremonyNetwork(62), []sim.InstanceConfig{{IntroductionPoints: 2, PointLife: 60 * time.Hour}}, func(t *testing.T, s *scene) {
 		s.stop()

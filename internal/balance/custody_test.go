@@ -64,7 +64,7 @@ func TestSlowToken(t *testing.T) {
 		if confirmed(got) != 16 || made != 2 || posts != 16 || signs != posts+2*points {
 			t.Errorf("%d slots, %d keys made, %d signatures for %d uploads and %d introduction points", confirmed(got), made, signs, posts, points)
 		}
-		// What is made anew after an hour or two, although nothing changed, has
+		// What is made again after an hour or two, although nothing changed, has
 		// certificates of that hour.
 		for _, i := range s.instances {
 			i.SetOnline(false)

@@ -66,7 +66,7 @@ func TestInstanceWithStolenKeys(t *testing.T) {
 					t.Errorf("%s: %q", i.Name, i.Warnings)
 				}
 			}
-			// The claims outlast a restart, whoever answers first.
+			// The claims outlast a restart, no matter who answers first.
 			s.restart()
 			s.settle(5 * time.Minute)
 			answers := s.reach("with a thief of keys", 300)
@@ -179,7 +179,7 @@ func TestNothingToPublish(t *testing.T) {
 	})
 }
 
-// What is published keeps its relays over a restart, whoever offers points on
+// What is published keeps its relays over a restart, no matter who offers points on
 // them meanwhile.
 func TestRelaysOutlastARestart(t *testing.T) {
 	onScene(t, sim.Config{Seed: 56, Relays: 400}, func(t *testing.T, s *scene) {
@@ -210,7 +210,7 @@ func TestRelaysOutlastARestart(t *testing.T) {
 	})
 }
 
-// Whoever is taken out of the file does not keep the keys that it got hold of.
+// Anyone who is taken out of the file does not keep the keys that it got hold of.
 func TestThiefTakenOut(t *testing.T) {
 	onScene(t, sim.Config{Seed: 57, Relays: 400}, func(t *testing.T, s *scene) {
 		s.settle(2 * time.Minute)

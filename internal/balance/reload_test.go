@@ -52,7 +52,7 @@ func TestReloadOfTheSame(t *testing.T) {
 	})
 }
 
-// A reload with other keys certifies anew at once. While they fail, those of
+// A reload with other keys certifies again at once. While they fail, those of
 // before go on working, and a warning says so.
 func TestReloadOfOtherKeys(t *testing.T) {
 	onScene(t, sim.Config{Seed: 41}, func(t *testing.T, s *scene) {

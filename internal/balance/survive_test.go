@@ -255,15 +255,15 @@ func TestFaultyHSDirs(t *testing.T) {
 				}
 			}
 			s.reach(what, 20)
-			// When the fault is mended, every slot is filled without our doing.
+			// When the fault is fixed, every slot is filled without our doing.
 			s.fetchEvery(20 * time.Minute)
 			for _, r := range bad {
 				r.SetFaults(sim.Faults{})
 			}
 			s.settle(2 * time.Hour)
-			for _, d := range s.want(what+" mended", status.StateOK).Descriptors {
+			for _, d := range s.want(what+" fixed", status.StateOK).Descriptors {
 				if d.Confirmed != len(d.Slots) {
-					t.Errorf("%s mended: %d of %d slots of the %s descriptor: %+v", what, d.Confirmed, len(d.Slots), d.Which, d.Slots)
+					t.Errorf("%s fixed: %d of %d slots of the %s descriptor: %+v", what, d.Confirmed, len(d.Slots), d.Which, d.Slots)
 				}
 			}
 		})
@@ -412,7 +412,7 @@ func TestManyFaultsAtOnce(t *testing.T) {
 		if lost > 0 {
 			t.Errorf("%d of %d requests lost", lost, requests)
 		}
-		// Two descriptors with 8 slots, made anew about hourly for one reason or another.
+		// Two descriptors with 8 slots, made again about hourly for one reason or another.
 		if counts.Posts > days*24*16*3 {
 			t.Errorf("%d uploads in %d days", counts.Posts, days)
 		}

@@ -56,7 +56,7 @@ func (k *tokenKeys) fail(err error) {
 	k.broken = err
 }
 
-// lose forgets all keys, as a token that is initialized anew.
+// lose forgets all keys, as a token that is initialized again.
 func (k *tokenKeys) lose() {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 
 // Source is what a Watcher asks of tor. GetInfo and GetConf have deadlines of
 // their own; Watch fires, without queueing, when a consensus arrived or the
-// connection to tor was made anew.
+// connection to tor was made again.
 type Source interface {
 	GetInfo(ctx context.Context, key string) ([]byte, error)
 	GetConf(ctx context.Context, key string) ([]string, error)

@@ -89,7 +89,7 @@ func TestStartingIsQuiet(t *testing.T) {
 	})
 }
 
-// What tor cannot mend by itself is said at once, and once.
+// What tor cannot fix by itself is said at once, and once.
 func TestObstacleIsLoud(t *testing.T) {
 	h := &halfway{why: errors.New("the network is off")}
 	h.percent.Store(-1)

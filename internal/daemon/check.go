@@ -46,7 +46,7 @@ type Finding struct {
 	What   string `json:"what"`
 	Level  Level  `json:"level"`
 	Detail string `json:"detail"`
-	Mend   string `json:"mend,omitempty"` // what to do about it
+	Fix    string `json:"mend,omitempty"` // what to do about it
 
 	// Instead is a file in the place of the one at fault, ready to be pasted.
 	Instead string `json:"instead,omitempty"`
@@ -100,14 +100,14 @@ func (c *checker) ok(what, detail string, args ...any) {
 	c.tell(Finding{What: what, Level: LevelOK, Detail: fmt.Sprintf(detail, args...)})
 }
 
-func (c *checker) warn(what, mend, detail string, args ...any) {
-	c.tell(Finding{What: what, Level: LevelWarning, Detail: fmt.Sprintf(detail, args...), Mend: mend})
+func (c *checker) warn(what, fix, detail string, args ...any) {
+	c.tell(Finding{What: what, Level: LevelWarning, Detail: fmt.Sprintf(detail, args...), Fix: fix})
 }
 
-// fail tells of an error. mend is what to do unless the error knows better.
-func (c *checker) fail(what, mend string, err error) {
+// fail tells of an error. fix is what to do unless the error knows better.
+func (c *checker) fail(what, fix string, err error) {
 	text, advice := control.Split(err)
-	c.tell(Finding{What: what, Level: LevelFailed, Detail: text, Mend: cmp.Or(advice, mend)})
+	c.tell(Finding{What: what, Level: LevelFailed, Detail: text, Fix: cmp.Or(advice, fix)})
 }
 
 // checkBuild warns of a program that was built without what erases secrets.
@@ -121,7 +121,7 @@ func (c *checker) checkBuild(erases bool) {
 // checkState tries to write where the daemon would.
 func (c *checker) checkState() {
 	what := "state directory " + c.cfg.StateDir
-	mend := "make it writable for the user that balancer runs as, and see that the disk has room"
+	fix := "make it writable for the user that balancer runs as, and see that the disk has room"
 	if err := status.CheckPath(filepath.Join(c.cfg.StateDir, status.SocketName)); err != nil {
 		c.warn(what, "choose a shorter state_dir", "\"balancer status\" will not work: %v", err)
 	}
@@ -132,7 +132,7 @@ func (c *checker) checkState() {
 		return
 	}
 	if err := os.MkdirAll(c.cfg.StateDir, 0o700); err != nil {
-		c.fail(what, mend, err)
+		c.fail(what, fix, err)
 		return
 	}
 	f, err := os.CreateTemp(c.cfg.StateDir, ".check-")
@@ -141,7 +141,7 @@ func (c *checker) checkState() {
 		err = errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
 	}
 	if err != nil {
-		c.fail(what, mend, owner.Explain(err, c.cfg.StateDir))
+		c.fail(what, fix, owner.Explain(err, c.cfg.StateDir))
 		return
 	}
 	c.ok(what, "writable")
@@ -165,13 +165,13 @@ func (c *checker) checkTorrc() {
 	c.torrcBad = true
 }
 
-// checkPassword warns of a password for whoever comes first: a port of loopback
+// checkPassword warns of a password for the first process that listens: a port of loopback
 // is anybody's while tor is down.
 func (c *checker) checkPassword() {
 	for _, control := range c.cfg.Tor.Controls {
 		if c.cfg.Tor.PasswordFile != "" && !strings.HasPrefix(control, "unix:") {
 			c.warn("tor.password_file", "use tor's ControlSocket, or CookieAuthentication 1 and cookie_file",
-				"while tor is down, whoever answers at %s is told the password", control)
+				"while tor is down, whatever answers at %s is told the password", control)
 		}
 	}
 }
@@ -214,8 +214,8 @@ func (c *checker) checkTor(ctx context.Context, t *tor.Tor) bool {
 	}
 	version := t.Client().State().TorVersion
 	if err := control.CheckVersion(version); err != nil {
-		text, mend := control.Split(err)
-		c.warn(what, mend, "connected; %s", text)
+		text, fix := control.Split(err)
+		c.warn(what, fix, "connected; %s", text)
 	} else {
 		c.ok(what, "connected, version %s", version)
 	}
@@ -232,7 +232,7 @@ func mendTor(err error) string {
 	case errors.Is(err, fs.ErrPermission):
 		return "state_dir, with all that is in it, has to belong to the user that balancer runs as"
 	default:
-		return "if these are tor's words, mend the line of tor.torrc that they are about; tor has to be 0.4.8 or later"
+		return "if these are tor's words, fix the line of tor.torrc that they are about; tor has to be 0.4.8 or later"
 	}
 }
 
@@ -245,8 +245,8 @@ func (c *checker) checkConsensus(ctx context.Context, t *tor.Tor) *hsdir.Consens
 		return nil
 	}
 	if err := c.outdated(ctx, t, consensus); err != nil {
-		if text, mend := control.Split(err); consensus.ReasonablyLive(time.Now()) {
-			c.warn(what, cmp.Or(mend, c.torLog), "%s", text)
+		if text, fix := control.Split(err); consensus.ReasonablyLive(time.Now()) {
+			c.warn(what, cmp.Or(fix, c.torLog), "%s", text)
 		} else {
 			c.fail(what, c.torLog, err)
 		}
@@ -258,8 +258,8 @@ func (c *checker) checkConsensus(ctx context.Context, t *tor.Tor) *hsdir.Consens
 		c.ok(what, "of %s, %d HSDirs", utc(consensus.ValidAfter), len(consensus.HSDirs))
 	}
 	if err := t.Client().ClockError(ctx); err != nil {
-		text, mend := control.Split(err)
-		c.warn("clock", mend, "%s", text)
+		text, fix := control.Split(err)
+		c.warn("clock", fix, "%s", text)
 	}
 	return consensus
 }

@@ -10,7 +10,7 @@ func TestCheckBuild(t *testing.T) {
 		t.Errorf("of a good build: %+v", all)
 	}
 	c.checkBuild(false)
-	if len(all) != 1 || all[0].Level != LevelWarning || all[0].Mend == "" {
+	if len(all) != 1 || all[0].Level != LevelWarning || all[0].Fix == "" {
 		t.Errorf("of a build that erases nothing: %+v", all)
 	}
 }

@@ -68,7 +68,7 @@ func TestCheckOldConsensus(t *testing.T) {
 				t.Errorf("no old one either, after %v", time.Since(began))
 			}
 			if last.Level != level || !strings.Contains(last.Detail, "UTC, over since 20") || !strings.Contains(last.Detail, "has no new consensus yet") ||
-				strings.Contains(last.Detail+last.Mend, "clock") {
+				strings.Contains(last.Detail+last.Fix, "clock") {
 				t.Errorf("%v: found %+v", age, last)
 			}
 		})

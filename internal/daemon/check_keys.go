@@ -113,7 +113,7 @@ type supply interface {
 // trySupply says how long the certificates last, and whether the signing key of
 // the present period is the one that was certified.
 func (c *checker) trySupply(ctx context.Context, what string, s supply, built balance.Config) {
-	const mend = "hold a ceremony: balancer ceremony request, sign, install"
+	const fix = "hold a ceremony: balancer ceremony request, sign, install"
 	now, schedule := time.Now(), s.Schedule()
 	current := schedule.At(now)
 	ahead, warning, urgent := credential.LookAhead(now, s, current, schedule.Offset())
@@ -121,12 +121,12 @@ func (c *checker) trySupply(ctx context.Context, what string, s supply, built ba
 		ahead.DarkAt.UTC().Format(time.DateTime+" UTC"), ahead.RenewBy.UTC().Format(time.DateTime+" UTC"))
 	switch {
 	case ahead.Periods == 0:
-		c.fail(what, mend, errors.New(warning))
+		c.fail(what, fix, errors.New(warning))
 		return
 	case urgent:
-		c.warn(what, mend+", and soon", "%s: %s", detail, warning)
+		c.warn(what, fix+", and soon", "%s: %s", detail, warning)
 	case warning != "":
-		c.warn(what, mend, "%s: %s", detail, warning)
+		c.warn(what, fix, "%s: %s", detail, warning)
 	default:
 		c.ok(what, "%s", detail)
 	}
@@ -134,7 +134,7 @@ func (c *checker) trySupply(ctx context.Context, what string, s supply, built ba
 		return // to look for the key would make one, were it not there
 	}
 	if err := certifies(ctx, built, current); err != nil {
-		c.fail(what, mend, err)
+		c.fail(what, fix, err)
 	}
 }
 

@@ -25,7 +25,7 @@ func checked(t *testing.T, dir, text string) string {
 	t.Helper()
 	var lines []string
 	err := Check(t.Context(), parse(t, dir, text), true, slog.New(slog.DiscardHandler), func(f Finding) {
-		lines = append(lines, fmt.Sprintf("%s %s: %s -> %s", f.Level, f.What, f.Detail, f.Mend))
+		lines = append(lines, fmt.Sprintf("%s %s: %s -> %s", f.Level, f.What, f.Detail, f.Fix))
 	})
 	if err != nil {
 		t.Fatal(err)

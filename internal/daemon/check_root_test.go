@@ -34,7 +34,7 @@ func TestRootsCheckLeavesNothing(t *testing.T) {
 		}
 		var said []string
 		err := Check(t.Context(), parse(t, dir, text), false, slog.New(slog.DiscardHandler), func(f Finding) {
-			said = append(said, fmt.Sprintf("%s %s: %s -> %s", f.Level, f.What, f.Detail, f.Mend))
+			said = append(said, fmt.Sprintf("%s %s: %s -> %s", f.Level, f.What, f.Detail, f.Fix))
 		})
 		if err != nil {
 			t.Fatal(err)

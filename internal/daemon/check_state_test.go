@@ -20,7 +20,7 @@ func TestCheckStored(t *testing.T) {
 	check := func() string {
 		var said []string
 		c := &checker{cfg: cfg, log: slog.New(slog.DiscardHandler), tell: func(f Finding) {
-			said = append(said, fmt.Sprintf("%s %s -> %s", f.Level, f.Detail, f.Mend))
+			said = append(said, fmt.Sprintf("%s %s -> %s", f.Level, f.Detail, f.Fix))
 		}}
 		c.checkStored()
 		return strings.Join(said, "\n")

@@ -67,7 +67,7 @@ func (c *checker) tellTrial(what string, took, all time.Duration, shown bool) {
 	detail := fmt.Sprintf("the token makes keys, signs (in %s) and destroys them; all in %s",
 		took.Round(time.Millisecond), all.Round(time.Millisecond))
 	if shown {
-		c.warn(what, "keep it where nobody takes it, or use another kind of token", "%s; but it shows public keys without the PIN, so that whoever takes it can tell which address it signed for", detail)
+		c.warn(what, "keep it where nobody takes it, or use another kind of token", "%s; but it shows public keys without the PIN, so that anyone who takes it can tell which address it signed for", detail)
 		return
 	}
 	c.ok(what, "%s", detail)

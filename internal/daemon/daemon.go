@@ -39,7 +39,7 @@ type Daemon struct {
 	events    *Recorder
 	env       balance.Env
 	started   time.Time
-	unlock    func()      // lets go of state_dir
+	unlock    func()      // releases state_dir
 	fullNames atomic.Bool // log.full_addresses
 
 	ctx    context.Context

@@ -74,8 +74,8 @@ func withConsensus(ctx context.Context, cfg *config.Config, do func(*tor.Tor, *h
 }
 
 // How long to wait for a consensus: a tor of our own begins with nothing, or with
-// what it kept from its last life. What tor cannot mend by itself may pass within
-// obstaclePatience all the same, when it was just told to mend it.
+// what it kept from its last life. What tor cannot fix by itself may pass within
+// obstaclePatience all the same, when it was just told to fix it.
 const (
 	consensusPatience = 3 * time.Minute
 	obstaclePatience  = 5 * time.Second

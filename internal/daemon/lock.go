@@ -14,7 +14,7 @@ const lockFile = "lock"
 
 // lockState claims state_dir for this process: two balancers that publish the
 // same address would overtake each other's revision counters for ever. The
-// kernel lets go of the claim when the process ends, however it ends. A
+// kernel releases the claim when the process ends, however it ends. A
 // directory that cannot be written is no error: what that costs is reported
 // where it shows.
 func lockState(dir string) (release func(), err error) {

@@ -58,7 +58,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		s.Consensus.Error = err.Error()
 	}
 	if errors.Is(err, consensus.ErrNone) {
-		s.Consensus.Error, _ = control.Split(err) // nothing is to be mended yet
+		s.Consensus.Error, _ = control.Split(err) // nothing is to be fixed yet
 	}
 	if c != nil {
 		s.Consensus.Known = true

@@ -44,7 +44,7 @@ func decidesCode(cfg *config.Config) []decisive {
 	if cfg.Tor.Torrc != "" {
 		list = append(list, decisive{"tor.torrc", cfg.Tor.Torrc})
 	}
-	// A program that is not there is for whoever starts it to tell.
+	// A program that is not there is for its starter to report.
 	if path, err := exec.LookPath(cmp.Or(cfg.Tor.Binary, "tor")); err == nil {
 		list = append(list, decisive{"tor.binary", path})
 	}

@@ -17,7 +17,7 @@ const clientKeyText = "descriptor:x25519:OM7TGIVRYMY6PFX6GAC6ATRTA5U6WW6U7A4ZNHQ
 
 // TestStrictModes opens each thing that decides about code or keys, and each
 // directory above it, to others: the daemon does not start with it, and check
-// names it with the command that mends it.
+// names it with the command that fixes it.
 func TestStrictModes(t *testing.T) {
 	top := t.TempDir()
 	dir := filepath.Join(top, "etc")

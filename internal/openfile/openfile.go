@@ -35,7 +35,7 @@ func Regular(path string) (*os.File, fs.FileInfo, error) {
 
 // Secret is Regular for a file that should be this process's alone, which the
 // caller has strictmodes.User.Secret look at. Errors leave out the path, which
-// the caller tells; of a file that may not be opened, they say what mends it.
+// the caller tells; of a file that may not be opened, they say what fixes it.
 func Secret(path string) (*os.File, fs.FileInfo, error) {
 	f, info, err := Regular(path)
 	if errors.Is(err, fs.ErrPermission) {

@@ -1,4 +1,4 @@
-// Package owner keeps root from working where another user rules. Whoever owns
+// Package owner keeps root from working where another user rules. Anyone who owns
 // a directory can put links and files of his own in the place of those that
 // root is about to write, read or run there.
 package owner
@@ -119,7 +119,7 @@ func walk(path string) error {
 }
 
 // Explain adds to an error of permission whose dir is, if it is not this user's,
-// and the command that mends it.
+// and the command that fixes it.
 func Explain(err error, dir string) error {
 	info, statErr := os.Stat(dir)
 	if !errors.Is(err, fs.ErrPermission) || statErr != nil {

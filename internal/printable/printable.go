@@ -1,5 +1,5 @@
 // Package printable makes text that is not ours fit for a terminal and a log:
-// names of files, labels of tokens, what a descriptor or a socket said. Whoever
+// names of files, labels of tokens, what a descriptor or a socket said. Anyone who
 // chose that text must not be able to move the cursor, to hide what stands
 // beside it, or to begin a line of its own.
 package printable

@@ -10,7 +10,7 @@ import (
 
 // Writer returns a writer to w that lets through what is printable, line feeds
 // and tabs, and escapes everything else: the last boundary before a terminal or
-// a log, whoever forgot Text before it. It escapes as JSON does, so that JSON
+// a log, no matter who forgot Text before it. It escapes as JSON does, so that JSON
 // stays JSON and means the same; only bytes that are no UTF-8, which JSON never
 // has, become \x and two digits. Each call of Write is for whole characters.
 func Writer(w io.Writer) io.Writer { return writer{w} }

@@ -65,7 +65,7 @@ type Service struct {
 }
 
 // Ceiling is the highest revision counter that may have been used in a period. It
-// is reserved before use; whoever reads it starts above it.
+// is reserved before use; anyone who reads it starts above it.
 type Ceiling struct {
 	Period  uint64 `json:"period"`
 	Minutes uint64 `json:"period_length_minutes"`

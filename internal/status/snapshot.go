@@ -6,7 +6,7 @@ package status
 import "time"
 
 // Snapshot is everything the daemon tells about itself at one moment. Secrets
-// never enter it. Onion addresses are whole: whoever can open the socket can
+// never enter it. Onion addresses are whole: anyone who can open the socket can
 // read the configuration too.
 type Snapshot struct {
 	Version   string    `json:"version"`

@@ -142,7 +142,7 @@ func Metrics(ctx context.Context, path string, out io.Writer) error {
 }
 
 // dial connects to a daemon, which is root's, ours, or of the user whose the
-// socket's directory is. Whoever else listens there is not believed.
+// socket's directory is. Anyone else who listens there is not believed.
 func dial(ctx context.Context, path string) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)

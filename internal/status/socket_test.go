@@ -81,7 +81,7 @@ func TestServeTakesOverFromTheDead(t *testing.T) {
 	}
 }
 
-// Who may not ask is told so, and as whom to ask; who asks in vain is told where.
+// Who may not ask is told so, and as whom to ask; who gets no answer is told where.
 func TestQueryUnanswered(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, SocketName)

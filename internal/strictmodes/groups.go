@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// common are the names of groups that stand for everybody, whoever is listed.
+// common are the names of groups that stand for everybody, no matter who is listed.
 var common = []string{"users", "nogroup", "nobody", "everyone"}
 
 // groupStranger names who else than root and u is in a group; empty if nobody.

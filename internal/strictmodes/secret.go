@@ -18,7 +18,7 @@ import (
 // open file f, which path names: by its mode, its access list or by owning it.
 // A group may read it in which u is and nobody else, as far as the machine's
 // files of accounts tell: that is how containers get their secrets. Root may use
-// anybody's file. The error says what mends it, and leaves the path to the
+// anybody's file. The error says what fixes it, and leaves the path to the
 // caller.
 func (u User) Secret(path string, f *os.File) error {
 	info, err := f.Stat()
@@ -27,7 +27,7 @@ func (u User) Secret(path string, f *os.File) error {
 	}
 	if uid := owner.Of(info); u.UID != 0 && !u.trusts(uid) {
 		return fmt.Errorf("the file belongs to user %s, who can read and replace it, and this program runs as user %s: %s",
-			owner.Name(uid), owner.Name(u.UID), mend(path, "run as root: chown "+owner.Name(u.UID)+" "+shell.Quote(path), u))
+			owner.Name(uid), owner.Name(u.UID), fix(path, "run as root: chown "+owner.Name(u.UID)+" "+shell.Quote(path), u))
 	}
 	list, err := grants(info, func(b []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), aclAttribute, b) })
 	if err != nil {
@@ -46,13 +46,13 @@ func (u User) Secret(path string, f *os.File) error {
 			if owner.Of(info) != u.UID && u.UID != 0 {
 				command = fmt.Sprintf("run as root: chown %s %s && chmod 600 %[2]s", owner.Name(u.UID), shell.Quote(path))
 			}
-			return fmt.Errorf("others than its owner can use the file (mode %04o, %s): %s", info.Mode().Perm(), stranger, mend(path, command, u))
+			return fmt.Errorf("others than its owner can use the file (mode %04o, %s): %s", info.Mode().Perm(), stranger, fix(path, command, u))
 		}
 	}
 	return nil
 }
 
-// Denied says what mends it that u, the user of this process, may not open the
+// Denied says what fixes it that u, the user of this process, may not open the
 // file at path.
 func (u User) Denied(path string) error {
 	path, err := filepath.Abs(path)
@@ -73,14 +73,14 @@ func (u User) Denied(path string) error {
 		} else {
 			command = fmt.Sprintf("run it as the user that balancer runs as (runuser -u USER -- balancer …), or copy the file to where this one may go, as root: install -o %s -m 600 %s DIRECTORY", name, quoted)
 		}
-		return fmt.Errorf("this program runs as user %s, who may not enter %s: %s", name, dir, mend(path, command, u))
+		return fmt.Errorf("this program runs as user %s, who may not enter %s: %s", name, dir, fix(path, command, u))
 	}
-	return fmt.Errorf("this program runs as user %s, who may not read it: %s", name, mend(path, command, u))
+	return fmt.Errorf("this program runs as user %s, who may not read it: %s", name, fix(path, command, u))
 }
 
-// mend returns the command that mends the mode or the owner of a secret, or what
+// fix returns the command that fixes the mode or the owner of a secret, or what
 // does it where no command can.
-func mend(path, command string, u User) string {
+func fix(path, command string, u User) string {
 	dir := filepath.Dir(path)
 	switch {
 	case volume(dir):

@@ -56,7 +56,7 @@ const maxLinks = 40
 // to write to it, to a directory above it, or to what a symbolic link on the way
 // leads through. In a directory with the sticky bit, such as /tmp, everybody
 // changes only what is their own. The error names the part of the path and the
-// command that mends it. What is not there cannot be changed: then Check looks
+// command that fixes it. What is not there cannot be changed: then Check looks
 // at the directories that are.
 func (u User) Check(path string) error {
 	abs, err := filepath.Abs(path)

@@ -369,7 +369,7 @@ func TestMend(t *testing.T) {
 		"/run/credentials.old/front":                 "the command",
 		filepath.Join(t.TempDir(), "secrets", "key"): "the command",
 	} {
-		if got := mend(path, "the command", u); !strings.Contains(got, want) {
+		if got := fix(path, "the command", u); !strings.Contains(got, want) {
 			t.Errorf("%s: %s, want %s", path, got, want)
 		}
 	}

@@ -97,7 +97,7 @@ func (r Request) Sign(sign func(message []byte) ([]byte, error)) (der []byte, er
 }
 
 // Signable reports whether message is what the identity key of address signs for
-// a certificate request, and nothing else. Whoever keeps the key can ask it
+// a certificate request, and nothing else. Anyone who keeps the key can ask it
 // before signing, so that it is of no use for signing other things.
 //
 // The identity key signs more than requests in its life, and none of it must

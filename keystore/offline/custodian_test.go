@@ -212,7 +212,7 @@ func TestDamagedWhileRunning(t *testing.T) {
 	}
 	_, err = c.RevisionKey(t.Context(), Public.Period(current+2))
 	if err == nil || strings.Contains(err.Error(), "damaged") {
-		t.Errorf("mended: %v", err)
+		t.Errorf("fixed: %v", err)
 	}
 }
 

@@ -128,7 +128,7 @@ func TestLoginInDoubt(t *testing.T) {
 }
 
 // TestWrongPINOverProcesses makes sure that a PIN in a file reaches the token once,
-// whatever is started anew, until the file is written again.
+// whatever is started again, until the file is written again.
 func TestWrongPINOverProcesses(t *testing.T) {
 	m, state := newFake(t), t.TempDir()
 	m.write("pin", "wrong-1234")

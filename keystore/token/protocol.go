@@ -33,7 +33,7 @@ import (
 //	sign           object                   data: message     data: signature
 //	destroy        object                                     (nothing)
 //
-// A response with an error has no other answer. Whoever reads a frame that is
+// A response with an error has no other answer. Anyone who reads a frame that is
 // not of this protocol gives up: the helper exits, and the process kills it.
 
 // HelperArgument is the argument by which this program becomes a helper.

@@ -40,7 +40,7 @@ func TestFetch(t *testing.T) {
 				bodies = append(bodies, body)
 			}
 			if bytes.Equal(bodies[0], bodies[1]) {
-				t.Error("two HSDirs have the same bytes: a service encrypts anew for each")
+				t.Error("two HSDirs have the same bytes: a service encrypts again for each")
 			}
 			for reason, faults := range map[string]Faults{
 				"NOT_FOUND": {Amnesia: true}, "QUERY_REJECTED": {RejectFetches: true},

@@ -146,7 +146,7 @@ func (t *Tor) fetch(address descriptor.Address, r *Relay, now time.Time) {
 	})
 }
 
-// refetch is what tor does after a fetch that failed, whoever wanted it: it
+// refetch is what tor does after a fetch that failed, no matter who wanted it: it
 // tries another HSDir of its own choice, unless a fetch is still under way or
 // a descriptor of this period is in its cache.
 func (t *Tor) refetch(address descriptor.Address, now time.Time) {

@@ -92,7 +92,7 @@ func (s *stored) counter() uint64 {
 	return s.revision
 }
 
-// content is the descriptor's bytes; an instance encrypts anew for every HSDir.
+// content is the descriptor's bytes; an instance encrypts again for every HSDir.
 func (s *stored) content(r *Relay) []byte {
 	if s.body == nil && s.upload != nil {
 		s.body = s.upload.encode(r)

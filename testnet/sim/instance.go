@@ -293,7 +293,7 @@ func (i *Instance) build(period descriptor.Period, now time.Time, settled bool) 
 }
 
 // lostRelay plans that the service replaces what points it has on a relay that
-// left: it notices when its circuits cannot be built anew.
+// left: it notices when its circuits cannot be built again.
 func (i *Instance) lostRelay(r *Relay) {
 	for _, d := range i.running() {
 		if !d.uses(r) {

@@ -60,7 +60,7 @@ func (p *introPoint) describe(made time.Time) descriptor.IntroductionPoint {
 		OnionKey:       p.relay.onionKey,
 		AuthKey:        p.authKey,
 		EncKey:         p.encKey,
-		// The certificates are made anew at every upload.
+		// The certificates are made again at every upload.
 		Expires: made.Truncate(time.Hour).Add(descriptor.CertLifetime),
 	}
 }

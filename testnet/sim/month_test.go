@@ -160,7 +160,7 @@ func TestTeeth(t *testing.T) {
 
 // Of two points on one relay a client only ever uses the first, and blames the
 // first for it: when that is dead, the second strands the client, which never
-// runs out of points that look usable and so never fetches the descriptor anew.
+// runs out of points that look usable and so never fetches the descriptor again.
 func TestShadowing(t *testing.T) {
 	inNetwork(t, Config{Seed: 5, Relays: 4}, func(t *testing.T, n *Network) {
 		a, b := n.AddInstance(InstanceConfig{}), n.AddInstance(InstanceConfig{})

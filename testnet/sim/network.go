@@ -68,7 +68,7 @@ func New(cfg Config) *Network {
 }
 
 // lock takes the network's lock and does everything that is due, so that a
-// caller sees the network as it is at this moment, whoever wakes first.
+// caller sees the network as it is at this moment, no matter who wakes first.
 func (n *Network) lock() {
 	n.mu.Lock()
 	n.agenda.due()

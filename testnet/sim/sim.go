@@ -1,7 +1,7 @@
 // Package sim is a Tor network in memory: authorities that vote, relays that
 // come and go, HSDirs, onion services that are instances of a balanced
 // service, clients of that service, and a tor that speaks the control
-// protocol to whoever dials it. It exists to run days of a balancer's work in
+// protocol to anyone who dials it. It exists to run days of a balancer's work in
 // seconds, with any of the faults a real network shows switched on and off
 // while it runs.
 //
@@ -23,7 +23,7 @@
 //
 // What it says on the control port, and when it says nothing, follows tor
 // 0.4.9's source. The hash ring, the outer wrapper of descriptors and the
-// consensus are implemented here anew rather than borrowed from the packages
+// consensus are implemented here again rather than borrowed from the packages
 // under test, so that a mistake in those shows. Instances alone use package
 // descriptor, to encode; its vectors are the check on that.
 package sim

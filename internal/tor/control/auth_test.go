@@ -47,7 +47,7 @@ func TestSafeCookieAgainstImpostors(t *testing.T) {
 	}
 }
 
-// Whoever is not known to be tor is told nothing that opens the real one, and is
+// Anyone who is not known to be tor is told nothing that opens the real one, and is
 // not gone on with.
 func TestImpostors(t *testing.T) {
 	cookie := writeFile(t, strings.Repeat("c", cookieLength))

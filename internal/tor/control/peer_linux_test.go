@@ -83,7 +83,7 @@ func foreignSocket(t *testing.T) net.Listener {
 	return listenAs(t, filepath.Join(place(t, "", 0o755), "control"))
 }
 
-// Another user of this machine is told as little as whoever answers over TCP.
+// Another user of this machine is told as little as one that answers over TCP.
 func TestImpostorsOfAnotherUser(t *testing.T) {
 	needRoot(t)
 	cookie := foreign(t, writeFile(t, strings.Repeat("c", cookieLength)))

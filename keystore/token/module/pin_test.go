@@ -40,7 +40,7 @@ func TestWrongPIN(t *testing.T) {
 }
 
 // TestPINChangedMeanwhile: the PIN was right once, and is wrong when the session
-// has to be opened anew.
+// has to be opened again.
 func TestPINChangedMeanwhile(t *testing.T) {
 	f := newFake()
 	opened, err := f.open()

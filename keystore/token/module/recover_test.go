@@ -106,7 +106,7 @@ func TestOpenWithoutToken(t *testing.T) {
 	login(t, m, k)
 }
 
-// TestRemadeSoftHSM: a token that was initialised anew has the same label, and
+// TestRemadeSoftHSM: a token that was initialised again has the same label, and
 // not the keys.
 func TestRemadeSoftHSM(t *testing.T) {
 	k, opened := open(t)

@@ -10,7 +10,7 @@ import (
 	"onionbalancer/keystore/token/tokentest"
 )
 
-// TestInsideDo does everything inside of locked.Do, as whoever unseals a key
+// TestInsideDo does everything inside of locked.Do, as anyone who unseals a key
 // does: C code must not be called there.
 func TestInsideDo(t *testing.T) {
 	k := tokentest.New(t)

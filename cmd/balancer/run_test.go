@@ -85,8 +85,8 @@ func TestRunHangup(t *testing.T) {
 		!strings.Contains(snapshot.Reloads[1].Error, "missing") || snapshot.Reloads[2].Error != "" || snapshot.Refused() != nil {
 		t.Errorf("reloads: %+v", snapshot.Reloads)
 	}
-	if snapshot.Tor.Connected || snapshot.Tor.Error == "" {
-		t.Errorf("tor: %+v", snapshot.Tor)
+	if snapshot.Connected() || snapshot.Tors[0].Error == "" {
+		t.Errorf("tors: %+v", snapshot.Tors)
 	}
 	var metrics strings.Builder
 	if err := status.Metrics(ctx, filepath.Join(cfg.StateDir, status.SocketName), &metrics); err != nil ||

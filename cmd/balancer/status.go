@@ -116,7 +116,7 @@ func unwell(s status.Snapshot) error {
 	if refused := s.Refused(); refused != nil {
 		bad = append(bad, "the configuration was refused at "+clock(refused.At))
 	}
-	if !s.Tor.Connected {
+	if !s.Connected() {
 		bad = append(bad, "tor's control port is lost")
 	}
 	if s.LeftOut > 0 {
@@ -179,14 +179,9 @@ func printStatus(out io.Writer, s status.Snapshot) error {
 	}
 	fmt.Fprintf(w, "balancer %s\tpid %d, running for %s\n", printable.Text(s.Version), s.PID, s.Now.Sub(s.Started).Round(time.Second))
 	fmt.Fprintf(w, "configuration\t%s, in force since %s\n", printable.Text(s.Config), clock(s.Loaded))
-	tor := "not connected"
-	if s.Tor.Connected {
-		tor = "connected, version " + s.Tor.Version
+	for _, t := range s.Tors {
+		fmt.Fprintf(w, "tor\t%s (%s)\n", printable.Text(torText(t)), printable.Text(t.Control))
 	}
-	if s.Tor.Error != "" && !s.Tor.Connected {
-		tor += ": " + s.Tor.Error
-	}
-	fmt.Fprintf(w, "tor\t%s (%s)\n", printable.Text(tor), printable.Text(s.Tor.Control))
 	if s.Consensus.Known {
 		fmt.Fprintf(w, "consensus\tof %s, %d HSDirs, next change at %s\n",
 			clock(s.Consensus.ValidAfter), s.Consensus.HSDirs, clock(s.Consensus.NextChange))
@@ -200,6 +195,21 @@ func printStatus(out io.Writer, s status.Snapshot) error {
 		printService(w, s.Now, service)
 	}
 	return w.Flush()
+}
+
+// torText says whether a tor is connected, and what it does not do.
+func torText(t status.Tor) string {
+	text := "not connected"
+	switch {
+	case t.Connected:
+		text = "connected, version " + t.Version
+	case t.Error != "":
+		text += ": " + t.Error
+	}
+	if !t.Serving {
+		text += "; its services moved to the others"
+	}
+	return text
 }
 
 func printService(w io.Writer, now time.Time, s status.Service) {

@@ -18,7 +18,8 @@ var statusNow = time.Date(2026, 11, 20, 9, 30, 0, 0, time.UTC)
 func wellSnapshot() status.Snapshot {
 	return status.Snapshot{
 		Version: "v1", PID: 7, Now: statusNow, Started: statusNow.Add(-time.Hour), Config: "/etc/balancer/balancer.toml", Loaded: statusNow.Add(-time.Minute),
-		Tor:       status.Tor{Connected: true, Version: "0.4.8.1", Control: "unix:/run/tor/control"},
+		Tors: []status.Tor{{Name: "tor-1", Connected: true, Serving: true, Version: "0.4.8.1", Control: "unix:/run/tor/control"},
+			{Name: "tor-2", Version: "0.4.8.1", Control: "unix:/run/tor/two", Error: "it is gone"}},
 		Consensus: status.Consensus{Known: true, ValidAfter: statusNow.Add(-30 * time.Minute), NextChange: statusNow.Add(150 * time.Minute), HSDirs: 4000},
 		Services: []status.Service{{
 			Address: "a.onion", State: status.StateOK, Strategy: "spread", Custody: status.Custody{Form: "tor", Signing: "memory"},
@@ -65,7 +66,7 @@ func TestStatusExit(t *testing.T) {
 		"starting":          {func(s *status.Snapshot) { s.Services[0].State = status.StateStarting }, "a.onion is starting"},
 		"failed":            {func(s *status.Snapshot) { s.Services[0].State = status.StateFailed }, "a.onion is failed"},
 		"left out":          {func(s *status.Snapshot) { s.LeftOut = 1 }, "1 service left out"},
-		"control port lost": {func(s *status.Snapshot) { s.Tor.Connected = false }, "tor's control port"},
+		"control port lost": {func(s *status.Snapshot) { s.Tors[0].Connected = false }, "tor's control port"},
 		"a refused reload": {func(s *status.Snapshot) { s.Reloads = []status.Event{{At: statusNow, What: "reload", Error: "no"}} },
 			"refused at 2026-11-20 09:30:00 UTC"},
 		"a reload after it": {func(s *status.Snapshot) { s.Reloads = []status.Event{{Error: "no"}, {}} }, ""},
@@ -95,6 +96,8 @@ func TestStatusView(t *testing.T) {
 		"               /etc/balancer/balancer.toml:1: stratgy: unknown key",
 		"               /etc/balancer/balancer.toml:3: service.key: is missing",
 		"configuration  /etc/balancer/balancer.toml, in force since 2026-11-20 09:29:00 UTC",
+		"tor            connected, version 0.4.8.1 (unix:/run/tor/control)",
+		"tor            not connected: it is gone; its services moved to the others (unix:/run/tor/two)",
 		"consensus      of 2026-11-20 09:00:00 UTC, 4000 HSDirs, next change at 2026-11-20 12:00:00 UTC",
 		"WARNING        services left out: one",
 		"  read back: clients got what is published 1m0s ago",
@@ -117,7 +120,7 @@ func TestStatusHostile(t *testing.T) {
 	const evil = "x\x1b[2J\r\u202egnp\n\nballot OK"
 	s := status.Snapshot{
 		Version: evil, Config: evil, Warnings: []string{evil}, Reloads: []status.Event{{Error: evil}},
-		Tor: status.Tor{Control: evil, Error: evil}, Consensus: status.Consensus{Error: evil},
+		Tors: []status.Tor{{Control: evil, Error: evil}}, Consensus: status.Consensus{Error: evil},
 		Services: []status.Service{{
 			Address: evil, State: evil, Strategy: evil, Warnings: []string{evil}, Custody: status.Custody{Form: evil, Signing: evil},
 			Instances:   []status.Instance{{Name: evil, State: evil, Error: evil, Warnings: []string{evil}}},
@@ -125,7 +128,7 @@ func TestStatusHostile(t *testing.T) {
 		}},
 	}
 	out, _, err := statusOf(t, s)
-	s.Tor.Connected, s.Tor.Version, s.Consensus.Known = true, evil, true
+	s.Tors[0].Connected, s.Tors[0].Version, s.Consensus.Known = true, evil, true
 	more, _, _ := statusOf(t, s)
 	for _, text := range []string{out, more, err.Error()} {
 		if strings.ContainsAny(text, "\x1b\r\u202e") || strings.Contains(text, "\nballot") {

@@ -46,7 +46,7 @@ type Finding struct {
 	What   string `json:"what"`
 	Level  Level  `json:"level"`
 	Detail string `json:"detail"`
-	Fix    string `json:"mend,omitempty"` // what to do about it
+	Fix    string `json:"fix,omitempty"` // what to do about it
 
 	// Instead is a file in the place of the one at fault, ready to be pasted.
 	Instead string `json:"instead,omitempty"`
@@ -181,7 +181,7 @@ func (c *checker) checkPassword() {
 func (c *checker) checkNetwork(ctx context.Context) {
 	tors, stop, err := borrowTors(ctx, c.cfg, c.log)
 	if err != nil {
-		c.fail("tor", mendTor(err), err)
+		c.fail("tor", fixTor(err), err)
 		return
 	}
 	defer stop()
@@ -222,8 +222,8 @@ func (c *checker) checkTor(ctx context.Context, t *tor.Tor) bool {
 	return true
 }
 
-// mendTor says what to do about a tor of our own that does not start.
-func mendTor(err error) string {
+// fixTor says what to do about a tor of our own that does not start.
+func fixTor(err error) string {
 	switch {
 	case errors.As(err, new(*exec.Error)):
 		return "install tor 0.4.8 or later, or name a running one with control in [tor]"

@@ -54,7 +54,7 @@ func TestRootsCheckLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestMendTor(t *testing.T) {
+func TestFixTor(t *testing.T) {
 	_, missing := exec.LookPath("no-such-tor")
 	_, absent := exec.LookPath("/no/such/tor")
 	for _, test := range []struct {
@@ -67,7 +67,7 @@ func TestMendTor(t *testing.T) {
 		{process.ErrInUse, "try again"},
 		{errors.New("exit status 1: Unknown option 'X'"), "tor.torrc"},
 	} {
-		if got := mendTor(fmt.Errorf("starting tor: %w", test.err)); !strings.Contains(got, test.says) {
+		if got := fixTor(fmt.Errorf("starting tor: %w", test.err)); !strings.Contains(got, test.says) {
 			t.Errorf("%v: %s", test.err, got)
 		}
 	}

@@ -26,11 +26,12 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		Config:  d.cfg.File,
 		Loaded:  d.loaded,
 		Reloads: slices.Clone(d.reloads),
-		Tor:     torStatus(d.rooms.tors.Statuses()[0]),
+		Tors:    torStatuses(d.rooms.tors),
 
 		FullAddresses: d.cfg.Log.FullAddresses,
 		Events:        d.events.Counts(),
 	}
+	s.Tor = s.Tors[0]
 	if d.trouble != nil {
 		s.LeftOut = len(d.cfg.Services) - len(d.services)
 		s.Warnings = append(s.Warnings, "services left out: "+d.trouble.Error())
@@ -48,9 +49,14 @@ func (d *Daemon) Snapshot() status.Snapshot {
 	if err := locked.Trouble(); err != nil {
 		s.Warnings = append(s.Warnings, unlockedMemory(err))
 	}
-	if s.Tor.Connected {
-		if err := control.CheckVersion(s.Tor.Version); err != nil {
+	for _, t := range s.Tors {
+		err := control.CheckVersion(t.Version)
+		switch {
+		case !t.Connected || err == nil:
+		case len(s.Tors) == 1:
 			s.Warnings = append(s.Warnings, err.Error())
+		default:
+			s.Warnings = append(s.Warnings, t.Name+": "+err.Error())
 		}
 	}
 	c, err := d.rooms.consensus.Consensus()

@@ -55,10 +55,17 @@ func torConfig(cfg *config.Config, log *slog.Logger) (tor.Config, error) {
 	return out, nil
 }
 
-// torStatus is a tor as the status tells of it.
+// torStatuses are the tors as the status tells of them.
+func torStatuses(tors *tor.Pool) (list []status.Tor) {
+	for _, s := range tors.Statuses() {
+		list = append(list, torStatus(s))
+	}
+	return list
+}
+
 func torStatus(s tor.Status) status.Tor {
 	return status.Tor{
-		Own: s.Own, Control: s.Control, Socket: s.Socket, Restarts: s.Restarts, Connected: s.Connected,
+		Name: s.Name, Serving: s.Serving, Own: s.Own, Control: s.Control, Socket: s.Socket, Restarts: s.Restarts, Connected: s.Connected,
 		Since: s.Since, Version: s.Version, Bootstrap: s.Bootstrap, Error: s.Error,
 	}
 }

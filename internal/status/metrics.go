@@ -19,10 +19,12 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 const (
 	byService = "service"
 	byBackend = "backend"
+	byTor     = "tor"
 )
 
 // The metrics. Labels: service is the public address, shortened; backend is an
-// instance's name; state and form are the words of the status.
+// instance's name; tor is one of balancer's tors; state and form are the words of
+// the status.
 var (
 	descBuild     = describe("build_info", "Constantly 1: the version that runs.", "version")
 	descStart     = describe("start_time_seconds", "When the daemon started.")
@@ -30,8 +32,9 @@ var (
 	descLoaded    = describe("config_loaded_time_seconds", "When the configuration in force was loaded.")
 	descReload    = describe("last_reload_successful", "Whether the last reload was taken over.")
 	descReloadAt  = describe("last_reload_time_seconds", "When the configuration was last reloaded.")
-	descConnected = describe("tor_connected", "Whether tor's control port answers.")
-	descRestarts  = describe("tor_restarts_total", "Restarts of a tor of balancer's own.")
+	descConnected = describe("tor_connected", "Whether tor's control port answers.", byTor)
+	descServing   = describe("tor_serving", "Whether services use the tor: 0 while they are moved to others.", byTor)
+	descRestarts  = describe("tor_restarts_total", "Restarts of a tor of balancer's own.", byTor)
 	descConsensus = describe("consensus_age_seconds", "Time since the consensus in use became valid.")
 	descHSDirs    = describe("consensus_hsdirs", "HSDirs in the consensus.")
 	descEvents    = describe("events_total", "What happened since the start, by kind.", "kind")
@@ -64,7 +67,7 @@ var (
 
 // all lists every metric, in the order in which they are described.
 var all = []*prometheus.Desc{
-	descBuild, descStart, descWarnings, descLoaded, descReload, descReloadAt, descConnected, descRestarts, descConsensus, descHSDirs, descEvents,
+	descBuild, descStart, descWarnings, descLoaded, descReload, descReloadAt, descConnected, descServing, descRestarts, descConsensus, descHSDirs, descEvents,
 	descState, descTrouble, descInstances,
 	descBackend, descOffered, descUsed, descShare, descRenewed, descFetched, descRounds, descRoundAt, descPoints, descSlots, descConfirmed,
 	descCustody, descExpiry, descPeriods, descRemaining, descRenewBy,
@@ -99,9 +102,12 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		m.gauge(descReload, truth(s.Refused() == nil))
 		m.moment(descReloadAt, s.Reloads[n-1].At)
 	}
-	m.gauge(descConnected, truth(s.Tor.Connected))
-	if s.Tor.Own {
-		m.count(descRestarts, uint64(s.Tor.Restarts))
+	for _, t := range s.Tors {
+		m.gauge(descConnected, truth(t.Connected), t.Name)
+		m.gauge(descServing, truth(t.Serving), t.Name)
+		if t.Own {
+			m.count(descRestarts, uint64(t.Restarts), t.Name)
+		}
 	}
 	if s.Consensus.Known {
 		m.gauge(descConsensus, s.Now.Sub(s.Consensus.ValidAfter).Seconds())

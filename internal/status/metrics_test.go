@@ -19,7 +19,7 @@ func testSnapshot() Snapshot {
 		Version: "v1", Now: testNow, Started: testNow.Add(-time.Hour), Warnings: []string{"a"}, Loaded: testNow.Add(-time.Minute),
 		Reloads:   []Event{{At: testNow.Add(-time.Minute), Error: "no"}, {At: testNow}},
 		Events:    map[string]uint64{"published": 3},
-		Tor:       Tor{Own: true, Connected: true, Restarts: 2},
+		Tors:      []Tor{{Name: "tor-1", Own: true, Connected: true, Serving: true, Restarts: 2}, {Name: "tor-2"}},
 		Consensus: Consensus{Known: true, ValidAfter: testNow.Add(-30 * time.Minute), HSDirs: 4000},
 		Services: []Service{
 			{
@@ -57,8 +57,10 @@ func TestMetrics(t *testing.T) {
 		`balancer_build_info{version="v1"} 1`,
 		`balancer_warnings 1`,
 		`balancer_last_reload_successful 1`,
-		`balancer_tor_connected 1`,
-		`balancer_tor_restarts_total 2`,
+		`balancer_tor_connected{tor="tor-1"} 1`,
+		`balancer_tor_connected{tor="tor-2"} 0`,
+		`balancer_tor_serving{tor="tor-2"} 0`,
+		`balancer_tor_restarts_total{tor="tor-1"} 2`,
 		`balancer_consensus_age_seconds 1800`,
 		`balancer_consensus_hsdirs 4000`,
 		`balancer_service_state{service="a4mnoi5",state="ok"} 1`,
@@ -99,7 +101,7 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("no address whole:\n%s", got)
 	}
 	// A daemon that has only just begun has less to tell, and no error.
-	if got := metrics(t, Snapshot{}); !strings.Contains(got, "balancer_tor_connected 0") || strings.Contains(got, "service=") {
+	if got := metrics(t, Snapshot{Tors: []Tor{{Name: "tor-1"}}}); !strings.Contains(got, `balancer_tor_connected{tor="tor-1"} 0`) || strings.Contains(got, "service=") {
 		t.Errorf("at the start:\n%s", got)
 	}
 }

@@ -3,7 +3,10 @@
 // socket that only the daemon's user can open.
 package status
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Snapshot is everything the daemon tells about itself at one moment. Secrets
 // never enter it. Onion addresses are whole: anyone who can open the socket can
@@ -17,7 +20,8 @@ type Snapshot struct {
 	Loaded    time.Time `json:"loaded"`                      // when the configuration in force was read from Config
 	LeftOut   int       `json:"services_left_out,omitempty"` // services of it that could not be opened
 	Reloads   []Event   `json:"reloads,omitempty"`           // the last few, newest last
-	Tor       Tor       `json:"tor"`
+	Tors      []Tor     `json:"tors"`
+	Tor       Tor       `json:"tor"` // the first of Tors, for programs of the time when there was one
 	Consensus Consensus `json:"consensus"`
 	Services  []Service `json:"services"`
 	Warnings  []string  `json:"warnings,omitempty"` // about the daemon as a whole
@@ -45,8 +49,14 @@ type Event struct {
 	Error string    `json:"error,omitempty"`
 }
 
-// Tor is the tor that the daemon talks through.
+// Connected reports whether a tor is connected.
+func (s Snapshot) Connected() bool {
+	return slices.ContainsFunc(s.Tors, func(t Tor) bool { return t.Connected })
+}
+
+// Tor is a tor that the daemon talks through.
 type Tor struct {
+	Name      string    `json:"name"`
 	Own       bool      `json:"own"` // started and watched by the daemon
 	Control   string    `json:"control"`
 	Socket    string    `json:"socket,omitempty"` // control port of a tor of our own
@@ -55,6 +65,7 @@ type Tor struct {
 	Since     time.Time `json:"since,omitzero"`
 	Version   string    `json:"version,omitempty"`
 	Bootstrap int       `json:"bootstrap_percent,omitempty"` // of a tor of our own
+	Serving   bool      `json:"serving"`                     // false while its services are moved to other tors
 	Error     string    `json:"error,omitempty"`
 }
 

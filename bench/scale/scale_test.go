@@ -158,7 +158,7 @@ func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (sto
 		client := control.New(control.Config{Dial: f.net.dial(&conn{})})
 		list = append(list, tor.New(fmt.Sprintf("tor-%d", i+1), client))
 	}
-	pool := tor.NewPool(log, list...)
+	pool := tor.NewPool(list...)
 	events := daemon.NewRecorder(log, func(a descriptor.Address) slog.LogValuer { return nil })
 	f.rooms = daemon.NewRooms(pool, store, events.Record)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -70,7 +70,7 @@ func onSim(t *testing.T, net *sim.Network, cfg *config.Config, do func(d *Daemon
 		t.Fatal(err)
 	}
 	d.open = func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) {
-		return tor.NewPool(nil, tor.New("simulated", control.New(control.Config{Dial: net.Dial}))), nil
+		return tor.NewPool(tor.New("simulated", control.New(control.Config{Dial: net.Dial}))), nil
 	}
 	d.serve = func() {} // a real socket would stop virtual time
 	if err := d.Start(t.Context()); err != nil {

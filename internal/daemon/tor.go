@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
 )
@@ -33,7 +34,7 @@ func borrowTors(ctx context.Context, cfg *config.Config, log *slog.Logger) (tors
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		tors.Run(ctx)
+		tors.Run(ctx, func(event.Event) {})
 	}()
 	return tors, func() { cancel(); <-done; tors.Close() }, nil
 }

@@ -18,6 +18,7 @@ import (
 // Rooms is what services share, between the tors and the services.
 type Rooms struct {
 	tors      *tor.Pool
+	record    event.Recorder
 	consensus *consensus.Watcher
 	queues    map[*tor.Tor]*hsdir.UploadQueue
 	fetchers  map[*tor.Tor]*hsdir.Fetcher
@@ -26,7 +27,7 @@ type Rooms struct {
 
 // NewRooms wires the rooms together. Nothing runs yet.
 func NewRooms(tors *tor.Pool, store *state.DB, record event.Recorder) *Rooms {
-	r := &Rooms{tors: tors, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
+	r := &Rooms{tors: tors, record: record, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
 	for _, t := range tors.Tors() {
 		r.queues[t] = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: t.Client()})
 		r.fetchers[t] = newFetcher(t)
@@ -47,7 +48,7 @@ func (r *Rooms) Env(store *state.DB, record event.Recorder) balance.Env {
 // upload through another tor.
 func (r *Rooms) Run(ctx context.Context, moved func()) {
 	var wait sync.WaitGroup
-	wait.Go(func() { r.tors.Run(ctx) })
+	wait.Go(func() { r.tors.Run(ctx, r.record) })
 	wait.Go(func() { r.consensus.Run(ctx) })
 	wait.Go(func() { r.backends.Run(ctx) })
 	for t, queue := range r.queues {

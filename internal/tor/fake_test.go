@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/tor/control"
 )
 
@@ -114,16 +115,20 @@ func (f *fakeTor) setConsensus(d time.Duration) {
 // consensus each.
 func run(t *testing.T, cfg control.Config, fakes ...*fakeTor) *Pool {
 	t.Helper()
+	record := func(event.Event) {}
+	if cfg.Log != nil {
+		record = event.Log(cfg.Log, nil)
+	}
 	var tors []*Tor
 	for i, f := range fakes {
 		f.setConsensus(365 * 24 * time.Hour)
 		cfg.Dial = f.dial
 		tors = append(tors, New(fmt.Sprintf("fake-%d", i+1), control.New(cfg)))
 	}
-	p := NewPool(cfg.Log, tors...)
+	p := NewPool(tors...)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); p.Run(ctx) }()
+	go func() { defer close(done); p.Run(ctx, record) }()
 	t.Cleanup(func() { cancel(); <-done; p.Close() })
 	return p
 }

@@ -3,8 +3,11 @@ package tor
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"slices"
 	"time"
+
+	"onionbalancer/internal/event"
 )
 
 // times are how patient a pool is with its tors.
@@ -88,14 +91,19 @@ func (p *Pool) review(now time.Time) {
 		before, after := slices.Contains(p.serving, t), slices.Contains(list, t)
 		switch {
 		case before && !after:
-			p.log.Warn("a tor does not serve, its services move to the others", "tor", t.name, "error", t.trouble())
+			p.tell(slog.LevelWarn, "a tor does not serve, its services move to the others", t, slog.String("error", t.trouble()))
 		case after && !before:
-			p.log.Info("a tor serves again, its services move back", "tor", t.name)
+			p.tell(slog.LevelInfo, "a tor serves again, its services move back", t)
 		}
 	}
 	p.serving = list
 	close(p.changed)
 	p.changed = make(chan struct{})
+}
+
+// tell records an event of a tor.
+func (p *Pool) tell(level slog.Level, text string, t *Tor, attrs ...slog.Attr) {
+	p.record(event.Event{At: time.Now(), Kind: event.Tor, Level: level, Text: text, Attrs: append([]slog.Attr{slog.String("tor", t.name)}, attrs...)})
 }
 
 func (p *Pool) bestLocked() health {
@@ -176,7 +184,7 @@ func (p *Pool) compareGuards() {
 		t.sameGuards = now
 		t.mu.Unlock()
 		if len(now) > 0 && !slices.Equal(before, now) {
-			p.log.Warn("tors use the same guard: one relay carries the traffic of both", "tor", t.name, "others", now)
+			p.tell(slog.LevelWarn, "tors use the same guard: one relay carries the traffic of both", t, slog.Any("others", now))
 		}
 	}
 }

@@ -67,7 +67,7 @@ func Open(ctx context.Context, cfg Config) (*Pool, error) {
 			return nil, err
 		}
 	}
-	return NewPool(cfg.Log, tors...), nil
+	return NewPool(tors...), nil
 }
 
 // logOf is the log of one tor among count.
@@ -150,7 +150,7 @@ func Borrow(ctx context.Context, cfg Config) (*Pool, error) {
 	for n := range max(cfg.Own.Count, 1) {
 		if running, socket, ok := process.Running(ctx, cfg.Own.dir(n+1)); ok {
 			running.Log = cfg.Log
-			return NewPool(cfg.Log, New("unix:"+socket, control.New(running))), nil
+			return NewPool(New("unix:"+socket, control.New(running))), nil
 		}
 	}
 	cfg.Own.Count = 1

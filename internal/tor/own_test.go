@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"onionbalancer/internal/event"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,7 +46,7 @@ func ownTors(t *testing.T, broken string, times times) (p *Pool, dir string) {
 	p.times = times
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); p.Run(ctx) }()
+	go func() { defer close(done); p.Run(ctx, func(event.Event) {}) }()
 	t.Cleanup(func() { cancel(); <-done; p.Close() })
 	for _, tor := range p.Tors() {
 		if err := tor.Ready(t.Context()); err != nil {

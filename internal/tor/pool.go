@@ -6,20 +6,20 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"log/slog"
 	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/event"
 )
 
 // Pool is the tors that services are spread over. Its methods may be called
 // concurrently.
 type Pool struct {
 	tors      []*Tor
-	log       *slog.Logger
+	record    event.Recorder // Run's
 	times     times
 	temporary string // a directory to remove in the end
 
@@ -29,14 +29,11 @@ type Pool struct {
 }
 
 // NewPool returns a pool of tors, of which there is one at least.
-func NewPool(log *slog.Logger, tors ...*Tor) *Pool {
+func NewPool(tors ...*Tor) *Pool {
 	if len(tors) == 0 {
 		panic("tor: a pool without a tor")
 	}
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	return &Pool{tors: tors, log: log, times: defaultTimes, serving: tors, changed: make(chan struct{})}
+	return &Pool{tors: tors, times: defaultTimes, serving: tors, changed: make(chan struct{})}
 }
 
 // Tors returns all tors of the pool, those that do not serve now included.
@@ -129,8 +126,9 @@ func (p *Pool) Ready(ctx context.Context) (*Tor, error) {
 }
 
 // Run keeps the connections, and moves services between the tors, until ctx
-// ends.
-func (p *Pool) Run(ctx context.Context) {
+// ends. It records what befalls the tors. It is called once.
+func (p *Pool) Run(ctx context.Context, record event.Recorder) {
+	p.record = record
 	var group sync.WaitGroup
 	for _, t := range p.tors {
 		// It returns for no other reason than that ctx ended.

@@ -27,8 +27,8 @@ func closed(ch <-chan struct{}) bool {
 func TestSpread(t *testing.T) {
 	tor := func(name string) *Tor { return New(name, nil) }
 	list := addresses(4000)
-	p := NewPool(nil, tor("tor"), tor("tor-2"), tor("tor-3"), tor("tor-4"))
-	other := NewPool(nil, tor("tor-5"), tor("tor-4"), tor("tor-3"), tor("tor-2"), tor("tor"))
+	p := NewPool(tor("tor"), tor("tor-2"), tor("tor-3"), tor("tor-4"))
+	other := NewPool(tor("tor-5"), tor("tor-4"), tor("tor-3"), tor("tor-2"), tor("tor"))
 	count, moved := map[string]int{}, 0
 	for _, a := range list {
 		name, now := p.For(a).Name(), other.For(a).Name()

@@ -9,7 +9,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,6 +47,7 @@ type scene struct {
 	custody   func(*Config)        // other keys than those, if not nil
 	keeper    credential.Custodian // instead of custodian, if not nil
 	handler   slog.Handler
+	rejected  atomic.Int32  // uploads, as services heard of them
 	skew      time.Duration // of the service's wall clock
 	mu        sync.Mutex    // protects skew
 	stop      func()
@@ -214,7 +217,13 @@ func (s *scene) start() {
 		log = slog.New(s.handler)
 	}
 	client := control.New(control.Config{Dial: s.net.Dial, Log: log})
-	record := event.Log(log, func(a descriptor.Address) slog.LogValuer { return shortName(a) })
+	logged := event.Log(log, func(a descriptor.Address) slog.LogValuer { return shortName(a) })
+	record := func(e event.Event) {
+		if e.Kind == event.UploadFailed && strings.Contains(fmt.Sprint(e.Attrs), "UPLOAD_REJECTED") {
+			s.rejected.Add(1)
+		}
+		logged(e)
+	}
 	s.store = &flakyStore{DB: statetest.Open(s.t, s.dir), broken: s.broken}
 	s.watcher = consensus.New(client, record)
 	fetcher := hsdir.NewFetcher(hsdir.FetchConfig{Getter: client})

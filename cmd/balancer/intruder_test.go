@@ -82,7 +82,10 @@ func newIntruder(ctx context.Context, c *custodians, s *testnet.Service) *intrud
 func (i *intruder) settle(ctx context.Context) {
 	i.Helper()
 	for ctx.Err() == nil {
-		if left := time.Until(i.consensus(ctx).NextPeriod()); left > 90*time.Second {
+		c := i.consensus(ctx)
+		left := time.Until(c.NextPeriod())
+		// The balancer takes a moment to publish what is new with a period.
+		if left > 90*time.Second && left < c.CurrentPeriod().Length-30*time.Second {
 			return
 		}
 		time.Sleep(time.Second)

@@ -200,7 +200,7 @@ func TestCeremonyForgotten(t *testing.T) {
 		if r := s.client().Request(); r.Err == nil {
 			t.Error("a client found a descriptor of a period without certificates")
 		}
-		s.settle(5 * 24 * time.Hour)
+		s.settle(30 * time.Hour)
 		s.wantWarning("long after the end", "ended with period")
 		if got := c.hold(4); len(got.Warnings) > 0 {
 			t.Errorf("installed %+v", got)

@@ -18,14 +18,19 @@ import (
 )
 
 // hostileCases is how many cases each of the properties below is tried in.
-const hostileCases = 10000
+func hostileCases() int {
+	if soaking() {
+		return 10000
+	}
+	return 3000
+}
 
 // checkMany is rapid.Check with that many cases.
 func checkMany(t *testing.T, prop func(*rapid.T)) {
 	t.Helper()
 	checks := flag.Lookup("rapid.checks")
 	before := checks.Value.String()
-	if err := checks.Value.Set(fmt.Sprint(hostileCases)); err != nil {
+	if err := checks.Value.Set(fmt.Sprint(hostileCases())); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = checks.Value.Set(before) }()

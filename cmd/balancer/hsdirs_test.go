@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/testnet/sim"
@@ -141,7 +142,9 @@ func TestHSDirsLineEnds(t *testing.T) {
 // TestHSDirsFromTor asks a control port, behind which is another
 // implementation of the ring.
 func TestHSDirsFromTor(t *testing.T) {
-	n := sim.New(sim.Config{})
+	// With a fixed delay, tor begins with the newest consensus, whose HSDirs
+	// Responsible returns, and not perhaps with the one before.
+	n := sim.New(sim.Config{Tor: sim.TorConfig{ConsensusDelay: time.Minute}})
 	defer n.Close()
 	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "control"))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,12 +81,12 @@ func (c *Client) clockError(step Progress) error {
 			skew = told
 		}
 	}
+	if skew == 0 {
+		return nil
+	}
 	direction := "ahead of"
 	if skew < 0 {
 		direction = "behind"
-	}
-	if skew == 0 {
-		return nil
 	}
 	return advise(fmt.Errorf("tor finds this machine's clock %v %s the Tor network's", skew.Abs(), direction), setClock)
 }
@@ -119,16 +120,11 @@ func CheckVersion(version string) error {
 	if err != nil {
 		return err
 	}
-	for i := range have {
-		if have[i] > oldest[i] {
-			return nil
-		}
-		if have[i] < oldest[i] {
-			return advise(fmt.Errorf("tor %s is older than %s, the oldest that balancer is made for", printable.Text(version), OldestVersion),
-				"install a newer tor (Debian: from deb.torproject.org or backports)")
-		}
+	if slices.Compare(have[:], oldest[:]) >= 0 {
+		return nil
 	}
-	return nil
+	return advise(fmt.Errorf("tor %s is older than %s, the oldest that balancer is made for", printable.Text(version), OldestVersion),
+		"install a newer tor (Debian: from deb.torproject.org or backports)")
 }
 
 // parseVersion reads the first three numbers, which name the series.

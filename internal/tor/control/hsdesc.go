@@ -50,7 +50,7 @@ func (c *Client) HSPost(ctx context.Context, address, hsdir string, body []byte)
 	stuffed := stuff(body)
 	if len(stuffed) > maxPost || len(body) == 0 || bytes.IndexByte(body, 0) >= 0 {
 		return wrapHSDesc("posting the descriptor of", p,
-			&usageError{fmt.Errorf("descriptor of %d bytes: empty, with a zero byte, or longer than %d", len(stuffed), maxPost)})
+			fmt.Errorf("descriptor of %d bytes: empty, with a zero byte, or longer than %d", len(stuffed), maxPost))
 	}
 	command := "+HSPOST SERVER=$" + p.hsdir + " HSADDRESS=" + p.address + "\r\n" + stuffed + "."
 	if _, err := c.ask(ctx, p, true, command); err != nil {
@@ -68,22 +68,16 @@ func wrapHSDesc(doing string, p pair, err error) error {
 
 // ask sends the command and waits for the event that answers it.
 func (c *Client) ask(ctx context.Context, p pair, post bool, command string) ([]byte, error) {
-	unlock, err := c.pairs.lock(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
 	s, err := c.current()
 	if err != nil {
 		return nil, err
 	}
-	w := s.register(p, post) // before sending: the event may overtake the reply
-	defer s.unregister(p)
-	err = s.do(ctx, func(l *controlConn) error {
-		_, err := l.send(command)
-		return err
-	})
+	w, err := s.register(ctx, p, post) // before sending: the event may overtake the reply
 	if err != nil {
+		return nil, err
+	}
+	defer s.unregister(p, w)
+	if err := s.do(ctx, func(l *controlConn) error { _, err := l.send(command); return err }); err != nil {
 		return nil, err
 	}
 	select {
@@ -104,7 +98,7 @@ func stuff(body []byte) string {
 	for line := range bytes.Lines(body) {
 		line = bytes.TrimSuffix(line, []byte("\n"))
 		line = bytes.TrimSuffix(line, []byte("\r"))
-		if len(line) > 0 && line[0] == '.' {
+		if bytes.HasPrefix(line, []byte(".")) {
 			b.WriteByte('.')
 		}
 		b.Write(line)

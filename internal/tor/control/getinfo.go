@@ -9,6 +9,8 @@ import (
 	"io"
 	"strconv"
 	"strings"
+
+	bine "github.com/cretz/bine/control"
 )
 
 // GetInfo returns the value of one key of GETINFO (control-spec, section 3.9).
@@ -38,14 +40,7 @@ func (c *Client) GetConf(ctx context.Context, key string) ([]string, error) {
 	if err := oneWord("GETCONF key", key); err != nil {
 		return nil, err
 	}
-	var lines []string
-	err := c.do(ctx, func(l *controlConn) error {
-		response, err := l.send("GETCONF " + key)
-		if err == nil {
-			lines = response.DataWithReply()
-		}
-		return err
-	})
+	lines, err := c.command(ctx, "GETCONF "+key)
 	if err != nil {
 		return nil, fmt.Errorf("asking tor for option %s: %w", key, err)
 	}
@@ -74,6 +69,31 @@ func (c *Client) Listeners(ctx context.Context, kind string) ([]string, error) {
 		list = append(list, listener)
 	}
 	return list, nil
+}
+
+// Signal sends a signal of section 3.7 of control-spec, such as "RELOAD" or
+// "NEWNYM".
+func (c *Client) Signal(ctx context.Context, name string) error {
+	if err := oneWord("signal", name); err != nil {
+		return err
+	}
+	if _, err := c.command(ctx, "SIGNAL "+name); err != nil {
+		return fmt.Errorf("sending signal %s to tor: %w", name, err)
+	}
+	return nil
+}
+
+// command carries out a command with a small reply, and returns its lines.
+func (c *Client) command(ctx context.Context, command string) ([]string, error) {
+	var response *bine.Response
+	err := c.do(ctx, func(l *controlConn) (err error) {
+		response, err = l.send(command)
+		return err
+	})
+	if err != nil {
+		return nil, err // and the reply may come yet
+	}
+	return response.DataWithReply(), nil
 }
 
 // sizeOf is how long the value of key was last time: reading a document into

@@ -102,6 +102,7 @@ func TestArgumentsAreOneWord(t *testing.T) {
 			_, errFetch := c.HSFetch(t.Context(), addressA, bad)
 			_, errAddress := c.HSFetch(t.Context(), bad, hsdir1)
 			for _, err := range []error{errInfo, errConf, errFetch, errAddress,
+				c.Signal(t.Context(), bad),
 				c.HSPost(t.Context(), addressA, bad, []byte("x")),
 			} {
 				if err == nil || errors.Is(err, ErrNotConnected) {

@@ -211,6 +211,10 @@ func TestRealTorCommands(t *testing.T) {
 	if v, err := c.GetConf(ctx, "ControlPort"); err != nil || len(v) != 2 {
 		t.Errorf("ControlPort: %q, %v", v, err)
 	}
+	refused("SIGNAL", c.Signal(ctx, "NOSUCH"), 552)
+	if err := c.Signal(ctx, "HEARTBEAT"); err != nil {
+		t.Error(err)
+	}
 	if p, err := c.Bootstrap(ctx); err != nil || p.Percent != 0 || p.Summary == "" {
 		t.Errorf("bootstrap: %+v, %v", p, err)
 	}

@@ -56,11 +56,9 @@ made. Neither is of use to anybody who has not got the manager's signing keys.`,
   balancer ceremony sign request.json --key front --out bundle.json
   balancer ceremony install bundle.json --dir front.offline
   balancer ceremony show front.offline`,
-		Args: misuse(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	addTryPINFlag(cmd.PersistentFlags())
-	cmd.AddCommand(newCeremonyRequestCommand(), newCeremonySignCommand(), newCeremonyInstallCommand(), newCeremonyShowCommand())
+	addCommands(cmd, newCeremonyRequestCommand(), newCeremonySignCommand(), newCeremonyInstallCommand(), newCeremonyShowCommand())
 	return cmd
 }
 

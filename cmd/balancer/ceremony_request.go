@@ -58,6 +58,7 @@ that is, and how long periods are; else it goes by the clock, and by the timing 
 the public network or that of the keys in DIR.`,
 		Example: `  balancer ceremony request --dir /var/lib/balancer/front.offline ADDRESS.onion --out request.json
   balancer ceremony request --config /etc/balancer/balancer.toml --periods 90 --out request.json`,
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			made, err := o.make(cmd.Context(), args)
 			if err != nil {

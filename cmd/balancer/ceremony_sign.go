@@ -62,7 +62,7 @@ of them, in any order.`,
 		Example: `  balancer ceremony sign request.json --key front --out bundle.json
   balancer ceremony sign codes/ --key front --key mail.pem --split signed
   balancer ceremony sign request.json --key front --out bundle.json --yes abcd-efgh-ijkl-mnop-qrst-uvwx`,
-		Args: misuse(cobra.MinimumNArgs(1)),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			signed, err := o.sign(cmd.Context(), args, cmd.ErrOrStderr())
 			if err != nil {
@@ -257,7 +257,7 @@ older one after a newer one, does no harm. A running balancer notices by itself,
 without SIGHUP. The exit status is 0 also if there are warnings.`,
 		Example: `  balancer ceremony install bundle.json --config /etc/balancer/balancer.toml
   balancer ceremony install codes/ --dir front.offline`,
-		Args: misuse(cobra.MinimumNArgs(1)),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			done, err := installBundles(args, configPath, dir)
 			if err != nil {

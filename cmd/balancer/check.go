@@ -31,7 +31,6 @@ Each line says "ok", "warning" or "failed", and below it how to fix what is not
 ok. The exit status is 1 if anything failed. While a tor of its own starts, its
 progress is on standard error. --offline looks at the file and the keys alone,
 tokens included, and needs no tor.`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			tell := func(f daemon.Finding) { printFinding(cmd, f) }
 			var all []daemon.Finding

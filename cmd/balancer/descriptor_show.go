@@ -17,9 +17,7 @@ import (
 	"onionbalancer/internal/printable"
 )
 
-// newDescriptorCommand makes "balancer descriptor" with show, verify and the
-// subcommands in extra.
-func newDescriptorCommand(extra ...*cobra.Command) *cobra.Command {
+func newDescriptorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "descriptor",
 		Short: "Look at the descriptors of onion services",
@@ -28,11 +26,8 @@ func newDescriptorCommand(extra ...*cobra.Command) *cobra.Command {
 A descriptor is encrypted for those who know the onion address, so that every
 subcommand needs it; and for each period of a day it is signed with another key,
 so that it must also be known, or guessed from the clock, which period it is of.`,
-		Args: misuse(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newDescriptorShowCommand(), newDescriptorVerifyCommand())
-	cmd.AddCommand(extra...)
+	addCommands(cmd, newDescriptorShowCommand(), newDescriptorVerifyCommand(), newDescriptorFetchCommand())
 	return cmd
 }
 
@@ -53,7 +48,7 @@ them out and use the others.`,
   balancer descriptor fetch ADDRESS | balancer descriptor show --json --address ADDRESS -
   balancer descriptor show --address ADDRESS --now 2026-11-20T09:00:00Z old
   balancer descriptor show --address ADDRESS --client-key me.auth_private fetched`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			found, err := in.decode(cmd, args[0])
 			if err != nil {
@@ -80,7 +75,7 @@ func newDescriptorVerifyCommand() *cobra.Command {
 The exit status is 0 if they would and 1 if not. "balancer descriptor show"
 prints what is in it.`,
 		Example: `  balancer descriptor verify --address ADDRESS fetched`,
-		Args:    misuse(cobra.ExactArgs(1)),
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			found, err := in.decode(cmd, args[0])
 			fault := (*descriptor.ParseError)(nil)

@@ -53,7 +53,7 @@ periods are shorter. A tor is asked whether it is set.`,
 		Example: `  balancer hsdirs --control unix:/run/tor/control ADDRESS
   balancer hsdirs --json --config balancer.toml ADDRESS
   balancer hsdirs --consensus consensus --microdescs microdescs ADDRESS`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			address, err := descriptor.ParseAddress(args[0])
 			if err != nil {

@@ -53,11 +53,9 @@ nor sign for them. So a token seals the key, and opens it for the moment in whic
 period's one certificate is signed.
 
 Instances need no key here: each has its own, made by its own tor.`,
-		Args: misuse(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	addTryPINFlag(cmd.PersistentFlags())
-	cmd.AddCommand(newKeyNewCommand(), newKeyShowCommand(), newKeySealCommand(), newKeyRewrapCommand(), newKeyCSRCommand())
+	addCommands(cmd, newKeyNewCommand(), newKeyShowCommand(), newKeySealCommand(), newKeyRewrapCommand(), newKeyCSRCommand())
 	return cmd
 }
 
@@ -79,7 +77,7 @@ of an Ed25519 key on a token as well, which "balancer key csr" can use.`,
 		Example: `  balancer key show front
   balancer key show front.sealed
   balancer key show --verify 'pkcs11:token=hsm;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front.sealed'`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			show := showKey
 			if verify {

@@ -86,10 +86,7 @@ func (o *newOptions) check(args []string) error {
 	case o.seal != "" && saved == o.noBackup:
 		err = errors.New("when the token is lost, the address is lost, unless there is another way to the key: give --spare URI or --backup PATH, or say --no-backup")
 	}
-	if err != nil {
-		return usageError{fmt.Errorf(`%w; see "balancer key new --help"`, err)}
-	}
-	return nil
+	return err
 }
 
 func (o *newOptions) makePlain(cmd *cobra.Command, path string) error {

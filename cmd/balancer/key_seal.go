@@ -60,7 +60,7 @@ Nothing is overwritten. Before the file gets its name it is synced to disk, open
 the token, compared with KEY, and has signed a certificate that is checked. KEY is
 left as it is; what is printed says how to destroy it.`,
 		Example: `  balancer key seal front --with 'pkcs11:token=hsm;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt' --out front.sealed`,
-		Args:    misuse(cobra.ExactArgs(1)),
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if pkcs11uri.Is(args[0]) {
 				return usageError{errors.New(`KEY is a key on disk; to seal a sealed key by another token, use "balancer key rewrap"`)}
@@ -98,7 +98,7 @@ that can open it: for the old token to be of no use to a thief, destroy the old 
 and its copies, and the key on the old token.`,
 		Example: `  balancer key rewrap 'pkcs11:token=old;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front.sealed' \
       --with 'pkcs11:token=new;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front-new.sealed'`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			old, err := pkcs11uri.Parse(args[0])
 			if err != nil {

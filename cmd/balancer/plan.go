@@ -35,7 +35,6 @@ reason that what was published last would stay. No key is asked to sign.
 
 The exit status is 1 if a service has nothing to publish.`,
 		Example: "  balancer plan --config /etc/balancer/balancer.toml --json",
-		Args:    misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(path)
 			if err != nil {

@@ -38,7 +38,6 @@ goes on, and counts the lines that are lost.`,
 		Example: `  balancer check --config /etc/balancer/balancer.toml
   balancer run --config /etc/balancer/balancer.toml
   balancer status --config /etc/balancer/balancer.toml`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// A log that was closed is no reason to end, and one that nobody reads
 			// none to stay when there is an error to be told.

@@ -24,10 +24,8 @@ func newStateCommand() *cobra.Command {
 
 None of it is a secret, and none of it is configuration. If it is lost, the
 balancer starts again from the network.`,
-		Args: misuse(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newStateShowCommand())
+	addCommands(cmd, newStateShowCommand())
 	return cmd
 }
 
@@ -50,7 +48,6 @@ It reads the file and changes nothing, whether or not a balancer is running. Wha
 a running balancer does now, "balancer status" shows.`,
 		Example: `  balancer state show --config /etc/balancer/balancer.toml
   balancer state show --config /etc/balancer/balancer.toml --service ADDRESS --json`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var service *descriptor.Address
 			if only != "" {

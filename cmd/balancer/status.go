@@ -38,7 +38,6 @@ The exit status is 0 if all is in force as configured and every service is "ok" 
 "degraded": visitors are served. It is 1 if a service is "starting" or "failed" or
 was left out, if the last reload was refused, if tor's control port is lost, or if
 no balancer answers. With --metrics it is 0 if there was an answer.`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			socket, broken, err := statusSocket(path, socket)
 			if err != nil {

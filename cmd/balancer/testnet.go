@@ -37,10 +37,8 @@ real network) lasts 4 minutes, and so does a shared random value.`,
   balancer run --config .testnet/balancer.toml
   balancer testnet status
   balancer testnet down`,
-		Args: misuse(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newTestnetUpCommand(), newTestnetDownCommand(), newTestnetStatusCommand())
+	addCommands(cmd, newTestnetUpCommand(), newTestnetDownCommand(), newTestnetStatusCommand())
 	return cmd
 }
 
@@ -70,7 +68,6 @@ To see what happens when an instance dies, end its tor: "kill -9 PID".`,
 		Example: `  balancer testnet up --instances 5 --voting-interval 20s
   balancer testnet up --detach --dir /tmp/net --services 1
   curl --proxy socks5h://user1:x@SOCKS http://ADDRESS/`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if config.Instances < 0 || config.Services < 0 || config.Instances+config.Services > 50 {
 				return usageError{errors.New("--instances and --services are numbers from 0 to 50")}
@@ -225,7 +222,6 @@ func newTestnetDownCommand() *cobra.Command {
 		Short: "End a network that is up",
 		Long: `Ends the network that "balancer testnet up" has started in DIRECTORY, and waits
 until all of its processes are gone. If none is up there, nothing is done.`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := owner.Check(dir); err != nil {
 				return err
@@ -272,7 +268,6 @@ func newTestnetStatusCommand() *cobra.Command {
 		Long: `Says whether a network is up in DIRECTORY, what there is to use, and when the
 network's time period and shared random value change next. The exit status is 0 if
 it is up, and 1 otherwise.`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := owner.Check(dir); err != nil {
 				return err

@@ -29,11 +29,7 @@ supply in a directory lasts. No key that is secret is shown, and nothing is chan
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), shown)
-			}
-			shown.write(cmd.OutOrStdout())
-			return nil
+			return show(cmd, asJSON, shown, shown.write)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")

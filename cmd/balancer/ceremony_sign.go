@@ -68,10 +68,7 @@ of them, in any order.`,
 			if err != nil {
 				return err
 			}
-			if o.asJSON {
-				return writeJSON(cmd.OutOrStdout(), signed)
-			}
-			return signed.write(cmd.OutOrStdout())
+			return show(cmd, o.asJSON, signed, signed.write)
 		},
 	}
 	flags := cmd.Flags()
@@ -215,7 +212,7 @@ func (o *signOptions) store(shown *requestShown, b *offline.Bundle) (*signed, er
 	return &signed{requestShown: *shown, Bundle: o.out, Parts: parts}, nil
 }
 
-func (s *signed) write(w io.Writer) error {
+func (s *signed) write(w io.Writer) {
 	each := ""
 	if n := len(s.Services); n > 1 {
 		each = fmt.Sprintf(" for each of %d addresses", n)
@@ -232,8 +229,7 @@ func (s *signed) write(w io.Writer) error {
 			what = shell.Quote(dir)
 		}
 	}
-	_, err := fmt.Fprintf(w, "Carry it to the manager, and there: balancer ceremony install %s --config FILE\n", what)
-	return err
+	fmt.Fprintf(w, "Carry it to the manager, and there: balancer ceremony install %s --config FILE\n", what)
 }
 
 func newCeremonyInstallCommand() *cobra.Command {
@@ -263,10 +259,7 @@ without SIGHUP. The exit status is 0 also if there are warnings.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), done)
-			}
-			return writeInstalled(cmd.OutOrStdout(), done, time.Now())
+			return show(cmd, asJSON, done, func(w io.Writer) { writeInstalled(w, done, time.Now()) })
 		},
 	}
 	addConfigFlag(cmd, &configPath)
@@ -305,7 +298,7 @@ func installBundles(paths []string, configPath, dir string) ([]offline.Installed
 	return offline.Install(dirs, bundles, time.Now())
 }
 
-func writeInstalled(w io.Writer, list []offline.Installed, now time.Time) error {
+func writeInstalled(w io.Writer, list []offline.Installed, now time.Time) {
 	for _, i := range list {
 		fmt.Fprintf(w, "%s\n", i.Address)
 		fmt.Fprintf(w, "  in %s: %d periods new, %d renewed, %d as before, %d over and left out\n", printable.Text(i.Dir), i.New, i.Renewed, i.Kept, i.Over)
@@ -320,6 +313,5 @@ func writeInstalled(w io.Writer, list []offline.Installed, now time.Time) error 
 			fmt.Fprintf(w, "  WARNING: %s\n", warning)
 		}
 	}
-	_, err := fmt.Fprintln(w, "A running balancer takes it over by itself; balancer status tells.")
-	return err
+	fmt.Fprintln(w, "A running balancer takes it over by itself; balancer status tells.")
 }

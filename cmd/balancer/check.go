@@ -62,14 +62,8 @@ func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Findi
 		}
 		tell(f)
 	}
-	cfg, err := loadConfig(path)
-	if misuse := (usageError{}); errors.As(err, &misuse) {
-		return 0, err
-	}
-	if err == nil {
-		err = owner.Check(cfg.File, cfg.StateDir)
-	}
-	if theirs := new(owner.Error); errors.As(err, &theirs) {
+	cfg, err := loadOwnConfig(path)
+	if errors.As(err, new(usageError)) || errors.As(err, new(*owner.Error)) {
 		return 0, err
 	}
 	if err != nil {

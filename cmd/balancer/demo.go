@@ -97,7 +97,7 @@ func runDemo(cmd *cobra.Command, o demoOptions) (err error) {
 	} else if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return fmt.Errorf("making the demonstration's directory: %w", err)
 	}
-	d := &demo{options: o, line: newProgressLine(cmd.ErrOrStderr(), false)}
+	d := &demo{options: o, line: newProgressLine(cmd.ErrOrStderr())}
 	began := time.Now()
 	err = d.show(ctx)
 	d.line.clear()

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,10 +63,7 @@ periods are shorter. A tor is asked whether it is set.`,
 				if err != nil {
 					return err
 				}
-				if asJSON {
-					return writeJSON(cmd.OutOrStdout(), v)
-				}
-				return printHSDirs(cmd.OutOrStdout(), v)
+				return show(cmd, asJSON, v, table(func(w io.Writer) { printHSDirs(w, v) }))
 			})
 		},
 	}
@@ -223,30 +219,18 @@ func newRingView(address descriptor.Address, c *hsdir.Consensus, role hsdir.Role
 }
 
 // printHSDirs writes the view for people.
-func printHSDirs(out io.Writer, v hsdirsView) error {
+func printHSDirs(w io.Writer, v hsdirsView) {
 	printable.Fields(&v)
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "address\t%s\n", v.Address)
 	fmt.Fprintf(w, "consensus of\t%s\n", v.ValidAfter.Format(time.RFC3339))
 	fmt.Fprintf(w, "HSDirs\t%v\n", v.coverage)
 	fmt.Fprintf(w, "clients fetch\tthe %s descriptor\n", v.Current)
 	fmt.Fprintf(w, "next change\t%s\n", v.NextChange.Format(time.RFC3339))
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	for _, r := range []struct {
-		name string
-		ringView
-	}{{"first", v.First}, {"second", v.Second}} {
-		if err := printRing(out, r.name, r.ringView); err != nil {
-			return err
-		}
-	}
-	return nil
+	printRing(w, "first", v.First)
+	printRing(w, "second", v.Second)
 }
 
-func printRing(out io.Writer, name string, r ringView) error {
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+func printRing(w io.Writer, name string, r ringView) {
 	note := ""
 	if r.Disaster {
 		note = " (stands in for a missing one)"
@@ -255,10 +239,6 @@ func printRing(out io.Writer, name string, r ringView) error {
 	fmt.Fprintf(w, "  period\t%d of %d minutes, from %s\n", r.Period, r.Minutes, r.Begins.Format(time.RFC3339))
 	fmt.Fprintf(w, "  shared random\t%s%s\n", r.SharedRandom, note)
 	fmt.Fprintf(w, "  blinded key\t%s\n", r.Blinded)
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	w = tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprint(w, "\n  REPLICA\tHSDIR\tNICKNAME\tINDEX\n")
 	for i, replica := range r.Replicas {
 		if len(replica) == 0 {
@@ -272,5 +252,4 @@ func printRing(out io.Writer, name string, r ringView) error {
 			fmt.Fprintf(w, "%s %d\t%s\t%s\t%s\n", star, i+1, h.Fingerprint, h.Nickname, h.Index)
 		}
 	}
-	return w.Flush()
 }

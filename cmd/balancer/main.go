@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -175,12 +174,9 @@ func newVersionCommand() *cobra.Command {
 		Use:   "version",
 		Short: "Print the version",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			out := cmd.OutOrStdout()
-			if asJSON {
-				return json.NewEncoder(out).Encode(map[string]string{"version": version, "go": runtime.Version()})
-			}
-			_, err := io.WriteString(out, versionLine())
-			return err
+			return showLine(cmd, asJSON, map[string]string{"version": version, "go": runtime.Version()}, func(w io.Writer) {
+				fmt.Fprint(w, versionLine())
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")

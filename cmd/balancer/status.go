@@ -7,12 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"onionbalancer/internal/config"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/internal/status"
@@ -53,12 +51,7 @@ no balancer answers. With --metrics it is 0 if there was an answer.`,
 			if broken != nil {
 				fmt.Fprintf(cmd.ErrOrStderr(), "warning: the configuration cannot be read as it is now, and would be refused:\n%s\n", printable.Lines(broken.Error()))
 			}
-			if asJSON {
-				err = writeJSON(cmd.OutOrStdout(), snapshot)
-			} else {
-				err = printStatus(cmd.OutOrStdout(), snapshot)
-			}
-			if err != nil {
+			if err := show(cmd, asJSON, snapshot, table(func(w io.Writer) { printStatus(w, snapshot) })); err != nil {
 				return err
 			}
 			return unwell(snapshot)
@@ -79,14 +72,8 @@ func statusSocket(path, named string) (socket string, broken, err error) {
 	if named != "" {
 		return named, nil, nil
 	}
-	cfg, err := loadConfig(path)
-	if complaint := (*config.Error)(nil); errors.As(err, &complaint) {
-		return filepath.Join(config.StateDir(path), status.SocketName), err, nil
-	}
-	if err != nil {
-		return "", nil, err
-	}
-	return filepath.Join(cfg.StateDir, status.SocketName), nil, nil
+	dir, broken, err := stateDir(path)
+	return filepath.Join(dir, status.SocketName), broken, err
 }
 
 // asked says how to ask better, if err is that there was no answer.
@@ -171,8 +158,7 @@ func roughly(d time.Duration) string {
 
 // printStatus prints a snapshot for people. Much of it is others' text: what tor
 // and HSDirs said, and a socket that a stranger may have put there.
-func printStatus(out io.Writer, s status.Snapshot) error {
-	w := tabwriter.NewWriter(out, 2, 8, 2, ' ', 0)
+func printStatus(w io.Writer, s status.Snapshot) {
 	if refused := s.Refused(); refused != nil {
 		warn(w, "REFUSED", fmt.Sprintf("at %s the configuration was not taken over, the old one stays in force:\n%s", clock(refused.At), refused.Error))
 	}
@@ -193,7 +179,6 @@ func printStatus(out io.Writer, s status.Snapshot) error {
 	for _, service := range s.Services {
 		printService(w, s.Now, service)
 	}
-	return w.Flush()
 }
 
 // torText says whether a tor is connected, and what it does not do.

@@ -78,6 +78,13 @@ To see what happens when an instance dies, end its tor: "kill -9 PID".`,
 			if err := owner.Check(dir); err != nil {
 				return err
 			}
+			dir, err := filepath.Abs(dir)
+			if err != nil {
+				return err
+			}
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return fmt.Errorf("making the test network's directory: %w", err)
+			}
 			if detach {
 				return detachLab(cmd, dir, asJSON)
 			}
@@ -100,13 +107,6 @@ To see what happens when an instance dies, end its tor: "kill -9 PID".`,
 
 // upLab starts a network and holds it until the command's context ends.
 func upLab(cmd *cobra.Command, dir string, config lab.Config, asJSON bool) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the test network's directory: %w", err)
-	}
 	lock, err := lockLab(dir)
 	if err != nil {
 		return fmt.Errorf("%w; \"balancer testnet down\" ends it", err)
@@ -117,7 +117,7 @@ func upLab(cmd *cobra.Command, dir string, config lab.Config, asJSON bool) error
 		Authorities: config.Network.Authorities, Relays: config.Network.Relays,
 		VotingInterval: config.Network.VotingInterval.Seconds(),
 	}
-	line := newProgressLine(cmd.ErrOrStderr(), false)
+	line := newProgressLine(cmd.ErrOrStderr())
 	l, err := startLab(cmd.Context(), dir, config, func(progress string) {
 		line.tell(progress)
 		state.Progress = progress
@@ -133,7 +133,7 @@ func upLab(cmd *cobra.Command, dir string, config lab.Config, asJSON bool) error
 	if err := state.write(); err != nil {
 		return err
 	}
-	if err := printLab(cmd, state, asJSON); err != nil {
+	if err := state.show(cmd, asJSON); err != nil {
 		return err
 	}
 	<-cmd.Context().Done()
@@ -146,13 +146,6 @@ func upLab(cmd *cobra.Command, dir string, config lab.Config, asJSON bool) error
 // detachLab runs the same command again in the background, without --detach,
 // and waits until it has a network up.
 func detachLab(cmd *cobra.Command, dir string, asJSON bool) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the test network's directory: %w", err)
-	}
 	state, err := readLabState(dir)
 	if err != nil {
 		return err
@@ -166,7 +159,7 @@ func detachLab(cmd *cobra.Command, dir string, asJSON bool) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- child.Wait() }()
-	line := newProgressLine(cmd.ErrOrStderr(), false)
+	line := newProgressLine(cmd.ErrOrStderr())
 	defer line.clear()
 	for {
 		select {
@@ -184,7 +177,7 @@ func detachLab(cmd *cobra.Command, dir string, asJSON bool) error {
 		}
 		if state.State == "up" {
 			line.clear()
-			return printLab(cmd, state, asJSON)
+			return state.show(cmd, asJSON)
 		}
 		line.tell(state.Progress)
 	}
@@ -279,7 +272,7 @@ it is up, and 1 otherwise.`,
 			if state.State == "up" {
 				state.ask(cmd.Context())
 			}
-			if err := printLab(cmd, state, asJSON); err != nil {
+			if err := state.show(cmd, asJSON); err != nil {
 				return err
 			}
 			if state.State != "up" {

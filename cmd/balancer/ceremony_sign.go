@@ -99,10 +99,14 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 	if err != nil {
 		return nil, err
 	}
-	keys, err := loadKeys(ctx, o.keys)
-	defer wipeKeys(keys)
-	if err != nil {
-		return nil, err
+	var keys []*descriptor.IdentityKey
+	for _, ref := range o.keys {
+		key, err := keystore.Load(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		defer key.Wipe()
+		keys = append(keys, key)
 	}
 	if err := request.Match(keys); err != nil {
 		return nil, fmt.Errorf("the keys and the request do not fit together: %w", err)
@@ -149,25 +153,6 @@ func readRequest(paths []string) (whole *offline.Request, repeated []string, err
 	}
 	whole, err = offline.JoinRequests(parts)
 	return whole, repeated, err
-}
-
-// loadKeys reads the identity keys. The caller wipes those it returns, also
-// beside an error.
-func loadKeys(ctx context.Context, refs []string) (keys []*descriptor.IdentityKey, err error) {
-	for _, ref := range refs {
-		key, err := keystore.Load(ctx, ref)
-		if err != nil {
-			return keys, err
-		}
-		keys = append(keys, key)
-	}
-	return keys, nil
-}
-
-func wipeKeys(keys []*descriptor.IdentityKey) {
-	for _, key := range keys {
-		key.Wipe()
-	}
 }
 
 // consent asks for it, or compares the fingerprint that was given.

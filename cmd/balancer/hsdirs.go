@@ -58,13 +58,15 @@ periods are shorter. A tor is asked whether it is set.`,
 			if err != nil {
 				return usageError{err}
 			}
-			return in.with(cmd.Context(), func(c *hsdir.Consensus) error {
-				v, err := newHSDirsView(address, c)
-				if err != nil {
-					return err
-				}
-				return show(cmd, asJSON, v, table(func(w io.Writer) { printHSDirs(w, v) }))
-			})
+			c, err := in.read(cmd.Context())
+			if err != nil {
+				return err
+			}
+			v, err := newHSDirsView(address, c)
+			if err != nil {
+				return err
+			}
+			return show(cmd, asJSON, v, table(func(w io.Writer) { printHSDirs(w, v) }))
 		},
 	}
 	addControlFlags(cmd, &in.config, &in.control)
@@ -89,29 +91,21 @@ func (in *hsdirsInput) check() error {
 	return nil
 }
 
-// with calls do with the consensus.
-func (in *hsdirsInput) with(ctx context.Context, do func(*hsdir.Consensus) error) error {
+// read reads the consensus.
+func (in *hsdirsInput) read(ctx context.Context) (*hsdir.Consensus, error) {
 	if err := in.check(); err != nil {
-		return err
+		return nil, err
 	}
 	if in.consensus != "" {
-		c, err := in.readFiles()
-		if err != nil {
-			return err
-		}
-		return do(c)
+		return in.readFiles()
 	}
 	cfg, err := controlConfig(in.config, in.control)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, hsdirsWait)
 	defer cancel()
-	c, err := daemon.Consensus(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	return do(c)
+	return daemon.Consensus(ctx, cfg)
 }
 
 func (in *hsdirsInput) readFiles() (*hsdir.Consensus, error) {

@@ -121,15 +121,11 @@ func unwell(s status.Snapshot) error {
 
 // custodyText says who keeps the keys, and how long that lasts.
 func custodyText(now time.Time, c status.Custody) string {
-	text := keystore.Form(c.Form).String()
-	switch c.Signing {
-	case "memory":
-		text += ", signing keys in memory"
-	case "disk":
-		text += ", signing keys on disk"
-	case "token":
-		text += ", signing keys on a token"
-	}
+	text := keystore.Form(c.Form).String() + map[string]string{
+		"memory": ", signing keys in memory",
+		"disk":   ", signing keys on disk",
+		"token":  ", signing keys on a token",
+	}[c.Signing]
 	switch a := c.Ahead; {
 	case a == nil && c.CertifiedUntil.IsZero():
 		return text + "; nothing is certified yet"

@@ -130,11 +130,11 @@ func New(cfg Config) *Client {
 
 // State is what an operator wants to know of the connection.
 type State struct {
-	Connected  bool      `json:"connected"`
-	Since      time.Time `json:"since"`       // when Connected took its value; zero before Run
-	LastError  string    `json:"last_error"`  // why the last connection or attempt failed; kept after a reconnect
-	TorVersion string    `json:"tor_version"` // as "0.4.9.11", of the last connection
-	Connects   int       `json:"connects"`    // connections made so far
+	Connected  bool
+	Since      time.Time // when Connected took its value; zero before Run
+	LastError  string    // why the last connection or attempt failed; kept after a reconnect
+	TorVersion string    // as "0.4.9.11", of the last connection
+	Connects   int       // connections made so far
 }
 
 // State returns the connection's state now.

@@ -63,10 +63,7 @@ func (p Progress) standstill() (percent int, why error) {
 
 // ClockError says how wrong tor finds the clock, nil if it has said nothing of it.
 func (c *Client) ClockError(ctx context.Context) error {
-	step, err := c.Bootstrap(ctx)
-	if err != nil {
-		step = Progress{}
-	}
+	step, _ := c.Bootstrap(ctx) // empty if tor does not say
 	return c.clockError(step)
 }
 
@@ -103,11 +100,11 @@ func parseSkew(seconds string) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// OldestVersion is the oldest series of tor that a balancer should use. It is
+// oldestVersion is the oldest series of tor that a balancer should use. It is
 // the first whose clients and services speak of everything that descriptors
 // hold today (flow-control came with 0.4.7, pow-params with 0.4.8), and what
 // came before it is no longer maintained.
-const OldestVersion = "0.4.8"
+const oldestVersion = "0.4.8"
 
 // CheckVersion says what is wrong with a version of tor, such as "0.4.9.11" or
 // "0.4.9.3-alpha".
@@ -116,14 +113,14 @@ func CheckVersion(version string) error {
 	if err != nil {
 		return fmt.Errorf("reading tor's version %q: %w", version, err)
 	}
-	oldest, err := parseVersion(OldestVersion)
+	oldest, err := parseVersion(oldestVersion)
 	if err != nil {
 		return err
 	}
 	if slices.Compare(have[:], oldest[:]) >= 0 {
 		return nil
 	}
-	return advise(fmt.Errorf("tor %s is older than %s, the oldest that balancer is made for", printable.Text(version), OldestVersion),
+	return advise(fmt.Errorf("tor %s is older than %s, the oldest that balancer is made for", printable.Text(version), oldestVersion),
 		"install a newer tor (Debian: from deb.torproject.org or backports)")
 }
 

@@ -87,12 +87,10 @@ type Process struct {
 
 // State is what an operator wants to know of the process.
 type State struct {
-	PID       int              `json:"pid"`        // 0 when no tor runs now
-	Since     time.Time        `json:"since"`      // when the tor of now was started, or the last one ended
-	Restarts  int              `json:"restarts"`   // starts after the first
-	LastError string           `json:"last_error"` // how the last tor ended; "" if none did
-	Version   string           `json:"version"`    // as "0.4.9.11"
-	Bootstrap control.Progress `json:"bootstrap"`
+	PID       int    // 0 when no tor runs now
+	Restarts  int    // starts after the first
+	LastError string // how the last tor ended; "" if none did
+	Bootstrap control.Progress
 }
 
 // Start starts tor and returns when it answers on its control port, which is
@@ -176,7 +174,7 @@ func (p *Process) Dial(ctx context.Context) (net.Conn, error) {
 
 // ControlConfig is what a control.Client needs to talk to this tor.
 func (p *Process) ControlConfig() control.Config {
-	return control.Config{Dial: p.Dial, CookieFile: p.files.cookie, Log: p.cfg.Log}
+	return control.Config{Dial: p.Dial, CookieFile: p.files.path(cookieFile), Log: p.cfg.Log}
 }
 
 // Socket is the path of tor's control socket. Its cookie is asked of tor.
@@ -204,8 +202,7 @@ func (p *Process) noteOpen() {
 func (p *Process) noteEnd(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.state.PID, p.state.Since = 0, time.Now()
-	p.state.Bootstrap = control.Progress{}
+	p.state.PID, p.state.Bootstrap = 0, control.Progress{}
 	if err != nil {
 		p.state.LastError = err.Error()
 	}

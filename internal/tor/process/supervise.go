@@ -50,7 +50,7 @@ func (p *Process) supervise(ctx context.Context, first chan<- error) {
 func (p *Process) live(ctx context.Context, ready func()) error {
 	tor, err := launch(p.cfg, p.files)
 	if err == nil {
-		p.note(func(s *State) { s.PID, s.Since, s.Bootstrap = tor.pid, time.Now(), control.Progress{} })
+		p.note(func(s *State) { s.PID = tor.pid })
 		err = p.watch(ctx, tor, ready)
 	}
 	p.noteEnd(err)
@@ -114,7 +114,6 @@ func (p *Process) own(ctx context.Context, ready func()) error {
 	if err := client.Ready(start); err != nil {
 		return err
 	}
-	p.note(func(s *State) { s.Version = client.State().TorVersion })
 	ready()
 	group.Go(func() { p.follow(run, client) })
 	if err := client.Lost(run); err != nil {

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"onionbalancer/internal/durable"
+	"onionbalancer/internal/filelock"
 	"onionbalancer/internal/owner"
 )
 
@@ -93,8 +94,8 @@ func (d *DB) closeToOthers(file *os.File) error {
 func lock(file *os.File) error {
 	deadline := time.Now().Add(lockWait)
 	for {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
+		err := filelock.TryLock(file)
+		if !errors.Is(err, filelock.ErrLocked) {
 			return err
 		}
 		if time.Now().After(deadline) {

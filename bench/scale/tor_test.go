@@ -117,10 +117,12 @@ type conn struct {
 	events *conn // of a tor
 }
 
-func (c *conn) send(text string) {
+func (c *conn) send(texts ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.out = append(c.out, text...)
+	for _, text := range texts {
+		c.out = append(c.out, text...)
+	}
 	c.more.Signal()
 }
 
@@ -170,13 +172,14 @@ func (c *conn) read() {
 	}
 }
 
-// event sends an event of the tor to who asked for events.
-func (c *conn) event(text string) {
+// event sends an event of the tor to who asked for events: a line, a document and
+// what ends it.
+func (c *conn) event(line string, body []byte, end string) {
 	c.tor.mu.Lock()
 	to := c.tor.events
 	c.tor.mu.Unlock()
 	if to != nil {
-		to.send(text)
+		to.send(line, string(body), end)
 	}
 }
 
@@ -199,7 +202,7 @@ func (c *conn) serve(words []string, body []byte) {
 		c.fetch(words[1], server(words))
 	case "+HSPOST":
 		c.send("250 OK\r\n")
-		c.post(words, bytes.ReplaceAll(body, []byte("\r\n"), []byte("\n")))
+		c.post(words, body)
 	default:
 		c.send("250 OK\r\n")
 	}
@@ -243,7 +246,8 @@ func (c *conn) later(seed byte, f func()) {
 	time.AfterFunc(latency/2+time.Duration(seed)*latency/512, func() { c.net.own(f) })
 }
 
-// post has an HSDir keep a descriptor, if its revision counter is higher.
+// post has an HSDir keep a descriptor, if its revision counter is higher. body is
+// as the control protocol carries it.
 func (c *conn) post(words []string, body []byte) {
 	hsdir := server(words)
 	label, _ := strings.CutPrefix(words[2], "HSADDRESS=")
@@ -255,7 +259,7 @@ func (c *conn) post(words []string, body []byte) {
 	if !c.net.keep(at, revision, body) {
 		result = "FAILED " + label + " NO_AUTH $" + hsdir + "~relay REASON=UPLOAD_REJECTED"
 	}
-	c.later(at.blinded[0], func() { c.event("650 HS_DESC " + result + "\r\n") })
+	c.later(at.blinded[0], func() { c.event("650 HS_DESC "+result+"\r\n", nil, "") })
 }
 
 func (n *network) keep(at place, revision uint64, body []byte) bool {
@@ -283,18 +287,19 @@ func (n *network) keep(at place, revision uint64, body []byte) bool {
 // parse reads the blinded key, which is in the certificate, and the revision
 // counter.
 func parse(body []byte, hsdir string) (at place, revision uint64, err error) {
-	_, rest, _ := bytes.Cut(body, []byte("-----BEGIN ED25519 CERT-----\n"))
+	_, rest, _ := bytes.Cut(body, []byte("-----BEGIN ED25519 CERT-----\r\n"))
 	text, rest, _ := bytes.Cut(rest, []byte("-----END"))
-	cert, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(string(text), "\n", ""))
-	if err != nil || len(cert) < 76 {
-		return at, 0, fmt.Errorf("a certificate of %d bytes: %w", len(cert), err)
+	var cert [192]byte
+	n, err := base64.StdEncoding.Decode(cert[:], text) // which skips line ends
+	if err != nil || n < 76 {
+		return at, 0, fmt.Errorf("a certificate of %d bytes: %w", n, err)
 	}
 	at.blinded = [32]byte(cert[44:76])
 	if _, err := hex.Decode(at.hsdir[:], []byte(hsdir)); err != nil {
 		return at, 0, err
 	}
 	_, rest, _ = bytes.Cut(rest, []byte("\nrevision-counter "))
-	number, _, _ := bytes.Cut(rest, []byte("\n"))
+	number, _, _ := bytes.Cut(rest, []byte("\r\n"))
 	revision, err = strconv.ParseUint(string(number), 10, 64)
 	return at, revision, err
 }
@@ -307,12 +312,12 @@ func (c *conn) fetch(label, hsdir string) {
 	name := "$" + hsdir + "~relay"
 	c.later(blinded[0], func() {
 		if body == nil {
-			c.event("650 HS_DESC FAILED " + label + " NO_AUTH " + name + " " + id + " REASON=NOT_FOUND\r\n")
-			c.event("650+HS_DESC_CONTENT " + label + " " + id + " " + name + "\r\n\r\n.\r\n650 OK\r\n")
+			c.event("650 HS_DESC FAILED "+label+" NO_AUTH "+name+" "+id+" REASON=NOT_FOUND\r\n", nil, "")
+			c.event("650+HS_DESC_CONTENT "+label+" "+id+" "+name+"\r\n", nil, "\r\n.\r\n650 OK\r\n")
 			return
 		}
-		c.event("650 HS_DESC RECEIVED " + label + " NO_AUTH " + name + " " + id + "\r\n")
-		c.event("650+HS_DESC_CONTENT " + label + " " + id + " " + name + "\r\n" + dotted(body) + "650 OK\r\n")
+		c.event("650 HS_DESC RECEIVED "+label+" NO_AUTH "+name+" "+id+"\r\n", nil, "")
+		c.event("650+HS_DESC_CONTENT "+label+" "+id+" "+name+"\r\n", body, ".\r\n650 OK\r\n")
 	})
 }
 
@@ -334,7 +339,8 @@ func (n *network) find(label, hsdir string) (body []byte, blinded [32]byte) {
 	if n.instances[label] {
 		n.counts.fetches++
 		if r := n.relay(hsdir); r != nil {
-			body, _ = r.Stored(keys.Blinded)
+			text, _ := r.Stored(keys.Blinded)
+			body = bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n"))
 		}
 		return body, keys.Blinded
 	}

@@ -168,7 +168,7 @@ func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, caa bool, revisi
 	if err != nil {
 		return err
 	}
-	b = append(b, auth.text...)
+	b = appendAuth(b, auth.ephemeral, auth.entries)
 	if caa {
 		b = append(b, kwCAACritical+"\n"...)
 	}

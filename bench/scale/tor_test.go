@@ -5,7 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/hex"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -36,21 +36,19 @@ type network struct {
 	stored    map[place]stored
 	blinded   map[string]descriptor.PeriodKeys // by label, of the period asked for last
 	relays    map[string]*sim.Relay            // by fingerprint, those asked before
-	end       int64                            // of the file
+	end       int32                            // of the file
 	counts    counts
 }
 
-// place is a descriptor at an HSDir.
-type place struct {
-	blinded [32]byte
-	hsdir   [20]byte
-}
+// place is a descriptor at an HSDir: a part of its blinded key, which is enough to
+// tell the descriptors of a run apart, and of the HSDir's fingerprint.
+type place [2]uint64
 
 // stored says where a descriptor is in the file.
 type stored struct {
-	at, size int64
+	at, size int32 // at in units of roomInFile
 	revision uint64
-	received time.Time
+	received int64 // in seconds
 }
 
 // counts is what tors were asked for so far.
@@ -259,8 +257,10 @@ func (c *conn) post(words []string, body []byte) {
 	if !c.net.keep(at, revision, body) {
 		result = "FAILED " + label + " NO_AUTH $" + hsdir + "~relay REASON=UPLOAD_REJECTED"
 	}
-	c.later(at.blinded[0], func() { c.event("650 HS_DESC "+result+"\r\n", nil, "") })
+	c.later(byte(at[0]), func() { c.event("650 HS_DESC "+result+"\r\n", nil, "") })
 }
+
+func (s stored) kept(now time.Time) bool { return now.Unix()-s.received < int64(kept.Seconds()) }
 
 func (n *network) keep(at place, revision uint64, body []byte) bool {
 	n.mu.Lock()
@@ -268,20 +268,26 @@ func (n *network) keep(at place, revision uint64, body []byte) bool {
 	n.counts.posts++
 	now := time.Now()
 	s, known := n.stored[at]
-	if known && revision <= s.revision && now.Sub(s.received) < kept {
+	if known && revision <= s.revision && s.kept(now) {
 		n.counts.rejected++
 		return false
 	}
 	if !known {
 		s.at = n.end
-		n.end += roomInFile
+		n.end++
 	}
-	s.size, s.revision, s.received = int64(len(body)), revision, now
-	if _, err := n.file.WriteAt(body, s.at); err != nil {
+	s.size, s.revision, s.received = int32(len(body)), revision, now.Unix()
+	if _, err := n.file.WriteAt(body, int64(s.at)*roomInFile); err != nil {
 		panic("scale: " + err.Error())
 	}
 	n.stored[at] = s
 	return true
+}
+
+func placeOf(blinded []byte, hsdir string) place {
+	at := place{binary.LittleEndian.Uint64(blinded)}
+	at[1], _ = strconv.ParseUint(hsdir[:16], 16, 64)
+	return at
 }
 
 // parse reads the blinded key, which is in the certificate, and the revision
@@ -294,10 +300,7 @@ func parse(body []byte, hsdir string) (at place, revision uint64, err error) {
 	if err != nil || n < 76 {
 		return at, 0, fmt.Errorf("a certificate of %d bytes: %w", n, err)
 	}
-	at.blinded = [32]byte(cert[44:76])
-	if _, err := hex.Decode(at.hsdir[:], []byte(hsdir)); err != nil {
-		return at, 0, err
-	}
+	at = placeOf(cert[44:76], hsdir)
 	_, rest, _ = bytes.Cut(rest, []byte("\nrevision-counter "))
 	number, _, _ := bytes.Cut(rest, []byte("\r\n"))
 	revision, err = strconv.ParseUint(string(number), 10, 64)
@@ -345,11 +348,10 @@ func (n *network) find(label, hsdir string) (body []byte, blinded [32]byte) {
 		return body, keys.Blinded
 	}
 	n.counts.readbacks++
-	at := place{blinded: keys.Blinded}
-	_, _ = hex.Decode(at.hsdir[:], []byte(hsdir))
-	if s, ok := n.stored[at]; ok && time.Since(s.received) < kept {
+	at := placeOf(keys.Blinded[:], hsdir)
+	if s, ok := n.stored[at]; ok && s.kept(time.Now()) {
 		body = make([]byte, s.size)
-		if _, err := n.file.ReadAt(body, s.at); err != nil {
+		if _, err := n.file.ReadAt(body, int64(s.at)*roomInFile); err != nil {
 			panic("scale: " + err.Error())
 		}
 	}

@@ -69,42 +69,40 @@ func (l *controlConn) close() { _ = l.text.Close() }
 
 // send carries out one command with a small reply. Its error is a *ReplyError
 // when tor refused; with any other error the connection is of no more use.
-// The text goes through "%s" since bine takes commands for format strings.
 func (l *controlConn) send(command string) (*bine.Response, error) {
+	return l.exchange(func(w *bufio.Writer) { _, _ = w.WriteString(command + "\r\n") })
+}
+
+// post is send for a command with a document.
+func (l *controlConn) post(command string, document []byte) error {
+	_, err := l.exchange(func(w *bufio.Writer) {
+		_, _ = w.WriteString(command + "\r\n")
+		writeStuffed(w, document)
+		_, _ = w.WriteString(".\r\n")
+	})
+	return err
+}
+
+// exchange writes one command and reads the reply.
+func (l *controlConn) exchange(write func(*bufio.Writer)) (*bine.Response, error) {
 	if err := l.arm(maxPlainReply); err != nil {
 		return nil, err
 	}
-	response, err := l.bine.SendRequest("%s", command)
-	if err == nil {
-		return response, nil
-	}
-	if response != nil {
-		return nil, refusal(response.Err.Code, response.Reply)
-	}
-	return nil, l.explain(err)
-}
-
-// post sends one command with a document and awaits the reply. Errors are as with
-// send.
-func (l *controlConn) post(command string, document []byte) error {
-	if err := l.arm(maxPlainReply); err != nil {
-		return err
-	}
-	w := l.text.W
-	_, _ = w.WriteString(command + "\r\n")
-	writeStuffed(w, document)
-	_, _ = w.WriteString(".\r\n")
-	if err := w.Flush(); err != nil { // or what failed before
-		return l.explain(err)
+	write(l.text.W)
+	if err := l.text.W.Flush(); err != nil { // or what failed before
+		return nil, l.explain(err)
 	}
 	response, err := l.bine.ReadResponse()
-	switch {
-	case err != nil:
-		return l.explain(err)
-	case !response.IsOk():
-		return refusal(response.Err.Code, response.Reply)
+	if err == nil && response.IsAsync() {
+		err = errors.New("tor sent an event in place of a reply")
 	}
-	return nil
+	if err != nil {
+		return nil, l.explain(err)
+	}
+	if !response.IsOk() {
+		return nil, refusal(response.Err.Code, response.Reply)
+	}
+	return response, nil
 }
 
 // writeStuffed gives a document CRLF line ends and doubles the dots that begin a

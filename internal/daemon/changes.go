@@ -19,9 +19,9 @@ func changes(old, now balance.Config) (list []any) {
 			list = append(list, key, value)
 		}
 	}
-	turn := func(key, before, after string) {
-		if before != after {
-			say(key, before+" -> "+after)
+	turn := func(key string, before, after any) {
+		if old, now := fmt.Sprint(before), fmt.Sprint(after); old != now {
+			say(key, old+" -> "+now)
 		}
 	}
 	added, removed, other := instanceChanges(old.Instances, now.Instances)
@@ -29,12 +29,12 @@ func changes(old, now balance.Config) (list []any) {
 	say("removed", strings.Join(removed, ", "))
 	say("changed", strings.Join(other, ", "))
 	turn("strategy", old.Strategy.Name(), now.Strategy.Name())
-	turn("max_introduction_points", fmt.Sprint(old.Room.Points), fmt.Sprint(now.Room.Points))
-	turn("points_per_instance", fmt.Sprint(old.Room.PerInstance), fmt.Sprint(now.Room.PerInstance))
+	turn("max_introduction_points", old.Room.Points, now.Room.Points)
+	turn("points_per_instance", old.Room.PerInstance, now.Room.PerInstance)
 	turn("fetch_interval", interval(old), interval(now))
-	turn("caa", fmt.Sprint(old.CAA), fmt.Sprint(now.CAA))
+	turn("caa", old.CAA, now.CAA)
 	if !slices.Equal(old.Clients, now.Clients) {
-		turn("clients", fmt.Sprint(len(old.Clients)), fmt.Sprintf("%d, some of them others", len(now.Clients)))
+		turn("clients", len(old.Clients), fmt.Sprintf("%d, some of them others", len(now.Clients)))
 	}
 	if old.Keys.Reference != now.Keys.Reference {
 		say("keys", "changed")

@@ -131,10 +131,10 @@ func TestCheckWeights(t *testing.T) {
 	for each, want := range map[int]bool{3: true, 9: false} {
 		var said []string
 		c := &checker{tell: func(f Finding) { said = append(said, f.Detail) }}
-		s := checkedService{name: "front"}
-		s.Strategy, s.Room = selection.Weighted{}, selection.Room{Points: 20, PerInstance: each}
-		s.Instances = []balance.Instance{{Name: "web1", Weight: 9}, {Name: "web2", Weight: 1}}
-		c.checkWeights(s)
+		c.checkWeights("front", balance.Config{
+			Strategy: selection.Weighted{}, Room: selection.Room{Points: 20, PerInstance: each},
+			Instances: []balance.Instance{{Name: "web1", Weight: 9}, {Name: "web2", Weight: 1}},
+		})
 		if got := len(said) == 1 && strings.Contains(said[0], "web1 cannot have the 90 % that its weight asks for, but 75 %"); got != want {
 			t.Errorf("with %d points: %q", each, said)
 		}

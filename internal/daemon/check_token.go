@@ -13,32 +13,29 @@ import (
 	"onionbalancer/keystore/token"
 )
 
-// uriOf reads a reference that may be a PKCS #11 URI; nil if it is none.
-func uriOf(ref string) *pkcs11uri.URI {
-	if !pkcs11uri.Is(ref) {
-		return nil
-	}
-	uri, err := pkcs11uri.Parse(ref)
-	if err != nil {
-		return nil // keystore says why
-	}
-	return uri
-}
-
 // tryToken finds the token and logs in, and reports whether that went well.
 func (c *checker) tryToken(ctx context.Context, what string, uri *pkcs11uri.URI) bool {
+	return c.withToken(what, uri, func(tok *token.Token) error {
+		info, err := tok.Info(ctx)
+		if err == nil {
+			c.ok(what, "token %q, serial %s, by %s; module %s", info.Label, printable.Text(info.Serial), printable.Text(info.Manufacturer), printable.Text(info.Module))
+		}
+		return err
+	})
+}
+
+// withToken tries something with a token, and reports whether it went well.
+func (c *checker) withToken(what string, uri *pkcs11uri.URI, try func(*token.Token) error) bool {
 	tok, err := token.Open(uri)
 	if err != nil {
 		c.fail(what, "correct the URI", err)
 		return false
 	}
 	defer tok.Close()
-	info, err := tok.Info(ctx)
-	if err != nil {
-		c.fail(what, mendToken(err), err)
+	if err := try(tok); err != nil {
+		c.fail(what, fixToken(err), err)
 		return false
 	}
-	c.ok(what, "token %q, serial %s, by %s; module %s", info.Label, printable.Text(info.Serial), printable.Text(info.Manufacturer), printable.Text(info.Module))
 	return true
 }
 
@@ -47,19 +44,14 @@ const trialMessage = "balancer check: a trial signature"
 
 // trySigning makes a key on the token, signs, and destroys the key again.
 func (c *checker) trySigning(ctx context.Context, what string, uri *pkcs11uri.URI) {
-	tok, err := token.Open(uri)
-	if err != nil {
-		c.fail(what, "correct the URI", err)
-		return
-	}
-	defer tok.Close()
-	began := time.Now()
-	took, shown, err := trial(ctx, tok)
-	if err != nil {
-		c.fail(what, mendToken(err), err)
-		return
-	}
-	c.tellTrial(what, took, time.Since(began), shown)
+	c.withToken(what, uri, func(tok *token.Token) error {
+		began := time.Now()
+		took, shown, err := trial(ctx, tok)
+		if err == nil {
+			c.tellTrial(what, took, time.Since(began), shown)
+		}
+		return err
+	})
 }
 
 // tellTrial tells that a trial went well, and what it showed.
@@ -100,9 +92,9 @@ func trial(ctx context.Context, tok *token.Token) (took time.Duration, shown boo
 	return took, key.Shown, err
 }
 
-// mendToken says what to do about an error of a token, where the error itself
+// fixToken says what to do about an error of a token, where the error itself
 // does not.
-func mendToken(err error) string {
+func fixToken(err error) string {
 	var of *token.Error
 	if !errors.As(err, &of) {
 		return ""

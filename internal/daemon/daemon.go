@@ -72,12 +72,6 @@ type running struct {
 	done   chan struct{} // closed when the goroutine has ended
 }
 
-// stop ends the goroutine and waits for it.
-func (r *running) stop() {
-	r.cancel()
-	<-r.done
-}
-
 // New opens the keys that cfg names and prepares everything, without touching
 // the network. A service that cannot be opened is reported and left out; only
 // when none can be is that an error.
@@ -93,15 +87,16 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 		return nil, fmt.Errorf("opening the services: %w", cmp.Or(trouble, errNoServices))
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
-		release(slices.Collect(maps.Values(services)), log)
+		release(maps.Values(services), log)
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
 	token.RememberIn(cfg.StateDir)
 	token.LogTo(log)
-	d := &Daemon{version: version, log: log, open: openTors, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble}
+	d := &Daemon{
+		version: version, log: log, open: openTors, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble,
+		services: map[descriptor.Address]*running{}, leaving: map[descriptor.Address]*running{},
+	}
 	d.fullNames.Store(cfg.Log.FullAddresses)
-	d.services = map[descriptor.Address]*running{}
-	d.leaving = map[descriptor.Address]*running{}
 	d.serve = d.serveStatus
 	d.events = NewRecorder(log, d.name)
 	return d, nil
@@ -121,7 +116,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	tors, err := d.openAll()
 	if err != nil {
 		d.cancel()
-		release(slices.Collect(maps.Values(d.initial)), d.log)
+		release(maps.Values(d.initial), d.log)
 		return err
 	}
 	d.rooms = NewRooms(tors, d.store, d.events.Record)
@@ -217,11 +212,12 @@ func (d *Daemon) stopAll() {
 	services := slices.Collect(maps.Values(d.services))
 	clear(d.services)
 	d.mu.Unlock()
-	var stopping sync.WaitGroup
 	for _, r := range services {
-		stopping.Go(r.stop)
+		r.cancel()
 	}
-	stopping.Wait()
+	for _, r := range services {
+		<-r.done
+	}
 	d.rooms.Close()
 	d.cancel()
 	d.wait.Wait()

@@ -25,19 +25,25 @@ func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor
 	if err != nil {
 		return nil, err
 	}
-	var got hsdir.FetchResult
-	err = withConsensus(ctx, cfg, func(t *tor.Tor, c *hsdir.Consensus) error {
-		keys, err := address.Keys(c.CurrentPeriod())
-		if err != nil {
-			return err
-		}
-		got, err = newFetcher(t).Fetch(ctx, c, keys, client, 0, time.Now())
-		return err
-	})
+	t, c, stop, err := connect(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	got, err := fetch(ctx, newFetcher(t), c, address, client)
 	if err != nil {
 		return nil, err
 	}
 	return got.Raw, nil
+}
+
+// fetch fetches a descriptor for the current period.
+func fetch(ctx context.Context, fetcher *hsdir.Fetcher, c *hsdir.Consensus, address descriptor.Address, client *descriptor.ClientKey) (hsdir.FetchResult, error) {
+	keys, err := address.Keys(c.CurrentPeriod())
+	if err != nil {
+		return hsdir.FetchResult{}, err
+	}
+	return fetcher.Fetch(ctx, c, keys, client, 0, time.Now())
 }
 
 func newFetcher(t *tor.Tor) *hsdir.Fetcher {
@@ -46,31 +52,28 @@ func newFetcher(t *tor.Tor) *hsdir.Fetcher {
 
 // Consensus returns the consensus of the tor of cfg.
 func Consensus(ctx context.Context, cfg *config.Config) (*hsdir.Consensus, error) {
-	var found *hsdir.Consensus
-	err := withConsensus(ctx, cfg, func(_ *tor.Tor, c *hsdir.Consensus) error {
-		found = c
-		return nil
-	})
-	return found, err
+	_, c, stop, err := connect(ctx, cfg)
+	if err == nil {
+		stop()
+	}
+	return c, err
 }
 
-// withConsensus connects to the tor of cfg, waits for its consensus, and calls
-// do with both.
-func withConsensus(ctx context.Context, cfg *config.Config, do func(*tor.Tor, *hsdir.Consensus) error) error {
-	tors, stop, err := borrowTors(ctx, cfg, slog.New(slog.DiscardHandler))
+// connect connects to a tor of cfg and waits for its consensus. Without an error,
+// stop must be called.
+func connect(ctx context.Context, cfg *config.Config) (t *tor.Tor, c *hsdir.Consensus, stop func(), err error) {
+	silent := slog.New(slog.DiscardHandler)
+	tors, stop, err := borrowTors(ctx, cfg, silent)
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
-	defer stop()
-	t, err := tors.Ready(ctx)
+	if t, err = tors.Ready(ctx); err == nil {
+		c, err = awaitConsensus(ctx, t, silent)
+	}
 	if err != nil {
-		return err
+		stop()
 	}
-	c, err := awaitConsensus(ctx, t, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return err
-	}
-	return do(t, c)
+	return t, c, stop, err
 }
 
 // How long to wait for a consensus: a tor of our own begins with nothing, or with
@@ -90,13 +93,7 @@ func awaitConsensus(ctx context.Context, t *tor.Tor, log *slog.Logger) (*hsdir.C
 	watcher := consensus.New(t.Client(), func(event.Event) {})
 	changed, unsubscribe := watcher.Subscribe()
 	defer unsubscribe()
-	watching, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		watcher.Run(watching)
-	}()
-	defer func() { stop(); <-done }()
+	defer background(ctx, watcher.Run)()
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
 	var seen string // what tor last said, and since when

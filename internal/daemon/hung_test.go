@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/strictmodes"
 	"onionbalancer/testnet/sim"
 )
 
@@ -77,7 +78,7 @@ func TestHungService(t *testing.T) {
 				}
 				began = time.Now()
 			}
-			built, err := build(cfg, cfg.Services[0])
+			built, err := build(cfg, cfg.Services[0], strictmodes.Current())
 			if err != nil {
 				t.Fatal(err)
 			}

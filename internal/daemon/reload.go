@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -32,7 +31,7 @@ func (d *Daemon) reload(file *config.Config) error {
 	cfg, restart := d.reloadable(file)
 	services, err := buildAll(cfg, d.log)
 	if err != nil {
-		release(slices.Collect(maps.Values(services)), d.log)
+		release(maps.Values(services), d.log)
 		return fmt.Errorf("reloading: %w", err)
 	}
 	d.mu.Lock()

@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"sync"
 
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
 )
@@ -30,27 +33,27 @@ func borrowTors(ctx context.Context, cfg *config.Config, log *slog.Logger) (tors
 	if tors, err = tor.Borrow(ctx, c); err != nil {
 		return nil, nil, err
 	}
+	end := background(ctx, func(ctx context.Context) { tors.Run(ctx, func(event.Event) {}) })
+	return tors, func() { end(); tors.Close() }, nil
+}
+
+// background calls run in a goroutine. stop ends its context and waits for it.
+func background(ctx context.Context, run func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		tors.Run(ctx, func(event.Event) {})
-	}()
-	return tors, func() { cancel(); <-done; tors.Close() }, nil
+	var wait sync.WaitGroup
+	wait.Go(func() { run(ctx) })
+	return func() { cancel(); wait.Wait() }
 }
 
 func torConfig(cfg *config.Config, log *slog.Logger) (tor.Config, error) {
-	cfg, err := withSecrets(cfg)
+	password, err := openfile.Resolve(cfg.Tor.PasswordFile)
 	if err != nil {
-		return tor.Config{}, err
+		return tor.Config{}, fmt.Errorf("opening password_file: %w", err)
 	}
 	out := tor.Config{Own: tor.Own{Dir: cfg.StateDir, Count: max(1, cfg.Tor.Count), Binary: cfg.Tor.Binary, Torrc: cfg.Tor.Torrc}, Log: log}
 	for _, target := range cfg.Tor.Controls {
 		out.Control = append(out.Control, tor.Control{
-			Target:       target,
-			CookieFile:   cfg.Tor.CookieFile,
-			PasswordFile: cfg.Tor.PasswordFile,
-			Remote:       cfg.Tor.ControlRemote,
+			Target: target, CookieFile: cfg.Tor.CookieFile, PasswordFile: password, Remote: cfg.Tor.ControlRemote,
 		})
 	}
 	return out, nil
@@ -59,14 +62,10 @@ func torConfig(cfg *config.Config, log *slog.Logger) (tor.Config, error) {
 // torStatuses are the tors as the status tells of them.
 func torStatuses(tors *tor.Pool) (list []status.Tor) {
 	for _, s := range tors.Statuses() {
-		list = append(list, torStatus(s))
+		list = append(list, status.Tor{
+			Name: s.Name, Serving: s.Serving, Own: s.Own, Control: s.Control, Socket: s.Socket, Restarts: s.Restarts, Connected: s.Connected,
+			Since: s.Since, Version: s.Version, Bootstrap: s.Bootstrap, Error: s.Error,
+		})
 	}
 	return list
-}
-
-func torStatus(s tor.Status) status.Tor {
-	return status.Tor{
-		Name: s.Name, Serving: s.Serving, Own: s.Own, Control: s.Control, Socket: s.Socket, Restarts: s.Restarts, Connected: s.Connected,
-		Since: s.Since, Version: s.Version, Bootstrap: s.Bootstrap, Error: s.Error,
-	}
 }

@@ -1,3 +1,6 @@
+// Package daemon wires the parts together and runs them: the connection to tor
+// (or a tor of our own), the consensus, the services and the status socket. It
+// is the only package that knows them all.
 package daemon
 
 import (
@@ -17,6 +20,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/filelock"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
@@ -197,11 +201,9 @@ func (d *Daemon) Stop() {
 			defer close(done)
 			d.stopAll()
 		}()
-		timer := time.NewTimer(stopTimeout)
-		defer timer.Stop()
 		select {
 		case <-done:
-		case <-timer.C:
+		case <-time.After(stopTimeout):
 			d.log.Error("not everything has stopped, and is left behind", "after", stopTimeout)
 		}
 	})
@@ -226,4 +228,27 @@ func (d *Daemon) stopAll() {
 		d.log.Error("closing the state", "error", err)
 	}
 	d.unlock()
+}
+
+// lockFile is held while a daemon runs, inside state_dir.
+const lockFile = "lock"
+
+// lockState claims state_dir for this process: two balancers that publish the
+// same address would overtake each other's revision counters for ever. The
+// kernel releases the claim when the process ends, however it ends. A
+// directory that cannot be written is no error: what that costs is reported
+// where it shows.
+func lockState(dir string) (release func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return func() {}, nil
+	}
+	if err := filelock.TryLock(f); err != nil {
+		f.Close()
+		if errors.Is(err, filelock.ErrLocked) {
+			return nil, fmt.Errorf("another balancer is running with state_dir %s: stop it, or give this one a state_dir of its own", dir)
+		}
+		return func() {}, nil
+	}
+	return func() { f.Close() }, nil
 }

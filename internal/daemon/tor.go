@@ -1,16 +1,23 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
+	"onionbalancer/internal/tor/control"
 )
 
 // openTors prepares the connections that cfg asks for, and starts tors of our
@@ -68,4 +75,120 @@ func torStatuses(tors *tor.Pool) (list []status.Tor) {
 		})
 	}
 	return list
+}
+
+// FetchDescriptor fetches and verifies the descriptor of address for the current
+// period through the tor of cfg, and returns it as it came. keyPath names a
+// client-authorization key, or is empty.
+func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor.Address, keyPath string) ([]byte, error) {
+	client, err := clientKey(keyPath)
+	if err != nil {
+		return nil, err
+	}
+	t, c, stop, err := connect(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	got, err := fetch(ctx, newFetcher(t), c, address, client)
+	if err != nil {
+		return nil, err
+	}
+	return got.Raw, nil
+}
+
+// fetch fetches a descriptor for the current period.
+func fetch(ctx context.Context, fetcher *hsdir.Fetcher, c *hsdir.Consensus, address descriptor.Address, client *descriptor.ClientKey) (hsdir.FetchResult, error) {
+	keys, err := address.Keys(c.CurrentPeriod())
+	if err != nil {
+		return hsdir.FetchResult{}, err
+	}
+	return fetcher.Fetch(ctx, c, keys, client, 0, time.Now())
+}
+
+func newFetcher(t *tor.Tor) *hsdir.Fetcher {
+	return hsdir.NewFetcher(hsdir.FetchConfig{Getter: t.Client()})
+}
+
+// Consensus returns the consensus of the tor of cfg.
+func Consensus(ctx context.Context, cfg *config.Config) (*hsdir.Consensus, error) {
+	_, c, stop, err := connect(ctx, cfg)
+	if err == nil {
+		stop()
+	}
+	return c, err
+}
+
+// connect connects to a tor of cfg and waits for its consensus. Without an error,
+// stop must be called.
+func connect(ctx context.Context, cfg *config.Config) (t *tor.Tor, c *hsdir.Consensus, stop func(), err error) {
+	silent := slog.New(slog.DiscardHandler)
+	tors, stop, err := borrowTors(ctx, cfg, silent)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if t, err = tors.Ready(ctx); err == nil {
+		c, err = awaitConsensus(ctx, t, silent)
+	}
+	if err != nil {
+		stop()
+	}
+	return t, c, stop, err
+}
+
+// How long to wait for a consensus: a tor of our own begins with nothing, or with
+// what it kept from its last life. What tor cannot fix by itself may pass within
+// obstaclePatience all the same, when it was just told to fix it.
+const (
+	consensusPatience = 3 * time.Minute
+	obstaclePatience  = 5 * time.Second
+)
+
+// awaitConsensus waits until there is a consensus with nothing missing in it, for
+// as long as tor gets on and consensusPatience lasts; then an incomplete one is
+// better than none. An old one is returned only if no newer one came.
+func awaitConsensus(ctx context.Context, t *tor.Tor, log *slog.Logger) (*hsdir.Consensus, error) {
+	ctx, cancel := context.WithTimeout(ctx, consensusPatience)
+	defer cancel()
+	watcher := consensus.New(t.Client(), func(event.Event) {})
+	changed, unsubscribe := watcher.Subscribe()
+	defer unsubscribe()
+	defer background(ctx, watcher.Run)()
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	var seen string // what tor last said, and since when
+	var since time.Time
+	told := false
+	for {
+		select {
+		case <-changed:
+			if c, _ := watcher.Consensus(); c != nil && c.Coverage.Missing == 0 {
+				return c, nil
+			}
+		case <-second.C:
+			c, err := watcher.Consensus()
+			if c != nil || err == nil {
+				continue
+			}
+			if text, _ := control.Split(err); text != seen {
+				seen, since, told = text, time.Now(), false
+			}
+			if time.Since(since) < obstaclePatience {
+				continue
+			}
+			if !errors.Is(err, consensus.ErrNone) {
+				return nil, err
+			}
+			if !told {
+				told = true
+				log.Info("waiting for a consensus", "state", seen)
+			}
+		case <-ctx.Done():
+			c, err := watcher.Consensus()
+			if c != nil {
+				return c, nil
+			}
+			return nil, fmt.Errorf("waiting for a consensus: %w", cmp.Or(err, ctx.Err()))
+		}
+	}
 }

@@ -18,9 +18,9 @@ import (
 type Recorder struct {
 	log event.Recorder
 
-	mu      sync.Mutex // protects what follows
+	mu      sync.Mutex        // protects what follows
 	counts  map[string]uint64 // events recorded, by kind
-	pending [][]byte // events for the store, the oldest first
+	pending [][]byte          // events for the store, the oldest first
 }
 
 // How often the history is written, and how many events may wait for it, should

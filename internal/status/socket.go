@@ -54,7 +54,7 @@ func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() S
 	})
 	mux.Handle("GET /metrics", metricsHandler(snapshot))
 	server := &http.Server{
-		Handler: mux, ConnState: new(crowd).connState, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
+		Handler: mux, ConnState: new(connLimit).connState, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -68,9 +68,9 @@ func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() S
 // CheckPath says whether Serve can make a socket at path, which the kernel wants
 // short.
 func CheckPath(path string) error {
-	const born = "/.s4294967295/s" // what it is called first, below the directory
+	const temporary = "/.s4294967295/s" // its first name, below the directory
 	dir := filepath.Dir(path)
-	if room := maxSocketPath - 1 - max(len(born), len(path)-len(dir)); len(dir) > room {
+	if room := maxSocketPath - 1 - max(len(temporary), len(path)-len(dir)); len(dir) > room {
 		return fmt.Errorf("the path has %d bytes, and a socket in it leaves it %d", len(dir), room)
 	}
 	return nil
@@ -89,50 +89,50 @@ func listen(path string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	// The socket comes to life under a name in a directory that only we can
-	// enter, so that no moment exists at which others could open it.
-	nursery, err := os.MkdirTemp(filepath.Dir(path), ".s")
+	// The socket is made in a directory that only we can enter, and moved when
+	// its mode is right, so that others can never open it.
+	private, err := os.MkdirTemp(filepath.Dir(path), ".s")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(nursery)
-	born := filepath.Join(nursery, "s")
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: born, Net: "unix"})
+	defer os.RemoveAll(private)
+	temporary := filepath.Join(private, "s")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	listener.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(born, 0o600), os.Rename(born, path)); err != nil {
+	if err := errors.Join(os.Chmod(temporary, 0o600), os.Rename(temporary, path)); err != nil {
 		listener.Close()
 		return nil, err
 	}
 	return listener, nil
 }
 
-// maxGuests is how many connections to the status socket are open at a time.
-const maxGuests = 32
+// maxConns is how many connections to the status socket are open at a time.
+const maxConns = 32
 
-// crowd is the open connections of a server, at most maxGuests. One more ends the
-// oldest, so that however many connect and then say or read nothing, the daemon
-// keeps its file descriptors, and who asks in earnest has an answer.
-type crowd struct {
-	mu     sync.Mutex
-	guests []net.Conn // the oldest first
+// connLimit holds the open connections of a server, at most maxConns. One more
+// closes the oldest, so that the daemon keeps its file descriptors and answers
+// real requests, however many clients connect and then send or read nothing.
+type connLimit struct {
+	mu   sync.Mutex
+	open []net.Conn // the oldest first
 }
 
 // connState is for http.Server.
-func (c *crowd) connState(conn net.Conn, state http.ConnState) {
+func (c *connLimit) connState(conn net.Conn, state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch state {
 	case http.StateNew:
-		if len(c.guests) == maxGuests {
-			c.guests[0].Close()
-			c.guests = c.guests[1:]
+		if len(c.open) == maxConns {
+			c.open[0].Close()
+			c.open = c.open[1:]
 		}
-		c.guests = append(c.guests, conn)
+		c.open = append(c.open, conn)
 	case http.StateClosed:
-		c.guests = slices.DeleteFunc(c.guests, func(guest net.Conn) bool { return guest == conn })
+		c.open = slices.DeleteFunc(c.open, func(other net.Conn) bool { return other == conn })
 	}
 }
 

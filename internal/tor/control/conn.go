@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/textproto"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -128,7 +127,7 @@ func (l *controlConn) arm(allowance int64) error {
 	if n := l.text.R.Buffered(); n > 0 {
 		return fmt.Errorf("tor sent %d bytes without being asked", n)
 	}
-	l.conn.allow(allowance)
+	l.conn.left = allowance
 	return l.conn.SetDeadline(time.Now().Add(l.timeout))
 }
 
@@ -142,22 +141,15 @@ func (l *controlConn) explain(err error) error {
 
 // fatal tells whether err ends the connection it happened on.
 func fatal(err error) bool {
-	var reply *ReplyError
-	var usage *usageError
-	return err != nil && !errors.As(err, &reply) && !errors.As(err, &usage)
+	var refused *ReplyError
+	return err != nil && !errors.As(err, &refused)
 }
-
-// usageError is a caller's mistake, found before anything was sent.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
 
 // oneWord refuses what would be more than one argument of a command, or begin
 // a second command.
 func oneWord(what, s string) error {
 	if s == "" || strings.ContainsAny(s, " \t\r\n\x00") {
-		return &usageError{fmt.Errorf("%s %q is not one word", what, s)}
+		return fmt.Errorf("%s %q is not one word", what, s)
 	}
 	return nil
 }
@@ -200,30 +192,15 @@ func splitTarget(target string) (network, address string, err error) {
 // length into memory.
 type cappedConn struct {
 	net.Conn
-	mu   sync.Mutex
-	left int64
-}
-
-func (c *cappedConn) allow(n int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.left = n
+	left int64 // the allowance: it belongs to who reads
 }
 
 func (c *cappedConn) Read(p []byte) (int, error) {
-	c.mu.Lock()
-	left := c.left
-	c.mu.Unlock()
-	if left <= 0 {
+	if c.left <= 0 {
 		return 0, fmt.Errorf("reading a reply: %w", ErrTooLarge)
 	}
-	if int64(len(p)) > left {
-		p = p[:left]
-	}
-	n, err := c.Conn.Read(p)
-	c.mu.Lock()
+	n, err := c.Conn.Read(p[:min(int64(len(p)), c.left)])
 	c.left -= int64(n)
-	c.mu.Unlock()
 	return n, err
 }
 

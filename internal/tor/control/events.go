@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -20,62 +21,65 @@ import (
 // No event tells of microdescriptors. For some seconds after a new consensus
 // those of its new relays are on their way.
 func (c *Client) Watch(ctx context.Context) <-chan struct{} {
-	ch := make(chan struct{}, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.watchers[ch] = struct{}{}
+	ch := subscribe(ctx, c, c.watchers)
 	if c.session != nil {
 		ch <- struct{}{}
 	}
+	return ch
+}
+
+// readers are channels that each hold the latest of what was told, until it is
+// read. Their client's mutex guards them.
+type readers[T any] map[chan T]struct{}
+
+// subscribe adds a reader, until ctx ends. c.mu is held.
+func subscribe[T any](ctx context.Context, c *Client, to readers[T]) chan T {
+	ch := make(chan T, 1)
+	to[ch] = struct{}{}
 	context.AfterFunc(ctx, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		delete(c.watchers, ch)
+		delete(to, ch)
 	})
 	return ch
 }
 
-func (c *Client) wake() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wakeLocked()
-}
-
-func (c *Client) wakeLocked() {
-	for ch := range c.watchers {
+// tell gives what to all readers, and never waits. Their client's mutex is held.
+func tell[T any](to readers[T], what T) {
+	for ch := range to {
 		select {
-		case ch <- struct{}{}:
+		case <-ch:
 		default:
 		}
+		ch <- what // room was made, and only we send, under the lock
 	}
-}
-
-// noteSkew keeps what tor said of the clock, to explain why there is no
-// consensus.
-func (c *Client) noteSkew(ahead time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.skew = ahead
 }
 
 // dispatch hands an event on, and never waits. A malformed one is well framed
 // still, so the connection goes on.
 func (s *session) dispatch(response *bine.Response) {
 	e, err := parseEvent(response.Data, response.Reply)
-	switch {
-	case err != nil:
+	if err != nil {
 		s.log.Debug("malformed event from tor", "error", err)
-	case e.hsDesc != nil:
+		return
+	}
+	if e.hsDesc != nil {
 		s.deliver(e.hsDesc)
-	case e.progress != nil:
-		s.client.tellProgress(*e.progress)
-		if e.progress.Done() {
-			s.client.wake()
-		}
-	case e.refresh:
-		s.client.wake()
-	case e.skew != 0:
-		s.client.noteSkew(e.skew)
+		return
+	}
+	c := s.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.progress != nil {
+		tell(c.progress, *e.progress)
+	}
+	if e.refresh || e.progress != nil && e.progress.Done() {
+		tell(c.watchers, struct{}{})
+	}
+	if e.skew != 0 {
+		c.skew = e.skew
 	}
 }
 
@@ -105,29 +109,22 @@ func parseEvent(data []string, reply string) (event, error) {
 		text = data[0]
 	}
 	keyword, rest, _ := strings.Cut(text, " ")
+	var e event
+	var err error
 	switch keyword {
 	case "HS_DESC":
-		e, err := parseHSDesc(rest)
-		if err != nil {
-			return event{}, fmt.Errorf("reading HS_DESC: %w", err)
-		}
-		return event{hsDesc: e}, nil
+		e.hsDesc, err = parseHSDesc(rest)
 	case "HS_DESC_CONTENT":
-		e, err := parseHSDescContent(rest)
-		if err != nil {
-			return event{}, fmt.Errorf("reading HS_DESC_CONTENT: %w", err)
-		}
-		return event{hsDesc: e}, nil
+		e.hsDesc, err = parseHSDescContent(rest)
 	case "STATUS_CLIENT":
-		e, err := parseStatusClient(rest)
-		if err != nil {
-			return event{}, fmt.Errorf("reading STATUS_CLIENT: %w", err)
-		}
-		return e, nil
+		e, err = parseStatusClient(rest)
 	case "STATUS_GENERAL":
-		return event{skew: parseClockSkew(rest)}, nil
+		e.skew = parseClockSkew(rest)
 	}
-	return event{}, nil
+	if err != nil {
+		return event{}, fmt.Errorf("reading %s: %w", keyword, err)
+	}
+	return e, nil
 }
 
 // parseClockSkew reads: severity, "CLOCK_SKEW", SKEW=SECONDS and others
@@ -191,15 +188,8 @@ func fingerprint(longName string) string {
 
 // isHex tells whether s is a relay's fingerprint: 40 hex digits.
 func isHex(s string) bool {
-	if len(s) != 40 {
-		return false
-	}
-	for _, b := range []byte(s) {
-		if !(b >= '0' && b <= '9' || b >= 'a' && b <= 'f' || b >= 'A' && b <= 'F') {
-			return false
-		}
-	}
-	return true
+	_, err := hex.DecodeString(s)
+	return err == nil && len(s) == 40
 }
 
 // parseStatusClient reads: severity, action, arguments (control-spec, section
@@ -256,28 +246,9 @@ func (c *Client) Bootstrap(ctx context.Context) (Progress, error) {
 // holds the latest only, is never closed, and gets nothing more once ctx ends.
 // Bootstrap gives what was told before.
 func (c *Client) WatchBootstrap(ctx context.Context) <-chan Progress {
-	ch := make(chan Progress, 1)
-	c.mu.Lock()
-	c.progress[ch] = struct{}{}
-	c.mu.Unlock()
-	context.AfterFunc(ctx, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.progress, ch)
-	})
-	return ch
-}
-
-func (c *Client) tellProgress(p Progress) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for ch := range c.progress {
-		select {
-		case <-ch:
-		default:
-		}
-		ch <- p // room was made, and only we send, under the lock
-	}
+	return subscribe(ctx, c, c.progress)
 }
 
 // parseBootstrap reads the arguments of BOOTSTRAP: KEY=VALUE, values quoted

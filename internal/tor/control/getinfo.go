@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/cretz/bine/torutil"
+	bine "github.com/cretz/bine/control"
 )
 
 // GetInfo returns the value of one key of GETINFO (control-spec, section 3.9).
@@ -40,14 +40,7 @@ func (c *Client) GetConf(ctx context.Context, key string) ([]string, error) {
 	if err := oneWord("GETCONF key", key); err != nil {
 		return nil, err
 	}
-	var lines []string
-	err := c.do(ctx, func(l *controlConn) error {
-		response, err := l.send("GETCONF " + key)
-		if err == nil {
-			lines = response.DataWithReply()
-		}
-		return err
-	})
+	lines, err := c.command(ctx, "GETCONF "+key)
 	if err != nil {
 		return nil, fmt.Errorf("asking tor for option %s: %w", key, err)
 	}
@@ -78,46 +71,29 @@ func (c *Client) Listeners(ctx context.Context, kind string) ([]string, error) {
 	return list, nil
 }
 
-// Option is one line of tor's configuration.
-type Option struct{ Key, Value string }
-
-// SetConf sets options, all or none of them. They go in one command, in this
-// order, which matters for those of onion services.
-func (c *Client) SetConf(ctx context.Context, options ...Option) error {
-	if len(options) == 0 {
-		return nil
-	}
-	command := "SETCONF"
-	for _, o := range options {
-		if err := oneWord("SETCONF key", o.Key); err != nil {
-			return err
-		}
-		if strings.Contains(o.Key, "=") || strings.ContainsAny(o.Value, "\r\n\x00") {
-			return &usageError{fmt.Errorf("setting tor's option %q: line break, or %q in the key", o.Key, "=")}
-		}
-		command += " " + o.Key + "=" + torutil.EscapeSimpleQuotedString(o.Value)
-	}
-	return c.command(ctx, "setting tor's options", command)
-}
-
 // Signal sends a signal of section 3.7 of control-spec, such as "RELOAD" or
-// "SHUTDOWN".
+// "NEWNYM".
 func (c *Client) Signal(ctx context.Context, name string) error {
 	if err := oneWord("signal", name); err != nil {
 		return err
 	}
-	return c.command(ctx, "sending signal "+name+" to tor", "SIGNAL "+name)
+	if _, err := c.command(ctx, "SIGNAL "+name); err != nil {
+		return fmt.Errorf("sending signal %s to tor: %w", name, err)
+	}
+	return nil
 }
 
-func (c *Client) command(ctx context.Context, doing, command string) error {
-	err := c.do(ctx, func(l *controlConn) error {
-		_, err := l.send(command)
+// command carries out a command with a small reply, and returns its lines.
+func (c *Client) command(ctx context.Context, command string) ([]string, error) {
+	var response *bine.Response
+	err := c.do(ctx, func(l *controlConn) (err error) {
+		response, err = l.send(command)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
+		return nil, err // and the reply may come yet
 	}
-	return nil
+	return response.DataWithReply(), nil
 }
 
 // sizeOf is how long the value of key was last time: reading a document into

@@ -268,8 +268,8 @@ func TestTurns(t *testing.T) {
 		if !slices.Equal(took, want) {
 			t.Errorf("answered after %v, want %v", took, want)
 		}
-		if len(c.pairs.locks) != 0 {
-			t.Errorf("%d locks left", len(c.pairs.locks))
+		if n := len(c.session.pending); n != 0 {
+			t.Errorf("%d requests left", n)
 		}
 	})
 }

@@ -41,6 +41,7 @@ type scene struct {
 	env       Env
 	dir       string // of the store
 	broken    error  // what the store says when the service starts
+	prepare   func() // does more to the store and env before the service starts, if not nil
 	store     *flakyStore
 	custodian *memoryCustodian
 	signing   credential.SigningKeys
@@ -53,11 +54,21 @@ type scene struct {
 	stop      func()
 }
 
-// flakyStore is a store that can be made to fail.
+// flakyStore is a store that can be made to fail or hang.
 type flakyStore struct {
 	*state.DB
 	mu     sync.Mutex
 	broken error
+	hung   chan struct{} // closed when the store answers again; nil while it does
+}
+
+// hang has every later call wait until release.
+func (f *flakyStore) hang() (release func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	hung := make(chan struct{})
+	f.hung = hung
+	return func() { f.mu.Lock(); defer f.mu.Unlock(); f.hung = nil; close(hung) }
 }
 
 func (f *flakyStore) fail(err error) {
@@ -67,6 +78,12 @@ func (f *flakyStore) fail(err error) {
 }
 
 func (f *flakyStore) err() error {
+	f.mu.Lock()
+	hung := f.hung
+	f.mu.Unlock()
+	if hung != nil {
+		<-hung
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.broken
@@ -232,6 +249,9 @@ func (s *scene) start() {
 	s.env = Env{
 		Consensus: s.watcher, Backends: backends, Fetcher: fetcher, Store: s.store, Record: record, Now: s.now,
 		Uploads: func(descriptor.Address) Uploader { return queue },
+	}
+	if s.prepare != nil {
+		s.prepare()
 	}
 	s.service = NewService(s.config(), s.env)
 	ctx, cancel := context.WithCancel(s.t.Context())

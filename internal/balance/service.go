@@ -122,7 +122,7 @@ func (s *Service) Run(ctx context.Context) {
 	changed, unsubscribe := s.env.Consensus.Subscribe()
 	defer unsubscribe()
 	defer s.end()
-	s.begin()
+	s.begin(ctx)
 	for ctx.Err() == nil {
 		now := s.env.Now()
 		timer := time.NewTimer(s.turn(ctx, now).Sub(now))
@@ -139,11 +139,12 @@ func (s *Service) Run(ctx context.Context) {
 }
 
 // begin takes in what is stored and subscribes to the instances.
-func (s *Service) begin() {
+func (s *Service) begin(ctx context.Context) {
+	read := s.read(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.started = s.env.Now()
-	s.restore()
+	s.restore(read)
 	s.instances = s.env.Backends.Subscribe(s.address, watched(s.cfg.Instances), s.cfg.FetchEvery, s.wakePlan)
 }
 
@@ -280,10 +281,13 @@ func (s *Service) due(now time.Time) time.Time {
 // shortestWait keeps a mistake about what is due from becoming a busy loop.
 const shortestWait = 100 * time.Millisecond
 
-// end closes what the service has.
+// endTimeout is how long the end waits for a store that hangs.
+const endTimeout = 5 * time.Second
+
+// end closes what the service has, and returns within a bounded time whatever
+// hangs. The status is still told meanwhile.
 func (s *Service) end() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, take := range s.inbox.close() {
 		take(s.env.Now())
 	}
@@ -291,7 +295,16 @@ func (s *Service) end() {
 		s.uploads.Cancel(s.address)
 	}
 	s.instances.Close()
-	s.calls.Wait()
+	s.mu.Unlock()
+	returned := make(chan struct{})
+	go func() { defer close(returned); s.calls.Wait() }()
+	timer := time.NewTimer(endTimeout)
+	defer timer.Stop()
+	select {
+	case <-returned:
+	case <-timer.C:
+		s.tell(event.Warning, slog.LevelWarn, "the store does not answer, and is left behind")
+	}
 	s.keys.Close()
 }
 

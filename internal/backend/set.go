@@ -77,7 +77,8 @@ type Set struct {
 	consensus     *hsdir.Consensus // that epoch is of; nil before there was one
 	epoch         epoch
 	dawn          time.Time
-	planned       time.Time // when the next turn should be
+	planned       time.Time // when the clock is looked at next
+	jumps         int       // of the clock, ahead
 	claims        Claims
 	version       uint64
 	decoder       descriptor.Decoder
@@ -121,17 +122,43 @@ func (s *Set) Run(ctx context.Context) {
 	defer saving.Wait()
 	saving.Go(func() { s.saver.run(ctx, s.notifyAll) })
 	for ctx.Err() == nil {
+		s.wait(ctx, changed, s.turn(ctx, s.cfg.Now()))
+	}
+}
+
+// wait returns when there is something to do, at next at the latest. Timers stand
+// still while the machine sleeps, so it looks at the clock in between.
+func (s *Set) wait(ctx context.Context, changed <-chan struct{}, next time.Time) {
+	for {
 		now := s.cfg.Now()
-		next := s.turn(ctx, now)
-		timer := time.NewTimer(next.Sub(now))
+		look := earlier(next, now.Add(lateBy))
+		s.mu.Lock()
+		if s.late(now) {
+			s.mu.Unlock()
+			return
+		}
+		s.planned = look
+		s.mu.Unlock()
+		if !now.Before(next) {
+			return
+		}
+		timer := time.NewTimer(look.Sub(now))
 		select {
 		case <-ctx.Done():
 		case <-changed:
 		case <-s.poke:
 		case <-timer.C:
+			continue
 		}
 		timer.Stop()
+		return
 	}
+}
+
+// late reports whether the machine slept, or the clock was set ahead: then the wall
+// clock is further than timers say. The caller holds s.mu.
+func (s *Set) late(now time.Time) bool {
+	return !s.planned.IsZero() && now.Round(0).Sub(s.planned.Round(0)) > lateBy
 }
 
 // turn starts the fetches that are due, and returns when the next turn is.
@@ -139,7 +166,6 @@ func (s *Set) turn(ctx context.Context, now time.Time) (next time.Time) {
 	c, _ := s.cfg.Consensus.Consensus()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer func() { s.planned = next }()
 	next = now.Add(time.Hour)
 	if s.enter(now, c); s.consensus == nil {
 		return next
@@ -176,7 +202,7 @@ func (s *Set) enter(now time.Time, c *hsdir.Consensus) bool {
 	s.consensus = c
 	current := c.Current()
 	e := epoch{period: current.Period, random: current.SharedRandom, first: c.Period(hsdir.FirstRole)}
-	late := !s.planned.IsZero() && now.Round(0).Sub(s.planned.Round(0)) > lateBy
+	late := s.late(now)
 	if e == s.epoch && !late {
 		return false
 	}
@@ -193,8 +219,19 @@ func (s *Set) enter(now time.Time, c *hsdir.Consensus) bool {
 	}
 	s.epoch, s.planned = e, now
 	for _, w := range s.watches {
-		if !w.asking {
-			w.update(func(b *Backend) { b.Due = now })
+		w.update(func(b *Backend) {
+			if !w.asking {
+				b.Due = now
+			}
+			if late {
+				b.Heard = b.Heard.Round(0) // by the wall clock
+			}
+		})
+	}
+	if late {
+		s.jumps++
+		for sub := range s.subscriptions {
+			sub.wake()
 		}
 	}
 	return true

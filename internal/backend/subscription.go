@@ -93,7 +93,7 @@ func (sub *Subscription) View() View {
 	if s.enter(now, c) {
 		s.wake() // the subscriber heard of the new consensus first
 	}
-	v := View{Backends: make([]*Backend, len(sub.instances))}
+	v := View{Backends: make([]*Backend, len(sub.instances)), Jumps: s.jumps}
 	for n, i := range sub.instances {
 		v.Backends[n] = s.watches[i.Address].now
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
@@ -50,6 +51,7 @@ type scene struct {
 	handler   slog.Handler
 	rejected  atomic.Int32  // uploads, as services heard of them
 	skew      time.Duration // of the service's wall clock
+	steady    bool          // its monotonic clock is right all the same
 	mu        sync.Mutex    // protects skew
 	stop      func()
 }
@@ -197,13 +199,29 @@ func onSceneOf(t *testing.T, cfg sim.Config, instances []sim.InstanceConfig, do 
 	})
 }
 
-// now is the service's clock: a wall clock, which may be wrong. Without a monotonic
-// clock every difference of its times shows each of its steps, which is the worse
-// case.
+// now is the service's clock: a wall clock, which may be wrong. Every difference of
+// its times shows each of its steps, unless it has a monotonic clock that is steady.
 func (s *scene) now() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return time.Now().Add(s.skew)
+	now := time.Now()
+	if !s.steady {
+		return now.Add(s.skew)
+	}
+	return bothClocks(now.Add(s.skew), now)
+}
+
+// bothClocks returns a time with two clocks, as time.Now does outside of a synctest
+// bubble. Package time has no function for that.
+func bothClocks(wall, monotonic time.Time) time.Time {
+	const has = 1 << 63
+	since := wall.Unix() - time.Date(1885, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+	t := struct {
+		wall uint64
+		ext  int64
+		zone *time.Location
+	}{has | uint64(since)<<30 | uint64(wall.Nanosecond()), monotonic.UnixNano(), time.UTC}
+	return *(*time.Time)(unsafe.Pointer(&t))
 }
 
 // step moves the service's clock.

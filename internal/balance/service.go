@@ -94,6 +94,7 @@ type Service struct {
 	started   time.Time
 	rounds    uint64
 	lastRound time.Time
+	jumps     int       // of the clock, that were seen to
 	replan    bool      // the next turn plans
 	plan      Plan      // the last
 	next      time.Time // when the loop plans though nothing happens
@@ -198,6 +199,10 @@ const consensusWait = 5 * time.Second
 // view gathers what a plan is made from.
 func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	v = View{Now: now, Config: s.cfg, Instances: s.instances.View()}
+	if v.Instances.Jumps != s.jumps {
+		s.jumps = v.Instances.Jumps
+		s.slept(now)
+	}
 	if c == nil {
 		return v, nil
 	}
@@ -222,6 +227,18 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 		t.Slots = t.Ring.Slots(t.Keys.Blinded)
 	}
 	return v, nil
+}
+
+// slept has what is published judged by the wall clock: the monotonic one, which
+// times are compared by, stood still while the machine slept, and HSDirs dropped what
+// they had.
+func (s *Service) slept(now time.Time) {
+	for _, e := range s.state.Editions {
+		e.Built, e.Refresh, e.heard = e.Built.Round(0), e.Refresh.Round(0), e.heard.Round(0)
+	}
+	if r := &s.readback; !r.due.IsZero() {
+		r.due = earlier(r.due, now.Add(readbackFirst))
+	}
 }
 
 // credentials fills in who can sign, and has the custodian asked for what is

@@ -131,9 +131,10 @@ func authEntries(clients int) int {
 // authSection is the part of the first layer that authorizes clients. tor makes
 // it again with the client list and keeps it from upload to upload, and so do we.
 type authSection struct {
-	clients []AuthorizedClient
-	text    []byte // up to the encrypted line
-	cookie  []byte // nil for a public service
+	clients   []AuthorizedClient
+	ephemeral [32]byte
+	entries   []AuthClient
+	cookie    []byte // nil for a public service
 }
 
 // authFor returns the section for the given clients. Neither their order nor one
@@ -168,17 +169,14 @@ func newAuthSection(s Subcredential, clients []AuthorizedClient, random io.Reade
 			return nil, err
 		}
 	}
-	entries := make([]AuthClient, authEntries(len(clients)))
-	for i := range entries {
-		if err := entries[i].fill(s, secret, clients, i, auth.cookie, random); err != nil {
+	auth.entries = make([]AuthClient, authEntries(len(clients)))
+	for i := range auth.entries {
+		if err := auth.entries[i].fill(s, secret, clients, i, auth.cookie, random); err != nil {
 			return nil, err
 		}
 	}
-	if err := shuffle(entries, random); err != nil {
-		return nil, err
-	}
-	auth.text = appendAuth(nil, [32]byte(secret.PublicKey().Bytes()), entries)
-	return auth, nil
+	auth.ephemeral = [32]byte(secret.PublicKey().Bytes())
+	return auth, shuffle(auth.entries, random)
 }
 
 // fill makes the entry of client number i, or for want of one a random entry.

@@ -176,9 +176,9 @@ func (f *firstLayer) openSecond(keys *PeriodKeys, revision uint64, client *Clien
 // did not sign.
 func (l *secondLayer) verifyPoints(signer [32]byte, verified *certCache) {
 	l.points = slices.DeleteFunc(l.points, func(p placedPoint) bool {
-		keyword, err := kwAuthKey, verified.verify(p.authCert, signer)
+		keyword, err := kwAuthKey, verified.verify(p.certs.auth, signer)
 		if err == nil {
-			keyword, err = kwEncCert, verified.verify(p.encCert, signer)
+			keyword, err = kwEncCert, verified.verify(p.certs.enc, signer)
 		}
 		if err != nil {
 			l.drop(&ParseError{Layer: LayerSecond, Line: p.line, Keyword: keyword, Err: err})

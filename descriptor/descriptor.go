@@ -40,6 +40,10 @@ type Contents struct {
 	// CAA says which certification authorities may issue for the address.
 	CAA                []CAA
 	IntroductionPoints []IntroductionPoint
+	// PointsExpire is when the certificates of all introduction points that Encode
+	// makes expire; if it is zero, each has the expiry of its point. Decode leaves it
+	// zero.
+	PointsExpire time.Time
 	// Clients are the only ones who can read the layer, whatever their order; it
 	// is public if there are none. A descriptor does not tell who they are, so
 	// Decode leaves them empty.

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Shape of the descriptors that tor makes.
@@ -154,7 +155,7 @@ func (e *Encoder) sealSecond(room *layerRoom, c *Contents, revision uint64, cook
 	if err != nil {
 		return err
 	}
-	if b, err = e.appendPoints(appendContents(b, c), c.IntroductionPoints, revision, sign); err != nil {
+	if b, err = e.appendPoints(appendContents(b, c), c, revision, sign); err != nil {
 		return err
 	}
 	room.second = append(b, make([]byte, macSize)...)
@@ -167,7 +168,7 @@ func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, caa bool, revisi
 	if err != nil {
 		return err
 	}
-	b = append(b, auth.text...)
+	b = appendAuth(b, auth.ephemeral, auth.entries)
 	if caa {
 		b = append(b, kwCAACritical+"\n"...)
 	}
@@ -235,9 +236,9 @@ func (e *Encoder) Check(c *Contents, revision uint64, random io.Reader) error {
 
 // appendPointName writes what stands for all that goes into the text of an
 // introduction point.
-func appendPointName(b []byte, p *IntroductionPoint) []byte {
+func appendPointName(b []byte, p *IntroductionPoint, expires time.Time) []byte {
 	b = append(append(append(b, p.OnionKey[:]...), p.AuthKey[:]...), p.EncKey[:]...)
-	b = binary.BigEndian.AppendUint64(b, uint64(p.Expires.Unix()))
+	b = binary.BigEndian.AppendUint64(b, uint64(expires.Unix()))
 	return appendLinkSpecifiers(b, p.LinkSpecifiers)
 }
 
@@ -251,7 +252,8 @@ func (e *Encoder) Release() {
 
 // appendPoints writes the introduction points, each with certificates that the
 // descriptor-signing key signed: now, or for an earlier descriptor.
-func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, revision uint64, sign signFunc) ([]byte, error) {
+func (e *Encoder) appendPoints(b []byte, c *Contents, revision uint64, sign signFunc) ([]byte, error) {
+	points := c.IntroductionPoints
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	cache := &e.points
@@ -261,12 +263,16 @@ func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, revision ui
 	var name []byte
 	for i := range points {
 		p := &points[i]
-		name = appendPointName(name[:0], p)
+		expires := p.Expires
+		if !c.PointsExpire.IsZero() {
+			expires = c.PointsExpire
+		}
+		name = appendPointName(name[:0], p, expires)
 		text, ok := cache.texts[string(name)]
 		if !ok {
 			if text, ok = cache.before[string(name)]; !ok {
 				var err error
-				if text, err = e.certify(p, sign); err != nil {
+				if text, err = e.certify(p, expires, sign); err != nil {
 					return nil, fmt.Errorf("introduction point %d: %w", i+1, err)
 				}
 			}
@@ -278,16 +284,16 @@ func (e *Encoder) appendPoints(b []byte, points []IntroductionPoint, revision ui
 }
 
 // certify makes the text of a point, its two certificates signed.
-func (e *Encoder) certify(p *IntroductionPoint, sign signFunc) (string, error) {
+func (e *Encoder) certify(p *IntroductionPoint, expires time.Time, sign signFunc) (string, error) {
 	if err := p.check(); err != nil {
 		return "", err
 	}
 	plain := func(message []byte) ([]byte, error) { return sign(message) }
-	auth, err := NewCertificate(CertIntroAuth, p.AuthKey, e.public, p.Expires, plain)
+	auth, err := NewCertificate(CertIntroAuth, p.AuthKey, e.public, expires, plain)
 	if err != nil {
 		return "", err
 	}
-	enc, err := NewCertificate(CertIntroEnc, p.edwardsEncKey(), e.public, p.Expires, plain)
+	enc, err := NewCertificate(CertIntroEnc, p.edwardsEncKey(), e.public, expires, plain)
 	if err != nil {
 		return "", err
 	}
@@ -317,7 +323,7 @@ func (p *IntroductionPoint) check() error {
 		return fmt.Errorf("%s: %w", kwEncKey, err)
 	}
 	// The certificate that the point was decoded with was accepted with its key.
-	if p.authCert.IsZero() || p.authCert.key != p.AuthKey {
+	if p.certs == nil || p.certs.auth.key != p.AuthKey {
 		if err := checkEd25519(p.AuthKey); err != nil {
 			return fmt.Errorf("%s: %w", kwAuthKey, err)
 		}
@@ -327,7 +333,8 @@ func (p *IntroductionPoint) check() error {
 
 // edwardsEncKey returns the Ed25519 form of the enc-key with sign bit 0.
 func (p *IntroductionPoint) edwardsEncKey() [32]byte {
-	if known := p.encCert.Key(); !p.encCert.IsZero() && isEdwardsOf(known, p.EncKey) {
+	if p.certs != nil && isEdwardsOf(p.certs.enc.key, p.EncKey) {
+		known := p.certs.enc.key
 		known[31] &= 0x7f
 		return known
 	}

@@ -150,7 +150,7 @@ func renderSecond(l *secondLayer) []byte {
 	b := appendContents(nil, &l.contents)
 	for i := range l.points {
 		p := &l.points[i].IntroductionPoint
-		b = appendPoint(b, p, p.authCert, p.encCert)
+		b = appendPoint(b, p, p.certs.auth, p.certs.enc)
 	}
 	return b
 }
@@ -209,7 +209,7 @@ func checkSecondAgain(t *testing.T, l *secondLayer) {
 	for i := range l.points {
 		p, q := l.points[i], again.points[i]
 		p.Legacy = false // the legacy key is not written again
-		if !q.Equal(&p.IntroductionPoint) || q.authCert != p.authCert || q.encCert != p.encCert {
+		if !q.Equal(&p.IntroductionPoint) || *q.certs != *p.certs {
 			t.Errorf("point %d written again: %+v, was %+v", i, q, p)
 		}
 	}

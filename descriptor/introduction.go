@@ -3,6 +3,7 @@ package descriptor
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,23 +25,50 @@ type IntroductionPoint struct {
 	Expires        time.Time       // the earlier of the two certificates' expiry, a whole hour
 	Legacy         bool            // had a legacy-key: never published again
 
-	authCert, encCert Certificate // as decoded; zero for a point made here
+	certs *pointCerts // as decoded; nil for a point made here
 }
+
+type pointCerts struct{ auth, enc Certificate }
 
 // Certificates returns the certificates that the point was decoded with: its
 // auth-key's (type 09) and its enc-key's (type 0B).
-func (p *IntroductionPoint) Certificates() (auth, enc Certificate) { return p.authCert, p.encCert }
+// Both are zero for a point that was made here.
+func (p *IntroductionPoint) Certificates() (auth, enc Certificate) {
+	if p.certs == nil {
+		return Certificate{}, Certificate{}
+	}
+	return p.certs.auth, p.certs.enc
+}
 
 // Relay identifies the relay as clients do, who find the point of an open
-// circuit by it: the first RSA fingerprint, in 40 upper-case hexadecimal
-// digits. It is empty for a point without one, which Decode leaves out.
-func (p *IntroductionPoint) Relay() string {
+// circuit by it: the first RSA fingerprint. It is zero for a point without one,
+// which Decode leaves out.
+func (p *IntroductionPoint) Relay() (f Fingerprint) {
 	for _, l := range p.LinkSpecifiers {
 		if l.Type == LinkRSA {
-			return fmt.Sprintf("%X", l.Data)
+			copy(f[:], l.Data)
+			break
 		}
 	}
-	return ""
+	return f
+}
+
+// Fingerprint is the SHA-1 digest of a relay's RSA identity key.
+type Fingerprint [20]byte
+
+// String returns 40 upper-case hexadecimal digits.
+func (f Fingerprint) String() string { return fmt.Sprintf("%X", f[:]) }
+
+// ParseFingerprint reads what String returns.
+func ParseFingerprint(s string) (Fingerprint, error) {
+	raw, err := hex.DecodeString(s)
+	if err == nil && len(raw) != len(Fingerprint{}) {
+		err = fmt.Errorf("%d bytes, want %d", len(raw), len(Fingerprint{}))
+	}
+	if err != nil {
+		return Fingerprint{}, fmt.Errorf("reading a relay's fingerprint: %w", err)
+	}
+	return Fingerprint(raw), nil
 }
 
 // Publishable returns p as it may stand in another descriptor: with nothing but
@@ -165,6 +193,7 @@ func knownSpecifiers(specs []LinkSpecifier) []LinkSpecifier {
 // section 2.5.2.2).
 type introSection struct {
 	point   IntroductionPoint
+	certs   pointCerts
 	line    int
 	seen    int
 	fault   *ParseError // the first one; the point is dropped
@@ -216,12 +245,13 @@ func (p *introSection) finish() {
 	if p.fault != nil {
 		return
 	}
-	if !isEdwardsOf(p.point.encCert.Key(), p.point.EncKey) {
+	if !isEdwardsOf(p.certs.enc.Key(), p.point.EncKey) {
 		p.fail(kwEncCert, errors.New("certifies another key than the enc-key"))
 	}
-	p.point.AuthKey = p.point.authCert.Key()
-	p.point.Expires = p.point.authCert.Expires()
-	if e := p.point.encCert.Expires(); e.Before(p.point.Expires) {
+	p.point.certs = &pointCerts{p.certs.auth, p.certs.enc}
+	p.point.AuthKey = p.certs.auth.Key()
+	p.point.Expires = p.certs.auth.Expires()
+	if e := p.certs.enc.Expires(); e.Before(p.point.Expires) {
 		p.point.Expires = e
 	}
 }
@@ -281,12 +311,12 @@ func (p *introSection) takeAuthCert(it *item) (err error) {
 	if more, _ := cutArg(it.args); more != nil {
 		return errArgs
 	}
-	p.point.authCert, err = it.introCertificate(CertIntroAuth)
+	p.certs.auth, err = it.introCertificate(CertIntroAuth)
 	return err
 }
 
 func (p *introSection) takeEncCert(it *item) (err error) {
-	p.point.encCert, err = it.introCertificate(CertIntroEnc)
+	p.certs.enc, err = it.introCertificate(CertIntroEnc)
 	return err
 }
 

@@ -24,29 +24,31 @@ type listedRelay struct {
 // names.
 var ErrRelay = errors.New("its relay is not in the consensus as the introduction point names it")
 
-// Vouch returns p as it may be published, if the relay that p names is in the
+// Vouch returns p as it may be published, mostly p itself, if the relay that p names is in the
 // consensus, running, and has the identities and the IPv4 address that p gives.
 // An IPv6 address that the consensus does not know is left out: authorities list
 // it only while they reach it. Any error is an ErrRelay. The Ed25519 identity of a
 // relay whose microdescriptor is not known goes unchecked: a wrong one keeps
 // clients from p alone.
-func (c *Consensus) Vouch(p descriptor.IntroductionPoint) (descriptor.IntroductionPoint, error) {
-	relay := c.relayOf(&p)
+func (c *Consensus) Vouch(p *descriptor.IntroductionPoint) (*descriptor.IntroductionPoint, error) {
+	relay := c.relayOf(p)
 	switch {
 	case relay == nil:
-		return p, fmt.Errorf("%w: there is no %s", ErrRelay, p.Relay())
+		return nil, fmt.Errorf("%w: there is no %s", ErrRelay, p.Relay())
 	case !relay.running:
-		return p, fmt.Errorf("%w: %s is not running", ErrRelay, p.Relay())
+		return nil, fmt.Errorf("%w: %s is not running", ErrRelay, p.Relay())
 	}
 	for _, l := range p.LinkSpecifiers {
 		if what := relay.contradicts(l); what != "" {
-			return p, fmt.Errorf("%w: %s has another %s", ErrRelay, p.Relay(), what)
+			return nil, fmt.Errorf("%w: %s has another %s", ErrRelay, p.Relay(), what)
 		}
 	}
 	if unknown := func(l descriptor.LinkSpecifier) bool {
 		return l.Type == descriptor.LinkIPv6 && !sameAddress(l.Data, relay.ipv6)
 	}; slices.ContainsFunc(p.LinkSpecifiers, unknown) {
-		p.LinkSpecifiers = slices.DeleteFunc(slices.Clone(p.LinkSpecifiers), unknown)
+		without := *p
+		without.LinkSpecifiers = slices.DeleteFunc(slices.Clone(p.LinkSpecifiers), unknown)
+		return &without, nil
 	}
 	return p, nil
 }

@@ -50,7 +50,7 @@ func TestVouch(t *testing.T) {
 	} {
 		p := named(test.relay)
 		test.change(p)
-		got, err := c.Vouch(*p)
+		got, err := c.Vouch(p)
 		if err == nil && !got.Equal(p) {
 			t.Errorf("%s: became %+v", test.name, got)
 		}
@@ -61,7 +61,7 @@ func TestVouch(t *testing.T) {
 	// An IPv6 address that the consensus does not know is not published.
 	p := named(0)
 	p.LinkSpecifiers[3].Data[0] = 0x20
-	if got, err := c.Vouch(*p); err != nil || len(got.LinkSpecifiers) != 3 || len(p.LinkSpecifiers) != 4 {
+	if got, err := c.Vouch(p); err != nil || len(got.LinkSpecifiers) != 3 || len(p.LinkSpecifiers) != 4 {
 		t.Errorf("with another IPv6 address: %d specifiers, %v", len(got.LinkSpecifiers), err)
 	}
 }

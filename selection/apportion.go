@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+
+	"onionbalancer/descriptor"
 )
 
 // enoughPoints is how many introduction points a descriptor should have even at
@@ -72,7 +74,7 @@ func compareAge(a, b Candidate) int {
 // there before, or is published and of the first instances. Those that came
 // together may compete.
 func markLate(groups []group, first int) {
-	best := make(map[string]Candidate)
+	best := make(map[descriptor.Fingerprint]Candidate)
 	right := func(g int, c Candidate) Candidate {
 		if g >= first {
 			c.Place = 0
@@ -222,7 +224,7 @@ type group struct {
 }
 
 type option struct {
-	relay     string
+	relay     descriptor.Fingerprint
 	candidate Candidate
 	late      bool // another has more of a right to the relay
 }
@@ -250,7 +252,7 @@ func groupByInstance(candidates []Candidate, r rule) []group {
 // tidy leaves one option for each relay, the one with most right to it, and
 // orders them.
 func (g *group) tidy(r rule) {
-	best := make(map[string]Candidate, len(g.options))
+	best := make(map[descriptor.Fingerprint]Candidate, len(g.options))
 	for _, o := range g.options {
 		if b, known := best[o.relay]; !known || compareAge(o.candidate, b) < 0 {
 			best[o.relay] = o.candidate
@@ -276,14 +278,14 @@ func (g *group) tidy(r rule) {
 // given before, only on how many to whom.
 type matching struct {
 	groups []group
-	owner  map[string]int  // relay to group
-	kept   map[string]bool // relays that are not given to another
-	count  []int           // relays given, by group
+	owner  map[descriptor.Fingerprint]int  // relay to group
+	kept   map[descriptor.Fingerprint]bool // relays that are not given to another
+	count  []int                           // relays given, by group
 	total  int
 }
 
 func newMatching(groups []group) *matching {
-	return &matching{groups: groups, owner: make(map[string]int), kept: make(map[string]bool), count: make([]int, len(groups))}
+	return &matching{groups: groups, owner: make(map[descriptor.Fingerprint]int), kept: make(map[descriptor.Fingerprint]bool), count: make([]int, len(groups))}
 }
 
 // fill gives relays by add, in turns so that none takes all that two want, as
@@ -299,7 +301,7 @@ func (m *matching) fill(room int, quota map[string]int, add func(g int) bool) {
 
 // add gives one relay more to group g, and reports whether that was possible.
 func (m *matching) add(g int) bool {
-	if !m.take(g, make(map[string]bool)) {
+	if !m.take(g, make(map[descriptor.Fingerprint]bool)) {
 		return false
 	}
 	m.count[g]++
@@ -307,7 +309,7 @@ func (m *matching) add(g int) bool {
 	return true
 }
 
-func (m *matching) take(g int, visited map[string]bool) bool {
+func (m *matching) take(g int, visited map[descriptor.Fingerprint]bool) bool {
 	for _, o := range m.groups[g].options {
 		if _, taken := m.owner[o.relay]; !taken && !o.late {
 			m.owner[o.relay] = g

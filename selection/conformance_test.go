@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 
+	"onionbalancer/descriptor"
+
 	"pgregory.net/rapid"
 )
 
@@ -46,7 +48,7 @@ func conform(t *rapid.T, s Strategy) {
 
 	// A candidate that was not chosen, of an instance that has others and on a
 	// relay that nobody else wanted, goes away and changes nothing.
-	wanted, has := make(map[string]int), countByInstance(chosen)
+	wanted, has := make(map[descriptor.Fingerprint]int), countByInstance(chosen)
 	for _, c := range marked {
 		wanted[c.Point.Relay()]++
 	}
@@ -71,7 +73,7 @@ func checkChosen(t *rapid.T, pool, chosen []Candidate, room Room) {
 	if len(chosen) == 0 && room.Points > 0 && len(pool) > 0 {
 		t.Fatal("none chosen though there are candidates")
 	}
-	relays, keys := make(map[string]bool), make(map[[32]byte]bool)
+	relays, keys := make(map[descriptor.Fingerprint]bool), make(map[[32]byte]bool)
 	for _, c := range chosen {
 		if !slices.Contains(pool, c) {
 			t.Fatalf("%v is not among the candidates", c)

@@ -126,7 +126,7 @@ func compareIdentity(a, b Candidate) int {
 	}
 	// A point offered twice, in some other way.
 	return cmp.Or(
-		cmp.Compare(a.Point.Relay(), b.Point.Relay()),
+		cmp.Compare(a.Point.Relay().String(), b.Point.Relay().String()),
 		bytes.Compare(a.Point.EncKey[:], b.Point.EncKey[:]),
 		bytes.Compare(a.Point.OnionKey[:], b.Point.OnionKey[:]),
 		slices.CompareFunc(a.Point.LinkSpecifiers, b.Point.LinkSpecifiers, func(a, b descriptor.LinkSpecifier) int {
@@ -182,7 +182,7 @@ func (a Assignment) Shares() map[string]float64 {
 func Shares(descriptors ...[]Candidate) map[string]float64 {
 	shares := make(map[string]float64)
 	for _, points := range descriptors {
-		first := make(map[string]string, len(points)) // relay to the instance that clients reach there
+		first := make(map[descriptor.Fingerprint]string, len(points)) // relay to the instance that clients reach there
 		for _, c := range points {
 			relay := c.Point.Relay()
 			if _, taken := first[relay]; !taken {

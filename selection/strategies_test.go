@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 
+	"onionbalancer/descriptor"
+
 	"pgregory.net/rapid"
 )
 
@@ -85,15 +87,15 @@ func TestSpreadEven(t *testing.T) {
 // too much; growing alternating paths breadth first is another way than the
 // package's own.
 func mostInstances(pool []Candidate) int {
-	relaysOf := make(map[string][]string)
+	relaysOf := make(map[string][]descriptor.Fingerprint)
 	for _, c := range pool {
 		relaysOf[c.Instance] = append(relaysOf[c.Instance], c.Point.Relay())
 	}
-	holder, holds := make(map[string]string), make(map[string]string)
+	holder, holds := make(map[descriptor.Fingerprint]string), make(map[string]descriptor.Fingerprint)
 	for _, start := range slices.Sorted(maps.Keys(relaysOf)) {
-		from := make(map[string]string) // relay to the instance it was reached from
-		queue, end := []string{start}, ""
-		for len(queue) > 0 && end == "" {
+		from := make(map[descriptor.Fingerprint]string) // relay to the instance it was reached from
+		queue, end := []string{start}, descriptor.Fingerprint{}
+		for len(queue) > 0 && end == (descriptor.Fingerprint{}) {
 			instance := queue[0]
 			queue = queue[1:]
 			for _, relay := range relaysOf[instance] {
@@ -109,7 +111,7 @@ func mostInstances(pool []Candidate) int {
 				queue = append(queue, other)
 			}
 		}
-		for relay := end; relay != ""; {
+		for relay := end; relay != (descriptor.Fingerprint{}); {
 			instance := from[relay]
 			given := holds[instance]
 			holder[relay], holds[instance] = instance, relay

@@ -5,7 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/hex"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -36,21 +36,19 @@ type network struct {
 	stored    map[place]stored
 	blinded   map[string]descriptor.PeriodKeys // by label, of the period asked for last
 	relays    map[string]*sim.Relay            // by fingerprint, those asked before
-	end       int64                            // of the file
+	end       int32                            // of the file
 	counts    counts
 }
 
-// place is a descriptor at an HSDir.
-type place struct {
-	blinded [32]byte
-	hsdir   [20]byte
-}
+// place is a descriptor at an HSDir: a part of its blinded key, which is enough to
+// tell the descriptors of a run apart, and of the HSDir's fingerprint.
+type place [2]uint64
 
 // stored says where a descriptor is in the file.
 type stored struct {
-	at, size int64
+	at, size int32 // at in units of roomInFile
 	revision uint64
-	received time.Time
+	received int64 // in seconds
 }
 
 // counts is what tors were asked for so far.
@@ -117,10 +115,12 @@ type conn struct {
 	events *conn // of a tor
 }
 
-func (c *conn) send(text string) {
+func (c *conn) send(texts ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.out = append(c.out, text...)
+	for _, text := range texts {
+		c.out = append(c.out, text...)
+	}
 	c.more.Signal()
 }
 
@@ -170,13 +170,14 @@ func (c *conn) read() {
 	}
 }
 
-// event sends an event of the tor to who asked for events.
-func (c *conn) event(text string) {
+// event sends an event of the tor to who asked for events: a line, a document and
+// what ends it.
+func (c *conn) event(line string, body []byte, end string) {
 	c.tor.mu.Lock()
 	to := c.tor.events
 	c.tor.mu.Unlock()
 	if to != nil {
-		to.send(text)
+		to.send(line, string(body), end)
 	}
 }
 
@@ -199,7 +200,7 @@ func (c *conn) serve(words []string, body []byte) {
 		c.fetch(words[1], server(words))
 	case "+HSPOST":
 		c.send("250 OK\r\n")
-		c.post(words, bytes.ReplaceAll(body, []byte("\r\n"), []byte("\n")))
+		c.post(words, body)
 	default:
 		c.send("250 OK\r\n")
 	}
@@ -243,7 +244,8 @@ func (c *conn) later(seed byte, f func()) {
 	time.AfterFunc(latency/2+time.Duration(seed)*latency/512, func() { c.net.own(f) })
 }
 
-// post has an HSDir keep a descriptor, if its revision counter is higher.
+// post has an HSDir keep a descriptor, if its revision counter is higher. body is
+// as the control protocol carries it.
 func (c *conn) post(words []string, body []byte) {
 	hsdir := server(words)
 	label, _ := strings.CutPrefix(words[2], "HSADDRESS=")
@@ -255,8 +257,10 @@ func (c *conn) post(words []string, body []byte) {
 	if !c.net.keep(at, revision, body) {
 		result = "FAILED " + label + " NO_AUTH $" + hsdir + "~relay REASON=UPLOAD_REJECTED"
 	}
-	c.later(at.blinded[0], func() { c.event("650 HS_DESC " + result + "\r\n") })
+	c.later(byte(at[0]), func() { c.event("650 HS_DESC "+result+"\r\n", nil, "") })
 }
+
+func (s stored) kept(now time.Time) bool { return now.Unix()-s.received < int64(kept.Seconds()) }
 
 func (n *network) keep(at place, revision uint64, body []byte) bool {
 	n.mu.Lock()
@@ -264,37 +268,41 @@ func (n *network) keep(at place, revision uint64, body []byte) bool {
 	n.counts.posts++
 	now := time.Now()
 	s, known := n.stored[at]
-	if known && revision <= s.revision && now.Sub(s.received) < kept {
+	if known && revision <= s.revision && s.kept(now) {
 		n.counts.rejected++
 		return false
 	}
 	if !known {
 		s.at = n.end
-		n.end += roomInFile
+		n.end++
 	}
-	s.size, s.revision, s.received = int64(len(body)), revision, now
-	if _, err := n.file.WriteAt(body, s.at); err != nil {
+	s.size, s.revision, s.received = int32(len(body)), revision, now.Unix()
+	if _, err := n.file.WriteAt(body, int64(s.at)*roomInFile); err != nil {
 		panic("scale: " + err.Error())
 	}
 	n.stored[at] = s
 	return true
 }
 
+func placeOf(blinded []byte, hsdir string) place {
+	at := place{binary.LittleEndian.Uint64(blinded)}
+	at[1], _ = strconv.ParseUint(hsdir[:16], 16, 64)
+	return at
+}
+
 // parse reads the blinded key, which is in the certificate, and the revision
 // counter.
 func parse(body []byte, hsdir string) (at place, revision uint64, err error) {
-	_, rest, _ := bytes.Cut(body, []byte("-----BEGIN ED25519 CERT-----\n"))
+	_, rest, _ := bytes.Cut(body, []byte("-----BEGIN ED25519 CERT-----\r\n"))
 	text, rest, _ := bytes.Cut(rest, []byte("-----END"))
-	cert, err := base64.StdEncoding.DecodeString(strings.ReplaceAll(string(text), "\n", ""))
-	if err != nil || len(cert) < 76 {
-		return at, 0, fmt.Errorf("a certificate of %d bytes: %w", len(cert), err)
+	var cert [192]byte
+	n, err := base64.StdEncoding.Decode(cert[:], text) // which skips line ends
+	if err != nil || n < 76 {
+		return at, 0, fmt.Errorf("a certificate of %d bytes: %w", n, err)
 	}
-	at.blinded = [32]byte(cert[44:76])
-	if _, err := hex.Decode(at.hsdir[:], []byte(hsdir)); err != nil {
-		return at, 0, err
-	}
+	at = placeOf(cert[44:76], hsdir)
 	_, rest, _ = bytes.Cut(rest, []byte("\nrevision-counter "))
-	number, _, _ := bytes.Cut(rest, []byte("\n"))
+	number, _, _ := bytes.Cut(rest, []byte("\r\n"))
 	revision, err = strconv.ParseUint(string(number), 10, 64)
 	return at, revision, err
 }
@@ -307,12 +315,12 @@ func (c *conn) fetch(label, hsdir string) {
 	name := "$" + hsdir + "~relay"
 	c.later(blinded[0], func() {
 		if body == nil {
-			c.event("650 HS_DESC FAILED " + label + " NO_AUTH " + name + " " + id + " REASON=NOT_FOUND\r\n")
-			c.event("650+HS_DESC_CONTENT " + label + " " + id + " " + name + "\r\n\r\n.\r\n650 OK\r\n")
+			c.event("650 HS_DESC FAILED "+label+" NO_AUTH "+name+" "+id+" REASON=NOT_FOUND\r\n", nil, "")
+			c.event("650+HS_DESC_CONTENT "+label+" "+id+" "+name+"\r\n", nil, "\r\n.\r\n650 OK\r\n")
 			return
 		}
-		c.event("650 HS_DESC RECEIVED " + label + " NO_AUTH " + name + " " + id + "\r\n")
-		c.event("650+HS_DESC_CONTENT " + label + " " + id + " " + name + "\r\n" + dotted(body) + "650 OK\r\n")
+		c.event("650 HS_DESC RECEIVED "+label+" NO_AUTH "+name+" "+id+"\r\n", nil, "")
+		c.event("650+HS_DESC_CONTENT "+label+" "+id+" "+name+"\r\n", body, ".\r\n650 OK\r\n")
 	})
 }
 
@@ -334,16 +342,16 @@ func (n *network) find(label, hsdir string) (body []byte, blinded [32]byte) {
 	if n.instances[label] {
 		n.counts.fetches++
 		if r := n.relay(hsdir); r != nil {
-			body, _ = r.Stored(keys.Blinded)
+			text, _ := r.Stored(keys.Blinded)
+			body = bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n"))
 		}
 		return body, keys.Blinded
 	}
 	n.counts.readbacks++
-	at := place{blinded: keys.Blinded}
-	_, _ = hex.Decode(at.hsdir[:], []byte(hsdir))
-	if s, ok := n.stored[at]; ok && time.Since(s.received) < kept {
+	at := placeOf(keys.Blinded[:], hsdir)
+	if s, ok := n.stored[at]; ok && s.kept(time.Now()) {
 		body = make([]byte, s.size)
-		if _, err := n.file.ReadAt(body, s.at); err != nil {
+		if _, err := n.file.ReadAt(body, int64(s.at)*roomInFile); err != nil {
 			panic("scale: " + err.Error())
 		}
 	}

@@ -37,7 +37,7 @@ for a new public address with "balancer run", and checks these claims:
 
   - the public address answers;
   - fetches of it, each by a new visitor with circuits of its own, spread over the
-    instances: each is within 12 percentage points of the share that it can expect;
+    instances: each gets the share that it can expect, but for chance;
   - when an instance is killed, the address goes on answering.
 
 With --rotate it goes on until the network's time period and its shared random

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,7 +15,7 @@ import (
 
 const (
 	visitorsOnce = 4    // who come at the same time
-	shareBand    = 0.12 // how far from an even share an instance may be
+	shareBand    = 0.12 // how far from its share an instance may be before more visitors are sent
 )
 
 // tally counts visitors, and shows how many there were.
@@ -66,13 +67,14 @@ func (d *demo) spread(ctx context.Context, _ *lab.Process) error {
 	if err != nil {
 		return err
 	}
-	r := newTallyResult(names, t)
+	r, band := newTallyResult(names, t), shareBand
 	if off := r.furthest(expected); off > shareBand && len(r.Failures) == 0 {
 		d.line.say("After %d visitors a share is %.0f percentage points off; as many again will show whether that is chance.", r.Visitors, 100*off)
 		if err := d.lab.Visits(ctx, d.lab.front, d.options.fetches, visitorsOnce, t); err != nil {
 			return err
 		}
 		r = newTallyResult(names, t)
+		band = chanceBand(r.Visitors)
 	}
 	d.result.Spread = r
 	d.result.claim(len(r.Failures) == 0, "every visitor is served", "%d of %d", r.answered(), r.Visitors)
@@ -81,11 +83,15 @@ func (d *demo) spread(ctx context.Context, _ *lab.Process) error {
 	for _, name := range names {
 		list = append(list, fmt.Sprintf("%s %.0f %%", name, 100*expected[name]))
 	}
-	d.result.claim(off <= shareBand, "the instances share the visitors as expected",
-		"each within %.0f percentage points of its share (%s), the furthest is off by %.1f", 100*shareBand, strings.Join(list, ", "), 100*off)
+	d.result.claim(off <= band, "the instances share the visitors as expected",
+		"each within %.0f percentage points of its share (%s), the furthest is off by %.1f", 100*band, strings.Join(list, ", "), 100*off)
 	d.line.say("%s", strings.TrimRight(r.chart(), "\n"))
 	return nil
 }
+
+// chanceBand is how far an instance may be from its share of n visitors, who choose
+// at random: four standard deviations, which chance exceeds once in 10,000 times.
+func chanceBand(n int) float64 { return 4 * math.Sqrt(0.25/float64(n)) }
 
 // expected returns the share of the visitors that the balancer says each instance
 // can expect: an even one, unless two instances have an introduction point on the

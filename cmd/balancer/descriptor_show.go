@@ -252,7 +252,7 @@ func newCertificateView(c descriptor.Certificate) certificateView {
 func newIntroPointView(p *descriptor.IntroductionPoint) introPointView {
 	auth, enc := p.Certificates()
 	v := introPointView{
-		Relay: p.Relay(), OnionKey: hex.EncodeToString(p.OnionKey[:]), AuthKey: hex.EncodeToString(p.AuthKey[:]),
+		Relay: p.Relay().String(), OnionKey: hex.EncodeToString(p.OnionKey[:]), AuthKey: hex.EncodeToString(p.AuthKey[:]),
 		AuthCert: newCertificateView(auth), EncKey: hex.EncodeToString(p.EncKey[:]), EncCert: newCertificateView(enc),
 		Expires: instant{p.Expires}, Legacy: p.Legacy,
 	}

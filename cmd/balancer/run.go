@@ -70,6 +70,7 @@ func loadAndRun(cmd *cobra.Command, path string) error {
 
 // runDaemon runs until ctx ends, and takes SIGHUP as the wish for a reload.
 func runDaemon(ctx context.Context, cfg *config.Config, out io.Writer) error {
+	daemon.TuneMemory()
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)

@@ -19,19 +19,17 @@ import (
 // none is ever right as both.
 type Claims map[[32]byte][]descriptor.Address
 
-// keysOf lists the keys of the points on offer.
-func keysOf(o Offer) [][32]byte {
-	keys := make([][32]byte, 0, 2*len(o.Points))
-	for _, p := range o.Points {
-		keys = append(keys, p.AuthKey, p.EncKey)
-	}
-	return keys
-}
-
 // unclaimed lists the keys of o to which the instance that offers them has no
 // claim yet.
-func (c Claims) unclaimed(a descriptor.Address, o Offer) [][32]byte {
-	return slices.DeleteFunc(keysOf(o), func(key [32]byte) bool { return slices.Contains(c[key], a) })
+func (c Claims) unclaimed(a descriptor.Address, o Offer) (keys [][32]byte) {
+	for n := range o.Points {
+		for _, key := range [][32]byte{o.Points[n].AuthKey, o.Points[n].EncKey} {
+			if !slices.Contains(c[key], a) {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
 }
 
 // Note adds the claims of instances that offer key. Of those that began to offer

@@ -22,7 +22,7 @@ type Point struct {
 // ID tells introduction points apart by all that clients go by.
 type ID struct {
 	Auth, Enc [32]byte
-	Relay     string // RSA fingerprint
+	Relay     descriptor.Fingerprint
 }
 
 // IDOf returns the ID of p.

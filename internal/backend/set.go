@@ -98,6 +98,7 @@ type watch struct {
 	users    map[*Subscription]Instance
 	changes  *rate.Limiter // of the offer
 	retry    backoff.Backoff
+	keys     descriptor.PeriodKeys // of the period asked for last
 	asking   bool
 	listened time.Time // since when the other instances are asked whose its new keys are; else zero
 }
@@ -240,11 +241,14 @@ func (s *Set) enter(now time.Time, c *hsdir.Consensus) bool {
 // ask begins a fetch.
 func (s *Set) ask(ctx context.Context, now time.Time, a descriptor.Address, w *watch) {
 	every := s.interval(w)
-	keys, err := a.Keys(s.epoch.period)
-	if err != nil {
-		w.update(func(b *Backend) { b.Err, b.Due = err, now.Add(every) })
-		return
+	if w.keys.Period != s.epoch.period {
+		var err error
+		if w.keys, err = a.Keys(s.epoch.period); err != nil {
+			w.update(func(b *Backend) { b.Err, b.Due = err, now.Add(every) })
+			return
+		}
 	}
+	keys := w.keys
 	var client *descriptor.ClientKey
 	for _, i := range w.users {
 		if i.Client != nil {
@@ -437,7 +441,7 @@ func (s *Set) together(w *watch) map[descriptor.Address]bool {
 // offering lists the instances that offer key.
 func (s *Set) offering(key [32]byte) (list []descriptor.Address) {
 	for a, w := range s.watches {
-		if slices.Contains(keysOf(w.now.Offer), key) {
+		if slices.ContainsFunc(w.now.Offer.Points, func(p Point) bool { return p.AuthKey == key || p.EncKey == key }) {
 			list = append(list, a)
 		}
 	}

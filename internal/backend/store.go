@@ -209,7 +209,7 @@ func (b *Backend) record(raw []byte) state.Instance {
 		Renewed: b.Renewed.UTC(), Raw: raw,
 	}
 	for _, p := range b.Offer.Points {
-		r.Points = append(r.Points, state.Point{AuthKey: state.Bytes32(p.AuthKey), EncKey: state.Bytes32(p.EncKey), Relay: p.Relay(), FirstSeen: p.FirstSeen.UTC()})
+		r.Points = append(r.Points, state.Point{AuthKey: state.Bytes32(p.AuthKey), EncKey: state.Bytes32(p.EncKey), Relay: p.Relay().String(), FirstSeen: p.FirstSeen.UTC()})
 	}
 	return r
 }
@@ -237,7 +237,9 @@ func (s *Set) restore(now time.Time, i Instance, w *watch) {
 	}
 	seen := make(map[ID]time.Time, len(r.Points))
 	for _, p := range r.Points {
-		seen[ID{p.AuthKey, p.EncKey, p.Relay}] = p.FirstSeen
+		if relay, err := descriptor.ParseFingerprint(p.Relay); err == nil {
+			seen[ID{p.AuthKey, p.EncKey, relay}] = p.FirstSeen
+		}
 	}
 	w.update(func(b *Backend) {
 		b.Descriptor, b.Period, b.Renewed, b.Seen, b.Offer = d, p, r.Renewed, r.Renewed, OfferOf(d)

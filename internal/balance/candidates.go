@@ -77,7 +77,7 @@ func (p *pool) usable(v View, o offering) []selection.Candidate {
 		if !v.Now.Before(point.Expires) {
 			continue
 		}
-		vouched, err := v.Vouch(point.IntroductionPoint)
+		vouched, err := v.Vouch(&point.IntroductionPoint)
 		if err != nil {
 			p.leave(o, err.Error())
 			continue
@@ -90,7 +90,7 @@ func (p *pool) usable(v View, o offering) []selection.Candidate {
 		list = append(list, selection.Candidate{
 			Instance:  o.Name,
 			Weight:    o.Weight,
-			Point:     &vouched,
+			Point:     vouched,
 			FirstSeen: point.FirstSeen,
 			Published: o.Renewed,
 		})

@@ -134,14 +134,11 @@ func remaining(c *descriptor.Contents, now time.Time) *descriptor.Contents {
 	return &left
 }
 
-// dated returns c as it is published at now: with one expiry for all points, the
-// one that tor gives. What their own expiries are would tell which of them belong
-// to one instance.
+// dated returns c as it is published in a descriptor made at now: with one expiry
+// for all points, the one that tor gives. What their own expiries are would tell
+// which of them belong to one instance.
 func dated(c *descriptor.Contents, now time.Time) *descriptor.Contents {
 	out := *c
-	out.IntroductionPoints = slices.Clone(c.IntroductionPoints)
-	for n := range out.IntroductionPoints {
-		out.IntroductionPoints[n].Expires = descriptor.PointExpiry(now)
-	}
+	out.PointsExpire = descriptor.PointExpiry(now)
 	return &out
 }

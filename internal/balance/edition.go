@@ -50,19 +50,14 @@ type slot struct {
 	rejected  bool
 }
 
-// newEdition returns the edition that a target asks for. made has contents as they
-// are published at now: slots, and the editions of one turn, share what is the same.
-func newEdition(now time.Time, t *Target, last *Edition, revision uint64, made map[*descriptor.Contents]*descriptor.Contents) *Edition {
+// newEdition returns the edition that a target asks for.
+func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Edition {
 	e := &Edition{
 		Keys: t.Keys, Role: t.Role, Credential: t.Credential, Reason: t.Reason, Urgency: t.Urgency,
 		Revision: revision, Built: now, Refresh: now.Add(refreshAfter(t.Keys, revision)),
 	}
 	for n, s := range t.Slots {
-		c := t.Contents[n]
-		if made[c] == nil {
-			made[c] = dated(c, now)
-		}
-		e.slots = append(e.slots, slot{Slot: s, contents: made[c]})
+		e.slots = append(e.slots, slot{Slot: s, contents: t.Contents[n]})
 	}
 	e.Contents = e.slots[0].contents
 	if last != nil {
@@ -72,6 +67,17 @@ func newEdition(now time.Time, t *Target, last *Edition, revision uint64, made m
 		}
 	}
 	return e
+}
+
+// share takes over the contents of a plan that asks for no new edition. They are
+// the same, so there need be no second copy.
+func (e *Edition) share(t *Target) {
+	for n, s := range t.Slots {
+		if holds := e.slot(s.HSDir); holds != nil && sameContents(holds.contents, t.Contents[n]) {
+			holds.contents = t.Contents[n]
+		}
+	}
+	e.Contents = e.slots[0].contents
 }
 
 // slot returns the slot of an HSDir, nil if there is none.

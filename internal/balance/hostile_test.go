@@ -79,12 +79,12 @@ func relayNamed(n int) []descriptor.LinkSpecifier {
 }
 
 // vouch stands for the consensus of w.
-func (w *world) vouch(p descriptor.IntroductionPoint) (descriptor.IntroductionPoint, error) {
+func (w *world) vouch(p *descriptor.IntroductionPoint) (*descriptor.IntroductionPoint, error) {
 	rsa := p.LinkSpecifiers[slices.IndexFunc(p.LinkSpecifiers, func(l descriptor.LinkSpecifier) bool { return l.Type == descriptor.LinkRSA })]
 	n := int(binary.BigEndian.Uint32(rsa.Data))
 	right := descriptor.IntroductionPoint{LinkSpecifiers: relayNamed(n)}
 	right.Expires, right.AuthKey, right.EncKey, right.OnionKey = p.Expires, p.AuthKey, p.EncKey, p.OnionKey
-	if n >= w.relays || !right.Equal(&p) {
+	if n >= w.relays || !right.Equal(p) {
 		return p, hsdir.ErrRelay
 	}
 	return p, nil
@@ -213,7 +213,7 @@ func pointsOf(i *member) (list []descriptor.IntroductionPoint) {
 // share, and nobody else loses one.
 func (w *world) restart(before map[string][]backend.ID) {
 	i := w.instances[rapid.IntRange(0, len(w.instances)-2).Draw(w.t, "which")]
-	wanted, byM := make(map[string]bool), make(map[string]bool)
+	wanted, byM := make(map[descriptor.Fingerprint]bool), make(map[descriptor.Fingerprint]bool)
 	for _, other := range w.instances {
 		for _, p := range other.Offer.Points {
 			if other.Name == "M" {
@@ -225,7 +225,7 @@ func (w *world) restart(before map[string][]backend.ID) {
 	}
 	i.Descriptor = &descriptor.Descriptor{}
 	i.Descriptor.FlowControl = &descriptor.FlowControl{Versions: "1-2", SendmeInc: 31}
-	free := make(map[string]bool)
+	free := make(map[descriptor.Fingerprint]bool)
 	for range rapid.IntRange(1, 4).Draw(w.t, "new points") {
 		p := w.honestPoint(i.Name)
 		i.Descriptor.IntroductionPoints = append(i.Descriptor.IntroductionPoints, p)
@@ -273,7 +273,7 @@ func (w *world) published() map[string][]backend.ID {
 // pick any point, and go to the first of the descriptor that has the picked
 // one's RSA identity.
 func (w *world) visits() map[string]float64 {
-	share, first := make(map[string]float64), make(map[string]string)
+	share, first := make(map[string]float64), make(map[descriptor.Fingerprint]string)
 	for n := range w.contents.IntroductionPoints {
 		p := &w.contents.IntroductionPoints[n]
 		if _, taken := first[p.Relay()]; !taken {

@@ -36,7 +36,7 @@ type View struct {
 	SendmeInc uint8        // the consensus's cc_sendme_inc
 	// Vouch returns an introduction point as it may be published, or why it may not,
 	// as its relay is not known to be what it is named: Consensus.Vouch.
-	Vouch   func(descriptor.IntroductionPoint) (descriptor.IntroductionPoint, error)
+	Vouch   func(*descriptor.IntroductionPoint) (*descriptor.IntroductionPoint, error)
 	Current hsdir.Role    // of the descriptor that clients fetch
 	Targets [2]ViewTarget // the first and the second descriptor
 	valid   [2]time.Time  // the consensus, from and until
@@ -284,7 +284,7 @@ func (t Target) MarshalJSON() ([]byte, error) {
 		line := slot{Replica: s.Replica, HSDir: hsdir.Relay{Fingerprint: s.HSDir}.Hex(), Reserve: s.Reserve}
 		if c := t.Contents[n]; c != nil {
 			for _, p := range c.IntroductionPoints {
-				line.Points = append(line.Points, p.Relay())
+				line.Points = append(line.Points, p.Relay().String())
 			}
 		}
 		out.Slots = append(out.Slots, line)

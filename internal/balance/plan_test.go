@@ -40,7 +40,7 @@ func testMember(name string, points ...byte) *member {
 }
 
 // anyRelay vouches for all relays.
-func anyRelay(p descriptor.IntroductionPoint) (descriptor.IntroductionPoint, error) { return p, nil }
+func anyRelay(p *descriptor.IntroductionPoint) (*descriptor.IntroductionPoint, error) { return p, nil }
 
 var (
 	testPeriod     = descriptor.Period{Number: 20000, Length: 24 * time.Hour}
@@ -77,7 +77,7 @@ func testView(n byte, members ...*member) View {
 func made(v View) State {
 	p := makePlan(v, State{})
 	s := State{Editions: map[descriptor.Period]*Edition{}, Published: p.Chosen, Contents: p.Contents}
-	e := newEdition(testNow.Add(-time.Hour), &p.Targets[0], nil, 5, map[*descriptor.Contents]*descriptor.Contents{})
+	e := newEdition(testNow.Add(-time.Hour), &p.Targets[0], nil, 5)
 	e.Refresh = testNow.Add(time.Minute)
 	for n := range e.slots {
 		e.slots[n].confirmed = testNow.Add(-time.Hour)

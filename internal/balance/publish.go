@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -24,10 +25,14 @@ func (s *Service) carryOut(ctx context.Context, now time.Time) {
 	s.noteShares(s.plan.Chosen)
 	s.state.Published, s.state.Contents = s.plan.Chosen, s.plan.Contents
 	var errs []error
-	made := make(map[*descriptor.Contents]*descriptor.Contents, 1)
 	for n := range s.plan.Targets {
-		if t := &s.plan.Targets[n]; t.Reason != "" && t.Held == "" {
-			if err := s.make(now, t, made); err != nil {
+		t := &s.plan.Targets[n]
+		last := s.state.Editions[t.Keys.Period]
+		switch {
+		case t.Reason == "" && last != nil && s.plan.Contents != nil:
+			last.share(t)
+		case t.Reason != "" && t.Held == "":
+			if err := s.make(now, t, last); err != nil {
 				errs = append(errs, fmt.Errorf("making the %s descriptor: %w", t.Role, err))
 			}
 		}
@@ -36,9 +41,7 @@ func (s *Service) carryOut(ctx context.Context, now time.Time) {
 }
 
 // make makes the edition that a target asks for.
-func (s *Service) make(now time.Time, t *Target, made map[*descriptor.Contents]*descriptor.Contents) error {
-	p := t.Keys.Period
-	last := s.state.Editions[p]
+func (s *Service) make(now time.Time, t *Target, last *Edition) error {
 	counter, err := s.counters.next(t.Credential, t.Ring, now.Add(lead(last)))
 	s.troubles.set(troubleFloors, err)
 	if counter == 0 {
@@ -47,7 +50,7 @@ func (s *Service) make(now time.Time, t *Target, made map[*descriptor.Contents]*
 	if last != nil {
 		last.superseded.Store(true)
 	}
-	s.state.Editions[p] = newEdition(now, t, last, counter, made)
+	s.state.Editions[t.Keys.Period] = newEdition(now, t, last, counter)
 	s.record.dirty = true
 	return nil
 }
@@ -83,7 +86,7 @@ func (s *Service) upload(e *Edition) {
 	bodies := e.signing.bodies // the loop alone reads what it changes of e
 	held := make(map[[20]byte]*descriptor.Contents, len(e.slots))
 	for n := range e.slots {
-		held[e.slots[n].HSDir] = e.slots[n].contents
+		held[e.slots[n].HSDir] = dated(e.slots[n].contents, e.Built)
 	}
 	u := hsdir.Upload{
 		Address: s.address, Period: e.Keys.Period, Urgency: e.Urgency,
@@ -131,7 +134,7 @@ func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 		if e.complete() {
 			e.signing.bodies = nil
 			e.Credential.Release()
-			s.record.dirty, s.replan = true, true
+			s.record.dirty, s.step = true, true
 		}
 	case r.Rejected:
 		at.rejected = true
@@ -175,12 +178,12 @@ func (s *Service) sign(ctx context.Context, now time.Time, e *Edition) {
 		return
 	}
 	e.signing.inFlight = true
-	slots := e.slots
+	slots := slices.Clone(e.slots)
 	s.calls.Go(func() {
 		bodies := make(map[[20]byte][]byte, len(slots))
 		var err error
 		for n := range slots {
-			if bodies[slots[n].HSDir], err = e.Credential.Encode(ctx, slots[n].contents, e.Revision); err != nil {
+			if bodies[slots[n].HSDir], err = e.Credential.Encode(ctx, dated(slots[n].contents, e.Built), e.Revision); err != nil {
 				break
 			}
 		}

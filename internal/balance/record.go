@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -73,7 +72,7 @@ func (s *Service) save(now time.Time) {
 				return
 			}
 		}
-		s.post(func(now time.Time) { s.saved(now, version, err, covered) })
+		s.postQuietly(func(now time.Time) { s.saved(now, version, err, covered) })
 	})
 }
 
@@ -101,6 +100,8 @@ func period(c state.Ceiling) descriptor.Period {
 func (s *Service) saved(now time.Time, version uint64, err error, covered []*Edition) {
 	r := &s.record
 	r.began = time.Time{}
+	s.step = true
+	s.replan = s.replan || err != nil || s.troubles[troubleFloors] != nil // and tell
 	if err != nil {
 		r.failures.Policy = backoff.Policy{Min: retryStore, Max: retryStoreMax}
 		r.dirty, r.retryAt = true, now.Add(r.failures.Next())
@@ -139,7 +140,7 @@ func (s *Service) written() state.Service {
 		}
 		for _, c := range s.state.Published {
 			made.Points = append(made.Points, state.Published{
-				Instance: state.Address(addresses[c.Instance]), AuthKey: state.Bytes32(c.Point.AuthKey), EncKey: state.Bytes32(c.Point.EncKey), Relay: c.Point.Relay(),
+				Instance: state.Address(addresses[c.Instance]), AuthKey: state.Bytes32(c.Point.AuthKey), EncKey: state.Bytes32(c.Point.EncKey), Relay: c.Point.Relay().String(),
 			})
 		}
 		out.Made = append(out.Made, made)
@@ -154,7 +155,7 @@ func digest(c *descriptor.Contents) state.Bytes32 {
 		id := backend.IDOf(&c.IntroductionPoints[n])
 		h.Write(id.Auth[:])
 		h.Write(id.Enc[:])
-		h.Write([]byte(id.Relay))
+		h.Write(id.Relay[:])
 	}
 	if c.FlowControl != nil {
 		fmt.Fprintf(h, "flow %s %d", c.FlowControl.Versions, c.FlowControl.SendmeInc)
@@ -220,8 +221,8 @@ func (s *Service) restore(r read) {
 // storedPoint is as much of a published point as the record tells.
 func storedPoint(p state.Published) *descriptor.IntroductionPoint {
 	point := &descriptor.IntroductionPoint{AuthKey: p.AuthKey, EncKey: p.EncKey}
-	if rsa, err := hex.DecodeString(p.Relay); err == nil {
-		point.LinkSpecifiers = []descriptor.LinkSpecifier{{Type: descriptor.LinkRSA, Data: rsa}}
+	if relay, err := descriptor.ParseFingerprint(p.Relay); err == nil {
+		point.LinkSpecifiers = []descriptor.LinkSpecifier{{Type: descriptor.LinkRSA, Data: relay[:]}}
 	}
 	return point
 }

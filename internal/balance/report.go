@@ -108,6 +108,11 @@ func (s *Service) noteLack(l lack) {
 // noteShares tells when an instance is to get half of the clients that it got, or
 // fewer.
 func (s *Service) noteShares(chosen []selection.Candidate) {
+	if slices.EqualFunc(s.state.Published, chosen, func(a, b selection.Candidate) bool {
+		return a.Instance == b.Instance && a.Point.AuthKey == b.Point.AuthKey
+	}) {
+		return
+	}
 	before, after := selection.Shares(s.state.Published), selection.Shares(chosen)
 	for _, i := range s.cfg.Instances {
 		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 {

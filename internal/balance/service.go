@@ -96,6 +96,7 @@ type Service struct {
 	lastRound time.Time
 	jumps     int       // of the clock, that were seen to
 	replan    bool      // the next turn plans
+	step      bool      // the next turn moves the editions on
 	plan      Plan      // the last
 	next      time.Time // when the loop plans though nothing happens
 }
@@ -165,9 +166,14 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 		take(now)
 	}
 	if !s.replan && now.Before(s.next) {
+		if s.step && s.plan.Next.After(now) {
+			s.step = false
+			s.advance(ctx, now)
+			s.next = s.due(now)
+		}
 		return s.next
 	}
-	s.replan = false
+	s.replan, s.step = false, false
 	s.rounds++
 	s.lastRound = now
 	c, missing := s.env.Consensus.Consensus()

@@ -139,7 +139,7 @@ func (c *Client) request(now time.Time) Result {
 		}
 		point := c.shadowed(usable[c.random.IntN(len(usable))])
 		result.Tries++
-		if p := c.net.points[point.AuthKey]; p != nil && p.alive() && p.relay.Fingerprint() == point.Relay() {
+		if p := c.net.points[point.AuthKey]; p != nil && p.alive() && p.relay.Fingerprint() == point.Relay().String() {
 			result.Instance = p.owner.instance
 			return result
 		}

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,6 +83,43 @@ func (l *controlConn) send(command string) (*bine.Response, error) {
 		return nil, refusal(response.Err.Code, response.Reply)
 	}
 	return nil, l.explain(err)
+}
+
+// post sends one command with a document and awaits the reply. Errors are as with
+// send.
+func (l *controlConn) post(command string, document []byte) error {
+	if err := l.arm(maxPlainReply); err != nil {
+		return err
+	}
+	w := l.text.W
+	_, _ = w.WriteString(command + "\r\n")
+	writeStuffed(w, document)
+	_, _ = w.WriteString(".\r\n")
+	if err := w.Flush(); err != nil { // or what failed before
+		return l.explain(err)
+	}
+	response, err := l.bine.ReadResponse()
+	switch {
+	case err != nil:
+		return l.explain(err)
+	case !response.IsOk():
+		return refusal(response.Err.Code, response.Reply)
+	}
+	return nil
+}
+
+// writeStuffed gives a document CRLF line ends and doubles the dots that begin a
+// line, so that none of them ends the command (control-spec, section 2.2). w
+// remembers errors.
+func writeStuffed(w *bufio.Writer, document []byte) {
+	for line := range bytes.Lines(document) {
+		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+		if len(line) > 0 && line[0] == '.' {
+			_ = w.WriteByte('.')
+		}
+		_, _ = w.Write(line)
+		_, _ = w.WriteString("\r\n")
+	}
 }
 
 // arm sets the deadline and the allowance of one exchange. Replies are told

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"strings"
 )
 
 // maxPost is the largest descriptor that tor takes over the control port: its
@@ -27,7 +26,10 @@ func (c *Client) HSFetch(ctx context.Context, address, hsdir string) ([]byte, er
 		return nil, fmt.Errorf("fetching a descriptor: %w", err)
 	}
 	command := "HSFETCH " + p.address + " SERVER=$" + p.hsdir
-	content, err := c.ask(ctx, p, false, command)
+	content, err := c.ask(ctx, p, false, func(l *controlConn) error {
+		_, err := l.send(command)
+		return err
+	})
 	if err != nil {
 		return nil, wrapHSDesc("fetching the descriptor of", p, err)
 	}
@@ -47,13 +49,14 @@ func (c *Client) HSPost(ctx context.Context, address, hsdir string, body []byte)
 	if err != nil {
 		return fmt.Errorf("posting a descriptor: %w", err)
 	}
-	stuffed := stuff(body)
-	if len(stuffed) > maxPost || len(body) == 0 || bytes.IndexByte(body, 0) >= 0 {
+	most := len(body) + 2*bytes.Count(body, []byte("\n")) // each line longer by a CR and a dot
+	if most > maxPost || len(body) == 0 || bytes.IndexByte(body, 0) >= 0 {
 		return wrapHSDesc("posting the descriptor of", p,
-			&usageError{fmt.Errorf("descriptor of %d bytes: empty, with a zero byte, or longer than %d", len(stuffed), maxPost)})
+			&usageError{fmt.Errorf("descriptor of %d bytes: empty, with a zero byte, or longer than %d", most, maxPost)})
 	}
-	command := "+HSPOST SERVER=$" + p.hsdir + " HSADDRESS=" + p.address + "\r\n" + stuffed + "."
-	if _, err := c.ask(ctx, p, true, command); err != nil {
+	command := "+HSPOST SERVER=$" + p.hsdir + " HSADDRESS=" + p.address
+	post := func(l *controlConn) error { return l.post(command, body) }
+	if _, err := c.ask(ctx, p, true, post); err != nil {
 		return wrapHSDesc("posting the descriptor of", p, err)
 	}
 	return nil
@@ -66,8 +69,8 @@ func wrapHSDesc(doing string, p pair, err error) error {
 	return fmt.Errorf("%s %s at HSDir %s: %w", doing, short(p.address), p.hsdir, err)
 }
 
-// ask sends the command and waits for the event that answers it.
-func (c *Client) ask(ctx context.Context, p pair, post bool, command string) ([]byte, error) {
+// ask carries out a command and waits for the event that answers it.
+func (c *Client) ask(ctx context.Context, p pair, post bool, command func(*controlConn) error) ([]byte, error) {
 	unlock, err := c.pairs.lock(ctx, p)
 	if err != nil {
 		return nil, err
@@ -79,11 +82,7 @@ func (c *Client) ask(ctx context.Context, p pair, post bool, command string) ([]
 	}
 	w := s.register(p, post) // before sending: the event may overtake the reply
 	defer s.unregister(p)
-	err = s.do(ctx, func(l *controlConn) error {
-		_, err := l.send(command)
-		return err
-	})
-	if err != nil {
+	if err := s.do(ctx, command); err != nil {
 		return nil, err
 	}
 	select {
@@ -94,21 +93,4 @@ func (c *Client) ask(ctx context.Context, p pair, post bool, command string) ([]
 	case <-s.done:
 		return nil, s.lost()
 	}
-}
-
-// stuff gives body CRLF line ends and doubles the dots that begin a line, so
-// that none of them ends the command (control-spec, section 2.2).
-func stuff(body []byte) string {
-	var b strings.Builder
-	b.Grow(len(body) + len(body)/32)
-	for line := range bytes.Lines(body) {
-		line = bytes.TrimSuffix(line, []byte("\n"))
-		line = bytes.TrimSuffix(line, []byte("\r"))
-		if len(line) > 0 && line[0] == '.' {
-			b.WriteByte('.')
-		}
-		b.Write(line)
-		b.WriteString("\r\n")
-	}
-	return b.String()
 }

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -318,4 +320,13 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 			t.Error("watchers left")
 		}
 	})
+}
+
+// stuff returns what writeStuffed writes.
+func stuff(document []byte) string {
+	var out bytes.Buffer
+	w := bufio.NewWriter(&out)
+	writeStuffed(w, document)
+	_ = w.Flush()
+	return out.String()
 }

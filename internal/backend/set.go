@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -94,13 +95,14 @@ type epoch struct {
 
 // watch is one instance with those who use it.
 type watch struct {
-	now      *Backend
-	users    map[*Subscription]Instance
-	changes  *rate.Limiter // of the offer
-	retry    backoff.Backoff
-	keys     descriptor.PeriodKeys // of the period asked for last
-	asking   bool
-	listened time.Time // since when the other instances are asked whose its new keys are; else zero
+	now       *Backend
+	users     map[*Subscription]Instance
+	changes   *rate.Limiter // of the offer
+	retry     backoff.Backoff
+	keys      descriptor.PeriodKeys // of the period asked for last
+	asking    bool
+	wrongKeys int       // client keys that did not open the descriptor; the next is tried
+	listened  time.Time // since when the other instances are asked whose its new keys are; else zero
 }
 
 // New returns a Set that watches nothing until Run.
@@ -250,10 +252,8 @@ func (s *Set) ask(ctx context.Context, now time.Time, a descriptor.Address, w *w
 	}
 	keys := w.keys
 	var client *descriptor.ClientKey
-	for _, i := range w.users {
-		if i.Client != nil {
-			client = i.Client
-		}
+	if keys := w.clientKeys(); len(keys) > 0 {
+		client = keys[w.wrongKeys%len(keys)]
 	}
 	w.asking = true
 	w.update(func(b *Backend) { b.Asking, b.Asked = true, now })
@@ -279,6 +279,9 @@ func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result
 	if p != s.epoch.period {
 		w.update(func(b *Backend) { b.Asking, b.Due = false, now }) // the period changed meanwhile
 		return
+	}
+	if errors.Is(err, descriptor.ErrClientKey) {
+		w.wrongKeys++
 	}
 	before := *w.now
 	w.update(func(b *Backend) {

@@ -122,6 +122,9 @@ func (b *Backend) floor(p descriptor.Period) uint64 {
 // in which it named them.
 type View struct {
 	Backends []*Backend
+	// Jumps is how often the wall clock went ahead of the monotonic one until now: the
+	// machine slept, or the clock was set.
+	Jumps int
 	// StoreErr is why what is known of the instances could not be stored.
 	StoreErr error
 }

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -77,7 +78,8 @@ type Set struct {
 	consensus     *hsdir.Consensus // that epoch is of; nil before there was one
 	epoch         epoch
 	dawn          time.Time
-	planned       time.Time // when the next turn should be
+	planned       time.Time // when the clock is looked at next
+	jumps         int       // of the clock, ahead
 	claims        Claims
 	version       uint64
 	decoder       descriptor.Decoder
@@ -93,13 +95,14 @@ type epoch struct {
 
 // watch is one instance with those who use it.
 type watch struct {
-	now      *Backend
-	users    map[*Subscription]Instance
-	changes  *rate.Limiter // of the offer
-	retry    backoff.Backoff
-	keys     descriptor.PeriodKeys // of the period asked for last
-	asking   bool
-	listened time.Time // since when the other instances are asked whose its new keys are; else zero
+	now       *Backend
+	users     map[*Subscription]Instance
+	changes   *rate.Limiter // of the offer
+	retry     backoff.Backoff
+	keys      descriptor.PeriodKeys // of the period asked for last
+	asking    bool
+	wrongKeys int       // client keys that did not open the descriptor; the next is tried
+	listened  time.Time // since when the other instances are asked whose its new keys are; else zero
 }
 
 // New returns a Set that watches nothing until Run.
@@ -122,17 +125,43 @@ func (s *Set) Run(ctx context.Context) {
 	defer saving.Wait()
 	saving.Go(func() { s.saver.run(ctx, s.notifyAll) })
 	for ctx.Err() == nil {
+		s.wait(ctx, changed, s.turn(ctx, s.cfg.Now()))
+	}
+}
+
+// wait returns when there is something to do, at next at the latest. Timers stand
+// still while the machine sleeps, so it looks at the clock in between.
+func (s *Set) wait(ctx context.Context, changed <-chan struct{}, next time.Time) {
+	for {
 		now := s.cfg.Now()
-		next := s.turn(ctx, now)
-		timer := time.NewTimer(next.Sub(now))
+		look := earlier(next, now.Add(lateBy))
+		s.mu.Lock()
+		if s.late(now) {
+			s.mu.Unlock()
+			return
+		}
+		s.planned = look
+		s.mu.Unlock()
+		if !now.Before(next) {
+			return
+		}
+		timer := time.NewTimer(look.Sub(now))
 		select {
 		case <-ctx.Done():
 		case <-changed:
 		case <-s.poke:
 		case <-timer.C:
+			continue
 		}
 		timer.Stop()
+		return
 	}
+}
+
+// late reports whether the machine slept, or the clock was set ahead: then the wall
+// clock is further than timers say. The caller holds s.mu.
+func (s *Set) late(now time.Time) bool {
+	return !s.planned.IsZero() && now.Round(0).Sub(s.planned.Round(0)) > lateBy
 }
 
 // turn starts the fetches that are due, and returns when the next turn is.
@@ -140,7 +169,6 @@ func (s *Set) turn(ctx context.Context, now time.Time) (next time.Time) {
 	c, _ := s.cfg.Consensus.Consensus()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer func() { s.planned = next }()
 	next = now.Add(time.Hour)
 	if s.enter(now, c); s.consensus == nil {
 		return next
@@ -177,7 +205,7 @@ func (s *Set) enter(now time.Time, c *hsdir.Consensus) bool {
 	s.consensus = c
 	current := c.Current()
 	e := epoch{period: current.Period, random: current.SharedRandom, first: c.Period(hsdir.FirstRole)}
-	late := !s.planned.IsZero() && now.Round(0).Sub(s.planned.Round(0)) > lateBy
+	late := s.late(now)
 	if e == s.epoch && !late {
 		return false
 	}
@@ -194,8 +222,19 @@ func (s *Set) enter(now time.Time, c *hsdir.Consensus) bool {
 	}
 	s.epoch, s.planned = e, now
 	for _, w := range s.watches {
-		if !w.asking {
-			w.update(func(b *Backend) { b.Due = now })
+		w.update(func(b *Backend) {
+			if !w.asking {
+				b.Due = now
+			}
+			if late {
+				b.Heard = b.Heard.Round(0) // by the wall clock
+			}
+		})
+	}
+	if late {
+		s.jumps++
+		for sub := range s.subscriptions {
+			sub.wake()
 		}
 	}
 	return true
@@ -213,10 +252,8 @@ func (s *Set) ask(ctx context.Context, now time.Time, a descriptor.Address, w *w
 	}
 	keys := w.keys
 	var client *descriptor.ClientKey
-	for _, i := range w.users {
-		if i.Client != nil {
-			client = i.Client
-		}
+	if keys := w.clientKeys(); len(keys) > 0 {
+		client = keys[w.wrongKeys%len(keys)]
 	}
 	w.asking = true
 	w.update(func(b *Backend) { b.Asking, b.Asked = true, now })
@@ -242,6 +279,9 @@ func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result
 	if p != s.epoch.period {
 		w.update(func(b *Backend) { b.Asking, b.Due = false, now }) // the period changed meanwhile
 		return
+	}
+	if errors.Is(err, descriptor.ErrClientKey) {
+		w.wrongKeys++
 	}
 	before := *w.now
 	w.update(func(b *Backend) {

@@ -230,6 +230,9 @@ func (s *Set) restore(now time.Time, i Instance, w *watch) {
 		return
 	}
 	d, err := s.decoder.Decode(r.Raw, keys, i.Client, now)
+	if errors.Is(err, descriptor.ErrClientKey) {
+		return // another service may know the key
+	}
 	if err != nil {
 		s.cfg.Record(event.Event{At: now, Kind: event.InstanceState, Text: "a stored descriptor is of no use any more",
 			Attrs: []slog.Attr{slog.String("instance", i.Name), slog.Any("error", err)}})

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -51,10 +52,11 @@ func (sub *Subscription) Update(instances []Instance, every time.Duration) {
 			w = s.watch(now, i)
 			added = true
 		}
-		if was, used := w.users[sub]; used && was.Client != i.Client {
-			w.update(func(b *Backend) { b.Due = now })
-		}
+		keys := w.clientKeys()
 		w.users[sub] = i
+		if !slices.EqualFunc(keys, w.clientKeys(), (*descriptor.ClientKey).Equal) {
+			s.rekey(now, i, w)
+		}
 	}
 	if added {
 		s.dawn = now
@@ -93,7 +95,7 @@ func (sub *Subscription) View() View {
 	if s.enter(now, c) {
 		s.wake() // the subscriber heard of the new consensus first
 	}
-	v := View{Backends: make([]*Backend, len(sub.instances))}
+	v := View{Backends: make([]*Backend, len(sub.instances)), Jumps: s.jumps}
 	for n, i := range sub.instances {
 		v.Backends[n] = s.watches[i.Address].now
 	}
@@ -113,6 +115,31 @@ func (s *Set) watch(now time.Time, i Instance) *watch {
 	s.watches[i.Address] = w
 	s.restore(now, i, w)
 	return w
+}
+
+// clientKeys are the client keys that subscribers know of an instance, each once: what
+// one of them may read is published for all that name the instance.
+func (w *watch) clientKeys() (keys []*descriptor.ClientKey) {
+	users := slices.SortedFunc(maps.Keys(w.users), func(a, b *Subscription) int { return slices.Compare(a.service[:], b.service[:]) })
+	for _, sub := range users {
+		if k := w.users[sub].Client; k != nil && !slices.ContainsFunc(keys, k.Equal) {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// rekey has an instance asked at once, since it has other client keys. The one of i
+// may be what opens its stored descriptor.
+func (s *Set) rekey(now time.Time, i Instance, w *watch) {
+	w.wrongKeys = 0
+	w.retry.Reset()
+	if w.now.Descriptor == nil && i.Client != nil {
+		s.restore(now, i, w)
+	}
+	if !w.asking {
+		w.update(func(b *Backend) { b.Due = now })
+	}
 }
 
 // firstRetry is how soon an instance is asked again that was not found; the delay

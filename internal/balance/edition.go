@@ -31,6 +31,7 @@ type Edition struct {
 	reserved   bool        // its counter is in the store
 	uploaded   bool        // it was handed to the upload queue
 	superseded atomic.Bool // by a later edition
+	outdone    bool        // the store has a higher counter than its own, of somebody else
 	signing    signing
 
 	lost       bool      // clients do not get it, though HSDirs confirmed it

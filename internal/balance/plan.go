@@ -194,7 +194,7 @@ func (t *Target) reason(now time.Time, last *Edition) Reason {
 		return ReasonExpiring
 	case last.lost:
 		return ReasonLost
-	case last.rejected(now):
+	case last.outdone, last.rejected(now):
 		return ReasonRejected
 	case !now.Before(last.Refresh):
 		return ReasonRefresh

@@ -16,7 +16,7 @@ import (
 // signing keys are asked for anything.
 func Preview(ctx context.Context, cfg Config, env Env) (Plan, error) {
 	s := NewService(cfg, env)
-	s.begin()
+	s.begin(ctx)
 	defer s.instances.Close()
 	for {
 		now := s.env.Now()

@@ -67,13 +67,33 @@ func (s *Service) save(now time.Time) {
 		// Also when the service ends: what was used must be known to be.
 		version, err := s.env.Store.SwapService(context.Background(), s.address, version, written)
 		if errors.Is(err, state.ErrConflict) {
-			// An earlier write of which the answer was lost, or another manager.
-			if _, current, readErr := s.env.Store.Service(s.address); readErr == nil {
-				version, err = s.env.Store.SwapService(context.Background(), s.address, current, written)
+			if other, current, readErr := s.env.Store.Service(s.address); readErr == nil {
+				s.post(func(now time.Time) { s.overtaken(now, other, current, err) })
+				return
 			}
 		}
 		s.postQuietly(func(now time.Time) { s.saved(now, version, err, covered) })
 	})
+}
+
+// overtaken takes in that the record is another one than ours: an earlier write was
+// done of which the answer was lost, or somebody else publishes too. What is not
+// below their counters is made again, above them, and nothing is uploaded until
+// that is stored.
+func (s *Service) overtaken(now time.Time, other state.Service, version uint64, err error) {
+	s.record.version, s.state.Version = version, version
+	for _, c := range other.Ceilings {
+		p := period(c)
+		if e := s.state.Editions[p]; e != nil && c.Counter > s.counters[p] {
+			e.outdone = true
+		}
+		s.counters[p] = max(s.counters[p], c.Counter)
+	}
+	s.saved(now, version, err, nil)
+}
+
+func period(c state.Ceiling) descriptor.Period {
+	return descriptor.Period{Number: c.Period, Length: time.Duration(c.Minutes) * time.Minute}
 }
 
 // saved takes in whether the record was written.
@@ -148,18 +168,43 @@ func digest(c *descriptor.Contents) state.Bytes32 {
 	return state.Bytes32(h.Sum(nil))
 }
 
+// read is the record as it was read.
+type read struct {
+	stored  state.Service
+	version uint64
+	err     error
+}
+
+// read reads the record. A store that hangs is left behind; what it has is found by
+// the first write.
+func (s *Service) read(ctx context.Context) read {
+	answer := make(chan read, 1)
+	go func() {
+		stored, version, err := s.env.Store.Service(s.address)
+		answer <- read{stored, version, err}
+	}()
+	timer := time.NewTimer(storeTimeout)
+	defer timer.Stop()
+	select {
+	case r := <-answer:
+		return r
+	case <-timer.C:
+		return read{err: fmt.Errorf("reading the revision counter: no answer within %s", storeTimeout)}
+	case <-ctx.Done():
+		return read{err: ctx.Err()}
+	}
+}
+
 // restore takes in the stored record: the counters that may have been used, and
 // which points were published, which have an older right to their relays.
-func (s *Service) restore() {
-	stored, version, err := s.env.Store.Service(s.address)
-	s.troubles.set(troubleFloors, err)
-	s.record.version, s.state.Version = version, version
-	for _, c := range stored.Ceilings {
-		p := descriptor.Period{Number: c.Period, Length: time.Duration(c.Minutes) * time.Minute}
-		s.counters[p] = c.Counter
+func (s *Service) restore(r read) {
+	s.troubles.set(troubleFloors, r.err)
+	s.record.version, s.state.Version = r.version, r.version
+	for _, c := range r.stored.Ceilings {
+		s.counters[period(c)] = c.Counter
 	}
 	var latest state.Made
-	for _, made := range stored.Made {
+	for _, made := range r.stored.Made {
 		if made.Built.After(latest.Built) || len(latest.Points) == 0 {
 			latest = made
 		}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
@@ -41,6 +42,7 @@ type scene struct {
 	env       Env
 	dir       string // of the store
 	broken    error  // what the store says when the service starts
+	prepare   func() // does more to the store and env before the service starts, if not nil
 	store     *flakyStore
 	custodian *memoryCustodian
 	signing   credential.SigningKeys
@@ -49,15 +51,26 @@ type scene struct {
 	handler   slog.Handler
 	rejected  atomic.Int32  // uploads, as services heard of them
 	skew      time.Duration // of the service's wall clock
+	steady    bool          // its monotonic clock is right all the same
 	mu        sync.Mutex    // protects skew
 	stop      func()
 }
 
-// flakyStore is a store that can be made to fail.
+// flakyStore is a store that can be made to fail or hang.
 type flakyStore struct {
 	*state.DB
 	mu     sync.Mutex
 	broken error
+	hung   chan struct{} // closed when the store answers again; nil while it does
+}
+
+// hang has every later call wait until release.
+func (f *flakyStore) hang() (release func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	hung := make(chan struct{})
+	f.hung = hung
+	return func() { f.mu.Lock(); defer f.mu.Unlock(); f.hung = nil; close(hung) }
 }
 
 func (f *flakyStore) fail(err error) {
@@ -67,6 +80,12 @@ func (f *flakyStore) fail(err error) {
 }
 
 func (f *flakyStore) err() error {
+	f.mu.Lock()
+	hung := f.hung
+	f.mu.Unlock()
+	if hung != nil {
+		<-hung
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.broken
@@ -180,13 +199,29 @@ func onSceneOf(t *testing.T, cfg sim.Config, instances []sim.InstanceConfig, do 
 	})
 }
 
-// now is the service's clock: a wall clock, which may be wrong. Without a monotonic
-// clock every difference of its times shows each of its steps, which is the worse
-// case.
+// now is the service's clock: a wall clock, which may be wrong. Every difference of
+// its times shows each of its steps, unless it has a monotonic clock that is steady.
 func (s *scene) now() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return time.Now().Add(s.skew)
+	now := time.Now()
+	if !s.steady {
+		return now.Add(s.skew)
+	}
+	return bothClocks(now.Add(s.skew), now)
+}
+
+// bothClocks returns a time with two clocks, as time.Now does outside of a synctest
+// bubble. Package time has no function for that.
+func bothClocks(wall, monotonic time.Time) time.Time {
+	const has = 1 << 63
+	since := wall.Unix() - time.Date(1885, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+	t := struct {
+		wall uint64
+		ext  int64
+		zone *time.Location
+	}{has | uint64(since)<<30 | uint64(wall.Nanosecond()), monotonic.UnixNano(), time.UTC}
+	return *(*time.Time)(unsafe.Pointer(&t))
 }
 
 // step moves the service's clock.
@@ -232,6 +267,9 @@ func (s *scene) start() {
 	s.env = Env{
 		Consensus: s.watcher, Backends: backends, Fetcher: fetcher, Store: s.store, Record: record, Now: s.now,
 		Uploads: func(descriptor.Address) Uploader { return queue },
+	}
+	if s.prepare != nil {
+		s.prepare()
 	}
 	s.service = NewService(s.config(), s.env)
 	ctx, cancel := context.WithCancel(s.t.Context())

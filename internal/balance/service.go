@@ -94,6 +94,7 @@ type Service struct {
 	started   time.Time
 	rounds    uint64
 	lastRound time.Time
+	jumps     int       // of the clock, that were seen to
 	replan    bool      // the next turn plans
 	step      bool      // the next turn moves the editions on
 	plan      Plan      // the last
@@ -123,7 +124,7 @@ func (s *Service) Run(ctx context.Context) {
 	changed, unsubscribe := s.env.Consensus.Subscribe()
 	defer unsubscribe()
 	defer s.end()
-	s.begin()
+	s.begin(ctx)
 	for ctx.Err() == nil {
 		now := s.env.Now()
 		timer := time.NewTimer(s.turn(ctx, now).Sub(now))
@@ -140,11 +141,12 @@ func (s *Service) Run(ctx context.Context) {
 }
 
 // begin takes in what is stored and subscribes to the instances.
-func (s *Service) begin() {
+func (s *Service) begin(ctx context.Context) {
+	read := s.read(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.started = s.env.Now()
-	s.restore()
+	s.restore(read)
 	s.instances = s.env.Backends.Subscribe(s.address, watched(s.cfg.Instances), s.cfg.FetchEvery, s.wakePlan)
 }
 
@@ -203,6 +205,10 @@ const consensusWait = 5 * time.Second
 // view gathers what a plan is made from.
 func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	v = View{Now: now, Config: s.cfg, Instances: s.instances.View()}
+	if v.Instances.Jumps != s.jumps {
+		s.jumps = v.Instances.Jumps
+		s.slept(now)
+	}
 	if c == nil {
 		return v, nil
 	}
@@ -227,6 +233,18 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 		t.Slots = t.Ring.Slots(t.Keys.Blinded)
 	}
 	return v, nil
+}
+
+// slept has what is published judged by the wall clock: the monotonic one, which
+// times are compared by, stood still while the machine slept, and HSDirs dropped what
+// they had.
+func (s *Service) slept(now time.Time) {
+	for _, e := range s.state.Editions {
+		e.Built, e.Refresh, e.heard = e.Built.Round(0), e.Refresh.Round(0), e.heard.Round(0)
+	}
+	if r := &s.readback; !r.due.IsZero() {
+		r.due = earlier(r.due, now.Add(readbackFirst))
+	}
 }
 
 // credentials fills in who can sign, and has the custodian asked for what is
@@ -286,10 +304,13 @@ func (s *Service) due(now time.Time) time.Time {
 // shortestWait keeps a mistake about what is due from becoming a busy loop.
 const shortestWait = 100 * time.Millisecond
 
-// end closes what the service has.
+// endTimeout is how long the end waits for a store that hangs.
+const endTimeout = 5 * time.Second
+
+// end closes what the service has, and returns within a bounded time whatever
+// hangs. The status is still told meanwhile.
 func (s *Service) end() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, take := range s.inbox.close() {
 		take(s.env.Now())
 	}
@@ -297,7 +318,16 @@ func (s *Service) end() {
 		s.uploads.Cancel(s.address)
 	}
 	s.instances.Close()
-	s.calls.Wait()
+	s.mu.Unlock()
+	returned := make(chan struct{})
+	go func() { defer close(returned); s.calls.Wait() }()
+	timer := time.NewTimer(endTimeout)
+	defer timer.Stop()
+	select {
+	case <-returned:
+	case <-timer.C:
+		s.tell(event.Warning, slog.LevelWarn, "the store does not answer, and is left behind")
+	}
 	s.keys.Close()
 }
 

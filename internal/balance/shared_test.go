@@ -3,10 +3,12 @@ package balance
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
@@ -63,4 +65,65 @@ func TestSharedInstances(t *testing.T) {
 			t.Errorf("%d uploads, want %d", n, 31*16)
 		}
 	})
+}
+
+// An instance that only clients with a key can read is read for all services that
+// use it, if one of them has the key: at once when that one comes, whatever keys the
+// others have, and from the store after a restart.
+func TestClientKeyOfAnotherService(t *testing.T) {
+	keyOf := func(letter string) *descriptor.ClientKey {
+		k, err := descriptor.ParseClientKey([]byte(strings.Repeat(letter, 52)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	clients := []descriptor.AuthorizedClient{keyOf("a").Client()}
+	for what, other := range map[string]*descriptor.ClientKey{"no key": nil, "another key": keyOf("b")} {
+		onSceneOf(t, sim.Config{Seed: 62}, []sim.InstanceConfig{{Clients: clients}}, func(t *testing.T, s *scene) {
+			with := func(k *descriptor.ClientKey) Config {
+				cfg := s.config()
+				cfg.Instances[0].Client, cfg.FetchEvery = k, 20*time.Minute
+				return cfg
+			}
+			s.service.Reconfigure(with(other))
+			s.settle(5 * time.Minute)
+			s.want(what+" alone", status.StateFailed)
+			for key := range byte(2) { // after the first, or before it in some order
+				cfg := with(keyOf("a"))
+				cfg.Keys = s.configOf(120 + key).Keys
+				service := NewService(cfg, s.env)
+				ctx, cancel := context.WithCancel(t.Context())
+				ended := make(chan struct{})
+				go func() { defer close(ended); service.Run(ctx) }()
+				s.settle(20 * time.Second)
+				s.want(what+", and another service has the key", status.StateOK)
+				s.settle(3 * time.Hour)
+				s.want(what+", hours later", status.StateOK)
+				s.settle(time.Minute)
+				cancel()
+				<-ended
+			}
+			// After a restart, the first has nothing until the other is there, though no
+			// HSDir answers.
+			for _, r := range s.net.Relays() {
+				r.SetFaults(sim.Faults{Silent: true})
+			}
+			s.custody = func(cfg *Config) { cfg.Instances[0].Client = other }
+			s.restart()
+			s.settle(time.Second)
+			cfg := with(keyOf("a"))
+			cfg.Keys = s.configOf(125).Keys
+			service := NewService(cfg, s.env)
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { defer close(ended); service.Run(ctx) }()
+			s.settle(time.Second)
+			if got := s.service.Status().Instances[0]; got.IntroductionPoints == 0 {
+				t.Errorf("%s: after a restart the stored descriptor is not used: %+v", what, got)
+			}
+			cancel()
+			<-ended
+		})
+	}
 }

@@ -29,7 +29,7 @@ type Rooms struct {
 func NewRooms(tors *tor.Pool, store *state.DB, record event.Recorder) *Rooms {
 	r := &Rooms{tors: tors, record: record, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
 	for _, t := range tors.Tors() {
-		r.queues[t] = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: t.Client()})
+		r.queues[t] = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: t.Poster()})
 		r.fetchers[t] = newFetcher(t)
 	}
 	r.backends = backend.New(backend.Config{Consensus: r.consensus, Fetcher: r, Store: store, Record: record})

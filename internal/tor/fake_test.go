@@ -20,6 +20,7 @@ import (
 type fakeTor struct {
 	mu    sync.Mutex
 	down  bool
+	mute  bool              // no HSDir answers uploads
 	info  map[string]string // GETINFO, by key; absent: tor refuses it
 	conns map[*fakeConn]struct{}
 }
@@ -59,6 +60,13 @@ func (f *fakeTor) serve(c *fakeConn) {
 			reply = "250-PROTOCOLINFO 1\r\n250-AUTH METHODS=NULL\r\n250-VERSION Tor=\"0.4.9.11\"\r\n250 OK"
 		case "SETEVENTS":
 			c.events = true
+		case "+HSPOST":
+			for lines.Scan() && lines.Text() != "." {
+			}
+			words := strings.FieldsFunc(rest, func(r rune) bool { return r == ' ' || r == '=' || r == '$' }) // SERVER, HSDir, HSADDRESS, address
+			if !f.mute {
+				f.tell(fmt.Sprintf("HS_DESC UPLOADED %s UNKNOWN $%s~relay", words[3], words[1]))
+			}
 		case "GETINFO":
 			reply = "552 Unrecognized key"
 			if value, ok := f.info[rest]; ok {
@@ -84,11 +92,23 @@ func (f *fakeTor) set(key, value string) {
 	} else {
 		f.info[key] = value + "\r\n"
 	}
+	f.tell("STATUS_CLIENT NOTICE CONSENSUS_ARRIVED")
+}
+
+// tell sends an event.
+func (f *fakeTor) tell(event string) {
 	for c := range f.conns {
 		if c.events {
-			fmt.Fprintf(c, "650 STATUS_CLIENT NOTICE CONSENSUS_ARRIVED\r\n")
+			fmt.Fprintf(c, "650 %s\r\n", event)
 		}
 	}
+}
+
+// setMute has HSDirs answer no uploads any more, or again.
+func (f *fakeTor) setMute(mute bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mute = mute
 }
 
 // setDown ends the tor, or has it come back.

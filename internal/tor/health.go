@@ -26,6 +26,7 @@ type health int
 const (
 	down        health = iota // not connected
 	noConsensus               // or only an old one
+	mute                      // no upload through it is answered
 	well
 )
 
@@ -35,8 +36,11 @@ func (t *Tor) health(now time.Time) health {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if now.After(t.until) {
+	switch {
+	case now.After(t.until):
 		return noConsensus
+	case now.Before(t.uploads.muteUntil):
+		return mute
 	}
 	return well
 }
@@ -73,8 +77,9 @@ func (j *judgement) update(now time.Time, is, best health, times times) {
 func (p *Pool) review(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	best := p.bestLocked()
+	best, answered := p.bestLocked(), p.answered()
 	for _, t := range p.tors {
+		t.findMute(now, answered)
 		t.judged.update(now, t.health(now), best, p.times)
 	}
 	best = p.bestLocked()
@@ -114,14 +119,17 @@ func (p *Pool) bestLocked() health {
 	return best
 }
 
-const noConsensusText = "it has no consensus, or only an expired one"
-
 // trouble says why the tor does not serve.
 func (t *Tor) trouble() string {
-	if s := t.client.State(); !s.Connected {
-		return cmp.Or(s.LastError, "not connected")
+	switch t.health(time.Now()) {
+	case down:
+		return cmp.Or(t.client.State().LastError, "not connected")
+	case noConsensus:
+		return "it has no consensus, or only an expired one"
+	case mute:
+		return "no HSDir answers uploads through it, while they answer those through another tor; it is tried again later"
 	}
-	return noConsensusText
+	return "it was in trouble, and is not yet trusted again"
 }
 
 // follow keeps what is known of a tor's consensus and guards.

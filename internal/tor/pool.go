@@ -1,7 +1,6 @@
 package tor
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -87,9 +86,9 @@ func (p *Pool) Statuses() []Status {
 // Warnings says what is wrong between the tors, one line each.
 func (p *Pool) Warnings() []string {
 	var list []string
-	for _, s := range p.Statuses() {
+	for i, s := range p.Statuses() {
 		if !s.Serving {
-			list = append(list, fmt.Sprintf("%s does not serve, its services moved to the other tors: %s", s.Control, cmp.Or(s.Error, noConsensusText)))
+			list = append(list, fmt.Sprintf("%s does not serve, its services moved to the other tors: %s", s.Control, p.tors[i].trouble()))
 		}
 		for _, other := range s.SameGuards {
 			if s.Name < other { // once for both

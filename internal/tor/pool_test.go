@@ -3,6 +3,7 @@ package tor
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
@@ -158,6 +159,74 @@ func TestAllDown(t *testing.T) {
 		only("one is back, without a consensus", p.Tors()[0])
 		fakes[1].setDown(false)
 		only("the other is back with one", p.Tors()[1])
+	})
+}
+
+// TestMuteTor: a tor that answers, and through which no HSDir does, loses its
+// services to the others while these are better off; it is tried again, ever more
+// rarely, and keeps them when it is well.
+func TestMuteTor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fakes := []*fakeTor{{}, {}}
+		p := run(t, control.Config{}, fakes...)
+		list := addresses(8)
+		before := assigned(p, list)
+		// pass has each address uploaded once a minute, each time to another HSDir,
+		// and returns how often services moved.
+		pass := func(d time.Duration) (moves int) {
+			for minute := range int(d / time.Minute) {
+				changed := p.Changed()
+				for n, a := range list {
+					go func() {
+						ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+						defer cancel()
+						_ = p.For(a).Poster().HSPost(ctx, a.Label(), fmt.Sprintf("%040X", 100*minute+n), []byte("hs-descriptor 3\n"))
+					}()
+				}
+				time.Sleep(time.Minute)
+				if closed(changed) {
+					moves++
+				}
+			}
+			return moves
+		}
+		if pass(20*time.Minute) > 0 {
+			t.Error("moved while all was well")
+		}
+		fakes[1].setMute(true)
+		if moves := pass(muteAfter + 2*time.Minute); moves != 1 || p.Statuses()[1].Serving {
+			t.Errorf("moved %d times when the tor is mute", moves)
+		}
+		if w := p.Warnings(); len(w) != 1 || !strings.Contains(w[0], "fake-2 does not serve, its services moved to the other tors: no HSDir answers uploads") {
+			t.Errorf("warnings %q", w)
+		}
+		if moves := pass(16 * time.Hour); moves < 6 || moves > 16 {
+			t.Errorf("moved %d times in 16 hours of a mute tor", moves)
+		}
+		fakes[1].setMute(false)
+		if pass(muteRetryMax + time.Hour); !maps.Equal(before, assigned(p, list)) || len(p.Warnings()) > 0 {
+			t.Errorf("not moved back: %q", p.Warnings())
+		}
+		fakes[0].setMute(true) // and then the other: the network itself is away
+		pass(3 * time.Minute)
+		fakes[1].setMute(true)
+		if moves := pass(2 * time.Hour); moves > 0 {
+			t.Errorf("moved %d times, with no tor that is better off", moves)
+		}
+		for _, f := range fakes {
+			f.setMute(false)
+		}
+		pass(10 * time.Minute)
+		for range 120 { // some HSDirs are down, and nothing else is uploaded
+			for n := range muteHSDirs - 1 {
+				p.Tors()[1].uploaded(time.Now(), fmt.Sprint(n), context.DeadlineExceeded)
+			}
+			p.Tors()[0].uploaded(time.Now(), "another", nil)
+			time.Sleep(time.Minute)
+		}
+		if !maps.Equal(before, assigned(p, list)) {
+			t.Error("moved for the sake of some HSDirs")
+		}
 	})
 }
 

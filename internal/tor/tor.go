@@ -40,6 +40,7 @@ type Tor struct {
 	until      time.Time // when its consensus expires; zero if it has none
 	guards     []string  // fingerprints of the guards it uses
 	sameGuards []string  // names of the pool's tors that use one of them too
+	uploads    uploads
 
 	judged judgement // by the pool, which guards it
 }

@@ -2,7 +2,6 @@ package control
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	bine "github.com/cretz/bine/control"
 )
 
 const (
@@ -21,12 +18,10 @@ const (
 	maxEvent      = 8 << 20 // 8 MiB: a descriptor is 50,000 bytes unless the consensus raises it
 )
 
-// controlConn is one connection to tor. It has one user at a time: bine's
-// connection deadlocks when shared.
+// controlConn is one connection to tor. It has one user at a time.
 type controlConn struct {
 	conn    *cappedConn
 	text    *textproto.Conn
-	bine    *bine.Conn
 	timeout time.Duration // of one command
 }
 
@@ -61,7 +56,7 @@ func openConn(ctx context.Context, cfg Config) (*controlConn, string, error) {
 func newConn(conn net.Conn, timeout time.Duration) *controlConn {
 	capped := &cappedConn{Conn: conn}
 	text := textproto.NewConn(capped)
-	return &controlConn{conn: capped, text: text, bine: bine.NewConn(text), timeout: timeout}
+	return &controlConn{conn: capped, text: text, timeout: timeout}
 }
 
 // close closes the connection without QUIT, which could wait for an answer.
@@ -69,54 +64,34 @@ func (l *controlConn) close() { _ = l.text.Close() }
 
 // send carries out one command with a small reply. Its error is a *ReplyError
 // when tor refused; with any other error the connection is of no more use.
-func (l *controlConn) send(command string) (*bine.Response, error) {
-	return l.exchange(func(w *bufio.Writer) { _, _ = w.WriteString(command + "\r\n") })
+func (l *controlConn) send(command string) (*reply, error) {
+	return l.exchange(command, func(*bufio.Writer) {})
 }
 
-// post is send for a command with a document.
+// post carries out one command with a document. Errors are as with send.
 func (l *controlConn) post(command string, document []byte) error {
-	_, err := l.exchange(func(w *bufio.Writer) {
-		_, _ = w.WriteString(command + "\r\n")
-		writeStuffed(w, document)
-		_, _ = w.WriteString(".\r\n")
-	})
+	_, err := l.exchange(command, func(w *bufio.Writer) { writeDocument(w, document) })
 	return err
 }
 
-// exchange writes one command and reads the reply.
-func (l *controlConn) exchange(write func(*bufio.Writer)) (*bine.Response, error) {
+func (l *controlConn) exchange(command string, more func(*bufio.Writer)) (*reply, error) {
 	if err := l.arm(maxPlainReply); err != nil {
 		return nil, err
 	}
-	write(l.text.W)
-	if err := l.text.W.Flush(); err != nil { // or what failed before
+	w := l.text.W
+	_, _ = w.WriteString(command + "\r\n")
+	more(w)
+	if err := w.Flush(); err != nil { // of whatever was written
 		return nil, l.explain(err)
 	}
-	response, err := l.bine.ReadResponse()
-	if err == nil && response.IsAsync() {
-		err = errors.New("tor sent an event in place of a reply")
-	}
-	if err != nil {
+	r, err := readReply(l.text.R)
+	switch {
+	case err != nil:
 		return nil, l.explain(err)
+	case !r.ok():
+		return nil, refusal(r.code, r.text())
 	}
-	if !response.IsOk() {
-		return nil, refusal(response.Err.Code, response.Reply)
-	}
-	return response, nil
-}
-
-// writeStuffed gives a document CRLF line ends and doubles the dots that begin a
-// line, so that none of them ends the command (control-spec, section 2.2). w
-// remembers errors.
-func writeStuffed(w *bufio.Writer, document []byte) {
-	for line := range bytes.Lines(document) {
-		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
-		if len(line) > 0 && line[0] == '.' {
-			_ = w.WriteByte('.')
-		}
-		_, _ = w.Write(line)
-		_, _ = w.WriteString("\r\n")
-	}
+	return r, nil
 }
 
 // arm sets the deadline and the allowance of one exchange. Replies are told

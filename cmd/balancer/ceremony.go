@@ -56,11 +56,9 @@ made. Neither is of use to anybody who has not got the manager's signing keys.`,
   balancer ceremony sign request.json --key front --out bundle.json
   balancer ceremony install bundle.json --dir front.offline
   balancer ceremony show front.offline`,
-		Args: misuse(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	addTryPINFlag(cmd.PersistentFlags())
-	cmd.AddCommand(newCeremonyRequestCommand(), newCeremonySignCommand(), newCeremonyInstallCommand(), newCeremonyShowCommand())
+	addCommands(cmd, newCeremonyRequestCommand(), newCeremonySignCommand(), newCeremonyInstallCommand(), newCeremonyShowCommand())
 	return cmd
 }
 
@@ -298,7 +296,7 @@ func (o outputs) write(whole []byte, split func() ([][]byte, error), name func(i
 	}
 	if o.out != "" {
 		if err := offline.WriteNew(o.out, whole); err != nil {
-			return nil, errors.Join(err, removeParts(o.split, parts))
+			return nil, errors.Join(err, os.RemoveAll(o.split))
 		}
 	}
 	return parts, nil
@@ -313,20 +311,9 @@ func writeParts(dir string, parts [][]byte, name func(i int) string) (paths []st
 	for i, part := range parts {
 		path := filepath.Join(dir, name(i))
 		if err := offline.WriteNew(path, part); err != nil {
-			return nil, errors.Join(err, removeParts(dir, paths))
+			return nil, errors.Join(err, os.RemoveAll(dir))
 		}
 		paths = append(paths, path)
 	}
 	return paths, nil
-}
-
-// removeParts undoes what writeParts did, if it did anything.
-func removeParts(dir string, paths []string) (err error) {
-	if dir == "" {
-		return nil
-	}
-	for _, path := range append(paths, dir) {
-		err = errors.Join(err, os.Remove(path))
-	}
-	return err
 }

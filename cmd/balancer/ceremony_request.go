@@ -58,15 +58,13 @@ that is, and how long periods are; else it goes by the clock, and by the timing 
 the public network or that of the keys in DIR.`,
 		Example: `  balancer ceremony request --dir /var/lib/balancer/front.offline ADDRESS.onion --out request.json
   balancer ceremony request --config /etc/balancer/balancer.toml --periods 90 --out request.json`,
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			made, err := o.make(cmd.Context(), args)
 			if err != nil {
 				return err
 			}
-			if o.asJSON {
-				return writeJSON(cmd.OutOrStdout(), made)
-			}
-			return made.write(cmd.OutOrStdout())
+			return show(cmd, o.asJSON, made, made.write)
 		},
 	}
 	addConfigFlag(cmd, &o.config)
@@ -160,26 +158,25 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 	if err != nil {
 		return nil, err
 	}
-	made, err := newRequestMade(request, o.out, dirs)
-	if err == nil && len(wishes) == 1 && wanted[0].CertifiedThrough == 0 {
-		made.forConfig, err = wishes[0].configLines()
-	}
+	shown, err := showRequest(request, o.out)
 	if err != nil {
 		return nil, err
 	}
-	return made, o.store(request, made)
-}
-
-// store writes the request, and its parts.
-func (o *requestOptions) store(r *offline.Request, made *requestMade) error {
-	raw, err := r.Encode()
+	shown.Warnings = request.Warnings(request.Made)
+	made := &requestMade{requestShown: *shown, Dirs: dirs}
+	if len(wishes) == 1 && wanted[0].CertifiedThrough == 0 {
+		if made.forConfig, err = wishes[0].configLines(); err != nil {
+			return nil, err
+		}
+	}
+	raw, err := request.Encode()
 	if err == nil {
-		made.Parts, err = o.write(raw, r.Split, func(i int) string { return fmt.Sprintf("request-%03d.json", i+1) })
+		made.Parts, err = o.write(raw, request.Split, func(i int) string { return fmt.Sprintf("request-%03d.json", i+1) })
 	}
 	if err != nil {
-		return fmt.Errorf("writing the request: %w", err)
+		return nil, fmt.Errorf("writing the request: %w", err)
 	}
-	return nil
+	return made, nil
 }
 
 // prepare makes the keys of one address.
@@ -310,16 +307,7 @@ type requestMade struct {
 	forConfig string
 }
 
-func newRequestMade(r *offline.Request, path string, dirs map[descriptor.Address]string) (*requestMade, error) {
-	shown, err := showRequest(r, path)
-	if err != nil {
-		return nil, err
-	}
-	shown.Warnings = r.Warnings(r.Made)
-	return &requestMade{requestShown: *shown, Dirs: dirs}, nil
-}
-
-func (m *requestMade) write(w io.Writer) error {
+func (m *requestMade) write(w io.Writer) {
 	fmt.Fprintf(w, "%d periods, from %s until %s (%s):\n", m.Periods, moment(m.From), moment(m.Until), days(m.From, m.Until))
 	for _, s := range m.Services {
 		fmt.Fprintf(w, "  %s  keys in %s\n", s.Address, printable.Text(m.Dirs[s.Address]))
@@ -328,7 +316,7 @@ func (m *requestMade) write(w io.Writer) error {
 		fmt.Fprintf(w, "In parts, for QR codes: %d files in %s\n", len(m.Parts), printable.Text(filepath.Dir(m.Parts[0])))
 	}
 	writeWarnings(w, m.Warnings)
-	_, err := fmt.Fprintf(w, `
+	fmt.Fprintf(w, `
 request      %[1]s
 fingerprint  %[2]s
 
@@ -341,8 +329,7 @@ Next:
   3. Carry bundle.json back, and here: balancer ceremony install bundle.json --config FILE
      (or with --dir DIR for --config FILE)
 `, printable.Text(m.Path), m.Fingerprint, shell.Quote(filepath.Base(m.Path)))
-	if err == nil && m.forConfig != "" {
-		_, err = fmt.Fprintf(w, "\nIn the configuration: %s\n", m.forConfig)
+	if m.forConfig != "" {
+		fmt.Fprintf(w, "\nIn the configuration: %s\n", m.forConfig)
 	}
-	return err
 }

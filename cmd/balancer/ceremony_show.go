@@ -23,17 +23,13 @@ supply in a directory lasts. No key that is secret is shown, and nothing is chan
 		Example: `  balancer ceremony show request.json
   balancer ceremony show bundle.json
   balancer ceremony show front.offline --json`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			shown, err := showCeremony(args[0])
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), shown)
-			}
-			shown.write(cmd.OutOrStdout())
-			return nil
+			return show(cmd, asJSON, shown, shown.write)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")

@@ -62,16 +62,13 @@ of them, in any order.`,
 		Example: `  balancer ceremony sign request.json --key front --out bundle.json
   balancer ceremony sign codes/ --key front --key mail.pem --split signed
   balancer ceremony sign request.json --key front --out bundle.json --yes abcd-efgh-ijkl-mnop-qrst-uvwx`,
-		Args: misuse(cobra.MinimumNArgs(1)),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			signed, err := o.sign(cmd.Context(), args, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			if o.asJSON {
-				return writeJSON(cmd.OutOrStdout(), signed)
-			}
-			return signed.write(cmd.OutOrStdout())
+			return show(cmd, o.asJSON, signed, signed.write)
 		},
 	}
 	flags := cmd.Flags()
@@ -102,10 +99,14 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 	if err != nil {
 		return nil, err
 	}
-	keys, err := loadKeys(ctx, o.keys)
-	defer wipeKeys(keys)
-	if err != nil {
-		return nil, err
+	var keys []*descriptor.IdentityKey
+	for _, ref := range o.keys {
+		key, err := keystore.Load(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		defer key.Wipe()
+		keys = append(keys, key)
 	}
 	if err := request.Match(keys); err != nil {
 		return nil, fmt.Errorf("the keys and the request do not fit together: %w", err)
@@ -154,25 +155,6 @@ func readRequest(paths []string) (whole *offline.Request, repeated []string, err
 	return whole, repeated, err
 }
 
-// loadKeys reads the identity keys. The caller wipes those it returns, also
-// beside an error.
-func loadKeys(ctx context.Context, refs []string) (keys []*descriptor.IdentityKey, err error) {
-	for _, ref := range refs {
-		key, err := keystore.Load(ctx, ref)
-		if err != nil {
-			return keys, err
-		}
-		keys = append(keys, key)
-	}
-	return keys, nil
-}
-
-func wipeKeys(keys []*descriptor.IdentityKey) {
-	for _, key := range keys {
-		key.Wipe()
-	}
-}
-
 // consent asks for it, or compares the fingerprint that was given.
 func (o *signOptions) consent(ctx context.Context, shown *requestShown, talk io.Writer) error {
 	shown.write(talk)
@@ -215,7 +197,7 @@ func (o *signOptions) store(shown *requestShown, b *offline.Bundle) (*signed, er
 	return &signed{requestShown: *shown, Bundle: o.out, Parts: parts}, nil
 }
 
-func (s *signed) write(w io.Writer) error {
+func (s *signed) write(w io.Writer) {
 	each := ""
 	if n := len(s.Services); n > 1 {
 		each = fmt.Sprintf(" for each of %d addresses", n)
@@ -232,8 +214,7 @@ func (s *signed) write(w io.Writer) error {
 			what = shell.Quote(dir)
 		}
 	}
-	_, err := fmt.Fprintf(w, "Carry it to the manager, and there: balancer ceremony install %s --config FILE\n", what)
-	return err
+	fmt.Fprintf(w, "Carry it to the manager, and there: balancer ceremony install %s --config FILE\n", what)
 }
 
 func newCeremonyInstallCommand() *cobra.Command {
@@ -257,16 +238,13 @@ older one after a newer one, does no harm. A running balancer notices by itself,
 without SIGHUP. The exit status is 0 also if there are warnings.`,
 		Example: `  balancer ceremony install bundle.json --config /etc/balancer/balancer.toml
   balancer ceremony install codes/ --dir front.offline`,
-		Args: misuse(cobra.MinimumNArgs(1)),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			done, err := installBundles(args, configPath, dir)
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), done)
-			}
-			return writeInstalled(cmd.OutOrStdout(), done, time.Now())
+			return show(cmd, asJSON, done, func(w io.Writer) { writeInstalled(w, done, time.Now()) })
 		},
 	}
 	addConfigFlag(cmd, &configPath)
@@ -305,7 +283,7 @@ func installBundles(paths []string, configPath, dir string) ([]offline.Installed
 	return offline.Install(dirs, bundles, time.Now())
 }
 
-func writeInstalled(w io.Writer, list []offline.Installed, now time.Time) error {
+func writeInstalled(w io.Writer, list []offline.Installed, now time.Time) {
 	for _, i := range list {
 		fmt.Fprintf(w, "%s\n", i.Address)
 		fmt.Fprintf(w, "  in %s: %d periods new, %d renewed, %d as before, %d over and left out\n", printable.Text(i.Dir), i.New, i.Renewed, i.Kept, i.Over)
@@ -320,6 +298,5 @@ func writeInstalled(w io.Writer, list []offline.Installed, now time.Time) error 
 			fmt.Fprintf(w, "  WARNING: %s\n", warning)
 		}
 	}
-	_, err := fmt.Fprintln(w, "A running balancer takes it over by itself; balancer status tells.")
-	return err
+	fmt.Fprintln(w, "A running balancer takes it over by itself; balancer status tells.")
 }

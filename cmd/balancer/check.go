@@ -31,7 +31,6 @@ Each line says "ok", "warning" or "failed", and below it how to fix what is not
 ok. The exit status is 1 if anything failed. While a tor of its own starts, its
 progress is on standard error. --offline looks at the file and the keys alone,
 tokens included, and needs no tor.`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			tell := func(f daemon.Finding) { printFinding(cmd, f) }
 			var all []daemon.Finding
@@ -63,14 +62,8 @@ func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Findi
 		}
 		tell(f)
 	}
-	cfg, err := loadConfig(path)
-	if misuse := (usageError{}); errors.As(err, &misuse) {
-		return 0, err
-	}
-	if err == nil {
-		err = owner.Check(cfg.File, cfg.StateDir)
-	}
-	if theirs := new(owner.Error); errors.As(err, &theirs) {
+	cfg, err := loadOwnConfig(path)
+	if errors.As(err, new(usageError)) || errors.As(err, new(*owner.Error)) {
 		return 0, err
 	}
 	if err != nil {

@@ -47,7 +47,6 @@ descriptors it has as long as a tor client does, and checks that
   - none of its requests is lost.
 
 The exit status is 1 if any claim fails; logs are kept then.`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.lab.Instances < 2 || o.lab.Instances > 20 || o.fetches < 10 {
 				return usageError{errors.New("a demonstration takes 2 to 20 instances and at least 10 fetches")}
@@ -98,7 +97,7 @@ func runDemo(cmd *cobra.Command, o demoOptions) (err error) {
 	} else if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return fmt.Errorf("making the demonstration's directory: %w", err)
 	}
-	d := &demo{options: o, line: newProgressLine(cmd.ErrOrStderr(), false)}
+	d := &demo{options: o, line: newProgressLine(cmd.ErrOrStderr())}
 	began := time.Now()
 	err = d.show(ctx)
 	d.line.clear()

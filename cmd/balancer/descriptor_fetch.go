@@ -32,7 +32,7 @@ descriptor show" prints what is in it.
 The descriptor is that of the current period: tor fetches no other.`,
 		Example: `  balancer descriptor fetch --control unix:/run/tor/control ADDRESS > fetched
   balancer descriptor show --address ADDRESS fetched`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			address, err := descriptor.ParseAddress(args[0])
 			if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,9 +17,7 @@ import (
 	"onionbalancer/internal/printable"
 )
 
-// newDescriptorCommand makes "balancer descriptor" with show, verify and the
-// subcommands in extra.
-func newDescriptorCommand(extra ...*cobra.Command) *cobra.Command {
+func newDescriptorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "descriptor",
 		Short: "Look at the descriptors of onion services",
@@ -28,11 +26,8 @@ func newDescriptorCommand(extra ...*cobra.Command) *cobra.Command {
 A descriptor is encrypted for those who know the onion address, so that every
 subcommand needs it; and for each period of a day it is signed with another key,
 so that it must also be known, or guessed from the clock, which period it is of.`,
-		Args: misuse(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newDescriptorShowCommand(), newDescriptorVerifyCommand())
-	cmd.AddCommand(extra...)
+	addCommands(cmd, newDescriptorShowCommand(), newDescriptorVerifyCommand(), newDescriptorFetchCommand())
 	return cmd
 }
 
@@ -53,16 +48,14 @@ them out and use the others.`,
   balancer descriptor fetch ADDRESS | balancer descriptor show --json --address ADDRESS -
   balancer descriptor show --address ADDRESS --now 2026-11-20T09:00:00Z old
   balancer descriptor show --address ADDRESS --client-key me.auth_private fetched`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			found, err := in.decode(cmd, args[0])
 			if err != nil {
 				return err
 			}
-			if !asJSON {
-				return printDescriptor(cmd.OutOrStdout(), found)
-			}
-			return writeJSON(cmd.OutOrStdout(), newDescriptorView(found))
+			v := newDescriptorView(found)
+			return show(cmd, asJSON, v, table(func(w io.Writer) { printDescriptor(w, v, found.keys.Period) }))
 		},
 	}
 	in.addFlags(cmd)
@@ -80,7 +73,7 @@ func newDescriptorVerifyCommand() *cobra.Command {
 The exit status is 0 if they would and 1 if not. "balancer descriptor show"
 prints what is in it.`,
 		Example: `  balancer descriptor verify --address ADDRESS fetched`,
-		Args:    misuse(cobra.ExactArgs(1)),
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			found, err := in.decode(cmd, args[0])
 			fault := (*descriptor.ParseError)(nil)
@@ -263,18 +256,16 @@ func newIntroPointView(p *descriptor.IntroductionPoint) introPointView {
 }
 
 func newSpecifierView(l descriptor.LinkSpecifier) specifierView {
-	v := specifierView{Type: l.Type, Name: "unknown", Raw: hex.EncodeToString(l.Data)}
-	switch l.Type {
-	case descriptor.LinkIPv4, descriptor.LinkIPv6:
-		v.Name = map[byte]string{descriptor.LinkIPv4: "ipv4", descriptor.LinkIPv6: "ipv6"}[l.Type]
+	names := map[byte]string{
+		descriptor.LinkIPv4: "ipv4", descriptor.LinkIPv6: "ipv6",
+		descriptor.LinkRSA: "rsa_fingerprint", descriptor.LinkEd25519: "ed25519_identity",
+	}
+	v := specifierView{Type: l.Type, Name: cmp.Or(names[l.Type], "unknown"), Raw: hex.EncodeToString(l.Data)}
+	if l.Type == descriptor.LinkIPv4 || l.Type == descriptor.LinkIPv6 {
 		n := len(l.Data) - 2
 		if ip, ok := netip.AddrFromSlice(l.Data[:n]); ok {
 			v.Address, v.Port = ip.String(), uint16(l.Data[n])<<8|uint16(l.Data[n+1])
 		}
-	case descriptor.LinkRSA:
-		v.Name = "rsa_fingerprint"
-	case descriptor.LinkEd25519:
-		v.Name = "ed25519_identity"
 	}
 	return v
 }
@@ -298,13 +289,11 @@ func newVerdictView(f *foundDescriptor, err error) verdictView {
 
 // printDescriptor writes a descriptor for people: one table of what it says as
 // a whole, then one of its introduction points.
-func printDescriptor(out io.Writer, f *foundDescriptor) error {
-	v := newDescriptorView(f)
+func printDescriptor(w io.Writer, v descriptorView, period descriptor.Period) {
 	printable.Fields(&v)
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	row := func(name string, value any) { fmt.Fprintf(w, "%s\t%v\n", name, value) }
 	row("address", v.Address)
-	row("period", f.keys.Period)
+	row("period", period)
 	row("blinded key", v.Blinded)
 	row("revision counter", v.Revision)
 	row("size", fmt.Sprintf("%d bytes", v.Size))
@@ -316,34 +305,24 @@ func printDescriptor(out io.Writer, f *foundDescriptor) error {
 	row("handshakes", formats(v.Create2))
 	row("introduction auth", orNone(strings.Join(v.IntroAuth, " ")))
 	row("single onion", yesNo(v.SingleOnion))
-	flow := ""
-	if v.FlowControl != nil {
-		flow = *v.FlowControl
+	if v.FlowControl == nil {
+		v.FlowControl = new(string)
 	}
-	row("flow control", orNone(flow))
+	row("flow control", orNone(*v.FlowControl))
 	row("proof of work", orNone(strings.Join(v.PowParams, "; ")))
 	row("introduction points", v.PointCount)
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if err := printPoints(out, v); err != nil {
-		return err
-	}
+	printPoints(w, v.Points)
 	for _, d := range v.Dropped {
-		if _, err := fmt.Fprintf(out, "left out: introduction point, line %d, %q: %s\n", d.Line, d.Keyword, d.Error); err != nil {
-			return err
-		}
+		fmt.Fprintf(w, "left out: introduction point, line %d, %q: %s\n", d.Line, d.Keyword, d.Error)
 	}
-	return nil
 }
 
-func printPoints(out io.Writer, v descriptorView) error {
-	if len(v.Points) == 0 {
-		return nil
+func printPoints(w io.Writer, points []introPointView) {
+	if len(points) == 0 {
+		return
 	}
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "\n#\tRELAY\tAT\tAUTH-KEY\tUNTIL\tNOTE\n")
-	for i, p := range v.Points {
+	for i, p := range points {
 		var at []string
 		for _, s := range p.Specifiers {
 			if s.Address != "" {
@@ -356,7 +335,6 @@ func printPoints(out io.Writer, v descriptorView) error {
 		}
 		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", i+1, shortHex(p.Relay), strings.Join(at, " "), shortHex(p.AuthKey), p.Expires.Format(time.RFC3339), note)
 	}
-	return w.Flush()
 }
 
 // shortHex shows enough of a key to tell keys apart; --json prints the whole.
@@ -376,10 +354,7 @@ func yesNo(b bool) string {
 }
 
 func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
+	return cmp.Or(s, "none")
 }
 
 func formats(numbers []int) string {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,22 +52,21 @@ periods are shorter. A tor is asked whether it is set.`,
 		Example: `  balancer hsdirs --control unix:/run/tor/control ADDRESS
   balancer hsdirs --json --config balancer.toml ADDRESS
   balancer hsdirs --consensus consensus --microdescs microdescs ADDRESS`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			address, err := descriptor.ParseAddress(args[0])
 			if err != nil {
 				return usageError{err}
 			}
-			return in.with(cmd.Context(), func(c *hsdir.Consensus) error {
-				v, err := newHSDirsView(address, c)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					return writeJSON(cmd.OutOrStdout(), v)
-				}
-				return printHSDirs(cmd.OutOrStdout(), v)
-			})
+			c, err := in.read(cmd.Context())
+			if err != nil {
+				return err
+			}
+			v, err := newHSDirsView(address, c)
+			if err != nil {
+				return err
+			}
+			return show(cmd, asJSON, v, table(func(w io.Writer) { printHSDirs(w, v) }))
 		},
 	}
 	addControlFlags(cmd, &in.config, &in.control)
@@ -93,29 +91,21 @@ func (in *hsdirsInput) check() error {
 	return nil
 }
 
-// with calls do with the consensus.
-func (in *hsdirsInput) with(ctx context.Context, do func(*hsdir.Consensus) error) error {
+// read reads the consensus.
+func (in *hsdirsInput) read(ctx context.Context) (*hsdir.Consensus, error) {
 	if err := in.check(); err != nil {
-		return err
+		return nil, err
 	}
 	if in.consensus != "" {
-		c, err := in.readFiles()
-		if err != nil {
-			return err
-		}
-		return do(c)
+		return in.readFiles()
 	}
 	cfg, err := controlConfig(in.config, in.control)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, hsdirsWait)
 	defer cancel()
-	c, err := daemon.Consensus(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	return do(c)
+	return daemon.Consensus(ctx, cfg)
 }
 
 func (in *hsdirsInput) readFiles() (*hsdir.Consensus, error) {
@@ -223,30 +213,18 @@ func newRingView(address descriptor.Address, c *hsdir.Consensus, role hsdir.Role
 }
 
 // printHSDirs writes the view for people.
-func printHSDirs(out io.Writer, v hsdirsView) error {
+func printHSDirs(w io.Writer, v hsdirsView) {
 	printable.Fields(&v)
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "address\t%s\n", v.Address)
 	fmt.Fprintf(w, "consensus of\t%s\n", v.ValidAfter.Format(time.RFC3339))
 	fmt.Fprintf(w, "HSDirs\t%v\n", v.coverage)
 	fmt.Fprintf(w, "clients fetch\tthe %s descriptor\n", v.Current)
 	fmt.Fprintf(w, "next change\t%s\n", v.NextChange.Format(time.RFC3339))
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	for _, r := range []struct {
-		name string
-		ringView
-	}{{"first", v.First}, {"second", v.Second}} {
-		if err := printRing(out, r.name, r.ringView); err != nil {
-			return err
-		}
-	}
-	return nil
+	printRing(w, "first", v.First)
+	printRing(w, "second", v.Second)
 }
 
-func printRing(out io.Writer, name string, r ringView) error {
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+func printRing(w io.Writer, name string, r ringView) {
 	note := ""
 	if r.Disaster {
 		note = " (stands in for a missing one)"
@@ -255,10 +233,6 @@ func printRing(out io.Writer, name string, r ringView) error {
 	fmt.Fprintf(w, "  period\t%d of %d minutes, from %s\n", r.Period, r.Minutes, r.Begins.Format(time.RFC3339))
 	fmt.Fprintf(w, "  shared random\t%s%s\n", r.SharedRandom, note)
 	fmt.Fprintf(w, "  blinded key\t%s\n", r.Blinded)
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	w = tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprint(w, "\n  REPLICA\tHSDIR\tNICKNAME\tINDEX\n")
 	for i, replica := range r.Replicas {
 		if len(replica) == 0 {
@@ -272,5 +246,4 @@ func printRing(out io.Writer, name string, r ringView) error {
 			fmt.Fprintf(w, "%s %d\t%s\t%s\t%s\n", star, i+1, h.Fingerprint, h.Nickname, h.Index)
 		}
 	}
-	return w.Flush()
 }

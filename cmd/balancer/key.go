@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -53,11 +52,9 @@ nor sign for them. So a token seals the key, and opens it for the moment in whic
 period's one certificate is signed.
 
 Instances need no key here: each has its own, made by its own tor.`,
-		Args: misuse(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	addTryPINFlag(cmd.PersistentFlags())
-	cmd.AddCommand(newKeyNewCommand(), newKeyShowCommand(), newKeySealCommand(), newKeyRewrapCommand(), newKeyCSRCommand())
+	addCommands(cmd, newKeyNewCommand(), newKeyShowCommand(), newKeySealCommand(), newKeyRewrapCommand(), newKeyCSRCommand())
 	return cmd
 }
 
@@ -79,24 +76,22 @@ of an Ed25519 key on a token as well, which "balancer key csr" can use.`,
 		Example: `  balancer key show front
   balancer key show front.sealed
   balancer key show --verify 'pkcs11:token=hsm;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front.sealed'`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			show := showKey
+			look := showKey
 			if verify {
-				show = func(ref string) (*keyShown, error) { return verifyKey(cmd.Context(), ref) }
+				look = func(ref string) (*keyShown, error) { return verifyKey(cmd.Context(), ref) }
 			}
-			shown, err := show(args[0])
+			shown, err := look(args[0])
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return shown.writeJSON(cmd.OutOrStdout())
-			}
-			if err := shown.writeText(cmd.OutOrStdout()); err != nil || !shown.Verified {
-				return err
-			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), "verified    the token opened it just now, and it signs for the address")
-			return err
+			return showLine(cmd, asJSON, shown, func(w io.Writer) {
+				shown.write(w)
+				if shown.Verified {
+					fmt.Fprintln(w, "verified    the token opened it just now, and it signs for the address")
+				}
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
@@ -242,15 +237,6 @@ func showSealed(file *sealed.File, uri *pkcs11uri.URI) (*keyShown, error) {
 	return shown, nil
 }
 
-func (k *keyShown) writeJSON(w io.Writer) error { return writeLine(w, k) }
-
-// writeLine writes v as one line of JSON, in which a URI stays readable.
-func writeLine(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
-}
-
 // configText is the line for the configuration.
 func (k *keyShown) configText() string {
 	text := fmt.Sprintf("In the configuration: key = %q\n", k.Reference)
@@ -265,17 +251,15 @@ func daemonsPIN(source string) bool {
 	return strings.HasPrefix(source, "file:") || strings.HasPrefix(source, "credential:") || strings.Contains(source, "/")
 }
 
-func (k *keyShown) writeText(w io.Writer) error {
-	text := fmt.Sprintf("address     %s\npublic key  %s\nform        %s\n", k.Address, k.PublicKey, k.Form)
+func (k *keyShown) write(w io.Writer) {
+	fmt.Fprintf(w, "address     %s\npublic key  %s\nform        %s\n", k.Address, k.PublicKey, k.Form)
 	if k.Path != "" {
-		text += fmt.Sprintf("path        %s\n", printable.Text(k.Path))
+		fmt.Fprintf(w, "path        %s\n", printable.Text(k.Path))
 	}
 	if k.Sealed != nil {
-		text += fmt.Sprintf("method      %s\ntoken       %s\nits key     %s\nsealed at   %s\n",
+		fmt.Fprintf(w, "method      %s\ntoken       %s\nits key     %s\nsealed at   %s\n",
 			methodText(k.Sealed.Method), tokenText(k.Sealed.Token), k.Sealed.Object, k.Sealed.Created.Format(time.RFC3339))
 	}
-	_, err := io.WriteString(w, text)
-	return err
 }
 
 // String names an object on a token.

@@ -64,7 +64,7 @@ FILE is not overwritten.`,
 		Example: `  balancer key csr --nonce bI6/MRqV4gw= --json front
   balancer key csr --ca-nonce 8rDWGfoV1TpKu7Kl --wildcard --san www --out front.csr front
   openssl req -in front.csr -noout -verify -text`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			made, err := o.make(cmd.Context(), args[0])
 			if err != nil {

@@ -86,10 +86,7 @@ func (o *newOptions) check(args []string) error {
 	case o.seal != "" && saved == o.noBackup:
 		err = errors.New("when the token is lost, the address is lost, unless there is another way to the key: give --spare URI or --backup PATH, or say --no-backup")
 	}
-	if err != nil {
-		return usageError{fmt.Errorf(`%w; see "balancer key new --help"`, err)}
-	}
-	return nil
+	return err
 }
 
 func (o *newOptions) makePlain(cmd *cobra.Command, path string) error {
@@ -97,15 +94,11 @@ func (o *newOptions) makePlain(cmd *cobra.Command, path string) error {
 	if err != nil {
 		return err
 	}
-	if o.asJSON {
-		return shown.writeJSON(cmd.OutOrStdout())
-	}
-	if err := shown.writeText(cmd.OutOrStdout()); err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "\nBack up %s, for your eyes only: when it is lost, so is the address.\nIn the configuration: key = %q\n",
-		printable.Text(shown.Path), shown.Path)
-	return err
+	return showLine(cmd, o.asJSON, shown, func(w io.Writer) {
+		shown.write(w)
+		fmt.Fprintf(w, "\nBack up %s, for your eyes only: when it is lost, so is the address.\nIn the configuration: key = %q\n",
+			printable.Text(shown.Path), shown.Path)
+	})
 }
 
 // makeKey writes a new key to path, and opens it again to see that it is good.
@@ -191,10 +184,7 @@ func (o *newOptions) makeSealed(cmd *cobra.Command) (err error) {
 		}
 	}
 	written = nil
-	if o.asJSON {
-		return writeLine(cmd.OutOrStdout(), made)
-	}
-	return made.writeText(cmd.OutOrStdout())
+	return showLine(cmd, o.asJSON, made, made.write)
 }
 
 // uris returns where to seal the key, and refuses files that are there before a
@@ -217,23 +207,19 @@ func (o *newOptions) uris() ([]*pkcs11uri.URI, error) {
 	return []*pkcs11uri.URI{first, second}, nil
 }
 
-func (s *sealedNew) writeText(w io.Writer) error {
-	if err := s.keyShown.writeText(w); err != nil {
-		return err
-	}
-	text := "\n" + triedText + "\n" + s.configText()
+func (s *sealedNew) write(w io.Writer) {
+	s.keyShown.write(w)
+	fmt.Fprint(w, "\n", triedText, "\n", s.configText())
 	switch {
 	case s.Spare != nil && s.Backup != "":
-		text += fmt.Sprintf("\nThe spare is %s with %s, the backup %s.\n", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token), printable.Text(s.Backup)) + backupText
+		fmt.Fprintf(w, "\nThe spare is %s with %s, the backup %s.\n%s", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token), printable.Text(s.Backup), backupText)
 	case s.Spare != nil:
-		text += fmt.Sprintf("\nThe spare is %s with %s. Keep both, apart from\nthe first: the file is of no use without the token, nor the token without the file.\n", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token))
+		fmt.Fprintf(w, "\nThe spare is %s with %s. Keep both, apart from\nthe first: the file is of no use without the token, nor the token without the file.\n", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token))
 	case s.Backup != "":
-		text += fmt.Sprintf("\nThe backup is %s.\n", printable.Text(s.Backup)) + backupText
+		fmt.Fprintf(w, "\nThe backup is %s.\n%s", printable.Text(s.Backup), backupText)
 	default:
-		text += "\nThere is no backup: when the token is lost or locked, so is the address.\n\"balancer key rewrap\" makes one with another token.\n"
+		fmt.Fprint(w, "\nThere is no backup: when the token is lost or locked, so is the address.\n\"balancer key rewrap\" makes one with another token.\n")
 	}
-	_, err := io.WriteString(w, text)
-	return err
 }
 
 const backupText = "The backup is not sealed: anyone who reads it has the address. Take it off this machine.\n"

@@ -60,7 +60,7 @@ Nothing is overwritten. Before the file gets its name it is synced to disk, open
 the token, compared with KEY, and has signed a certificate that is checked. KEY is
 left as it is; what is printed says how to destroy it.`,
 		Example: `  balancer key seal front --with 'pkcs11:token=hsm;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt' --out front.sealed`,
-		Args:    misuse(cobra.ExactArgs(1)),
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if pkcs11uri.Is(args[0]) {
 				return usageError{errors.New(`KEY is a key on disk; to seal a sealed key by another token, use "balancer key rewrap"`)}
@@ -69,15 +69,12 @@ left as it is; what is printed says how to destroy it.`,
 			if err != nil {
 				return err
 			}
-			if o.asJSON {
-				return shown.writeJSON(cmd.OutOrStdout())
-			}
 			source, err := keystore.OpenDisk(args[0])
 			if err != nil {
 				return err
 			}
 			defer source.Close()
-			return writeSealedText(cmd.OutOrStdout(), shown, fmt.Sprintf(destroyText, printable.Text(source.Path()), shell.Quote(source.Path())))
+			return o.show(cmd, shown, fmt.Sprintf(destroyText, printable.Text(source.Path()), shell.Quote(source.Path())))
 		},
 	}
 	o.addFlags(cmd)
@@ -98,7 +95,7 @@ that can open it: for the old token to be of no use to a thief, destroy the old 
 and its copies, and the key on the old token.`,
 		Example: `  balancer key rewrap 'pkcs11:token=old;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front.sealed' \
       --with 'pkcs11:token=new;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front-new.sealed'`,
-		Args: misuse(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			old, err := pkcs11uri.Parse(args[0])
 			if err != nil {
@@ -111,10 +108,7 @@ and its copies, and the key on the old token.`,
 			if err != nil {
 				return err
 			}
-			if o.asJSON {
-				return shown.writeJSON(cmd.OutOrStdout())
-			}
-			return writeSealedText(cmd.OutOrStdout(), shown, fmt.Sprintf(oldText, printable.Text(old.Sealed)))
+			return o.show(cmd, shown, fmt.Sprintf(oldText, printable.Text(old.Sealed)))
 		},
 	}
 	o.addFlags(cmd)
@@ -172,14 +166,13 @@ func newSealedURI(flag, ref, out string) (*pkcs11uri.URI, error) {
 	return uri, keystore.CheckNew(uri.Sealed)
 }
 
-// writeSealedText shows a sealed key, what it was tried with, how to configure
-// it, and what is left to do.
-func writeSealedText(w io.Writer, shown *keyShown, rest string) error {
-	if err := shown.writeText(w); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(w, "\n%s\n%s\n%s", triedText, shown.configText(), rest)
-	return err
+// show shows a sealed key, what it was tried with, how to configure it, and what is
+// left to do.
+func (o *sealOptions) show(cmd *cobra.Command, shown *keyShown, rest string) error {
+	return showLine(cmd, o.asJSON, shown, func(w io.Writer) {
+		shown.write(w)
+		fmt.Fprintf(w, "\n%s\n%s\n%s", triedText, shown.configText(), rest)
+	})
 }
 
 // destroyText says what has to be known before the original is destroyed.

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -81,14 +80,13 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		// Of every command, so that none that has a secret can lack it. cobra calls
 		// only the innermost of such functions: no command may have its own.
 		PersistentPreRun: func(*cobra.Command, []string) { protectMemory() },
-		Args:             misuse(cobra.NoArgs),
-		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate(versionLine())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see \"%s --help\"", err, cmd.CommandPath())}
 	})
-	root.AddCommand(
+	complete(root)
+	addCommands(root,
 		newRunCommand(),
 		newCheckCommand(),
 		newStatusCommand(),
@@ -96,7 +94,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newStateCommand(),
 		newKeyCommand(),
 		newCeremonyCommand(),
-		newDescriptorCommand(newDescriptorFetchCommand()),
+		newDescriptorCommand(),
 		newHSDirsCommand(),
 		newTestnetCommand(),
 		newDemoCommand(),
@@ -104,6 +102,27 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newHelperCommand(),
 	)
 	return root
+}
+
+// addCommands puts commands below parent, in the order in which they are suggested.
+func addCommands(parent *cobra.Command, commands ...*cobra.Command) {
+	for _, c := range commands {
+		complete(c)
+	}
+	parent.AddCommand(commands...)
+}
+
+// complete adds to a command what is the same for all: no arguments unless it says
+// which, and help if it does nothing by itself.
+func complete(cmd *cobra.Command) {
+	check := cmd.Args
+	if check == nil {
+		check = cobra.NoArgs
+	}
+	cmd.Args = misuse(check)
+	if cmd.RunE == nil {
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
 }
 
 // unquoteUsage takes the quotes out of the descriptions of flags, which mark the
@@ -154,14 +173,10 @@ func newVersionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			out := cmd.OutOrStdout()
-			if asJSON {
-				return json.NewEncoder(out).Encode(map[string]string{"version": version, "go": runtime.Version()})
-			}
-			_, err := io.WriteString(out, versionLine())
-			return err
+			return showLine(cmd, asJSON, map[string]string{"version": version, "go": runtime.Version()}, func(w io.Writer) {
+				fmt.Fprint(w, versionLine())
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print as JSON")
@@ -179,7 +194,6 @@ func newHelperCommand() *cobra.Command {
 		Use:    token.HelperArgument,
 		Short:  "Use a PKCS #11 module for another balancer process",
 		Hidden: true,
-		Args:   misuse(cobra.NoArgs),
 		// It protects its memory by itself, when it has said what it is called: later
 		// it may not.
 		PersistentPreRun: func(*cobra.Command, []string) {},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,7 +9,10 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"text/tabwriter"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/printable"
@@ -64,6 +68,41 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// show prints v: as JSON for programs, else what text writes, for people.
+func show(cmd *cobra.Command, asJSON bool, v any, text func(io.Writer)) error {
+	if asJSON {
+		return writeJSON(cmd.OutOrStdout(), v)
+	}
+	return writeText(cmd.OutOrStdout(), text)
+}
+
+// showLine is show with JSON in one line, in which a URI stays readable.
+func showLine(cmd *cobra.Command, asJSON bool, v any, text func(io.Writer)) error {
+	if !asJSON {
+		return writeText(cmd.OutOrStdout(), text)
+	}
+	enc := json.NewEncoder(cmd.OutOrStdout())
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// writeText writes all that text writes, or returns why it cannot.
+func writeText(out io.Writer, text func(io.Writer)) error {
+	var b bytes.Buffer
+	text(&b)
+	_, err := out.Write(b.Bytes())
+	return err
+}
+
+// table aligns what text writes in columns, the cells of which end with a tab.
+func table(text func(io.Writer)) func(io.Writer) {
+	return func(out io.Writer) {
+		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+		text(w)
+		_ = w.Flush() // into memory
+	}
+}
+
 // progressEvery is how often progress is printed where lines cannot be
 // overwritten.
 const progressEvery = 10 * time.Second
@@ -83,11 +122,7 @@ type progressLine struct {
 	open    bool // the cursor stands behind a progress line
 }
 
-// newProgressLine writes to out; with quiet it writes nothing.
-func newProgressLine(out io.Writer, quiet bool) *progressLine {
-	if quiet {
-		return &progressLine{out: io.Discard}
-	}
+func newProgressLine(out io.Writer) *progressLine {
 	p := &progressLine{out: out}
 	if os.Getenv("TERM") != "dumb" {
 		p.terminal = terminal(out)

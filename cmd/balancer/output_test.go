@@ -41,7 +41,7 @@ func TestOutputOnTerminal(t *testing.T) {
 	t.Setenv("TERM", "xterm")
 	terminal, screen := openTerminal(t)
 	out := newOutput(terminal)
-	line := newProgressLine(out, false)
+	line := newProgressLine(out)
 	line.tell("half\x1b[2J\nFORGED")
 	line.say("done: %s", "\u009b2J")
 	_, err := binary(out).Write([]byte{0x30, 0x82, 0x1b, '\n'})
@@ -64,7 +64,7 @@ func TestOutputToFile(t *testing.T) {
 	}
 	defer file.Close()
 	out := newOutput(file)
-	line := newProgressLine(out, false)
+	line := newProgressLine(out)
 	line.tell("half\x1b")
 	line.clear()
 	if _, err := binary(out).Write([]byte("\x82\x1b")); err != nil {

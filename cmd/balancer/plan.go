@@ -13,7 +13,6 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/daemon"
-	"onionbalancer/internal/owner"
 	"onionbalancer/internal/printable"
 )
 
@@ -35,25 +34,16 @@ reason that what was published last would stay. No key is asked to sign.
 
 The exit status is 1 if a service has nothing to publish.`,
 		Example: "  balancer plan --config /etc/balancer/balancer.toml --json",
-		Args:    misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := loadConfig(path)
+			cfg, err := loadOwnConfig(path)
 			if err != nil {
 				return err
-			}
-			if err := owner.Check(cfg.File, cfg.StateDir); err != nil {
-				return err // a tor would run there
 			}
 			list, err := daemon.Plans(cmd.Context(), cfg, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				err = writeJSON(cmd.OutOrStdout(), list)
-			} else {
-				printPlans(cmd.OutOrStdout(), list)
-			}
-			if err != nil {
+			if err := show(cmd, asJSON, list, func(out io.Writer) { printPlans(out, list) }); err != nil {
 				return err
 			}
 			return nothingToPublish(list)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,12 +39,14 @@ goes on, and counts the lines that are lost.`,
 		Example: `  balancer check --config /etc/balancer/balancer.toml
   balancer run --config /etc/balancer/balancer.toml
   balancer status --config /etc/balancer/balancer.toml`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// A log that was closed is no reason to end, and one that nobody reads
 			// none to stay when there is an error to be told.
 			signal.Ignore(syscall.SIGPIPE)
-			err := loadAndRun(cmd, path)
+			cfg, err := loadOwnConfig(path)
+			if err == nil {
+				err = runDaemon(cmd.Context(), cfg, cmd.ErrOrStderr())
+			}
 			if err != nil {
 				time.AfterFunc(lastWords, func() { os.Exit(exitFailed) })
 			}
@@ -56,17 +59,6 @@ goes on, and counts the lines that are lost.`,
 
 // lastWords is how long the end waits for somebody to read why.
 const lastWords = 5 * time.Second
-
-func loadAndRun(cmd *cobra.Command, path string) error {
-	cfg, err := loadConfig(path)
-	if err != nil {
-		return err
-	}
-	if err := owner.Check(cfg.File, cfg.StateDir); err != nil {
-		return err
-	}
-	return runDaemon(cmd.Context(), cfg, cmd.ErrOrStderr())
-}
 
 // runDaemon runs until ctx ends, and takes SIGHUP as the wish for a reload.
 func runDaemon(ctx context.Context, cfg *config.Config, out io.Writer) error {
@@ -121,4 +113,26 @@ func loadConfig(path string) (*config.Config, error) {
 		return nil, usageError{fmt.Errorf("name the configuration with --config FILE")}
 	}
 	return config.Load(path)
+}
+
+// loadOwnConfig is loadConfig for what runs a tor in the state directory.
+func loadOwnConfig(path string) (*config.Config, error) {
+	cfg, err := loadConfig(path)
+	if err == nil {
+		err = owner.Check(cfg.File, cfg.StateDir)
+	}
+	return cfg, err
+}
+
+// stateDir returns the state directory that the configuration names, even if
+// something else is wrong with it: broken then says what.
+func stateDir(path string) (dir string, broken, err error) {
+	cfg, err := loadConfig(path)
+	if errors.As(err, new(*config.Error)) {
+		return config.StateDir(path), err, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	return cfg.StateDir, nil, nil
 }

@@ -1,17 +1,14 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"onionbalancer/descriptor"
-	"onionbalancer/internal/config"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/state"
 )
@@ -24,10 +21,8 @@ func newStateCommand() *cobra.Command {
 
 None of it is a secret, and none of it is configuration. If it is lost, the
 balancer starts again from the network.`,
-		Args: misuse(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newStateShowCommand())
+	addCommands(cmd, newStateShowCommand())
 	return cmd
 }
 
@@ -50,7 +45,6 @@ It reads the file and changes nothing, whether or not a balancer is running. Wha
 a running balancer does now, "balancer status" shows.`,
 		Example: `  balancer state show --config /etc/balancer/balancer.toml
   balancer state show --config /etc/balancer/balancer.toml --service ADDRESS --json`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var service *descriptor.Address
 			if only != "" {
@@ -60,7 +54,7 @@ a running balancer does now, "balancer status" shows.`,
 				}
 				service = &a
 			}
-			dir, err := stateDir(path)
+			dir, _, err := stateDir(path)
 			if err != nil {
 				return err
 			}
@@ -68,29 +62,13 @@ a running balancer does now, "balancer status" shows.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), v)
-			}
-			return v.print(cmd.OutOrStdout())
+			return show(cmd, asJSON, v, table(v.print))
 		},
 	}
 	addConfigFlag(cmd, &path)
 	cmd.Flags().StringVar(&only, "service", "", "show the service of this `ADDRESS` alone")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON, for programs")
 	return cmd
-}
-
-// stateDir returns the state directory that the configuration names, even if
-// something else is wrong with it.
-func stateDir(path string) (string, error) {
-	cfg, err := loadConfig(path)
-	if errors.As(err, new(*config.Error)) {
-		return config.StateDir(path), nil
-	}
-	if err != nil {
-		return "", err
-	}
-	return cfg.StateDir, nil
 }
 
 // stateView is what "balancer state show" prints.
@@ -155,8 +133,7 @@ func readState(dir string, service *descriptor.Address, log *slog.Logger) (*stat
 	return v, err
 }
 
-func (v *stateView) print(out io.Writer) error {
-	w := tabwriter.NewWriter(out, 2, 8, 2, ' ', 0)
+func (v *stateView) print(w io.Writer) {
 	for n, s := range v.Services {
 		if n > 0 {
 			fmt.Fprintln(w)
@@ -181,7 +158,6 @@ func (v *stateView) print(out io.Writer) error {
 		}
 		fmt.Fprintf(w, "%d\t%d\t%d\t\n", k.Period, len(k.Keys), several)
 	}
-	return w.Flush()
 }
 
 func (s serviceRecord) print(w io.Writer) {
@@ -214,5 +190,5 @@ func stored(t time.Time) string {
 	if t.IsZero() {
 		return "not known"
 	}
-	return t.UTC().Format("2006-01-02 15:04:05 UTC")
+	return clock(t)
 }

@@ -7,12 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"onionbalancer/internal/config"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/internal/status"
@@ -38,7 +36,6 @@ The exit status is 0 if all is in force as configured and every service is "ok" 
 "degraded": visitors are served. It is 1 if a service is "starting" or "failed" or
 was left out, if the last reload was refused, if tor's control port is lost, or if
 no balancer answers. With --metrics it is 0 if there was an answer.`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			socket, broken, err := statusSocket(path, socket)
 			if err != nil {
@@ -54,12 +51,7 @@ no balancer answers. With --metrics it is 0 if there was an answer.`,
 			if broken != nil {
 				fmt.Fprintf(cmd.ErrOrStderr(), "warning: the configuration cannot be read as it is now, and would be refused:\n%s\n", printable.Lines(broken.Error()))
 			}
-			if asJSON {
-				err = writeJSON(cmd.OutOrStdout(), snapshot)
-			} else {
-				err = printStatus(cmd.OutOrStdout(), snapshot)
-			}
-			if err != nil {
+			if err := show(cmd, asJSON, snapshot, table(func(w io.Writer) { printStatus(w, snapshot) })); err != nil {
 				return err
 			}
 			return unwell(snapshot)
@@ -80,14 +72,8 @@ func statusSocket(path, named string) (socket string, broken, err error) {
 	if named != "" {
 		return named, nil, nil
 	}
-	cfg, err := loadConfig(path)
-	if complaint := (*config.Error)(nil); errors.As(err, &complaint) {
-		return filepath.Join(config.StateDir(path), status.SocketName), err, nil
-	}
-	if err != nil {
-		return "", nil, err
-	}
-	return filepath.Join(cfg.StateDir, status.SocketName), nil, nil
+	dir, broken, err := stateDir(path)
+	return filepath.Join(dir, status.SocketName), broken, err
 }
 
 // asked says how to ask better, if err is that there was no answer.
@@ -135,15 +121,11 @@ func unwell(s status.Snapshot) error {
 
 // custodyText says who keeps the keys, and how long that lasts.
 func custodyText(now time.Time, c status.Custody) string {
-	text := keystore.Form(c.Form).String()
-	switch c.Signing {
-	case "memory":
-		text += ", signing keys in memory"
-	case "disk":
-		text += ", signing keys on disk"
-	case "token":
-		text += ", signing keys on a token"
-	}
+	text := keystore.Form(c.Form).String() + map[string]string{
+		"memory": ", signing keys in memory",
+		"disk":   ", signing keys on disk",
+		"token":  ", signing keys on a token",
+	}[c.Signing]
 	switch a := c.Ahead; {
 	case a == nil && c.CertifiedUntil.IsZero():
 		return text + "; nothing is certified yet"
@@ -172,8 +154,7 @@ func roughly(d time.Duration) string {
 
 // printStatus prints a snapshot for people. Much of it is others' text: what tor
 // and HSDirs said, and a socket that a stranger may have put there.
-func printStatus(out io.Writer, s status.Snapshot) error {
-	w := tabwriter.NewWriter(out, 2, 8, 2, ' ', 0)
+func printStatus(w io.Writer, s status.Snapshot) {
 	if refused := s.Refused(); refused != nil {
 		warn(w, "REFUSED", fmt.Sprintf("at %s the configuration was not taken over, the old one stays in force:\n%s", clock(refused.At), refused.Error))
 	}
@@ -194,7 +175,6 @@ func printStatus(out io.Writer, s status.Snapshot) error {
 	for _, service := range s.Services {
 		printService(w, s.Now, service)
 	}
-	return w.Flush()
 }
 
 // torText says whether a tor is connected, and what it does not do.

@@ -37,10 +37,8 @@ real network) lasts 4 minutes, and so does a shared random value.`,
   balancer run --config .testnet/balancer.toml
   balancer testnet status
   balancer testnet down`,
-		Args: misuse(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newTestnetUpCommand(), newTestnetDownCommand(), newTestnetStatusCommand())
+	addCommands(cmd, newTestnetUpCommand(), newTestnetDownCommand(), newTestnetStatusCommand())
 	return cmd
 }
 
@@ -70,7 +68,6 @@ To see what happens when an instance dies, end its tor: "kill -9 PID".`,
 		Example: `  balancer testnet up --instances 5 --voting-interval 20s
   balancer testnet up --detach --dir /tmp/net --services 1
   curl --proxy socks5h://user1:x@SOCKS http://ADDRESS/`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if config.Instances < 0 || config.Services < 0 || config.Instances+config.Services > 50 {
 				return usageError{errors.New("--instances and --services are numbers from 0 to 50")}
@@ -80,6 +77,13 @@ To see what happens when an instance dies, end its tor: "kill -9 PID".`,
 			}
 			if err := owner.Check(dir); err != nil {
 				return err
+			}
+			dir, err := filepath.Abs(dir)
+			if err != nil {
+				return err
+			}
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return fmt.Errorf("making the test network's directory: %w", err)
 			}
 			if detach {
 				return detachLab(cmd, dir, asJSON)
@@ -103,13 +107,6 @@ To see what happens when an instance dies, end its tor: "kill -9 PID".`,
 
 // upLab starts a network and holds it until the command's context ends.
 func upLab(cmd *cobra.Command, dir string, config lab.Config, asJSON bool) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the test network's directory: %w", err)
-	}
 	lock, err := lockLab(dir)
 	if err != nil {
 		return fmt.Errorf("%w; \"balancer testnet down\" ends it", err)
@@ -120,7 +117,7 @@ func upLab(cmd *cobra.Command, dir string, config lab.Config, asJSON bool) error
 		Authorities: config.Network.Authorities, Relays: config.Network.Relays,
 		VotingInterval: config.Network.VotingInterval.Seconds(),
 	}
-	line := newProgressLine(cmd.ErrOrStderr(), false)
+	line := newProgressLine(cmd.ErrOrStderr())
 	l, err := startLab(cmd.Context(), dir, config, func(progress string) {
 		line.tell(progress)
 		state.Progress = progress
@@ -136,7 +133,7 @@ func upLab(cmd *cobra.Command, dir string, config lab.Config, asJSON bool) error
 	if err := state.write(); err != nil {
 		return err
 	}
-	if err := printLab(cmd, state, asJSON); err != nil {
+	if err := state.show(cmd, asJSON); err != nil {
 		return err
 	}
 	<-cmd.Context().Done()
@@ -149,13 +146,6 @@ func upLab(cmd *cobra.Command, dir string, config lab.Config, asJSON bool) error
 // detachLab runs the same command again in the background, without --detach,
 // and waits until it has a network up.
 func detachLab(cmd *cobra.Command, dir string, asJSON bool) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the test network's directory: %w", err)
-	}
 	state, err := readLabState(dir)
 	if err != nil {
 		return err
@@ -169,7 +159,7 @@ func detachLab(cmd *cobra.Command, dir string, asJSON bool) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- child.Wait() }()
-	line := newProgressLine(cmd.ErrOrStderr(), false)
+	line := newProgressLine(cmd.ErrOrStderr())
 	defer line.clear()
 	for {
 		select {
@@ -187,7 +177,7 @@ func detachLab(cmd *cobra.Command, dir string, asJSON bool) error {
 		}
 		if state.State == "up" {
 			line.clear()
-			return printLab(cmd, state, asJSON)
+			return state.show(cmd, asJSON)
 		}
 		line.tell(state.Progress)
 	}
@@ -225,7 +215,6 @@ func newTestnetDownCommand() *cobra.Command {
 		Short: "End a network that is up",
 		Long: `Ends the network that "balancer testnet up" has started in DIRECTORY, and waits
 until all of its processes are gone. If none is up there, nothing is done.`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := owner.Check(dir); err != nil {
 				return err
@@ -272,7 +261,6 @@ func newTestnetStatusCommand() *cobra.Command {
 		Long: `Says whether a network is up in DIRECTORY, what there is to use, and when the
 network's time period and shared random value change next. The exit status is 0 if
 it is up, and 1 otherwise.`,
-		Args: misuse(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := owner.Check(dir); err != nil {
 				return err
@@ -284,7 +272,7 @@ it is up, and 1 otherwise.`,
 			if state.State == "up" {
 				state.ask(cmd.Context())
 			}
-			if err := printLab(cmd, state, asJSON); err != nil {
+			if err := state.show(cmd, asJSON); err != nil {
 				return err
 			}
 			if state.State != "up" {

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"text/tabwriter"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -140,25 +139,20 @@ func (s *labState) describe(l *publicLab) {
 	}
 }
 
-// printLab prints a state for people or for programs.
-func printLab(cmd *cobra.Command, s *labState, asJSON bool) error {
-	if asJSON {
-		return writeJSON(cmd.OutOrStdout(), s)
-	}
-	return s.print(cmd.OutOrStdout())
+func (s *labState) show(cmd *cobra.Command, asJSON bool) error {
+	return show(cmd, asJSON, s, table(s.print))
 }
 
-func (s *labState) print(out io.Writer) error {
+func (s *labState) print(w io.Writer) {
 	printable.Fields(s)
-	w := tabwriter.NewWriter(out, 2, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "network\t%s", s.State)
 	switch s.State {
 	case "starting":
 		fmt.Fprintf(w, ": %s\n", s.Progress)
-		return w.Flush()
+		return
 	case "down":
 		fmt.Fprintln(w)
-		return w.Flush()
+		return
 	}
 	fmt.Fprintf(w, ", pid %d, %d authorities and %d relays, a consensus every %g s\n", s.PID, s.Authorities, s.Relays, s.VotingInterval)
 	fmt.Fprintf(w, "directory\t%s\n", s.Dir)
@@ -176,5 +170,4 @@ func (s *labState) print(out io.Writer) error {
 		fmt.Fprintf(w, "%s\t%s, pid %d, an ordinary service\n", i.Name, i.Address, i.PID)
 	}
 	fmt.Fprintf(w, "\nbalancer run --config %s\n", s.Config)
-	return w.Flush()
 }

@@ -74,15 +74,6 @@ type Tor struct {
 // Own reports whether balancer is to start tors of its own.
 func (t Tor) Own() bool { return len(t.Controls) == 0 }
 
-// Control returns the first of Controls, for callers that need only one tor; ""
-// if there is none.
-func (t Tor) Control() string {
-	if t.Own() {
-		return ""
-	}
-	return t.Controls[0]
-}
-
 // Log is the [log] table.
 type Log struct {
 	// Level is the least important level that is logged: "debug", "info",

@@ -29,18 +29,17 @@ var torrcLine = regexp.MustCompile(`(?mi)^\s*(HiddenService\w+|MasterOnionAddres
 // foreign recognises a file that is not a configuration at all, and says what it
 // is and what to do; nil if it may be one.
 func foreign(data []byte, path string) *Error {
-	fault := func(format string, args ...any) *Error { return &Error{File: path, Err: fmt.Errorf(format, args...)} }
 	text := strings.TrimSpace(strings.TrimPrefix(string(data), "\ufeff"))
 	switch {
 	case utf16(data):
-		return fault("is UTF-16 text; run: iconv -f UTF-16 -t UTF-8 %s > %s", shell.Quote(path), shell.Quote(path+".utf8"))
+		return fault(path, 0, "is UTF-16 text; run: iconv -f UTF-16 -t UTF-8 %s > %s", shell.Quote(path), shell.Quote(path+".utf8"))
 	case strings.HasPrefix(text, "== ed25519v1-"), strings.HasPrefix(text, "-----BEGIN"):
-		return fault("is a key, and no configuration; name it in one: %s", write("key", path))
+		return fault(path, 0, "is a key, and no configuration; name it in one: %s", write("key", path))
 	case strings.HasPrefix(text, "{"), strings.HasPrefix(text, "[{"):
-		return fault("is JSON; the configuration is TOML, as doc/balancer.example.toml shows it")
+		return fault(path, 0, "is JSON; the configuration is TOML, as doc/balancer.example.toml shows it")
 	}
 	if _, err := descriptor.ParseAddress(text); err == nil {
-		return fault("is a hostname file, and no configuration; its address goes into one: %s", write("address", text))
+		return fault(path, 0, "is a hostname file, and no configuration; its address goes into one: %s", write("address", text))
 	}
 	return nil
 }
@@ -57,11 +56,12 @@ func utf16(data []byte) bool {
 // TOML; nil if it knows none.
 func otherFormat(data []byte, path string) *Error {
 	if converted := fromOnionBalance(data, filepath.Dir(path)); converted != "" {
-		return &Error{File: path, Instead: converted,
-			Err: fmt.Errorf("is OnionBalance's, in YAML; balancer's is TOML. This prints the same as TOML: balancer check --offline --config %s", shell.Quote(path))}
+		other := fault(path, 0, "is OnionBalance's, in YAML; balancer's is TOML. This prints the same as TOML: balancer check --offline --config %s", shell.Quote(path))
+		other.Instead = converted
+		return other
 	}
 	if torrcLine.Match(data) {
-		return &Error{File: path, Err: errors.New("is a file of tor's; balancer's configuration is TOML, as doc/balancer.example.toml shows it")}
+		return fault(path, 0, "is a file of tor's; balancer's configuration is TOML, as doc/balancer.example.toml shows it")
 	}
 	return nil
 }
@@ -234,7 +234,7 @@ const maxSyntaxErrors = 20
 func syntaxErrors(text, path string) error {
 	bad := &complaints{file: path}
 	say := func(line int, format string, args ...any) {
-		bad.list = append(bad.list, &Error{File: path, Line: line, Err: fmt.Errorf(format, args...)})
+		bad.list = append(bad.list, fault(path, line, format, args...))
 	}
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {

@@ -33,9 +33,21 @@ const (
 )
 
 var (
-	notCode  = regexp.MustCompile(`"(?:\\.|[^"\\])*"|'[^']*'|#.*`) // what is in quotes or a comment
-	keyStart = regexp.MustCompile(`^\s*(\[\[?)?\s*("[^"]*"|'[^']*'|[^\s"'\[\]{}=#]|[ \t.]+)+\s*[\]=]`)
+	quoted   = regexp.MustCompile(`(?s)"""(?:\\.|[^\\])*?"""+|'''.*?'''+|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|#[^\n]*`)
+	keyStart = regexp.MustCompile(`^\s*(\[\[?)?[^\[\]{}=,]+[\]=]`)
 )
+
+// withoutText leaves of a document its structure: in what is quoted, and in
+// comments, nothing looks like it.
+func withoutText(document string) string {
+	notStructure := strings.NewReplacer("[", "_", "]", "_", "{", "_", "}", "_", "=", "_", ",", "_", "#", "_")
+	return quoted.ReplaceAllStringFunc(strings.TrimPrefix(document, "\ufeff"), func(s string) string {
+		if n := strings.Count(s, "\n"); n > 0 || s[0] == '#' {
+			return `""`[:min(2*n, 2)] + strings.Repeat("\n", n)
+		}
+		return notStructure.Replace(s)
+	})
+}
 
 // locate finds the line of each table, each key that begins a line, and each
 // element of an array that begins one. (The parser keeps one line for each dotted
@@ -44,36 +56,27 @@ var (
 // limit is passed, or 0.
 func locate(document string) (found lines, tooDeep int) {
 	found = make(lines)
-	var table, path, quote string // quote is the one that began a text of several lines
-	depth, element := 0, 0        // within the value of path
-	seen := make(map[string]int)  // elements of an array of tables
-	for n, line := range strings.Split(strings.TrimPrefix(document, "\ufeff"), "\n") {
-		inText := quote != ""
-		for _, q := range []string{`"""`, "'''"} {
-			if strings.Count(line, q)%2 == 1 && strings.HasPrefix(q, quote) {
-				quote = strings.TrimPrefix(q, quote) // opened or closed
-			}
-		}
-		if inText {
-			continue
-		}
-		code := strings.TrimSpace(notCode.ReplaceAllString(line, `""`))
+	var table, path string
+	depth, element := 0, 0       // within the value of path
+	seen := make(map[string]int) // elements of an array of tables
+	for n, line := range strings.Split(withoutText(document), "\n") {
+		line = strings.TrimSpace(line)
 		if start := keyStart.FindString(line); depth == 0 && start != "" {
 			if strings.Count(start, ".") >= maxDepth || len(start) > maxKey {
 				return found, n + 1
 			}
 			path, element = pathOf(start, table, seen), 0
 			found[path] = n + 1
-			if strings.Contains(start, "[") {
+			if start[0] == '[' {
 				table = path
 				if whole := withoutIndexes(path); found[whole] == 0 {
 					found[whole] = n + 1 // for complaints about the array
 				}
 			}
-		} else if depth == 1 && code != "" && !strings.Contains("]},", code[:1]) {
+		} else if depth == 1 && line != "" && !strings.Contains("]},", line[:1]) {
 			found[fmt.Sprintf("%s[%d]", path, element)] = n + 1
 		}
-		for _, c := range code {
+		for _, c := range line {
 			switch {
 			case c == '[' || c == '{':
 				depth++
@@ -92,7 +95,7 @@ func locate(document string) (found lines, tooDeep int) {
 
 // pathOf returns the path of a key in a table, or of the header of a table.
 func pathOf(start, table string, seen map[string]int) (path string) {
-	header, array := strings.Contains(start, "["), strings.Contains(start, "[[")
+	header, array := strings.HasPrefix(start, "["), strings.HasPrefix(start, "[[")
 	if !header {
 		path = table
 	}

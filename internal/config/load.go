@@ -33,7 +33,7 @@ func Load(path string) (*Config, error) {
 	}
 	switch {
 	case errors.Is(err, syscall.EISDIR):
-		return nil, &Error{File: path, Err: errors.New("is a directory; name the file in it" + tomlIn(path))}
+		return nil, fault(path, 0, "is a directory; name the file in it%s", tomlIn(path))
 	case errors.Is(err, fs.ErrPermission):
 		gid := os.Getegid()
 		return nil, fmt.Errorf("reading the configuration: %w: this program runs with group %d: run as root: chgrp %d %s && chmod 640 %[4]s",
@@ -69,16 +69,16 @@ func Parse(data []byte, path string) (*Config, error) {
 		return nil, other
 	}
 	if len(data) > maxSize {
-		return nil, &Error{File: path, Err: fmt.Errorf("is larger than %d bytes, is it the right file?", maxSize)}
+		return nil, fault(path, 0, "is larger than %d bytes, is it the right file?", maxSize)
 	}
 	for n, line := range bytes.SplitAfter(data, []byte("\n")) {
 		if !utf8.Valid(line) {
-			return nil, &Error{File: path, Line: n + 1, Err: errors.New("is not UTF-8 text")}
+			return nil, fault(path, n+1, "is not UTF-8 text")
 		}
 	}
 	found, tooDeep := locate(string(data))
 	if tooDeep > 0 {
-		return nil, &Error{File: path, Line: tooDeep, Err: fmt.Errorf("nested deeper than %d, or a key longer than %d", maxDepth, maxKey)}
+		return nil, fault(path, tooDeep, "nested deeper than %d, or a key longer than %d", maxDepth, maxKey)
 	}
 	values := make(map[string]any)
 	if _, err := toml.Decode(string(data), &values); err != nil {
@@ -133,6 +133,11 @@ type Error struct {
 	path string // Key, with indexes
 }
 
+// fault is a complaint about a line, or about the whole file.
+func fault(file string, line int, format string, args ...any) *Error {
+	return &Error{File: file, Line: line, Err: fmt.Errorf(format, args...)}
+}
+
 // Error writes file:line: key: complaint, the form that editors jump to.
 func (e *Error) Error() string {
 	text := printable.Text(e.File)
@@ -165,9 +170,9 @@ type complaints struct {
 
 // add complains about the key at path, or its table if the key is not there.
 func (c *complaints) add(path, format string, args ...any) {
-	c.list = append(c.list, &Error{
-		File: c.file, Line: c.lines.of(path), Key: withoutIndexes(path), path: path, Err: fmt.Errorf(format, args...),
-	})
+	e := fault(c.file, c.lines.of(path), format, args...)
+	e.Key, e.path = withoutIndexes(path), path
+	c.list = append(c.list, e)
 }
 
 // err returns all complaints in the order of their lines, joined, or nil.

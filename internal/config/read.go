@@ -33,50 +33,60 @@ type reader struct {
 // table fills the struct v with the values of the table at path, and refuses the
 // keys that it has no field for.
 func (r *reader) table(v reflect.Value, path string, values map[string]any) {
-	var known []string
 	for i := range v.NumField() {
-		field, tag := v.Field(i), v.Type().Field(i).Tag
-		key := tag.Get("toml")
-		if key == "" {
-			continue
-		}
-		known = append(known, key)
-		at, value := join(path, key), values[key]
-		r.given[at] = value != nil
-		switch {
-		case field.Kind() == reflect.Struct:
-			inner, ok := value.(map[string]any)
-			if !ok && value != nil {
-				r.add(at, "must be a table, [%s], not %s", at, typeName(value))
-			}
-			r.table(field, at, inner)
-		case field.Kind() != reflect.Slice:
-			r.value(field, tag, at, value)
-		case value == nil:
-		case field.Type().Elem().Kind() == reflect.Struct:
-			r.tables(field, at, value)
-		default:
-			r.values(field, tag, at, value)
+		if field := v.Type().Field(i); field.Tag.Get("toml") != "" {
+			key := field.Tag.Get("toml")
+			r.field(v.Field(i), field.Tag, join(path, key), values[key])
 		}
 	}
+	known := keys(v.Type())
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		if !slices.Contains(known, key) {
-			r.add(join(path, key), "unknown key%s", hint(key, values[key], path, known))
+			r.add(join(path, key), "unknown key%s", hint(key, values[key], known))
 		}
+	}
+}
+
+// keys lists the keys of a table.
+func keys(table reflect.Type) (list []string) {
+	for i := range table.NumField() {
+		if key := table.Field(i).Tag.Get("toml"); key != "" {
+			list = append(list, key)
+		}
+	}
+	return list
+}
+
+// field sets v, a field of a table, to the value of its key; nil if it is not given.
+func (r *reader) field(v reflect.Value, tag reflect.StructTag, path string, value any) {
+	r.given[path] = value != nil
+	switch {
+	case v.Kind() == reflect.Struct:
+		values, ok := value.(map[string]any)
+		if !ok && value != nil {
+			r.add(path, "must be a table, [%s], not %s", path, typeName(value))
+		}
+		r.table(v, path, values)
+	case v.Kind() != reflect.Slice:
+		r.value(v, tag, path, value)
+	case value == nil:
+	case v.Type().Elem().Kind() == reflect.Struct:
+		r.tables(v, path, value)
+	default:
+		r.values(v, tag, path, value)
 	}
 }
 
 // tables fills the slice v with the tables of an array.
 func (r *reader) tables(v reflect.Value, path string, value any) {
 	heading, list := withoutIndexes(path), reflect.ValueOf(value)
-	wanted := "an array of tables, [[" + heading + "]]"
-	switch list.Kind() {
-	case reflect.Map:
-		r.add(path, "must be %s, with two brackets", wanted)
+	wanted := "must be an array of tables, [[" + heading + "]], "
+	if list.Kind() == reflect.Map {
+		r.add(path, "%swith two brackets", wanted)
 		return
-	case reflect.Slice:
-	default:
-		r.add(path, "must be %s, not %s", wanted, typeName(value))
+	}
+	if list.Kind() != reflect.Slice {
+		r.add(path, "%snot %s", wanted, typeName(value))
 		return
 	}
 	for i := range list.Len() {
@@ -88,30 +98,31 @@ func (r *reader) tables(v reflect.Value, path string, value any) {
 			if _, err := readAddress(text); err == nil {
 				meant = fmt.Sprintf("; write [[%s]] and below it %s", heading, write("address", text))
 			}
-			r.add(at, "must be %s, and holds %s%s", wanted, typeName(element), meant)
+			r.add(at, "%sand holds %s%s", wanted, typeName(element), meant)
 			return
 		}
-		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
-		r.table(v.Index(i), at, values)
+		r.table(grow(v), at, values)
 	}
 }
 
 // values fills the slice v with one value or a list of them.
 func (r *reader) values(v reflect.Value, tag reflect.StructTag, path string, value any) {
 	list, isList := value.([]any)
-	if !isList {
-		list = []any{value}
-	} else if len(list) == 0 {
+	switch {
+	case !isList:
+		r.value(grow(v), tag, path, value)
+	case len(list) == 0:
 		r.add(path, "is an empty list; leave the line out for the default")
 	}
 	for i, element := range list {
-		at := path
-		if isList {
-			at = fmt.Sprintf("%s[%d]", path, i)
-		}
-		v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
-		r.value(v.Index(i), tag, at, element)
+		r.value(grow(v), tag, fmt.Sprintf("%s[%d]", path, i), element)
 	}
+}
+
+// grow appends a zero element to the slice v, and returns it.
+func grow(v reflect.Value) reflect.Value {
+	v.Set(reflect.Append(v, reflect.Zero(v.Type().Elem())))
+	return v.Index(v.Len() - 1)
 }
 
 // value sets v to what a value stands for that is no table, and to the default if
@@ -172,8 +183,8 @@ func typeName(value any) string {
 	}[fmt.Sprintf("%T", value)], "an array")
 }
 
-// hint says what may be meant by an unknown key of the table at path.
-func hint(key string, value any, path string, known []string) string {
+// hint says what may be meant by an unknown key of a table whose keys are known.
+func hint(key string, value any, known []string) string {
 	if kind := reflect.TypeOf(value).Kind(); kind == reflect.Map || kind == reflect.Slice {
 		switch strings.TrimSuffix(normal(key), "s") {
 		case "service":
@@ -183,39 +194,24 @@ func hint(key string, value any, path string, known []string) string {
 		}
 	}
 	// TOML's trap: a key belongs to the last table before it.
-	if home := home(reflect.TypeFor[Config](), "", key); home != "" && home != title(path) {
-		return "; it belongs " + home
+	for _, table := range tables {
+		if slices.Contains(keys(table.of), key) {
+			return "; it belongs " + table.where
+		}
 	}
 	return cmp.Or(didYouMean(key, known), "; known here are "+strings.Join(known, ", "))
 }
 
-// home says where key stands, in the tables of t, or is "".
-func home(t reflect.Type, path, key string) (found string) {
-	for i := range t.NumField() {
-		of, name := t.Field(i).Type, t.Field(i).Tag.Get("toml")
-		switch {
-		case name == key:
-			return title(path)
-		case name == "" || found != "":
-		case of.Kind() == reflect.Struct:
-			found = home(of, join(path, name), key)
-		case of.Kind() == reflect.Slice && of.Elem().Kind() == reflect.Struct:
-			found = home(of.Elem(), join(path, name)+"[0]", key)
-		}
-	}
-	return found
-}
-
-// title says where the keys of the table at path stand.
-func title(path string) string {
-	switch whole := withoutIndexes(path); {
-	case path == "":
-		return "at the top of the file, before the first [table]"
-	case strings.HasSuffix(path, "]"):
-		return "under [[" + whole + "]]"
-	default:
-		return "under [" + whole + "]"
-	}
+// tables says where the keys of each struct stand.
+var tables = []struct {
+	of    reflect.Type
+	where string
+}{
+	{reflect.TypeFor[Config](), "at the top of the file, before the first [table]"},
+	{reflect.TypeFor[Tor](), "under [tor]"},
+	{reflect.TypeFor[Log](), "under [log]"},
+	{reflect.TypeFor[Service](), "under [[service]]"},
+	{reflect.TypeFor[Instance](), "under [[service.instance]]"},
 }
 
 // didYouMean suggests the known word nearest to s, if one is near enough to be

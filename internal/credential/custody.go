@@ -107,7 +107,7 @@ func (c *custody) close() error {
 	c.mu.Unlock()
 	c.cancel()
 	var errs []error
-	if !within(callGrace, c.calls.Wait) {
+	if _, ok := within(callGrace, func() error { c.calls.Wait(); return nil }); !ok {
 		errs = append(errs, errors.New("the custodian or the signing keys do not answer, and are closed all the same"))
 	}
 	if err := c.keys.close(); err != nil {
@@ -118,38 +118,28 @@ func (c *custody) close() error {
 
 // close releases the keys. If they hang, they are left behind.
 func (k Keys) close() error {
-	closed := make(chan error, 1)
-	within(closeTimeout, func() {
+	err, _ := within(closeTimeout, func() error {
 		err := k.Custodian.Close()
 		if any(k.Custodian) != any(k.Signing) {
 			err = errors.Join(err, k.Signing.Close())
 		}
-		closed <- err
-	})
-	select {
-	case err := <-closed:
 		return err
-	default:
-		return nil
-	}
+	})
+	return err
 }
 
 // Close releases keys that no Keeper took.
 func (k Keys) Close() error { return newCustody(k).close() }
 
-// within reports whether f returned in time. If not, it is left behind.
-func within(timeout time.Duration, f func()) bool {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
+// within returns what f returns, or false if that takes too long. f is left behind
+// then.
+func within(timeout time.Duration, f func() error) (result error, ok bool) {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
 	select {
-	case <-done:
-		return true
-	case <-timer.C:
-		return false
+	case result = <-done:
+		return result, true
+	case <-time.After(timeout):
+		return nil, false
 	}
 }

@@ -98,9 +98,6 @@ func (k *Keeper) Replace(keys Keys) {
 	k.supply = supply{}
 }
 
-// Holds reports whether the Keeper asks these very keys.
-func (k *Keeper) Holds(keys Keys) bool { return k.current.keys.same(keys) }
-
 // Require has the custodian certify, in the background, for both periods of needs
 // if they lack a credential, and the signing keys of earlier periods retired.
 func (k *Keeper) Require(now time.Time, needs [2]Need) {
@@ -223,9 +220,6 @@ func (k *Keeper) Signed(p descriptor.Period, c *Credential, err error) {
 	}
 }
 
-// Retry tries again at once what failed.
-func (k *Keeper) Retry() { clear(k.failures) }
-
 // retire destroys the signing keys of periods before those in use, in the
 // background. What fails is done with the next period.
 func (k *Keeper) retire(inUse [2]descriptor.Period) {
@@ -281,13 +275,6 @@ func (k *Keeper) release(c *custody) {
 	})
 }
 
-// Release closes keys that were handed over and are not to be used.
-func (k *Keeper) Release(keys Keys) {
-	if !k.current.keys.same(keys) {
-		k.release(newCustody(keys))
-	}
-}
-
 // Close closes all keys, and returns when they are closed or their time is up.
 func (k *Keeper) Close() {
 	for _, c := range append(k.former, k.current) {
@@ -312,13 +299,11 @@ func (k *Keeper) Due(now time.Time) (next time.Time) {
 	} else {
 		sooner(k.asked.Add(slowAnswer))
 	}
-	for p, c := range k.credentials {
+	for _, c := range k.credentials {
 		sooner(c.Expires.Add(-ExpiryMargin))
-		sooner(k.credentials[p].Expires)
+		sooner(c.Expires)
 	}
-	if !k.supply.refresh.IsZero() {
-		sooner(k.supply.refresh)
-	}
+	sooner(k.supply.refresh)
 	return next
 }
 

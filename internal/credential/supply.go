@@ -143,7 +143,7 @@ func (k *Keeper) LookAhead(now time.Time, current descriptor.Period, offset time
 	o := look(now, supplier, current, offset, before)
 	k.supply.outlook = o
 	if before.known && o.darkAt.After(before.darkAt) {
-		k.Retry() // what was missing may be there
+		clear(k.failures) // what was missing may be there
 	}
 	switch {
 	case o.stage > 0 && (o.stage > before.stage || !before.known || now.Sub(k.supply.said) >= sayAgain):

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -85,9 +84,7 @@ func TestChanges(t *testing.T) {
 func TestReloadNeedsRestart(t *testing.T) {
 	dir := t.TempDir()
 	writeKey(t, filepath.Join(dir, "a"), 1)
-	synctest.Test(t, func(t *testing.T) {
-		net := sim.New(sim.Config{Seed: 1})
-		defer net.Close()
+	simulated(t, func(t *testing.T, net *sim.Network) {
 		text := torTable + service("a", net.AddInstance(sim.InstanceConfig{}))
 		onSim(t, net, parse(t, dir, text), func(d *Daemon) {
 			loaded := d.Snapshot().Loaded

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"onionbalancer/hsdir"
@@ -19,9 +18,7 @@ import (
 // newest consensus is age old. Finding is the last one told.
 func onSimTor(t *testing.T, age time.Duration, do func(ctx context.Context, net *sim.Network, c *checker, conn *tor.Tor, last *Finding)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		net := sim.New(sim.Config{Seed: 1})
-		defer net.Close()
+	simulated(t, func(t *testing.T, net *sim.Network) {
 		time.Sleep(2 * time.Minute)
 		net.Tor().FreezeConsensus(true)
 		time.Sleep(age)

@@ -13,8 +13,11 @@ import (
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/printable"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/offline"
+	"onionbalancer/keystore/pkcs11uri"
+	"onionbalancer/keystore/token"
 )
 
 // checkKeysPatience is how long the keys of one service may take.
@@ -25,7 +28,7 @@ func (c *checker) checkKeys(ctx context.Context) {
 	var addresses []descriptor.Address
 	user := intendedUser(c.cfg)
 	for n, s := range c.cfg.Services {
-		built, err := buildStrictly(c.cfg, s, user, c.log)
+		built, err := build(c.cfg, s, user)
 		what := "key " + keyName(n, s)
 		if err != nil {
 			c.fail(what, "", err)
@@ -33,8 +36,8 @@ func (c *checker) checkKeys(ctx context.Context) {
 		}
 		address := built.Keys.Custodian.Address()
 		addresses = append(addresses, address)
+		c.services = append(c.services, built)
 		c.ok(what, "publishes %s", address)
-		c.services = append(c.services, checkedService{name: address.Short(), Config: built})
 		c.tryKeys(ctx, what, s, built)
 	}
 	if len(addresses) == len(c.cfg.Services) {
@@ -43,27 +46,20 @@ func (c *checker) checkKeys(ctx context.Context) {
 		}
 	}
 	if err := locked.Trouble(); err != nil {
-		c.warn("memory", "raise the limit of locked memory: LimitMEMLOCK= in the unit, ulimit -l in a shell", "%v", err)
+		c.warn("memory", "raise the limit of locked memory: LimitMEMLOCK= in the unit, ulimit -l in a shell", "%w", err)
 	}
 }
 
 // keyName is what findings call a key: its path, or the file that a token opens.
 func keyName(n int, s config.Service) string {
-	if uri := uriOf(s.Key); uri != nil && uri.Sealed != "" {
+	uri := uriOf(s.Key)
+	switch {
+	case uri == nil:
+		return s.Key
+	case uri.Sealed != "":
 		return uri.Sealed
-	} else if uri != nil {
-		return fmt.Sprintf("of service %d", n+1)
 	}
-	return s.Key
-}
-
-// release lets all keys go.
-func (c *checker) release() {
-	var all []balance.Config
-	for _, s := range c.services {
-		all = append(all, s.Config)
-	}
-	release(all, c.log)
+	return fmt.Sprintf("of service %d", n+1)
 }
 
 // tryKeys uses the keys of a service as the daemon would.
@@ -77,7 +73,7 @@ func (c *checker) tryKeys(ctx context.Context, what string, s config.Service, bu
 		c.trySupply(ctx, what, ceremony, built)
 	}
 	if s.Signing != "" {
-		c.trySigning(ctx, "signing keys of "+built.Keys.Custodian.Address().Short(), uriOf(s.Signing))
+		c.trySigning(ctx, "signing keys of "+shortName(built), uriOf(s.Signing))
 	}
 }
 
@@ -85,23 +81,17 @@ func (c *checker) tryKeys(ctx context.Context, what string, s config.Service, bu
 // certificate is worth nothing to anybody.
 func (c *checker) tryUnsealing(ctx context.Context, what string, built balance.Config) {
 	nobodys, _, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		c.fail(what, "", err)
-		return
-	}
 	began := time.Now()
-	_, err = built.Keys.Custodian.Certify(ctx, publicPeriod(began), nobodys, time.Unix(3600, 0))
+	if err == nil {
+		// For the present period of the public network: one is as good as another.
+		period := descriptor.PeriodAt(began, descriptor.DefaultPeriodLength, descriptor.DefaultRotationOffset)
+		_, err = built.Keys.Custodian.Certify(ctx, period, nobodys, time.Unix(3600, 0))
+	}
 	if err != nil {
-		c.fail(what, mendToken(err), err)
+		c.fail(what, fixToken(err), err)
 		return
 	}
 	c.ok(what, "the token unseals it and certifies, in %s", time.Since(began).Round(time.Millisecond))
-}
-
-// publicPeriod is the present period of the public network; a token certifies
-// for one as for another.
-func publicPeriod(now time.Time) descriptor.Period {
-	return descriptor.PeriodAt(now, descriptor.DefaultPeriodLength, descriptor.DefaultRotationOffset)
 }
 
 // supply is a custodian whose certificates were made at a ceremony.
@@ -117,8 +107,7 @@ func (c *checker) trySupply(ctx context.Context, what string, s supply, built ba
 	now, schedule := time.Now(), s.Schedule()
 	current := schedule.At(now)
 	ahead, warning, urgent := credential.LookAhead(now, s, current, schedule.Offset())
-	detail := fmt.Sprintf("%d of %d periods left, until %s; renew before %s", ahead.Periods, ahead.Horizon,
-		ahead.DarkAt.UTC().Format(time.DateTime+" UTC"), ahead.RenewBy.UTC().Format(time.DateTime+" UTC"))
+	detail := fmt.Sprintf("%d of %d periods left, until %s; renew before %s", ahead.Periods, ahead.Horizon, utc(ahead.DarkAt), utc(ahead.RenewBy))
 	switch {
 	case ahead.Periods == 0:
 		c.fail(what, fix, errors.New(warning))
@@ -151,4 +140,107 @@ func certifies(ctx context.Context, built balance.Config, p descriptor.Period) e
 	}
 	_, err = built.Keys.Custodian.Certify(ctx, p, public, time.Now())
 	return err
+}
+
+// tryToken finds the token and logs in, and reports whether that went well.
+func (c *checker) tryToken(ctx context.Context, what string, uri *pkcs11uri.URI) bool {
+	return c.withToken(what, uri, func(tok *token.Token) error {
+		info, err := tok.Info(ctx)
+		if err == nil {
+			c.ok(what, "token %q, serial %s, by %s; module %s", info.Label, printable.Text(info.Serial), printable.Text(info.Manufacturer), printable.Text(info.Module))
+		}
+		return err
+	})
+}
+
+// withToken tries something with a token, and reports whether it went well.
+func (c *checker) withToken(what string, uri *pkcs11uri.URI, try func(*token.Token) error) bool {
+	tok, err := token.Open(uri)
+	if err != nil {
+		c.fail(what, "correct the URI", err)
+		return false
+	}
+	defer tok.Close()
+	if err := try(tok); err != nil {
+		c.fail(what, fixToken(err), err)
+		return false
+	}
+	return true
+}
+
+// trialMessage is what a trial key signs: nothing of Tor's begins like it.
+const trialMessage = "balancer check: a trial signature"
+
+// trySigning makes a key on the token, signs, and destroys the key again.
+func (c *checker) trySigning(ctx context.Context, what string, uri *pkcs11uri.URI) {
+	c.withToken(what, uri, func(tok *token.Token) error {
+		began := time.Now()
+		took, shown, err := trial(ctx, tok)
+		if err == nil {
+			c.tellTrial(what, took, time.Since(began), shown)
+		}
+		return err
+	})
+}
+
+// tellTrial tells that a trial went well, and what it showed.
+func (c *checker) tellTrial(what string, took, all time.Duration, shown bool) {
+	detail := fmt.Sprintf("the token makes keys, signs (in %s) and destroys them; all in %s",
+		took.Round(time.Millisecond), all.Round(time.Millisecond))
+	if shown {
+		c.warn(what, "keep it where nobody takes it, or use another kind of token", "%s; but it shows public keys without the PIN, so that anyone who takes it can tell which address it signed for", detail)
+		return
+	}
+	c.ok(what, "%s", detail)
+}
+
+// trial returns how long the signature took, and whether the token shows the
+// public key without its PIN.
+func trial(ctx context.Context, tok *token.Token) (took time.Duration, shown bool, err error) {
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		return 0, false, err
+	}
+	object := token.Object{Label: "balancer check " + fmt.Sprintf("%x", id[:4]), ID: id}
+	key, err := tok.Generate(ctx, object)
+	if err != nil {
+		return 0, false, err
+	}
+	began := time.Now()
+	signature, err := tok.Sign(ctx, object, []byte(trialMessage))
+	took = time.Since(began)
+	if err == nil && !ed25519.Verify(key.Public, []byte(trialMessage), signature) {
+		err = errors.New("the token returned a wrong signature")
+	}
+	// Also if time is up: the key shall not be left behind.
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if gone := tok.Destroy(ending, object); gone != nil {
+		err = errors.Join(err, fmt.Errorf("destroying the trial key %q, which you should delete: %w", object.Label, gone))
+	}
+	return took, key.Shown, err
+}
+
+// fixToken says what to do about an error of a token, where the error itself
+// does not.
+func fixToken(err error) string {
+	var of *token.Error
+	if !errors.As(err, &of) {
+		return ""
+	}
+	switch of.Code {
+	case token.CodeAbsent:
+		return "is the token plugged in, and module-path right? \"pkcs11-tool --module MODULE --list-token-slots\" shows what there is"
+	case token.CodePIN:
+		return "put the right PIN where pin-source says; do not try often, or the token locks"
+	case token.CodeFinalTry, token.CodeLocked:
+		return "log in once with the right PIN by the vendor's tool, or unlock the token with its SO PIN"
+	case token.CodeNoKey:
+		return "compare object and id with \"pkcs11-tool --module MODULE --login --list-objects\""
+	case token.CodeDamaged:
+		return "was it sealed by another key? \"balancer key rewrap\" makes one for another token; else take the backup"
+	case token.CodeCrashed:
+		return "the module crashed or hung: try again, and see the vendor's release notes"
+	}
+	return ""
 }

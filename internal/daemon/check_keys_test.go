@@ -23,14 +23,11 @@ import (
 // checked checks a file without a network and returns the findings, a line each.
 func checked(t *testing.T, dir, text string) string {
 	t.Helper()
-	var lines []string
-	err := Check(t.Context(), parse(t, dir, text), true, slog.New(slog.DiscardHandler), func(f Finding) {
-		lines = append(lines, fmt.Sprintf("%s %s: %s -> %s", f.Level, f.What, f.Detail, f.Fix))
-	})
-	if err != nil {
+	var found findings
+	if err := Check(t.Context(), parse(t, dir, text), true, slog.New(slog.DiscardHandler), found.tell); err != nil {
 		t.Fatal(err)
 	}
-	return strings.Join(lines, "\n")
+	return found.String()
 }
 
 // sealKey seals a key by the token, and returns the reference to it.
@@ -117,9 +114,8 @@ func TestCheckTokenAlone(t *testing.T) {
 // TestShownKeys: a token that shows public keys without its PIN is warned of.
 func TestShownKeys(t *testing.T) {
 	for shown, want := range map[bool]Level{false: LevelOK, true: LevelWarning} {
-		var told []Finding
-		c := &checker{tell: func(f Finding) { told = append(told, f) }}
-		c.tellTrial("signing keys", time.Second, 2*time.Second, shown)
+		var told findings
+		(&checker{tell: told.tell}).tellTrial("signing keys", time.Second, 2*time.Second, shown)
 		if len(told) != 1 || told[0].Level != want || strings.Contains(told[0].Detail, "without the PIN") != shown {
 			t.Errorf("shown %v: %+v", shown, told)
 		}
@@ -129,14 +125,13 @@ func TestShownKeys(t *testing.T) {
 // TestCheckWeights: weights that the points of an instance cannot follow are told.
 func TestCheckWeights(t *testing.T) {
 	for each, want := range map[int]bool{3: true, 9: false} {
-		var said []string
-		c := &checker{tell: func(f Finding) { said = append(said, f.Detail) }}
-		s := checkedService{name: "front"}
-		s.Strategy, s.Room = selection.Weighted{}, selection.Room{Points: 20, PerInstance: each}
-		s.Instances = []balance.Instance{{Name: "web1", Weight: 9}, {Name: "web2", Weight: 1}}
-		c.checkWeights(s)
-		if got := len(said) == 1 && strings.Contains(said[0], "web1 cannot have the 90 % that its weight asks for, but 75 %"); got != want {
-			t.Errorf("with %d points: %q", each, said)
+		var said findings
+		(&checker{tell: said.tell}).checkWeights("front", balance.Config{
+			Strategy: selection.Weighted{}, Room: selection.Room{Points: 20, PerInstance: each},
+			Instances: []balance.Instance{{Name: "web1", Weight: 9}, {Name: "web2", Weight: 1}},
+		})
+		if got := len(said) == 1 && strings.Contains(said[0].Detail, "web1 cannot have the 90 % that its weight asks for, but 75 %"); got != want {
+			t.Errorf("with %d points: %s", each, said)
 		}
 	}
 }

@@ -1,3 +1,6 @@
+// Package daemon wires the parts together and runs them: the connection to tor
+// (or a tor of our own), the consensus, the services and the status socket. It
+// is the only package that knows them all.
 package daemon
 
 import (
@@ -17,6 +20,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/filelock"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
@@ -72,12 +76,6 @@ type running struct {
 	done   chan struct{} // closed when the goroutine has ended
 }
 
-// stop ends the goroutine and waits for it.
-func (r *running) stop() {
-	r.cancel()
-	<-r.done
-}
-
 // New opens the keys that cfg names and prepares everything, without touching
 // the network. A service that cannot be opened is reported and left out; only
 // when none can be is that an error.
@@ -93,15 +91,16 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 		return nil, fmt.Errorf("opening the services: %w", cmp.Or(trouble, errNoServices))
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
-		release(slices.Collect(maps.Values(services)), log)
+		release(maps.Values(services), log)
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
 	token.RememberIn(cfg.StateDir)
 	token.LogTo(log)
-	d := &Daemon{version: version, log: log, open: openTors, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble}
+	d := &Daemon{
+		version: version, log: log, open: openTors, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble,
+		services: map[descriptor.Address]*running{}, leaving: map[descriptor.Address]*running{},
+	}
 	d.fullNames.Store(cfg.Log.FullAddresses)
-	d.services = map[descriptor.Address]*running{}
-	d.leaving = map[descriptor.Address]*running{}
 	d.serve = d.serveStatus
 	d.events = NewRecorder(log, d.name)
 	return d, nil
@@ -121,7 +120,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	tors, err := d.openAll()
 	if err != nil {
 		d.cancel()
-		release(slices.Collect(maps.Values(d.initial)), d.log)
+		release(maps.Values(d.initial), d.log)
 		return err
 	}
 	d.rooms = NewRooms(tors, d.store, d.events.Record)
@@ -202,11 +201,9 @@ func (d *Daemon) Stop() {
 			defer close(done)
 			d.stopAll()
 		}()
-		timer := time.NewTimer(stopTimeout)
-		defer timer.Stop()
 		select {
 		case <-done:
-		case <-timer.C:
+		case <-time.After(stopTimeout):
 			d.log.Error("not everything has stopped, and is left behind", "after", stopTimeout)
 		}
 	})
@@ -217,11 +214,12 @@ func (d *Daemon) stopAll() {
 	services := slices.Collect(maps.Values(d.services))
 	clear(d.services)
 	d.mu.Unlock()
-	var stopping sync.WaitGroup
 	for _, r := range services {
-		stopping.Go(r.stop)
+		r.cancel()
 	}
-	stopping.Wait()
+	for _, r := range services {
+		<-r.done
+	}
 	d.rooms.Close()
 	d.cancel()
 	d.wait.Wait()
@@ -230,4 +228,27 @@ func (d *Daemon) stopAll() {
 		d.log.Error("closing the state", "error", err)
 	}
 	d.unlock()
+}
+
+// lockFile is held while a daemon runs, inside state_dir.
+const lockFile = "lock"
+
+// lockState claims state_dir for this process: two balancers that publish the
+// same address would overtake each other's revision counters for ever. The
+// kernel releases the claim when the process ends, however it ends. A
+// directory that cannot be written is no error: what that costs is reported
+// where it shows.
+func lockState(dir string) (release func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return func() {}, nil
+	}
+	if err := filelock.TryLock(f); err != nil {
+		f.Close()
+		if errors.Is(err, filelock.ErrLocked) {
+			return nil, fmt.Errorf("another balancer is running with state_dir %s: stop it, or give this one a state_dir of its own", dir)
+		}
+		return func() {}, nil
+	}
+	return func() { f.Close() }, nil
 }

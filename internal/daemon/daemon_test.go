@@ -62,6 +62,16 @@ func service(key string, instances ...*sim.Instance) string {
 
 const torTable = "[tor]\ncontrol = \"127.0.0.1:1\"\n"
 
+// simulated runs do with a simulated network, in virtual time.
+func simulated(t *testing.T, do func(t *testing.T, net *sim.Network)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		net := sim.New(sim.Config{Seed: 1})
+		defer net.Close()
+		do(t, net)
+	})
+}
+
 // onSim runs do with a daemon of cfg on a simulated network.
 func onSim(t *testing.T, net *sim.Network, cfg *config.Config, do func(d *Daemon)) {
 	t.Helper()
@@ -92,9 +102,7 @@ func TestReload(t *testing.T) {
 	dir := t.TempDir()
 	a, b := writeKey(t, filepath.Join(dir, "a"), 1), writeKey(t, filepath.Join(dir, "b"), 2)
 	shortA, shortB := a.String()[:4], b.String()[:4]
-	synctest.Test(t, func(t *testing.T) {
-		net := sim.New(sim.Config{Seed: 1})
-		defer net.Close()
+	simulated(t, func(t *testing.T, net *sim.Network) {
 		one, two, three := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
 		time.Sleep(2 * time.Minute)
 		onSim(t, net, parse(t, dir, torTable+service("a", one, two)), func(d *Daemon) {
@@ -153,9 +161,7 @@ func TestReload(t *testing.T) {
 func TestOneBadServiceAtStart(t *testing.T) {
 	dir := t.TempDir()
 	a := writeKey(t, filepath.Join(dir, "a"), 1)
-	synctest.Test(t, func(t *testing.T) {
-		net := sim.New(sim.Config{Seed: 1})
-		defer net.Close()
+	simulated(t, func(t *testing.T, net *sim.Network) {
 		one := net.AddInstance(sim.InstanceConfig{})
 		time.Sleep(2 * time.Minute)
 		onSim(t, net, parse(t, dir, torTable+service("missing", one)+service("a", one)), func(d *Daemon) {
@@ -201,9 +207,7 @@ func TestFileThatContradictsItself(t *testing.T) {
 func TestStateDirectoryInUse(t *testing.T) {
 	dir := t.TempDir()
 	writeKey(t, filepath.Join(dir, "a"), 1)
-	synctest.Test(t, func(t *testing.T) {
-		net := sim.New(sim.Config{Seed: 1})
-		defer net.Close()
+	simulated(t, func(t *testing.T, net *sim.Network) {
 		one := net.AddInstance(sim.InstanceConfig{})
 		cfg := parse(t, dir, torTable+service("a", one))
 		onSim(t, net, cfg, func(*Daemon) {
@@ -223,9 +227,7 @@ func TestStateDirectoryInUse(t *testing.T) {
 func TestStateDirectoryUnwritable(t *testing.T) {
 	dir := t.TempDir()
 	writeKey(t, filepath.Join(dir, "a"), 1)
-	synctest.Test(t, func(t *testing.T) {
-		net := sim.New(sim.Config{Seed: 1})
-		defer net.Close()
+	simulated(t, func(t *testing.T, net *sim.Network) {
 		one := net.AddInstance(sim.InstanceConfig{})
 		time.Sleep(2 * time.Minute)
 		cfg := parse(t, dir, "state_dir = \"state\"\n"+torTable+service("a", one))

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/strictmodes"
 	"onionbalancer/testnet/sim"
 )
 
@@ -60,9 +61,7 @@ func (h *hungKeys) Close() error {
 func TestHungService(t *testing.T) {
 	dir := t.TempDir()
 	a, b := writeKey(t, filepath.Join(dir, "a"), 1), writeKey(t, filepath.Join(dir, "b"), 2)
-	synctest.Test(t, func(t *testing.T) {
-		net := sim.New(sim.Config{Seed: 1})
-		defer net.Close()
+	simulated(t, func(t *testing.T, net *sim.Network) {
 		one := net.AddInstance(sim.InstanceConfig{})
 		time.Sleep(2 * time.Minute)
 		hung := &hungKeys{address: b, released: make(chan struct{})}
@@ -77,7 +76,7 @@ func TestHungService(t *testing.T) {
 				}
 				began = time.Now()
 			}
-			built, err := build(cfg, cfg.Services[0])
+			built, err := build(cfg, cfg.Services[0], strictmodes.Current())
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -123,12 +123,12 @@ func (w *town) check(ctx context.Context, t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var findings []Finding
-	if err := Check(ctx, cfg, false, slog.New(slog.DiscardHandler), func(f Finding) { findings = append(findings, f) }); err != nil {
+	var found findings
+	if err := Check(ctx, cfg, false, slog.New(slog.DiscardHandler), found.tell); err != nil {
 		t.Fatal(err)
 	}
 	instances := 0
-	for _, f := range findings {
+	for _, f := range found {
 		if f.Level == LevelFailed {
 			t.Errorf("check: %+v", f)
 		}
@@ -137,7 +137,7 @@ func (w *town) check(ctx context.Context, t *testing.T) {
 		}
 	}
 	if instances != 3 {
-		t.Errorf("check found %d instances in order: %+v", instances, findings)
+		t.Errorf("check found %d instances in order:\n%s", instances, found)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -17,9 +18,9 @@ import (
 type Recorder struct {
 	log event.Recorder
 
-	mu      sync.Mutex // protects what follows
-	counts  map[event.Kind]uint64
-	pending [][]byte // events for the store, the oldest first
+	mu      sync.Mutex        // protects what follows
+	counts  map[string]uint64 // events recorded, by kind
+	pending [][]byte          // events for the store, the oldest first
 }
 
 // How often the history is written, and how many events may wait for it, should
@@ -32,7 +33,7 @@ const (
 // NewRecorder returns a Recorder that logs to log, where services are called what
 // name says.
 func NewRecorder(log *slog.Logger, name func(descriptor.Address) slog.LogValuer) *Recorder {
-	return &Recorder{log: event.Log(log, name), counts: map[event.Kind]uint64{}}
+	return &Recorder{log: event.Log(log, name), counts: map[string]uint64{}}
 }
 
 // Record is an event.Recorder.
@@ -40,7 +41,7 @@ func (r *Recorder) Record(e event.Event) {
 	r.log(e)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.counts[e.Kind]++
+	r.counts[string(e.Kind)]++
 	if e.Level < slog.LevelInfo || len(r.pending) >= historyPending {
 		return
 	}
@@ -83,11 +84,7 @@ func (r *Recorder) flush(ctx context.Context, store *state.DB) {
 func (r *Recorder) Counts() map[string]uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	counts := make(map[string]uint64, len(r.counts))
-	for kind, n := range r.counts {
-		counts[string(kind)] = n
-	}
-	return counts
+	return maps.Clone(r.counts)
 }
 
 // name is an onion address as the log shows it: shortened, unless the operator

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -94,9 +93,7 @@ func TestReloadEveryKey(t *testing.T) {
 		"service.clients":             clients,
 		"service.caa":                 []string{`0 issue "ca.example"`},
 	}
-	synctest.Test(t, func(t *testing.T) {
-		net := sim.New(sim.Config{Seed: 1})
-		defer net.Close()
+	simulated(t, func(t *testing.T, net *sim.Network) {
 		base := parse(t, dir, torTable+service("a", net.AddInstance(sim.InstanceConfig{})))
 		values["service.instance.address"] = net.AddInstance(sim.InstanceConfig{}).Address()
 		onSim(t, net, base, func(d *Daemon) {

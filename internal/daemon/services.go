@@ -4,32 +4,37 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/credential"
 	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/strictmodes"
+	"onionbalancer/keystore"
+	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/selection"
 )
 
-// maxClientKeyFile bounds a client-authorization key's file, in bytes.
-const maxClientKeyFile = 4096
-
-// build opens what one [[service]] of the file names.
-func build(cfg *config.Config, s config.Service) (balance.Config, error) {
-	strategy, err := selection.Lookup(s.Strategy)
-	if err != nil {
-		return balance.Config{}, err
-	}
+// build opens what one [[service]] of the file names, if nobody but root and user
+// can change its keys and modules.
+func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance.Config, error) {
 	out := balance.Config{
-		Strategy:   strategy,
 		Room:       selection.Room{Points: s.MaxIntroductionPoints, PerInstance: s.PointsPerInstance},
 		FetchEvery: s.FetchInterval,
+	}
+	err := checkService(user, s)
+	if err != nil {
+		return out, err
+	}
+	if out.Strategy, err = selection.Lookup(s.Strategy); err != nil {
+		return out, err
 	}
 	if out.Clients, err = authorizedClients(s.Clients); err != nil {
 		return out, err
@@ -51,8 +56,13 @@ func build(cfg *config.Config, s config.Service) (balance.Config, error) {
 		})
 	}
 	// Last: what is opened from here on must be closed on error.
-	out.Keys, err = openKeys(s, cfg.StateDir)
-	return out, err
+	if out.Keys, err = openKeys(s, cfg.StateDir); err != nil {
+		return out, err
+	}
+	if err := checkCustodian(user, out.Keys.Custodian); err != nil {
+		return out, errors.Join(err, out.Keys.Close())
+	}
+	return out, nil
 }
 
 // authorizedClients reads the clients that a directory of tor's authorized_clients
@@ -67,16 +77,17 @@ func authorizedClients(dir string) ([]descriptor.AuthorizedClient, error) {
 	}
 	var clients []descriptor.AuthorizedClient
 	for _, f := range files {
-		if filepath.Ext(f.Name()) != ".auth" {
+		path := filepath.Join(dir, f.Name())
+		if filepath.Ext(path) != ".auth" {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join(dir, f.Name()))
+		text, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("opening the authorized clients: %w", err)
 		}
 		client, err := descriptor.ParseAuthorizedClient(text)
 		if err != nil {
-			return nil, fmt.Errorf("reading the authorized client %s: %w", filepath.Join(dir, f.Name()), err)
+			return nil, fmt.Errorf("reading the authorized client %s: %w", path, err)
 		}
 		clients = append(clients, client)
 	}
@@ -87,20 +98,20 @@ func authorizedClients(dir string) ([]descriptor.AuthorizedClient, error) {
 	return clients, nil
 }
 
+// maxClientKeyFile bounds a client-authorization key's file, in bytes.
+const maxClientKeyFile = 4096
+
 // clientKey reads tor's .auth_private file at a path or in a credential of
 // systemd's; no reference gives no key.
-func clientKey(ref string) (*descriptor.ClientKey, error) {
+func clientKey(ref string) (key *descriptor.ClientKey, err error) {
 	if ref == "" {
 		return nil, nil
 	}
-	key, err := readClientKey(ref)
-	if err != nil {
-		return nil, fmt.Errorf("opening the client-authorization key %q: %w", ref, err)
-	}
-	return key, nil
-}
-
-func readClientKey(ref string) (*descriptor.ClientKey, error) {
+	defer func() {
+		if err != nil {
+			key, err = nil, fmt.Errorf("opening the client-authorization key %q: %w", ref, err)
+		}
+	}()
 	path, err := openfile.Resolve(ref)
 	if err != nil {
 		return nil, err
@@ -115,11 +126,55 @@ func readClientKey(ref string) (*descriptor.ClientKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := descriptor.ParseClientKey(text)
-	if err != nil {
+	if key, err = descriptor.ParseClientKey(text); err != nil {
 		return nil, err // another file needs no other mode
 	}
 	return key, strictmodes.Current().Secret(path, f)
+}
+
+// Where the descriptor-signing keys of a service are.
+const (
+	signingMemory = "memory"
+	signingDisk   = "disk"
+	signingToken  = "token"
+)
+
+// openKeys opens the keys of a service. No token is asked for anything yet: one
+// that is absent must not keep the daemon from starting.
+func openKeys(s config.Service, stateDir string) (credential.Keys, error) {
+	custodian, err := keystore.Open(s.Key)
+	if err != nil {
+		return credential.Keys{}, err
+	}
+	keys := credential.Keys{Custodian: custodian, Form: string(custodian.Form())}
+	// The references name no secret. Neither can contain the line end between.
+	keys.Reference = s.Key + "\n" + s.Signing
+	own, prepared := keystore.Custodian(custodian).(credential.SigningKeys)
+	switch {
+	case s.Signing != "":
+		// A ceremony has keys named by the salt of its own directory.
+		dirs := []string{stateDir}
+		if prepared {
+			dirs = []string{s.Key, stateDir}
+		}
+		signing, err := keystore.OpenSigning(s.Signing, custodian.Address(), dirs[0], dirs[1:]...)
+		if err != nil {
+			return credential.Keys{}, errors.Join(err, custodian.Close())
+		}
+		keys.Signing, keys.Where = signing, signingToken
+	case prepared:
+		keys.Signing, keys.Where = own, signingDisk
+	default:
+		keys.Signing, keys.Where = credential.Memory{}, signingMemory
+	}
+	return keys, nil
+}
+
+// uriOf reads a reference that may be a PKCS #11 URI; nil if it is none. What is
+// wrong with one is for keystore to say.
+func uriOf(ref string) *pkcs11uri.URI {
+	uri, _ := pkcs11uri.Parse(ref)
+	return uri
 }
 
 // buildAll opens every service of the file. The error joins what is wrong with
@@ -130,7 +185,7 @@ func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]bala
 	var errs []error
 	var all []balance.Config
 	for n, s := range cfg.Services {
-		built, err := buildStrictly(cfg, s, strictmodes.Current(), log)
+		built, err := build(cfg, s, strictmodes.Current())
 		if err != nil {
 			errs = append(errs, fmt.Errorf("service %d (key %s): %w", n+1, s.Key, err))
 			continue
@@ -147,16 +202,16 @@ func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]bala
 		errs = append(errs, cfg.CheckAddresses(addresses))
 	}
 	if err := errors.Join(errs...); err != nil {
-		release(all, log)
+		release(slices.Values(all), log)
 		return nil, err
 	}
 	return services, nil
 }
 
 // release closes the keys of services that are not to run.
-func release(services []balance.Config, log *slog.Logger) {
+func release(services iter.Seq[balance.Config], log *slog.Logger) {
 	var wait sync.WaitGroup
-	for _, s := range services {
+	for s := range services {
 		wait.Go(func() {
 			if err := s.Keys.Close(); err != nil {
 				log.Warn("closing the keys", "error", err)

@@ -47,7 +47,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		}
 	}
 	if err := locked.Trouble(); err != nil {
-		s.Warnings = append(s.Warnings, unlockedMemory(err))
+		s.Warnings = append(s.Warnings, fmt.Sprintf("%v: secrets may be swapped out; raise the limit of locked memory (LimitMEMLOCK= in the unit)", err))
 	}
 	for _, t := range s.Tors {
 		err := control.CheckVersion(t.Version)
@@ -79,9 +79,4 @@ func (d *Daemon) Snapshot() status.Snapshot {
 	}
 	slices.SortFunc(s.Services, func(a, b status.Service) int { return strings.Compare(a.Address, b.Address) })
 	return s
-}
-
-// unlockedMemory says what to do about memory that could not be locked.
-func unlockedMemory(err error) string {
-	return fmt.Sprintf("%v: secrets may be swapped out; raise the limit of locked memory (LimitMEMLOCK= in the unit)", err)
 }

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/openfile"
@@ -35,6 +34,14 @@ func (d decisive) check(user strictmodes.User) error {
 	return nil
 }
 
+func checkAll(user strictmodes.User, list []decisive) error {
+	var errs []error
+	for _, d := range list {
+		errs = append(errs, d.check(user))
+	}
+	return errors.Join(errs...)
+}
+
 // decidesCode lists what decides which programs run, and with which options.
 func decidesCode(cfg *config.Config) []decisive {
 	list := []decisive{{"configuration", cfg.File}, {"state_dir", cfg.StateDir}}
@@ -55,7 +62,7 @@ func decidesCode(cfg *config.Config) []decisive {
 // than root and this user.
 func refuseWritable(cfg *config.Config, log *slog.Logger) error {
 	user := strictmodes.Current()
-	if err := checkPassword(user, cfg); err != nil {
+	if err := checkPasswordFile(user, cfg); err != nil {
 		log.Warn("others can change the control port's password", "error", err)
 	}
 	if err := checkAll(user, decidesCode(cfg)); err != nil {
@@ -64,38 +71,26 @@ func refuseWritable(cfg *config.Config, log *slog.Logger) error {
 	return nil
 }
 
-// buildStrictly is build, for keys and modules that nobody but root and user can
-// change.
-func buildStrictly(cfg *config.Config, s config.Service, user strictmodes.User, log *slog.Logger) (balance.Config, error) {
-	if err := checkService(user, s); err != nil {
-		return balance.Config{}, err
+// checkModes is refuseWritable for check.
+func (c *checker) checkModes() {
+	user := intendedUser(c.cfg)
+	for _, d := range decidesCode(c.cfg) {
+		if err := d.check(user); err != nil {
+			c.fail("permissions", "", err)
+		}
 	}
-	built, err := build(cfg, s)
-	if err != nil {
-		return built, err
+	if err := checkPasswordFile(user, c.cfg); err != nil {
+		c.warn("permissions", "", "%w", err)
 	}
-	if err := checkCustodian(user, built.Keys.Custodian); err != nil {
-		release([]balance.Config{built}, log)
-		return balance.Config{}, err
-	}
-	return built, nil
 }
 
-// checkPassword reports whether others can change the control port's password.
+// checkPasswordFile reports whether others can change the control port's password.
 // Who can has us fail, and no more.
-func checkPassword(user strictmodes.User, cfg *config.Config) error {
+func checkPasswordFile(user strictmodes.User, cfg *config.Config) error {
 	if cfg.Tor.PasswordFile == "" {
 		return nil
 	}
 	return decisive{"tor.password_file", cfg.Tor.PasswordFile}.check(user)
-}
-
-func checkAll(user strictmodes.User, list []decisive) error {
-	var errs []error
-	for _, d := range list {
-		errs = append(errs, d.check(user))
-	}
-	return errors.Join(errs...)
 }
 
 // checkService reports what of a service's tokens, whose modules are code, and
@@ -136,17 +131,6 @@ func checkCustodian(user strictmodes.User, custodian credential.Custodian) error
 	return nil
 }
 
-// withSecrets is cfg with the paths of credentials of systemd's resolved.
-func withSecrets(cfg *config.Config) (*config.Config, error) {
-	path, err := openfile.Resolve(cfg.Tor.PasswordFile)
-	if err != nil {
-		return nil, fmt.Errorf("opening password_file: %w", err)
-	}
-	resolved := *cfg
-	resolved.Tor.PasswordFile = path
-	return &resolved, nil
-}
-
 // intendedUser is whom the files of cfg are judged for: this process's user, or
 // the one whose state_dir or keys these are when root looks at what another user will run.
 func intendedUser(cfg *config.Config) strictmodes.User {
@@ -163,17 +147,4 @@ func intendedUser(cfg *config.Config) strictmodes.User {
 		}
 	}
 	return strictmodes.Current()
-}
-
-// checkModes looks at who can change what decides about code.
-func (c *checker) checkModes() {
-	user := intendedUser(c.cfg)
-	for _, d := range decidesCode(c.cfg) {
-		if err := d.check(user); err != nil {
-			c.fail("permissions", "", err)
-		}
-	}
-	if err := checkPassword(user, c.cfg); err != nil {
-		c.warn("permissions", "", "%v", err)
-	}
 }

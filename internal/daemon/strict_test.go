@@ -37,21 +37,16 @@ func TestStrictModes(t *testing.T) {
 		"[[service.instance]]\naddress = %q\nclient_key = \"client.auth_private\"\n", address)
 	cfg := parse(t, dir, text)
 	find := func() string {
-		var found []string
-		c := &checker{cfg: cfg, log: slog.New(slog.DiscardHandler), tell: func(f Finding) {
-			if f.Level == LevelFailed {
-				found = append(found, f.Detail)
-			}
-		}}
+		var found findings
+		c := &checker{cfg: cfg, tell: found.tell}
 		c.checkModes()
 		if err := checkService(intendedUser(cfg), cfg.Services[0]); err != nil {
-			found = append(found, err.Error())
+			c.fail("service", "", err)
 		}
-		_, err := New(cfg, "test", slog.New(slog.DiscardHandler))
-		if err != nil {
-			return strings.Join(append(found, "not started: "+err.Error()), "\n")
+		if _, err := New(cfg, "test", slog.New(slog.DiscardHandler)); err != nil {
+			c.fail("not started", "", err)
 		}
-		return strings.Join(found, "\n")
+		return found.String()
 	}
 	if got := find(); got != "" {
 		t.Fatalf("in order: %s", got)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,24 +81,39 @@ func Check(paths ...string) error {
 	return nil
 }
 
-// walk goes from the root of the file system to path, over every link.
+// walk looks at everything on the way to path.
 func walk(path string) error {
-	at, rest := "/", path
-	for links := 0; rest != ""; {
-		var name string
-		if name, rest, _ = strings.Cut(strings.TrimLeft(rest, "/"), "/"); name == "" {
-			continue
+	theirs := (*Error)(nil)
+	err := Walk(path, func(at string, info fs.FileInfo, _ bool) error {
+		if uid := Of(info); uid != 0 {
+			return &Error{at, uid}
 		}
-		next := filepath.Join(at, name)
+		return nil
+	})
+	if err != nil && !errors.As(err, &theirs) {
+		return fmt.Errorf("looking whose %s is: %w", path, err)
+	}
+	return err
+}
+
+// Walk calls visit for everything on the way from the root of the file system to
+// path, an absolute one: directories, symbolic links, and last what path leads to.
+// What does not exist ends the walk. More links than the kernel follows are
+// syscall.ELOOP.
+func Walk(path string, visit func(at string, info fs.FileInfo, last bool) error) error {
+	at, rest := "/", components(path)
+	for links := 0; len(rest) > 0; {
+		next := filepath.Join(at, rest[0])
+		rest = rest[1:]
 		info, err := os.Lstat(next)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("looking whose %s is: %w", path, err)
+		if err == nil {
+			err = visit(next, info, len(rest) == 0)
 		}
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 {
-			return &Error{next, int(stat.Uid)}
+		if err != nil {
+			return err
 		}
 		if info.Mode().Type() != fs.ModeSymlink {
 			at = next
@@ -108,14 +124,19 @@ func walk(path string) error {
 			err = syscall.ELOOP
 		}
 		if err != nil {
-			return fmt.Errorf("looking whose %s is: %w", path, err)
+			return err
 		}
 		if filepath.IsAbs(target) {
 			at = "/"
 		}
-		rest = target + "/" + rest
+		rest = append(components(target), rest...)
 	}
 	return nil
+}
+
+// components splits a path, and drops what stands for nothing.
+func components(path string) []string {
+	return slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
 }
 
 // Explain adds to an error of permission whose dir is, if it is not this user's,
@@ -125,9 +146,8 @@ func Explain(err error, dir string) error {
 	if !errors.Is(err, fs.ErrPermission) || statErr != nil {
 		return err
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if me := os.Geteuid(); ok && int(stat.Uid) != me {
-		return fmt.Errorf("%w: it belongs to user %d, and this program runs as user %d: run as root: chown -R %d %s", err, stat.Uid, me, me, shell.Quote(dir))
+	if uid, me := Of(info), os.Geteuid(); uid != me {
+		return fmt.Errorf("%w: it belongs to user %d, and this program runs as user %d: run as root: chown -R %d %s", err, uid, me, me, shell.Quote(dir))
 	}
 	return err
 }

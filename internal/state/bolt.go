@@ -5,8 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"runtime/debug"
-	"slices"
 
 	"go.etcd.io/bbolt"
 )
@@ -103,49 +103,44 @@ func (s boltSource) list(prefix Key) ([]Entry, error) {
 	return list, nil
 }
 
-func (s boltSource) events(n int, keep func([]byte) bool) ([][]byte, error) {
-	var list [][]byte
-	c := s.tx.Bucket(eventsBucket).Cursor()
-	for key, sealed := c.Last(); key != nil && len(list) < n; key, sealed = c.Prev() {
-		_, _, event, err := unseal(eventsBucket, key, sealed)
-		if err != nil {
-			return nil, err
-		}
-		if keep == nil || keep(event) {
-			list = append(list, bytes.Clone(event))
+func (s boltSource) newest() iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		c := s.tx.Bucket(eventsBucket).Cursor()
+		for key, sealed := c.Last(); key != nil; key, sealed = c.Prev() {
+			_, _, event, err := unseal(eventsBucket, key, sealed)
+			if !yield(event, err) {
+				return
+			}
 		}
 	}
-	slices.Reverse(list)
-	return list, nil
 }
 
 // writer changes records and events in a transaction.
 type writer struct {
+	tx                  *bbolt.Tx
 	meta, records, ring *bbolt.Bucket
 	version, total      uint64
 }
 
-func newWriter(tx *bbolt.Tx) (*writer, error) {
-	w := &writer{meta: tx.Bucket(metaBucket), records: tx.Bucket(recordsBucket), ring: tx.Bucket(eventsBucket)}
-	var err error
-	if w.version, _, _, err = unseal(metaBucket, versionKey, w.meta.Get(versionKey)); err == nil {
-		w.total, _, _, err = unseal(metaBucket, totalKey, w.meta.Get(totalKey))
-	}
-	return w, err
+func newWriter(tx *bbolt.Tx) *writer {
+	return &writer{tx: tx, meta: tx.Bucket(metaBucket), records: tx.Bucket(recordsBucket), ring: tx.Bucket(eventsBucket)}
 }
 
-// makeBuckets prepares an empty store.
-func makeBuckets(tx *bbolt.Tx) error {
-	for _, name := range [][]byte{metaBucket, recordsBucket, eventsBucket} {
-		if _, err := tx.CreateBucket(name); err != nil {
+// update changes a store by f, in one transaction.
+func update(db *bbolt.DB, f func(*writer) error) error {
+	return db.Update(func(tx *bbolt.Tx) (err error) {
+		w := newWriter(tx)
+		if w.version, _, _, err = unseal(metaBucket, versionKey, w.meta.Get(versionKey)); err != nil {
 			return err
 		}
-	}
-	w := &writer{meta: tx.Bucket(metaBucket)}
-	if err := w.putMeta(layoutKey, layout); err != nil {
-		return err
-	}
-	return w.finish()
+		if w.total, _, _, err = unseal(metaBucket, totalKey, w.meta.Get(totalKey)); err != nil {
+			return err
+		}
+		if err := f(w); err != nil {
+			return err
+		}
+		return w.finish()
+	})
 }
 
 func (w *writer) putMeta(key []byte, number uint64) error {

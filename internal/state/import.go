@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,21 +79,19 @@ func readOld(dir string, warn func(path string, err error)) (*oldState, error) {
 		return nil, nil
 	}
 	o := &oldState{make(map[descriptor.Address]Service), make(map[descriptor.Address]Instance), make(map[descriptor.Period]Claims)}
-	for _, name := range []string{floorsFile, heldFile, claimsFile} { // descriptors need the floors
+	for _, kind := range []struct {
+		name string
+		read func(path string) error
+	}{
+		{floorsFile, func(path string) error { return readOldFile(path, o.addFloors) }},
+		{heldFile, func(path string) error { return readOldFile(path, o.addHeld) }}, // needs the floors
+		{claimsFile, func(path string) error { return readOldFile(path, o.addClaims) }},
+	} {
 		for _, path := range paths {
-			if filepath.Base(path) != name {
+			if filepath.Base(path) != kind.name {
 				continue
 			}
-			var err error
-			switch name {
-			case floorsFile:
-				err = readOldFile(path, o.addFloors)
-			case heldFile:
-				err = readOldFile(path, o.addHeld)
-			case claimsFile:
-				err = readOldFile(path, o.addClaims)
-			}
-			if errors.Is(err, ErrDamaged) {
+			if err := kind.read(path); errors.Is(err, ErrDamaged) {
 				warn(path, err)
 			} else if err != nil {
 				return nil, fmt.Errorf("reading the state of an earlier version: %s: %w", path, err)
@@ -273,48 +270,42 @@ func (c Claims) claim(key Bytes32, instance Address) {
 // earlier versions left. The store has something of it if the move of the old files
 // failed, or if an earlier version ran again after this one.
 func (o *oldState) changes(s source) ([]Change, error) {
-	var changes []Change
-	for _, a := range sortedKeys(o.services) {
-		if err := update(s, &changes, ServiceKey(a), o.services[a], mergeService); err != nil {
-			return nil, err
-		}
+	services, err1 := mergeAll(s, o.services, ServiceKey, mergeService)
+	instances, err2 := mergeAll(s, o.instances, InstanceKey, merge)
+	claims, err3 := mergeAll(s, o.claims, ClaimsKey, mergeClaims)
+	if err := cmp.Or(err1, err2, err3); err != nil {
+		return nil, err
 	}
-	for _, a := range sortedKeys(o.instances) {
-		if err := update(s, &changes, InstanceKey(a), o.instances[a], merge); err != nil {
-			return nil, err
-		}
-	}
-	for p, c := range o.claims {
-		if err := update(s, &changes, ClaimsKey(p), c, mergeClaims); err != nil {
-			return nil, err
-		}
-	}
+	changes := slices.Concat(services, instances, claims)
 	slices.SortFunc(changes, func(a, b Change) int { return cmp.Compare(a.Key, b.Key) })
 	return changes, nil
 }
 
-func sortedKeys[T any](m map[descriptor.Address]T) []descriptor.Address {
-	return slices.SortedFunc(maps.Keys(m), func(a, b descriptor.Address) int { return bytes.Compare(a[:], b[:]) })
-}
-
-// update adds the change that merges old into a record, if it changes anything.
-func update[T any](s source, changes *[]Change, key Key, old T, merge func(present, old T) T) error {
-	e, err := s.entry(key)
-	if err != nil {
-		return err
-	}
-	if e.Version != 0 {
-		var present T
-		if err := decode(key, e.Value, &present); err != nil {
-			return err
+// mergeAll returns the changes that merge old into the records, where it changes
+// anything.
+func mergeAll[K comparable, T any](s source, old map[K]T, keyOf func(K) Key, merge func(present, old T) T) (changes []Change, err error) {
+	for k, record := range old {
+		key := keyOf(k)
+		e, err := s.entry(key)
+		if err != nil {
+			return nil, err
 		}
-		old = merge(present, old)
+		if e.Version != 0 {
+			var present T
+			if err := decode(key, e.Value, &present); err != nil {
+				return nil, err
+			}
+			record = merge(present, record)
+		}
+		c, err := Put(key, e.Version, record)
+		if err != nil {
+			return nil, err
+		}
+		if !bytes.Equal(c.Value, e.Value) {
+			changes = append(changes, c)
+		}
 	}
-	c, err := Put(key, e.Version, old)
-	if err == nil && !bytes.Equal(c.Value, e.Value) {
-		*changes = append(*changes, c)
-	}
-	return err
+	return changes, nil
 }
 
 func mergeService(present, old Service) Service {

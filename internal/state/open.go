@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"onionbalancer/internal/durable"
+	"onionbalancer/internal/filelock"
 	"onionbalancer/internal/owner"
 )
 
@@ -52,7 +53,7 @@ func (d *DB) openFile() (*os.File, error) {
 	for range 3 { // it is made, or is damaged and made
 		file, err := os.OpenFile(d.path(), os.O_RDWR, 0)
 		if errors.Is(err, fs.ErrNotExist) {
-			if err := d.create(nil, nil); err != nil {
+			if err := d.create(new(snapshot), nil); err != nil {
 				return nil, err
 			}
 			continue
@@ -93,8 +94,8 @@ func (d *DB) closeToOthers(file *os.File) error {
 func lock(file *os.File) error {
 	deadline := time.Now().Add(lockWait)
 	for {
-		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
+		err := filelock.TryLock(file)
+		if !errors.Is(err, filelock.ErrLocked) {
 			return err
 		}
 		if time.Now().After(deadline) {
@@ -161,15 +162,17 @@ func (d *DB) create(salvaged *snapshot, damage error) error {
 
 // fill makes a store's buckets and puts a snapshot into them.
 func fill(tx *bbolt.Tx, s *snapshot, events int) error {
-	if err := makeBuckets(tx); err != nil || s == nil {
-		return err
+	for _, name := range [][]byte{metaBucket, recordsBucket, eventsBucket} {
+		if _, err := tx.CreateBucket(name); err != nil {
+			return err
+		}
 	}
-	w, err := newWriter(tx)
-	if err != nil {
-		return err
-	}
+	w := newWriter(tx)
 	w.version = s.version
-	for _, e := range s.sorted() {
+	if err := w.putMeta(layoutKey, layout); err != nil {
+		return err
+	}
+	for _, e := range s.records {
 		if err := w.put(e.Key, e.Version, e.Value); err != nil {
 			return err
 		}
@@ -201,12 +204,8 @@ func (d *DB) carryOver(opened *bbolt.DB, old *oldState) error {
 	if old == nil {
 		return nil
 	}
-	err := opened.Update(func(tx *bbolt.Tx) error {
-		w, err := newWriter(tx)
-		if err != nil {
-			return err
-		}
-		changes, err := old.changes(boltSource{tx})
+	err := update(opened, func(w *writer) error {
+		changes, err := old.changes(boltSource{w.tx})
 		if err != nil {
 			return err
 		}
@@ -214,10 +213,7 @@ func (d *DB) carryOver(opened *bbolt.DB, old *oldState) error {
 		if err == nil {
 			_, err = w.apply(changes, sums)
 		}
-		if err != nil {
-			return err
-		}
-		return w.finish()
+		return err
 	})
 	if err != nil {
 		return err

@@ -12,10 +12,12 @@
 package state
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -89,18 +91,19 @@ func Open(dir string, opt Options) (*DB, error) {
 		d.log = slog.New(slog.DiscardHandler)
 	}
 	d.opt.Events = cmp.Or(opt.Events, defaultEvents)
-	d.queue.idle = sync.NewCond(&d.queue.mu)
 	err := d.open()
+	if err == nil {
+		return d, nil
+	}
 	if errors.Is(err, ErrInUse) || errors.Is(err, ErrNewer) {
 		return nil, err
 	}
+	d.log.Error("the state cannot be stored", "error", err)
+	if d.memory, err = readAll(dir, d.warn); errors.Is(err, ErrNewer) {
+		return nil, err
+	}
 	if err != nil {
-		d.log.Error("the state cannot be stored", "error", err)
-		if d.memory, err = readAll(dir, d.warn); errors.Is(err, ErrNewer) {
-			return nil, err
-		} else if err != nil {
-			d.log.Error("the state cannot be read: revision counters follow the clock", "error", err)
-		}
+		d.log.Error("the state cannot be read: revision counters follow the clock", "error", err)
 	}
 	return d, nil
 }
@@ -112,7 +115,6 @@ func Open(dir string, opt Options) (*DB, error) {
 // damaged is left out and logged.
 func OpenReadOnly(dir string, log *slog.Logger) (*DB, error) {
 	d := &DB{dir: dir, readOnly: true, log: log, warned: make(map[string]bool)}
-	d.queue.idle = sync.NewCond(&d.queue.mu)
 	var err error
 	if d.memory, err = readAll(dir, d.warn); err != nil {
 		return nil, err
@@ -193,8 +195,6 @@ func (e *ConflictError) Unwrap() error { return ErrConflict }
 
 // Get returns a copy of a record's value and its version, 0 if it is not there.
 func (d *DB) Get(key Key) ([]byte, uint64, error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
 	var found Entry
 	err := d.read(fmt.Sprintf("reading %q", key), func(s source) (err error) {
 		found, err = s.entry(key)
@@ -206,8 +206,6 @@ func (d *DB) Get(key Key) ([]byte, uint64, error) {
 // List returns copies of the records whose keys begin with prefix, by key, as
 // they were at one moment.
 func (d *DB) List(prefix Key) ([]Entry, error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
 	var list []Entry
 	err := d.read(fmt.Sprintf("listing %q", prefix), func(s source) (err error) {
 		list, err = s.list(prefix)
@@ -220,11 +218,35 @@ func (d *DB) List(prefix Key) ([]Entry, error) {
 type source interface {
 	entry(Key) (Entry, error)
 	list(prefix Key) ([]Entry, error)
-	events(n int, keep func([]byte) bool) ([][]byte, error)
+	newest() iter.Seq2[[]byte, error] // events, the newest first, that stay the source's
 }
 
-// read calls f with what there is to read. d.mu is held.
+// Events returns the newest events, at most n, that keep wants, oldest first. A
+// nil keep wants all; it must not use the store, nor keep the slice.
+func (d *DB) Events(n int, keep func([]byte) bool) ([][]byte, error) {
+	var list [][]byte
+	err := d.read("reading events", func(s source) error {
+		for event, err := range s.newest() {
+			if err != nil {
+				return err
+			}
+			if len(list) == n {
+				break
+			}
+			if keep == nil || keep(event) {
+				list = append(list, bytes.Clone(event))
+			}
+		}
+		return nil
+	})
+	slices.Reverse(list)
+	return list, err
+}
+
+// read calls f with what there is to read.
 func (d *DB) read(what string, f func(source) error) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
 	var err error
 	switch {
 	case d.closed:
@@ -264,16 +286,12 @@ func (s *snapshot) list(prefix Key) ([]Entry, error) {
 	return list, nil
 }
 
-func (s *snapshot) events(n int, keep func([]byte) bool) ([][]byte, error) {
-	var list [][]byte
-	for _, e := range slices.Backward(s.ring) {
-		if len(list) == n {
-			break
-		}
-		if keep == nil || keep(e) {
-			list = append(list, e)
+func (s *snapshot) newest() iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for _, event := range slices.Backward(s.ring) {
+			if !yield(event, nil) {
+				return
+			}
 		}
 	}
-	slices.Reverse(list)
-	return list, nil
 }

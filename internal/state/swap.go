@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-
-	"go.etcd.io/bbolt"
 )
 
 const (
@@ -49,19 +47,6 @@ func (d *DB) AppendEvents(ctx context.Context, events ...[]byte) error {
 	return err
 }
 
-// Events returns the newest events, at most n, that keep wants, oldest first. A
-// nil keep wants all; it must not use the store, nor keep the slice.
-func (d *DB) Events(n int, keep func([]byte) bool) ([][]byte, error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	var list [][]byte
-	err := d.read("reading events", func(s source) (err error) {
-		list, err = s.events(n, keep)
-		return err
-	})
-	return list, err
-}
-
 // request is what one caller wants written.
 type request struct {
 	changes  []Change
@@ -78,72 +63,77 @@ type queue struct {
 	waiting []*request
 	writing bool
 	closed  bool
-	idle    *sync.Cond // writing has become false
+	writer  sync.WaitGroup
 }
 
 func (q *queue) close() {
 	q.mu.Lock()
-	defer q.mu.Unlock()
 	q.closed = true
-	for q.writing {
-		q.idle.Wait()
-	}
+	q.mu.Unlock()
+	q.writer.Wait()
 }
 
-// submit queues a request and waits for its end.
-func (d *DB) submit(ctx context.Context, r *request) ([]uint64, error) {
-	if d.readOnly {
-		return nil, fmt.Errorf("storing: %w", ErrReadOnly)
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("storing: %w", err)
-	}
-	r.done = make(chan struct{})
-	q := &d.queue
+// add appends a request, unless the queue is closed, and starts the writer if it
+// does not run.
+func (q *queue) add(r *request, write func()) error {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.closed {
-		q.mu.Unlock()
-		return nil, fmt.Errorf("storing: %w", ErrClosed)
+		return ErrClosed
 	}
 	q.waiting = append(q.waiting, r)
 	if !q.writing {
 		q.writing = true
-		go d.write()
+		q.writer.Go(write)
 	}
-	q.mu.Unlock()
-	select {
-	case <-r.done:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("storing: %w", ctx.Err())
+	return nil
+}
+
+// next takes the batch that is to be written next. When nothing waits, it is empty
+// and the writer has to end.
+func (q *queue) next() []*request {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	batch := q.waiting[:min(maxBatch, len(q.waiting))]
+	q.waiting = q.waiting[len(batch):]
+	if len(batch) == 0 {
+		q.waiting, q.writing = nil, false
 	}
-	if r.err != nil {
-		return nil, fmt.Errorf("storing: %w", r.err)
+	return batch
+}
+
+// submit queues a request and waits for its end.
+func (d *DB) submit(ctx context.Context, r *request) ([]uint64, error) {
+	r.done = make(chan struct{})
+	err := ctx.Err()
+	switch {
+	case d.readOnly:
+		err = ErrReadOnly
+	case err == nil:
+		err = d.queue.add(r, d.write)
+	}
+	if err == nil {
+		select {
+		case <-r.done:
+			err = r.err
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("storing: %w", err)
 	}
 	return r.versions, nil
 }
 
 // write writes what waits, batch by batch, until nothing does.
 func (d *DB) write() {
-	q := &d.queue
-	for {
-		q.mu.Lock()
-		batch := q.waiting[:min(maxBatch, len(q.waiting))]
-		q.waiting = q.waiting[len(batch):]
-		if len(batch) == 0 {
-			q.waiting, q.writing = nil, false
-			q.idle.Broadcast()
-			q.mu.Unlock()
-			return
-		}
-		q.mu.Unlock()
-		if err := d.commit(batch); err != nil {
-			for _, r := range batch {
-				if r.err == nil {
-					r.err = err
-				}
-			}
-		}
+	for batch := d.queue.next(); len(batch) > 0; batch = d.queue.next() {
+		err := d.commit(batch)
 		for _, r := range batch {
+			if r.err == nil {
+				r.err = err
+			}
 			close(r.done)
 		}
 	}
@@ -156,11 +146,7 @@ func (d *DB) commit(batch []*request) error {
 		return err
 	}
 	err := guarded(func() error {
-		return d.bolt.Update(func(tx *bbolt.Tx) error {
-			w, err := newWriter(tx)
-			if err != nil {
-				return err
-			}
+		return update(d.bolt, func(w *writer) (err error) {
 			for _, r := range batch {
 				var sums []uint64
 				if sums, r.err = w.check(r.changes); r.err != nil {
@@ -173,7 +159,7 @@ func (d *DB) commit(batch []*request) error {
 					return err
 				}
 			}
-			return w.finish()
+			return nil
 		})
 	})
 	if errors.As(err, new(*panicError)) {

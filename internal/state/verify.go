@@ -2,7 +2,6 @@ package state
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -50,8 +49,8 @@ type verifier struct {
 	root, free, high uint64 // pages: of the root bucket, of the free list, the first one never used
 	transaction      uint64
 	used             map[uint64]bool
-	problems         []error
-	dropped          int // problems beyond those kept
+	damage           error // the first problem
+	more             int   // problems after it
 }
 
 // readFile reads the store in file. With an error that is ErrDamaged, the
@@ -74,8 +73,9 @@ func readFile(file *os.File) (*snapshot, error) {
 		}
 		buckets[string(p.key)] = v.bucket(p.value)
 	})
-	if err := v.readLayout(buckets[string(metaBucket)]); err != nil {
-		return nil, err
+	// A store of which no layout can be told is only damaged.
+	if number, ok := v.meta(buckets[string(metaBucket)], layoutKey); ok && number > layout {
+		return nil, fmt.Errorf("%w: its layout is %d, this one knows %d", ErrNewer, number, layout)
 	}
 	v.readRecords(s, buckets)
 	v.readEvents(s, buckets[string(eventsBucket)])
@@ -84,22 +84,18 @@ func readFile(file *os.File) (*snapshot, error) {
 }
 
 func (v *verifier) problem(format string, args ...any) {
-	if len(v.problems) >= 5 {
-		v.dropped++
+	if v.damage != nil {
+		v.more++
 		return
 	}
-	v.problems = append(v.problems, fmt.Errorf(format, args...))
+	v.damage = fmt.Errorf("%w: %w", ErrDamaged, fmt.Errorf(format, args...))
 }
 
 func (v *verifier) err() error {
-	if len(v.problems) == 0 {
-		return nil
+	if v.more == 0 {
+		return v.damage
 	}
-	err := fmt.Errorf("%w: %w", ErrDamaged, v.problems[0])
-	if more := len(v.problems) + v.dropped - 1; more > 0 {
-		err = fmt.Errorf("%w, and %d more", err, more)
-	}
-	return err
+	return fmt.Errorf("%w, and %d more", v.damage, v.more)
 }
 
 // readMeta finds the newest of the two meta pages. They lie a page apart, and
@@ -140,36 +136,37 @@ func (v *verifier) readMeta() error {
 	return nil
 }
 
-// page reads a page with what overflows it, and marks its place as used.
-func (v *verifier) page(id uint64) (flags uint16, count int, raw []byte, ok bool) {
-	header := make([]byte, pageHeader)
+// page is a page with what overflows it.
+type page struct {
+	flags uint16
+	count int // of elements
+	raw   []byte
+}
+
+// page reads a page and marks its place as used.
+func (v *verifier) page(id uint64) (page, error) {
 	if id >= v.high || int64(id) >= v.size/v.pageSize {
-		v.problem("page %d is beyond the end", id)
-		return 0, 0, nil, false
+		return page{}, fmt.Errorf("page %d is beyond the end", id)
 	}
+	header := make([]byte, pageHeader)
 	if _, err := v.file.ReadAt(header, int64(id)*v.pageSize); err != nil {
-		v.problem("page %d: %w", id, err)
-		return 0, 0, nil, false
+		return page{}, fmt.Errorf("page %d: %w", id, err)
 	}
-	flags, count = order.Uint16(header[8:]), int(order.Uint16(header[10:]))
 	overflow := uint64(order.Uint32(header[12:]))
 	if order.Uint64(header) != id || overflow >= v.high-id || int64(id+overflow) >= v.size/v.pageSize {
-		v.problem("page %d: its head is wrong", id)
-		return 0, 0, nil, false
+		return page{}, fmt.Errorf("page %d: its head is wrong", id)
 	}
 	for n := id; n <= id+overflow; n++ {
 		if v.used[n] {
-			v.problem("page %d is used twice", n)
-			return 0, 0, nil, false
+			return page{}, fmt.Errorf("page %d is used twice", n)
 		}
 		v.used[n] = true
 	}
-	raw = make([]byte, int64(overflow+1)*v.pageSize)
+	raw := make([]byte, int64(overflow+1)*v.pageSize)
 	if _, err := v.file.ReadAt(raw, int64(id)*v.pageSize); err != nil {
-		v.problem("page %d: %w", id, err)
-		return 0, 0, nil, false
+		return page{}, fmt.Errorf("page %d: %w", id, err)
 	}
-	return flags, count, raw, true
+	return page{order.Uint16(header[8:]), int(order.Uint16(header[10:])), raw}, nil
 }
 
 // pair is an element of a leaf.
@@ -192,27 +189,28 @@ func (b *bound) pass(key []byte) bool {
 
 // walk calls f with the pairs below a page.
 func (v *verifier) walk(id uint64, b *bound, depth int, f func(pair)) {
-	flags, count, raw, ok := v.page(id)
-	if !ok {
+	p, err := v.page(id)
+	if err != nil {
+		v.problem("%w", err)
 		return
 	}
 	switch {
-	case flags == leafPage:
-		v.leaf(raw, count, b, f)
-	case flags == branchPage && count > 0 && depth < maxDepth:
-		for i := range count {
+	case p.flags == leafPage:
+		v.leaf(p.raw, p.count, b, f)
+	case p.flags == branchPage && p.count > 0 && depth < maxDepth:
+		for i := range p.count {
 			at := pageHeader + i*elementSize
-			if at+elementSize > len(raw) {
-				v.problem("page %d: %d elements do not fit", id, count)
+			if at+elementSize > len(p.raw) {
+				v.problem("page %d: %d elements do not fit", id, p.count)
 				return
 			}
-			key, ok := slice(raw, at+int(order.Uint32(raw[at:])), int(order.Uint32(raw[at+4:])))
+			key, ok := slice(p.raw, at+int(order.Uint32(p.raw[at:])), int(order.Uint32(p.raw[at+4:])))
 			if !ok || !b.pass(key) {
 				v.problem("page %d: key %d is wrong", id, i)
 			} else {
 				b.key, b.exact = key, true
 			}
-			v.walk(order.Uint64(raw[at+8:]), b, depth+1, f)
+			v.walk(order.Uint64(p.raw[at+8:]), b, depth+1, f)
 		}
 	default:
 		v.problem("page %d: not a page of data", id)
@@ -278,8 +276,7 @@ func (v *verifier) bucket(entry []byte) []pair {
 func (v *verifier) meta(pairs []pair, key []byte) (uint64, bool) {
 	for _, p := range pairs {
 		if bytes.Equal(p.key, key) {
-			number, _, _, err := unseal(metaBucket, key, p.value)
-			if err == nil {
+			if number, _, _, err := unseal(metaBucket, key, p.value); err == nil {
 				return number, true
 			}
 		}
@@ -288,18 +285,10 @@ func (v *verifier) meta(pairs []pair, key []byte) (uint64, bool) {
 	return 0, false
 }
 
-// readLayout returns an error if a newer balancer wrote the store. A store of which
-// nothing can be told is only damaged.
-func (v *verifier) readLayout(pairs []pair) error {
-	if number, ok := v.meta(pairs, layoutKey); ok && number > layout {
-		return fmt.Errorf("%w: its layout is %d, this one knows %d", ErrNewer, number, layout)
-	}
-	return nil
-}
-
 func (v *verifier) readRecords(s *snapshot, buckets map[string][]pair) {
-	highest, told := v.meta(buckets[string(metaBucket)], versionKey)
-	total, toldTotal := v.meta(buckets[string(metaBucket)], totalKey)
+	meta := buckets[string(metaBucket)]
+	highest, told := v.meta(meta, versionKey)
+	total, toldTotal := v.meta(meta, totalKey)
 	s.version = highest
 	sum := uint64(0)
 	for _, p := range buckets[string(recordsBucket)] {
@@ -341,16 +330,17 @@ func (v *verifier) readFreelist() {
 	if v.free == noFreelist {
 		return
 	}
-	flags, count, raw, ok := v.page(v.free)
-	if !ok {
+	p, err := v.page(v.free)
+	if err != nil {
+		v.problem("%w", err)
 		return
 	}
-	at := pageHeader
+	count, at := p.count, pageHeader
 	if count == 0xFFFF { // too many for two bytes
-		count, at = int(min(order.Uint64(raw[at:]), uint64(len(raw)))), at+8
+		count, at = int(min(order.Uint64(p.raw[at:]), uint64(len(p.raw)))), at+8
 	}
-	ids, ok := slice(raw, at, 8*count)
-	if flags != freelistPage || !ok {
+	ids, ok := slice(p.raw, at, 8*count)
+	if p.flags != freelistPage || !ok {
 		v.problem("the list of free pages is wrong")
 		return
 	}
@@ -382,11 +372,4 @@ func readStable(path string) (*snapshot, error) {
 		return nil, fmt.Errorf("reading it: %w, which changes it too often", ErrInUse)
 	}
 	return s, err
-}
-
-// sorted returns the records of a snapshot by version, in which they were written.
-func (s *snapshot) sorted() []Entry {
-	list, _ := s.list("")
-	slices.SortFunc(list, func(a, b Entry) int { return cmp.Compare(a.Version, b.Version) })
-	return list
 }

@@ -8,10 +8,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
+// all lists every metric.
+var all []*prometheus.Desc
+
 // describe makes the description of a metric. Times are seconds since the
 // epoch; what is neither a time nor counted is a gauge.
 func describe(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("balancer_"+name, help, labels, nil)
+	d := prometheus.NewDesc("balancer_"+name, help, labels, nil)
+	all = append(all, d)
+	return d
 }
 
 // The labels. An instance is called "backend", since Prometheus itself calls the
@@ -64,14 +69,6 @@ var (
 	serviceStates  = []State{StateOK, StateDegraded, StateStarting, StateFailed}
 	instanceStates = []State{StateOK, StateStarting, StateSilent, StateUnknown, StateUnreachable, StateInvalid}
 )
-
-// all lists every metric, in the order in which they are described.
-var all = []*prometheus.Desc{
-	descBuild, descStart, descWarnings, descLoaded, descReload, descReloadAt, descConnected, descServing, descRestarts, descConsensus, descHSDirs, descEvents,
-	descState, descTrouble, descInstances,
-	descBackend, descOffered, descUsed, descShare, descRenewed, descFetched, descRounds, descRoundAt, descPoints, descSlots, descConfirmed,
-	descCustody, descExpiry, descPeriods, descRemaining, descRenewBy,
-}
 
 // metricsHandler serves snapshots as Prometheus text.
 func metricsHandler(snapshot func() Snapshot) http.Handler {

@@ -6,14 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
+	"onionbalancer/internal/owner"
 	"onionbalancer/internal/peer"
 	"onionbalancer/internal/printable"
 )
@@ -40,6 +45,7 @@ func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() S
 	if err != nil {
 		return fmt.Errorf("opening the status socket: %w", err)
 	}
+	defer os.Remove(path)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -48,12 +54,12 @@ func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() S
 	})
 	mux.Handle("GET /metrics", metricsHandler(snapshot))
 	server := &http.Server{
-		Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
+		Handler: mux, ConnState: new(connLimit).connState, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.Serve(&crowd{Listener: listener}); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving the status socket: %w", err)
 	}
 	return nil
@@ -62,9 +68,9 @@ func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() S
 // CheckPath says whether Serve can make a socket at path, which the kernel wants
 // short.
 func CheckPath(path string) error {
-	const born = "/.s4294967295/s" // what it is called first, below the directory
+	const temporary = "/.s4294967295/s" // its first name, below the directory
 	dir := filepath.Dir(path)
-	if room := maxSocketPath - 1 - max(len(born), len(path)-len(dir)); len(dir) > room {
+	if room := maxSocketPath - 1 - max(len(temporary), len(path)-len(dir)); len(dir) > room {
 		return fmt.Errorf("the path has %d bytes, and a socket in it leaves it %d", len(dir), room)
 	}
 	return nil
@@ -83,62 +89,66 @@ func listen(path string) (net.Listener, error) {
 			return nil, err
 		}
 	}
-	// The socket comes to life under a name in a directory that only we can
-	// enter, so that no moment exists at which others could open it.
-	nursery, err := os.MkdirTemp(filepath.Dir(path), ".s")
+	// The socket is made in a directory that only we can enter, and moved when
+	// its mode is right, so that others can never open it.
+	private, err := os.MkdirTemp(filepath.Dir(path), ".s")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(nursery)
-	born := filepath.Join(nursery, "s")
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: born, Net: "unix"})
+	defer os.RemoveAll(private)
+	temporary := filepath.Join(private, "s")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	listener.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(born, 0o600), os.Rename(born, path)); err != nil {
+	if err := errors.Join(os.Chmod(temporary, 0o600), os.Rename(temporary, path)); err != nil {
 		listener.Close()
 		return nil, err
 	}
-	return removing{listener, path}, nil
+	return listener, nil
 }
 
-// removing takes the socket's file away with the listener.
-type removing struct {
-	net.Listener
-	path string
+// maxConns is how many connections to the status socket are open at a time.
+const maxConns = 32
+
+// connLimit holds the open connections of a server, at most maxConns. One more
+// closes the oldest, so that the daemon keeps its file descriptors and answers
+// real requests, however many clients connect and then send or read nothing.
+type connLimit struct {
+	mu   sync.Mutex
+	open []net.Conn // the oldest first
 }
 
-func (r removing) Close() error {
-	return errors.Join(r.Listener.Close(), os.Remove(r.path))
+// connState is for http.Server.
+func (c *connLimit) connState(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		if len(c.open) == maxConns {
+			c.open[0].Close()
+			c.open = c.open[1:]
+		}
+		c.open = append(c.open, conn)
+	case http.StateClosed:
+		c.open = slices.DeleteFunc(c.open, func(other net.Conn) bool { return other == conn })
+	}
 }
 
 // Query asks the daemon whose socket is at path for its snapshot.
-func Query(ctx context.Context, path string) (Snapshot, error) {
-	var s Snapshot
-	body, err := get(ctx, path, "/status")
-	if err != nil {
-		return s, err
-	}
-	defer body.Close()
-	if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&s); err != nil {
-		return s, fmt.Errorf("reading the daemon's status: %w", err)
-	}
-	return s, nil
+func Query(ctx context.Context, path string) (s Snapshot, err error) {
+	err = get(ctx, path, "/status", func(body io.Reader) error { return json.NewDecoder(body).Decode(&s) })
+	return s, err
 }
 
 // Metrics copies the metrics of the daemon whose socket is at path to out, as
 // Prometheus text.
 func Metrics(ctx context.Context, path string, out io.Writer) error {
-	body, err := get(ctx, path, "/metrics")
-	if err != nil {
+	return get(ctx, path, "/metrics", func(body io.Reader) error {
+		_, err := io.Copy(out, body)
 		return err
-	}
-	defer body.Close()
-	if _, err := io.Copy(out, io.LimitReader(body, maxAnswer)); err != nil {
-		return fmt.Errorf("reading the daemon's metrics: %w", err)
-	}
-	return nil
+	})
 }
 
 // dial connects to a daemon, which is root's, ours, or of the user whose the
@@ -151,9 +161,7 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 	}
 	var others []int
 	if info, err := os.Stat(filepath.Dir(path)); err == nil {
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-			others = append(others, int(stat.Uid))
-		}
+		others = append(others, owner.Of(info))
 	}
 	if err := peer.Check(conn, others...); err != nil {
 		conn.Close()
@@ -162,23 +170,64 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 	return conn, nil
 }
 
-// get asks the daemon whose socket is at path for one of its pages.
-func get(ctx context.Context, path, page string) (io.ReadCloser, error) {
+// get asks the daemon whose socket is at path for one of its pages, and reads it.
+func get(ctx context.Context, path, page string, read func(io.Reader) error) error {
 	client := http.Client{Timeout: answerPatience, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
 	}}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://balancer"+page, nil)
 	if err != nil {
-		return nil, fmt.Errorf("asking the daemon for its status: %w", err)
+		return fmt.Errorf("asking the daemon for its status: %w", err)
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, unanswered(path, err)
+		return unanswered(path, err)
 	}
+	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		response.Body.Close()
-		return nil, fmt.Errorf("asking the daemon for its status: it answered %s", response.Status)
+		return fmt.Errorf("asking the daemon for its status: it answered %s", response.Status)
 	}
-	return response.Body, nil
+	if err := read(io.LimitReader(response.Body, maxAnswer)); err != nil {
+		return fmt.Errorf("reading the daemon's %s: %w", page[1:], err)
+	}
+	return nil
+}
+
+// unanswered says why there was no answer at path.
+func unanswered(path string, err error) error {
+	request := (*url.Error)(nil)
+	if errors.As(err, &request) {
+		err = request.Err
+	}
+	switch {
+	case request != nil && request.Timeout():
+		return fmt.Errorf("the balancer that listens at %s does not answer: it is stopped, or the machine is overloaded", path)
+	case len(path) >= maxSocketPath:
+		return fmt.Errorf("no balancer can listen at %q: it is %d bytes long, and a socket's path may have %d", path, len(path), maxSocketPath-1)
+	case errors.Is(err, fs.ErrPermission):
+		forbidden := &ForbiddenError{Socket: path}
+		if info, err := os.Stat(filepath.Dir(path)); err == nil {
+			forbidden.User = owner.Name(owner.Of(info))
+		}
+		return forbidden
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no balancer answers at %s: is it running? %w", path, err)
+	}
+	return fmt.Errorf("asking the balancer that listens at %s: %w", path, err)
+}
+
+// ForbiddenError says that this user may not ask the daemon.
+type ForbiddenError struct {
+	Socket string
+	User   string // who may, beside root; empty if that cannot be told
+}
+
+// Error names the socket and the user.
+func (e *ForbiddenError) Error() string {
+	text := fmt.Sprintf("permission denied: %s is open to the user that balancer runs as, and to root", e.Socket)
+	if e.User != "" {
+		text = fmt.Sprintf("permission denied: %s is open to the user %s, and to root", e.Socket, e.User)
+	}
+	return text
 }

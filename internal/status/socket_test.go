@@ -65,17 +65,23 @@ func TestQuery(t *testing.T) {
 	}
 }
 
-func TestServeTakesOverFromTheDead(t *testing.T) {
-	path := filepath.Join(t.TempDir(), SocketName)
+// abandon leaves a socket at path on which nobody listens.
+func abandon(t *testing.T, path string) {
+	t.Helper()
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	listener.SetUnlinkOnClose(false)
 	listener.Close()
+}
+
+func TestServeTakesOverFromTheDead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), SocketName)
+	abandon(t, path)
 	stop := serve(t, path)
 	defer stop()
-	err = Serve(t.Context(), path, slog.New(slog.DiscardHandler), nil)
+	err := Serve(t.Context(), path, slog.New(slog.DiscardHandler), nil)
 	if err == nil || !strings.Contains(err.Error(), "another balancer") {
 		t.Fatalf("second daemon on one socket: %v", err)
 	}
@@ -94,12 +100,7 @@ func TestQueryUnanswered(t *testing.T) {
 		!strings.HasPrefix(e.Error(), "permission denied: ") || strings.Contains(e.Error(), "running?") {
 		t.Errorf("forbidden: %v", forbidden)
 	}
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener.SetUnlinkOnClose(false)
-	listener.Close()
+	abandon(t, path)
 	for what, path := range map[string]string{"never was": filepath.Join(dir, "none"), "left behind": path} {
 		if _, err := Query(t.Context(), path); err == nil || !strings.Contains(err.Error(), "no balancer answers at "+path+": is it running?") {
 			t.Errorf("a socket that %s: %v", what, err)

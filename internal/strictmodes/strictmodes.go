@@ -10,8 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
+	"syscall"
 
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/shell"
@@ -48,9 +47,6 @@ func Owner(path string) (User, error) {
 	return u, nil
 }
 
-// maxLinks is how many symbolic links Linux follows in one path.
-const maxLinks = 40
-
 // Check reports whether someone else than root and u can change the file or
 // directory at path, or put another in its place: by owning it or being allowed
 // to write to it, to a directory above it, or to what a symbolic link on the way
@@ -63,45 +59,24 @@ func (u User) Check(path string) error {
 	if err != nil {
 		return err
 	}
-	rest, links := components(abs), 0
-	at := "/"
-	sticky, err := u.checkOne(abs, at, len(rest) == 0)
-	if err != nil {
+	if _, err := u.checkOne(abs, "/", abs == "/"); err != nil {
 		return err
 	}
-	for len(rest) > 0 {
-		next := filepath.Join(at, rest[0])
-		rest = rest[1:]
-		info, err := os.Lstat(next)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
+	err = owner.Walk(abs, func(at string, info fs.FileInfo, last bool) error {
+		if info.Mode().Type() != fs.ModeSymlink {
+			_, err := u.checkOne(abs, at, last)
 			return err
 		}
-		if info.Mode()&fs.ModeSymlink == 0 {
-			if sticky, err = u.checkOne(abs, next, len(rest) == 0); err != nil {
-				return err
-			}
-			at = next
-			continue
-		}
-		if uid := owner.Of(info); sticky && !u.trusts(uid) {
-			return fmt.Errorf("%s is a link of user %s, who can lead it elsewhere: run: rm %s", next, owner.Name(uid), shell.Quote(next))
-		}
-		target, err := os.Readlink(next)
-		if err != nil {
+		uid := owner.Of(info)
+		if sticky, err := u.checkOne(abs, filepath.Dir(at), false); err != nil || !sticky || u.trusts(uid) {
 			return err
 		}
-		if links++; links > maxLinks {
-			return fmt.Errorf("%s: too many symbolic links", abs)
-		}
-		if filepath.IsAbs(target) {
-			at, sticky = "/", false
-		}
-		rest = append(components(target), rest...)
+		return fmt.Errorf("%s is a link of user %s, who can lead it elsewhere: run: rm %s", at, owner.Name(uid), shell.Quote(at))
+	})
+	if errors.Is(err, syscall.ELOOP) {
+		return fmt.Errorf("%s: too many symbolic links", abs)
 	}
-	return nil
+	return err
 }
 
 // checkOne looks at one file or directory on the way to path, the last one being
@@ -133,11 +108,6 @@ func (u User) checkOne(path, at string, last bool) (sticky bool, err error) {
 		return false, fmt.Errorf("%s can be written by %s (mode %04o): run: chmod go-w %s", at, writers, info.Mode().Perm(), quoted)
 	}
 	return false, fmt.Errorf("%s, on the way to %s, can be written by %s (mode %04o): run: chmod go-w %s", at, path, writers, info.Mode().Perm(), quoted)
-}
-
-// components splits a path, and drops what stands for nothing.
-func components(path string) []string {
-	return slices.DeleteFunc(strings.Split(path, "/"), func(s string) bool { return s == "" || s == "." })
 }
 
 func (u User) trusts(uid int) bool { return uid == 0 || uid == u.UID }

@@ -136,15 +136,12 @@ func (t *Tor) trouble() string {
 func (p *Pool) follow(ctx context.Context, t *Tor) {
 	woken := t.client.Watch(ctx)
 	for {
-		timer := time.NewTimer(p.times.poll)
 		select {
 		case <-ctx.Done():
-			timer.Stop()
 			return
 		case <-woken:
-		case <-timer.C:
+		case <-time.After(p.times.poll):
 		}
-		timer.Stop()
 		if until, err := t.expiry(ctx); err == nil {
 			t.mu.Lock()
 			t.until = until
@@ -166,33 +163,27 @@ func (p *Pool) follow(ctx context.Context, t *Tor) {
 func (p *Pool) compareGuards() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	used := map[string][]*Tor{}
+	guards := make(map[*Tor][]string)
 	for _, t := range p.tors {
 		t.mu.Lock()
-		guards := slices.Compact(slices.Sorted(slices.Values(t.guards)))
+		guards[t] = t.guards
 		t.mu.Unlock()
-		for _, guard := range guards {
-			used[guard] = append(used[guard], t)
-		}
 	}
-	same := map[*Tor][]string{}
-	for _, tors := range used {
-		for _, t := range tors {
-			for _, other := range tors {
-				if other != t && !slices.Contains(same[t], other.name) {
-					same[t] = append(same[t], other.name)
-				}
+	for _, t := range p.tors {
+		var same []string
+		for _, other := range p.tors {
+			shared := func(guard string) bool { return slices.Contains(guards[t], guard) }
+			if other != t && slices.ContainsFunc(guards[other], shared) {
+				same = append(same, other.name)
 			}
 		}
-	}
-	for _, t := range p.tors {
-		now := slices.Sorted(slices.Values(same[t]))
+		slices.Sort(same)
 		t.mu.Lock()
 		before := t.sameGuards
-		t.sameGuards = now
+		t.sameGuards = same
 		t.mu.Unlock()
-		if len(now) > 0 && !slices.Equal(before, now) {
-			p.tell(slog.LevelWarn, "tors use the same guard: one relay carries the traffic of both", t, slog.Any("others", now))
+		if len(same) > 0 && !slices.Equal(before, same) {
+			p.tell(slog.LevelWarn, "tors use the same guard: one relay carries the traffic of both", t, slog.Any("others", same))
 		}
 	}
 }

@@ -169,16 +169,11 @@ func (t *Tor) Socks(ctx context.Context) (network, address string, err error) {
 
 // host is where the control port is, an IP address: on this machine by default.
 func (t *Tor) host() netip.Addr {
-	here := netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	host, _, err := net.SplitHostPort(t.target)
-	if err != nil {
-		return here
+	host, _, _ := net.SplitHostPort(t.target)
+	if address, err := netip.ParseAddr(host); err == nil {
+		return address.Unmap()
 	}
-	address, err := netip.ParseAddr(host)
-	if err != nil {
-		return here
-	}
-	return address.Unmap()
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }
 
 // reachable turns a listener of a tor on host into what can be dialled from
@@ -192,7 +187,7 @@ func reachable(listener string, host netip.Addr) (address string, ok bool) {
 	switch {
 	case ip.IsUnspecified():
 		ip = host
-	case ip.IsLoopback() != host.IsLoopback() && ip.IsLoopback():
+	case ip.IsLoopback() && !host.IsLoopback():
 		return "", false // of another machine
 	}
 	return netip.AddrPortFrom(ip, at.Port()).String(), true

@@ -1,12 +1,11 @@
-// Package control is a client of tor's control port (control-spec), on top of
-// github.com/cretz/bine/control.
+// Package control is a client of tor's control port (control-spec).
 //
 // A [Client] holds two authenticated connections to one tor. Commands go over
 // the first, one at a time, each with a deadline. Events come over the second,
-// whose reader never blocks on a receiver: bine deadlocks when commands and
-// events share a connection. When either connection is lost, the client closes
-// both, fails all pending calls with [ErrNotConnected], connects again with a
-// growing backoff, and asks for its events again.
+// whose reader never blocks on a receiver, so neither waits for the other. When
+// either connection is lost, the client closes both, fails all pending calls with
+// [ErrNotConnected], connects again with a growing backoff, and asks for its events
+// again.
 //
 // A program that binds the control port while tor is down would be taken for tor
 // unless it had to prove what only tor knows. So the client proves that it knows
@@ -20,6 +19,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -87,33 +87,19 @@ func (c Config) withDefaults() Config {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	if c.DialTimeout <= 0 {
-		c.DialTimeout = DefaultDialTimeout
-	}
-	if c.CommandTimeout <= 0 {
-		c.CommandTimeout = DefaultCommandTimeout
-	}
-	if c.Heartbeat <= 0 {
-		c.Heartbeat = DefaultHeartbeat
-	}
-	if c.MinBackoff <= 0 {
-		c.MinBackoff = DefaultMinBackoff
-	}
-	if c.MaxBackoff <= 0 {
-		c.MaxBackoff = DefaultMaxBackoff
-	}
-	c.MaxBackoff = max(c.MaxBackoff, c.MinBackoff)
-	if c.MaxReply <= 0 {
-		c.MaxReply = DefaultMaxReply
-	}
+	c.DialTimeout = cmp.Or(c.DialTimeout, DefaultDialTimeout)
+	c.CommandTimeout = cmp.Or(c.CommandTimeout, DefaultCommandTimeout)
+	c.Heartbeat = cmp.Or(c.Heartbeat, DefaultHeartbeat)
+	c.MinBackoff = cmp.Or(c.MinBackoff, DefaultMinBackoff)
+	c.MaxBackoff = max(cmp.Or(c.MaxBackoff, DefaultMaxBackoff), c.MinBackoff)
+	c.MaxReply = cmp.Or(c.MaxReply, DefaultMaxReply)
 	return c
 }
 
 // Client talks to one tor. Its methods may be called concurrently, before and
 // after Run too: without a connection they return ErrNotConnected at once.
 type Client struct {
-	cfg   Config
-	pairs pairLocks
+	cfg Config
 
 	mu       sync.Mutex
 	session  *session      // nil while there is no connection
@@ -121,8 +107,8 @@ type Client struct {
 	state    State
 	failure  error         // of the last connection or attempt; its text is State's LastError
 	skew     time.Duration // how far tor last found the clock ahead, in this connection
-	watchers map[chan struct{}]struct{}
-	progress map[chan Progress]struct{}
+	watchers readers[struct{}]
+	progress readers[Progress]
 	sizes    map[string]int // of documents, by key
 }
 
@@ -135,19 +121,19 @@ func New(cfg Config) *Client {
 	return &Client{
 		cfg:      cfg.withDefaults(),
 		ready:    make(chan struct{}),
-		watchers: make(map[chan struct{}]struct{}),
-		progress: make(map[chan Progress]struct{}),
+		watchers: make(readers[struct{}]),
+		progress: make(readers[Progress]),
 		sizes:    make(map[string]int),
 	}
 }
 
 // State is what an operator wants to know of the connection.
 type State struct {
-	Connected  bool      `json:"connected"`
-	Since      time.Time `json:"since"`       // when Connected took its value; zero before Run
-	LastError  string    `json:"last_error"`  // why the last connection or attempt failed; kept after a reconnect
-	TorVersion string    `json:"tor_version"` // as "0.4.9.11", of the last connection
-	Connects   int       `json:"connects"`    // connections made so far
+	Connected  bool
+	Since      time.Time // when Connected took its value; zero before Run
+	LastError  string    // why the last connection or attempt failed; kept after a reconnect
+	TorVersion string    // as "0.4.9.11", of the last connection
+	Connects   int       // connections made so far
 }
 
 // State returns the connection's state now.
@@ -242,10 +228,8 @@ func (c *Client) attach(s *session) {
 	c.mu.Lock()
 	c.session = s
 	close(c.ready)
-	c.state.Connected, c.state.Since = true, time.Now()
-	c.state.TorVersion = s.version
-	c.state.Connects++
-	c.wakeLocked() // with the session, so that a Watch of now is not woken twice
+	c.state = State{Connected: true, Since: time.Now(), TorVersion: s.version, Connects: c.state.Connects + 1}
+	tell(c.watchers, struct{}{}) // with the session, so that a Watch of now is not woken twice
 	c.mu.Unlock()
 	c.cfg.Log.Info("connected to tor", "tor_version", s.version)
 	if err := CheckVersion(s.version); err != nil {

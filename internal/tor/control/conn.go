@@ -2,7 +2,6 @@ package control
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +9,8 @@ import (
 	"net"
 	"net/textproto"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
-
-	bine "github.com/cretz/bine/control"
 )
 
 const (
@@ -22,12 +18,10 @@ const (
 	maxEvent      = 8 << 20 // 8 MiB: a descriptor is 50,000 bytes unless the consensus raises it
 )
 
-// controlConn is one connection to tor. It has one user at a time: bine's
-// connection deadlocks when shared.
+// controlConn is one connection to tor. It has one user at a time.
 type controlConn struct {
 	conn    *cappedConn
 	text    *textproto.Conn
-	bine    *bine.Conn
 	timeout time.Duration // of one command
 }
 
@@ -62,7 +56,7 @@ func openConn(ctx context.Context, cfg Config) (*controlConn, string, error) {
 func newConn(conn net.Conn, timeout time.Duration) *controlConn {
 	capped := &cappedConn{Conn: conn}
 	text := textproto.NewConn(capped)
-	return &controlConn{conn: capped, text: text, bine: bine.NewConn(text), timeout: timeout}
+	return &controlConn{conn: capped, text: text, timeout: timeout}
 }
 
 // close closes the connection without QUIT, which could wait for an answer.
@@ -70,56 +64,34 @@ func (l *controlConn) close() { _ = l.text.Close() }
 
 // send carries out one command with a small reply. Its error is a *ReplyError
 // when tor refused; with any other error the connection is of no more use.
-// The text goes through "%s" since bine takes commands for format strings.
-func (l *controlConn) send(command string) (*bine.Response, error) {
+func (l *controlConn) send(command string) (*reply, error) {
+	return l.exchange(command, func(*bufio.Writer) {})
+}
+
+// post carries out one command with a document. Errors are as with send.
+func (l *controlConn) post(command string, document []byte) error {
+	_, err := l.exchange(command, func(w *bufio.Writer) { writeDocument(w, document) })
+	return err
+}
+
+func (l *controlConn) exchange(command string, more func(*bufio.Writer)) (*reply, error) {
 	if err := l.arm(maxPlainReply); err != nil {
 		return nil, err
 	}
-	response, err := l.bine.SendRequest("%s", command)
-	if err == nil {
-		return response, nil
-	}
-	if response != nil {
-		return nil, refusal(response.Err.Code, response.Reply)
-	}
-	return nil, l.explain(err)
-}
-
-// post sends one command with a document and awaits the reply. Errors are as with
-// send.
-func (l *controlConn) post(command string, document []byte) error {
-	if err := l.arm(maxPlainReply); err != nil {
-		return err
-	}
 	w := l.text.W
 	_, _ = w.WriteString(command + "\r\n")
-	writeStuffed(w, document)
-	_, _ = w.WriteString(".\r\n")
-	if err := w.Flush(); err != nil { // or what failed before
-		return l.explain(err)
+	more(w)
+	if err := w.Flush(); err != nil { // of whatever was written
+		return nil, l.explain(err)
 	}
-	response, err := l.bine.ReadResponse()
+	r, err := readReply(l.text.R)
 	switch {
 	case err != nil:
-		return l.explain(err)
-	case !response.IsOk():
-		return refusal(response.Err.Code, response.Reply)
+		return nil, l.explain(err)
+	case !r.ok():
+		return nil, refusal(r.code, r.text())
 	}
-	return nil
-}
-
-// writeStuffed gives a document CRLF line ends and doubles the dots that begin a
-// line, so that none of them ends the command (control-spec, section 2.2). w
-// remembers errors.
-func writeStuffed(w *bufio.Writer, document []byte) {
-	for line := range bytes.Lines(document) {
-		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
-		if len(line) > 0 && line[0] == '.' {
-			_ = w.WriteByte('.')
-		}
-		_, _ = w.Write(line)
-		_, _ = w.WriteString("\r\n")
-	}
+	return r, nil
 }
 
 // arm sets the deadline and the allowance of one exchange. Replies are told
@@ -128,7 +100,7 @@ func (l *controlConn) arm(allowance int64) error {
 	if n := l.text.R.Buffered(); n > 0 {
 		return fmt.Errorf("tor sent %d bytes without being asked", n)
 	}
-	l.conn.allow(allowance)
+	l.conn.left = allowance
 	return l.conn.SetDeadline(time.Now().Add(l.timeout))
 }
 
@@ -142,22 +114,15 @@ func (l *controlConn) explain(err error) error {
 
 // fatal tells whether err ends the connection it happened on.
 func fatal(err error) bool {
-	var reply *ReplyError
-	var usage *usageError
-	return err != nil && !errors.As(err, &reply) && !errors.As(err, &usage)
+	var refused *ReplyError
+	return err != nil && !errors.As(err, &refused)
 }
-
-// usageError is a caller's mistake, found before anything was sent.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
 
 // oneWord refuses what would be more than one argument of a command, or begin
 // a second command.
 func oneWord(what, s string) error {
 	if s == "" || strings.ContainsAny(s, " \t\r\n\x00") {
-		return &usageError{fmt.Errorf("%s %q is not one word", what, s)}
+		return fmt.Errorf("%s %q is not one word", what, s)
 	}
 	return nil
 }
@@ -200,30 +165,15 @@ func splitTarget(target string) (network, address string, err error) {
 // length into memory.
 type cappedConn struct {
 	net.Conn
-	mu   sync.Mutex
-	left int64
-}
-
-func (c *cappedConn) allow(n int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.left = n
+	left int64 // the allowance: it belongs to who reads
 }
 
 func (c *cappedConn) Read(p []byte) (int, error) {
-	c.mu.Lock()
-	left := c.left
-	c.mu.Unlock()
-	if left <= 0 {
+	if c.left <= 0 {
 		return 0, fmt.Errorf("reading a reply: %w", ErrTooLarge)
 	}
-	if int64(len(p)) > left {
-		p = p[:left]
-	}
-	n, err := c.Conn.Read(p)
-	c.mu.Lock()
+	n, err := c.Conn.Read(p[:min(int64(len(p)), c.left)])
 	c.left -= int64(n)
-	c.mu.Unlock()
 	return n, err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -62,10 +63,7 @@ func (p Progress) standstill() (percent int, why error) {
 
 // ClockError says how wrong tor finds the clock, nil if it has said nothing of it.
 func (c *Client) ClockError(ctx context.Context) error {
-	step, err := c.Bootstrap(ctx)
-	if err != nil {
-		step = Progress{}
-	}
+	step, _ := c.Bootstrap(ctx) // empty if tor does not say
 	return c.clockError(step)
 }
 
@@ -80,12 +78,12 @@ func (c *Client) clockError(step Progress) error {
 			skew = told
 		}
 	}
+	if skew == 0 {
+		return nil
+	}
 	direction := "ahead of"
 	if skew < 0 {
 		direction = "behind"
-	}
-	if skew == 0 {
-		return nil
 	}
 	return advise(fmt.Errorf("tor finds this machine's clock %v %s the Tor network's", skew.Abs(), direction), setClock)
 }
@@ -102,11 +100,11 @@ func parseSkew(seconds string) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// OldestVersion is the oldest series of tor that a balancer should use. It is
+// oldestVersion is the oldest series of tor that a balancer should use. It is
 // the first whose clients and services speak of everything that descriptors
 // hold today (flow-control came with 0.4.7, pow-params with 0.4.8), and what
 // came before it is no longer maintained.
-const OldestVersion = "0.4.8"
+const oldestVersion = "0.4.8"
 
 // CheckVersion says what is wrong with a version of tor, such as "0.4.9.11" or
 // "0.4.9.3-alpha".
@@ -115,20 +113,15 @@ func CheckVersion(version string) error {
 	if err != nil {
 		return fmt.Errorf("reading tor's version %q: %w", version, err)
 	}
-	oldest, err := parseVersion(OldestVersion)
+	oldest, err := parseVersion(oldestVersion)
 	if err != nil {
 		return err
 	}
-	for i := range have {
-		if have[i] > oldest[i] {
-			return nil
-		}
-		if have[i] < oldest[i] {
-			return advise(fmt.Errorf("tor %s is older than %s, the oldest that balancer is made for", printable.Text(version), OldestVersion),
-				"install a newer tor (Debian: from deb.torproject.org or backports)")
-		}
+	if slices.Compare(have[:], oldest[:]) >= 0 {
+		return nil
 	}
-	return nil
+	return advise(fmt.Errorf("tor %s is older than %s, the oldest that balancer is made for", printable.Text(version), oldestVersion),
+		"install a newer tor (Debian: from deb.torproject.org or backports)")
 }
 
 // parseVersion reads the first three numbers, which name the series.

@@ -1,14 +1,14 @@
 package control
 
 import (
+	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
-
-	bine "github.com/cretz/bine/control"
 )
 
 // Watch returns a channel that wakes its reader when the documents of GetInfo
@@ -20,62 +20,65 @@ import (
 // No event tells of microdescriptors. For some seconds after a new consensus
 // those of its new relays are on their way.
 func (c *Client) Watch(ctx context.Context) <-chan struct{} {
-	ch := make(chan struct{}, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.watchers[ch] = struct{}{}
+	ch := subscribe(ctx, c, c.watchers)
 	if c.session != nil {
 		ch <- struct{}{}
 	}
+	return ch
+}
+
+// readers are channels that each hold the latest of what was told, until it is
+// read. Their client's mutex guards them.
+type readers[T any] map[chan T]struct{}
+
+// subscribe adds a reader, until ctx ends. c.mu is held.
+func subscribe[T any](ctx context.Context, c *Client, to readers[T]) chan T {
+	ch := make(chan T, 1)
+	to[ch] = struct{}{}
 	context.AfterFunc(ctx, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		delete(c.watchers, ch)
+		delete(to, ch)
 	})
 	return ch
 }
 
-func (c *Client) wake() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wakeLocked()
-}
-
-func (c *Client) wakeLocked() {
-	for ch := range c.watchers {
+// tell gives what to all readers, and never waits. Their client's mutex is held.
+func tell[T any](to readers[T], what T) {
+	for ch := range to {
 		select {
-		case ch <- struct{}{}:
+		case <-ch:
 		default:
 		}
+		ch <- what // room was made, and only we send, under the lock
 	}
-}
-
-// noteSkew keeps what tor said of the clock, to explain why there is no
-// consensus.
-func (c *Client) noteSkew(ahead time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.skew = ahead
 }
 
 // dispatch hands an event on, and never waits. A malformed one is well framed
 // still, so the connection goes on.
-func (s *session) dispatch(response *bine.Response) {
-	e, err := parseEvent(response.Data, response.Reply)
-	switch {
-	case err != nil:
+func (s *session) dispatch(r *reply) {
+	e, err := parseEvent(r)
+	if err != nil {
 		s.log.Debug("malformed event from tor", "error", err)
-	case e.hsDesc != nil:
+		return
+	}
+	if e.hsDesc != nil {
 		s.deliver(e.hsDesc)
-	case e.progress != nil:
-		s.client.tellProgress(*e.progress)
-		if e.progress.Done() {
-			s.client.wake()
-		}
-	case e.refresh:
-		s.client.wake()
-	case e.skew != 0:
-		s.client.noteSkew(e.skew)
+		return
+	}
+	c := s.client
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e.progress != nil {
+		tell(c.progress, *e.progress)
+	}
+	if e.refresh || e.progress != nil && e.progress.Done() {
+		tell(c.watchers, struct{}{})
+	}
+	if e.skew != 0 {
+		c.skew = e.skew
 	}
 }
 
@@ -97,37 +100,25 @@ type hsDescEvent struct {
 	content []byte // whole lines; nil when the fetch brought nothing
 }
 
-// parseEvent reads an event as bine hands it over: data holds the lines before
-// the last, which is reply.
-func parseEvent(data []string, reply string) (event, error) {
-	text := reply
-	if len(data) > 0 {
-		text = data[0]
-	}
-	keyword, rest, _ := strings.Cut(text, " ")
+// parseEvent reads an event, whose first line names it.
+func parseEvent(r *reply) (event, error) {
+	keyword, rest, _ := strings.Cut(r.lines[0], " ")
+	var e event
+	var err error
 	switch keyword {
 	case "HS_DESC":
-		e, err := parseHSDesc(rest)
-		if err != nil {
-			return event{}, fmt.Errorf("reading HS_DESC: %w", err)
-		}
-		return event{hsDesc: e}, nil
+		e.hsDesc, err = parseHSDesc(rest)
 	case "HS_DESC_CONTENT":
-		e, err := parseHSDescContent(rest)
-		if err != nil {
-			return event{}, fmt.Errorf("reading HS_DESC_CONTENT: %w", err)
-		}
-		return event{hsDesc: e}, nil
+		e.hsDesc, err = parseHSDescContent(rest, r.document)
 	case "STATUS_CLIENT":
-		e, err := parseStatusClient(rest)
-		if err != nil {
-			return event{}, fmt.Errorf("reading STATUS_CLIENT: %w", err)
-		}
-		return e, nil
+		e, err = parseStatusClient(rest)
 	case "STATUS_GENERAL":
-		return event{skew: parseClockSkew(rest)}, nil
+		e.skew = parseClockSkew(rest)
 	}
-	return event{}, nil
+	if err != nil {
+		return event{}, fmt.Errorf("reading %s: %w", keyword, err)
+	}
+	return e, nil
 }
 
 // parseClockSkew reads: severity, "CLOCK_SKEW", SKEW=SECONDS and others
@@ -159,19 +150,18 @@ func parseHSDesc(text string) (*hsDescEvent, error) {
 	return e, nil
 }
 
-// parseHSDescContent reads: address, blinded key, HSDir, and from the next
-// line on the descriptor (control-spec, section 4.1.26). For a failed fetch
-// tor sends an empty line in its place. bine trimmed the newline at the end.
-func parseHSDescContent(text string) (*hsDescEvent, error) {
-	head, body, found := strings.Cut(text, "\n")
-	words := strings.Fields(head)
-	if len(words) < 3 || !found {
+// parseHSDescContent reads: address, blinded key, HSDir; the document is the
+// descriptor (control-spec, section 4.1.26). For a failed fetch tor sends an empty
+// line in its place.
+func parseHSDescContent(text string, document []byte) (*hsDescEvent, error) {
+	words := strings.Fields(text)
+	if len(words) < 3 || document == nil {
 		return nil, errors.New("want three words and a document")
 	}
 	e := &hsDescEvent{action: "CONTENT"}
 	e.pair = pair{address: strings.ToLower(words[0]), hsdir: fingerprint(words[2])}
-	if strings.TrimSpace(body) != "" {
-		e.content = []byte(body + "\n")
+	if len(bytes.TrimSpace(document)) > 0 {
+		e.content = document
 	}
 	return e, nil
 }
@@ -191,15 +181,8 @@ func fingerprint(longName string) string {
 
 // isHex tells whether s is a relay's fingerprint: 40 hex digits.
 func isHex(s string) bool {
-	if len(s) != 40 {
-		return false
-	}
-	for _, b := range []byte(s) {
-		if !(b >= '0' && b <= '9' || b >= 'a' && b <= 'f' || b >= 'A' && b <= 'F') {
-			return false
-		}
-	}
-	return true
+	_, err := hex.DecodeString(s)
+	return err == nil && len(s) == 40
 }
 
 // parseStatusClient reads: severity, action, arguments (control-spec, section
@@ -256,28 +239,9 @@ func (c *Client) Bootstrap(ctx context.Context) (Progress, error) {
 // holds the latest only, is never closed, and gets nothing more once ctx ends.
 // Bootstrap gives what was told before.
 func (c *Client) WatchBootstrap(ctx context.Context) <-chan Progress {
-	ch := make(chan Progress, 1)
-	c.mu.Lock()
-	c.progress[ch] = struct{}{}
-	c.mu.Unlock()
-	context.AfterFunc(ctx, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		delete(c.progress, ch)
-	})
-	return ch
-}
-
-func (c *Client) tellProgress(p Progress) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for ch := range c.progress {
-		select {
-		case <-ch:
-		default:
-		}
-		ch <- p // room was made, and only we send, under the lock
-	}
+	return subscribe(ctx, c, c.progress)
 }
 
 // parseBootstrap reads the arguments of BOOTSTRAP: KEY=VALUE, values quoted

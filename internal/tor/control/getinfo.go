@@ -2,15 +2,9 @@ package control
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"strconv"
 	"strings"
-
-	"github.com/cretz/bine/torutil"
 )
 
 // GetInfo returns the value of one key of GETINFO (control-spec, section 3.9).
@@ -40,14 +34,7 @@ func (c *Client) GetConf(ctx context.Context, key string) ([]string, error) {
 	if err := oneWord("GETCONF key", key); err != nil {
 		return nil, err
 	}
-	var lines []string
-	err := c.do(ctx, func(l *controlConn) error {
-		response, err := l.send("GETCONF " + key)
-		if err == nil {
-			lines = response.DataWithReply()
-		}
-		return err
-	})
+	lines, err := c.command(ctx, "GETCONF "+key)
 	if err != nil {
 		return nil, fmt.Errorf("asking tor for option %s: %w", key, err)
 	}
@@ -78,46 +65,29 @@ func (c *Client) Listeners(ctx context.Context, kind string) ([]string, error) {
 	return list, nil
 }
 
-// Option is one line of tor's configuration.
-type Option struct{ Key, Value string }
-
-// SetConf sets options, all or none of them. They go in one command, in this
-// order, which matters for those of onion services.
-func (c *Client) SetConf(ctx context.Context, options ...Option) error {
-	if len(options) == 0 {
-		return nil
-	}
-	command := "SETCONF"
-	for _, o := range options {
-		if err := oneWord("SETCONF key", o.Key); err != nil {
-			return err
-		}
-		if strings.Contains(o.Key, "=") || strings.ContainsAny(o.Value, "\r\n\x00") {
-			return &usageError{fmt.Errorf("setting tor's option %q: line break, or %q in the key", o.Key, "=")}
-		}
-		command += " " + o.Key + "=" + torutil.EscapeSimpleQuotedString(o.Value)
-	}
-	return c.command(ctx, "setting tor's options", command)
-}
-
 // Signal sends a signal of section 3.7 of control-spec, such as "RELOAD" or
-// "SHUTDOWN".
+// "NEWNYM".
 func (c *Client) Signal(ctx context.Context, name string) error {
 	if err := oneWord("signal", name); err != nil {
 		return err
 	}
-	return c.command(ctx, "sending signal "+name+" to tor", "SIGNAL "+name)
+	if _, err := c.command(ctx, "SIGNAL "+name); err != nil {
+		return fmt.Errorf("sending signal %s to tor: %w", name, err)
+	}
+	return nil
 }
 
-func (c *Client) command(ctx context.Context, doing, command string) error {
-	err := c.do(ctx, func(l *controlConn) error {
-		_, err := l.send(command)
+// command carries out a command with a small reply, and returns its lines.
+func (c *Client) command(ctx context.Context, command string) ([]string, error) {
+	var r *reply
+	err := c.do(ctx, func(l *controlConn) (err error) {
+		r, err = l.send(command)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
+		return nil, err // and the reply may come yet
 	}
-	return nil
+	return r.lines, nil
 }
 
 // sizeOf is how long the value of key was last time: reading a document into
@@ -137,9 +107,7 @@ func (c *Client) noteSize(key string, size int) {
 	}
 }
 
-// getInfo asks for one key and reads the reply itself: bine holds a document
-// four times over and drops the newlines at its end. expect is how long the
-// value may be.
+// getInfo asks for one key. expect is how long the value may be.
 func (l *controlConn) getInfo(key string, limit int64, expect int) ([]byte, error) {
 	// The allowance counts the carriage returns and stuffed dots too.
 	if err := l.arm(limit + limit/16 + 4096); err != nil {
@@ -187,77 +155,4 @@ func readInfo(r *bufio.Reader, key string, limit int64, expect int) (value []byt
 
 func hasKey(text, key string) bool {
 	return len(text) > len(key) && text[len(key)] == '=' && strings.EqualFold(text[:len(key)], key)
-}
-
-type replyLine struct {
-	code int
-	kind byte // ' ', '-' or '+'
-	text string
-}
-
-func readReplyLine(r *bufio.Reader) (replyLine, error) {
-	raw, err := r.ReadBytes('\n')
-	if err != nil {
-		return replyLine{}, unexpectedEOF(err)
-	}
-	return parseReplyLine(raw)
-}
-
-func parseReplyLine(raw []byte) (replyLine, error) {
-	line := string(bytes.TrimRight(raw, "\r\n"))
-	if len(line) < 4 || !strings.ContainsRune(" -+", rune(line[3])) {
-		return replyLine{}, fmt.Errorf("reading the reply: not a line of the control protocol: %.40q", line)
-	}
-	code, err := strconv.ParseUint(line[:3], 10, 16)
-	if err != nil || code < 100 {
-		return replyLine{}, fmt.Errorf("reading the reply: no status code in %.40q", line)
-	}
-	return replyLine{code: int(code), kind: line[3], text: line[4:]}, nil
-}
-
-// readBody reads a dot-stuffed document up to its final dot, with LF ends.
-func readBody(r *bufio.Reader, limit int64, expect int) ([]byte, error) {
-	body := make([]byte, 0, min(int64(expect)+int64(expect)/16+512, limit))
-	start := true // at the beginning of a line
-	for {
-		part, err := r.ReadSlice('\n')
-		whole := err == nil
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return nil, unexpectedEOF(err)
-		}
-		if whole {
-			part = append(trimEnd(part), '\n')
-		} else if n := len(part) - 1; part[n] == '\r' { // perhaps half a line end
-			if err := r.UnreadByte(); err != nil {
-				return nil, fmt.Errorf("reading a document: %w", err)
-			}
-			part = part[:n]
-		}
-		if start && part[0] == '.' {
-			if part = part[1:]; len(part) == 1 && whole {
-				return body, nil
-			}
-		}
-		if int64(len(body)+len(part)) > limit {
-			return nil, fmt.Errorf("reading a document: %w (%d)", ErrTooLarge, limit)
-		}
-		body = append(body, part...)
-		start = whole
-	}
-}
-
-// trimEnd cuts the line end off, in place: the slice is the reader's own.
-func trimEnd(line []byte) []byte {
-	line = line[:len(line)-1]
-	if n := len(line); n > 0 && line[n-1] == '\r' {
-		line = line[:n-1]
-	}
-	return line[: len(line) : len(line)+1]
-}
-
-func unexpectedEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("reading the reply: %w", io.ErrUnexpectedEOF)
-	}
-	return fmt.Errorf("reading the reply: %w", err)
 }

@@ -52,7 +52,7 @@ func (c *Client) HSPost(ctx context.Context, address, hsdir string, body []byte)
 	most := len(body) + 2*bytes.Count(body, []byte("\n")) // each line longer by a CR and a dot
 	if most > maxPost || len(body) == 0 || bytes.IndexByte(body, 0) >= 0 {
 		return wrapHSDesc("posting the descriptor of", p,
-			&usageError{fmt.Errorf("descriptor of %d bytes: empty, with a zero byte, or longer than %d", most, maxPost)})
+			fmt.Errorf("descriptor of %d bytes: empty, with a zero byte, or longer than %d", most, maxPost))
 	}
 	command := "+HSPOST SERVER=$" + p.hsdir + " HSADDRESS=" + p.address
 	post := func(l *controlConn) error { return l.post(command, body) }
@@ -71,17 +71,15 @@ func wrapHSDesc(doing string, p pair, err error) error {
 
 // ask carries out a command and waits for the event that answers it.
 func (c *Client) ask(ctx context.Context, p pair, post bool, command func(*controlConn) error) ([]byte, error) {
-	unlock, err := c.pairs.lock(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
 	s, err := c.current()
 	if err != nil {
 		return nil, err
 	}
-	w := s.register(p, post) // before sending: the event may overtake the reply
-	defer s.unregister(p)
+	w, err := s.register(ctx, p, post) // before sending: the event may overtake the reply
+	if err != nil {
+		return nil, err
+	}
+	defer s.unregister(p, w)
 	if err := s.do(ctx, command); err != nil {
 		return nil, err
 	}

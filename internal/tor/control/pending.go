@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 )
 
 // pair names what an event of tor's answers: a service and an HSDir.
@@ -15,10 +14,10 @@ type pair struct {
 
 func newPair(address, hsdir string) (pair, error) {
 	if len(address) != 56 || strings.Trim(address, "abcdefghijklmnopqrstuvwxyz234567") != "" {
-		return pair{}, &usageError{fmt.Errorf("%.10q is not 56 characters of base32 in lower case", address)}
+		return pair{}, fmt.Errorf("%.10q is not 56 characters of base32 in lower case", address)
 	}
 	if !isHex(hsdir) {
-		return pair{}, &usageError{fmt.Errorf("HSDir %.50q is not 40 hex digits", hsdir)}
+		return pair{}, fmt.Errorf("HSDir %.50q is not 40 hex digits", hsdir)
 	}
 	return pair{address: address, hsdir: strings.ToUpper(hsdir)}, nil
 }
@@ -26,7 +25,8 @@ func newPair(address, hsdir string) (pair, error) {
 // pendingRequest is one fetch or post that an event will answer.
 type pendingRequest struct {
 	post   bool
-	result chan result // holds one
+	result chan result   // holds one
+	over   chan struct{} // closed when it is pending no more
 }
 
 type result struct {
@@ -34,18 +34,34 @@ type result struct {
 	err     error
 }
 
-func (s *session) register(p pair, post bool) *pendingRequest {
-	w := &pendingRequest{post: post, result: make(chan result, 1)}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pending[p] = w
-	return w
+// register makes a request the pending one of its pair, when there is no other.
+func (s *session) register(ctx context.Context, p pair, post bool) (*pendingRequest, error) {
+	w := &pendingRequest{post: post, result: make(chan result, 1), over: make(chan struct{})}
+	for {
+		s.mu.Lock()
+		other := s.pending[p]
+		if other == nil {
+			s.pending[p] = w
+		}
+		s.mu.Unlock()
+		if other == nil {
+			return w, nil
+		}
+		select {
+		case <-other.over:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.done:
+			return nil, s.lost()
+		}
+	}
 }
 
-func (s *session) unregister(p pair) {
+func (s *session) unregister(p pair, w *pendingRequest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.pending, p)
+	close(w.over)
 }
 
 // deliver gives an event to the request that waits for it, and ignores the rest: tor
@@ -83,45 +99,4 @@ func ofPost(reason string, asked bool) bool {
 		return false
 	}
 	return asked
-}
-
-// pairLocks is a lock for each pair in use.
-type pairLocks struct {
-	mu    sync.Mutex
-	locks map[pair]*pairLock
-}
-
-type pairLock struct {
-	held  chan struct{} // holds one while the lock is held
-	users int           // holders and waiters; guarded by pairLocks.mu
-}
-
-// lock waits for the pair's lock, or for the end of ctx.
-func (p *pairLocks) lock(ctx context.Context, key pair) (unlock func(), err error) {
-	p.mu.Lock()
-	if p.locks == nil {
-		p.locks = make(map[pair]*pairLock)
-	}
-	l := p.locks[key]
-	if l == nil {
-		l = &pairLock{held: make(chan struct{}, 1)}
-		p.locks[key] = l
-	}
-	l.users++
-	p.mu.Unlock()
-	select {
-	case l.held <- struct{}{}:
-		return func() { <-l.held; p.leave(key, l) }, nil
-	case <-ctx.Done():
-		p.leave(key, l)
-		return nil, ctx.Err()
-	}
-}
-
-func (p *pairLocks) leave(key pair, l *pairLock) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if l.users--; l.users == 0 {
-		delete(p.locks, key)
-	}
 }

@@ -211,14 +211,6 @@ func TestRealTorCommands(t *testing.T) {
 	if v, err := c.GetConf(ctx, "ControlPort"); err != nil || len(v) != 2 {
 		t.Errorf("ControlPort: %q, %v", v, err)
 	}
-	odd := `an "odd" \ value %s`
-	if err := c.SetConf(ctx, Option{"ContactInfo", odd}); err != nil {
-		t.Error(err)
-	}
-	if v, err := c.GetConf(ctx, "ContactInfo"); err != nil || len(v) != 1 || v[0] != odd {
-		t.Errorf("ContactInfo: %q, %v, want %q", v, err, odd)
-	}
-	refused("SETCONF", c.SetConf(ctx, Option{"NoSuchThing", "1"}), 552)
 	refused("SIGNAL", c.Signal(ctx, "NOSUCH"), 552)
 	if err := c.Signal(ctx, "HEARTBEAT"); err != nil {
 		t.Error(err)

@@ -152,12 +152,12 @@ func TestIdleCommandConnectionLost(t *testing.T) {
 // A reply too many would be taken for that of the next command.
 func TestUnaskedReply(t *testing.T) {
 	tor := new(fakeTor)
-	tor.on("SETCONF", func(c *fakeConn, _, _ string) { c.raw("250 OK\r\n250 OK\r\n") })
+	tor.on("GETCONF", func(c *fakeConn, _, _ string) { c.raw("250 A=1\r\n250 OK\r\n") })
 	withClient(t, tor, Config{}, func(t *testing.T, c *Client) {
-		if err := c.SetConf(t.Context(), Option{"A", "1"}); err != nil {
+		if _, err := c.GetConf(t.Context(), "A"); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Signal(t.Context(), "RELOAD"); !errors.Is(err, ErrNotConnected) {
+		if _, err := c.GetConf(t.Context(), "B"); !errors.Is(err, ErrNotConnected) {
 			t.Errorf("got %v, want ErrNotConnected", err)
 		}
 		within(t, time.Minute, c.Ready)

@@ -32,13 +32,12 @@ type session struct {
 	pending map[pair]*pendingRequest
 }
 
-// request is one command on its way. exec runs on the command loop. Its
-// results may be read once done is closed.
+// request is one command on its way. exec runs on the command loop. What it leaves
+// may be read once its error has come.
 type request struct {
 	ctx  context.Context
 	exec func(l *controlConn) error
-	err  error
-	done chan struct{}
+	err  chan error // holds one
 }
 
 // connect makes both connections and asks for the events.
@@ -117,32 +116,26 @@ func (s *session) serveCommands(ctx context.Context) error {
 				return fmt.Errorf("command connection: %w", err)
 			}
 		case r := <-s.requests:
-			if r.ctx.Err() != nil {
-				r.finish(r.ctx.Err())
-				continue
+			err := r.ctx.Err()
+			if err == nil {
+				err = r.exec(s.commands)
+				if fatal(err) {
+					r.err <- fmt.Errorf("%w: %w", ErrNotConnected, err)
+					return fmt.Errorf("command connection: %w", err)
+				}
 			}
-			err := r.exec(s.commands)
-			if fatal(err) {
-				r.finish(fmt.Errorf("%w: %w", ErrNotConnected, err))
-				return fmt.Errorf("command connection: %w", err)
-			}
-			r.finish(err)
+			r.err <- err
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-func (r *request) finish(err error) {
-	r.err = err
-	close(r.done)
-}
-
 // do has one command carried out and waits for it. When ctx ends first, the
 // command goes on and its reply is thrown away, so that the connection stays
 // in step.
 func (s *session) do(ctx context.Context, exec func(l *controlConn) error) error {
-	r := &request{ctx: ctx, exec: exec, done: make(chan struct{})}
+	r := &request{ctx: ctx, exec: exec, err: make(chan error, 1)}
 	select {
 	case s.requests <- r:
 	case <-ctx.Done():
@@ -151,8 +144,8 @@ func (s *session) do(ctx context.Context, exec func(l *controlConn) error) error
 		return s.lost()
 	}
 	select {
-	case <-r.done:
-		return r.err
+	case err := <-r.err:
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -167,24 +160,23 @@ func (s *session) lost() error { return fmt.Errorf("%w: %w", ErrNotConnected, s.
 func (s *session) pump(context.Context) error {
 	patience := s.client.cfg.Heartbeat + s.client.cfg.CommandTimeout
 	for {
-		s.events.conn.allow(maxEvent)
+		s.events.conn.left = maxEvent
 		if err := s.events.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			return fmt.Errorf("event connection: %w", err)
 		}
-		response, err := s.events.bine.ReadResponse()
+		r, err := readReply(s.events.text.R)
 		if isTimeout(err) {
 			return fmt.Errorf("event connection: tor was silent for %v: %w", patience, err)
 		}
 		if err != nil {
 			return fmt.Errorf("event connection: %w", err)
 		}
-		if !response.IsAsync() {
-			if !response.IsOk() {
-				s.log.Debug("tor refused the heartbeat", "code", response.Err.Code, "text", response.Reply)
-			}
-			continue
+		switch {
+		case r.isEvent():
+			s.dispatch(r)
+		case !r.ok():
+			s.log.Debug("tor refused the heartbeat", "code", r.code, "text", r.text())
 		}
-		s.dispatch(response)
 	}
 }
 

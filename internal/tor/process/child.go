@@ -26,7 +26,7 @@ type torProcess struct {
 
 // launch starts tor.
 func launch(cfg Config, f *files) (*torProcess, error) {
-	cmd := exec.Command(cfg.Binary, "-f", f.torrc, "--defaults-torrc", f.defaults)
+	cmd := exec.Command(cfg.Binary, "-f", f.path(torrcFile), "--defaults-torrc", f.path(defaultsFile))
 	cmd.Dir = f.dir
 	cmd.Env = environment(os.Environ())
 	out, in, err := os.Pipe()

@@ -42,14 +42,16 @@ const (
 // files are the places that tor and we agree on. The paths are absolute; what we
 // make, change or remove ourselves, we reach by root.
 type files struct {
-	dir, data, torrc, defaults, cookie string
-
+	dir       string
 	root      *os.Root // dir
 	socket    string   // control port
 	socks     string   // SOCKS port
 	socketDir string   // made for the sockets alone; "" when they are in dir
 	lock      *os.File
 }
+
+// path returns the path of a file in dir.
+func (f *files) path(name string) string { return filepath.Join(f.dir, name) }
 
 // prepare makes the directories, claims them, and writes torrc.
 func prepare(ctx context.Context, cfg Config) (_ *files, err error) {
@@ -63,13 +65,7 @@ func prepare(ctx context.Context, cfg Config) (_ *files, err error) {
 	if err := owner.Check(dir); err != nil {
 		return nil, err
 	}
-	f := &files{
-		dir:      dir,
-		data:     filepath.Join(dir, dataDir),
-		torrc:    filepath.Join(dir, torrcFile),
-		defaults: filepath.Join(dir, defaultsFile),
-		cookie:   filepath.Join(dir, cookieFile),
-	}
+	f := &files{dir: dir}
 	if f.root, err = openPrivate(dir); err != nil {
 		return nil, err
 	}
@@ -196,7 +192,7 @@ func (f *files) placeSockets() error {
 	suffix := hex.EncodeToString(random[:])
 	name := socketPrefix + suffix
 	target := name
-	if f.socket = filepath.Join(f.dir, name); len(f.socket) > maxSocketPath {
+	if f.socket = f.path(name); len(f.socket) > maxSocketPath {
 		dir, err := os.MkdirTemp("", "balancer-tor-") // 0700
 		if err != nil {
 			return fmt.Errorf("making a directory for tor's control socket: %w", err)
@@ -246,16 +242,16 @@ func (f *files) claim(ctx context.Context, patience time.Duration) (*os.File, er
 		if err == nil {
 			return ours, theirs.Close()
 		}
-		if !errors.Is(err, ErrInUse) || time.Now().After(deadline) {
-			_ = ours.Close()
-			return nil, err
+		if errors.Is(err, ErrInUse) && !time.Now().After(deadline) {
+			select {
+			case <-time.After(10 * time.Millisecond):
+				continue
+			case <-ctx.Done():
+				err = fmt.Errorf("%w: %w", ctx.Err(), err)
+			}
 		}
-		select {
-		case <-ctx.Done():
-			_ = ours.Close()
-			return nil, fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(10 * time.Millisecond):
-		}
+		_ = ours.Close()
+		return nil, err
 	}
 }
 

@@ -65,8 +65,6 @@ func (t *torLog) line(line string) {
 		}
 	}
 	switch severity {
-	case "warn", "err":
-		t.complain(message)
 	case "notice", "info", "debug":
 		t.log.Debug("tor: " + message)
 		if strings.HasPrefix(message, "Opened Control listener") {
@@ -112,14 +110,14 @@ func (t *torLog) count(sort string, now time.Time) (times int, due bool) {
 		t.said[sort] = s
 	}
 	s.times++
-	due = s.times == 1 || roundNumber(s.times) || now.Sub(s.last) >= repeatAfter
+	due = roundNumber(s.times) || now.Sub(s.last) >= repeatAfter
 	if due {
 		s.last = now
 	}
 	return s.times, due
 }
 
-// roundNumber tells whether n is 10, 100, 1000 and so on.
+// roundNumber tells whether n is 1, 10, 100, 1000 and so on.
 func roundNumber(n int) bool {
 	for ; n >= 10 && n%10 == 0; n /= 10 {
 	}

@@ -12,6 +12,7 @@
 package process
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,18 +60,13 @@ type times struct {
 }
 
 func (t times) withDefaults() times {
-	fill := func(d *time.Duration, value time.Duration) {
-		if *d == 0 {
-			*d = value
-		}
-	}
-	fill(&t.start, time.Minute)
-	fill(&t.stop, 10*time.Second)
-	fill(&t.settled, time.Minute)
-	fill(&t.minBackoff, 500*time.Millisecond)
-	fill(&t.maxBackoff, time.Minute)
-	fill(&t.heartbeat, control.DefaultHeartbeat)
-	fill(&t.command, control.DefaultCommandTimeout)
+	t.start = cmp.Or(t.start, time.Minute)
+	t.stop = cmp.Or(t.stop, 10*time.Second)
+	t.settled = cmp.Or(t.settled, time.Minute)
+	t.minBackoff = cmp.Or(t.minBackoff, 500*time.Millisecond)
+	t.maxBackoff = cmp.Or(t.maxBackoff, time.Minute)
+	t.heartbeat = cmp.Or(t.heartbeat, control.DefaultHeartbeat)
+	t.command = cmp.Or(t.command, control.DefaultCommandTimeout)
 	return t
 }
 
@@ -91,12 +87,10 @@ type Process struct {
 
 // State is what an operator wants to know of the process.
 type State struct {
-	PID       int              `json:"pid"`        // 0 when no tor runs now
-	Since     time.Time        `json:"since"`      // when the tor of now was started, or the last one ended
-	Restarts  int              `json:"restarts"`   // starts after the first
-	LastError string           `json:"last_error"` // how the last tor ended; "" if none did
-	Version   string           `json:"version"`    // as "0.4.9.11"
-	Bootstrap control.Progress `json:"bootstrap"`
+	PID       int    // 0 when no tor runs now
+	Restarts  int    // starts after the first
+	LastError string // how the last tor ended; "" if none did
+	Bootstrap control.Progress
 }
 
 // Start starts tor and returns when it answers on its control port, which is
@@ -108,10 +102,7 @@ func Start(ctx context.Context, cfg Config) (*Process, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	cfg.times = cfg.times.withDefaults()
-	if cfg.Binary == "" {
-		cfg.Binary = "tor"
-	}
-	binary, err := exec.LookPath(cfg.Binary)
+	binary, err := exec.LookPath(cmp.Or(cfg.Binary, "tor"))
 	if err != nil {
 		return nil, &control.Advice{
 			Err: fmt.Errorf("starting tor: %w", err),
@@ -137,18 +128,17 @@ func (p *Process) begin(ctx context.Context) error {
 	run, p.cancel = context.WithCancel(context.Background())
 	first := make(chan error, 1)
 	go p.supervise(run, first)
+	var err error
 	select {
-	case err := <-first:
-		if err != nil {
-			p.cancel()
-			<-p.ended
-		}
-		return err
+	case err = <-first:
 	case <-ctx.Done():
+		err = fmt.Errorf("waiting for its control port: %w", ctx.Err())
+	}
+	if err != nil {
 		p.cancel()
 		<-p.ended
-		return fmt.Errorf("waiting for its control port: %w", ctx.Err())
 	}
+	return err
 }
 
 // Stop ends tor, first by asking and then by force, and returns when it is
@@ -184,7 +174,7 @@ func (p *Process) Dial(ctx context.Context) (net.Conn, error) {
 
 // ControlConfig is what a control.Client needs to talk to this tor.
 func (p *Process) ControlConfig() control.Config {
-	return control.Config{Dial: p.Dial, CookieFile: p.files.cookie, Log: p.cfg.Log}
+	return control.Config{Dial: p.Dial, CookieFile: p.files.path(cookieFile), Log: p.cfg.Log}
 }
 
 // Socket is the path of tor's control socket. Its cookie is asked of tor.
@@ -195,11 +185,11 @@ func (p *Process) Socket() string { return p.files.socket }
 // extended errors of proposal 304. tor opens it together with its control port.
 func (p *Process) SocksSocket() string { return p.files.socks }
 
-func (p *Process) noteStart(pid int) {
+// note changes the state.
+func (p *Process) note(change func(*State)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.state.PID, p.state.Since = pid, time.Now()
-	p.state.Bootstrap = control.Progress{}
+	change(&p.state)
 }
 
 // noteOpen lets those in Dial go on.
@@ -212,8 +202,7 @@ func (p *Process) noteOpen() {
 func (p *Process) noteEnd(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.state.PID, p.state.Since = 0, time.Now()
-	p.state.Bootstrap = control.Progress{}
+	p.state.PID, p.state.Bootstrap = 0, control.Progress{}
 	if err != nil {
 		p.state.LastError = err.Error()
 	}
@@ -222,12 +211,6 @@ func (p *Process) noteEnd(err error) {
 		p.listening = make(chan struct{})
 	default: // it never opened: who waits goes on waiting
 	}
-}
-
-func (p *Process) noteVersion(version string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.state.Version = version
 }
 
 // noteProgress skips what was told already.

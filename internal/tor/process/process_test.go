@@ -116,7 +116,7 @@ func TestStartAndStop(t *testing.T) {
 		t.Errorf("directory: %v, %v", info.Mode(), err)
 	}
 	state := p.State()
-	if !alive(state.PID) || state.Restarts != 0 || state.LastError != "" || control.CheckVersion(state.Version) != nil {
+	if !alive(state.PID) || state.Restarts != 0 || state.LastError != "" || control.CheckVersion(c.State().TorVersion) != nil {
 		t.Errorf("state %+v", state)
 	}
 	eventually(t, "bootstrap", func() bool { mu.Lock(); defer mu.Unlock(); return len(steps) == 1 })

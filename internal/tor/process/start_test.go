@@ -189,7 +189,7 @@ func TestRunning(t *testing.T) {
 			}
 			p := start(t, Config{Dir: dir})
 			cfg, socket, ok := Running(t.Context(), dir)
-			if !ok || socket != p.Socket() || cfg.CookieFile != p.files.cookie {
+			if !ok || socket != p.Socket() || cfg.CookieFile != p.files.path(cookieFile) {
 				t.Fatalf("found %q, %+v, %v", socket, cfg, ok)
 			}
 			conn, err := cfg.Dial(t.Context())

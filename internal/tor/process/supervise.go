@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"onionbalancer/internal/backoff"
@@ -40,9 +41,7 @@ func (p *Process) supervise(ctx context.Context, first chan<- error) {
 		case <-ctx.Done():
 			return
 		}
-		p.mu.Lock()
-		p.state.Restarts++
-		p.mu.Unlock()
+		p.note(func(s *State) { s.Restarts++ })
 	}
 }
 
@@ -51,7 +50,7 @@ func (p *Process) supervise(ctx context.Context, first chan<- error) {
 func (p *Process) live(ctx context.Context, ready func()) error {
 	tor, err := launch(p.cfg, p.files)
 	if err == nil {
-		p.noteStart(tor.pid)
+		p.note(func(s *State) { s.PID = tor.pid })
 		err = p.watch(ctx, tor, ready)
 	}
 	p.noteEnd(err)
@@ -105,26 +104,22 @@ func (p *Process) own(ctx context.Context, ready func()) error {
 	cfg.Log = nil // the supervisor tells what there is to tell
 	client := control.New(cfg)
 	run, cancel := context.WithCancel(ctx)
-	ran := make(chan struct{})
-	go func() { defer close(ran); _ = client.Run(run) }()
-	defer func() { cancel(); <-ran }()
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	group.Go(func() { _ = client.Run(run) })
 
 	start, cancelStart := context.WithTimeout(run, p.cfg.times.start)
 	defer cancelStart()
 	if err := client.Ready(start); err != nil {
 		return err
 	}
-	p.noteVersion(client.State().TorVersion)
 	ready()
-	followed := make(chan struct{})
-	go func() { defer close(followed); p.follow(run, client) }()
-	err := client.Lost(run)
-	if err == nil {
-		err = fmt.Errorf("its control connection was lost: %s", client.State().LastError)
+	group.Go(func() { p.follow(run, client) })
+	if err := client.Lost(run); err != nil {
+		return err
 	}
-	cancel()
-	<-followed
-	return err
+	return fmt.Errorf("its control connection was lost: %s", client.State().LastError)
 }
 
 // follow reports tor's bootstrap.

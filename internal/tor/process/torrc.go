@@ -32,10 +32,10 @@ func (f *files) write(cfg Config) error {
 // render makes the text of torrc.
 func (f *files) render(cfg Config, owner int) (string, error) {
 	lines := append([]string{
-		"DataDirectory " + quote(f.data),
+		"DataDirectory " + quote(f.path(dataDir)),
 		"ControlPort unix:" + quote(f.socket),
 		"CookieAuthentication 1",
-		"CookieAuthFile " + quote(f.cookie),
+		"CookieAuthFile " + quote(f.path(cookieFile)),
 		"SocksPort unix:" + quote(f.socks) + " OnionTrafficOnly ExtendedErrors",
 		"ClientOnly 1",
 		fmt.Sprintf("__OwningControllerProcess %d", owner),

@@ -148,7 +148,7 @@ func TestRefusedAreOptions(t *testing.T) {
 
 // TestOurLinesAreRefused: whatever we write into torrc, nobody overrules.
 func TestOurLinesAreRefused(t *testing.T) {
-	f := &files{dir: "/d", data: "/d/data", socket: "/d/s", cookie: "/d/c"}
+	f := &files{dir: "/d", socket: "/d/s"}
 	text, err := f.render(Config{}, 1)
 	if err != nil {
 		t.Fatal(err)

@@ -22,8 +22,8 @@ func openFiles(t *testing.T) int {
 	return len(entries)
 }
 
-// crowdIn connects count times, says what it is given, and reads nothing.
-func crowdIn(t *testing.T, path string, count int, says string) {
+// connectMany connects count times, says what it is given, and reads nothing.
+func connectMany(t *testing.T, path string, count int, says string) {
 	t.Helper()
 	for range count {
 		conn, err := net.DialTimeout("unix", path, 5*time.Second)
@@ -39,7 +39,7 @@ func crowdIn(t *testing.T, path string, count int, says string) {
 // However many connect and then say nothing, say half a request, or ask and do
 // not read the answer: who asks is answered at once, and the daemon holds few of
 // them open.
-func TestCrowd(t *testing.T) {
+func TestManyConnections(t *testing.T) {
 	big := Snapshot{Version: strings.Repeat("x", 300<<10)} // more than a socket buffers
 	for what, says := range map[string]string{
 		"silent":        "",
@@ -50,15 +50,15 @@ func TestCrowd(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			path := shortPath(t)
 			stop := serveSnapshot(t, path, big)
-			const count = 5 * maxGuests
+			const count = 5 * maxConns
 			before := openFiles(t)
-			crowdIn(t, path, count, says)
+			connectMany(t, path, count, says)
 			got, err := Query(t.Context(), path)
 			if err != nil || got.Version != big.Version {
 				t.Errorf("beside them: %v", err)
 			}
 			// Ours are count, of which both ends are in this process.
-			if held := openFiles(t) - before - count; held > maxGuests+8 {
+			if held := openFiles(t) - before - count; held > maxConns+8 {
 				t.Errorf("the daemon holds %d of %d connections", held, count)
 			}
 			if err := stop(); err != nil {
@@ -69,7 +69,7 @@ func TestCrowd(t *testing.T) {
 }
 
 // A connection that ended makes room: others are not ended for it.
-func TestCrowdLeaves(t *testing.T) {
+func TestClosedConnections(t *testing.T) {
 	path := shortPath(t)
 	stop := serveSnapshot(t, path, Snapshot{PID: 7})
 	defer stop()
@@ -78,7 +78,7 @@ func TestCrowdLeaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer patient.Close()
-	for range 3 * maxGuests {
+	for range 3 * maxConns {
 		if _, err := Query(t.Context(), path); err != nil {
 			t.Fatal(err)
 		}

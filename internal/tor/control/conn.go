@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -65,26 +64,25 @@ func (l *controlConn) close() { _ = l.text.Close() }
 // send carries out one command with a small reply. Its error is a *ReplyError
 // when tor refused; with any other error the connection is of no more use.
 func (l *controlConn) send(command string) (*reply, error) {
-	return l.exchange(command, func(*bufio.Writer) {})
+	return l.exchange(command, nil, maxPlainReply, 0)
 }
 
-// post carries out one command with a document. Errors are as with send.
-func (l *controlConn) post(command string, document []byte) error {
-	_, err := l.exchange(command, func(w *bufio.Writer) { writeDocument(w, document) })
-	return err
-}
-
-func (l *controlConn) exchange(command string, more func(*bufio.Writer)) (*reply, error) {
-	if err := l.arm(maxPlainReply); err != nil {
+// exchange is send, with a document after the command unless it is nil, and for a
+// reply that may have one: limit and expect are as with readReply.
+func (l *controlConn) exchange(command string, document []byte, limit int64, expect int) (*reply, error) {
+	// The allowance counts the carriage returns and stuffed dots too.
+	if err := l.arm(limit + limit/16 + 4096); err != nil {
 		return nil, err
 	}
 	w := l.text.W
 	_, _ = w.WriteString(command + "\r\n")
-	more(w)
+	if document != nil {
+		writeDocument(w, document)
+	}
 	if err := w.Flush(); err != nil { // of whatever was written
 		return nil, l.explain(err)
 	}
-	r, err := readReply(l.text.R)
+	r, err := readReply(l.text.R, limit, expect)
 	switch {
 	case err != nil:
 		return nil, l.explain(err)

@@ -59,7 +59,7 @@ func FuzzEvent(f *testing.F) {
 		f.Add(wire)
 	}
 	f.Fuzz(func(t *testing.T, wire string) {
-		r, err := readReply(bufio.NewReaderSize(strings.NewReader(wire), 16))
+		r, err := readReply(bufio.NewReaderSize(strings.NewReader(wire), 16), maxEvent, 0)
 		if err != nil {
 			return
 		}

@@ -54,6 +54,15 @@ func onePrintableLine(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
+// readInfo reads a reply to GETINFO.
+func readInfo(r *bufio.Reader, key string, limit int64, expect int) ([]byte, error) {
+	reply, err := readReply(r, limit, expect)
+	if err != nil {
+		return nil, err
+	}
+	return reply.info(key)
+}
+
 // A consensus of the size of the public network's, read the way GetInfo does
 // when it has read one before.
 func BenchmarkDocument(b *testing.B) {

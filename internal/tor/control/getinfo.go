@@ -1,7 +1,6 @@
 package control
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"strings"
@@ -16,8 +15,11 @@ func (c *Client) GetInfo(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	var value []byte
-	err := c.do(ctx, func(l *controlConn) (err error) {
-		value, err = l.getInfo(key, c.cfg.MaxReply, c.sizeOf(key))
+	err := c.do(ctx, func(l *controlConn) error {
+		r, err := l.exchange("GETINFO "+key, nil, c.cfg.MaxReply, c.sizeOf(key))
+		if err == nil {
+			value, err = r.info(key)
+		}
 		return err
 	})
 	if err != nil {
@@ -105,54 +107,4 @@ func (c *Client) noteSize(key string, size int) {
 	if _, known := c.sizes[key]; known || size >= worthwhile && len(c.sizes) < enough {
 		c.sizes[key] = size
 	}
-}
-
-// getInfo asks for one key. expect is how long the value may be.
-func (l *controlConn) getInfo(key string, limit int64, expect int) ([]byte, error) {
-	// The allowance counts the carriage returns and stuffed dots too.
-	if err := l.arm(limit + limit/16 + 4096); err != nil {
-		return nil, err
-	}
-	if err := l.text.PrintfLine("GETINFO %s", key); err != nil {
-		return nil, l.explain(err)
-	}
-	value, err := readInfo(l.text.R, key, limit, expect)
-	if fatal(err) {
-		return nil, l.explain(err)
-	}
-	return value, err
-}
-
-// readInfo reads the reply to GETINFO for one key (control-spec, section 2.3):
-// 250-key=value or 250+key= with a document, and then 250 OK.
-func readInfo(r *bufio.Reader, key string, limit int64, expect int) (value []byte, err error) {
-	found := false
-	for {
-		line, err := readReplyLine(r)
-		if err != nil {
-			return nil, err
-		}
-		code, kind, text := line.code, line.kind, line.text
-		switch {
-		case code != 250 && kind == ' ':
-			return nil, refusal(code, text)
-		case code != 250 && kind == '-':
-		case code == 250 && kind == ' ' && found:
-			return value, nil
-		case code == 250 && kind != ' ' && !found && hasKey(text, key):
-			found = true
-			value = []byte(text[len(key)+1:])
-			if kind == '+' {
-				if value, err = readBody(r, limit, expect); err != nil {
-					return nil, err
-				}
-			}
-		default:
-			return nil, fmt.Errorf("reading the reply: unexpected line of code %d", code)
-		}
-	}
-}
-
-func hasKey(text, key string) bool {
-	return len(text) > len(key) && text[len(key)] == '=' && strings.EqualFold(text[:len(key)], key)
 }

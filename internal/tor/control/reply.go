@@ -26,8 +26,22 @@ func (r *reply) isEvent() bool { return r.code == codeEvent }
 // text returns the last line.
 func (r *reply) text() string { return r.lines[len(r.lines)-1] }
 
-// readReply reads one reply or event.
-func readReply(r *bufio.Reader) (*reply, error) {
+// info returns the value of the one key that GETINFO asked for, from 250-key=value
+// or 250+key= with a document, and then 250 OK.
+func (r *reply) info(key string) ([]byte, error) {
+	name, value, found := strings.Cut(r.lines[0], "=")
+	if len(r.lines) != 2 || !found || !strings.EqualFold(name, key) {
+		return nil, fmt.Errorf("reading the reply: unexpected line of code %d", r.code)
+	}
+	if r.document != nil {
+		return r.document, nil
+	}
+	return []byte(value), nil
+}
+
+// readReply reads one reply or event. limit and expect are how many bytes its
+// document may have, and how many it has as a rule.
+func readReply(r *bufio.Reader, limit int64, expect int) (*reply, error) {
 	out := &reply{}
 	for {
 		line, err := readReplyLine(r)
@@ -42,7 +56,7 @@ func readReply(r *bufio.Reader) (*reply, error) {
 		case ' ':
 			return out, nil
 		case '+':
-			document, err := readBody(r, maxEvent, 0)
+			document, err := readBody(r, limit, expect)
 			if err != nil {
 				return nil, err
 			}

@@ -72,7 +72,7 @@ const lookLate = 30 * time.Second
 // The wall clock is set back or ahead, and the monotonic one is steady: instances are
 // fetched as ever, and what they change is published.
 func TestWallClockIsSet(t *testing.T) {
-	onScene(t, sim.Config{Seed: 92}, func(t *testing.T, s *scene) {
+	onScene(t, sim.Config{Seed: 92, Relays: 30}, func(t *testing.T, s *scene) {
 		s.stop()
 		s.steady = true
 		s.start()
@@ -81,12 +81,12 @@ func TestWallClockIsSet(t *testing.T) {
 			s.step(by)
 			s.instances[0].ReplacePoints()
 			s.settle(3 * time.Minute)
-			answers := s.reach("after a step of "+by.String(), 60)
+			answers := s.reach("after a step of "+by.String(), 30)
 			if answers[s.instances[0]] == 0 {
 				t.Errorf("after a step of %s the new points of an instance are not published", by)
 			}
 			before := s.net.Tor().Counts().Posts
-			s.settle(30 * time.Minute)
+			s.settle(10 * time.Minute)
 			if n := s.net.Tor().Counts().Posts - before; n > 16 {
 				t.Errorf("after a step of %s: %d uploads though nothing changed", by, n)
 			}

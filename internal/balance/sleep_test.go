@@ -57,6 +57,23 @@ func TestMachineSlept(t *testing.T) {
 	})
 }
 
+// A sleep without a consensus is no reason for haste. (A loop that never waits would
+// keep the time of this test from passing.)
+func TestMachineSleptWithoutConsensus(t *testing.T) {
+	onScene(t, sim.Config{Seed: 93}, func(t *testing.T, s *scene) {
+		s.stop()
+		s.net.Tor().LoseConsensus()
+		s.steady = true
+		s.start()
+		s.settle(time.Minute)
+		s.step(5 * time.Hour)
+		s.settle(10 * time.Minute)
+		s.net.Tor().RegainConsensus()
+		s.settle(time.Minute)
+		s.reach("with a consensus", 5)
+	})
+}
+
 // The clock of these tests is as package time's.
 func TestBothClocks(t *testing.T) {
 	at := time.Date(2026, 11, 20, 9, 0, 0, 7, time.UTC)

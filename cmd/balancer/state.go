@@ -165,7 +165,8 @@ func (s serviceRecord) print(w io.Writer) {
 	if s.Owner != "" {
 		fmt.Fprintf(w, "  owner %s, term %d\n", printable.Text(s.Owner), s.Term)
 	}
-	fmt.Fprintf(w, "  period\tcounter up to\tmade\trevision counter\tpoints\tdue\tconfirmed\t\n")
+	fmt.Fprintf(w, "  %d introduction points published\n", len(s.Points))
+	fmt.Fprintf(w, "  period\tcounter up to\tmade\trevision counter\tdue\tconfirmed\t\n")
 	for _, c := range s.Ceilings {
 		var made state.Made
 		for _, m := range s.Made {
@@ -174,14 +175,14 @@ func (s serviceRecord) print(w io.Writer) {
 			}
 		}
 		if made.Revision == 0 {
-			fmt.Fprintf(w, "  %d\t%d\t\t\t\t\t\t\n", c.Period, c.Counter)
+			fmt.Fprintf(w, "  %d\t%d\t\t\t\t\t\n", c.Period, c.Counter)
 			continue
 		}
 		confirmed := "yes"
 		if made.Pending || made.Built.IsZero() {
 			confirmed = "not known"
 		}
-		fmt.Fprintf(w, "  %d\t%d\t%s\t%d\t%d\t%s\t%s\t\n", c.Period, c.Counter, stored(made.Built), made.Revision, len(made.Points), stored(made.Refresh), confirmed)
+		fmt.Fprintf(w, "  %d\t%d\t%s\t%d\t%s\t%s\t\n", c.Period, c.Counter, stored(made.Built), made.Revision, stored(made.Refresh), confirmed)
 	}
 }
 

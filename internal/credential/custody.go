@@ -12,7 +12,7 @@ import (
 // do not return.
 const (
 	certifyTimeout = 60 * time.Second // for one period
-	retireTimeout  = 60 * time.Second
+	prepareTimeout = 60 * time.Second // to retire old keys, or to look for new certificates
 	signTimeout    = 60 * time.Second // for one descriptor
 	callGrace      = 3 * time.Second
 	closeTimeout   = 5 * time.Second

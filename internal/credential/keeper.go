@@ -227,23 +227,31 @@ func (k *Keeper) retire(inUse [2]descriptor.Period) {
 		return
 	}
 	k.retired, k.retiring = inUse, true
+	keys := k.current.keys
+	k.call(func(ctx context.Context) error {
+		err := keys.Signing.Retire(ctx, inUse[:])
+		// What a ceremony prepared is also with the custodian.
+		if also, ok := keys.Custodian.(retirer); ok && any(keys.Custodian) != any(keys.Signing) {
+			err = errors.Join(err, also.Retire(ctx, inUse[:]))
+		}
+		return err
+	}, func(now time.Time, err error) {
+		k.retiring = false
+		if err != nil {
+			k.record(now, event.Custody, slog.LevelWarn, "destroying the signing keys of periods that are over: will be tried again in the next period", slog.Any("error", err))
+		}
+	})
+}
+
+// call makes a call to the keys in the background, and has done called with its
+// error, unless there are other keys by then.
+func (k *Keeper) call(call func(context.Context) error, done func(now time.Time, err error)) {
 	c := k.current
 	k.background.Go(func() {
-		err := c.do(c.certifying, retireTimeout, func(ctx context.Context) error {
-			err := c.keys.Signing.Retire(ctx, inUse[:])
-			// What a ceremony prepared is also with the custodian.
-			if also, ok := c.keys.Custodian.(retirer); ok && any(c.keys.Custodian) != any(c.keys.Signing) {
-				err = errors.Join(err, also.Retire(ctx, inUse[:]))
-			}
-			return err
-		})
+		err := c.do(c.certifying, prepareTimeout, call)
 		k.env.Post(func(now time.Time) {
-			if c != k.current {
-				return
-			}
-			k.retiring = false
-			if err != nil {
-				k.record(now, event.Custody, slog.LevelWarn, "destroying the signing keys of periods that are over: will be tried again in the next period", slog.Any("error", err))
+			if c == k.current {
+				done(now, err)
 			}
 		})
 	})

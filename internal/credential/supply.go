@@ -162,25 +162,17 @@ func (k *Keeper) LookAhead(now time.Time, current descriptor.Period, offset time
 // refreshSupply has the Supplier look for new certificates in the background, when
 // that is due.
 func (k *Keeper) refreshSupply(now time.Time) {
-	c := k.current
-	r, ok := c.keys.Custodian.(refresher)
+	r, ok := k.current.keys.Custodian.(refresher)
 	if !ok || k.supply.refreshing || now.Before(k.supply.refresh) {
 		return
 	}
 	k.supply.refreshing = true
-	k.background.Go(func() {
-		// Certifying fails with the same error when it matters.
-		_ = c.do(c.certifying, retireTimeout, r.Refresh)
-		k.env.Post(func(now time.Time) {
-			if c != k.current {
-				return
-			}
-			every := refreshEvery
-			if len(k.failures) > 0 || k.supply.outlook.stage == stageOver {
-				every = refreshMissing
-			}
-			k.supply.refreshing, k.supply.refresh = false, now.Add(every)
-		})
+	k.call(r.Refresh, func(now time.Time, _ error) { // certifying fails with the same error when it matters
+		every := refreshEvery
+		if len(k.failures) > 0 || k.supply.outlook.stage == stageOver {
+			every = refreshMissing
+		}
+		k.supply.refreshing, k.supply.refresh = false, now.Add(every)
 	})
 }
 

@@ -41,9 +41,19 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		// Half of them early, when the store is opened.
-		killer := time.AfterFunc(rand.N([]time.Duration{20, 150}[n%2]*time.Millisecond), func() { _ = cmd.Process.Kill() })
+		// Half of them early, when the store is opened; the others at their work, once
+		// they have begun, however slow the machine is.
+		kill := func() { _ = cmd.Process.Kill() }
+		timed := n%2 == 0
+		killer := time.AfterFunc(time.Minute, kill)
+		if timed {
+			killer.Reset(rand.N(20 * time.Millisecond))
+		}
 		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if !timed {
+				killer.Reset(rand.N(100 * time.Millisecond))
+				timed = true
+			}
 			var key string
 			var value uint64
 			if parts, err := fmt.Sscanf(lines.Text(), "%s %d.", &key, &value); parts != 2 || err != nil {

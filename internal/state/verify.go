@@ -41,17 +41,25 @@ const (
 
 var order = binary.NativeEndian
 
+// meta is what a meta page says after its header.
+type meta struct {
+	Magic, Version, PageSize, Flags uint32
+	Root, Sequence                  uint64 // of the root bucket: its page, a counter
+	Free, High                      uint64 // pages: of the free list, the first one never used
+	Transaction, Checksum           uint64
+}
+
 // verifier reads one state of a store's file, that of its newest transaction.
 type verifier struct {
-	file             io.ReaderAt
-	size             int64
-	pageSize         int64
-	root, free, high uint64 // pages: of the root bucket, of the free list, the first one never used
-	transaction      uint64
-	used             map[uint64]bool
-	damage           error // the first problem
-	more             int   // problems after it
+	file   io.ReaderAt
+	size   int64 // of the file
+	meta         // of the newest transaction
+	used   map[uint64]bool
+	damage error // the first problem
+	more   int   // problems after it
 }
+
+func (v *verifier) pageSize() int64 { return int64(v.PageSize) }
 
 // readFile reads the store in file. With an error that is ErrDamaged, the
 // snapshot holds what is whole of it.
@@ -66,7 +74,7 @@ func readFile(file *os.File) (*snapshot, error) {
 		return s, err
 	}
 	buckets := make(map[string][]pair)
-	v.walk(v.root, &bound{}, 0, func(p pair) {
+	v.walk(v.Root, &bound{}, 0, func(p pair) {
 		if p.flags != bucketEntry {
 			v.problem("an entry %q that is no bucket", p.key)
 			return
@@ -74,7 +82,7 @@ func readFile(file *os.File) (*snapshot, error) {
 		buckets[string(p.key)] = v.bucket(p.value)
 	})
 	// A store of which no layout can be told is only damaged.
-	if number, ok := v.meta(buckets[string(metaBucket)], layoutKey); ok && number > layout {
+	if number, ok := v.number(buckets[string(metaBucket)], layoutKey); ok && number > layout {
 		return nil, fmt.Errorf("%w: its layout is %d, this one knows %d", ErrNewer, number, layout)
 	}
 	v.readRecords(s, buckets)
@@ -107,25 +115,20 @@ func (v *verifier) readMeta() error {
 		if _, err := v.file.ReadAt(raw, position); err != nil {
 			continue
 		}
-		// magic 4, version 4, page size 4, flags 4, root 8, sequence 8, free list 8,
-		// high page 8, transaction 8, checksum 8
-		m := raw[pageHeader:]
+		var m meta
+		if _, err := binary.Decode(raw[pageHeader:], order, &m); err != nil {
+			return err
+		}
 		h := fnv.New64a()
-		h.Write(m[:metaSize-8])
-		if order.Uint32(m) != boltMagic || order.Uint64(m[metaSize-8:]) != h.Sum64() {
-			continue
-		}
-		if order.Uint32(m[4:]) > boltVersion {
+		h.Write(raw[pageHeader : pageHeader+metaSize-8])
+		switch {
+		case m.Magic != boltMagic || m.Checksum != h.Sum64():
+		case m.Version > boltVersion:
 			newer = true
-			continue
+		case m.PageSize < 1024 || position != 0 && position != int64(m.PageSize):
+		case !found || m.Transaction >= v.Transaction:
+			found, v.meta = true, m
 		}
-		pageSize, transaction := int64(order.Uint32(m[8:])), order.Uint64(m[48:])
-		if pageSize < 1024 || position != 0 && position != pageSize || found && transaction < v.transaction {
-			continue
-		}
-		found = true
-		v.pageSize, v.transaction = pageSize, transaction
-		v.root, v.free, v.high = order.Uint64(m[16:]), order.Uint64(m[32:]), order.Uint64(m[40:])
 	}
 	switch {
 	case newer:
@@ -145,15 +148,15 @@ type page struct {
 
 // page reads a page and marks its place as used.
 func (v *verifier) page(id uint64) (page, error) {
-	if id >= v.high || int64(id) >= v.size/v.pageSize {
+	if id >= v.High || int64(id) >= v.size/v.pageSize() {
 		return page{}, fmt.Errorf("page %d is beyond the end", id)
 	}
 	header := make([]byte, pageHeader)
-	if _, err := v.file.ReadAt(header, int64(id)*v.pageSize); err != nil {
+	if _, err := v.file.ReadAt(header, int64(id)*v.pageSize()); err != nil {
 		return page{}, fmt.Errorf("page %d: %w", id, err)
 	}
 	overflow := uint64(order.Uint32(header[12:]))
-	if order.Uint64(header) != id || overflow >= v.high-id || int64(id+overflow) >= v.size/v.pageSize {
+	if order.Uint64(header) != id || overflow >= v.High-id || int64(id+overflow) >= v.size/v.pageSize() {
 		return page{}, fmt.Errorf("page %d: its head is wrong", id)
 	}
 	for n := id; n <= id+overflow; n++ {
@@ -162,8 +165,8 @@ func (v *verifier) page(id uint64) (page, error) {
 		}
 		v.used[n] = true
 	}
-	raw := make([]byte, int64(overflow+1)*v.pageSize)
-	if _, err := v.file.ReadAt(raw, int64(id)*v.pageSize); err != nil {
+	raw := make([]byte, int64(overflow+1)*v.pageSize())
+	if _, err := v.file.ReadAt(raw, int64(id)*v.pageSize()); err != nil {
 		return page{}, fmt.Errorf("page %d: %w", id, err)
 	}
 	return page{order.Uint16(header[8:]), int(order.Uint16(header[10:])), raw}, nil
@@ -272,8 +275,8 @@ func (v *verifier) bucket(entry []byte) []pair {
 	return pairs
 }
 
-// meta returns a number of the meta bucket.
-func (v *verifier) meta(pairs []pair, key []byte) (uint64, bool) {
+// number returns a number of the meta bucket.
+func (v *verifier) number(pairs []pair, key []byte) (uint64, bool) {
 	for _, p := range pairs {
 		if bytes.Equal(p.key, key) {
 			if number, _, _, err := unseal(metaBucket, key, p.value); err == nil {
@@ -286,9 +289,9 @@ func (v *verifier) meta(pairs []pair, key []byte) (uint64, bool) {
 }
 
 func (v *verifier) readRecords(s *snapshot, buckets map[string][]pair) {
-	meta := buckets[string(metaBucket)]
-	highest, told := v.meta(meta, versionKey)
-	total, toldTotal := v.meta(meta, totalKey)
+	numbers := buckets[string(metaBucket)]
+	highest, told := v.number(numbers, versionKey)
+	total, toldTotal := v.number(numbers, totalKey)
 	s.version = highest
 	sum := uint64(0)
 	for _, p := range buckets[string(recordsBucket)] {
@@ -327,10 +330,10 @@ func (v *verifier) readEvents(s *snapshot, pairs []pair) {
 
 // readFreelist checks that no page in use counts as free.
 func (v *verifier) readFreelist() {
-	if v.free == noFreelist {
+	if v.Free == noFreelist {
 		return
 	}
-	p, err := v.page(v.free)
+	p, err := v.page(v.Free)
 	if err != nil {
 		v.problem("%w", err)
 		return
@@ -347,7 +350,7 @@ func (v *verifier) readFreelist() {
 	last := uint64(1)
 	for id := range slices.Chunk(ids, 8) {
 		n := order.Uint64(id)
-		if n <= last || n >= v.high || v.used[n] {
+		if n <= last || n >= v.High || v.used[n] {
 			v.problem("page %d is free and in use", n)
 		}
 		last = n

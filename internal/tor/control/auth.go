@@ -130,11 +130,11 @@ func (l *controlConn) safeCookie(cookie []byte) error {
 	if _, err := rand.Read(nonce[:]); err != nil {
 		return fmt.Errorf("making a nonce: %w", err)
 	}
-	response, err := l.send("AUTHCHALLENGE SAFECOOKIE " + hex.EncodeToString(nonce[:]))
+	r, err := l.send("AUTHCHALLENGE SAFECOOKIE " + hex.EncodeToString(nonce[:]))
 	if err != nil {
 		return err
 	}
-	serverHash, serverNonce, err := parseChallenge(response.Reply)
+	serverHash, serverNonce, err := parseChallenge(r.text())
 	if err != nil {
 		return err
 	}

@@ -1,12 +1,11 @@
-// Package control is a client of tor's control port (control-spec), on top of
-// github.com/cretz/bine/control.
+// Package control is a client of tor's control port (control-spec).
 //
 // A [Client] holds two authenticated connections to one tor. Commands go over
 // the first, one at a time, each with a deadline. Events come over the second,
-// whose reader never blocks on a receiver: bine deadlocks when commands and
-// events share a connection. When either connection is lost, the client closes
-// both, fails all pending calls with [ErrNotConnected], connects again with a
-// growing backoff, and asks for its events again.
+// whose reader never blocks on a receiver, so neither waits for the other. When
+// either connection is lost, the client closes both, fails all pending calls with
+// [ErrNotConnected], connects again with a growing backoff, and asks for its events
+// again.
 //
 // A program that binds the control port while tor is down would be taken for tor
 // unless it had to prove what only tor knows. So the client proves that it knows

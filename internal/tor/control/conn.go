@@ -1,8 +1,6 @@
 package control
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	bine "github.com/cretz/bine/control"
 )
 
 const (
@@ -21,12 +17,10 @@ const (
 	maxEvent      = 8 << 20 // 8 MiB: a descriptor is 50,000 bytes unless the consensus raises it
 )
 
-// controlConn is one connection to tor. It has one user at a time: bine's
-// connection deadlocks when shared.
+// controlConn is one connection to tor. It has one user at a time.
 type controlConn struct {
 	conn    *cappedConn
 	text    *textproto.Conn
-	bine    *bine.Conn
 	timeout time.Duration // of one command
 }
 
@@ -61,7 +55,7 @@ func openConn(ctx context.Context, cfg Config) (*controlConn, string, error) {
 func newConn(conn net.Conn, timeout time.Duration) *controlConn {
 	capped := &cappedConn{Conn: conn}
 	text := textproto.NewConn(capped)
-	return &controlConn{conn: capped, text: text, bine: bine.NewConn(text), timeout: timeout}
+	return &controlConn{conn: capped, text: text, timeout: timeout}
 }
 
 // close closes the connection without QUIT, which could wait for an answer.
@@ -69,56 +63,33 @@ func (l *controlConn) close() { _ = l.text.Close() }
 
 // send carries out one command with a small reply. Its error is a *ReplyError
 // when tor refused; with any other error the connection is of no more use.
-// The text goes through "%s" since bine takes commands for format strings.
-func (l *controlConn) send(command string) (*bine.Response, error) {
-	if err := l.arm(maxPlainReply); err != nil {
-		return nil, err
-	}
-	response, err := l.bine.SendRequest("%s", command)
-	if err == nil {
-		return response, nil
-	}
-	if response != nil {
-		return nil, refusal(response.Err.Code, response.Reply)
-	}
-	return nil, l.explain(err)
+func (l *controlConn) send(command string) (*reply, error) {
+	return l.exchange(command, nil, maxPlainReply, 0)
 }
 
-// post sends one command with a document and awaits the reply. Errors are as with
-// send.
-func (l *controlConn) post(command string, document []byte) error {
-	if err := l.arm(maxPlainReply); err != nil {
-		return err
+// exchange is send, with a document after the command unless it is nil, and for a
+// reply that may have one: limit and expect are as with readReply.
+func (l *controlConn) exchange(command string, document []byte, limit int64, expect int) (*reply, error) {
+	// The allowance counts the carriage returns and stuffed dots too.
+	if err := l.arm(limit + limit/16 + 4096); err != nil {
+		return nil, err
 	}
 	w := l.text.W
 	_, _ = w.WriteString(command + "\r\n")
-	writeStuffed(w, document)
-	_, _ = w.WriteString(".\r\n")
-	if err := w.Flush(); err != nil { // or what failed before
-		return l.explain(err)
+	if document != nil {
+		writeDocument(w, document)
 	}
-	response, err := l.bine.ReadResponse()
+	if err := w.Flush(); err != nil { // of whatever was written
+		return nil, l.explain(err)
+	}
+	r, err := readReply(l.text.R, limit, expect)
 	switch {
 	case err != nil:
-		return l.explain(err)
-	case !response.IsOk():
-		return refusal(response.Err.Code, response.Reply)
+		return nil, l.explain(err)
+	case !r.ok():
+		return nil, refusal(r.code, r.text())
 	}
-	return nil
-}
-
-// writeStuffed gives a document CRLF line ends and doubles the dots that begin a
-// line, so that none of them ends the command (control-spec, section 2.2). w
-// remembers errors.
-func writeStuffed(w *bufio.Writer, document []byte) {
-	for line := range bytes.Lines(document) {
-		line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
-		if len(line) > 0 && line[0] == '.' {
-			_ = w.WriteByte('.')
-		}
-		_, _ = w.Write(line)
-		_, _ = w.WriteString("\r\n")
-	}
+	return r, nil
 }
 
 // arm sets the deadline and the allowance of one exchange. Replies are told

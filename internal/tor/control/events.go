@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -8,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	bine "github.com/cretz/bine/control"
 )
 
 // Watch returns a channel that wakes its reader when the documents of GetInfo
@@ -59,8 +58,8 @@ func tell[T any](to readers[T], what T) {
 
 // dispatch hands an event on, and never waits. A malformed one is well framed
 // still, so the connection goes on.
-func (s *session) dispatch(response *bine.Response) {
-	e, err := parseEvent(response.Data, response.Reply)
+func (s *session) dispatch(r *reply) {
+	e, err := parseEvent(r)
 	if err != nil {
 		s.log.Debug("malformed event from tor", "error", err)
 		return
@@ -101,21 +100,16 @@ type hsDescEvent struct {
 	content []byte // whole lines; nil when the fetch brought nothing
 }
 
-// parseEvent reads an event as bine hands it over: data holds the lines before
-// the last, which is reply.
-func parseEvent(data []string, reply string) (event, error) {
-	text := reply
-	if len(data) > 0 {
-		text = data[0]
-	}
-	keyword, rest, _ := strings.Cut(text, " ")
+// parseEvent reads an event, whose first line names it.
+func parseEvent(r *reply) (event, error) {
+	keyword, rest, _ := strings.Cut(r.lines[0], " ")
 	var e event
 	var err error
 	switch keyword {
 	case "HS_DESC":
 		e.hsDesc, err = parseHSDesc(rest)
 	case "HS_DESC_CONTENT":
-		e.hsDesc, err = parseHSDescContent(rest)
+		e.hsDesc, err = parseHSDescContent(rest, r.document)
 	case "STATUS_CLIENT":
 		e, err = parseStatusClient(rest)
 	case "STATUS_GENERAL":
@@ -156,19 +150,18 @@ func parseHSDesc(text string) (*hsDescEvent, error) {
 	return e, nil
 }
 
-// parseHSDescContent reads: address, blinded key, HSDir, and from the next
-// line on the descriptor (control-spec, section 4.1.26). For a failed fetch
-// tor sends an empty line in its place. bine trimmed the newline at the end.
-func parseHSDescContent(text string) (*hsDescEvent, error) {
-	head, body, found := strings.Cut(text, "\n")
-	words := strings.Fields(head)
-	if len(words) < 3 || !found {
+// parseHSDescContent reads: address, blinded key, HSDir; the document is the
+// descriptor (control-spec, section 4.1.26). For a failed fetch tor sends an empty
+// line in its place.
+func parseHSDescContent(text string, document []byte) (*hsDescEvent, error) {
+	words := strings.Fields(text)
+	if len(words) < 3 || document == nil {
 		return nil, errors.New("want three words and a document")
 	}
 	e := &hsDescEvent{action: "CONTENT"}
 	e.pair = pair{address: strings.ToLower(words[0]), hsdir: fingerprint(words[2])}
-	if strings.TrimSpace(body) != "" {
-		e.content = []byte(body + "\n")
+	if len(bytes.TrimSpace(document)) > 0 {
+		e.content = document
 	}
 	return e, nil
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseBootstrap(t *testing.T) {
@@ -42,19 +43,27 @@ func TestParseProtocolInfo(t *testing.T) {
 	}
 }
 
-func FuzzParseEvent(f *testing.F) {
-	f.Add("HS_DESC UPLOADED aaaa UNKNOWN $"+hsdir1+"~x", "", false)
-	f.Add("HS_DESC FAILED aaaa NO_AUTH $"+hsdir1+" blinded REASON=NOT_FOUND", "", false)
-	f.Add("OK", "HS_DESC_CONTENT aaaa blinded $"+hsdir1+"~x\r\nhs-descriptor 3\nsignature x", true)
-	f.Add("OK", "HS_DESC_CONTENT aaaa blinded UNKNOWN\r\n", true)
-	f.Add(`STATUS_CLIENT NOTICE BOOTSTRAP PROGRESS=5 TAG=conn SUMMARY="a \"b\" \303"`, "", false)
-	f.Add("STATUS_CLIENT NOTICE CONSENSUS_ARRIVED", "", false)
-	f.Fuzz(func(t *testing.T, reply, data string, hasData bool) {
-		var lines []string
-		if hasData {
-			lines = []string{data}
+// An event is read or refused, and what is read has the form that the rest goes by.
+func FuzzEvent(f *testing.F) {
+	for _, wire := range []string{
+		"650 HS_DESC UPLOADED aaaa UNKNOWN $" + hsdir1 + "~x\r\n",
+		"650 HS_DESC FAILED " + addressA + " NO_AUTH $" + hsdir1 + " blinded REASON=NOT_FOUND\r\n",
+		"650+HS_DESC_CONTENT aaaa blinded $" + hsdir1 + "~x\r\nhs-descriptor 3\r\nsignature x\r\n.\r\n650 OK\r\n",
+		"650+HS_DESC_CONTENT aaaa blinded UNKNOWN\r\n\r\n.\r\n650 OK\r\n",
+		`650 STATUS_CLIENT NOTICE BOOTSTRAP PROGRESS=5 TAG=conn SUMMARY="a \"b\" \303"` + "\r\n",
+		`650 STATUS_CLIENT WARN BOOTSTRAP PROGRESS=5 TAG=x SUMMARY="x" WARNING="y \"z\"" REASON=NOROUTE` + "\r\n",
+		"650 STATUS_CLIENT NOTICE CONSENSUS_ARRIVED\r\n",
+		"650 STATUS_GENERAL WARN CLOCK_SKEW SKEW=-18000 SOURCE=CONSENSUS\r\n",
+		"650-x\r\n250 OK\r\n", "650-first\r\n", "65", "\r\n",
+	} {
+		f.Add(wire)
+	}
+	f.Fuzz(func(t *testing.T, wire string) {
+		r, err := readReply(bufio.NewReaderSize(strings.NewReader(wire), 16), maxEvent, 0)
+		if err != nil {
+			return
 		}
-		e, err := parseEvent(lines, reply)
+		e, err := parseEvent(r)
 		if err != nil && (e.hsDesc != nil || e.progress != nil || e.refresh) {
 			t.Errorf("an error and an event: %+v", e)
 		}
@@ -69,6 +78,9 @@ func FuzzParseEvent(f *testing.F) {
 		if p := e.progress; p != nil && (p.Percent < 0 || p.Percent > 100) {
 			t.Errorf("progress %+v", p)
 		}
+		if e.skew.Abs() > (1<<31)*time.Second {
+			t.Errorf("skew %v", e.skew)
+		}
 	})
 }
 
@@ -79,7 +91,7 @@ func FuzzDocument(f *testing.F) {
 	f.Add([]byte("no end"), []byte("551 no\r\n"))
 	f.Fuzz(func(t *testing.T, document, reply []byte) {
 		const limit = 1 << 20
-		wire := "250+k=\r\n" + stuff(document) + ".\r\n250 OK\r\n"
+		wire := "250+k=\r\n" + stuff(document) + "250 OK\r\n"
 		want := bytes.ReplaceAll(document, []byte("\r\n"), []byte("\n"))
 		if n := len(want); n > 0 && want[n-1] == '\r' {
 			want = want[:n-1]

@@ -1,16 +1,9 @@
 package control
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"strconv"
 	"strings"
-
-	bine "github.com/cretz/bine/control"
 )
 
 // GetInfo returns the value of one key of GETINFO (control-spec, section 3.9).
@@ -22,8 +15,11 @@ func (c *Client) GetInfo(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	var value []byte
-	err := c.do(ctx, func(l *controlConn) (err error) {
-		value, err = l.getInfo(key, c.cfg.MaxReply, c.sizeOf(key))
+	err := c.do(ctx, func(l *controlConn) error {
+		r, err := l.exchange("GETINFO "+key, nil, c.cfg.MaxReply, c.sizeOf(key))
+		if err == nil {
+			value, err = r.info(key)
+		}
 		return err
 	})
 	if err != nil {
@@ -85,15 +81,15 @@ func (c *Client) Signal(ctx context.Context, name string) error {
 
 // command carries out a command with a small reply, and returns its lines.
 func (c *Client) command(ctx context.Context, command string) ([]string, error) {
-	var response *bine.Response
+	var r *reply
 	err := c.do(ctx, func(l *controlConn) (err error) {
-		response, err = l.send(command)
+		r, err = l.send(command)
 		return err
 	})
 	if err != nil {
 		return nil, err // and the reply may come yet
 	}
-	return response.DataWithReply(), nil
+	return r.lines, nil
 }
 
 // sizeOf is how long the value of key was last time: reading a document into
@@ -111,129 +107,4 @@ func (c *Client) noteSize(key string, size int) {
 	if _, known := c.sizes[key]; known || size >= worthwhile && len(c.sizes) < enough {
 		c.sizes[key] = size
 	}
-}
-
-// getInfo asks for one key and reads the reply itself: bine holds a document
-// four times over and drops the newlines at its end. expect is how long the
-// value may be.
-func (l *controlConn) getInfo(key string, limit int64, expect int) ([]byte, error) {
-	// The allowance counts the carriage returns and stuffed dots too.
-	if err := l.arm(limit + limit/16 + 4096); err != nil {
-		return nil, err
-	}
-	if err := l.text.PrintfLine("GETINFO %s", key); err != nil {
-		return nil, l.explain(err)
-	}
-	value, err := readInfo(l.text.R, key, limit, expect)
-	if fatal(err) {
-		return nil, l.explain(err)
-	}
-	return value, err
-}
-
-// readInfo reads the reply to GETINFO for one key (control-spec, section 2.3):
-// 250-key=value or 250+key= with a document, and then 250 OK.
-func readInfo(r *bufio.Reader, key string, limit int64, expect int) (value []byte, err error) {
-	found := false
-	for {
-		line, err := readReplyLine(r)
-		if err != nil {
-			return nil, err
-		}
-		code, kind, text := line.code, line.kind, line.text
-		switch {
-		case code != 250 && kind == ' ':
-			return nil, refusal(code, text)
-		case code != 250 && kind == '-':
-		case code == 250 && kind == ' ' && found:
-			return value, nil
-		case code == 250 && kind != ' ' && !found && hasKey(text, key):
-			found = true
-			value = []byte(text[len(key)+1:])
-			if kind == '+' {
-				if value, err = readBody(r, limit, expect); err != nil {
-					return nil, err
-				}
-			}
-		default:
-			return nil, fmt.Errorf("reading the reply: unexpected line of code %d", code)
-		}
-	}
-}
-
-func hasKey(text, key string) bool {
-	return len(text) > len(key) && text[len(key)] == '=' && strings.EqualFold(text[:len(key)], key)
-}
-
-type replyLine struct {
-	code int
-	kind byte // ' ', '-' or '+'
-	text string
-}
-
-func readReplyLine(r *bufio.Reader) (replyLine, error) {
-	raw, err := r.ReadBytes('\n')
-	if err != nil {
-		return replyLine{}, unexpectedEOF(err)
-	}
-	return parseReplyLine(raw)
-}
-
-func parseReplyLine(raw []byte) (replyLine, error) {
-	line := string(bytes.TrimRight(raw, "\r\n"))
-	if len(line) < 4 || !strings.ContainsRune(" -+", rune(line[3])) {
-		return replyLine{}, fmt.Errorf("reading the reply: not a line of the control protocol: %.40q", line)
-	}
-	code, err := strconv.ParseUint(line[:3], 10, 16)
-	if err != nil || code < 100 {
-		return replyLine{}, fmt.Errorf("reading the reply: no status code in %.40q", line)
-	}
-	return replyLine{code: int(code), kind: line[3], text: line[4:]}, nil
-}
-
-// readBody reads a dot-stuffed document up to its final dot, with LF ends.
-func readBody(r *bufio.Reader, limit int64, expect int) ([]byte, error) {
-	body := make([]byte, 0, min(int64(expect)+int64(expect)/16+512, limit))
-	start := true // at the beginning of a line
-	for {
-		part, err := r.ReadSlice('\n')
-		whole := err == nil
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return nil, unexpectedEOF(err)
-		}
-		if whole {
-			part = append(trimEnd(part), '\n')
-		} else if n := len(part) - 1; part[n] == '\r' { // perhaps half a line end
-			if err := r.UnreadByte(); err != nil {
-				return nil, fmt.Errorf("reading a document: %w", err)
-			}
-			part = part[:n]
-		}
-		if start && part[0] == '.' {
-			if part = part[1:]; len(part) == 1 && whole {
-				return body, nil
-			}
-		}
-		if int64(len(body)+len(part)) > limit {
-			return nil, fmt.Errorf("reading a document: %w (%d)", ErrTooLarge, limit)
-		}
-		body = append(body, part...)
-		start = whole
-	}
-}
-
-// trimEnd cuts the line end off, in place: the slice is the reader's own.
-func trimEnd(line []byte) []byte {
-	line = line[:len(line)-1]
-	if n := len(line); n > 0 && line[n-1] == '\r' {
-		line = line[:n-1]
-	}
-	return line[: len(line) : len(line)+1]
-}
-
-func unexpectedEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("reading the reply: %w", io.ErrUnexpectedEOF)
-	}
-	return fmt.Errorf("reading the reply: %w", err)
 }

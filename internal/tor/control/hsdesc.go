@@ -26,10 +26,7 @@ func (c *Client) HSFetch(ctx context.Context, address, hsdir string) ([]byte, er
 		return nil, fmt.Errorf("fetching a descriptor: %w", err)
 	}
 	command := "HSFETCH " + p.address + " SERVER=$" + p.hsdir
-	content, err := c.ask(ctx, p, false, func(l *controlConn) error {
-		_, err := l.send(command)
-		return err
-	})
+	content, err := c.ask(ctx, p, command, nil)
 	if err != nil {
 		return nil, wrapHSDesc("fetching the descriptor of", p, err)
 	}
@@ -55,8 +52,7 @@ func (c *Client) HSPost(ctx context.Context, address, hsdir string, body []byte)
 			fmt.Errorf("descriptor of %d bytes: empty, with a zero byte, or longer than %d", most, maxPost))
 	}
 	command := "+HSPOST SERVER=$" + p.hsdir + " HSADDRESS=" + p.address
-	post := func(l *controlConn) error { return l.post(command, body) }
-	if _, err := c.ask(ctx, p, true, post); err != nil {
+	if _, err := c.ask(ctx, p, command, body); err != nil {
 		return wrapHSDesc("posting the descriptor of", p, err)
 	}
 	return nil
@@ -69,18 +65,23 @@ func wrapHSDesc(doing string, p pair, err error) error {
 	return fmt.Errorf("%s %s at HSDir %s: %w", doing, short(p.address), p.hsdir, err)
 }
 
-// ask carries out a command and waits for the event that answers it.
-func (c *Client) ask(ctx context.Context, p pair, post bool, command func(*controlConn) error) ([]byte, error) {
+// ask carries out a command, a post if there is a body, and waits for the event that
+// answers it.
+func (c *Client) ask(ctx context.Context, p pair, command string, body []byte) ([]byte, error) {
 	s, err := c.current()
 	if err != nil {
 		return nil, err
 	}
-	w, err := s.register(ctx, p, post) // before sending: the event may overtake the reply
+	w, err := s.register(ctx, p, body != nil) // before sending: the event may overtake the reply
 	if err != nil {
 		return nil, err
 	}
 	defer s.unregister(p, w)
-	if err := s.do(ctx, command); err != nil {
+	err = s.do(ctx, func(l *controlConn) error {
+		_, err := l.exchange(command, body, maxPlainReply, 0)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	select {

@@ -31,9 +31,9 @@ func eventOf(action, address, hsdir, reason string) string {
 func contentOf(address, hsdir, body string) string {
 	wire := stuff([]byte(body))
 	if body == "" {
-		wire = "\r\n" // so tor writes an empty document
+		wire = "\r\n.\r\n" // so tor writes an empty document
 	}
-	return fmt.Sprintf("650+HS_DESC_CONTENT %s %s $%s~relay\r\n%s.\r\n650 OK\r\n", address, blinded, hsdir, wire)
+	return fmt.Sprintf("650+HS_DESC_CONTENT %s %s $%s~relay\r\n%s650 OK\r\n", address, blinded, hsdir, wire)
 }
 
 // answerFetch has each HSFETCH answered with 250 and then these events.
@@ -322,11 +322,11 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// stuff returns what writeStuffed writes.
+// stuff returns what writeDocument writes.
 func stuff(document []byte) string {
 	var out bytes.Buffer
 	w := bufio.NewWriter(&out)
-	writeStuffed(w, document)
+	writeDocument(w, document)
 	_ = w.Flush()
 	return out.String()
 }

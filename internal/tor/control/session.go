@@ -164,20 +164,19 @@ func (s *session) pump(context.Context) error {
 		if err := s.events.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			return fmt.Errorf("event connection: %w", err)
 		}
-		response, err := s.events.bine.ReadResponse()
+		r, err := readReply(s.events.text.R, maxEvent, 0)
 		if isTimeout(err) {
 			return fmt.Errorf("event connection: tor was silent for %v: %w", patience, err)
 		}
 		if err != nil {
 			return fmt.Errorf("event connection: %w", err)
 		}
-		if !response.IsAsync() {
-			if !response.IsOk() {
-				s.log.Debug("tor refused the heartbeat", "code", response.Err.Code, "text", response.Reply)
-			}
-			continue
+		switch {
+		case r.isEvent():
+			s.dispatch(r)
+		case !r.ok():
+			s.log.Debug("tor refused the heartbeat", "code", r.code, "text", r.text())
 		}
-		s.dispatch(response)
 	}
 }
 

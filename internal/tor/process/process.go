@@ -55,8 +55,8 @@ type times struct {
 	settled    time.Duration // a life this long makes the next pause small again
 	minBackoff time.Duration
 	maxBackoff time.Duration
-	heartbeat  time.Duration // of the owning connection
-	command    time.Duration // of the owning connection
+	heartbeat  time.Duration // of the owning connection; 0: package control's
+	command    time.Duration // of the owning connection; 0: package control's
 }
 
 func (t times) withDefaults() times {
@@ -65,8 +65,6 @@ func (t times) withDefaults() times {
 	t.settled = cmp.Or(t.settled, time.Minute)
 	t.minBackoff = cmp.Or(t.minBackoff, 500*time.Millisecond)
 	t.maxBackoff = cmp.Or(t.maxBackoff, time.Minute)
-	t.heartbeat = cmp.Or(t.heartbeat, control.DefaultHeartbeat)
-	t.command = cmp.Or(t.command, control.DefaultCommandTimeout)
 	return t
 }
 

@@ -188,7 +188,7 @@ func shareError(parties []party) float64 {
 // points all came that way is in an order drawn by chance, which tells nothing
 // of the instances.
 func arrange(chosen []Candidate, random *rand.Rand) []Candidate {
-	var kept, added []Candidate
+	kept, added := make([]Candidate, 0, len(chosen)), []Candidate(nil)
 	for _, c := range chosen {
 		if c.Place > 0 {
 			kept = append(kept, c)

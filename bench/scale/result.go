@@ -10,7 +10,7 @@ const Mark = "scale: "
 type Result struct {
 	Services  int     `json:"services"`
 	Instances int     `json:"instances"`
-	RSS       float64 `json:"rss_mib"`                 // VmRSS after a garbage collection at the end
+	RSS       float64 `json:"rss_mib"`                 // VmRSS at the end, garbage included
 	CPU       float64 `json:"cpu_ms_per_service_hour"` // without the network's share
 	Queue     float64 `json:"queue_s"`                 // to queue 16 uploads of each service
 	Fetches   float64 `json:"fetches_per_minute"`      // that HSDirs were asked for, of instances' descriptors

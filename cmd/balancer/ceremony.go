@@ -62,15 +62,16 @@ made. Neither is of use to anybody who has not got the manager's signing keys.`,
 	return cmd
 }
 
-// prepared is a directory that keys were made in, and the token that they are
-// on, if so.
-type prepared struct {
-	dir, signing string
+// keysDir is a directory that signing keys are made in.
+type keysDir struct {
+	dir     string
+	signing string             // the URI of the token that they are on, if so
+	address descriptor.Address // zero: the one whose directory it is
 }
 
 // preparedIn returns the directories that are meant: those that are keys in a
 // configuration, or dir, or those in it.
-func preparedIn(configPath, dir string) ([]prepared, error) {
+func preparedIn(configPath, dir string) ([]keysDir, error) {
 	switch {
 	case configPath != "" && dir != "":
 		return nil, usageError{errors.New("name the configuration or a directory, not both")}
@@ -84,14 +85,14 @@ func preparedIn(configPath, dir string) ([]prepared, error) {
 		return nil, err
 	}
 	token.RememberIn(cfg.StateDir)
-	var list []prepared
+	var list []keysDir
 	for _, s := range cfg.Services {
 		is, err := offline.Look(s.Key)
 		if err != nil {
 			return nil, err // its supply would end while that of the others goes on
 		}
 		if is {
-			list = append(list, prepared{s.Key, s.Signing})
+			list = append(list, keysDir{dir: s.Key, signing: s.Signing})
 		}
 	}
 	if len(list) == 0 {
@@ -101,18 +102,18 @@ func preparedIn(configPath, dir string) ([]prepared, error) {
 	return list, nil
 }
 
-func preparedBelow(dir string) ([]prepared, error) {
+func preparedBelow(dir string) ([]keysDir, error) {
 	if offline.Is(dir) {
-		return []prepared{{dir: dir}}, nil
+		return []keysDir{{dir: dir}}, nil
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	var list []prepared
+	var list []keysDir
 	for _, e := range entries {
 		if path := filepath.Join(dir, e.Name()); offline.Is(path) {
-			list = append(list, prepared{dir: path})
+			list = append(list, keysDir{dir: path})
 		}
 	}
 	if len(list) == 0 {
@@ -201,7 +202,7 @@ func ask(ctx context.Context, question string, talk io.Writer, from *os.File) (s
 // timing returns when periods begin, and what time it is: as the flags say, as
 // the running balancer does, as the keys that are there, or as on the public
 // network.
-func (o *requestOptions) timing(ctx context.Context, wishes []wish) (offline.Schedule, time.Time, error) {
+func (o *requestOptions) timing(ctx context.Context, list []keysDir) (offline.Schedule, time.Time, error) {
 	now := time.Now()
 	if o.length != 0 || o.offset != 0 {
 		length, offset := o.length, o.offset
@@ -221,13 +222,13 @@ func (o *requestOptions) timing(ctx context.Context, wishes []wish) (offline.Sch
 			return s, at, nil
 		}
 	}
-	for _, w := range wishes {
-		if offline.Is(w.dir) {
-			d, err := offline.Describe(w.dir)
+	for _, d := range list {
+		if offline.Is(d.dir) {
+			there, err := offline.Describe(d.dir)
 			if err != nil {
 				return offline.Schedule{}, now, err
 			}
-			return d.Schedule, now, nil
+			return there.Schedule, now, nil
 		}
 	}
 	return offline.Public, now, nil

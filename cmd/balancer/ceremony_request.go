@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,32 +82,22 @@ the public network or that of the keys in DIR.`,
 	return cmd
 }
 
-// wish is one address to make keys for.
-type wish struct {
-	prepared
-	address descriptor.Address // zero: the one whose directory it is
-}
-
-// wishes returns what the command line asks for.
-func (o *requestOptions) wishes(args []string) ([]wish, error) {
+// dirs returns the directories that the command line asks to make keys in.
+func (o *requestOptions) dirs(args []string) ([]keysDir, error) {
 	if o.periods < 1 || o.periods > offline.MaxPeriods {
 		return nil, usageError{fmt.Errorf("%d periods, want 1 to %d", o.periods, offline.MaxPeriods)}
 	}
 	if len(args) == 0 {
 		list, err := preparedIn(o.config, o.dir)
-		wishes := make([]wish, len(list))
-		for i, p := range list {
-			if o.signing != "" {
-				p.signing = o.signing
-			}
-			wishes[i] = wish{prepared: p}
+		for i := range list {
+			list[i].signing = cmp.Or(o.signing, list[i].signing)
 		}
-		return wishes, err
+		return list, err
 	}
 	if o.dir == "" || o.config != "" {
 		return nil, usageError{errors.New("with addresses, name the directory of their signing keys with --dir DIR, and no configuration")}
 	}
-	var wishes []wish
+	var list []keysDir
 	for _, arg := range args {
 		address, err := descriptor.ParseAddress(arg)
 		if err != nil {
@@ -116,26 +107,26 @@ func (o *requestOptions) wishes(args []string) ([]wish, error) {
 		if len(args) > 1 {
 			dir = filepath.Join(o.dir, address.Label())
 		}
-		wishes = append(wishes, wish{prepared{dir, o.signing}, address})
+		list = append(list, keysDir{dir, o.signing, address})
 	}
-	return wishes, nil
+	return list, nil
 }
 
 // make does all of the command but printing.
 func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade, error) {
-	wishes, err := o.wishes(args)
+	list, err := o.dirs(args)
 	if err != nil {
 		return nil, err
 	}
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("writing the request: %w", err)
 	}
-	for _, w := range wishes {
-		if err := owner.Check(w.dir); err != nil {
+	for _, d := range list {
+		if err := owner.Check(d.dir); err != nil {
 			return nil, err
 		}
 	}
-	schedule, now, err := o.timing(ctx, wishes)
+	schedule, now, err := o.timing(ctx, list)
 	if err != nil {
 		return nil, err
 	}
@@ -145,13 +136,13 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 	}
 	var wanted []offline.Wanted
 	dirs := map[descriptor.Address]string{}
-	for _, w := range wishes {
-		one, err := w.prepare(ctx, schedule, first, o.periods)
+	for _, d := range list {
+		one, err := d.prepare(ctx, schedule, first, o.periods)
 		if err != nil {
 			return nil, err
 		}
 		wanted = append(wanted, one)
-		dirs[one.Address] = w.dir
+		dirs[one.Address] = d.dir
 	}
 	// Only when all keys are safe is there anything to carry away.
 	request, err := offline.NewRequest(time.Now(), schedule, first, wanted)
@@ -164,8 +155,8 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 	}
 	shown.Warnings = request.Warnings(request.Made)
 	made := &requestMade{requestShown: *shown, Dirs: dirs}
-	if len(wishes) == 1 && wanted[0].CertifiedThrough == 0 {
-		if made.forConfig, err = wishes[0].configLines(); err != nil {
+	if len(list) == 1 && wanted[0].CertifiedThrough == 0 {
+		if made.forConfig, err = list[0].configLines(); err != nil {
 			return nil, err
 		}
 	}
@@ -180,18 +171,18 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 }
 
 // prepare makes the keys of one address.
-func (w wish) prepare(ctx context.Context, schedule offline.Schedule, first uint64, count int) (wanted offline.Wanted, err error) {
-	p := offline.Preparation{Dir: w.dir, Address: w.address, Schedule: schedule, First: first, Count: count}
-	if w.signing != "" {
-		address := w.address
-		if offline.Is(w.dir) {
-			d, err := offline.Describe(w.dir)
+func (d keysDir) prepare(ctx context.Context, schedule offline.Schedule, first uint64, count int) (wanted offline.Wanted, err error) {
+	p := offline.Preparation{Dir: d.dir, Address: d.address, Schedule: schedule, First: first, Count: count}
+	if d.signing != "" {
+		address := d.address
+		if offline.Is(d.dir) {
+			there, err := offline.Describe(d.dir)
 			if err != nil {
 				return wanted, err
 			}
-			address = d.Address
+			address = there.Address
 		}
-		token, err := keystore.OpenSigning(w.signing, address, w.dir)
+		token, err := keystore.OpenSigning(d.signing, address, d.dir)
 		if err != nil {
 			return wanted, err
 		}
@@ -275,16 +266,16 @@ func (r *requestShown) write(w io.Writer) {
 
 // configLines returns what the configuration of one service has to say of the
 // keys made: where they are, in full.
-func (w wish) configLines() (string, error) {
-	dir, err := filepath.Abs(w.dir)
-	if err != nil || w.signing == "" {
+func (d keysDir) configLines() (string, error) {
+	dir, err := filepath.Abs(d.dir)
+	if err != nil || d.signing == "" {
 		return fmt.Sprintf("key = %q", dir), err
 	}
 	here, err := filepath.Abs(".")
 	if err != nil {
 		return "", err
 	}
-	uri, err := pkcs11uri.Parse(w.signing)
+	uri, err := pkcs11uri.Parse(d.signing)
 	if err != nil {
 		return "", err
 	}

@@ -41,14 +41,11 @@ func startLab(ctx context.Context, dir string, config lab.Config, tell func(stri
 // labKey makes the public service's key unless there is one, and returns the
 // address.
 func labKey(dir string) (string, error) {
+	open := showKey
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		made, err := makeKey(dir)
-		if err != nil {
-			return "", err
-		}
-		return made.Address, nil
+		open = makeKey
 	}
-	shown, err := showKey(dir)
+	shown, err := open(dir)
 	if err != nil {
 		return "", err
 	}

@@ -1,14 +1,19 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/state"
 )
@@ -29,13 +34,14 @@ balancer starts again from the network.`,
 func newStateShowCommand() *cobra.Command {
 	var path, only string
 	var asJSON bool
+	var events int
 	cmd := &cobra.Command{
 		Use:   "show --config FILE",
 		Short: "Show what the balancer keeps between two runs",
 		Long: `Show what the balancer keeps between two runs: for each service and period the
 highest revision counter that it may have used, and what it published last; for
 each instance the last good descriptor; for each period which instance was first
-seen with which keys of introduction points.
+seen with which keys of introduction points; and what happened last.
 
 An HSDir refuses a descriptor whose revision counter is not above that of the one
 it holds, so the balancer starts above the counter that is stored. If that is
@@ -44,7 +50,8 @@ lost, it follows the clock, and may be refused until it has passed the old one.
 It reads the file and changes nothing, whether or not a balancer is running. What
 a running balancer does now, "balancer status" shows.`,
 		Example: `  balancer state show --config /etc/balancer/balancer.toml
-  balancer state show --config /etc/balancer/balancer.toml --service ADDRESS --json`,
+  balancer state show --config /etc/balancer/balancer.toml --service ADDRESS --json
+  balancer state show --config /etc/balancer/balancer.toml --events 1000`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var service *descriptor.Address
 			if only != "" {
@@ -58,7 +65,7 @@ a running balancer does now, "balancer status" shows.`,
 			if err != nil {
 				return err
 			}
-			v, err := readState(dir, service, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			v, err := readState(dir, service, events, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 			if err != nil {
 				return err
 			}
@@ -67,6 +74,7 @@ a running balancer does now, "balancer status" shows.`,
 	}
 	addConfigFlag(cmd, &path)
 	cmd.Flags().StringVar(&only, "service", "", "show the service of this `ADDRESS` alone")
+	cmd.Flags().IntVar(&events, "events", 20, "show what happened last, at most `NUMBER` events")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON, for programs")
 	return cmd
 }
@@ -76,6 +84,7 @@ type stateView struct {
 	Services  []serviceRecord  `json:"services"`
 	Instances []instanceRecord `json:"instances,omitempty"`
 	Keys      []keysRecord     `json:"introduction_keys,omitempty"`
+	Events    []event.Stored   `json:"events,omitempty"` // oldest first
 }
 
 type serviceRecord struct {
@@ -97,13 +106,17 @@ type keysRecord struct {
 	state.Claims
 }
 
-// readState reads the records in dir: all, or those of one service.
-func readState(dir string, service *descriptor.Address, log *slog.Logger) (*stateView, error) {
+// readState reads the records and the last events in dir: all, or those of one
+// service.
+func readState(dir string, service *descriptor.Address, events int, log *slog.Logger) (*stateView, error) {
 	db, err := state.OpenReadOnly(dir, log)
 	if err != nil {
 		return nil, err
 	}
 	v := &stateView{Services: []serviceRecord{}}
+	if err := v.readEvents(db, service, events); err != nil {
+		return nil, err
+	}
 	if service != nil {
 		record, version, err := db.Service(*service)
 		if err == nil && version == 0 {
@@ -133,6 +146,26 @@ func readState(dir string, service *descriptor.Address, log *slog.Logger) (*stat
 	return v, err
 }
 
+// readEvents reads the last events: all, or those of one service.
+func (v *stateView) readEvents(db *state.DB, service *descriptor.Address, n int) error {
+	decode := func(raw []byte) (e event.Stored, err error) { return e, json.Unmarshal(raw, &e) }
+	list, err := db.Events(n, func(raw []byte) bool {
+		e, err := decode(raw)
+		return service == nil || err == nil && e.Service == service.String()
+	})
+	if err != nil {
+		return err
+	}
+	for _, raw := range list {
+		e, err := decode(raw)
+		if err != nil {
+			return fmt.Errorf("reading an event: %w", err)
+		}
+		v.Events = append(v.Events, e)
+	}
+	return nil
+}
+
 func (v *stateView) print(w io.Writer) {
 	for n, s := range v.Services {
 		if n > 0 {
@@ -158,6 +191,17 @@ func (v *stateView) print(w io.Writer) {
 		}
 		fmt.Fprintf(w, "%d\t%d\t%d\t\n", k.Period, len(k.Keys), several)
 	}
+	if len(v.Events) > 0 {
+		fmt.Fprintf(w, "\nwhat happened last\n")
+	}
+	for _, e := range v.Events {
+		text := e.Text
+		for _, key := range slices.Sorted(maps.Keys(e.Attrs)) {
+			text += fmt.Sprintf("  %s=%v", key, e.Attrs[key])
+		}
+		service, _, _ := strings.Cut(e.Service, ".")
+		fmt.Fprintf(w, "%s  %s  %s  %s\n", stored(e.At), e.Level, printable.Text(service[:min(8, len(service))]), printable.Text(text))
+	}
 }
 
 func (s serviceRecord) print(w io.Writer) {
@@ -165,7 +209,8 @@ func (s serviceRecord) print(w io.Writer) {
 	if s.Owner != "" {
 		fmt.Fprintf(w, "  owner %s, term %d\n", printable.Text(s.Owner), s.Term)
 	}
-	fmt.Fprintf(w, "  period\tcounter up to\tmade\trevision counter\tpoints\tdue\tconfirmed\t\n")
+	fmt.Fprintf(w, "  %d introduction points published\n", len(s.Points))
+	fmt.Fprintf(w, "  period\tcounter up to\tmade\trevision counter\tdue\tconfirmed\t\n")
 	for _, c := range s.Ceilings {
 		var made state.Made
 		for _, m := range s.Made {
@@ -174,14 +219,14 @@ func (s serviceRecord) print(w io.Writer) {
 			}
 		}
 		if made.Revision == 0 {
-			fmt.Fprintf(w, "  %d\t%d\t\t\t\t\t\t\n", c.Period, c.Counter)
+			fmt.Fprintf(w, "  %d\t%d\t\t\t\t\t\n", c.Period, c.Counter)
 			continue
 		}
 		confirmed := "yes"
 		if made.Pending || made.Built.IsZero() {
 			confirmed = "not known"
 		}
-		fmt.Fprintf(w, "  %d\t%d\t%s\t%d\t%d\t%s\t%s\t\n", c.Period, c.Counter, stored(made.Built), made.Revision, len(made.Points), stored(made.Refresh), confirmed)
+		fmt.Fprintf(w, "  %d\t%d\t%s\t%d\t%s\t%s\t\n", c.Period, c.Counter, stored(made.Built), made.Revision, stored(made.Refresh), confirmed)
 	}
 }
 

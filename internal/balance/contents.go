@@ -26,6 +26,7 @@ func contents(chosen []selection.Candidate, v View, flow uint64) *descriptor.Con
 	}
 	c := &descriptor.Contents{Create2Formats: []int{ntorHandshake}, Clients: v.Config.Clients, CAA: v.Config.CAA}
 	c.SingleOnion = len(chosen) > 0
+	c.IntroductionPoints = make([]descriptor.IntroductionPoint, 0, len(chosen))
 	for _, candidate := range chosen {
 		c.IntroductionPoints = append(c.IntroductionPoints, *candidate.Point)
 		c.SingleOnion = c.SingleOnion && single[candidate.Instance]

@@ -82,10 +82,19 @@ func (e *Edition) share(t *Target) {
 
 // slot returns the slot of an HSDir, nil if there is none.
 func (e *Edition) slot(h [20]byte) *slot {
-	if n := slices.IndexFunc(e.slots, func(s slot) bool { return s.HSDir == h }); n >= 0 {
+	if n := e.index(h); n >= 0 {
 		return &e.slots[n]
 	}
 	return nil
+}
+
+func (e *Edition) index(h [20]byte) int {
+	for n := range e.slots {
+		if e.slots[n].HSDir == h {
+			return n
+		}
+	}
+	return -1
 }
 
 // rejected reports whether it is time to follow a rejected edition by the next.

@@ -84,9 +84,9 @@ func (s *Service) advance(ctx context.Context, now time.Time) {
 func (s *Service) upload(e *Edition) {
 	e.uploaded = true
 	bodies := e.signing.bodies // the loop alone reads what it changes of e
-	held := make(map[[20]byte]*descriptor.Contents, len(e.slots))
+	held := make([]*descriptor.Contents, len(e.slots))
 	for n := range e.slots {
-		held[e.slots[n].HSDir] = dated(e.slots[n].contents, e.Built)
+		held[n] = e.slots[n].contents
 	}
 	u := hsdir.Upload{
 		Address: s.address, Period: e.Keys.Period, Urgency: e.Urgency,
@@ -97,7 +97,7 @@ func (s *Service) upload(e *Edition) {
 			if bodies != nil {
 				return bodies[at.HSDir], nil
 			}
-			return e.Credential.Encode(ctx, held[at.HSDir], e.Revision)
+			return e.Credential.Encode(ctx, dated(held[e.index(at.HSDir)], e.Built), e.Revision)
 		},
 		Report: func(r hsdir.UploadResult) {
 			s.postQuietly(func(now time.Time) { s.confirm(now, e, r) })
@@ -131,9 +131,11 @@ func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 			s.report.published = now
 			s.tell(event.Published, slog.LevelInfo, "published: the first HSDir confirmed", slog.Duration("after", now.Sub(s.started).Round(time.Millisecond)))
 		}
+		if e.everywhere() { // reserve slots may have to wait for all other services
+			e.Credential.Release()
+		}
 		if e.complete() {
 			e.signing.bodies = nil
-			e.Credential.Release()
 			s.record.dirty, s.step = true, true
 		}
 	case r.Rejected:

@@ -138,12 +138,12 @@ func (s *Service) written() state.Service {
 			Period: p.Number, Minutes: p.Minutes(), Revision: e.Revision, Contents: digest(e.Contents), Signer: state.Bytes32(e.Credential.Public),
 			Built: e.Built.UTC(), Refresh: e.Refresh.UTC(), Pending: !e.complete(),
 		}
-		for _, c := range s.state.Published {
-			made.Points = append(made.Points, state.Published{
-				Instance: state.Address(addresses[c.Instance]), AuthKey: state.Bytes32(c.Point.AuthKey), EncKey: state.Bytes32(c.Point.EncKey), Relay: c.Point.Relay().String(),
-			})
-		}
 		out.Made = append(out.Made, made)
+	}
+	for _, c := range s.state.Published {
+		out.Points = append(out.Points, state.Published{
+			Instance: state.Address(addresses[c.Instance]), AuthKey: state.Bytes32(c.Point.AuthKey), EncKey: state.Bytes32(c.Point.EncKey), Relay: c.Point.Relay().String(),
+		})
 	}
 	return out
 }
@@ -203,13 +203,7 @@ func (s *Service) restore(r read) {
 	for _, c := range r.stored.Ceilings {
 		s.counters[period(c)] = c.Counter
 	}
-	var latest state.Made
-	for _, made := range r.stored.Made {
-		if made.Built.After(latest.Built) || len(latest.Points) == 0 {
-			latest = made
-		}
-	}
-	for _, p := range latest.Points {
+	for _, p := range r.stored.Points {
 		for _, i := range s.cfg.Instances {
 			if i.Address == descriptor.Address(p.Instance) {
 				s.state.Published = append(s.state.Published, selection.Candidate{Instance: i.Name, Point: storedPoint(p)})

@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
 	"onionbalancer/internal/credential"
+	"onionbalancer/internal/state/statetest"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
 )
@@ -68,6 +71,33 @@ func TestSharedInstances(t *testing.T) {
 	})
 }
 
+// A thousand services on six instances cost HSDirs as many fetches as ten do.
+func TestFetchesOfManyServices(t *testing.T) {
+	onSceneOf(t, sim.Config{Seed: 63}, make([]sim.InstanceConfig, 6), func(t *testing.T, s *scene) {
+		var counts []int
+		for _, services := range []int{10, 1000} {
+			set := backend.New(backend.Config{
+				Consensus: s.watcher, Fetcher: s.env.Fetcher.(*hsdir.Fetcher), Store: statetest.Open(t, t.TempDir()), Record: s.env.Record,
+			})
+			for k := range services {
+				set.Subscribe(descriptor.Address{byte(k), byte(k >> 8)}, watched(s.config().Instances), 0, func() {})
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { defer close(ended); set.Run(ctx) }()
+			before := s.net.Tor().Counts().Fetches
+			s.settle(3 * time.Hour)
+			counts = append(counts, s.net.Tor().Counts().Fetches-before)
+			cancel()
+			<-ended
+		}
+		t.Logf("fetches in three hours, read back included: %d for 10 services, %d for 1000", counts[0], counts[1])
+		if few, many := float64(counts[0]), float64(counts[1]); few == 0 || many > 1.05*few || many < few/1.05 {
+			t.Errorf("fetches in three hours: %d for 10 services, %d for 1000", counts[0], counts[1])
+		}
+	})
+}
+
 // An instance that only clients with a key can read is read for all services that
 // use it, if one of them has the key: at once when that one comes, whatever keys the
 // others have, and from the store after a restart.
@@ -81,7 +111,7 @@ func TestClientKeyOfAnotherService(t *testing.T) {
 	}
 	clients := []descriptor.AuthorizedClient{keyOf("a").Client()}
 	for what, other := range map[string]*descriptor.ClientKey{"no key": nil, "another key": keyOf("b")} {
-		onSceneOf(t, sim.Config{Seed: 62}, []sim.InstanceConfig{{Clients: clients}}, func(t *testing.T, s *scene) {
+		onSceneOf(t, sim.Config{Seed: 62, Relays: 30}, []sim.InstanceConfig{{Clients: clients}}, func(t *testing.T, s *scene) {
 			with := func(k *descriptor.ClientKey) Config {
 				cfg := s.config()
 				cfg.Instances[0].Client, cfg.FetchEvery = k, 20*time.Minute
@@ -99,7 +129,7 @@ func TestClientKeyOfAnotherService(t *testing.T) {
 				go func() { defer close(ended); service.Run(ctx) }()
 				s.settle(20 * time.Second)
 				s.want(what+", and another service has the key", status.StateOK)
-				s.settle(3 * time.Hour)
+				s.settle(time.Hour)
 				s.want(what+", hours later", status.StateOK)
 				s.settle(time.Minute)
 				cancel()

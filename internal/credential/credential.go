@@ -27,16 +27,23 @@ type Credential struct {
 	// the same for all who hold the identity key, and a secret of theirs.
 	Seed [32]byte
 
-	encoder  *descriptor.Encoder
-	custody  *custody
-	counters sync.Map // start of a shared-random run to *descriptor.RevisionSequence
+	encoder *descriptor.Encoder
+	custody *custody
+
+	mu       sync.Mutex // protects what follows
+	runStart time.Time  // that counters is of
+	counters *descriptor.RevisionSequence
 }
 
 // Counter returns the revision counter that tor would use at now in the
 // shared-random run that began at runStart.
 func (c *Credential) Counter(runStart, now time.Time) (uint64, error) {
-	sequence, _ := c.counters.LoadOrStore(runStart.Unix(), c.Revision.Sequence(runStart))
-	return sequence.(*descriptor.RevisionSequence).At(now)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.counters == nil || !c.runStart.Equal(runStart) {
+		c.runStart, c.counters = runStart, c.Revision.Sequence(runStart)
+	}
+	return c.counters.At(now)
 }
 
 // Release frees what is kept for the next descriptor of the same points.

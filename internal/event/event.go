@@ -48,16 +48,19 @@ type Event struct {
 // goroutines.
 type Recorder func(Event)
 
-// MarshalJSON writes e with its attributes as one object.
+// Stored is an Event as the history has it.
+type Stored struct {
+	At      time.Time      `json:"at"`
+	Kind    Kind           `json:"kind"`
+	Level   slog.Level     `json:"level"`
+	Service string         `json:"service,omitempty"` // the whole address
+	Text    string         `json:"text"`
+	Attrs   map[string]any `json:"attrs,omitempty"`
+}
+
+// MarshalJSON writes e as a Stored.
 func (e Event) MarshalJSON() ([]byte, error) {
-	out := struct {
-		At      time.Time      `json:"at"`
-		Kind    Kind           `json:"kind"`
-		Level   slog.Level     `json:"level"`
-		Service string         `json:"service,omitempty"`
-		Text    string         `json:"text"`
-		Attrs   map[string]any `json:"attrs,omitempty"`
-	}{At: e.At, Kind: e.Kind, Level: e.Level, Text: e.Text}
+	out := Stored{At: e.At, Kind: e.Kind, Level: e.Level, Text: e.Text}
 	if e.Service != (descriptor.Address{}) {
 		out.Service = e.Service.String()
 	}

@@ -17,7 +17,7 @@ func realistic() state.Service {
 		s.Ceilings = append(s.Ceilings, state.Ceiling{Period: 20_000 + period, Minutes: 1440, Counter: 1 << 40})
 		made := state.Made{Period: 20_000 + period, Minutes: 1440, Revision: 1 << 40, Contents: state.Bytes32{1}, Signer: state.Bytes32{2}, Built: time.Unix(1_800_000_000, 0), Refresh: time.Unix(1_800_005_000, 0)}
 		for range 9 {
-			made.Points = append(made.Points, state.Published{Instance: state.Address{3}, AuthKey: state.Bytes32{4}, EncKey: state.Bytes32{5}, Relay: fmt.Sprintf("%040X", 6)})
+			s.Points = append(s.Points, state.Published{Instance: state.Address{3}, AuthKey: state.Bytes32{4}, EncKey: state.Bytes32{5}, Relay: fmt.Sprintf("%040X", 6)})
 		}
 		s.Made = append(s.Made, made)
 	}

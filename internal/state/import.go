@@ -200,15 +200,15 @@ func (o *oldState) addHeld(service descriptor.Address, held []oldHeld) {
 		return
 	}
 	slices.SortStableFunc(published, func(a, b placed) int { return cmp.Compare(a.place, b.place) })
-	points := make([]Published, len(published))
-	for n, p := range published {
-		points[n] = p.point
-	}
-	// The same points are in both descriptors, those of the newest two periods.
 	s := o.services[service]
+	s.Points = nil
+	for _, p := range published {
+		s.Points = append(s.Points, p.point)
+	}
+	// They are in the descriptors of the newest two periods.
 	newest := slices.SortedFunc(slices.Values(s.Ceilings), func(a, b Ceiling) int { return cmp.Compare(b.Period, a.Period) })
 	for _, c := range newest[:min(2, len(newest))] {
-		s.Made = append(s.Made, Made{Period: c.Period, Minutes: c.Minutes, Revision: c.Counter, Points: points})
+		s.Made = append(s.Made, Made{Period: c.Period, Minutes: c.Minutes, Revision: c.Counter})
 	}
 	o.services[service] = s
 }
@@ -316,9 +316,9 @@ func mergeService(present, old Service) Service {
 		i := slices.IndexFunc(present.Made, func(p Made) bool { return p.Period == m.Period && p.Minutes == m.Minutes })
 		switch {
 		case i < 0:
-			present.Made = append(present.Made, m)
+			present.Made, present.Points = append(present.Made, m), old.Points
 		case present.Made[i].Revision < m.Revision:
-			present.Made[i] = m
+			present.Made[i], present.Points = m, old.Points
 		}
 	}
 	return present

@@ -109,17 +109,15 @@ func checkCarriedOver(t *testing.T, what string, d *state.DB) {
 		if len(s.Made) != 2 || s.Made[0].Period != 10957 || s.Made[0].Revision != want.ceilings[2] || s.Made[1].Period != 10956 || s.Made[1].Revision != want.ceilings[1] {
 			t.Fatalf("%s: made %+v", what, s.Made)
 		}
-		for _, made := range s.Made {
-			var names []string
-			for _, p := range made.Points {
-				if p.AuthKey == (state.Bytes32{}) || p.EncKey == (state.Bytes32{}) || len(p.Relay) != 40 {
-					t.Errorf("%s: point %+v", what, p)
-				}
-				names = append(names, descriptor.Address(p.Instance).Label()[:6])
+		var names []string
+		for _, p := range s.Points {
+			if p.AuthKey == (state.Bytes32{}) || p.EncKey == (state.Bytes32{}) || len(p.Relay) != 40 {
+				t.Errorf("%s: point %+v", what, p)
 			}
-			if got := strings.Join(names, " "); got != want.instances {
-				t.Errorf("%s: points of %s, want %s", what, got, want.instances)
-			}
+			names = append(names, descriptor.Address(p.Instance).Label()[:6])
+		}
+		if got := strings.Join(names, " "); got != want.instances {
+			t.Errorf("%s: points of %s, want %s", what, got, want.instances)
 		}
 	}
 	instances, err := d.Instances()

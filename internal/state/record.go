@@ -62,6 +62,8 @@ type Service struct {
 	Term     uint64    `json:"term,omitempty"`  // counts the changes of Owner
 	Ceilings []Ceiling `json:"ceilings,omitempty"`
 	Made     []Made    `json:"made,omitempty"`
+	// Points are the introduction points that the master descriptors have.
+	Points []Published `json:"introduction_points,omitempty"`
 }
 
 // Ceiling is the highest revision counter that may have been used in a period. It
@@ -74,18 +76,17 @@ type Ceiling struct {
 
 // Made is what was last made for a period.
 type Made struct {
-	Period   uint64      `json:"period"`
-	Minutes  uint64      `json:"period_length_minutes"`
-	Revision uint64      `json:"revision_counter"`
-	Contents Bytes32     `json:"contents"`          // hash; zero if not known
-	Signer   Bytes32     `json:"signer"`            // descriptor-signing key; zero if not known
-	Built    time.Time   `json:"built,omitzero"`    // zero if not known
-	Refresh  time.Time   `json:"refresh,omitzero"`  // when it is due again
-	Pending  bool        `json:"pending,omitempty"` // not confirmed in every slot
-	Points   []Published `json:"introduction_points,omitempty"`
+	Period   uint64    `json:"period"`
+	Minutes  uint64    `json:"period_length_minutes"`
+	Revision uint64    `json:"revision_counter"`
+	Contents Bytes32   `json:"contents"`          // hash; zero if not known
+	Signer   Bytes32   `json:"signer"`            // descriptor-signing key; zero if not known
+	Built    time.Time `json:"built,omitzero"`    // zero if not known
+	Refresh  time.Time `json:"refresh,omitzero"`  // when it is due again
+	Pending  bool      `json:"pending,omitempty"` // not confirmed in every slot
 }
 
-// Published is an introduction point of a master descriptor, in its order there.
+// Published is an introduction point of the master descriptors, in its order there.
 type Published struct {
 	Instance Address `json:"instance"`
 	AuthKey  Bytes32 `json:"auth_key"`

@@ -139,8 +139,8 @@ func TestRecords(t *testing.T) {
 		Ceilings: []state.Ceiling{{Period: 7, Minutes: 1440, Counter: 1 << 63}},
 		Made: []state.Made{{
 			Period: 7, Minutes: 1440, Revision: 9, Contents: state.Bytes32{1}, Signer: state.Bytes32{2}, Built: at, Refresh: at.Add(time.Hour), Pending: true,
-			Points: []state.Published{{Instance: state.Address(i), AuthKey: state.Bytes32{3}, EncKey: state.Bytes32{4}, Relay: "AB"}},
 		}},
+		Points: []state.Published{{Instance: state.Address(i), AuthKey: state.Bytes32{3}, EncKey: state.Bytes32{4}, Relay: "AB"}},
 	}
 	instance := state.Instance{Period: 7, Minutes: 1440, Revision: 5, Renewed: at, Raw: []byte("hs-descriptor 3\n"),
 		Points: []state.Point{{AuthKey: state.Bytes32{3}, EncKey: state.Bytes32{4}, Relay: "AB", FirstSeen: at}}}

@@ -188,12 +188,12 @@ func (l *controlConn) greet(patience time.Duration) ([]string, error) {
 	if err := l.arm(maxPlainReply); err != nil {
 		return nil, err
 	}
-	if err := l.text.PrintfLine("PROTOCOLINFO 1"); err != nil {
+	if err := l.write("PROTOCOLINFO 1", nil); err != nil {
 		return nil, l.explain(err)
 	}
 	var lines []string
 	for {
-		raw, err := l.text.R.ReadBytes('\n')
+		raw, err := l.r.ReadBytes('\n')
 		if err != nil && len(lines) > 0 {
 			return nil, l.explain(unexpectedEOF(err))
 		}
@@ -244,9 +244,7 @@ func stranger(said string) error {
 	return advise(fmt.Errorf("no control port listens there, but %s", what), "%s", controlPorts)
 }
 
-// protocolInfo is what tor says before authentication (control-spec, section
-// 3.21). bine's reader of it gives up on all methods when the cookie's path
-// has a character that tor writes in octal.
+// protocolInfo is what tor says before authentication (control-spec, section 3.21).
 type protocolInfo struct {
 	methods    []string
 	cookieFile string

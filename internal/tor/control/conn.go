@@ -1,12 +1,12 @@
 package control
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
-	"net/textproto"
 	"strings"
 	"syscall"
 	"time"
@@ -20,7 +20,8 @@ const (
 // controlConn is one connection to tor. It has one user at a time.
 type controlConn struct {
 	conn    *cappedConn
-	text    *textproto.Conn
+	r       *bufio.Reader
+	w       *bufio.Writer
 	timeout time.Duration // of one command
 }
 
@@ -54,12 +55,11 @@ func openConn(ctx context.Context, cfg Config) (*controlConn, string, error) {
 
 func newConn(conn net.Conn, timeout time.Duration) *controlConn {
 	capped := &cappedConn{Conn: conn}
-	text := textproto.NewConn(capped)
-	return &controlConn{conn: capped, text: text, timeout: timeout}
+	return &controlConn{conn: capped, r: bufio.NewReader(capped), w: bufio.NewWriter(capped), timeout: timeout}
 }
 
 // close closes the connection without QUIT, which could wait for an answer.
-func (l *controlConn) close() { _ = l.text.Close() }
+func (l *controlConn) close() { _ = l.conn.Close() }
 
 // send carries out one command with a small reply. Its error is a *ReplyError
 // when tor refused; with any other error the connection is of no more use.
@@ -74,15 +74,10 @@ func (l *controlConn) exchange(command string, document []byte, limit int64, exp
 	if err := l.arm(limit + limit/16 + 4096); err != nil {
 		return nil, err
 	}
-	w := l.text.W
-	_, _ = w.WriteString(command + "\r\n")
-	if document != nil {
-		writeDocument(w, document)
-	}
-	if err := w.Flush(); err != nil { // of whatever was written
+	if err := l.write(command, document); err != nil {
 		return nil, l.explain(err)
 	}
-	r, err := readReply(l.text.R, limit, expect)
+	r, err := readReply(l.r, limit, expect)
 	switch {
 	case err != nil:
 		return nil, l.explain(err)
@@ -92,10 +87,19 @@ func (l *controlConn) exchange(command string, document []byte, limit int64, exp
 	return r, nil
 }
 
+// write writes a command, with a document after it unless that is nil.
+func (l *controlConn) write(command string, document []byte) error {
+	_, _ = l.w.WriteString(command + "\r\n")
+	if document != nil {
+		writeDocument(l.w, document)
+	}
+	return l.w.Flush() // whose error is also that of what was written before
+}
+
 // arm sets the deadline and the allowance of one exchange. Replies are told
 // apart by their order alone, so what came unasked ends the connection.
 func (l *controlConn) arm(allowance int64) error {
-	if n := l.text.R.Buffered(); n > 0 {
+	if n := l.r.Buffered(); n > 0 {
 		return fmt.Errorf("tor sent %d bytes without being asked", n)
 	}
 	l.conn.left = allowance

@@ -164,7 +164,7 @@ func (s *session) pump(context.Context) error {
 		if err := s.events.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			return fmt.Errorf("event connection: %w", err)
 		}
-		r, err := readReply(s.events.text.R, maxEvent, 0)
+		r, err := readReply(s.events.r, maxEvent, 0)
 		if isTimeout(err) {
 			return fmt.Errorf("event connection: tor was silent for %v: %w", patience, err)
 		}
@@ -189,7 +189,7 @@ func (s *session) heartbeat(ctx context.Context) error {
 		if err := s.events.conn.SetWriteDeadline(deadline); err != nil {
 			return fmt.Errorf("event connection: %w", err)
 		}
-		if err := s.events.text.PrintfLine("%s", keepActive); err != nil {
+		if err := s.events.write(keepActive, nil); err != nil {
 			return fmt.Errorf("event connection: %w", err)
 		}
 		select {

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
+)
+
+// What happened is shown of all services, or of one.
+func TestStateShowsEvents(t *testing.T) {
+	dir, log := t.TempDir(), slog.New(slog.DiscardHandler)
+	db, err := state.Open(dir, state.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	ours, others := descriptor.Address{1}, descriptor.Address{2}
+	for n, e := range []event.Event{
+		{Kind: event.Published, Level: slog.LevelInfo, Service: ours, Text: "published"},
+		{Kind: event.Warning, Level: slog.LevelWarn, Service: others, Text: "a warning", Attrs: []slog.Attr{slog.Any("error", errors.New("no \x1b[31mtor"))}},
+		{Kind: event.Tor, Level: slog.LevelInfo, Text: "connected"},
+	} {
+		e.At = at.Add(time.Duration(n) * time.Minute)
+		raw, err := json.Marshal(e)
+		if err == nil {
+			err = db.AppendEvents(t.Context(), raw)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := db.SwapService(t.Context(), ours, 0, state.Service{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		service *descriptor.Address
+		events  int
+		want    string
+	}{
+		{nil, 20, "published, a warning  error=no \\x1b[31mtor, connected"},
+		{nil, 1, "connected"},
+		{&ours, 20, "published"},
+		{nil, 0, ""},
+	} {
+		v, err := readState(dir, test.service, test.events, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		v.print(&out)
+		_, lines, _ := strings.Cut(out.String(), "what happened last\n")
+		var texts []string
+		for line := range strings.Lines(lines) {
+			fields := strings.SplitN(strings.TrimSpace(line), "  ", 4)
+			texts = append(texts, fields[len(fields)-1])
+		}
+		if got := strings.Join(texts, ", "); got != test.want {
+			t.Errorf("at most %d events: %q, want %q", test.events, got, test.want)
+		}
+	}
+}

@@ -237,6 +237,12 @@ func TestThiefTakenOut(t *testing.T) {
 		if got := s.service.Status(); got.Instances[1].Published != 0 || !warned(got, "instance web2 offers keys of introduction points that web1 had first") {
 			t.Fatalf("%d points published, warnings %q", got.Instances[1].Published, got.Warnings)
 		}
+		for range 1800 { // while instances are fetched, too
+			s.settle(time.Second)
+			if !warned(s.service.Status(), "instance web2 offers keys") {
+				t.Fatalf("the warning is gone at %s", time.Now().Format(time.TimeOnly))
+			}
+		}
 		cfg := s.config()
 		cfg.Instances = cfg.Instances[1:]
 		s.service.Reconfigure(cfg)

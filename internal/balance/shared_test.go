@@ -39,6 +39,7 @@ func (s *scene) crowd(n int) ([]*Service, func()) {
 // Each instance is fetched as often for many services as for one, and a change of
 // it reaches all of them.
 func TestSharedInstances(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 60}, func(t *testing.T, s *scene) {
 		fetches := func() int {
 			before := s.net.Tor().Counts().Fetches
@@ -49,11 +50,11 @@ func TestSharedInstances(t *testing.T) {
 		readBacks := func(services int) int { return 4 * services }
 		s.settle(5 * time.Minute)
 		alone := fetches()
-		services, stop := s.crowd(30)
+		services, stop := s.crowd(12)
 		defer stop()
 		s.settle(5 * time.Minute)
-		if shared := fetches(); shared > alone+alone/10+readBacks(31) {
-			t.Errorf("%d fetches an hour for 31 services, %d for one", shared, alone)
+		if shared := fetches(); shared > alone+alone/10+readBacks(13) {
+			t.Errorf("%d fetches an hour for 13 services, %d for one", shared, alone)
 		}
 		posts := s.net.Tor().Counts().Posts
 		s.instances[1].ReplacePoints()
@@ -64,8 +65,8 @@ func TestSharedInstances(t *testing.T) {
 				t.Fatalf("service %d did not follow: %s, %q, %+v", k, got.State, got.Warnings, got.Descriptors[0].Built)
 			}
 		}
-		if n := s.net.Tor().Counts().Posts - posts; n > 31*16+64 {
-			t.Errorf("%d uploads, want %d", n, 31*16)
+		if n := s.net.Tor().Counts().Posts - posts; n > 13*16+64 {
+			t.Errorf("%d uploads, want %d", n, 13*16)
 		}
 	})
 }

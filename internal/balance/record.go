@@ -19,11 +19,14 @@ import (
 
 // record is what the loop knows of the service's record in the store.
 type record struct {
-	version  uint64
-	dirty    bool      // there is something new to store
-	began    time.Time // when the write in flight began; zero if there is none
-	retryAt  time.Time
-	failures backoff.Backoff
+	version uint64
+	dirty   bool      // there is something new to store
+	began   time.Time // when the write in flight began; zero if there is none
+	// overtaken says that somebody else stored counters, which ours must exceed in
+	// the store before one is used.
+	overtaken bool
+	retryAt   time.Time
+	failures  backoff.Backoff
 }
 
 // The delay after a failed write, and its longest; and how long an edition waits
@@ -57,7 +60,13 @@ func (s *Service) save(now time.Time) {
 		}
 		return
 	}
-	if !r.dirty || now.Before(r.retryAt) {
+	if !r.dirty {
+		return
+	}
+	if now.Before(r.retryAt) { // the last write failed
+		if !r.overtaken {
+			reserve(slices.Collect(maps.Values(s.state.Editions)))
+		}
 		return
 	}
 	r.dirty, r.began = false, now
@@ -81,7 +90,7 @@ func (s *Service) save(now time.Time) {
 // below their counters is made again, above them, and nothing is uploaded until
 // that is stored.
 func (s *Service) overtaken(now time.Time, other state.Service, version uint64, err error) {
-	s.record.version, s.state.Version = version, version
+	s.record.version, s.state.Version, s.record.overtaken = version, version, true
 	for _, c := range other.Ceilings {
 		p := period(c)
 		if e := s.state.Editions[p]; e != nil && c.Counter > s.counters[p] {
@@ -109,7 +118,7 @@ func (s *Service) saved(now time.Time, version uint64, err error, covered []*Edi
 		reserve(covered)
 		return
 	}
-	r.version, r.retryAt = version, time.Time{}
+	r.version, r.retryAt, r.overtaken = version, time.Time{}, false
 	s.state.Version = version
 	r.failures.Reset()
 	s.troubles.set(troubleFloors, nil)

@@ -119,9 +119,9 @@ func TestReadBackAfterLateStart(t *testing.T) {
 		s.custodian.fail(errTokenGone)
 		s.restart()
 		s.fetchEvery(20 * time.Minute)
-		s.settle(10 * time.Minute)
+		s.settle(3 * time.Minute)
 		s.custodian.fail(nil)
-		s.settle(10 * time.Minute)
+		s.settle(8 * time.Minute)
 		if got := s.service.Status(); got.ReadBack.IsZero() {
 			t.Errorf("not read back, %s: %+v", got.State, got.Descriptors)
 		}

@@ -40,17 +40,17 @@ with their public halves, to be carried to the machine that has the identity key
 Then compare the fingerprint shown here with the one that "ceremony sign" shows.
 
 The first time, name the public onion address and a directory for its keys, which
-is made. With several addresses, each gets a directory of its own in DIR, named
+is created. With several addresses, each gets a directory of its own in DIR, named
 after it. Later, --config finds all services whose key is such a directory, and
---dir alone does without a configuration. Run this as the balancer's user.
+--dir works without a configuration. Run this as the balancer's user.
 
 The keys stay on this machine: in DIR (0600), where the balancer wipes each when
 its period is over, or on a token (--signing; with --config the token that the
-service has there). Put DIR where the balancer may write, as below state_dir. A key
-that was made is kept, and asked for again until its period is over; so nothing is
-lost if a request or a bundle is.
+service has there). Put DIR where the balancer may write, for instance below
+state_dir. Keys are kept, and requested again until their period is over; so a lost
+request or bundle does no harm.
 
---split writes the request in small files besides, each of 40 periods of one address
+--split also writes the request in small files, each of 40 periods of one address
 at most: a QR code (version 40, error correction M). "ceremony sign" takes them all.
 
 The default is 60 periods, 60 days on the public network, from the period on whose

@@ -26,8 +26,8 @@ func newDescriptorFetchCommand() *cobra.Command {
 		Use:   "fetch ADDRESS",
 		Short: "Fetch the descriptor of an onion service from the HSDirs",
 		Long: `Fetch the descriptor of an onion service from the HSDirs that are responsible
-for it, verify it, and write it as it came to standard output. "balancer
-descriptor show" prints what is in it.
+for it, verify it, and write it unchanged to standard output. "balancer
+descriptor show" prints its contents.
 
 The descriptor is that of the current period: tor fetches no other.`,
 		Example: `  balancer descriptor fetch --control unix:/run/tor/control ADDRESS > fetched

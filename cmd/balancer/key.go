@@ -39,8 +39,8 @@ configuration names it ("key = …") in one of these forms:
   pem     the key file of OnionBalance: an Ed25519 key, PKCS #8, not encrypted.
   sealed  a file that only a token (an HSM, a smart card) can open, named by the
           token's "pkcs11:" URI with x-sealed=FILE: "balancer key seal --help".
-  offline a directory of certificates made where the key is, on a machine without a
-          network: "balancer ceremony --help".
+  offline a directory of certificates made on another machine, without a network,
+          that has the key: "balancer ceremony --help".
 
 To move a service over from a single tor or from OnionBalance, copy the key as it
 is; there is nothing to convert. A key file that anyone but its owner can read is
@@ -67,11 +67,12 @@ func newKeyShowCommand() *cobra.Command {
 and its form. The secret half is never printed. Nothing is changed.
 
 PATH is a key file of any form that the configuration takes, the directory of a service
-of tor's or Arti's, a directory of ceremonies, or a sealed key's file. URI is the "pkcs11:" URI of a sealed key. Of a sealed key, the file alone
-is looked at, and what it says: its token is left alone, and may be in a safe.
+of tor's or Arti's, a directory of ceremonies, or a sealed key's file. URI is the
+"pkcs11:" URI of a sealed key. Of a sealed key, only the file is read: the token is not
+used, and may be in a safe.
 
-With --verify, the token unseals the key and certifies with it for a trial, which is
-what "balancer run" asks of it. That takes the URI, and the PIN. It shows the address
+With --verify, the token unseals the key and certifies with it as a test, as
+"balancer run" would have it do. That takes the URI, and the PIN. It shows the address
 of an Ed25519 key on a token as well, which "balancer key csr" can use.`,
 		Example: `  balancer key show front
   balancer key show front.sealed

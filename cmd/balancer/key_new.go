@@ -41,13 +41,13 @@ this as the user that balancer will run as, or change the owner afterwards.
 
 With --seal, the key is sealed by a token ("balancer key seal --help") as soon as it
 is made, and is on no disk in the clear. When the token dies, is lost, or locks
-itself after wrong PINs, the address is lost with it. So say what the way back is:
+itself after wrong PINs, the address is lost with it. So choose a backup:
 
   --spare URI    seal the key by a second token as well, to another file. Keep token
-                 and file where a fire that takes the first does not reach.
+                 and file at another place than the first, out of reach of a fire there.
   --backup PATH  write the key in the clear too, as DIR or FILE above: to a stick
                  that goes into a safe, not to a disk of this machine.
-  --no-backup    there is none, and there shall be none. Later, "balancer key
+  --no-backup    there is no backup, and none is wanted. Later, "balancer key
                  rewrap" makes one with the token, for as long as it works.`,
 		Example: `  balancer key new front
   balancer key new front.pem --json

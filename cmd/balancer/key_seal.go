@@ -46,8 +46,8 @@ from, and the new file (RFC 7512; put it between ' ', for the shell):
   token, serial   as written on the token. The number of its slot does not matter.
   object, id      label of the key, and its ID in bytes: id=%01
   pin-source      file:PATH, credential:NAME (of systemd), fd:NUMBER, or prompt.
-                  A PIN itself is refused: URIs stand in files and in lists of
-                  processes.
+                  A PIN itself is refused: URIs appear in files and in process
+                  lists.
   x-sealed        the new file; or give --out
 
 The key on the token is one of AES (256 bits), RSA (2048 or more) or EC (P-256), and
@@ -87,12 +87,12 @@ func newKeyRewrapCommand() *cobra.Command {
 		Use:   "rewrap OLDURI --with URI",
 		Short: "Seal a sealed key by another key or token",
 		Long: `Opens a sealed key by its token, and seals it to a new file: by another token, as a
-spare or for the day on which the old one retires, or by another key of the same one.
-Both tokens have to be there. In between, the key is in locked memory alone.
+spare or to replace the old one, or by another key of the same one. Both tokens have
+to be present. In between, the key is in locked memory alone.
 
-The new file is tried as "balancer key seal" does. The old file stays, and so does all
-that can open it: for the old token to be of no use to a thief, destroy the old file
-and its copies, and the key on the old token.`,
+The new file is tested as "balancer key seal" does. The old file stays, and the old
+token can still open it: to make the old token useless to a thief, destroy the old
+file and its copies, and the key on the old token.`,
 		Example: `  balancer key rewrap 'pkcs11:token=old;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front.sealed' \
       --with 'pkcs11:token=new;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front-new.sealed'`,
 		Args: cobra.ExactArgs(1),

@@ -27,15 +27,14 @@ func newRunCommand() *cobra.Command {
 
 It fetches the descriptors of each service's instances, publishes a master
 descriptor under the service's own address, and keeps it up to date. Without a
-[tor] table in the configuration it starts a tor of its own and takes it down
-again at the end.
+[tor] table in the configuration it starts a tor of its own and stops it on exit.
 
-SIGHUP reads the configuration again. If anything is wrong with it, the old one
-stays in force; the log and "balancer status" say why. What is published when the
-balancer stops stays at the directories for about three hours.
+SIGHUP reloads the configuration. If anything is wrong with it, the old one
+stays in force; the log and "balancer status" say why. Published descriptors
+stay on the HSDirs for about three hours after the balancer stops.
 
-The log goes to standard error. If nobody reads it, or it has no room, the balancer
-goes on, and counts the lines that are lost.`,
+The log goes to standard error. If it is blocked or full, the balancer continues,
+and counts the lines that are lost.`,
 		Example: `  balancer check --config /etc/balancer/balancer.toml
   balancer run --config /etc/balancer/balancer.toml
   balancer status --config /etc/balancer/balancer.toml`,

@@ -24,13 +24,13 @@ func newStatusCommand() *cobra.Command {
 		Use:   "status --config FILE",
 		Short: "Show what the running balancer is doing",
 		Long: `Show what the running balancer is doing: its tor, the consensus, and for each
-service who keeps its keys and for how long, its instances, what is published
-and at how many directories that is confirmed. The answer comes over a unix
-socket in state_dir, which only the balancer's user and root can open. It tells
-the configuration that is in force, and whether a newer one was refused.
+service the custody of its keys and how long it lasts, its instances, its
+published descriptors and how many HSDirs confirmed them. The answer comes over
+a unix socket in state_dir, which only the balancer's user and root can open. It
+names the configuration in force, and says whether a newer one was refused.
 
-"ok" says of an instance that its descriptor is fresh. Whether the web server
-behind it answers is not tried.
+"ok" means that an instance's descriptor is fresh. Whether the web server
+behind it answers is not tested.
 
 The exit status is 0 if all is in force as configured and every service is "ok" or
 "degraded": visitors are served. It is 1 if a service is "starting" or "failed" or

@@ -143,7 +143,7 @@ func sealedAlone(path string) error {
 		uri.Label, uri.Serial = file.Token().Label, file.Token().Serial
 		uri.Object, uri.ID = file.Object().Label, file.Object().ID
 	}
-	return fmt.Errorf("opening key %q: this key is sealed by a token, which has to be named as well: %s", path, uri)
+	return fmt.Errorf("opening key %q: this key is sealed by a token; name the token as well: %s", path, uri)
 }
 
 // OfflineKey is the Custodian of a key on a machine without a network: it hands
@@ -156,7 +156,7 @@ var _ Custodian = OfflineKey{}
 // OpenOffline opens the directory that "balancer ceremony request" made.
 func OpenOffline(dir string) (OfflineKey, error) {
 	if _, err := os.Lstat(filepath.Join(dir, torSecretFile)); err == nil {
-		return OfflineKey{}, fmt.Errorf("opening key %q: the directory holds an identity key beside what a ceremony is for: move %s to where it belongs", dir, torSecretFile)
+		return OfflineKey{}, fmt.Errorf("opening key %q: the directory holds an identity key beside the files of a ceremony: move %s to where it belongs", dir, torSecretFile)
 	}
 	custodian, err := offline.Open(dir)
 	if err != nil {

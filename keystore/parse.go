@@ -299,7 +299,7 @@ func parsePEM(raw []byte, file string) (*descriptor.IdentityKey, Form, error) {
 	defer clear(der)
 	n, err := base64.StdEncoding.Decode(der, packed)
 	if err != nil {
-		return nil, "", errors.New("what stands between BEGIN and END is not base64 alone, or not all of it: copy the key again")
+		return nil, "", errors.New("the text between BEGIN and END is not base64 only, or incomplete: copy the key again")
 	}
 	if kind == pemOpenSSH {
 		key, err := parseOpenSSH(der[:n], file)

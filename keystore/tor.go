@@ -242,7 +242,7 @@ type file struct {
 func writeNew(files []file) (err error) {
 	for _, f := range files {
 		if _, err := os.Lstat(f.path); !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("writing key: %q is there already, and keys are never overwritten: %w", f.path, os.ErrExist)
+			return fmt.Errorf("writing key: %q exists already, and keys are never overwritten: %w", f.path, os.ErrExist)
 		}
 	}
 	for i, f := range files {

@@ -170,7 +170,7 @@ func (o *signOptions) consent(ctx context.Context, shown *requestShown, talk io.
 		return fmt.Errorf("not signed: %w", err)
 	}
 	if !shown.Fingerprint.EndsWith(answer) {
-		return errors.New("not signed: what was typed is not the last group of the request's fingerprint")
+		return errors.New("not signed: the input is not the last group of the request's fingerprint")
 	}
 	return nil
 }

@@ -242,7 +242,7 @@ func showSealed(file *sealed.File, uri *pkcs11uri.URI) (*keyShown, error) {
 func (k *keyShown) configText() string {
 	text := fmt.Sprintf("In the configuration: key = %q\n", k.Reference)
 	if uri, err := pkcs11uri.Parse(k.Reference); err == nil && !daemonsPIN(uri.PINSource) {
-		text += "There, give a pin-source that is there when nobody is: file:PATH or credential:NAME.\n"
+		text += "There, give a pin-source that needs no terminal: file:PATH or credential:NAME.\n"
 	}
 	return text
 }

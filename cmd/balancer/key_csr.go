@@ -126,7 +126,7 @@ func (o *csrOptions) make(ctx context.Context, ref string) (*csrMade, error) {
 		return nil, err
 	}
 	if _, err := os.Lstat(o.out); o.out != "" && err == nil {
-		return nil, fmt.Errorf("writing the request: %q is there already, and is not overwritten: %w", o.out, os.ErrExist)
+		return nil, fmt.Errorf("writing the request: %q exists already, and is not overwritten: %w", o.out, os.ErrExist)
 	}
 	signer, err := keystore.OpenIdentitySigner(ctx, ref)
 	if err != nil {
@@ -214,7 +214,7 @@ func (m *csrMade) write(w io.Writer, o *csrOptions) error {
 func writeNewPublic(path string, content []byte) error {
 	err := durable.WriteNew(path, content, 0o644)
 	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%q is there already, and is not overwritten: %w", path, os.ErrExist)
+		return fmt.Errorf("%q exists already, and is not overwritten: %w", path, os.ErrExist)
 	}
 	if err != nil {
 		return err

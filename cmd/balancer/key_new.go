@@ -202,7 +202,7 @@ func (o *newOptions) uris() ([]*pkcs11uri.URI, error) {
 		return nil, err
 	}
 	if filepath.Clean(first.Sealed) == filepath.Clean(second.Sealed) {
-		return nil, usageError{errors.New("--seal and --spare are to be written to the same file")}
+		return nil, usageError{errors.New("--seal and --spare would be written to the same file")}
 	}
 	return []*pkcs11uri.URI{first, second}, nil
 }
@@ -214,7 +214,7 @@ func (s *sealedNew) write(w io.Writer) {
 	case s.Spare != nil && s.Backup != "":
 		fmt.Fprintf(w, "\nThe spare is %s with %s, the backup %s.\n%s", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token), printable.Text(s.Backup), backupText)
 	case s.Spare != nil:
-		fmt.Fprintf(w, "\nThe spare is %s with %s. Keep both, apart from\nthe first: the file is of no use without the token, nor the token without the file.\n", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token))
+		fmt.Fprintf(w, "\nThe spare is %s with %s. Keep both, apart from\nthe first: the file is useless without the token, and the token without the file.\n", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token))
 	case s.Backup != "":
 		fmt.Fprintf(w, "\nThe backup is %s.\n%s", printable.Text(s.Backup), backupText)
 	default:

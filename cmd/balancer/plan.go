@@ -102,7 +102,7 @@ func printPlan(out io.Writer, p *balance.Plan) {
 		}
 	}
 	for _, t := range p.Targets {
-		why := "what was published last stays"
+		why := "the last published descriptor stays"
 		switch {
 		case t.Held != "":
 			why = t.Held

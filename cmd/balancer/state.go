@@ -120,7 +120,7 @@ func readState(dir string, service *descriptor.Address, events int, log *slog.Lo
 	if service != nil {
 		record, version, err := db.Service(*service)
 		if err == nil && version == 0 {
-			err = fmt.Errorf("nothing is stored of %s in %s; \"balancer state show\" without --service shows everything", service, dir)
+			err = fmt.Errorf("nothing is stored for %s in %s; \"balancer state show\" without --service shows everything", service, dir)
 		}
 		v.Services = append(v.Services, serviceRecord{*service, version, record})
 		return v, err

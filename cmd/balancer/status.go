@@ -128,7 +128,7 @@ func custodyText(now time.Time, c status.Custody) string {
 	}[c.Signing]
 	switch a := c.Ahead; {
 	case a == nil && c.CertifiedUntil.IsZero():
-		return text + "; nothing is certified yet"
+		return text + "; no certificate yet"
 	case a == nil:
 		return text + "; certified until " + moment(c.CertifiedUntil)
 	case a.Periods == 0 && a.DarkAt.IsZero():
@@ -196,7 +196,7 @@ func printService(w io.Writer, now time.Time, s status.Service) {
 	fmt.Fprintf(w, "\n%s\t%s, strategy %s\n", printable.Text(s.Address), printable.Text(strings.ToUpper(string(s.State))), printable.Text(s.Strategy))
 	fmt.Fprintf(w, "  custody: %s\n", printable.Text(custodyText(now, s.Custody)))
 	if !s.ReadBack.IsZero() {
-		fmt.Fprintf(w, "  read back: clients got what is published %s\n", ago(now, s.ReadBack))
+		fmt.Fprintf(w, "  read back: clients got the published descriptor %s\n", ago(now, s.ReadBack))
 	}
 	for _, warning := range s.Warnings {
 		warn(w, "  WARNING", warning)

@@ -392,7 +392,7 @@ func pathProblem(s string) error {
 	case s == "":
 		return errors.New("is empty; leave the line out for the default")
 	case strings.ContainsAny(s, "\x00\n"):
-		return errors.New("must be the path of a file, never what is in the file")
+		return errors.New("must be the path of a file, never its contents")
 	}
 	return nil
 }

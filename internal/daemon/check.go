@@ -162,7 +162,7 @@ func (c *checker) checkStored() {
 	case errors.Is(err, state.ErrNewer):
 		c.fail(what, "run the newer balancer, or give this one a state_dir of its own", err)
 	case errors.Is(err, state.ErrDamaged):
-		c.warn(what, "restore it from a backup that is at most a few hours old, or let balancer put it aside and go on with what is whole", "%w", err)
+		c.warn(what, "restore it from a backup that is at most a few hours old, or let balancer put it aside and continue with the intact records", "%w", err)
 	default:
 		c.fail(what, "see that the user that balancer runs as can read it", err)
 	}

@@ -188,7 +188,7 @@ func (c *checker) tellTrial(what string, took, all time.Duration, shown bool) {
 	detail := fmt.Sprintf("the token makes keys, signs (in %s) and destroys them; all in %s",
 		took.Round(time.Millisecond), all.Round(time.Millisecond))
 	if shown {
-		c.warn(what, "keep it where nobody takes it, or use another kind of token", "%s; but it shows public keys without the PIN, so that anyone who takes it can tell which address it signed for", detail)
+		c.warn(what, "keep it in a safe place, or use another kind of token", "%s; but it shows public keys without the PIN, so that anyone who takes it can tell which address it signed for", detail)
 		return
 	}
 	c.ok(what, "%s", detail)
@@ -216,7 +216,7 @@ func trial(ctx context.Context, tok *token.Token) (took time.Duration, shown boo
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if gone := tok.Destroy(ending, object); gone != nil {
-		err = errors.Join(err, fmt.Errorf("destroying the trial key %q, which you should delete: %w", object.Label, gone))
+		err = errors.Join(err, fmt.Errorf("destroying the test key %q, which you should delete: %w", object.Label, gone))
 	}
 	return took, key.Shown, err
 }

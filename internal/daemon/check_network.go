@@ -76,7 +76,7 @@ func fixTor(err error) string {
 	case errors.Is(err, fs.ErrPermission):
 		return "state_dir, with all that is in it, has to belong to the user that balancer runs as"
 	default:
-		return "if these are tor's words, fix the line of tor.torrc that they are about; tor has to be 0.4.8 or later"
+		return "if these are tor's words, fix the line of tor.torrc that they name; tor has to be 0.4.8 or later"
 	}
 }
 
@@ -196,7 +196,7 @@ func (c *checker) checkLimit(s balance.Config, found, points int) {
 	limit := min(s.Room.Points, descriptor.MaxIntroductionPoints)
 	switch {
 	case found == 0:
-		c.fail(what, "see to the instances above", errors.New("none of its instances can be reached, so nothing would be published"))
+		c.fail(what, "fix the instances above", errors.New("none of its instances can be reached, so nothing would be published"))
 	case len(s.Instances) > limit:
 		c.warn(what, "use fewer instances, or put several behind one", "%d instances and at most %s: some instances get no clients", len(s.Instances), printable.Count(limit, "introduction point"))
 	case points > limit:

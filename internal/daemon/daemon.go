@@ -204,7 +204,7 @@ func (d *Daemon) Stop() {
 		select {
 		case <-done:
 		case <-time.After(stopTimeout):
-			d.log.Error("not everything has stopped, and is left behind", "after", stopTimeout)
+			d.log.Error("not everything has stopped in time, exiting anyway", "after", stopTimeout)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 // a busy daemon's, or hours of a quiet one's.
 const maxWaiting = 1 << 20 // 1 MiB
 
-var errUnread = errors.New("nobody reads it")
+var errUnread = errors.New("its reader is blocked")
 
 // Queue passes lines on to a writer that may fail, or never return, without any
 // of that reaching those who write to the Queue. What finds no room is lost, the

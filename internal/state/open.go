@@ -193,7 +193,7 @@ func (d *DB) putAside(damage error, whole int) error {
 	if err != nil {
 		return fmt.Errorf("putting it aside: %w", errors.Join(damage, err))
 	}
-	d.log.Error("the state is damaged and was put aside; revision counters that cannot be read follow the clock, and directories may refuse descriptors for a while",
+	d.log.Error("the state is damaged and was put aside; revision counters that cannot be read follow the clock, and HSDirs may refuse descriptors for a while",
 		"error", damage, "aside", aside, "records_read", whole)
 	return nil
 }

@@ -157,7 +157,7 @@ func (d *DB) path() string { return filepath.Join(d.dir, File) }
 func (d *DB) warn(path string, err error) {
 	if !d.warned[path] {
 		d.warned[path] = true
-		d.log.Warn("skipping what is damaged of a file", "file", path, "error", err)
+		d.log.Warn("skipping the damaged part of a file", "file", path, "error", err)
 	}
 }
 

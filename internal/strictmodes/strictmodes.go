@@ -93,7 +93,7 @@ func (u User) checkOne(path, at string, last bool) (sticky bool, err error) {
 	case last:
 		return false, fmt.Errorf("%s belongs to user %s, who can change it: run as root: chown %s %s", at, owner.Name(uid), owner.Name(u.UID), quoted)
 	default:
-		return false, fmt.Errorf("%s, on the way to %s, belongs to user %s, who can replace what is in it: keep the file elsewhere, or run as root: chown root %s",
+		return false, fmt.Errorf("%s, on the way to %s, belongs to user %s, who can replace its contents: keep the file elsewhere, or run as root: chown root %s",
 			at, path, owner.Name(uid), quoted)
 	}
 	writers, err := u.others(info, at, mayWrite)

@@ -44,7 +44,7 @@ func split(der []byte) (message, signature []byte, err error) {
 	case !input.ReadASN1(&request, asn1.SEQUENCE) || !input.Empty():
 		return nil, nil, errors.New("not one ASN.1 sequence")
 	case !request.ReadASN1Element(&info, asn1.SEQUENCE):
-		return nil, nil, errors.New("nothing that could be signed")
+		return nil, nil, errors.New("nothing to sign")
 	case !request.ReadASN1(&algorithm, asn1.SEQUENCE) || !isEd25519(algorithm):
 		return nil, nil, errors.New("the signature is not of Ed25519")
 	case !request.ReadASN1BitStringAsBytes(&signature) || !request.Empty() || len(signature) != ed25519.SignatureSize:

@@ -154,7 +154,7 @@ func (c *Custodian) reload() (*view, error) {
 func (c *Custodian) Refresh(ctx context.Context) error {
 	_, err := withFiles(ctx, c, func(v *view) (struct{}, error) { return struct{}{}, v.reloadErr })
 	if err != nil {
-		return fmt.Errorf("refreshing what was prepared offline: %w", err)
+		return fmt.Errorf("refreshing the certificates prepared offline: %w", err)
 	}
 	return nil
 }

@@ -192,7 +192,7 @@ func lock(dir string, wait time.Duration) (unlock func(), err error) {
 			continue
 		}
 		if busy {
-			err = errors.New("another program is changing what is in it: try again when that is done")
+			err = errors.New("another program is changing its contents: try again when that is done")
 		}
 		break
 	}

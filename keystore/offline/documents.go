@@ -113,7 +113,7 @@ func firstDifference(a, b []byte) int {
 func encode(doc any) ([]byte, error) {
 	raw, err := json.MarshalIndent(doc, "", " ")
 	if err == nil && len(raw) >= MaxFile {
-		err = fmt.Errorf("a document of %d bytes, which nobody would read, as %d are the most: do with fewer periods or addresses at once", len(raw), MaxFile)
+		err = fmt.Errorf("a document of %d bytes, which is over the limit of %d: use fewer periods or addresses at once", len(raw), MaxFile)
 	}
 	return append(raw, '\n'), err
 }
@@ -231,7 +231,7 @@ func (f Fingerprint) valid() bool {
 func Creatable(paths ...string) error {
 	for _, path := range paths {
 		if _, err := os.Lstat(path); err == nil {
-			return fmt.Errorf("%s is there already, and nothing is overwritten: %w", path, os.ErrExist)
+			return fmt.Errorf("%s exists already, and nothing is overwritten: %w", path, os.ErrExist)
 		} else if !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

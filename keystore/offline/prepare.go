@@ -91,7 +91,7 @@ func (p Preparation) current() (*contents, error) {
 			return nil, fmt.Errorf("the address is %w", err)
 		}
 		if _, err := os.Lstat(filepath.Join(p.Dir, torSecretFile)); err == nil {
-			return nil, fmt.Errorf("the directory has an identity key in it (%s), for which it would be of no use any more: name a new directory", torSecretFile)
+			return nil, fmt.Errorf("the directory has an identity key in it (%s), which it would make unusable: name a new directory", torSecretFile)
 		}
 		return &contents{keys: &keysFile{header: header{kindKeys, version}, Address: p.Address, Schedule: p.Schedule}}, nil
 	}
@@ -101,7 +101,7 @@ func (p Preparation) current() (*contents, error) {
 	}
 	switch {
 	case p.Address != descriptor.Address{} && c.keys.Address != p.Address:
-		err = fmt.Errorf("it is the directory of %s, not of %s: name another with --dir; or, if the keys in it are of no use any more, run: rm -r %s",
+		err = fmt.Errorf("it is the directory of %s, not of %s: name another with --dir; or, if its keys are no longer needed, run: rm -r %s",
 			c.keys.Address.Short(), p.Address.Short(), shell.Quote(p.Dir))
 	case c.keys.Schedule != p.Schedule:
 		err = fmt.Errorf("its keys are for %s, not for %s: use a new directory", c.keys.Schedule, p.Schedule)

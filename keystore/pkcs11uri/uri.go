@@ -199,7 +199,7 @@ var queryAttributes = map[string]attribute{
 }
 
 const (
-	whySlot    = "slots change at every start; name the token by what is written on it: token, serial"
+	whySlot    = "slots change at every start; name the token by its label or serial number: token, serial"
 	whyLibrary = "give module-path, the library's file, and name the token by token and serial"
 )
 

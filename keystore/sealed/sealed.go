@@ -205,7 +205,7 @@ func decode(raw []byte) (t *text, code token.Code, err error) {
 		return nil, token.CodeDamaged, err
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, token.CodeDamaged, errors.New("there is something behind the end")
+		return nil, token.CodeDamaged, errors.New("there is data after the end")
 	}
 	return t, "", nil
 }
@@ -232,7 +232,7 @@ func (f *File) check() error {
 	case f.object.Label == "" && len(f.object.ID) == 0:
 		return errors.New("no key on the token is named, neither by label nor by id")
 	case f.created.Nanosecond() != 0 || f.created.Year() < 2000 || f.created.Year() > 9999:
-		return errors.New("a time of sealing that cannot be")
+		return errors.New("an impossible time of sealing")
 	}
 	for _, name := range []string{f.token.Label, f.token.Serial, f.token.Manufacturer, f.token.Model, f.object.Label, string(f.object.ID)} {
 		if len(name) > maxNameBytes {

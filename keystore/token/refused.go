@@ -253,7 +253,7 @@ func (p pinTarget) setMarkLocked(from pinFile) {
 		err = renameio.WriteFile(refusals.marks, raw, 0o600)
 	}
 	if err != nil {
-		logging().Warn("a refused PIN is remembered by this process alone", "error", err)
+		logging().Warn("a refused PIN is recorded by this process only", "error", err)
 	}
 }
 
@@ -268,7 +268,7 @@ func readMarks() (marks []mark) {
 		err = json.Unmarshal(raw, &marks)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		logging().Warn("what was remembered of refused PINs cannot be read", "error", fmt.Errorf("reading %s: %w", refusals.marks, err))
+		logging().Warn("the record of refused PINs cannot be read", "error", fmt.Errorf("reading %s: %w", refusals.marks, err))
 		return nil
 	}
 	return marks

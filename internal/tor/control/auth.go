@@ -97,7 +97,7 @@ func methods(info protocolInfo, cfg Config, who peer) []method {
 // errPlainCookie refuses to send a cookie in the clear: an impostor in tor's place
 // would learn the contents of any file that it names.
 var errPlainCookie = advise(errors.New("it wants the cookie itself (COOKIE without SAFECOOKIE), which no tor of today does"),
-	"see what listens there")
+	"check which program listens there")
 
 // mayOmit returns why a peer that asks for no authentication, and so proved
 // nothing itself, is not trusted.
@@ -146,7 +146,7 @@ func (l *controlConn) safeCookie(cookie []byte) error {
 		return m.Sum(nil)
 	}
 	if !hmac.Equal(serverHash, sum(serverHashKey)) {
-		return advise(errors.New("what listens there does not know this cookie"),
+		return advise(errors.New("the program that listens there does not know this cookie"),
 			"is the cookie file left over from another tor, or set by cookie_file for another one?")
 	}
 	return l.sendSecret(sum(clientHashKey))
@@ -217,9 +217,9 @@ func (l *controlConn) greet(patience time.Duration) ([]string, error) {
 func silent(err error, patience time.Duration) error {
 	switch {
 	case isTimeout(err):
-		err = fmt.Errorf("what listens there did not answer within %v: %w", patience, err)
+		err = fmt.Errorf("the program that listens there did not answer within %v: %w", patience, err)
 	case errors.Is(err, io.EOF):
-		err = errors.New("what listens there closed the connection without a word")
+		err = errors.New("the program that listens there closed the connection without an answer")
 	default:
 		return err
 	}
@@ -277,7 +277,7 @@ func parseProtocolInfo(lines []string) (protocolInfo, error) {
 		}
 	}
 	if len(info.methods) == 0 {
-		return info, advise(errors.New("what listens there names no way to authenticate"), controlPorts)
+		return info, advise(errors.New("the program that listens there offers no way to authenticate"), controlPorts)
 	}
 	return info, nil
 }

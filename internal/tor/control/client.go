@@ -255,7 +255,7 @@ func (c *Client) noteFailure(err error, before string) string {
 	if text != before {
 		level = slog.LevelWarn
 	}
-	c.cfg.Log.Log(context.Background(), level, "no connection to tor, trying again", "error", err)
+	c.cfg.Log.Log(context.Background(), level, "no connection to tor, retrying", "error", err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failure = err

@@ -35,7 +35,7 @@ func (p *Process) supervise(ctx context.Context, first chan<- error) {
 			retry.Reset()
 		}
 		wait := retry.Next()
-		p.cfg.Log.Warn("our tor ended, starting it again", "error", err, "retry_in", wait)
+		p.cfg.Log.Warn("our tor ended, restarting it", "error", err, "retry_in", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

@@ -268,7 +268,7 @@ var refused = []struct{ names, because string }{
 	{"SocksPort* DNSPort* TransPort* NATDPort* HTTPTunnelPort*", "this tor serves balancer alone and opens no port for others; run another for other programs"},
 	{"ClientOnly ORPort* DirPort* DirCache ExtORPort* BridgeRelay ExitRelay AuthoritativeDirectory V3AuthoritativeDirectory BridgeAuthoritativeDir*",
 		"this tor is a client; run a relay apart from it"},
-	{"%include", "balancer checks what it gives to tor, so the lines must be in this file"},
+	{"%include", "balancer checks the lines it gives to tor, so they must be in this file"},
 }
 
 // wholeNames are options that are the beginning of a refused one.

@@ -23,7 +23,7 @@ import (
 )
 
 // ErrByHand is returned when this process was not started by package token.
-var ErrByHand = errors.New("this is started by balancer itself, to keep the code of PKCS #11 modules in a process of its own; there is nothing to run it for by hand")
+var ErrByHand = errors.New("balancer starts this itself, to run PKCS #11 modules in a separate process; it cannot be run by hand")
 
 // Run serves the socket that the process was started with, by PKCS #11 modules
 // if this program was built with them.

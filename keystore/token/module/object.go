@@ -349,7 +349,7 @@ func (s *session) public(k key) (crypto.PublicKey, error) {
 		}
 	}
 	if code == token.CodeUnsupported {
-		return nil, token.Errorf(code, "this %s key is on a curve that is of no use here: %s", kindName(k.kind), recipe(k.kind))
+		return nil, token.Errorf(code, "this %s key is on a curve that cannot be used here: %s", kindName(k.kind), recipe(k.kind))
 	}
 	return nil, token.Errorf(code, "the token has no public key or certificate with the ID of this %s key", kindName(k.kind))
 }

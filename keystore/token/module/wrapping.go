@@ -140,7 +140,7 @@ func (s *session) try(m method, k key) error {
 	}
 	defer again.Wipe()
 	if !secret.Equal(again) {
-		return token.Errorf(token.CodeFailed, "what was wrapped did not come back")
+		return token.Errorf(token.CodeFailed, "unwrapping did not return the wrapped secret")
 	}
 	return nil
 }

@@ -147,11 +147,11 @@ func prompt(ctx context.Context, name string) (*locked.Buffer, error) {
 	defer tty.Close()
 	// The terminal stops a process in the background that changes its settings.
 	if group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err != nil || group != unix.Getpgrp() {
-		return nil, errors.New("this program runs in the background, where nobody can be asked")
+		return nil, errors.New("this program runs in the background and cannot prompt")
 	}
 	restore, err := hideTyping(fd)
 	if err != nil {
-		return nil, fmt.Errorf("hiding what is typed: %w", err)
+		return nil, fmt.Errorf("hiding typed input: %w", err)
 	}
 	defer restore()
 	if _, err := fmt.Fprintf(tty, "PIN of %s: ", printable.Text(name)); err != nil {

@@ -48,7 +48,7 @@ func (m *microdescs) key(text []byte) textKey {
 	return textKey{maphash.Bytes(m.seeds[0], text), maphash.Bytes(m.seeds[1], text)}
 }
 
-// parse reads concatenated microdescriptors (dir-spec, section 3.3), which
+// parse reads concatenated microdescriptors (dir-spec, section 3.3)
 // for find. The number of those that tor would refuse and the first
 // reason are not an error: one bad microdescriptor takes one relay out of the
 // ring, not all.

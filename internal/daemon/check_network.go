@@ -66,7 +66,7 @@ func (c *checker) checkTor(ctx context.Context, t *tor.Tor) bool {
 	return true
 }
 
-// fixTor says what to do about a tor of our own that does not start.
+// fixTor says how to fix a tor of our own that does not start.
 func fixTor(err error) string {
 	switch {
 	case errors.As(err, new(*exec.Error)):
@@ -107,12 +107,12 @@ func (c *checker) checkConsensus(ctx context.Context, t *tor.Tor) *hsdir.Consens
 	return consensus
 }
 
-// earlyConsensus is how long before its time a consensus may come without the
+// earlyConsensus is how long before its time a consensus may arrive without the
 // clock being wrong.
 const earlyConsensus = 5 * time.Minute
 
-// outdated says why a consensus is not of now. One from the future is nobody's
-// mistake but the clock's; of one that is over, tor is asked for the cause.
+// outdated says why a consensus is not current. If it is from the future, only
+// the clock can be wrong; if it has expired, tor is asked for the cause.
 func (c *checker) outdated(ctx context.Context, t *tor.Tor, consensus *hsdir.Consensus) error {
 	now := time.Now()
 	switch {
@@ -156,7 +156,7 @@ func (c *checker) checkInstances(ctx context.Context, fetcher *hsdir.Fetcher, co
 	c.checkLimit(s, found, points)
 }
 
-// instance tells what was found of one instance.
+// instance reports the result for one instance.
 func (c *checker) instance(what string, d *descriptor.Descriptor, err error) {
 	switch {
 	case err == nil:

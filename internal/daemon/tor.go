@@ -145,8 +145,8 @@ const (
 )
 
 // awaitConsensus waits for a complete consensus, as long as tor makes progress and
-// consensusPatience lasts; then an incomplete one is
-// better than none. An old one is returned only if no newer one came.
+// consensusPatience lasts; then it returns an incomplete one, as that is
+// better than none. An old one is returned only if no newer one arrived.
 func awaitConsensus(ctx context.Context, t *tor.Tor, log *slog.Logger) (*hsdir.Consensus, error) {
 	ctx, cancel := context.WithTimeout(ctx, consensusPatience)
 	defer cancel()

@@ -269,7 +269,7 @@ func (o *requestOptions) first(s offline.Schedule, now time.Time) (uint64, error
 // the new directory split, or both. Neither is needed.
 type outputs struct{ out, split string }
 
-// check fails early if what write will make cannot be made.
+// check fails early if write could not create its files.
 func (o outputs) check() error {
 	var paths []string
 	for _, path := range []string{o.out, o.split} {

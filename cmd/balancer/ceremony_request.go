@@ -206,7 +206,7 @@ type requestShown struct {
 	paths []string // the same as Path, one by one
 }
 
-// serviceWanted is what a request wants for one address.
+// serviceWanted is the request for one address.
 type serviceWanted struct {
 	Address          descriptor.Address    `json:"address"`
 	CertifiedThrough uint64                `json:"certified_through,omitempty"`
@@ -235,9 +235,9 @@ func showRequest(r *offline.Request, paths ...string) (*requestShown, error) {
 // keysPerLine is how many fingerprints of signing keys stand in a line.
 const keysPerLine = 4
 
-// write prints all of it: that is what is about to be signed.
+// write prints all of it: everything that is about to be signed.
 func (r *requestShown) write(w io.Writer) {
-	// Always in quotes: a name could go on as our own words do.
+	// Always in quotes: a name could look like a part of our own text.
 	for _, path := range r.paths {
 		fmt.Fprintf(w, "Request %q\n", path)
 	}
@@ -264,8 +264,8 @@ func (r *requestShown) write(w io.Writer) {
 	fmt.Fprintf(w, "\nFingerprint of the request: %s\n", r.Fingerprint)
 }
 
-// configLines returns what the configuration of one service has to say of the
-// keys made: where they are, in full.
+// configLines returns the configuration lines of one service for the new
+// keys: where they are, in full.
 func (d keysDir) configLines() (string, error) {
 	dir, err := filepath.Abs(d.dir)
 	if err != nil || d.signing == "" {

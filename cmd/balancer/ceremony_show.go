@@ -36,7 +36,7 @@ directory last. No secret key is shown, and nothing is changed.`,
 	return cmd
 }
 
-// showCeremony finds out what path is.
+// showCeremony detects the kind of file at path.
 func showCeremony(path string) (interface{ write(io.Writer) }, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -71,7 +71,7 @@ type bundleShown struct {
 	Services []serviceCertified `json:"services"`
 }
 
-// serviceCertified is what a bundle has for one address.
+// serviceCertified is a bundle's content for one address.
 type serviceCertified struct {
 	Address  descriptor.Address    `json:"address"`
 	Spans    []offline.Span        `json:"certified"`

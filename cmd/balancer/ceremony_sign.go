@@ -80,7 +80,7 @@ of them, in any order.`,
 	return cmd
 }
 
-// sign does all of the command but printing what was signed.
+// sign does all of the command except printing the signed entries.
 func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) (*signed, error) {
 	if len(o.keys) == 0 {
 		return nil, usageError{errors.New("name the identity key with --key KEY")}

@@ -76,7 +76,7 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 // others.
 const demoRelays = 20
 
-// demo is a demonstration under way.
+// demo is a running demonstration.
 type demo struct {
 	options demoOptions
 	line    *progressLine

@@ -84,7 +84,7 @@ type descriptorInput struct {
 	period, length          uint64
 }
 
-// foundDescriptor is a descriptor with what it took to read it.
+// foundDescriptor is a descriptor with the inputs that opened it.
 type foundDescriptor struct {
 	keys       descriptor.PeriodKeys
 	descriptor *descriptor.Descriptor
@@ -150,8 +150,8 @@ func (in *descriptorInput) periods(cmd *cobra.Command, now time.Time) ([]descrip
 	return []descriptor.Period{p, p.Next(), p.Previous()}, nil
 }
 
-// decodeInPeriods tries one period after the other. What is signed for none of
-// them gives the last such error; any other fault ends the search.
+// decodeInPeriods tries one period after the other. If it is signed for none of
+// them, it returns the last such error; any other error ends the search.
 func decodeInPeriods(raw []byte, address descriptor.Address, periods []descriptor.Period, client *descriptor.ClientKey, now time.Time) (*foundDescriptor, error) {
 	var d descriptor.Decoder
 	var names []string
@@ -198,7 +198,7 @@ func readClientKey(s string) (*descriptor.ClientKey, error) {
 		if key, keyErr := descriptor.ParseClientKey([]byte(s)); keyErr == nil {
 			return key, nil
 		}
-		// What was given may be a mistyped key: it is not repeated.
+		// The input may be a mistyped key: it is not repeated.
 		return nil, errors.New("neither a readable .auth_private file nor a base32 key of 52 characters")
 	}
 	defer clear(text)

@@ -186,7 +186,7 @@ type faultView struct {
 	Error   string `json:"error"`
 }
 
-// verdictView is what "descriptor verify --json" prints.
+// verdictView is the output of "descriptor verify --json".
 type verdictView struct {
 	Valid        bool       `json:"valid"`
 	Fault        *faultView `json:"fault"`
@@ -287,7 +287,7 @@ func newVerdictView(f *foundDescriptor, err error) verdictView {
 	return verdictView{Valid: true, PeriodNumber: &f.keys.Period.Number, Revision: &f.descriptor.RevisionCounter, PointCount: &n}
 }
 
-// printDescriptor writes a descriptor for people: one table of what it says as
+// printDescriptor writes a descriptor for people: one table of its fields as
 // a whole, then one of its introduction points.
 func printDescriptor(w io.Writer, v descriptorView, period descriptor.Period) {
 	printable.Fields(&v)

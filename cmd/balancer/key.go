@@ -153,7 +153,7 @@ func showByURI(ref string) (*keyShown, *pkcs11uri.URI, error) {
 	if uri.Sealed == "" {
 		return nil, nil, usageError{errors.New("the URI has no x-sealed, so it names a key on the token itself: give --verify to have the token asked for it")}
 	}
-	custodian, err := keystore.OpenSealed(uri) // checks what is named
+	custodian, err := keystore.OpenSealed(uri) // checks the URI
 	if err != nil {
 		return nil, nil, err
 	}
@@ -168,7 +168,7 @@ func showByURI(ref string) (*keyShown, *pkcs11uri.URI, error) {
 	return shown, uri, err
 }
 
-// showSealedAlone shows a sealed key without a word of where its token is.
+// showSealedAlone shows a sealed key whose token's place is unknown.
 func showSealedAlone(path string) (*keyShown, error) {
 	file, err := keystore.ReadSealed(path)
 	if err != nil {
@@ -176,7 +176,7 @@ func showSealedAlone(path string) (*keyShown, error) {
 	}
 	shown, err := showSealed(file, &pkcs11uri.URI{Sealed: path})
 	if err == nil {
-		shown.Reference = "" // what there is of it is of no use
+		shown.Reference = "" // the partial reference is useless
 	}
 	return shown, err
 }
@@ -193,7 +193,7 @@ func showOnToken(ctx context.Context, ref string) (*keyShown, error) {
 	return shown, errors.Join(err, signer.Close())
 }
 
-// keyShown is what may be known of a key.
+// keyShown is the public information about a key.
 type keyShown struct {
 	Address   string        `json:"address"`
 	PublicKey string        `json:"public_key"` // hex
@@ -204,7 +204,7 @@ type keyShown struct {
 	Verified  bool          `json:"verified,omitempty"`  // unsealed by its token, just now
 }
 
-// sealedShown is what a sealed key's file says of itself.
+// sealedShown is the content of a sealed key's header.
 type sealedShown struct {
 	Method  token.Method   `json:"method"`
 	Token   token.Selector `json:"token"`
@@ -217,7 +217,7 @@ type objectShown struct {
 	ID    string `json:"id,omitempty"` // hex
 }
 
-// shownOf shows what an address tells.
+// shownOf shows the information in an address.
 func shownOf(address descriptor.Address, form keystore.Form) *keyShown {
 	return &keyShown{Address: address.String(), PublicKey: hex.EncodeToString(address[:]), Form: form}
 }
@@ -247,7 +247,7 @@ func (k *keyShown) configText() string {
 	return text
 }
 
-// daemonsPIN tells whether a daemon can read its PIN from there by itself.
+// daemonsPIN reports whether a daemon can read its PIN from there by itself.
 func daemonsPIN(source string) bool {
 	return strings.HasPrefix(source, "file:") || strings.HasPrefix(source, "credential:") || strings.Contains(source, "/")
 }
@@ -299,8 +299,8 @@ func methodText(m token.Method) string {
 	return string(m) + ": " + how
 }
 
-// addTryPINFlag adds the flag by which an operator has a PIN tried in spite of
-// what is known of it.
+// addTryPINFlag adds the flag by which an operator has a PIN tried despite
+// an earlier refusal.
 func addTryPINFlag(flags *pflag.FlagSet) {
 	flags.BoolFunc("try-pin", "try the PIN though the token counts a wrong one, or refused this one before", func(text string) error {
 		wanted, err := strconv.ParseBool(text)

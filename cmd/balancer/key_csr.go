@@ -210,7 +210,7 @@ func (m *csrMade) write(w io.Writer, o *csrOptions) error {
 	return err
 }
 
-// writeNewPublic writes a file that anyone may read and that is not there yet.
+// writeNewPublic writes a new file that anyone may read.
 func writeNewPublic(path string, content []byte) error {
 	err := durable.WriteNew(path, content, 0o644)
 	if errors.Is(err, os.ErrExist) {

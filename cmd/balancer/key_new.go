@@ -128,7 +128,7 @@ func writePlain(fresh *keystore.Fresh, path string) (string, error) {
 	return path, fresh.WriteTor(path)
 }
 
-// sealedNew is what is printed of a new sealed key.
+// sealedNew is the output about a new sealed key.
 type sealedNew struct {
 	*keyShown
 	Spare  *keyShown `json:"spare,omitempty"`
@@ -224,7 +224,7 @@ func (s *sealedNew) write(w io.Writer) {
 
 const backupText = "The backup is not sealed: anyone who reads it has the address. Take it off this machine.\n"
 
-// triedText says what SealTo did.
+// triedText says how SealTo tested the key.
 const triedText = `Tried: the file was read back from disk, the token opened it, the key in it is the
 same, and a certificate that was signed with it is good for the address.
 `

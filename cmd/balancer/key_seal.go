@@ -138,8 +138,8 @@ func (o *sealOptions) seal(cmd *cobra.Command, ref string) (*keyShown, error) {
 	return shown, nil
 }
 
-// newSealedURI reads the URI of a sealed key that is to be made, and refuses the
-// path of a file that is there already.
+// newSealedURI reads the URI of a new sealed key, and refuses the
+// path of an existing file.
 func newSealedURI(flag, ref, out string) (*pkcs11uri.URI, error) {
 	if ref == "" {
 		return nil, usageError{fmt.Errorf(`give %s URI, the key on a token that seals; see "balancer key seal --help"`, flag)}
@@ -166,8 +166,8 @@ func newSealedURI(flag, ref, out string) (*pkcs11uri.URI, error) {
 	return uri, keystore.CheckNew(uri.Sealed)
 }
 
-// show shows a sealed key, what it was tried with, how to configure it, and what is
-// left to do.
+// show shows a sealed key, the tests made with it, how to configure it, and the
+// remaining steps.
 func (o *sealOptions) show(cmd *cobra.Command, shown *keyShown, rest string) error {
 	return showLine(cmd, o.asJSON, shown, func(w io.Writer) {
 		shown.write(w)
@@ -175,7 +175,7 @@ func (o *sealOptions) show(cmd *cobra.Command, shown *keyShown, rest string) err
 	})
 }
 
-// destroyText says what has to be known before the original is destroyed.
+// destroyText says what to know before destroying the original.
 const destroyText = `The key is still in the clear, in
 %s. Before you destroy it:
   - Have another way back. When the token dies or locks itself, the sealed file is
@@ -188,7 +188,7 @@ those too. If the disk may be read by others some day, destroy it, or move to an
 that was never on a disk: balancer key new --seal.
 `
 
-// oldText says what is left of the old seal.
+// oldText says which parts of the old seal remain.
 const oldText = `The old file %s stays, and its token opens it still.
 Destroy it, with its copies in backups, when the old token is no longer to be trusted.
 `

@@ -66,8 +66,8 @@ no balancer answers. With --metrics it is 0 if there was an answer.`,
 }
 
 // statusSocket returns the socket to ask at: the one that is named, or the one
-// that the configuration implies. The daemon is wanted most when the file is
-// broken, so that is no error; broken then says what is wrong.
+// that the configuration implies. The daemon is needed most when the file is
+// broken, so that is not an error; broken then has the error.
 func statusSocket(path, named string) (socket string, broken, err error) {
 	if named != "" {
 		return named, nil, nil
@@ -76,7 +76,7 @@ func statusSocket(path, named string) (socket string, broken, err error) {
 	return filepath.Join(dir, status.SocketName), broken, err
 }
 
-// asked says how to ask better, if err is that there was no answer.
+// asked adds advice to err if there was no answer.
 func asked(err, broken error) error {
 	if forbidden := (*status.ForbiddenError)(nil); errors.As(err, &forbidden) && forbidden.User != "" {
 		err = fmt.Errorf("%w; run: runuser -u %s -- %s", err, shell.Quote(forbidden.User), commandLine())
@@ -87,7 +87,7 @@ func asked(err, broken error) error {
 	return err
 }
 
-// commandLine is what was typed, to be typed again.
+// commandLine is the typed command, to be typed again.
 func commandLine() string {
 	words := make([]string, len(os.Args))
 	for i, word := range os.Args {
@@ -96,7 +96,7 @@ func commandLine() string {
 	return strings.Join(words, " ")
 }
 
-// unwell returns an error that names what an operator must look at.
+// unwell returns an error that names problems for an operator.
 func unwell(s status.Snapshot) error {
 	var bad []string
 	if refused := s.Refused(); refused != nil {
@@ -152,8 +152,8 @@ func roughly(d time.Duration) string {
 	return plural(int(d/time.Minute), "minute")
 }
 
-// printStatus prints a snapshot for people. Much of it is others' text: what tor
-// and HSDirs said, and a socket that a stranger may have put there.
+// printStatus prints a snapshot for people. Much of it is untrusted text: from tor
+// and HSDirs, and from a socket that a stranger may have put there.
 func printStatus(w io.Writer, s status.Snapshot) {
 	if refused := s.Refused(); refused != nil {
 		warn(w, "REFUSED", fmt.Sprintf("at %s the configuration was not taken over, the old one stays in force:\n%s", clock(refused.At), refused.Error))
@@ -177,7 +177,7 @@ func printStatus(w io.Writer, s status.Snapshot) {
 	}
 }
 
-// torText says whether a tor is connected, and what it does not do.
+// torText says whether a tor is connected, and whether it serves.
 func torText(t status.Tor) string {
 	text := "not connected"
 	switch {

@@ -59,6 +59,7 @@ func (p pinTarget) overlaps(other pinTarget) bool {
 
 // refusals records tokens' refusals of PINs, for the life of this process,
 // and longer by the file of marks: a restarted helper, or a token that is opened again,
+// must not retry a refused PIN, since a token locks itself after a few tries.
 var refusals = struct {
 	mu      sync.Mutex
 	pins    []attempt

@@ -6,7 +6,7 @@
 //
 // The package touches no network, no file and no clock: the time, when it
 // matters, is an argument, and so is every source of randomness. Of our own
-// packages it uses internal/locked alone, which is as little of the world: the
+// packages it uses internal/locked alone, which touches nothing outside either: the
 // memory for identity and blinded secrets, and the functions that erase the
 // traces of computing with them.
 package descriptor

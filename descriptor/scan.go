@@ -392,7 +392,7 @@ func (it *item) decodeObject(label string) ([]byte, error) {
 	return decodeBase64(it.object)
 }
 
-// checkUnknown checks an unknown line: the
+// checkUnknown checks an unknown line: only that the
 // object after it, if there is one, is base64.
 func (it *item) checkUnknown() (err error) {
 	if it.label != nil {

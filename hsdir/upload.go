@@ -79,7 +79,7 @@ func rejected(err error) bool {
 type UploadConfig struct {
 	Poster Poster
 
-	InFlight  int           // uploads in flight at a time; 16
+	InFlight  int           // uploads in flight at a time; 64
 	PerSecond float64       // uploads launched per second, in the long run; 50
 	Burst     int           // uploads launched at once after a pause; 100
 	Patience  time.Duration // timeout of one upload, and of one call of Body; 60 s

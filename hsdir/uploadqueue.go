@@ -89,7 +89,7 @@ func (t *task) route() route { return route{t.edition.Address, t.target().HSDir}
 
 // NewUploadQueue returns a queue, which Close ends.
 func NewUploadQueue(cfg UploadConfig) *UploadQueue {
-	cfg.InFlight = cmp.Or(max(cfg.InFlight, 0), 16)
+	cfg.InFlight = cmp.Or(max(cfg.InFlight, 0), 64)
 	cfg.PerSecond = cmp.Or(max(cfg.PerSecond, 0), 50)
 	cfg.Burst = cmp.Or(max(cfg.Burst, 0), 100)
 	cfg.Patience = cmp.Or(cfg.Patience, time.Minute)

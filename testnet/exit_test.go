@@ -72,13 +72,15 @@ func gone(pids ...int) error {
 // TestNothingOutlivesUs ends a process with a network in ways that leave it no
 // chance to call Stop.
 func TestNothingOutlivesUs(t *testing.T) {
+	t.Parallel()
 	for how, signal := range map[string]os.Signal{
 		"panic":  nil,
 		"Ctrl-C": syscall.SIGINT,
 		"kill":   syscall.SIGKILL,
 	} {
 		t.Run(how, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, os.Args[0])
 			cmd.Env = append(os.Environ(), "TESTNET_CHILD="+how, "TESTNET_DIR="+t.TempDir())

@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 // TestNetwork goes through what tests of other packages rely on, on one
 // network: starting takes most of the time.
 func TestNetwork(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	began := time.Now()

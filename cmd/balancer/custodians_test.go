@@ -25,6 +25,7 @@ import (
 type custodians struct {
 	*testing.T
 	*lab.Lab
+	token     *tokentest.Token
 	address   string
 	run       *lab.Process
 	points    int               // at most, in a descriptor
@@ -35,14 +36,14 @@ type custodians struct {
 // TestRealTor takes one network of real tor processes through what custodians and
 // an intruder do.
 func TestRealTor(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	c := newCustodians(ctx, t)
-	hsm := tokentest.New(t) // before the balancer starts, which inherits where the token is
 	c.configure("front", "")
 	c.start()
 	c.published(ctx, "tor", "memory", time.Time{})
-	if !t.Run("custodians", func(t *testing.T) { c.on(t).moveCustodians(ctx, hsm) }) {
+	if !t.Run("custodians", func(t *testing.T) { c.on(t).moveCustodians(ctx, c.token) }) {
 		return
 	}
 	t.Run("intruder", func(t *testing.T) { c.on(t).breakIn(ctx) })
@@ -95,7 +96,7 @@ func (c *custodians) moveCustodians(ctx context.Context, hsm *tokentest.Token) {
 
 func newCustodians(ctx context.Context, t *testing.T) *custodians {
 	t.Helper()
-	c := &custodians{T: t, points: 20, revisions: map[uint64]uint64{}}
+	c := &custodians{T: t, token: tokentest.NewApart(t), points: 20, revisions: map[uint64]uint64{}}
 	keys := t.TempDir()
 	var made keyShown
 	if err := json.Unmarshal(c.balancer("key", "new", filepath.Join(keys, "front"), "--json"), &made); err != nil {
@@ -117,6 +118,7 @@ func (c *custodians) command(args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(self)
 	cmd.Args = append([]string{"balancer"}, args...)
+	cmd.Env = append(os.Environ(), c.token.Env())
 	return cmd
 }
 

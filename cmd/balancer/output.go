@@ -16,6 +16,7 @@ import (
 
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/printable"
+	"onionbalancer/internal/state"
 )
 
 // output is standard output or standard error. All output of commands
@@ -51,6 +52,9 @@ func complain(w io.Writer, args []string, err error) {
 	fmt.Fprintf(w, "balancer: %s\n", strings.ReplaceAll(err.Error(), "\n", "\n  "))
 	if theirs := new(owner.Error); errors.As(err, &theirs) {
 		fmt.Fprintf(w, "run: %s\n", theirs.Command(args))
+	}
+	if errors.Is(err, state.ErrNewer) {
+		fmt.Fprintf(w, "fix: %s\n", state.NewerFix)
 	}
 }
 

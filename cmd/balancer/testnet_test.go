@@ -101,6 +101,7 @@ func TestTestnetDetached(t *testing.T) {
 
 // TestTestnetCtrlC interrupts a network at the terminal while it starts.
 func TestTestnetCtrlC(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), "balancer", "testnet", "up", "--dir", dir, "--relays", "4", "--instances", "0")
 	if err := cmd.Start(); err != nil {

@@ -61,10 +61,6 @@ const (
 // most, the other instances are fetched before a new key is claimed for one.
 const dawnLasts = 30 * time.Second
 
-// lateBy is by how much a turn must be late for everything to be fetched again:
-// the machine was suspended, or the clock was set.
-const lateBy = 30 * time.Second
-
 // Set watches instances. It is safe for concurrent use.
 type Set struct {
 	cfg   Config
@@ -129,41 +125,6 @@ func (s *Set) Run(ctx context.Context) {
 	}
 }
 
-// wait returns when there is something to do, at next at the latest. Timers stop
-// while the machine is suspended, so it checks the clock in between.
-func (s *Set) wait(ctx context.Context, changed <-chan struct{}, next time.Time) {
-	for {
-		now := s.cfg.Now()
-		look := earlier(next, now.Add(lateBy))
-		s.mu.Lock()
-		if s.late(now) {
-			s.mu.Unlock()
-			return
-		}
-		s.planned = look
-		s.mu.Unlock()
-		if !now.Before(next) {
-			return
-		}
-		timer := time.NewTimer(look.Sub(now))
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-s.poke:
-		case <-timer.C:
-			continue
-		}
-		timer.Stop()
-		return
-	}
-}
-
-// late reports whether the machine was suspended, or the clock was set ahead: then the
-// wall clock is further than timers say. The caller holds s.mu.
-func (s *Set) late(now time.Time) bool {
-	return !s.planned.IsZero() && now.Round(0).Sub(s.planned.Round(0)) > lateBy
-}
-
 // turn starts the fetches that are due, and returns when the next turn is.
 func (s *Set) turn(ctx context.Context, now time.Time) (next time.Time) {
 	c, _ := s.cfg.Consensus.Consensus()
@@ -222,20 +183,12 @@ func (s *Set) enter(now time.Time, c *hsdir.Consensus) bool {
 	}
 	s.epoch, s.planned = e, now
 	for _, w := range s.watches {
-		w.update(func(b *Backend) {
-			if !w.asking {
-				b.Due = now
-			}
-			if late {
-				b.Heard = b.Heard.Round(0) // by the wall clock
-			}
-		})
+		if !w.asking {
+			w.update(func(b *Backend) { b.Due = now })
+		}
 	}
 	if late {
-		s.jumps++
-		for sub := range s.subscriptions {
-			sub.wake()
-		}
+		s.jumped()
 	}
 	return true
 }

@@ -1,7 +1,6 @@
 package backend
 
 import (
-	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -51,6 +50,10 @@ func (sub *Subscription) Update(instances []Instance, every time.Duration) {
 		if w == nil {
 			w = s.watch(now, i)
 			added = true
+		}
+		if i.Client == nil && w.users[sub].Client == nil {
+			w.users[sub] = i
+			continue // the client keys stay, and there may be thousands of users
 		}
 		keys := w.clientKeys()
 		w.users[sub] = i
@@ -120,9 +123,15 @@ func (s *Set) watch(now time.Time, i Instance) *watch {
 // clientKeys are the client keys of an instance that subscribers have, each once: what
 // one of them may read is published for all that name the instance.
 func (w *watch) clientKeys() (keys []*descriptor.ClientKey) {
-	users := slices.SortedFunc(maps.Keys(w.users), func(a, b *Subscription) int { return slices.Compare(a.service[:], b.service[:]) })
+	var users []*Subscription
+	for sub, i := range w.users {
+		if i.Client != nil {
+			users = append(users, sub)
+		}
+	}
+	slices.SortFunc(users, func(a, b *Subscription) int { return slices.Compare(a.service[:], b.service[:]) })
 	for _, sub := range users {
-		if k := w.users[sub].Client; k != nil && !slices.ContainsFunc(keys, k.Equal) {
+		if k := w.users[sub].Client; !slices.ContainsFunc(keys, k.Equal) {
 			keys = append(keys, k)
 		}
 	}

@@ -172,13 +172,14 @@ func (c *ceremonies) wantPruned() {
 // Without a ceremony in time the last descriptor stays in place, loudly, and
 // the next ceremony fixes it.
 func TestCeremonyForgotten(t *testing.T) {
+	t.Parallel()
 	onSceneOf(t, ceremonyNetwork(62), []sim.InstanceConfig{{IntroductionPoints: 2, PointLife: 60 * time.Hour}}, func(t *testing.T, s *scene) {
 		s.stop()
 		c := newCeremonies(s)
 		s.start()
 		s.settle(time.Minute)
 		s.wantWarning("before the first ceremony", "no certificates are installed")
-		got := c.hold(4)
+		got := c.hold(2)
 		s.settle(10 * time.Minute)
 		s.want("after the first ceremony", status.StateOK)
 		s.reach("after the first ceremony", 3)
@@ -200,7 +201,7 @@ func TestCeremonyForgotten(t *testing.T) {
 		if r := s.client().Request(); r.Err == nil {
 			t.Error("a client found a descriptor of a period without certificates")
 		}
-		s.settle(30 * time.Hour)
+		s.settle(12 * time.Hour)
 		s.wantWarning("long after the end", "ended with period")
 		if got := c.hold(4); len(got.Warnings) > 0 {
 			t.Errorf("installed %+v", got)

@@ -30,11 +30,15 @@ func (s *scene) held() (list []map[uint64]int) {
 // Whatever happens, all HSDirs of a descriptor come to hold one revision counter:
 // a client that fetches again drops a lower one than it holds.
 func TestOneCounterForAllSlots(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 61, Relays: 120, Churn: 0.15}, func(t *testing.T, s *scene) {
-		s.fetchEvery(10 * time.Minute)
+		s.fetchEvery(20 * time.Minute)
 		s.settle(time.Minute)
-		looks := 0
-		for hour := range 30 {
+		looks, hours := 0, 20
+		if soaking() {
+			hours = 60
+		}
+		for hour := range hours {
 			relays := s.net.Relays()
 			for n := range 4 {
 				relays[(hour*7+n*13)%len(relays)].SetFaults([]sim.Faults{{RejectUploads: true}, {Silent: true}}[n%2])
@@ -44,7 +48,7 @@ func TestOneCounterForAllSlots(t *testing.T) {
 				s.instances[hour%3].ReplacePoints()
 			case 2:
 				s.restart()
-				s.fetchEvery(10 * time.Minute)
+				s.fetchEvery(20 * time.Minute)
 			case 3:
 				s.net.Tor().Restart(5*time.Minute, time.Minute)
 			}
@@ -60,7 +64,7 @@ func TestOneCounterForAllSlots(t *testing.T) {
 				}
 			}
 		}
-		if looks < 50 {
+		if looks < 3*hours/2 {
 			t.Errorf("%d looks: the test shows nothing", looks)
 		}
 	})

@@ -50,8 +50,10 @@ func warned(s status.Service, text string) bool {
 // costs one of them; an introduction point two, in each hour in which something
 // is published.
 func TestSlowToken(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 30}, func(t *testing.T, s *scene) {
 		keys := s.withToken(30 * time.Millisecond)
+		s.fetchEvery(10 * time.Minute)
 		before := s.net.Tor().Counts().Posts
 		s.settle(10 * time.Second)
 		got := s.want("after 10 s", status.StateOK)
@@ -81,6 +83,7 @@ func TestSlowToken(t *testing.T) {
 // A token that hangs holds up nothing but its own service: another one is
 // published at once, and follows its instances; and the hung one's end is bounded.
 func TestHungToken(t *testing.T) {
+	t.Parallel()
 	for _, what := range []string{"from the start", "later"} {
 		onScene(t, sim.Config{Seed: 31}, func(t *testing.T, s *scene) {
 			s.stop()
@@ -126,8 +129,10 @@ func TestHungToken(t *testing.T) {
 // A token that is gone for an hour: what is published stays, the status says
 // what is wrong, and within half a minute of its return all is well.
 func TestTokenReturns(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 32}, func(t *testing.T, s *scene) {
 		keys := s.withToken(0)
+		s.fetchEvery(10 * time.Minute)
 		s.settle(time.Minute)
 		keys.fail(gone{})
 		s.instances[0].ReplacePoints()
@@ -169,6 +174,7 @@ func TestTokenLosesKeys(t *testing.T) {
 // A token that may be put back is asked again within half a minute, a custodian
 // that needs somebody's hands every few minutes.
 func TestPaceOfCertifying(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		err         error
 		least, most int // tries in an hour, for two periods
@@ -180,6 +186,7 @@ func TestPaceOfCertifying(t *testing.T) {
 			s.stop()
 			s.custodian.fail(test.err)
 			s.start()
+			s.fetchEvery(10 * time.Minute)
 			s.settle(time.Hour)
 			got := s.want(test.err.Error(), status.StateFailed)
 			if asked, _ := s.custodian.counts(); asked < test.least || asked > test.most || !warned(got, test.err.Error()) {
@@ -192,18 +199,19 @@ func TestPaceOfCertifying(t *testing.T) {
 	}
 }
 
-// brief is a custodian whose certificates last for six hours.
+// brief is a custodian whose certificates last for five hours.
 type brief struct {
 	*memoryCustodian
 	now func() time.Time
 }
 
 func (b *brief) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ time.Time) (descriptor.Certificate, error) {
-	return b.memoryCustodian.Certify(ctx, p, signing, b.now().Add(6*time.Hour))
+	return b.memoryCustodian.Certify(ctx, p, signing, b.now().Add(5*time.Hour))
 }
 
 // What waits to be uploaded is not when its certificate has ended meanwhile.
 func TestCertificateEndsWhileUploadsWait(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 37, Relays: 60}, func(t *testing.T, s *scene) {
 		s.stop()
 		keys := &tokenKeys{}
@@ -216,7 +224,7 @@ func TestCertificateEndsWhileUploadsWait(t *testing.T) {
 		s.instances[0].ReplacePoints()
 		s.settle(5 * time.Minute)
 		s.fetchEvery(20 * time.Minute)
-		s.settle(7 * time.Hour)
+		s.settle(6 * time.Hour)
 		ended := s.want("after the certificates' end", status.StateFailed)
 		if until := ended.Custody.CertifiedUntil; !until.Equal(got.Custody.CertifiedUntil) || until.After(s.now()) {
 			t.Errorf("certified until %v", until)
@@ -238,6 +246,7 @@ func TestCertificateEndsWhileUploadsWait(t *testing.T) {
 // Signing keys are retired at the start and whenever a period has ended, never
 // those in use.
 func TestRetires(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 35, Relays: 60, Params: fewSlots}, func(t *testing.T, s *scene) {
 		s.stop()
 		keys := &tokenKeys{}
@@ -251,15 +260,15 @@ func TestRetires(t *testing.T) {
 		if first != 1 {
 			t.Errorf("retired %d times at the start", first)
 		}
-		s.settle(3*24*time.Hour + 2*time.Hour)
-		s.want("after three days", status.StateOK)
+		s.settle(2*24*time.Hour + 2*time.Hour)
+		s.want("after two days", status.StateOK)
 		keys.mu.Lock()
 		defer keys.mu.Unlock()
-		if n := len(keys.retired); n != 4 {
-			t.Errorf("retired %d times in three days and at the start, want 4", n)
+		if n := len(keys.retired); n != 3 {
+			t.Errorf("retired %d times in two days and at the start, want 3", n)
 		}
 		last := keys.retired[len(keys.retired)-1]
-		if len(keys.keys) != 2 || keys.keys[last[0]] == nil || keys.keys[last[1]] == nil || keys.made != 5 {
+		if len(keys.keys) != 2 || keys.keys[last[0]] == nil || keys.keys[last[1]] == nil || keys.made != 4 {
 			t.Errorf("%d keys left of %d that were made; in use are %v", len(keys.keys), keys.made, last)
 		}
 	})

@@ -14,6 +14,7 @@ import (
 
 // An instance that a thousand services use is fetched as often as with ten.
 func TestFetchesDoNotDependOnServices(t *testing.T) {
+	t.Parallel()
 	fetches := map[int]int{}
 	for _, services := range []int{10, 1000} {
 		onSceneOf(t, sim.Config{Seed: 51, Relays: 60}, make([]sim.InstanceConfig, 6), func(t *testing.T, s *scene) {
@@ -63,15 +64,16 @@ func TestChangeWakesItsUsers(t *testing.T) {
 // However rarely healthy instances are fetched, they stay ok; and one that dies is
 // found out before HSDirs have dropped its descriptor for long.
 func TestRareFetches(t *testing.T) {
+	t.Parallel()
 	intervals := []time.Duration{50 * time.Minute}
 	if soaking() {
 		intervals = append(intervals, 20*time.Minute, time.Hour)
 	}
 	for _, every := range intervals {
-		onScene(t, sim.Config{Seed: 5, Relays: 60}, func(t *testing.T, s *scene) {
+		onScene(t, sim.Config{Seed: 5, Params: fewSlots}, func(t *testing.T, s *scene) {
 			s.fetchEvery(every)
 			s.settle(2 * time.Minute)
-			for range 36 * 6 {
+			for range 26 * 6 {
 				s.settle(10 * time.Minute)
 				got := s.want(fmt.Sprintf("fetched every %s, at %s", every, time.Now().Format(time.TimeOnly)), status.StateOK)
 				for _, i := range got.Instances {
@@ -95,6 +97,7 @@ func TestRareFetches(t *testing.T) {
 // A dead instance is not renewed by a change of the period, at which another of its
 // descriptors is looked for.
 func TestRenewedOverPeriods(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 7, Tor: sim.TorConfig{ConsensusDelay: 3 * time.Minute}}, func(t *testing.T, s *scene) {
 		period := func() descriptor.Period {
 			c, err := s.watcher.Consensus()
@@ -103,6 +106,7 @@ func TestRenewedOverPeriods(t *testing.T) {
 			}
 			return c.CurrentPeriod()
 		}
+		s.startAt(9 * time.Hour)
 		noon := time.Now().Truncate(24 * time.Hour).Add(12 * time.Hour)
 		time.Sleep(time.Until(noon.Add(-50 * time.Minute)))
 		before := period()

@@ -39,6 +39,7 @@ func (s *scene) current() *descriptor.Descriptor {
 // An instance that offers the others' keys takes no visitor from them, wherever
 // it stands in the file, and is named.
 func TestInstanceWithStolenKeys(t *testing.T) {
+	t.Parallel()
 	for _, place := range []int{0, 2} {
 		onScene(t, sim.Config{Seed: 58, Relays: 400}, func(t *testing.T, s *scene) {
 			s.settle(time.Minute)
@@ -84,6 +85,7 @@ func TestInstanceWithStolenKeys(t *testing.T) {
 
 // All points of a descriptor expire together, whosever they are.
 func TestOneExpiry(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 52}, func(t *testing.T, s *scene) {
 		s.fetchEvery(20 * time.Minute)
 		for range 6 {
@@ -101,6 +103,7 @@ func TestOneExpiry(t *testing.T) {
 // An instance that changes its points all the time has them published a few
 // times, and is named; the others' changes go on being published at once.
 func TestRestlessInstance(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 53}, func(t *testing.T, s *scene) {
 		s.settle(time.Minute)
 		before := s.net.Tor().Counts().Posts
@@ -128,42 +131,53 @@ func TestRestlessInstance(t *testing.T) {
 }
 
 // All backends replaced by a mistake, under the names of those before: what was
-// published goes on, over the end of the period, and the status says failed.
+// published goes on, over the end of the period and over the rotation, which needs
+// another descriptor, and the status says failed.
 func TestAllInstancesReplaced(t *testing.T) {
-	onScene(t, sim.Config{Seed: 54}, func(t *testing.T, s *scene) {
-		s.settle(time.Minute)
-		good := s.config()
-		good.FetchEvery = 10 * time.Minute
-		bad := good
-		bad.Instances = slices.Clone(good.Instances)
-		for n := range bad.Instances {
-			bad.Instances[n].Address = testAddress(t, byte(n+1)) // that nobody publishes
-		}
-		s.service.Reconfigure(bad)
-		for _, when := range []string{"at once", "in the next period"} {
+	t.Parallel()
+	for change, start := range map[string]time.Duration{"in the next period": 9 * time.Hour, "after the rotation": 21 * time.Hour} {
+		onScene(t, sim.Config{Seed: 57}, func(t *testing.T, s *scene) {
+			s.startAt(start)
+			s.settle(time.Minute)
+			good := s.config()
+			good.FetchEvery = 10 * time.Minute
+			bad := good
+			bad.Instances = slices.Clone(good.Instances)
+			for n := range bad.Instances {
+				bad.Instances[n].Address = testAddress(t, byte(n+1)) // that nobody publishes
+			}
+			s.service.Reconfigure(bad)
 			s.settle(15 * time.Minute)
-			got := s.want(when, status.StateFailed)
-			for _, i := range got.Instances {
-				if i.Published != 0 || i.Share != 0 {
-					t.Errorf("%s: %s has %d points published, which are another's", when, i.Name, i.Published)
-				}
-			}
-			for _, d := range got.Descriptors {
-				if d.Points != 9 || d.Confirmed == 0 {
-					t.Errorf("%s: the %s descriptor: %+v", when, d.Which, d)
-				}
-			}
-			if len(got.Descriptors) != 2 || !warned(got, "no longer configured stay published") {
-				t.Errorf("%s: %d descriptors, warnings %q", when, len(got.Descriptors), got.Warnings)
-			}
-			s.reach(when, 20)
-			s.settle(12 * time.Hour)
+			s.wantAllReplaced("at once")
+			s.settle(6 * time.Hour) // tor may hear of the change three hours later
+			s.wantAllReplaced(change)
+			s.service.Reconfigure(good)
+			s.settle(5 * time.Minute)
+			s.want("with the right ones", status.StateOK)
+			s.reach("with the right ones", 20)
+		})
+	}
+}
+
+// wantAllReplaced fails unless the points of instances that are not configured any
+// more are published, and the status says so.
+func (s *scene) wantAllReplaced(when string) {
+	s.t.Helper()
+	got := s.want(when, status.StateFailed)
+	for _, i := range got.Instances {
+		if i.Published != 0 || i.Share != 0 {
+			s.t.Errorf("%s: %s has %d points published, which are another's", when, i.Name, i.Published)
 		}
-		s.service.Reconfigure(good)
-		s.settle(5 * time.Minute)
-		s.want("with the right ones", status.StateOK)
-		s.reach("with the right ones", 20)
-	})
+	}
+	for _, d := range got.Descriptors {
+		if d.Points != 9 || d.Confirmed == 0 {
+			s.t.Errorf("%s: the %s descriptor: %+v", when, d.Which, d)
+		}
+	}
+	if len(got.Descriptors) != 2 || !warned(got, "no longer configured stay published") {
+		s.t.Errorf("%s: %d descriptors, warnings %q", when, len(got.Descriptors), got.Warnings)
+	}
+	s.reach(when, 20)
 }
 
 // With nothing to publish from the start on the status says failed, not starting.
@@ -182,6 +196,7 @@ func TestNothingToPublish(t *testing.T) {
 // What is published keeps its relays over a restart, no matter who offers points on
 // them meanwhile.
 func TestRelaysOutlastARestart(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 56, Relays: 400}, func(t *testing.T, s *scene) {
 		s.settle(2 * time.Minute)
 		var stolen []descriptor.IntroductionPoint
@@ -221,6 +236,12 @@ func TestThiefTakenOut(t *testing.T) {
 		s.settle(2 * time.Minute)
 		if got := s.service.Status(); got.Instances[1].Published != 0 || !warned(got, "instance web2 offers keys of introduction points that web1 had first") {
 			t.Fatalf("%d points published, warnings %q", got.Instances[1].Published, got.Warnings)
+		}
+		for range 1800 { // while instances are fetched, too
+			s.settle(time.Second)
+			if !warned(s.service.Status(), "instance web2 offers keys") {
+				t.Fatalf("the warning is gone at %s", time.Now().Format(time.TimeOnly))
+			}
 		}
 		cfg := s.config()
 		cfg.Instances = cfg.Instances[1:]

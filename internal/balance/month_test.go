@@ -10,9 +10,10 @@ import (
 
 // A month of periods, shared random values, relays that come and go, and
 // clients that keep the descriptor they have: no request is lost. Without make soak
-// it is three days.
+// it is two days.
 func TestMonth(t *testing.T) {
-	days := 3
+	t.Parallel()
+	days := 2
 	if soaking() {
 		days = 30
 	}
@@ -25,6 +26,7 @@ func TestMonth(t *testing.T) {
 		{"a tor that fetches it as clients do", min(days, 3), 0},
 	} {
 		t.Run(test.what, func(t *testing.T) {
+			t.Parallel()
 			// Fewer slots than on the public network, for the test to take less time.
 			fewer := map[string]int32{"hsdir_spread_store": 2, "hsdir_spread_fetch": 2}
 			cfg := sim.Config{Seed: 20, Relays: 120, Churn: 0.05, Params: fewer, Tor: sim.TorConfig{ConsensusDelay: test.delay}}

@@ -12,11 +12,13 @@ import (
 // A second publisher under the same key, whose uploads HSDirs take like ours, is
 // found by looking at what clients get.
 func TestSomebodyElsePublishes(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 41}, func(t *testing.T, s *scene) {
 		s.settle(5 * time.Minute)
 		if got := s.want("alone", status.StateOK); got.ReadBack.IsZero() {
 			t.Fatal("what is published was not read back")
 		}
+		s.fetchEvery(20 * time.Minute)
 		thief := s.net.AddInstance(sim.InstanceConfig{Key: s.custodian.key})
 		// Clients get the later of the two, so not every look finds the thief.
 		found := false
@@ -39,6 +41,7 @@ func TestSomebodyElsePublishes(t *testing.T) {
 // What HSDirs confirmed and lost is missed, and published again; and not over and
 // over where they go on losing it.
 func TestConfirmedAndLost(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 42, Relays: 200}, func(t *testing.T, s *scene) {
 		s.settle(2 * time.Minute)
 		s.want("at first", status.StateOK)
@@ -80,6 +83,7 @@ func TestConfirmedAndLost(t *testing.T) {
 // An HSDir that takes uploads and hands out what it had before is no cause for
 // alarm while others do better.
 func TestOneStaleHSDir(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 43}, func(t *testing.T, s *scene) {
 		s.settle(2 * time.Minute)
 		first, _, err := s.net.Responsible(s.custodian.Address())
@@ -87,6 +91,7 @@ func TestOneStaleHSDir(t *testing.T) {
 			t.Fatal(err)
 		}
 		first[0].SetFaults(sim.Faults{Replay: true})
+		s.fetchEvery(20 * time.Minute)
 		s.settle(6 * time.Hour)
 		s.want("with one HSDir that replays", status.StateOK)
 	})

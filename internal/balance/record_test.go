@@ -72,7 +72,7 @@ func (s *scene) ceiling(p descriptor.Period) uint64 {
 // uploaded had a counter that was in the store by then, and what comes next is
 // above it.
 func TestCounterIsStoredBeforeItIsUsed(t *testing.T) {
-	onScene(t, sim.Config{Seed: 81, Latency: 200 * time.Millisecond}, func(t *testing.T, s *scene) {
+	onScene(t, sim.Config{Seed: 81, Relays: 30, Latency: 200 * time.Millisecond}, func(t *testing.T, s *scene) {
 		s.stop()
 		var mu sync.Mutex
 		var dead atomic.Bool
@@ -94,7 +94,7 @@ func TestCounterIsStoredBeforeItIsUsed(t *testing.T) {
 			uploads++
 			return nil
 		})
-		for lives = range 16 {
+		for lives = range 12 {
 			dead.Store(false)
 			s.start()
 			s.settle(time.Duration(lives%8) * 300 * time.Millisecond) // some fetches, all, a part of the uploads
@@ -108,7 +108,7 @@ func TestCounterIsStoredBeforeItIsUsed(t *testing.T) {
 			maps.Copy(before, highest)
 			s.step(-time.Minute)
 		}
-		if uploads < 60 {
+		if uploads < 40 {
 			t.Errorf("%d uploads: the test shows nothing", uploads)
 		}
 		s.start()
@@ -118,7 +118,7 @@ func TestCounterIsStoredBeforeItIsUsed(t *testing.T) {
 // A store that hangs holds up what is published for some seconds, and not at all
 // once it has; what was used meanwhile is stored when it answers.
 func TestStoreHangs(t *testing.T) {
-	onScene(t, sim.Config{Seed: 82}, func(t *testing.T, s *scene) {
+	onScene(t, sim.Config{Seed: 82, Relays: 30}, func(t *testing.T, s *scene) {
 		s.settle(time.Minute)
 		release := s.store.hang()
 		for _, longest := range []time.Duration{storeTimeout + 10*time.Second, 10 * time.Second} {
@@ -208,7 +208,7 @@ func TestRecordOfSomebodyElse(t *testing.T) {
 // A write that was done though it failed, as one whose answer was lost, is no
 // record of somebody else: nothing is made again for it.
 func TestAnswerOfTheStoreIsLost(t *testing.T) {
-	onScene(t, sim.Config{Seed: 84}, func(t *testing.T, s *scene) {
+	onScene(t, sim.Config{Seed: 84, Relays: 30}, func(t *testing.T, s *scene) {
 		s.settle(time.Minute)
 		a := s.custodian.Address()
 		stored, version, err := s.store.Service(a)

@@ -20,7 +20,9 @@ func (s *scene) reloaded(reference string) (Config, *memoryCustodian, *tokenKeys
 // A reload that changes nothing certifies nothing. The keys it opened take over
 // when something is due; those of before are closed when nothing needs them.
 func TestReloadOfTheSame(t *testing.T) {
-	onScene(t, sim.Config{Seed: 40}, func(t *testing.T, s *scene) {
+	t.Parallel()
+	onScene(t, sim.Config{Seed: 40, Params: fewSlots}, func(t *testing.T, s *scene) {
+		s.startAt(22 * time.Hour)
 		old := s.withToken(0)
 		s.settle(time.Minute)
 		posts := s.net.Tor().Counts().Posts
@@ -36,17 +38,17 @@ func TestReloadOfTheSame(t *testing.T) {
 		}
 		cfg.FetchEvery = time.Hour
 		s.service.Reconfigure(cfg)
-		s.settle(50 * time.Hour)
-		s.want("two days later", status.StateOK)
-		// For the three periods that begin to be published from 01:00 on.
-		if asked, _ := custodian.counts(); asked != 3 {
-			t.Errorf("%d certificates asked for in two days, want 3", asked)
+		s.settle(31 * time.Hour)
+		s.want("after two rotations", status.StateOK)
+		// For the two periods that begin to be published after midnight.
+		if asked, _ := custodian.counts(); asked != 2 {
+			t.Errorf("%d certificates asked for over two rotations, want 2", asked)
 		}
 		_, _, closedOld := old.counts()
 		_, _, closedNew := keys.counts()
 		_, closedFirst := s.custodian.counts()
-		// Once more for the custodian: withToken began with a stop.
-		if closedOld != 1 || closedNew != 0 || closedFirst != 2 {
+		// Twice more for the custodian: startAt and withToken began with a stop.
+		if closedOld != 1 || closedNew != 0 || closedFirst != 3 {
 			t.Errorf("closed %d times, %d, and the new keys %d times", closedOld, closedFirst, closedNew)
 		}
 	})

@@ -294,6 +294,14 @@ type shortName descriptor.Address
 
 func (n shortName) LogValue() slog.Value { return slog.StringValue(descriptor.Address(n).Short()) }
 
+// startAt has the service start at a time of the day, for a test to begin shortly
+// before what it waits for.
+func (s *scene) startAt(clock time.Duration) {
+	s.stop()
+	time.Sleep(time.Until(time.Now().Truncate(24 * time.Hour).Add(clock)))
+	s.start()
+}
+
 // restart ends the service without ceremony and starts it again from its store.
 func (s *scene) restart() {
 	s.stop()

@@ -190,7 +190,11 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 		s.tellRound(view)
 		return s.next
 	}
+	last := s.plan
 	s.plan = makePlan(view, s.state)
+	if s.plan.Waiting != "" {
+		s.plan.Left, s.plan.Thefts = last.Left, last.Thefts // the status does not blink
+	}
 	s.carryOut(ctx, now)
 	s.readBack(ctx, now, c)
 	s.forget(view)

@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
 	"onionbalancer/internal/credential"
+	"onionbalancer/internal/state/statetest"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
 )
@@ -36,6 +39,7 @@ func (s *scene) crowd(n int) ([]*Service, func()) {
 // Each instance is fetched as often for many services as for one, and a change of
 // it reaches all of them.
 func TestSharedInstances(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 60}, func(t *testing.T, s *scene) {
 		fetches := func() int {
 			before := s.net.Tor().Counts().Fetches
@@ -46,11 +50,11 @@ func TestSharedInstances(t *testing.T) {
 		readBacks := func(services int) int { return 4 * services }
 		s.settle(5 * time.Minute)
 		alone := fetches()
-		services, stop := s.crowd(30)
+		services, stop := s.crowd(12)
 		defer stop()
 		s.settle(5 * time.Minute)
-		if shared := fetches(); shared > alone+alone/10+readBacks(31) {
-			t.Errorf("%d fetches an hour for 31 services, %d for one", shared, alone)
+		if shared := fetches(); shared > alone+alone/10+readBacks(13) {
+			t.Errorf("%d fetches an hour for 13 services, %d for one", shared, alone)
 		}
 		posts := s.net.Tor().Counts().Posts
 		s.instances[1].ReplacePoints()
@@ -61,8 +65,35 @@ func TestSharedInstances(t *testing.T) {
 				t.Fatalf("service %d did not follow: %s, %q, %+v", k, got.State, got.Warnings, got.Descriptors[0].Built)
 			}
 		}
-		if n := s.net.Tor().Counts().Posts - posts; n > 31*16+64 {
-			t.Errorf("%d uploads, want %d", n, 31*16)
+		if n := s.net.Tor().Counts().Posts - posts; n > 13*16+64 {
+			t.Errorf("%d uploads, want %d", n, 13*16)
+		}
+	})
+}
+
+// A thousand services on six instances cost HSDirs as many fetches as ten do.
+func TestFetchesOfManyServices(t *testing.T) {
+	onSceneOf(t, sim.Config{Seed: 63}, make([]sim.InstanceConfig, 6), func(t *testing.T, s *scene) {
+		var counts []int
+		for _, services := range []int{10, 1000} {
+			set := backend.New(backend.Config{
+				Consensus: s.watcher, Fetcher: s.env.Fetcher.(*hsdir.Fetcher), Store: statetest.Open(t, t.TempDir()), Record: s.env.Record,
+			})
+			for k := range services {
+				set.Subscribe(descriptor.Address{byte(k), byte(k >> 8)}, watched(s.config().Instances), 0, func() {})
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan struct{})
+			go func() { defer close(ended); set.Run(ctx) }()
+			before := s.net.Tor().Counts().Fetches
+			s.settle(3 * time.Hour)
+			counts = append(counts, s.net.Tor().Counts().Fetches-before)
+			cancel()
+			<-ended
+		}
+		t.Logf("fetches in three hours, read back included: %d for 10 services, %d for 1000", counts[0], counts[1])
+		if few, many := float64(counts[0]), float64(counts[1]); few == 0 || many > 1.05*few || many < few/1.05 {
+			t.Errorf("fetches in three hours: %d for 10 services, %d for 1000", counts[0], counts[1])
 		}
 	})
 }
@@ -80,7 +111,7 @@ func TestClientKeyOfAnotherService(t *testing.T) {
 	}
 	clients := []descriptor.AuthorizedClient{keyOf("a").Client()}
 	for what, other := range map[string]*descriptor.ClientKey{"no key": nil, "another key": keyOf("b")} {
-		onSceneOf(t, sim.Config{Seed: 62}, []sim.InstanceConfig{{Clients: clients}}, func(t *testing.T, s *scene) {
+		onSceneOf(t, sim.Config{Seed: 62, Relays: 30}, []sim.InstanceConfig{{Clients: clients}}, func(t *testing.T, s *scene) {
 			with := func(k *descriptor.ClientKey) Config {
 				cfg := s.config()
 				cfg.Instances[0].Client, cfg.FetchEvery = k, 20*time.Minute
@@ -98,7 +129,7 @@ func TestClientKeyOfAnotherService(t *testing.T) {
 				go func() { defer close(ended); service.Run(ctx) }()
 				s.settle(20 * time.Second)
 				s.want(what+", and another service has the key", status.StateOK)
-				s.settle(3 * time.Hour)
+				s.settle(time.Hour)
 				s.want(what+", hours later", status.StateOK)
 				s.settle(time.Minute)
 				cancel()

@@ -82,6 +82,7 @@ func (r records) Handle(_ context.Context, record slog.Record) error {
 // end; after it, what is published stays and the status says so; and all is
 // well as soon as there is a new one.
 func TestBundleRunsOut(t *testing.T) {
+	t.Parallel()
 	if !soaking() {
 		t.Skip("two weeks: make soak")
 	}

@@ -54,6 +54,7 @@ func TestTorDiesAndReturns(t *testing.T) {
 }
 
 func TestControlConnectionDropsInMidReply(t *testing.T) {
+	t.Parallel()
 	for _, command := range []string{"GETINFO dir/status-vote/current/consensus-microdesc", "GETINFO md/all", "GETCONF", "+HSPOST", "HSFETCH"} {
 		onScene(t, sim.Config{Seed: 3}, func(t *testing.T, s *scene) {
 			s.stop()
@@ -67,6 +68,7 @@ func TestControlConnectionDropsInMidReply(t *testing.T) {
 }
 
 func TestConsensusMissingAndStale(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 4}, func(t *testing.T, s *scene) {
 		s.stop()
 		s.net.Tor().LoseConsensus()
@@ -156,8 +158,10 @@ func TestOneInstanceUnknownOfflineOrGarbage(t *testing.T) {
 // An instance that dies is left out once its silence tells, and taken in again
 // soon after it is back.
 func TestInstanceDiesAndReturns(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 7}, func(t *testing.T, s *scene) {
 		s.settle(time.Minute)
+		s.fetchEvery(5 * time.Minute)
 		s.instances[0].SetOnline(false)
 		s.reach("just after one died", 50)
 		s.settle(5 * time.Hour)
@@ -178,8 +182,10 @@ func TestInstanceDiesAndReturns(t *testing.T) {
 // The last good descriptor stays published when no instance is left, and is
 // never replaced by an empty one.
 func TestAllInstancesGone(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 8}, func(t *testing.T, s *scene) {
 		s.settle(time.Minute)
+		s.fetchEvery(10 * time.Minute)
 		for _, i := range s.instances {
 			i.SetOnline(false)
 		}
@@ -211,6 +217,7 @@ func TestAllInstancesGone(t *testing.T) {
 
 // HSDirs that lie, refuse or sleep cost nothing but their own slot.
 func TestFaultyHSDirs(t *testing.T) {
+	t.Parallel()
 	for what, faults := range map[string]sim.Faults{
 		"silent":         {Silent: true},
 		"slow":           {Delay: 10 * time.Minute},
@@ -316,6 +323,7 @@ func TestHigherRevisionAtTheHSDirs(t *testing.T) {
 // service uploads is refused. What was in flight when it was killed may be, if it
 // arrives after what came next.
 func TestRestarts(t *testing.T) {
+	t.Parallel()
 	onScene(t, sim.Config{Seed: 12}, func(t *testing.T, s *scene) {
 		for n := range 40 {
 			s.settle(time.Duration(n*n) * 7 * time.Millisecond)
@@ -350,11 +358,13 @@ func TestStoreFails(t *testing.T) {
 // A custodian that cannot certify leaves what is published in place, and is
 // asked again.
 func TestCustodianFails(t *testing.T) {
-	onScene(t, sim.Config{Seed: 14}, func(t *testing.T, s *scene) {
+	t.Parallel()
+	onScene(t, sim.Config{Seed: 14, Params: fewSlots}, func(t *testing.T, s *scene) {
+		s.startAt(9 * time.Hour)
 		s.fetchEvery(30 * time.Minute)
 		s.settle(time.Minute)
 		s.custodian.fail(errTokenGone)
-		s.settle(30 * time.Hour) // over the ends of a period and of a shared random value
+		s.settle(20 * time.Hour) // over the ends of a period and of a shared random value
 		got := s.want("without a custodian", status.StateDegraded)
 		if !strings.Contains(strings.Join(got.Warnings, "\n"), errTokenGone.Error()) {
 			t.Errorf("warnings: %q", got.Warnings)
@@ -372,6 +382,7 @@ func TestCustodianFails(t *testing.T) {
 // Whatever goes wrong at once, and however often, for three days, or one without
 // make soak: no request is lost, and the service keeps calm.
 func TestManyFaultsAtOnce(t *testing.T) {
+	t.Parallel()
 	days := 1
 	if soaking() {
 		days = 3

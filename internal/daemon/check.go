@@ -160,7 +160,7 @@ func (c *checker) checkStored() {
 		c.ok(what, "whole")
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, state.ErrNewer):
-		c.fail(what, "run the newer balancer, or give this one a state_dir of its own", err)
+		c.fail(what, state.NewerFix, err)
 	case errors.Is(err, state.ErrDamaged):
 		c.warn(what, "restore it from a backup that is at most a few hours old, or let balancer put it aside and continue with the intact records", "%w", err)
 	default:

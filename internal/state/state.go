@@ -50,6 +50,9 @@ var (
 	ErrDamaged = errors.New("damaged")
 )
 
+// NewerFix is what an operator may do about ErrNewer.
+const NewerFix = "run the newer balancer, or give this one a state_dir of its own"
+
 // Options says how to open a store.
 type Options struct {
 	Log    *slog.Logger // default: discards

@@ -209,6 +209,7 @@ type wrapper struct {
 	lifetime time.Duration
 	revision uint64
 	blinded  descriptor.BlindedPublicKey
+	expires  time.Time // of the certificate
 }
 
 const (
@@ -249,7 +250,7 @@ func readWrapper(body []byte, now time.Time, maxSize int) (wrapper, error) {
 	if !ok || cert.Verify(signer, now) != nil {
 		return refuse("its certificate's signature or expiry")
 	}
-	w.blinded = signer
+	w.blinded, w.expires = signer, cert.Expires()
 	if w.revision, rest, err = numberLine(rest, "revision-counter "); err != nil {
 		return refuse("its revision counter")
 	}
@@ -281,17 +282,18 @@ func numberLine(text []byte, keyword string) (uint64, []byte, error) {
 }
 
 // objectLine reads a keyword line and the object after it; nil if it is not
-// there.
+// there. It is no pem.Decode, which takes long under the race detector.
 func objectLine(text []byte, keyword, label string) (object, rest []byte) {
-	text, ok := bytes.CutPrefix(text, []byte(keyword))
-	if !ok || !bytes.HasPrefix(text, []byte("-----BEGIN "+label+"-----\n")) {
+	text, ok := bytes.CutPrefix(text, []byte(keyword+"-----BEGIN "+label+"-----\n"))
+	text, rest, found := bytes.Cut(text, []byte("\n-----END "+label+"-----\n"))
+	if !ok || !found {
 		return nil, nil
 	}
-	block, rest := pem.Decode(text)
-	if block == nil {
+	object, err := base64.StdEncoding.AppendDecode(nil, text)
+	if err != nil {
 		return nil, nil
 	}
-	return block.Bytes, rest
+	return object, rest
 }
 
 // signWrapper writes an outer wrapper around any bytes.

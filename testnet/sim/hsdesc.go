@@ -168,7 +168,7 @@ func (t *Tor) fetched(keys descriptor.PeriodKeys, r *Relay, now time.Time) bool 
 	reason := ""
 	switch status {
 	case statusOK:
-		if !t.faults.Trusting {
+		if !t.faults.Trusting && !r.madeHere(keys.Blinded, body, now) {
 			_, err := t.net.decoder.Decode(body, keys, nil, now)
 			if err != nil && !errors.Is(err, descriptor.ErrClientKey) {
 				reason = "BAD_DESC"
@@ -247,7 +247,7 @@ func (t *Tor) post(address descriptor.Address, r *Relay, body []byte, w wrapper,
 			return
 		}
 		// The HSDir has it even if the tor that sent it has died since.
-		status := r.receive(body, now)
+		status := r.take(body, w, now)
 		if life != t.life || fate == unspoken {
 			return
 		}

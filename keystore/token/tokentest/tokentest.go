@@ -39,6 +39,18 @@ type Token struct {
 // when SoftHSM or OpenSC is not installed.
 func New(t testing.TB) *Token {
 	t.Helper()
+	k := NewApart(t)
+	t.Setenv(confVariable, k.Conf)
+	return k
+}
+
+// confVariable names SoftHSM's configuration file, and so the tokens it has.
+const confVariable = "SOFTHSM2_CONF"
+
+// NewApart is New for a parallel test, which cannot change the environment: only
+// processes with Env in theirs see the token.
+func NewApart(t testing.TB) *Token {
+	t.Helper()
 	dir := t.TempDir()
 	k := &Token{
 		Module:  module(t),
@@ -53,9 +65,11 @@ func New(t testing.TB) *Token {
 	}
 	write(t, k.Conf, fmt.Sprintf("directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n", k.Dir))
 	write(t, k.PINFile, k.PIN+"\n")
-	t.Setenv("SOFTHSM2_CONF", k.Conf)
 	return k.Another(t, "balancer-test")
 }
+
+// Env is what the environment of a process has to say for it to see k.
+func (k *Token) Env() string { return confVariable + "=" + k.Conf }
 
 // Another makes one more token beside k, with a label of its own and k's PIN.
 func (k *Token) Another(t testing.TB, label string) *Token {
@@ -147,7 +161,7 @@ func (k *Token) slot(t testing.TB) string {
 }
 
 func (k *Token) env() []string {
-	return append(os.Environ(), "SOFTHSM2_CONF="+k.Conf, "TOKENTEST_PIN="+k.PIN)
+	return append(os.Environ(), k.Env(), "TOKENTEST_PIN="+k.PIN)
 }
 
 func module(t testing.TB) string {

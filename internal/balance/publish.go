@@ -40,8 +40,8 @@ func (s *Service) carryOut(ctx context.Context, now time.Time) {
 	s.troubles.set(troublePublish, errors.Join(errs...))
 }
 
-// make makes the edition that a target asks for. If there can be no descriptor of
-// it, the last one stays.
+// make makes the edition that a target needs. If no descriptor can be made of it,
+// the last edition stays.
 func (s *Service) make(now time.Time, t *Target, last *Edition) error {
 	if err := t.check(now, last); err != nil {
 		return err
@@ -100,10 +100,10 @@ func (s *Service) advance(ctx context.Context, now time.Time) {
 	}
 }
 
-// upload hands what is not confirmed of an edition to the upload queue.
+// upload hands the unconfirmed slots of an edition to the upload queue.
 func (s *Service) upload(e *Edition) {
 	e.uploaded = true
-	bodies, built := e.signing.bodies, e.Built // the loop alone reads what it changes of e
+	bodies, built := e.signing.bodies, e.Built // only the loop reads the fields of e that it changes
 	held := make([]*descriptor.Contents, len(e.slots))
 	for n := range e.slots {
 		held[n] = e.slots[n].contents
@@ -131,7 +131,7 @@ func (s *Service) upload(e *Edition) {
 	s.uploads.Upload(u)
 }
 
-// confirm takes the result of one attempt in.
+// confirm records the result of one upload attempt.
 func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 	if e.superseded.Load() {
 		return
@@ -173,7 +173,7 @@ func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 	}
 }
 
-// signing is what is known of the signatures of an edition whose key is external:
+// signing is the state of the signatures of an edition whose key is external:
 // all of its descriptors are signed before the first is uploaded.
 type signing struct {
 	bodies   map[[20]byte][]byte // by HSDir; complete, or nil
@@ -183,7 +183,7 @@ type signing struct {
 	failures backoff.Backoff
 }
 
-// The delay after a failure to sign, and its longest. It is short: trying costs the
+// The delay after a failure to sign, and its maximum. It is short: retrying costs the
 // network nothing, and a token that is put back should be used soon.
 const (
 	retrySign    = 2 * time.Second
@@ -213,7 +213,7 @@ func (s *Service) sign(ctx context.Context, now time.Time, e *Edition) {
 	})
 }
 
-// signed takes in whether the key of an edition signed it.
+// signed records whether the key of an edition signed it.
 func (s *Service) signed(now time.Time, e *Edition, err error) {
 	if e.superseded.Load() {
 		return
@@ -227,7 +227,7 @@ func (s *Service) signed(now time.Time, e *Edition, err error) {
 	}
 }
 
-// signingDue returns when the next try to sign is due; the zero time if none is.
+// signingDue returns when the next retry of signing is due; the zero time if none is.
 func (s *Service) signingDue(now time.Time) (next time.Time) {
 	for _, e := range s.state.Editions {
 		if at := e.signing.retryAt; at.After(now) && (next.IsZero() || at.Before(next)) {

@@ -120,7 +120,7 @@ func (e *Encoder) encodeSigned(c *Contents, revision uint64, random io.Reader, s
 
 // signWhole writes the wrapper around the encrypted first layer.
 func (e *Encoder) signWhole(first []byte, revision uint64, sign signFunc, random io.Reader) ([]byte, error) {
-	b := make([]byte, 0, len(signaturePrefix)+wrapperRoom+objectLength(labelMessage, len(first)))
+	b := newBody(len(signaturePrefix) + wrapperRoom + objectLength(labelMessage, len(first)))
 	b = append(append(b, signaturePrefix...), e.cert...)
 	b = append(strconv.AppendUint(append(b, kwRevision+" "...), revision, 10), "\n"+kwSuperencrypted+"\n"...)
 	nonce, err := nonceOf(b, first, random)
@@ -133,9 +133,25 @@ func (e *Encoder) signWhole(first []byte, revision uint64, sign signFunc, random
 		return nil, err
 	}
 	b = append(appendBareValue(append(b, kwSignature+" "...), signature), '\n')
-	b = b[len(signaturePrefix):]
+	b = b[:copy(b, b[len(signaturePrefix):])] // not sliced, for Reuse to find all of it
 	return b, checkSize(len(b), e.MaxSize)
 }
+
+// bodies holds memory for descriptors. A manager of thousands of services makes
+// dozens of them a second, which are most of its garbage.
+var bodies sync.Pool
+
+// newBody returns an empty slice of that capacity at least.
+func newBody(room int) []byte {
+	if b, ok := bodies.Get().(*[]byte); ok && cap(*b) >= room {
+		return (*b)[:0]
+	}
+	return make([]byte, 0, room)
+}
+
+// Reuse gives the memory of a descriptor that Encode made to one made later. The
+// caller must not use raw any more. It is never necessary.
+func Reuse(raw []byte) { bodies.Put(&raw) }
 
 // layerRoom holds the two encrypted layers while a descriptor is made.
 type layerRoom struct{ first, second []byte }

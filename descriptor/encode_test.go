@@ -512,3 +512,29 @@ func (oddSigner) Public() crypto.PublicKey { return nil }
 func (oddSigner) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return nil, errors.New("no")
 }
+
+// The memory of a descriptor that is not used any more serves the next.
+func TestReuse(t *testing.T) {
+	s := newTestService(t, 1)
+	e, c := s.encoder(t), &Contents{}
+	encode := func() []byte {
+		raw, err := e.Encode(c, 7, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	encode()
+	kept := encode()
+	copied := bytes.Clone(kept)
+	reused := false
+	for range 1000 { // the pool may be emptied at any time
+		raw := encode()
+		first := &raw[0]
+		Reuse(raw)
+		reused = reused || first == &encode()[0]
+	}
+	if !reused || !bytes.Equal(kept, copied) {
+		t.Errorf("reused: %t, and what was not given back is as it was: %t", reused, bytes.Equal(kept, copied))
+	}
+}

@@ -41,6 +41,9 @@ type Upload struct {
 	// after ctx ends. ErrSuperseded drops the slot without a report. Any other
 	// error is reported as Unencoded, and the queue does not retry it.
 	Body func(ctx context.Context, slot Slot) ([]byte, error)
+	// Release is called with a body that was uploaded, and that the queue has no more
+	// use for. It may be nil.
+	Release func(body []byte)
 	// Report is told the result of every attempt, by several goroutines. It may
 	// use the queue, and may be nil. A call in progress when its Upload is
 	// replaced or cancelled is not interrupted.

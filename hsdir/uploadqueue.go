@@ -375,7 +375,11 @@ func (q *UploadQueue) attempt(f *flight) (unencoded bool, err error) {
 	}
 	ctx, cancel := context.WithTimeout(q.ctx, q.cfg.Patience)
 	defer cancel()
-	return false, q.cfg.Poster.HSPost(ctx, e.Address.Label(), upperHex(slot.HSDir[:]), body)
+	err = q.cfg.Poster.HSPost(ctx, e.Address.Label(), upperHex(slot.HSDir[:]), body)
+	if err == nil && e.Release != nil {
+		e.Release(body) // after an error, tor may still be reading it
+	}
+	return false, err
 }
 
 // land removes an upload that is no longer in flight, fills in the rest of its result,

@@ -119,6 +119,11 @@ func (s *Service) upload(e *Edition) {
 			}
 			return e.Credential.Encode(ctx, dated(held[e.index(at.HSDir)], built), e.Revision)
 		},
+		Release: func(body []byte) {
+			if bodies == nil { // else it may be uploaded again, to another tor
+				descriptor.Reuse(body)
+			}
+		},
 		Report: func(r hsdir.UploadResult) {
 			s.postQuietly(func(now time.Time) { s.confirm(now, e, r) })
 		},

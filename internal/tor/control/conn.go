@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	maxPlainReply = 1 << 20 // 1 MiB: anything but a document
-	maxEvent      = 8 << 20 // 8 MiB: a descriptor is 50,000 bytes unless the consensus raises it
+	usualDocument = 32 << 10 // of an event: a descriptor
+	maxPlainReply = 1 << 20  // 1 MiB: anything but a document
+	maxEvent      = 8 << 20  // 8 MiB: a descriptor is 50,000 bytes unless the consensus raises it
 )
 
 // controlConn is one connection to tor. It has one user at a time.

@@ -164,7 +164,7 @@ func (s *session) pump(context.Context) error {
 		if err := s.events.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 			return fmt.Errorf("event connection: %w", err)
 		}
-		r, err := readReply(s.events.r, maxEvent, 0)
+		r, err := readReply(s.events.r, maxEvent, usualDocument)
 		if isTimeout(err) {
 			return fmt.Errorf("event connection: tor was silent for %v: %w", patience, err)
 		}

@@ -20,8 +20,7 @@ type troubles map[string]error
 
 const (
 	troubleFloors   = "state"
-	troubleHeld     = "stored descriptors"
-	troubleClaims   = "stored keys"
+	troubleCounters = "stored counters"
 	troubleNetwork  = "network"
 	troublePublish  = "publishing"
 	troubleReadback = "read back"

@@ -140,9 +140,8 @@ func choose(v View, published, candidates []selection.Candidate) selection.Assig
 		points[i] = *c.Point
 	}
 	selection.Mark(candidates, points)
-	request := selection.Request{Candidates: candidates, Room: v.Config.Room}
+	request := selection.Request{Candidates: candidates, Room: v.room()}
 	current := v.Targets[v.Current]
-	request.Room.Points = min(request.Room.Points, (&descriptor.Contents{Clients: v.Config.Clients, CAA: v.Config.CAA}).MaxPoints(current.Ring.MaxDescriptorSize()))
 	for _, slot := range current.Slots {
 		request.Slots = append(request.Slots, selection.Slot{Replica: slot.Replica, Asked: !slot.Reserve})
 	}
@@ -150,6 +149,17 @@ func choose(v View, published, candidates []selection.Candidate) selection.Assig
 		request.Seed = current.Credential.Seed
 	}
 	return selection.Assign(v.Config.Strategy, request)
+}
+
+// room returns what of the configured room there is beside the clients and the CAA
+// records: HSDirs bound the size of a descriptor.
+func (v View) room() selection.Room {
+	room := v.Config.Room
+	if ring := v.Targets[v.Current].Ring; ring != nil {
+		beside := descriptor.Contents{Clients: v.Config.Clients, CAA: v.Config.CAA}
+		room.Points = min(room.Points, beside.MaxPoints(ring.MaxDescriptorSize()))
+	}
+	return room
 }
 
 // decide fills in whether an edition is to be made for t, and why.

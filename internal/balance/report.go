@@ -205,7 +205,7 @@ func (s *Service) describe(now time.Time) status.Service {
 		i := offering{s.cfg.Instances[n], b}
 		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
 		if i.idle(line) {
-			line.Warnings = append(line.Warnings, s.whyIdle())
+			line.Warnings = append(line.Warnings, v.whyIdle())
 		}
 		out.Instances = append(out.Instances, line)
 	}
@@ -268,11 +268,15 @@ func (o offering) idle(r status.Instance) bool {
 }
 
 // whyIdle is the warning about an instance that is idle.
-func (s *Service) whyIdle() string {
-	if len(s.cfg.Instances) > s.cfg.Room.Points {
-		return fmt.Sprintf("none of its introduction points is published, as there are more instances than the %d that have room: it gets no clients", s.cfg.Room.Points)
+func (v View) whyIdle() string {
+	switch points := v.room().Points; {
+	case len(v.Config.Instances) <= points:
+		return "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
+	case points < v.Config.Room.Points && len(v.Config.Clients) > 0:
+		return fmt.Sprintf("none of its introduction points is published, as %d authorized clients leave room for %d introduction points: it gets no clients", len(v.Config.Clients), points)
+	default:
+		return fmt.Sprintf("none of its introduction points is published, as there are more instances than the %d that have room: it gets no clients", points)
 	}
-	return "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
 }
 
 // counted returns each text once, with how often it is there.

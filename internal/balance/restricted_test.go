@@ -3,6 +3,7 @@ package balance
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,6 +55,32 @@ func TestRestricted(t *testing.T) {
 		}
 		if _, err := fetcher.Fetch(t.Context(), c, keys, nil, 0, time.Now()); !errors.Is(err, descriptor.ErrClientKey) {
 			t.Errorf("without a key: %v", err)
+		}
+	})
+}
+
+// An instance that has no point published for the room that authorized clients take
+// says so.
+func TestClientsLeaveLittleRoom(t *testing.T) {
+	cfg := sim.Config{Seed: 46, Relays: 200, Params: map[string]int32{"HSV3MaxDescriptorSize": 20000}}
+	onSceneOf(t, cfg, make([]sim.InstanceConfig, 7), func(t *testing.T, s *scene) {
+		cfg := s.config()
+		for n := range byte(48) {
+			cfg.Clients = append(cfg.Clients, descriptor.AuthorizedClient{PublicKey: [32]byte{n, 9}})
+		}
+		s.service.Reconfigure(cfg)
+		s.settle(2 * time.Minute)
+		idle := 0
+		for _, i := range s.want("with many clients", status.StateDegraded).Instances {
+			if i.Published > 0 {
+				continue
+			}
+			if idle++; !strings.Contains(strings.Join(i.Warnings, "\n"), "48 authorized clients leave room for 6 introduction points") {
+				t.Errorf("%s: %q", i.Name, i.Warnings)
+			}
+		}
+		if idle != 1 {
+			t.Errorf("%d instances are idle", idle)
 		}
 	})
 }

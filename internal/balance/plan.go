@@ -121,7 +121,7 @@ func makePlan(v View, s State) Plan {
 	p.Chosen, p.Shares = assigned.Points[0], assigned.Shares() // every slot holds the same
 	p.Contents = contents(p.Chosen, v, pool.flow)
 	if len(p.Chosen) == 0 {
-		p.Contents = remaining(s.Contents, v.Now) // an empty descriptor is never published
+		p.Contents = remaining(s.Contents, v) // an empty descriptor is never published
 	}
 	for role, t := range v.Targets {
 		target := Target{ViewTarget: t, Role: hsdir.Role(role), Contents: slices.Repeat([]*descriptor.Contents{p.Contents}, len(t.Slots))}

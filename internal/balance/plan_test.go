@@ -292,3 +292,24 @@ func TestAllRejected(t *testing.T) {
 		t.Error("two rejections and one that never answered are not all")
 	}
 }
+
+// Points that stay when no instance has any are for the clients of the present
+// configuration, and for as many points as these leave room for.
+func TestRemainingFollowsConfiguration(t *testing.T) {
+	v := testView(8, testMember("a", 1, 2))
+	v.Config.Clients, v.Config.CAA = []descriptor.AuthorizedClient{{PublicKey: [32]byte{8}}}, []descriptor.CAA{{Tag: "issue", Value: "old.example"}}
+	s := made(v)
+	v = testView(8, testMember("a"))
+	v.Config.Clients, v.Config.CAA = []descriptor.AuthorizedClient{{PublicKey: [32]byte{9}}}, []descriptor.CAA{{Tag: "issue", Value: "new.example"}}
+	p := makePlan(v, s)
+	if !slices.Equal(p.Contents.Clients, v.Config.Clients) || !slices.Equal(p.Contents.CAA, v.Config.CAA) || len(p.Contents.IntroductionPoints) != 2 {
+		t.Errorf("contents: %+v", p.Contents)
+	}
+	if t0 := p.Targets[0]; t0.Reason != ReasonChanged || t0.Held != "" {
+		t.Errorf("%q, held %q", t0.Reason, t0.Held)
+	}
+	v.Config.Room.Points = 1
+	if p := makePlan(v, s); len(p.Contents.IntroductionPoints) != 1 {
+		t.Errorf("%d points, with room for one", len(p.Contents.IntroductionPoints))
+	}
+}

@@ -71,7 +71,8 @@ type Plan struct {
 	// Version is that of the record which the plan was made from: it is void if
 	// the record has another one by the time it is carried out.
 	Version uint64 `json:"version"`
-	// Waiting says why nothing is decided yet; empty if Targets are.
+	// Waiting says why nothing is decided yet; empty if Targets are. A service shows
+	// the Targets, Left and Thefts of its plan before meanwhile.
 	Waiting  string                `json:"waiting,omitempty"`
 	Fallback bool                  `json:"fallback,omitempty"` // no instance is ok: the points are what was last known
 	Chosen   []selection.Candidate `json:"-"`

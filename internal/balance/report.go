@@ -53,6 +53,7 @@ const (
 	lackInstance      // none is ok: what was last known of them is published
 	lackAll           // nor is anything known: what was published of others stays
 	lackPoints        // and nothing was published either
+	lackChoice        // instances are ok, but the strategy chooses no point
 )
 
 // warning is what the status says of it.
@@ -64,6 +65,8 @@ func (l lack) warning() string {
 		return "no instance is reachable: introduction points of instances that are no longer configured stay published until they expire"
 	case lackPoints:
 		return "no instance is reachable, and there is nothing to publish"
+	case lackChoice:
+		return "the strategy chooses no introduction point of any instance: points published before stay until they expire"
 	}
 	return ""
 }
@@ -74,6 +77,8 @@ const startPatience = time.Minute
 // lacks tells what is missing after a plan.
 func (s *Service) lacks(now time.Time, p *Plan) lack {
 	switch {
+	case !p.Fallback && len(p.Chosen) == 0:
+		return lackChoice
 	case !p.Fallback:
 		return lackNone
 	case len(p.Chosen) > 0:

@@ -28,9 +28,9 @@ var base32Lower = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPad
 // ErrAddress is wrapped by every error about a malformed onion address.
 var ErrAddress = errors.New("not a version 3 onion address")
 
-// Address is the Ed25519 identity public key of an onion service, which is
-// what a version 3 onion address spells out (rend-spec-v3, section 6).
-// Addresses are comparable; the zero value is no valid address.
+// Address is the Ed25519 identity public key of an onion service, which
+// a version 3 onion address encodes (rend-spec-v3, section 6).
+// Addresses are comparable; the zero value is not a valid address.
 type Address [32]byte
 
 // ParseAddress reads an onion address of 56 base32 characters, in either case,
@@ -93,7 +93,7 @@ func (a Address) Short() string { return a.Label()[:shortLength] + "…" }
 // MarshalText writes the whole address.
 func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// UnmarshalText reads what ParseAddress reads.
+// UnmarshalText reads the input of ParseAddress.
 func (a *Address) UnmarshalText(text []byte) error {
 	parsed, err := ParseAddress(string(text))
 	if err == nil {
@@ -229,8 +229,8 @@ type BlindedPublicKey [32]byte
 // layers of a descriptor are encrypted with it (rend-spec-v3, section 2.1).
 type Subcredential [32]byte
 
-// Blind derives the public key that stands for a in period p
-// (rend-spec-v3, appendix A.2). It fails if a is no valid address.
+// Blind derives the public key of a in period p
+// (rend-spec-v3, appendix A.2). It fails if a is not a valid address.
 func (a Address) Blind(p Period) (BlindedPublicKey, error) {
 	point, err := primeOrderPoint(a[:])
 	if err != nil {
@@ -273,8 +273,8 @@ func blindingFactor(a Address, p Period) (*edwards25519.Scalar, error) {
 // int8Bytes is INT_8 of the specification: eight bytes, big-endian.
 func int8Bytes(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
 
-// PeriodKeys is all that an onion address and a period determine, and all public:
-// what finds, verifies and decrypts the descriptors of a service during that
+// PeriodKeys is all that an onion address and a period determine, all of it public:
+// the keys to find, verify and decrypt the descriptors of a service during that
 // period. Computed once and passed around; comparable.
 type PeriodKeys struct {
 	Address       Address
@@ -283,7 +283,7 @@ type PeriodKeys struct {
 	Subcredential Subcredential
 }
 
-// Keys derives the public keys of a for period p. It fails if a is no valid
+// Keys derives the public keys of a for period p. It fails if a is not a valid
 // address.
 func (a Address) Keys(p Period) (PeriodKeys, error) {
 	blinded, err := a.Blind(p)

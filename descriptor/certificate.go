@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// CertType says what an Ed25519 certificate is for (cert-spec, section 2.1).
+// CertType is the purpose of an Ed25519 certificate (cert-spec, section 2.1).
 type CertType byte
 
 // The types of certificate that onion services and relays use.
@@ -39,7 +39,7 @@ var errSigner = errors.New("the certificate names another signer")
 var ErrExpired = errors.New("expired")
 
 // Certificate is an Ed25519 certificate as of cert-spec, section 2.1. It is
-// immutable and comparable; the zero value is no certificate.
+// immutable and comparable; the zero value is not a certificate.
 type Certificate struct {
 	raw       string
 	key       [32]byte
@@ -115,7 +115,7 @@ func cutExtension(b []byte) (ext CertExtension, rest []byte, err error) {
 // IsZero reports whether c is the zero value.
 func (c Certificate) IsZero() bool { return c.raw == "" }
 
-// Type returns what c is for.
+// Type returns the purpose of c.
 func (c Certificate) Type() CertType { return CertType(c.at(1)) }
 
 // KeyType returns the type of the certified key; 1 is Ed25519.

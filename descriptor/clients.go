@@ -31,7 +31,7 @@ type AuthorizedClient struct {
 	PublicKey [32]byte // x25519
 }
 
-// errClientKeyText tells the forms, and never what was read.
+// errClientKeyText lists the forms, and never repeats the input.
 var errClientKeyText = errors.New(`want "ADDRESS:descriptor:x25519:KEY", "descriptor:x25519:KEY" or KEY, where KEY is 52 base32 characters`)
 
 // ParseClientKey reads a client's secret key: the content of one of tor's
@@ -83,7 +83,7 @@ func ParseAuthorizedClient(text []byte) (AuthorizedClient, error) {
 	return AuthorizedClient{PublicKey: [32]byte(key)}, nil
 }
 
-// maxKeyText is more than twice what the longest form takes.
+// maxKeyText is more than twice the length of the longest form.
 const maxKeyText = 512 // bytes
 
 // parseKeyText reads the text form that both halves share. The key has 32
@@ -179,7 +179,7 @@ func newAuthSection(s Subcredential, clients []AuthorizedClient, random io.Reade
 	return auth, shuffle(auth.entries, random)
 }
 
-// fill makes the entry of client number i, or for want of one a random entry.
+// fill makes the entry of client number i, or a random entry if there is none.
 func (c *AuthClient) fill(s Subcredential, secret *ecdh.PrivateKey, clients []AuthorizedClient, i int, cookie []byte, random io.Reader) error {
 	for _, b := range [][]byte{c.ID[:], c.IV[:], c.EncryptedCookie[:]} {
 		if _, err := io.ReadFull(random, b); err != nil {

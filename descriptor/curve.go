@@ -14,7 +14,7 @@ import (
 
 var (
 	errZeroKey  = errors.New("a key of zeros")
-	errLowOrder = errors.New("a key of low order, with which nothing is secret")
+	errLowOrder = errors.New("a key of low order, with which all secrets are public")
 )
 
 // lowOrderU are the x-coordinates of the points of low order on curve25519 and

@@ -13,7 +13,7 @@ import (
 // consensus parameter HSV3MaxDescriptorSize says otherwise.
 const MaxSize = 50000
 
-// Bounds of what a Decoder remembers.
+// Bounds of a Decoder's caches.
 const (
 	memoSize   = 256 // descriptors, some 10 kB each at most
 	maxDropped = 3 * MaxIntroductionPoints
@@ -134,7 +134,7 @@ func (d *Decoder) openOuter(raw []byte, keys *PeriodKeys) (*outer, error) {
 	return o, o.verify(keys.Blinded, &d.certs)
 }
 
-// descriptor returns what the outer layer says.
+// descriptor returns the contents of the outer layer.
 func (o *outer) descriptor() Descriptor {
 	return Descriptor{Lifetime: o.lifetime, RevisionCounter: o.revision, SigningCert: o.cert}
 }

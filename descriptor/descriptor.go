@@ -6,8 +6,8 @@
 //
 // The package touches no network, no file and no clock: the time, when it
 // matters, is an argument, and so is every source of randomness. Of our own
-// packages it uses internal/locked alone, which is as little of the world: the
-// memory that identity secrets and blinded ones lie in, and what erases the
+// packages it uses internal/locked alone, which touches nothing outside either: the
+// memory for identity and blinded secrets, and the functions that erase the
 // traces of computing with them.
 package descriptor
 
@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// Contents is the second layer of a descriptor: what only those who know the
+// Contents is the second layer of a descriptor, which only those who know the
 // onion address, and the client key if one is needed, can read
 // (rend-spec-v3, section 2.5.2).
 type Contents struct {
@@ -53,7 +53,7 @@ type Contents struct {
 // FlowControl advertises congestion control (proposal 324).
 type FlowControl struct {
 	Versions  string // of the FlowCtrl subprotocol: "1-2"
-	SendmeInc uint8  // cells per SENDME; clients refuse what their consensus does not nearly say
+	SendmeInc uint8  // cells per SENDME; clients refuse a value far from their consensus's
 }
 
 // PowParams is one pow-params line (proposal 327).
@@ -102,8 +102,8 @@ type Descriptor struct {
 	// NeedsClientKey says that a client key was needed to read Contents.
 	NeedsClientKey bool
 	Contents
-	// Dropped says of each introduction point that was left out what is wrong
-	// with it; the rest of the descriptor is valid all the same.
+	// Dropped has the error of each introduction point that was left out;
+	// the rest of the descriptor is valid.
 	Dropped []*ParseError
 }
 
@@ -121,7 +121,7 @@ const (
 	LayerSecond Layer = "second layer"
 )
 
-// ErrClientKey is what a Decode error wraps when the second layer does not
+// ErrClientKey is wrapped by a Decode error when the second layer does not
 // open: the descriptor needs client authorization and no client key, or
 // another service's, was given. A damaged second layer looks the same.
 var ErrClientKey = errors.New("needs client authorization, and no client key given opens it")
@@ -129,7 +129,7 @@ var ErrClientKey = errors.New("needs client authorization, and no client key giv
 // ErrTooLarge is wrapped by errors about a descriptor of too many bytes.
 var ErrTooLarge = errors.New("too large")
 
-// ErrNotOurs is what a Decode error wraps when the descriptor is signed, but
+// ErrNotOurs is wrapped by a Decode error when the descriptor is signed, but
 // for another blinded key than the one asked for: another service, another
 // period, or a forgery.
 var ErrNotOurs = errors.New("made for another blinded key")

@@ -25,7 +25,7 @@ const (
 )
 
 // Encoder makes the descriptors of one service and period, signed with one
-// descriptor-signing key. It caches what stays the same from one descriptor to
+// descriptor-signing key. It caches the parts that stay the same from one descriptor to
 // the next: the section that authorizes clients and, until Release, the
 // introduction points with their certificates. It is safe for concurrent use.
 type Encoder struct {
@@ -39,7 +39,7 @@ type Encoder struct {
 	signer crypto.Signer
 	secret sealed[signingSecret] // the signer's; nil if it is not in our memory
 
-	mu     sync.Mutex // protects what follows
+	mu     sync.Mutex // protects the fields below
 	points pointCache
 	auth   *authSection
 }
@@ -48,7 +48,7 @@ type Encoder struct {
 // the one before it. Descriptors that are uploaded together have the same.
 type pointCache struct {
 	revision      uint64
-	texts, before map[string]string // with certificates, by what appendPointName writes
+	texts, before map[string]string // with certificates, by the output of appendPointName
 }
 
 // NewEncoder takes the certificate of type 08 by which the blinded key of keys
@@ -84,8 +84,8 @@ func NewEncoder(keys PeriodKeys, cert Certificate, signer crypto.Signer) (*Encod
 }
 
 // Encode makes one descriptor, encrypted with fresh salts from random: every
-// upload gets one of its own. It refuses what a client would refuse, and what
-// Decode would not give back: see Contents, MaxIntroductionPoints and MaxSize.
+// upload gets one of its own. It refuses contents that a client would refuse, or that
+// Decode would not return: see Contents, MaxIntroductionPoints and MaxSize.
 // The introduction points' order is kept.
 func (e *Encoder) Encode(c *Contents, revision uint64, random io.Reader) ([]byte, error) {
 	raw, err := e.encodeSigned(c, revision, random, e.signWith(random))
@@ -181,7 +181,7 @@ func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, caa bool, revisi
 
 // MaxPoints returns how many introduction points a descriptor of c's clients and
 // CAA records has room for, whichever they are, that must stay below limit bytes:
-// what Publishable returns has at most four link specifiers. 0 stands for MaxSize.
+// the points of Publishable have at most four link specifiers. 0 stands for MaxSize.
 func (c *Contents) MaxPoints(limit int) int {
 	w := widest()
 	caa := 0
@@ -224,7 +224,7 @@ var widest = sync.OnceValue(func() widths {
 })
 
 // Check returns the error that Encode would give of c itself, and asks the
-// signer for nothing: one that is slow is asked only when the rest is valid.
+// signer for nothing: a slow one is called only when the rest is valid.
 func (e *Encoder) Check(c *Contents, revision uint64, random io.Reader) error {
 	blank := func([]byte, ...[]byte) ([]byte, error) { return make([]byte, ed25519.SignatureSize), nil }
 	trial := &Encoder{MaxSize: e.MaxSize, keys: e.keys, cert: e.cert, public: e.public}
@@ -234,7 +234,7 @@ func (e *Encoder) Check(c *Contents, revision uint64, random io.Reader) error {
 	return nil
 }
 
-// appendPointName writes what stands for all that goes into the text of an
+// appendPointName writes a cache key of everything that goes into the text of an
 // introduction point.
 func appendPointName(b []byte, p *IntroductionPoint, expires time.Time) []byte {
 	b = append(append(append(b, p.OnionKey[:]...), p.AuthKey[:]...), p.EncKey[:]...)
@@ -341,7 +341,7 @@ func (p *IntroductionPoint) edwardsEncKey() [32]byte {
 	return edwardsFromX25519(p.EncKey)
 }
 
-// check refuses what would make a client refuse the whole descriptor.
+// check refuses contents that would make a client refuse the whole descriptor.
 func (c *Contents) check() error {
 	if n := len(c.IntroductionPoints); n > MaxIntroductionPoints {
 		return fmt.Errorf("%d introduction points, clients take at most %d", n, MaxIntroductionPoints)
@@ -406,7 +406,7 @@ func areWords(s string) bool {
 	return s == "" || len(words) <= maxWords && !slices.ContainsFunc(words, func(w string) bool { return !isWord(w) })
 }
 
-// check refuses what is no list of versions or would never send a SENDME.
+// check refuses a value that is not a list of versions or would never send a SENDME.
 func (f *FlowControl) check() error {
 	if f.SendmeInc == 0 {
 		return errors.New("a SENDME for every 0 cells")

@@ -21,7 +21,7 @@ type IntroductionPoint struct {
 	LinkSpecifiers []LinkSpecifier // as they came, unknown types too
 	OnionKey       [32]byte        // ntor key of the relay
 	AuthKey        [32]byte        // Ed25519: names the circuit to the service
-	EncKey         [32]byte        // curve25519: what the client encrypts to
+	EncKey         [32]byte        // curve25519: the client encrypts to it
 	Expires        time.Time       // the earlier of the two certificates' expiry, a whole hour
 	Legacy         bool            // had a legacy-key: never published again
 
@@ -59,7 +59,7 @@ type Fingerprint [20]byte
 // String returns 40 upper-case hexadecimal digits.
 func (f Fingerprint) String() string { return fmt.Sprintf("%X", f[:]) }
 
-// ParseFingerprint reads what String returns.
+// ParseFingerprint reads the output of String.
 func ParseFingerprint(s string) (Fingerprint, error) {
 	raw, err := hex.DecodeString(s)
 	if err == nil && len(raw) != len(Fingerprint{}) {
@@ -71,9 +71,9 @@ func ParseFingerprint(s string) (Fingerprint, error) {
 	return Fingerprint(raw), nil
 }
 
-// Publishable returns p as it may stand in another descriptor: with nothing but
-// what tor knows, and in tor's order. So neither what an instance adds nor how
-// it writes it is carried on, and a point takes a bounded room, see MaxPoints.
+// Publishable returns p as it may be put in another descriptor: with only the
+// fields that tor knows, in tor's order. So neither an instance's additions nor its
+// encoding are published, and the size of a point is bounded, see MaxPoints.
 func (p *IntroductionPoint) Publishable() IntroductionPoint {
 	q := *p
 	q.LinkSpecifiers = knownSpecifiers(p.LinkSpecifiers)
@@ -144,8 +144,8 @@ func parseLinkSpecifiers(raw []byte) ([]LinkSpecifier, error) {
 // linkLengths are the lengths in bytes of the link specifiers that tor knows.
 var linkLengths = [...]int{LinkIPv4: 6, LinkIPv6: 18, LinkRSA: 20, LinkEd25519: 32}
 
-// checkLinkSpecifiers refuses what leaves a client without a relay to extend
-// to, and what two readers may understand differently: of each type that tor
+// checkLinkSpecifiers refuses specifiers that leave a client without a relay to extend
+// to, or that two readers may understand differently: of each type that tor
 // knows there is one at most, and the IPv4 address and both identities are
 // there. tor's clients extend to the last of two RSA identities and look for
 // open circuits by the first.
@@ -222,14 +222,14 @@ func (p *introSection) take(it *item) {
 	}
 }
 
-// fail records a fault of the point as a whole.
+// fail records an error of the point as a whole.
 func (p *introSection) fail(keyword string, err error) {
 	if p.fault == nil {
 		p.fault = &ParseError{Layer: LayerSecond, Line: p.line, Keyword: keyword, Err: err}
 	}
 }
 
-// finish checks what only the whole point shows.
+// finish checks the point as a whole.
 func (p *introSection) finish() {
 	if p.fault != nil {
 		return

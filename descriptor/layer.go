@@ -30,7 +30,7 @@ const (
 
 var errMAC = errors.New("wrong MAC")
 
-// layerSecret is what the keys of one layer of one descriptor follow from,
+// layerSecret is the input from which the keys of one layer of one descriptor are derived,
 // together with the salt.
 type layerSecret struct {
 	keys     *PeriodKeys

@@ -23,7 +23,7 @@ type outer struct {
 	revision     uint64
 	blob         []byte // the first layer, encrypted
 	blobLine     int
-	signed       []byte // what the signature covers, aliasing the input
+	signed       []byte // the signed part, aliasing the input
 	signedLength int
 	signature    [ed25519.SignatureSize]byte
 	signedLine   int
@@ -251,8 +251,8 @@ var secondGrammar = grammar[secondLayer]{
 	other: (*secondLayer).takeOther,
 }
 
-// parseSecond reads the plaintext of the second layer. A fault within an
-// introduction point is kept with it, and is no fault of the layer.
+// parseSecond reads the plaintext of the second layer. An error within an
+// introduction point is kept with it, and does not fail the layer.
 func parseSecond(text []byte) (*secondLayer, error) {
 	points := bytes.Count(text, []byte("\n"+kwIntroPoint+" "))
 	l := &secondLayer{points: make([]placedPoint, 0, min(points, MaxIntroductionPoints))}
@@ -369,7 +369,7 @@ func (l *secondLayer) takePow(it *item) error {
 	return nil
 }
 
-// takeCAA passes over a record that is malformed or one too many: clients ignore
+// takeCAA ignores a malformed record, or one too many: clients ignore
 // them all, and the service is as reachable with them.
 func (l *secondLayer) takeCAA(it *item) error {
 	if r, err := ParseCAA(string(it.args)); err == nil && it.label == nil && len(l.contents.CAA) < maxWords {
@@ -395,7 +395,7 @@ func (l *secondLayer) takeOther(it *item) error {
 	return nil
 }
 
-// endSection keeps the point that was being read, or what is wrong with it.
+// endSection keeps the current point, or its error.
 func (l *secondLayer) endSection() {
 	if !l.inPoint {
 		return

@@ -40,7 +40,7 @@ func (k RevisionKey) Sequence(runStart time.Time) *RevisionSequence {
 	return &RevisionSequence{key: k, runStart: runStart}
 }
 
-// At returns what RevisionKey.RevisionCounter would.
+// At returns the result of RevisionKey.RevisionCounter.
 func (s *RevisionSequence) At(now time.Time) (uint64, error) {
 	n, err := s.encrypt(now.Unix() - s.runStart.Unix() + 1)
 	if err != nil {

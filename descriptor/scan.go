@@ -86,8 +86,8 @@ var (
 	objectDashes = []byte("-----")
 )
 
-// base64Raw decodes what every value and object in a descriptor is written in,
-// its padding cut off. Bits that no byte takes must be zero.
+// base64Raw decodes the base64 of values and objects in a descriptor,
+// its padding cut off. Unused bits must be zero.
 var base64Raw = base64.RawStdEncoding.Strict()
 
 // item is one keyword line with the object that may follow it (dir-spec,
@@ -141,8 +141,8 @@ func intern(word []byte) string {
 	return string(word[:min(len(word), maxKeyword)])
 }
 
-// maxKeyword is longer than every known keyword, and bounds what errors repeat
-// of unknown ones.
+// maxKeyword is longer than every known keyword, and limits the length of unknown
+// ones in errors.
 const maxKeyword = 32
 
 // cutLine returns the next line without its newline, which the last line of a
@@ -219,7 +219,7 @@ func cutArg(args []byte) (arg, rest []byte) {
 	return arg, rest
 }
 
-// maxWords bounds the lists of words, and of lines, that nobody makes long.
+// maxWords limits the lists of words, and of lines, far above real ones.
 const maxWords = 32
 
 var errTooMany = fmt.Errorf("more than %d of them", maxWords)
@@ -392,7 +392,7 @@ func (it *item) decodeObject(label string) ([]byte, error) {
 	return decodeBase64(it.object)
 }
 
-// checkUnknown checks what must hold of a line that means nothing to us: the
+// checkUnknown checks an unknown line: only that the
 // object after it, if there is one, is base64.
 func (it *item) checkUnknown() (err error) {
 	if it.label != nil {

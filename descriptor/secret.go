@@ -30,7 +30,7 @@ func (redacted) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte("[secret]"
 func (redacted) MarshalText() ([]byte, error) { return nil, errSecretText }
 
 // sealed gives access to a secret that printing does not reach. fmt calls no
-// method of what stands in a field that is not exported, but follows its arrays
+// method of values in unexported fields, but follows their arrays
 // and pointers; it cannot look into a closure.
 type sealed[T any] func() *T
 
@@ -133,15 +133,15 @@ func (k *IdentityKey) Secret() *locked.Buffer {
 func (k *IdentityKey) Wipe() { k.secret.wipe() }
 
 // Sign returns a plain Ed25519 signature of 64 bytes under the address itself
-// (RFC 8032, section 5.1.6). Tor knows no use for one: what it verifies is
-// signed by blinded keys, and no signature by the one key can be turned into
-// one by the other, for the public key is part of what is hashed.
+// (RFC 8032, section 5.1.6). Tor does not use one: it verifies signatures
+// by blinded keys, and no signature by the one key can be turned into
+// one by the other, since the public key is part of the hashed message.
 func (k *IdentityKey) Sign(message []byte) (signature []byte, err error) {
 	k.secret.use(func(expanded *[ExpandedKeySize]byte) {
 		secret := signingSecret{scalar: *scalarOf([32]byte(expanded[:32])), prefix: [32]byte(expanded[32:])}
 		signature = secret.sign([32]byte(k.public), message, message)
 	})
-	// A signature that was computed wrongly may give the key away.
+	// A wrong signature may give the key away.
 	if !ed25519.Verify(k.public[:], message, signature) {
 		return nil, errors.New("signing with the identity key: the signature does not verify, was the key wiped?")
 	}
@@ -242,7 +242,7 @@ func (k RevisionKey) Bytes() []byte { return append([]byte(nil), k.key()[:]...) 
 // look. So T holds no pointers.
 type guarded[T any] struct{ memory *locked.Buffer }
 
-// guard moves a secret to locked memory and overwrites where it came from.
+// guard moves a secret to locked memory and overwrites the source.
 func guard[T any](secret *T) guarded[T] {
 	g := guarded[T]{locked.New(int(unsafe.Sizeof(*secret)))}
 	g.use(func(kept *T) { *kept = *secret })
@@ -250,11 +250,11 @@ func guard[T any](secret *T) guarded[T] {
 	return g
 }
 
-// use hands the secret to f, which does not keep it, and erases what f leaves
+// use passes the secret to f, which does not keep it, and erases traces of f
 // on the stack, in registers and, once it is collected, on the heap.
 func (g guarded[T]) use(f func(*T)) {
 	g.memory.Do(func(secret []byte) { f((*T)(unsafe.Pointer(unsafe.SliceData(secret)))) })
 }
 
-// wipe overwrites the secret with zeros. It may be used all the same.
+// wipe overwrites the secret with zeros. It is safe to use afterwards.
 func (g guarded[T]) wipe() { g.memory.Wipe() }

@@ -20,7 +20,7 @@ type Relay struct {
 func (r Relay) Hex() string { return upperHex(r.Fingerprint[:]) }
 
 // Coverage counts how many of the relays that the consensus lists as HSDirs
-// made it into the rings. When many did not, our rings are not those of the
+// are in the rings. If many are not, our rings are not those of the
 // clients: their microdescriptors have not reached tor yet.
 type Coverage struct {
 	Relays        int   // relays in the consensus
@@ -67,17 +67,17 @@ func (c *Consensus) Live(now time.Time) bool {
 	return !now.Before(c.ValidAfter) && !now.After(c.ValidUntil)
 }
 
-// reasonablyLive is how far outside of its validity tor still goes by a
+// reasonablyLive is how far outside of its validity tor still uses a
 // consensus when it places descriptors, and how wrong a clock may be.
 const reasonablyLive = 24 * time.Hour
 
-// ReasonablyLive reports whether tor would still go by the consensus at now:
+// ReasonablyLive reports whether tor would still use the consensus at now:
 // it does so for a day before and after the time that the consensus is valid.
 func (c *Consensus) ReasonablyLive(now time.Time) bool {
 	return !now.Before(c.ValidAfter.Add(-reasonablyLive)) && !now.After(c.ValidUntil.Add(reasonablyLive))
 }
 
-// ErrNoHSDirs says that no relay can be asked or given anything: the rings are
+// ErrNoHSDirs says that there is no HSDir to fetch from or upload to: the rings are
 // empty, most often because tor has no microdescriptors yet.
 var ErrNoHSDirs = errors.New("no HSDir is known")
 
@@ -108,15 +108,15 @@ func (c *Consensus) ring(role Role) *Ring {
 	return slot.ring
 }
 
-// Parser reads consensuses and microdescriptors and remembers what it needs
-// to be quick at the next ones, of which most stays the same: the zero value
+// Parser reads consensuses and microdescriptors and caches what it needs
+// to parse the next ones fast, most of which stay the same: the zero value
 // is ready for use. It may be used by several goroutines.
 type Parser struct {
 	mu      sync.Mutex
 	mds     *microdescs
 	indexes *indexCache
 
-	// What the last call got and gave.
+	// Input and result of the last call.
 	relays    int
 	lastInput parserInput
 	last      *Consensus
@@ -129,12 +129,12 @@ type parserInput struct {
 }
 
 // Parse reads a consensus of the microdesc flavour and the concatenated
-// microdescriptors, which are what GETINFO gives for
+// microdescriptors, as returned by GETINFO
 // dir/status-vote/current/consensus-microdesc and md/all. testing says whether
 // the network has TestingTorNetwork set, and so its own period length.
 //
 // The error is a *ParseError when one of the documents is to blame. Relays
-// whose microdescriptor is missing or of no use are left out of the rings and
+// whose microdescriptor is missing or unusable are left out of the rings and
 // counted in the Coverage of the result. The same input gives the same
 // Consensus. Parse keeps no reference to its arguments.
 func (p *Parser) Parse(consensus, microdescs []byte, testing bool) (*Consensus, error) {

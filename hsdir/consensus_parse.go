@@ -26,7 +26,7 @@ const (
 	dirTimeLayout      = time.DateTime // UTC
 )
 
-// document is what a consensus says, before the microdescriptors are matched
+// document is the content of a consensus, before the microdescriptors are matched
 // with it.
 type document struct {
 	validAfter, freshUntil, validUntil time.Time
@@ -64,8 +64,8 @@ type consensusReader struct {
 }
 
 // parseConsensus reads a consensus of the microdesc flavour, in one pass and
-// with no copy of the text (dir-spec, section 3.4.1). Signatures are tor's
-// business: what the control port hands out was verified.
+// without copying the text (dir-spec, section 3.4.1). It does not check signatures:
+// tor has verified what its control port returns.
 //
 // expected is the number of relays that the last one had.
 func parseConsensus(text []byte, expected int) (*document, error) {
@@ -109,7 +109,7 @@ func (r *consensusReader) read() error {
 		}
 	}
 	// Without the footer, relays at the end may be missing, and a ring that
-	// lacks some puts descriptors where nobody looks.
+	// lacks some puts descriptors where clients do not look.
 	if !ok {
 		return &ParseError{documentConsensus, 0, errors.New("cut off: it ends before its directory-footer")}
 	}
@@ -139,7 +139,7 @@ func (r *consensusReader) firstLine() error {
 	return nil
 }
 
-// header reads one line of the preamble. Unknown lines are left to others.
+// header reads one line of the preamble. Unknown lines are ignored.
 func (r *consensusReader) header(keyword, rest []byte) (err error) {
 	name := string(keyword)
 	switch name {
@@ -257,7 +257,7 @@ func isNickname(text []byte) bool {
 var errTwice = errors.New("a line of this kind came before")
 
 // entryLine reads one of the lines below the r line. Unknown ones, and those
-// that matter to circuits alone, are left to others.
+// that matter to circuits only, are ignored.
 func (r *consensusReader) entryLine(s *routerStatus, keyword, rest []byte) (err error) {
 	switch string(keyword) {
 	case "s":
@@ -301,7 +301,7 @@ func (r *consensusReader) entryLine(s *routerStatus, keyword, rest []byte) (err 
 	return err
 }
 
-// protocols is supportsHSDir with a memory: relays of one version all have the
+// protocols is supportsHSDir with a cache: relays of one version all have the
 // same pr line.
 func (r *consensusReader) protocols(line []byte) (bool, error) {
 	if supported, ok := r.pr[string(line)]; ok {
@@ -379,15 +379,15 @@ func parseRange(text []byte) (low, high uint64, err error) {
 
 // brokenHSDir reports whether the version on a v line is older than 0.3.0.8:
 // such a relay serves version 3 descriptors wrongly, and tor leaves it out of
-// the ring although it lists the protocol. A version that is not tor's, or not
-// to be understood, counts as new enough.
+// the ring although it lists the protocol. A version that is not tor's, or cannot
+// be parsed, counts as new enough.
 func brokenHSDir(line []byte) bool {
 	software, rest := word(line)
 	if string(software) != "Tor" {
 		return false
 	}
 	version, _ := word(rest)
-	// What follows the dash never makes a version older than the same without.
+	// A suffix after the dash never makes a version older than the same without.
 	number, _, _ := bytes.Cut(version, []byte{'-'})
 	var got [4]uint64
 	for i := 0; len(number) > 0; i++ {

@@ -1,17 +1,17 @@
-// Package hsdir answers where the descriptors of onion services live, takes
-// them from there and puts them there.
+// Package hsdir computes which HSDirs hold the descriptors of onion services,
+// fetches descriptors from them and uploads descriptors to them.
 //
 // A Parser turns the consensus and the microdescriptors, as the control port
-// of tor gives them, into a Consensus. A Consensus knows the time periods and
-// shared random values that hold, and has one hash Ring for the first and one
+// of tor returns them, into a Consensus. A Consensus knows the time periods and
+// shared random values in force, and has one hash Ring for the first and one
 // for the second descriptor of every service (rend-spec-v3, section 2.2). A
 // Ring names the HSDirs that are responsible for a blinded key. A Fetcher asks
 // them for a descriptor, and an UploadQueue fills their slots with one.
 //
-// Which relays are in a ring, in what order, and what happens at the edges is
-// tor's choice, for a descriptor that lies elsewhere is not found: where tor
+// Which relays are in a ring, in what order, and the edge cases follow
+// tor, since a descriptor on other HSDirs is not found: where tor
 // and the specification differ, this package does as tor does.
 //
-// Nothing here reads a clock to decide what a moment means: times that matter
-// come out of the consensus or in as arguments. Timers alone use the clock.
+// Nothing here reads a clock to decide what a moment means: relevant times
+// come from the consensus or from arguments. Only timers use the clock.
 package hsdir

@@ -28,20 +28,20 @@ type Getter interface {
 type FetchConfig struct {
 	Getter Getter
 
-	InFlight int           // HSDirs asked at a time, over all fetches; 16, 2 at least
-	Patience time.Duration // with one HSDir, before the next is asked; 14 s
-	// Total bounds one fetch, all its HSDirs together, from when it is its turn;
-	// 60 s: four of a replica.
+	InFlight int           // HSDirs queried at a time, over all fetches; 16, 2 at least
+	Patience time.Duration // for one HSDir, before the next is queried; 14 s
+	// Total is the timeout of one fetch, all its HSDirs together, from when its turn
+	// comes; 60 s: four of a replica.
 	Total time.Duration
-	// SecondOpinion is how long, after a good answer, the other replica may
-	// still take; 5 s.
+	// SecondOpinion is how long, after a valid answer, to wait for the other
+	// replica; 5 s.
 	SecondOpinion time.Duration
 	// Shuffle puts the HSDirs of a replica in a random order, as a client does;
 	// rand.Shuffle.
 	Shuffle func(n int, swap func(i, j int))
 }
 
-// Fetcher asks HSDirs for descriptors. It is safe for concurrent use.
+// Fetcher fetches descriptors from HSDirs. It is safe for concurrent use.
 type Fetcher struct {
 	cfg    FetchConfig
 	places *semaphore.Weighted // one for each lane
@@ -69,10 +69,10 @@ type Outcome uint8
 const (
 	NotAsked       Outcome = iota // others had answered before its turn came
 	Answered                      // a valid descriptor
-	NotFound                      // it has none
-	NoAnswer                      // nothing came in time, or it could not be reached
-	Refused                       // it answered, and would not say
-	Invalid                       // what it sent is not the service's descriptor
+	NotFound                      // the HSDir does not have it
+	NoAnswer                      // no answer in time, or it could not be reached
+	Refused                       // it answered, but refused
+	Invalid                       // it returned something that is not the service's descriptor
 	Replayed                      // an older descriptor than one seen before
 	NeedsClientKey                // a descriptor that our client key, or none, does not open
 	Abandoned                     // others answered while it was being asked
@@ -88,7 +88,7 @@ func (o Outcome) String() string {
 	return fmt.Sprintf("outcome %d", uint8(o))
 }
 
-// QueryResult is one HSDir and what it said.
+// QueryResult is one HSDir and its answer.
 type QueryResult struct {
 	HSDir    ResponsibleHSDir
 	Outcome  Outcome
@@ -98,14 +98,14 @@ type QueryResult struct {
 }
 
 // FetchResult is the result of a fetch: a descriptor if one was found, and in any
-// case what each HSDir said, in the order of asking, those not asked last.
+// case each HSDir's answer, in the order of asking, those not asked last.
 type FetchResult struct {
 	Descriptor *descriptor.Descriptor
-	Raw        []byte // Descriptor as it came
+	Raw        []byte // Descriptor as received
 	HSDirs     []QueryResult
 }
 
-// The ways in which a fetch can fail, for errors.Is. That the descriptor could
+// The errors of a fetch, for errors.Is. A descriptor that could
 // not be opened is descriptor.ErrClientKey.
 var (
 	// ErrNotFound says that more than half of the HSDirs asked of each replica do
@@ -127,14 +127,14 @@ var (
 // descriptor of a service with client authorization. A revision counter below
 // floor makes a descriptor a replay.
 //
-// An HSDir that does not answer, has nothing or lies is followed by the next of
-// its replica. The fetch ends when both replicas answered well, when one did
-// and the other takes too long, when all HSDirs were asked, or when its Total is
-// up. That begins when the fetch has its places; ctx also ends the wait for them,
+// If an HSDir does not answer, has nothing or lies, the next one of its replica is
+// asked. The fetch ends when both replicas returned a valid answer, when one did
+// and the other takes too long, when all HSDirs were asked, or when Total has
+// passed. Total begins when the fetch has its places; ctx also ends the wait for them,
 // which lasts minutes when there are a thousand fetches at once, and may outlast
-// the period. The result says what each HSDir did, whether or not there is an
-// error; the error tells ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
-// ErrNoHSDirs and descriptor.ErrClientKey apart.
+// the period. The result has each HSDir's answer, whether or not there is an
+// error, which is one of ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
+// ErrNoHSDirs and descriptor.ErrClientKey.
 func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (FetchResult, error) {
 	return f.fetch(ctx, c, keys, floor, func(d *descriptor.Decoder, raw []byte) (*descriptor.Descriptor, error) {
 		return d.Decode(raw, keys, client, now)
@@ -149,7 +149,7 @@ func (f *Fetcher) FetchOuter(ctx context.Context, c *Consensus, keys descriptor.
 	})
 }
 
-// decoding verifies what an HSDir sent.
+// decoding verifies an HSDir's answer.
 type decoding func(d *descriptor.Decoder, raw []byte) (*descriptor.Descriptor, error)
 
 func (f *Fetcher) fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, floor uint64, decode decoding) (FetchResult, error) {
@@ -158,7 +158,7 @@ func (f *Fetcher) fetch(ctx context.Context, c *Consensus, keys descriptor.Perio
 		return FetchResult{}, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
 	}
 	if keys.Period != ring.Period {
-		// tor would ask for the current period's descriptor, whatever we want.
+		// tor would fetch the current period's descriptor, whatever we ask for.
 		return fail(fmt.Errorf("keys for period %v, but clients fetch for %v", keys.Period, ring.Period))
 	}
 	if ring.Len() == 0 {
@@ -179,7 +179,7 @@ func (f *Fetcher) fetch(ctx context.Context, c *Consensus, keys descriptor.Perio
 }
 
 // decoderFor returns the decoder that takes descriptors below size bytes. Another
-// consensus may have another limit, which it seldom has.
+// consensus may have another limit, but rarely does.
 func (f *Fetcher) decoderFor(size int) *descriptor.Decoder {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -192,7 +192,7 @@ func (f *Fetcher) decoderFor(size int) *descriptor.Decoder {
 // lanes is how many replicas are asked side by side.
 const lanes = 2
 
-// errEnough is why the last HSDirs of a fetch are not waited for.
+// errEnough is why the last HSDirs of a fetch are cancelled.
 var errEnough = errors.New("other HSDirs have answered")
 
 // query is one fetch.
@@ -204,7 +204,7 @@ type query struct {
 	floor   uint64
 	label   string // of the address
 
-	mu       sync.Mutex    // protects what follows
+	mu       sync.Mutex    // protects the fields below
 	answers  []QueryResult // of all HSDirs that may be asked
 	replicas [][]int       // those that no lane has taken yet, as places in answers
 	sequence []int         // places in answers, in the order of asking
@@ -212,8 +212,8 @@ type query struct {
 	raw      []byte
 }
 
-// prepare lists, replica by replica, whom to ask: those that clients ask too,
-// in random order, then those that services upload to for the sake of churn.
+// prepare lists the HSDirs to ask, by replica: those that clients ask too,
+// in random order, then those that services also upload to because relays come and go.
 func (q *query) prepare(ring *Ring) {
 	fetch, store := ring.Fetch(q.keys.Blinded), ring.Store(q.keys.Blinded)
 	listed := make(map[[20]byte]bool)
@@ -239,8 +239,8 @@ func (q *query) prepare(ring *Ring) {
 	shuffle(len(q.replicas), func(x, y int) { q.replicas[x], q.replicas[y] = q.replicas[y], q.replicas[x] })
 }
 
-// run waits for a place for each lane, asks until there is enough, and returns when
-// nothing is in flight. No clock runs before it has its places.
+// run waits for a place for each lane, queries until there is enough, and returns when
+// nothing is in flight. Timeouts begin when it has its places.
 func (q *query) run(ctx context.Context) {
 	n := min(lanes, len(q.replicas))
 	if q.f.places.Acquire(ctx, int64(n)) != nil {
@@ -259,7 +259,7 @@ func (q *query) run(ctx context.Context) {
 	}
 	for range n {
 		if <-answered {
-			// The other replica gets a little longer.
+			// The other replica gets a little more time.
 			timer := time.AfterFunc(q.f.cfg.SecondOpinion, func() { enough(errEnough) })
 			defer timer.Stop()
 		}
@@ -327,7 +327,7 @@ func (q *query) ask(ctx context.Context, place int) bool {
 	return true
 }
 
-// judge decodes and verifies what an HSDir sent.
+// judge decodes and verifies an HSDir's answer.
 func (q *query) judge(raw []byte) (*descriptor.Descriptor, Outcome, error) {
 	d, err := q.decode(q.decoder, raw)
 	switch {
@@ -342,7 +342,7 @@ func (q *query) judge(raw []byte) (*descriptor.Descriptor, Outcome, error) {
 	}
 }
 
-// inOrder returns the answers in the order of asking, and then those who were
+// inOrder returns the answers in the order of asking, and then the HSDirs that were
 // not asked.
 func (q *query) inOrder() []QueryResult {
 	list := make([]QueryResult, 0, len(q.answers))
@@ -357,12 +357,12 @@ func (q *query) inOrder() []QueryResult {
 	return list
 }
 
-// outcomeOf tells what an error of HSFetch says about the HSDir.
+// outcomeOf maps an error of HSFetch to an outcome.
 func outcomeOf(err error) Outcome {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return NoAnswer
 	}
-	// tor's word, where it reported that the fetch failed (control-spec, HS_DESC).
+	// tor's REASON, if it reported that the fetch failed (control-spec, HS_DESC).
 	var failed interface{ Reason() string }
 	if !errors.As(err, &failed) {
 		return NoAnswer
@@ -370,7 +370,7 @@ func outcomeOf(err error) Outcome {
 	switch failed.Reason() {
 	case "NOT_FOUND":
 		return NotFound
-	case "BAD_DESC": // tor looks itself before it hands a descriptor on
+	case "BAD_DESC": // tor parses a descriptor before it hands it on
 		return Invalid
 	case "":
 		return NoAnswer
@@ -379,10 +379,10 @@ func outcomeOf(err error) Outcome {
 	}
 }
 
-// verdict is the error of a fetch that brought no descriptor. That one cannot be
-// opened, or is old, says something by itself, as the service signed it. For
-// anything else an HSDir may lie: it takes most of each replica's, since those of
-// one may be a single operator's, and those that are silent may have it.
+// verdict is the error of a fetch that found no descriptor. One that cannot be
+// opened, or is old, counts by itself, as the service signed it. About
+// anything else an HSDir may lie: a majority of each replica has to say it, since those
+// of one may belong to one operator, and those that do not answer may have it.
 func (f *FetchResult) verdict() error {
 	var counts [len(outcomeNames)]int
 	for _, r := range f.HSDirs {

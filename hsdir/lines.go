@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// ParseError says what is wrong with a directory document, and where.
+// ParseError says what is wrong with a directory document, and in which line.
 type ParseError struct {
 	Document string // "consensus" or "microdescriptors"
 	Line     int    // counted from 1; 0 when the document as a whole is at fault
@@ -25,8 +25,8 @@ func (e *ParseError) Error() string {
 
 func (e *ParseError) Unwrap() error { return e.Err }
 
-// lines walks over a document without copying it. It counts no lines, since
-// the number of a line matters only to an error.
+// lines iterates over a document without copying it. It does not count lines, since
+// line numbers are needed for errors only.
 type lines struct {
 	doc  []byte
 	at   int // where the line that scan returned begins
@@ -70,7 +70,7 @@ func word(line []byte) (first, rest []byte) {
 
 func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 
-// quote shows input in an error, the beginning alone if it is long.
+// quote shows input in an error, cut off if it is long.
 func quote(text []byte) string {
 	const shown = 40
 	if len(text) > shown {
@@ -81,7 +81,7 @@ func quote(text []byte) string {
 
 var errBase64 = errors.New("not base64 of the right length")
 
-// decodeBase64 fills dst with what text, padded or not, encodes. Like tor it
+// decodeBase64 decodes text, padded or not, into dst. Like tor it
 // ignores the low bits that are left over in the last character.
 func decodeBase64(dst, text []byte) error {
 	for len(text) > 0 && text[len(text)-1] == '=' {
@@ -109,7 +109,7 @@ func parseTime(text []byte) (time.Time, error) {
 }
 
 // parseSharedRandom reads the number of reveals and the value. A value that
-// cannot be decoded counts as missing, as it does for tor, so that everybody
+// cannot be decoded counts as missing, as it does for tor, so that everyone
 // falls back on the same disaster value; a wrong number of words does not.
 func parseSharedRandom(text []byte) (*[32]byte, error) {
 	reveals, rest := word(text)

@@ -13,21 +13,21 @@ var (
 	idKeyword       = []byte("id")
 )
 
-// microdesc is what the ring needs of a microdescriptor.
+// microdesc has the fields of a microdescriptor that the ring needs.
 type microdesc struct {
 	digest  [32]byte // SHA-256 of its text
 	ed25519 [32]byte // zero if it has no Ed25519 identity
 	bad     bool     // tor would not use it
-	seen    uint32   // the last document that it was in, by number
+	seen    uint32   // number of the last document that had it
 }
 
-// textKey stands for a text in the memory of a Parser. It is a keyed hash
-// whose key never leaves the process, so nobody can make two texts that share
-// one, and it costs a fraction of a SHA-256.
+// textKey stands for a text in the cache of a Parser. It is a keyed hash
+// whose key never leaves the process, so collisions cannot be constructed,
+// and it costs a fraction of a SHA-256.
 type textKey [2]uint64
 
-// microdescs remembers the microdescriptors of earlier documents, so that the
-// same text in the next one is neither hashed nor read again.
+// microdescs caches the microdescriptors of earlier documents, so that the
+// same text in the next one is neither hashed nor parsed again.
 type microdescs struct {
 	seeds    [2]maphash.Seed
 	document uint32 // number of the latest document
@@ -48,9 +48,9 @@ func (m *microdescs) key(text []byte) textKey {
 	return textKey{maphash.Bytes(m.seeds[0], text), maphash.Bytes(m.seeds[1], text)}
 }
 
-// parse reads concatenated microdescriptors (dir-spec, section 3.3), which
-// find then finds. The number of those that tor would refuse and the first
-// reason are no error: one bad microdescriptor takes one relay out of the
+// parse reads concatenated microdescriptors (dir-spec, section 3.3)
+// for find. The number of those that tor would refuse and the first
+// reason are not an error: one bad microdescriptor takes one relay out of the
 // ring, not all.
 func (m *microdescs) parse(text []byte) (bad int, reason, err error) {
 	if len(text) > maxMicrodescs {
@@ -76,7 +76,7 @@ func (m *microdescs) parse(text []byte) (bad int, reason, err error) {
 	return bad, reason, nil
 }
 
-// take returns the entry for a microdescriptor, made again if need be.
+// take returns the entry for a microdescriptor, parsed if it is not cached.
 func (m *microdescs) take(body []byte) *microdesc {
 	key := m.key(body)
 	at, ok := m.byText[key]
@@ -101,7 +101,7 @@ func (m *microdescs) find(digest [32]byte) (*microdesc, bool) {
 	return &m.entries[at], true
 }
 
-// forget drops the entries that the latest document did not have, once they
+// forget drops stale entries, which the latest document did not have, once they
 // are as many as the live ones.
 func (m *microdescs) forget(live int) {
 	const slack = 1000
@@ -126,8 +126,8 @@ func (m *microdescs) forget(live int) {
 	m.entries, m.byText = entries, byText
 }
 
-// wholeLines puts a last newline back that was lost on the way, as libraries
-// for the control port do: it is part of what was digested.
+// wholeLines restores a last newline that was lost in transit, as in libraries
+// for the control port: it is part of the digested text.
 func wholeLines(body []byte) []byte {
 	if n := len(body); n > 0 && body[n-1] != '\n' {
 		return append(body[:n:n], '\n')
@@ -135,7 +135,7 @@ func wholeLines(body []byte) []byte {
 	return body
 }
 
-// readIdentity finds the Ed25519 identity; zero means that there is none.
+// readIdentity finds the Ed25519 identity; zero means there is none.
 func readIdentity(body []byte) (identity [32]byte, err error) {
 	l := lines{doc: body}
 	found := false

@@ -20,7 +20,7 @@ type Ring struct {
 	Period       descriptor.Period
 	SharedRandom [32]byte
 	Disaster     bool      // SharedRandom stands in for a missing value
-	RunStart     time.Time // from here the revision counters count
+	RunStart     time.Time // start of the run; revision counters count from here
 
 	params Params
 	relays []Relay
@@ -84,8 +84,8 @@ func (r *Ring) MaxDescriptorSize() int { return r.params.MaxDescriptorSize }
 func (r *Ring) Len() int { return len(r.nodes) }
 
 // Store returns the HSDirs to which a service uploads the descriptor of the
-// blinded key b: for every replica its HSDirs, nearest first. No HSDir is
-// there twice, so that in a small ring a replica may have few or none.
+// blinded key b: for every replica its HSDirs, nearest first. No HSDir appears
+// twice, so that in a small ring a replica may have few or none.
 func (r *Ring) Store(b descriptor.BlindedPublicKey) [][]ResponsibleHSDir {
 	return r.responsible(b, r.params.SpreadStore)
 }
@@ -96,8 +96,8 @@ func (r *Ring) Fetch(b descriptor.BlindedPublicKey) [][]ResponsibleHSDir {
 	return r.responsible(b, r.params.SpreadFetch)
 }
 
-// responsible goes round the ring from the place of each replica and takes the
-// HSDirs that no earlier replica took, as many as spread, but no further than
+// responsible walks the ring from the place of each replica and takes the
+// HSDirs that no earlier replica took, up to spread, but no further than
 // once round (rend-spec-v3, section 2.2.3).
 func (r *Ring) responsible(b descriptor.BlindedPublicKey, spread int) [][]ResponsibleHSDir {
 	replicas := make([][]ResponsibleHSDir, r.params.Replicas)
@@ -158,13 +158,13 @@ func disasterValue(p descriptor.Period) [32]byte {
 type Slot struct {
 	HSDir   [20]byte // fingerprint
 	Replica int      // counted from 1
-	// Reserve marks a slot that clients do not ask as long as the ring stays as
-	// it is: it is there for relays that come and go.
+	// Reserve marks a slot that clients do not ask as long as the ring is
+	// unchanged: it is a reserve for relays that come and go.
 	Reserve bool
 }
 
 // Slots returns the slots of the descriptor of the blinded key b, in the order
-// of their worth: first those that clients ask, one of each replica in turn.
+// of priority: first those that clients ask, one of each replica in turn.
 func (r *Ring) Slots(b descriptor.BlindedPublicKey) []Slot {
 	asked := make(map[[20]byte]bool)
 	for _, replica := range r.Fetch(b) {
@@ -190,17 +190,17 @@ func (r *Ring) Slots(b descriptor.BlindedPublicKey) []Slot {
 	return append(slots, reserve...)
 }
 
-// cachedRings is how many rings an indexCache remembers: two are in use, and
-// at a change of period or shared random value one more comes in.
+// cachedRings is how many rings an indexCache keeps: two are in use, and
+// at a change of period or shared random value one more is added.
 const cachedRings = 3
 
-// indexKey is what places the relays in a ring.
+// indexKey determines the places of relays in a ring.
 type indexKey struct {
 	sharedRandom [32]byte
 	period       descriptor.Period
 }
 
-// indexCache remembers where relays are in the latest rings, so that a new
+// indexCache caches the places of relays in the latest rings, so that a new
 // consensus costs hashes only for relays that are new. It is shared by the
 // consensuses that one Parser made. The zero value is ready for use.
 type indexCache struct {

@@ -22,7 +22,7 @@ type Params struct {
 	SendmeInc         uint8         // cc_sendme_inc, in cells
 }
 
-// defaultParams returns what holds while the consensus says nothing.
+// defaultParams returns the values that apply if the consensus does not set them.
 func defaultParams() Params {
 	return Params{
 		PeriodLength:      descriptor.DefaultPeriodLength,
@@ -38,7 +38,7 @@ var errParam = errors.New("malformed parameter, want NAME=INTEGER")
 
 // parseParams reads the arguments of a params line. Like tor it refuses the
 // whole line for one bad parameter, for parameters out of order, and for one
-// that is there twice.
+// that appears twice.
 func parseParams(line []byte) (Params, error) {
 	p := defaultParams()
 	var lastName, lastArg []byte
@@ -109,8 +109,8 @@ const (
 )
 
 // schedule is where a consensus stands between changes of period and of shared
-// random value. Times and periods are those of its valid-after, since what
-// everybody agrees on is the consensus and not the clock.
+// random value. Times and periods are those of its valid-after, since everyone
+// agrees on the consensus and not on the clock.
 type schedule struct {
 	interval     time.Duration // between votes
 	offset       time.Duration // of the periods' beginnings
@@ -152,10 +152,10 @@ func newSchedule(c *Consensus) (schedule, error) {
 	return s, nil
 }
 
-// place works out the segment, and from it the periods of both descriptors
+// place computes the segment, and from it the periods of both descriptors
 // (the picture in rend-spec-v3, section 2.2.2).
 func (s *schedule) place(validAfter time.Time) {
-	// tor cuts the offset down to minutes for the number of a period, but not
+	// tor truncates the offset to minutes for the number of a period, but not
 	// for its beginning.
 	atRun := descriptor.PeriodAt(s.runStart, s.length, s.offset)
 	s.afterRun = atRun.End(0).Add(s.offset)
@@ -188,7 +188,7 @@ func (c *Consensus) NextPeriod() time.Time { return c.schedule.nextPeriod }
 func (c *Consensus) NextSharedRandom() time.Time { return c.schedule.nextSRVStart }
 
 // NextChange returns the next moment at which periods or shared random values
-// change: with the first consensus that is valid then, the rings are others.
+// change: with the first consensus that is valid then, the rings change.
 func (c *Consensus) NextChange() time.Time {
 	next := c.schedule.nextPeriod
 	for _, t := range []time.Time{c.schedule.nextSRVStart, c.schedule.afterRun} {

@@ -19,22 +19,22 @@ type Poster interface {
 // Urgency says which uploads go first: those of a lower one.
 type Urgency int
 
-// The urgencies, by what clients lose while they wait.
+// The urgencies, by how much clients lose while the upload is pending.
 const (
 	UrgencyNoLivePoint Urgency = iota // no introduction point published for the address is alive
 	UrgencyNew                        // nothing is published for the address yet
 	UrgencyPointsDead                 // some published points are dead
 	UrgencyRotation                   // a new period or shared random value
-	UrgencyRefresh                    // nothing changed
+	UrgencyRefresh                    // an unchanged descriptor
 	urgencies          = iota
 )
 
-// Upload is one edition of a descriptor: what goes to the slots of one address
+// Upload is one edition of a descriptor: the contents for the slots of one address
 // and period.
 type Upload struct {
 	Address descriptor.Address
 	Period  descriptor.Period
-	Slots   []Slot // in the order of their worth; not changed afterwards
+	Slots   []Slot // in the order of priority; not changed afterwards
 	Urgency Urgency
 	// Body returns the bytes for one slot. It is called when the upload is
 	// launched, again for every retry, and by several goroutines; it returns soon
@@ -42,8 +42,8 @@ type Upload struct {
 	// error is reported as Unencoded, and the queue does not retry it.
 	Body func(ctx context.Context, slot Slot) ([]byte, error)
 	// Report is told the result of every attempt, by several goroutines. It may
-	// use the queue, and may be nil. One that has begun when its Upload is
-	// replaced or cancelled still comes to its end.
+	// use the queue, and may be nil. A call in progress when its Upload is
+	// replaced or cancelled is not interrupted.
 	Report func(UploadResult)
 }
 
@@ -56,7 +56,7 @@ type UploadResult struct {
 	Slot Slot
 	Err  error // nil if the HSDir confirmed
 	// Rejected says that the HSDir refused the descriptor: it has one with the
-	// same or a higher revision counter, or finds a fault with it. It may have
+	// same or a higher revision counter, or finds it invalid. It may have
 	// this very one, from an earlier attempt that it did not answer. It is not
 	// retried: that takes another descriptor.
 	Rejected  bool
@@ -66,7 +66,7 @@ type UploadResult struct {
 	Took      time.Duration
 }
 
-// uploadRejected is tor's word for an HSDir that refused (HTTP status 400).
+// uploadRejected is tor's REASON for an HSDir that refused (HTTP status 400).
 const uploadRejected = "UPLOAD_REJECTED"
 
 // rejected reports whether err is an HSDir's refusal.
@@ -81,8 +81,8 @@ type UploadConfig struct {
 
 	InFlight  int           // uploads in flight at a time; 64
 	PerSecond float64       // uploads launched per second, in the long run; 50
-	Burst     int           // uploads launched at once after a rest; 100
-	Patience  time.Duration // with one upload, and with one call of Body; 60 s
+	Burst     int           // uploads launched at once after a pause; 100
+	Patience  time.Duration // timeout of one upload, and of one call of Body; 60 s
 	// The backoff of an upload that was not answered, from RetryMin, 2 s, up to
 	// RetryMax, 5 min; Random is that of backoff.Policy.
 	RetryMin, RetryMax time.Duration

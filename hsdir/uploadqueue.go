@@ -22,12 +22,12 @@ import (
 // Uploads of a lower Urgency go first; among equals, slots that clients ask
 // before Reserve ones, first attempts before retries, then first in, first out.
 // Retries take half of the places in flight at most, so that HSDirs that never
-// answer do not hold up others. Two uploads of one address to one HSDir are never
+// answer do not block others. Two uploads of one address to one HSDir are never
 // in flight together, since tor's events could not tell them apart.
 //
 // An UploadQueue is safe for concurrent use. No operation takes longer the more is
-// pending, except by the logarithm of the number of waiting retries; RetryNow
-// alone looks at all of these.
+// pending, except by the logarithm of the number of waiting retries; only RetryNow
+// visits all of these.
 type UploadQueue struct {
 	cfg     UploadConfig
 	backoff backoff.Policy
@@ -36,7 +36,7 @@ type UploadQueue struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
-	mu       sync.Mutex // protects all that follows
+	mu       sync.Mutex // protects the fields below
 	editions map[descriptor.Address][]*edition
 	pending  int
 	ready    [urgencies][2][2]taskList // by urgency, Reserve, and whether it is a retry
@@ -78,7 +78,7 @@ type flight struct {
 	blocked taskList // tasks that wait for the route
 }
 
-// route is what tor's events name an upload by.
+// route identifies an upload in tor's events.
 type route struct {
 	address descriptor.Address
 	hsdir   [20]byte
@@ -108,10 +108,10 @@ func NewUploadQueue(cfg UploadConfig) *UploadQueue {
 	return q
 }
 
-// Upload queues u in place of all that is pending for its address and period, and
-// returns at once. An upload in flight of what it replaces finishes, unreported,
+// Upload queues u in place of all pending uploads for its address and period, and
+// returns at once. A replaced upload in flight finishes, unreported,
 // before its route is used again. A slot that did not answer the edition before is
-// tried at once, and its backoff goes on from there. After Close, Upload does
+// tried at once, and its backoff continues from there. After Close, Upload does
 // nothing.
 func (q *UploadQueue) Upload(u Upload) {
 	q.mu.Lock()
@@ -154,13 +154,13 @@ func (e *edition) failures(s Slot) int32 {
 	return 0
 }
 
-// Cancel drops all that is pending for the address. What was uploaded stays at
+// Cancel drops all pending uploads for the address. Published descriptors stay on
 // the HSDirs.
 func (q *UploadQueue) Cancel(address descriptor.Address) {
 	q.cancel(address, func(*edition) bool { return true })
 }
 
-// CancelPeriod drops all that is pending for the address and period.
+// CancelPeriod drops all pending uploads for the address and period.
 func (q *UploadQueue) CancelPeriod(address descriptor.Address, p descriptor.Period) {
 	q.cancel(address, func(e *edition) bool { return e.Period == p })
 }
@@ -175,7 +175,7 @@ func (q *UploadQueue) cancel(address descriptor.Address, match func(*edition) bo
 	}
 }
 
-// RetryNow ends the wait of all retries: the connection to tor, or tor's to the
+// RetryNow retries all waiting uploads at once: the connection to tor, or tor's to the
 // network, is back.
 func (q *UploadQueue) RetryNow() {
 	q.mu.Lock()
@@ -195,7 +195,7 @@ func (q *UploadQueue) Pending() int {
 	return q.pending
 }
 
-// Close drops everything, and returns when nothing is in flight any more.
+// Close drops all pending uploads, and returns when none is in flight any more.
 func (q *UploadQueue) Close() {
 	q.mu.Lock()
 	q.closed = true
@@ -212,7 +212,7 @@ func (q *UploadQueue) Close() {
 	q.running.Wait()
 }
 
-// The methods that follow are called with q.mu held.
+// The methods below are called with q.mu held.
 
 // readyList returns the list that t is in while it is ready.
 func (q *UploadQueue) readyList(t *task) *taskList {
@@ -226,7 +226,7 @@ func (q *UploadQueue) readyList(t *task) *taskList {
 	return &q.ready[t.edition.Urgency][reserve][retry]
 }
 
-// drop takes an edition out. Its uploads in flight finish, unless they still wait
+// drop removes an edition. Its uploads in flight finish, unless they still wait
 // for Body.
 func (q *UploadQueue) drop(e *edition) {
 	e.dropped = true
@@ -268,8 +268,8 @@ func (q *UploadQueue) forget(e *edition) {
 	}
 }
 
-// dispatch launches what may be launched, and sets the timer for what may be
-// later. It ends every change of the queue.
+// dispatch launches the uploads that may be launched, and sets the timer for those
+// that may be later. It ends every change of the queue.
 func (q *UploadQueue) dispatch() {
 	const none = time.Duration(1<<63 - 1)
 	now, wait := time.Now(), none
@@ -296,7 +296,7 @@ func (q *UploadQueue) dispatch() {
 }
 
 // next returns the ready task that goes first, nil if none may be launched. Tasks
-// whose route is in use are put aside until it is free.
+// whose route is in use are blocked until it is free.
 func (q *UploadQueue) next() *task {
 	retries := 2
 	if q.retrying >= max(1, q.cfg.InFlight/2) {
@@ -332,7 +332,7 @@ func (q *UploadQueue) launch(t *task) {
 	q.running.Go(func() { q.run(f) })
 }
 
-// tick makes the retries ready whose wait is over.
+// tick makes retries ready when their backoff has passed.
 func (q *UploadQueue) tick() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -358,8 +358,8 @@ func (q *UploadQueue) run(f *flight) {
 	}
 }
 
-// attempt calls Body and uploads what it returns. It reports whether it is the
-// former that failed.
+// attempt calls Body and uploads the bytes it returns. It reports whether the
+// error is from Body.
 func (q *UploadQueue) attempt(f *flight) (unencoded bool, err error) {
 	e, slot := f.task.edition, f.task.target()
 	body, err := e.Body(f.encode, slot)
@@ -378,8 +378,8 @@ func (q *UploadQueue) attempt(f *flight) (unencoded bool, err error) {
 	return false, q.cfg.Poster.HSPost(ctx, e.Address.Label(), upperHex(slot.HSDir[:]), body)
 }
 
-// land takes an upload out of flight, fills in the rest of its result, queues a
-// retry if there is to be one, and reports whether the result is to be reported.
+// land removes an upload that is no longer in flight, fills in the rest of its result,
+// schedules a retry if needed, and reports whether the result is to be reported.
 // It is called without q.mu.
 func (q *UploadQueue) land(f *flight, result *UploadResult) bool {
 	q.mu.Lock()

@@ -12,7 +12,7 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// listedRelay is what a consensus says of a relay that introduction points may name.
+// listedRelay is the consensus's entry of a relay that introduction points may name.
 type listedRelay struct {
 	fingerprint [20]byte
 	ed25519     [32]byte // zero if it is not known
@@ -20,7 +20,7 @@ type listedRelay struct {
 	running     bool
 }
 
-// ErrRelay says that the consensus knows no such relay as an introduction point
+// ErrRelay says that the consensus lists no such relay as an introduction point
 // names.
 var ErrRelay = errors.New("its relay is not in the consensus as the introduction point names it")
 
@@ -28,7 +28,7 @@ var ErrRelay = errors.New("its relay is not in the consensus as the introduction
 // consensus, running, and has the identities and the IPv4 address that p gives.
 // An IPv6 address that the consensus does not know is left out: authorities list
 // it only while they reach it. Any error is an ErrRelay. The Ed25519 identity of a
-// relay whose microdescriptor is not known goes unchecked: a wrong one keeps
+// relay whose microdescriptor is missing is not checked: a wrong one keeps
 // clients from p alone.
 func (c *Consensus) Vouch(p *descriptor.IntroductionPoint) (*descriptor.IntroductionPoint, error) {
 	relay := c.relayOf(p)
@@ -69,7 +69,7 @@ func (c *Consensus) relayOf(p *descriptor.IntroductionPoint) *listedRelay {
 	return nil
 }
 
-// contradicts returns what l has wrong about the relay, or nothing.
+// contradicts returns what l has wrong about the relay, empty if nothing.
 func (r *listedRelay) contradicts(l descriptor.LinkSpecifier) string {
 	switch {
 	case l.Type == descriptor.LinkIPv4 && !sameAddress(l.Data, r.ipv4):

@@ -48,7 +48,7 @@ func newRemembered() *remembered {
 	return r
 }
 
-// use calls f when nobody else uses the key, with a context that ends with ctx
+// use calls f when no other call uses the key, with a context that ends with ctx
 // and with Close.
 func (r *remembered) use(ctx context.Context, f func(context.Context) error) error {
 	if r.life.Err() != nil {
@@ -101,7 +101,7 @@ func (r *remembered) certify(ctx context.Context, p descriptor.Period, signing e
 	return cert, nil
 }
 
-// revisionKey returns the revision key of p that is remembered, or has it made.
+// revisionKey returns the cached revision key of p, or has it made.
 func (r *remembered) revisionKey(ctx context.Context, p descriptor.Period,
 	make func(context.Context) (descriptor.RevisionKey, error)) (key descriptor.RevisionKey, err error) {
 	err = r.use(ctx, func(ctx context.Context) error {
@@ -144,7 +144,7 @@ func (r *remembered) revision(p descriptor.Period) (descriptor.RevisionKey, bool
 	return descriptor.RevisionKey{}, false
 }
 
-// keep remembers a certificate, if there is one, and a revision key.
+// keep caches a certificate, if there is one, and a revision key.
 func (r *remembered) keep(p descriptor.Period, cert *descriptor.Certificate, key descriptor.RevisionKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -159,13 +159,13 @@ func (r *remembered) keep(p descriptor.Period, cert *descriptor.Certificate, key
 	}
 }
 
-// remember appends what is new and forgets what is oldest.
+// remember appends new entries and drops the oldest.
 func remember[T any](list []T, item T) []T {
 	list = append(list, item)
 	return slices.Delete(list, 0, max(len(list)-maxRemembered, 0))
 }
 
-// forget ends all use and forgets everything. It does not wait.
+// forget cancels all use and clears the cache. It does not wait.
 func (r *remembered) forget() {
 	r.end()
 	r.mu.Lock()

@@ -31,7 +31,7 @@ var _ Custodian = (*DiskKey)(nil)
 
 // OpenDisk opens the key that ref means, a key file, a service's directory of
 // tor's or Arti's, or a credential of systemd's ("credential:NAME"), and checks
-// it: its form, that nobody else can read it, and that the public key and the
+// it: its form, that no other user can read it, and that the public key and the
 // host name beside it agree, if they are there. It changes nothing.
 func OpenDisk(ref string) (*DiskKey, error) {
 	path, err := openfile.Resolve(ref)
@@ -124,8 +124,8 @@ func (k *DiskKey) Close() error {
 // String names the key by its address, shortened.
 func (k *DiskKey) String() string { return "key of " + k.address.Short() }
 
-// Format writes String whatever the verb, so that no verb shows what is
-// remembered.
+// Format writes String for all verbs, so that no verb shows the
+// cache.
 func (k *DiskKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.String())) }
 
 // LogValue logs String.
@@ -227,7 +227,7 @@ func readIdentity(path string) (key *descriptor.IdentityKey, form Form, err erro
 	}
 	defer raw.Wipe()
 	raw.Do(func(text []byte) { key, form, err = parse(text, path) })
-	// A file that is no key needs no other mode, but another name in the
+	// A file that is not a key needs no other mode, but another name in the
 	// configuration.
 	if err == nil && exposed != nil {
 		key.Wipe()

@@ -115,7 +115,7 @@ func (k *TokenIdentity) Close() error { return k.token.Close() }
 func (k *TokenIdentity) String() string { return "key of " + k.address.Short() + " on a token" }
 
 // Load reads the identity key itself into locked memory, from disk or by the
-// token that sealed it, for what cannot be done without: sealing it, or a
+// token that sealed it, for operations that need it: sealing it, or a
 // ceremony. The caller wipes it.
 func Load(ctx context.Context, ref string) (*descriptor.IdentityKey, error) {
 	custodian, err := Open(ref)

@@ -7,18 +7,18 @@
 // one away. All else that publishing needs is computed from the address.
 //
 //   - DiskKey reads a file for every period it certifies for. The secret is in
-//     locked memory meanwhile, for milliseconds a day, and what computing with
-//     it leaves behind is erased (package locked).
+//     locked memory meanwhile, for milliseconds a day, and the traces of computing
+//     with it are erased (package locked).
 //   - SealedKey has a token open a sealed file (package sealed), in the memory of
-//     the token's helper process (package token), which certifies and forgets.
-//   - OfflineKey hands out what was certified where there is no network (package
+//     the token's helper process (package token), which certifies and wipes it.
+//   - OfflineKey returns certificates made where there is no network (package
 //     offline).
 //
 // TokenKeys has the keys that sign descriptors made and used in a token, beside
-// any of these. Opening a custodian asks no token: one that is absent stops
-// nothing until it is needed, and then only its own service.
+// any of these. Opening a custodian does not call a token: an absent one
+// affects nothing until it is needed, and then only its own service.
 //
-// Load gives an identity key itself, for commands that seal it or sign with it
+// Load returns an identity key itself, for commands that seal it or sign with it
 // by hand. Nothing in a daemon calls it.
 package keystore
 
@@ -43,7 +43,7 @@ type Custodian interface {
 	// Address is the service's public onion address.
 	Address() descriptor.Address
 
-	// Form says what keeps the key.
+	// Form says how the key is kept.
 	Form() Form
 
 	// Certify returns a certificate of type descriptor.CertHSDescSigning for
@@ -61,7 +61,7 @@ type Custodian interface {
 	Close() error
 }
 
-// Form is what kind of thing keeps a key.
+// Form is a kind of custody of a key.
 type Form string
 
 // The forms of keys.
@@ -112,7 +112,7 @@ const understood = "understood are tor's hs_ed25519_secret_key, the directory it
 // Open resolves a configuration's reference to a key: the path of a key file
 // or of tor's or Arti's directory of a service, "credential:NAME" of systemd's,
 // the PKCS #11 URI (RFC 7512) of a sealed key, or a directory for ceremonies.
-// What is on disk it reads once, to check it. It does not ask a token.
+// Files on disk are read once, to check them. Tokens are not called.
 func Open(ref string) (Custodian, error) {
 	if pkcs11uri.Is(ref) {
 		uri, err := pkcs11uri.Parse(ref)
@@ -136,18 +136,18 @@ func Open(ref string) (Custodian, error) {
 }
 
 // sealedAlone is the error of a sealed file that is named like a plain one. It
-// shows what to write.
+// shows the right reference.
 func sealedAlone(path string) error {
 	uri := &pkcs11uri.URI{ModulePath: "/PATH/OF/MODULE.so", PINSource: "file:/PATH/OF/PIN", Sealed: path}
 	if file, err := ReadSealed(path); err == nil {
 		uri.Label, uri.Serial = file.Token().Label, file.Token().Serial
 		uri.Object, uri.ID = file.Object().Label, file.Object().ID
 	}
-	return fmt.Errorf("opening key %q: this key is sealed by a token, which has to be named as well: %s", path, uri)
+	return fmt.Errorf("opening key %q: this key is sealed by a token; name the token as well: %s", path, uri)
 }
 
 // OfflineKey is the Custodian of a key on a machine without a network: it hands
-// out what ceremonies prepared in a directory, and has the signing keys too,
+// out certificates prepared by ceremonies in a directory, and has the signing keys too,
 // unless those are on a token.
 type OfflineKey struct{ *offline.Custodian }
 
@@ -156,7 +156,7 @@ var _ Custodian = OfflineKey{}
 // OpenOffline opens the directory that "balancer ceremony request" made.
 func OpenOffline(dir string) (OfflineKey, error) {
 	if _, err := os.Lstat(filepath.Join(dir, torSecretFile)); err == nil {
-		return OfflineKey{}, fmt.Errorf("opening key %q: the directory holds an identity key beside what a ceremony is for: move %s to where it belongs", dir, torSecretFile)
+		return OfflineKey{}, fmt.Errorf("opening key %q: the directory holds an identity key beside the files of a ceremony: move %s to where it belongs", dir, torSecretFile)
 	}
 	custodian, err := offline.Open(dir)
 	if err != nil {

@@ -68,7 +68,7 @@ func TestNotAKey(t *testing.T) {
 		{"certificate", pemText(t, "CERTIFICATE", []byte("x")), "certificate"},
 		{"another block", pemText(t, "X25519 PRIVATE KEY", []byte("x")), "X25519"},
 		{"two keys", []byte(good.PEM + good.PEM), "more than one"},
-		{"damaged base64", []byte(strings.Replace(good.PEM, "MC4C", "MC4*", 1)), "is not base64 alone"},
+		{"damaged base64", []byte(strings.Replace(good.PEM, "MC4C", "MC4*", 1)), "is not base64 only"},
 		{"damaged DER", pemText(t, "PRIVATE KEY", good.Seed), "no whole private key"},
 		{"large", make([]byte, maxKeyFile+1), "too many"},
 	} {

@@ -197,7 +197,7 @@ func ambiguous(raw []byte, decode string) error {
 		asSeed, scalar.Address().Short(), addHeader(decode+"; head -c 32 /dev/urandom"))
 }
 
-// addHeader is the command that makes tor's file of what decode writes.
+// addHeader is the command that makes tor's file of the output of decode.
 func addHeader(decode string) string {
 	return fmt.Sprintf(`(umask 077; { printf '%s\0\0\0'; %s; } > %s)`, torSecretTag, decode, torSecretFile)
 }
@@ -211,7 +211,7 @@ func octal(raw []byte) string {
 	return b.String()
 }
 
-// notText tells whether bytes are no text in ASCII.
+// notText reports whether bytes are not ASCII text.
 func notText(raw []byte) bool {
 	return bytes.ContainsFunc(raw, func(r rune) bool { return r > '~' || r < ' ' && r != '\n' && r != '\r' && r != '\t' })
 }
@@ -299,7 +299,7 @@ func parsePEM(raw []byte, file string) (*descriptor.IdentityKey, Form, error) {
 	defer clear(der)
 	n, err := base64.StdEncoding.Decode(der, packed)
 	if err != nil {
-		return nil, "", errors.New("what stands between BEGIN and END is not base64 alone, or not all of it: copy the key again")
+		return nil, "", errors.New("the text between BEGIN and END is not base64 only, or incomplete: copy the key again")
 	}
 	if kind == pemOpenSSH {
 		key, err := parseOpenSSH(der[:n], file)
@@ -309,7 +309,7 @@ func parsePEM(raw []byte, file string) (*descriptor.IdentityKey, Form, error) {
 	return key, FormPEM, err
 }
 
-// isDER tells whether raw is one sequence of ASN.1, as short as a key.
+// isDER reports whether raw is one sequence of ASN.1, as short as a key.
 func isDER(raw []byte) bool { return len(raw) > 2 && raw[0] == 0x30 && int(raw[1]) == len(raw)-2 }
 
 // pkcs8Header stands before the seed in an Ed25519 key in PKCS #8 (RFC 8410,

@@ -96,7 +96,7 @@ func (k *SealedKey) RevisionKey(ctx context.Context, p descriptor.Period) (descr
 	})
 }
 
-// ask has the token certify, and checks what it says.
+// ask has the token certify, and checks the result.
 func (k *SealedKey) ask(ctx context.Context, p descriptor.Period, signing [32]byte, expires time.Time) (descriptor.Certificate, descriptor.RevisionKey, error) {
 	cert, key, err := descriptor.Certificate{}, descriptor.RevisionKey{}, error(nil)
 	raw, err := k.read()
@@ -221,7 +221,7 @@ func ReadSealed(path string) (*sealed.File, error) {
 	return file, nil
 }
 
-// IsSealed tells whether the file at path is a sealed key. Of other files it
+// IsSealed reports whether the file at path is a sealed key. Of other files it
 // reads one byte, which in key files is no secret.
 func IsSealed(path string) bool {
 	f, _, err := openfile.Regular(path)

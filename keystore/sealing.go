@@ -56,7 +56,7 @@ func CheckNew(path string) error {
 		if err == nil {
 			err = os.ErrExist
 		}
-		return fmt.Errorf("writing sealed key: %q is there already, and keys are never overwritten: %w", path, err)
+		return fmt.Errorf("writing sealed key: %q exists already, and keys are never overwritten: %w", path, err)
 	}
 	return nil
 }
@@ -106,7 +106,7 @@ func unsealsTo(ctx context.Context, tok unsealer, o token.Object, raw []byte, ke
 	defer locked.CollectSoon()
 	defer again.Wipe()
 	if !same(key, again) {
-		return errors.New("unsealing the file gives another key than was sealed; is the token sound?")
+		return errors.New("unsealing the file returns another key than the sealed one; is the token working?")
 	}
 	blinded, err := key.Blind(trial)
 	if err != nil {
@@ -123,7 +123,7 @@ func unsealsTo(ctx context.Context, tok unsealer, o token.Object, raw []byte, ke
 	}
 	err = cert.Verify(blinded.Public(), cert.Expires())
 	if err != nil || cert.Key() != [32]byte(signing) || subtle.ConstantTimeCompare(revision.Bytes(), blinded.RevisionKey().Bytes()) != 1 {
-		return errors.Join(errors.New("certifying with the file, for a trial, gives something else than with the key itself"), err)
+		return errors.Join(errors.New("a test certificate by the file differs from one by the key itself"), err)
 	}
 	return nil
 }

@@ -71,7 +71,7 @@ func newTokenKeys(tok signingToken, address descriptor.Address, dir string, othe
 	return &TokenKeys{token: tok, of: address, dirs: append([]string{dir}, others...)}
 }
 
-// namings returns what keys may be called.
+// namings returns the possible names of keys.
 func (k *TokenKeys) namings() (names []naming, err error) {
 	for _, dir := range k.dirs {
 		salt, err := readSalt(dir)
@@ -124,8 +124,8 @@ func (k *TokenKeys) find(ctx context.Context, p descriptor.Period) (token.Signin
 	return k.token.Generate(ctx, salted(salt, k.of)(p))
 }
 
-// longAgo is how many periods back Retire looks for keys. Names tell no period,
-// so those of periods past are made again and compared.
+// longAgo is how many periods back Retire looks for keys. Names do not contain the period,
+// so those of past periods are computed and compared.
 const longAgo = 1000
 
 // Retire destroys the keys of periods before all that are in use. Keys of later
@@ -191,13 +191,13 @@ func (s *tokenSigner) Sign(_ io.Reader, message []byte, opts crypto.SignerOpts) 
 	return s.token.Sign(ctx, s.key.Object, message)
 }
 
-// naming says what the signing key of a period is called on a token.
+// naming is the name of a period's signing key on a token.
 type naming func(descriptor.Period) token.Object
 
 // salted names keys by a hash under a salt that is not on the token. Labels and
 // IDs can be read without the PIN, off the index of many a smart card even those
-// of private keys, and onion addresses are few enough to try them all: so a name
-// may hold nothing that can be computed from the address.
+// of private keys, and there are few enough onion addresses to try them all: so a name
+// must not be computable from the address.
 func salted(salt []byte, of descriptor.Address) naming {
 	return func(p descriptor.Period) token.Object {
 		h := hmac.New(sha256.New, salt)
@@ -207,7 +207,7 @@ func salted(salt []byte, of descriptor.Address) naming {
 	}
 }
 
-// unsalted names keys as earlier versions did. Those that are left are used and
+// unsalted names keys as earlier versions did. Remaining ones are used and
 // destroyed like others; none is made.
 func unsalted(of descriptor.Address) naming {
 	service := sha256.Sum256(of[:])
@@ -219,8 +219,8 @@ func unsalted(of descriptor.Address) naming {
 }
 
 // SaltFile is the file, in a state directory or in that of an offline key, of
-// the salt of the names that keys have on tokens. When it is lost, the keys on
-// the token are too: they stay there, and are not found any more.
+// the salt of the names that keys have on tokens. If it is lost, so are the keys on
+// the token: they stay there, and are never found again.
 const SaltFile = "token-names.salt"
 
 const saltSize = 32

@@ -75,7 +75,7 @@ func printable(header []byte) string {
 	return text
 }
 
-// checkNeighbours checks what says the address once more: the files that tor
+// checkNeighbours also checks the files that show the address: the files that tor
 // keeps beside its key, or the key file's own name, as OnionBalance gives it.
 func checkNeighbours(path string, address descriptor.Address) error {
 	dir, name := filepath.Split(path)
@@ -201,7 +201,7 @@ func (f *Fresh) WritePEM(path string) error {
 // WriteTor writes key as a tor service's directory: hs_ed25519_secret_key,
 // hs_ed25519_public_key and hostname, with mode 0600. The directory is made
 // with mode 0700 if it is missing, and refused if others can use it, as tor
-// would. No file is ever overwritten, and what is written is on the disk when
+// would. No file is ever overwritten, and the files are on the disk when
 // WriteTor returns.
 func WriteTor(dir string, key *descriptor.IdentityKey) error {
 	if err := os.MkdirAll(dir, privateDir); err != nil {
@@ -224,7 +224,7 @@ func WriteTor(dir string, key *descriptor.IdentityKey) error {
 		copy(content, torHeader(torSecretTag))
 		secret.Use(func(secret []byte) { copy(content[torTagSize:], secret) })
 		err = writeNew([]file{
-			// The secret first: tor makes the others from it, and it from nothing.
+			// The secret first: tor can make the others from it, but not the reverse.
 			{filepath.Join(dir, torSecretFile), content},
 			{filepath.Join(dir, torPublicFile), append(torHeader(torPublicTyp), address[:]...)},
 			{filepath.Join(dir, torHostnameFile), []byte(address.String() + "\n")},
@@ -242,7 +242,7 @@ type file struct {
 func writeNew(files []file) (err error) {
 	for _, f := range files {
 		if _, err := os.Lstat(f.path); !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("writing key: %q is there already, and keys are never overwritten: %w", f.path, os.ErrExist)
+			return fmt.Errorf("writing key: %q exists already, and keys are never overwritten: %w", f.path, os.ErrExist)
 		}
 	}
 	for i, f := range files {
@@ -263,7 +263,7 @@ var errSecretText = errors.New("keystore: a secret key has no text form")
 // String, Format and the marshallers keep the secret from being shown.
 func (f *Fresh) String() string { return "[secret]" }
 
-// Format writes String whatever the verb.
+// Format writes String for all verbs.
 func (f *Fresh) Format(s fmt.State, _ rune) { _, _ = s.Write([]byte(f.String())) }
 
 // MarshalText refuses.

@@ -13,7 +13,7 @@ import (
 // the price of uneven shares: what tor gives an ordinary service.
 const enoughPoints = 3
 
-// rule is what strategies differ in.
+// rule is the difference between strategies.
 type rule struct {
 	weight  func(Candidate) float64  // nil: all instances weigh the same
 	compare func(a, b Candidate) int // the better candidate first; nil: none is better
@@ -34,7 +34,7 @@ func apportion(candidates []Candidate, room Room, random *rand.Rand, r rule) []C
 	m := newMatching(groups)
 	m.keep(groups[:first], quota)
 	m.fill(room.Points, quota, m.add)
-	// Who came too late for a relay may have it if nobody else got it.
+	// Late candidates for a relay may have it if it is still free.
 	m.fill(room.Points, quota, m.addLate)
 	return arrange(m.chosen(), random)
 }
@@ -65,7 +65,7 @@ func distinct(candidates []Candidate) []Candidate {
 	})
 }
 
-// compareAge puts what is published first, and then what was seen first.
+// compareAge sorts published points first, and then by age, the oldest first.
 func compareAge(a, b Candidate) int {
 	return cmp.Or(comparePlaced(a, b), a.FirstSeen.Compare(b.FirstSeen))
 }
@@ -183,8 +183,8 @@ func shareError(parties []party) float64 {
 	return sum / 2
 }
 
-// arrange orders the chosen for the descriptor: what is published keeps its
-// order, what is new goes in at places drawn by chance. A descriptor whose
+// arrange orders the chosen points for the descriptor: a published one keeps its
+// place, new ones are inserted at random places. A descriptor whose
 // points all came that way is in an order drawn by chance, which tells nothing
 // of the instances.
 func arrange(chosen []Candidate, random *rand.Rand) []Candidate {
@@ -203,7 +203,7 @@ func arrange(chosen []Candidate, random *rand.Rand) []Candidate {
 	return kept
 }
 
-// comparePlaced puts what is in the published descriptor first.
+// comparePlaced sorts published points first.
 func comparePlaced(a, b Candidate) int {
 	return cmp.Compare(min(b.Place, 1), min(a.Place, 1))
 }
@@ -214,7 +214,7 @@ func shuffled(s []Candidate, random *rand.Rand) []Candidate {
 	return s
 }
 
-// group is an instance and what it has to offer: one candidate for each relay,
+// group is an instance and its offer: one candidate for each relay,
 // those in the published descriptor first, then the better ones.
 type group struct {
 	instance string
@@ -330,7 +330,7 @@ func (m *matching) take(g int, visited map[descriptor.Fingerprint]bool) bool {
 	return false
 }
 
-// addLate gives group g a relay that nobody has, though it came late for it.
+// addLate gives group g a free relay, although it came late for it.
 func (m *matching) addLate(g int) bool {
 	for _, o := range m.groups[g].options {
 		if _, taken := m.owner[o.relay]; !taken {

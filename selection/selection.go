@@ -63,7 +63,7 @@ type Room struct {
 // A Strategy chooses the introduction points of one descriptor. Strategies are
 // stateless and safe for concurrent use.
 type Strategy interface {
-	// Name is what the configuration calls the strategy.
+	// Name is the strategy's name in the configuration.
 	Name() string
 
 	// Select returns at most as many of the candidates as there is room for, in
@@ -93,7 +93,7 @@ type Request struct {
 	Candidates []Candidate // in any order
 	Slots      []Slot
 	Room       Room // in each descriptor
-	// Seed decides what is left to chance: which of equally good points are chosen,
+	// Seed determines the random choices: which of equally good points are chosen,
 	// and the order of new ones. With it, a guess at which points belong to one
 	// instance can be checked against the published order. So it should not follow
 	// from public facts alone.

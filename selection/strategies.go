@@ -52,7 +52,7 @@ func Names() []string {
 // Only to have three points at all does it go on into a turn that is not full.
 // With more instances than room, as many as there is room for have one point
 // each. An instance that offers fewer points than its turn gives it gets fewer
-// clients; the others' points stay what they are.
+// clients; the others' points do not change.
 //
 // Use it when the instances are alike.
 type Spread struct{}
@@ -118,7 +118,7 @@ func (Weighted) Reach(weights map[string]float64, room Room) map[string]float64 
 // Freshest prefers the points that were seen first most recently, and of those
 // equally young the points of the instance that published last. Tor gives up an
 // introduction point within a day of making it, so the youngest have the
-// longest to live. What is published stays for as long as it is offered.
+// longest to live. Published points stay for as long as they are offered.
 //
 // It differs from taking all points only when there are more than there is room
 // for.

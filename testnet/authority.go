@@ -75,7 +75,7 @@ func makeRelayKey(dir string) (string, error) {
 	return fmt.Sprintf("%X", digest), nil
 }
 
-// writeBandwidths writes what the authorities measured (bandwidth-file-spec,
+// writeBandwidths writes the authorities' measurements (bandwidth-file-spec,
 // version 1.0.0): every relay is as quick as any other, so that each is chosen
 // as often as any other.
 func writeBandwidths(path string, now time.Time, fingerprints []string) error {
@@ -90,7 +90,7 @@ func writeBandwidths(path string, now time.Time, fingerprints []string) error {
 	return nil
 }
 
-// writeStability writes what an authority remembers of the relays' uptime, the
+// writeStability writes an authority's record of the relays' uptime, the
 // file router-stability: that they have been up for long. Without it only the
 // relays that started first would be stable, and services choose their
 // introduction points among the stable ones.

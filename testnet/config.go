@@ -26,7 +26,7 @@ import (
 	"time"
 )
 
-// Config says what network to make. Its zero value is one.
+// Config describes a network. Its zero value is valid.
 type Config struct {
 	// Dir holds a directory for each tor. By default a new temporary one is
 	// made, and Stop removes it; a directory that is given stays.
@@ -71,7 +71,7 @@ const (
 	maxDelay = 5 * time.Second
 )
 
-// Validate fills in what was left out, and says what cannot be.
+// Validate fills in defaults, and reports invalid values.
 func (c *Config) Validate() error {
 	if c.Authorities == 0 {
 		c.Authorities = DefaultAuthorities

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// ErrStopped is what the methods of a network say after Stop.
+// ErrStopped is returned by the methods of a network after Stop.
 var ErrStopped = errors.New("the network has been stopped")
 
 // authority and relay are nodes with what others have to know of them.
@@ -51,7 +51,7 @@ type Network struct {
 	stopOnce sync.Once
 	stopErr  error
 
-	background sync.WaitGroup // what runs until stopped is closed
+	background sync.WaitGroup // goroutines that run until stopped is closed
 	murmuring  sync.Mutex     // held while relays are made to talk
 
 	mu       sync.Mutex
@@ -60,7 +60,7 @@ type Network struct {
 	services []*Service
 }
 
-// newNetwork prepares what needs no process.
+// newNetwork prepares everything that needs no process.
 func newNetwork(config Config) (*Network, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func Start(ctx context.Context, config Config) (*Network, error) {
 
 // launch starts everything in the order that is quickest: authorities, so that
 // relays find them at once; relays; clients while the votes are given. Each
-// step waits for what the one before has brought about, not for time to pass.
+// step waits for the effects of the step before, not for time to pass.
 func (n *Network) launch(ctx context.Context) error {
 	if err := n.makeNodes(); err != nil {
 		return err

@@ -67,7 +67,7 @@ func (d *node) start(ctx context.Context) error {
 	return nil
 }
 
-// onEvent keeps what the node's tor reports of itself.
+// onEvent records the reports of the node's tor.
 func (d *node) onEvent(event control.Event) {
 	d.mu.Lock()
 	switch e := event.(type) {
@@ -149,7 +149,7 @@ func (d *node) crashed() error {
 	return fmt.Errorf("tor %q ended by itself: %w\n%s", d.name, d.process.err, logTail(d.dir))
 }
 
-// logTail is the end of what tor has said, for error messages.
+// logTail is the end of tor's log, for error messages.
 func logTail(dir string) []byte {
 	log, err := os.ReadFile(filepath.Join(dir, "output.log"))
 	if err != nil {
@@ -204,7 +204,7 @@ func (n *Network) common(dir string) *torrc {
 	return t
 }
 
-// relaying adds what authorities and relays have in common. No relay is an
+// relaying adds the common options of authorities and relays. No relay is an
 // exit: nothing leaves the machine.
 func (n *Network) relaying(t *torrc, name, orPort string) {
 	t.set("Nickname", name)
@@ -245,7 +245,7 @@ func (n *Network) authorityConfig(a *authority, offset time.Duration) *torrc {
 	return t
 }
 
-// bandwidths is the file of what the authorities have measured.
+// bandwidths is the file of the authorities' measurements.
 func (n *Network) bandwidths() string { return filepath.Join(n.dir, "bandwidths") }
 
 // relayConfig is the torrc of a relay.

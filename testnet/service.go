@@ -17,7 +17,7 @@ import (
 
 // ServiceConfig describes an onion service.
 type ServiceConfig struct {
-	Name string // also what its backend answers with
+	Name string // also its backend's answer
 
 	// Masters make the service an OnionBalance instance that answers under
 	// these addresses ("….onion") too. Without any it is an ordinary service.
@@ -159,7 +159,7 @@ func (n *Network) descriptorSlots() uint {
 	return uint(2 * min(each, n.config.Authorities+n.config.Relays))
 }
 
-// parameter is what the authorities vote for, if anything.
+// parameter is a parameter that the authorities vote for, if any.
 func (n *Network) parameter(name string, otherwise int) int {
 	for _, parameter := range n.config.ConsensusParams {
 		if key, value, _ := strings.Cut(parameter, "="); key == name {
@@ -171,7 +171,7 @@ func (n *Network) parameter(name string, otherwise int) int {
 	return otherwise
 }
 
-// maxBulk bounds what one request for bulk data is answered with.
+// maxBulk limits the answer to one request for bulk data.
 const maxBulk = 1 << 30 // 1 GiB
 
 // backend is the web server behind an onion service. It says its name, and
@@ -222,7 +222,7 @@ func (b *backend) close() {
 	<-b.done
 }
 
-// nameHandler is what a backend serves by default.
+// nameHandler is the default handler of a backend.
 func nameHandler(name string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {

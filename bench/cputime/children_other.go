@@ -4,5 +4,5 @@ package cputime
 
 import "time"
 
-// Children returns 0: nothing here tells what a running child takes.
+// Children returns 0: the time of a running child is not available here.
 func Children() time.Duration { return 0 }

@@ -1,4 +1,4 @@
-// Package custody has the benchmarks of what keeps keys: certifications by each
+// Package custody has the benchmarks of the custodians of keys: certifications by each
 // custodian, and signatures and descriptors with descriptor-signing keys here
 // and in a token. No operation repeats another: every certification is for a new
 // period and a new key, every message and every descriptor is another. Only what

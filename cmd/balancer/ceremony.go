@@ -29,29 +29,29 @@ func newCeremonyCommand() *cobra.Command {
 		Use:   "ceremony",
 		Short: "Keep identity keys on a machine without a network",
 		Long: `The identity key of a service stays on a machine without a network. Every month or
-two it signs, there, what the balancer needs for the next periods (a period is a
-day). The balancer never has the key. Who steals the balancer can publish under
-the address for the periods that are prepared, and not a day longer.
+two it signs, there, the certificates that the balancer needs for the next periods
+(a period is a day). The balancer never has the key. Anyone who steals the balancer
+can publish under the address for the prepared periods, and not a day longer.
 
   1. "ceremony request", where the balancer runs (the manager), makes
      descriptor-signing keys for the next periods and writes a request: their
      public halves. It shows a fingerprint of the request.
-  2. "ceremony sign", on the machine that has the identity key, shows what is
-     asked for and the fingerprint again. Compare the two: that is what protects
-     you from anyone who had the stick in between. It writes a bundle. It needs no
+  2. "ceremony sign", on the machine that has the identity key, shows the request
+     and the fingerprint again. Compare the two fingerprints: this protects you
+     from anyone who had the stick in between. It writes a bundle. It needs no
      network, no tor and no configuration: this program and the key are enough.
   3. "ceremony install", on the manager, checks every certificate of the bundle
      against the onion address and against the keys that are there, before it
      replaces anything. A running balancer notices by itself.
 
 Do the next one when "balancer status" warns, with a third of the time left. The
-present supply goes on meanwhile, and periods may overlap as they like. Without a
-ceremony in time the last descriptor stays where it is, and the service is out of
-reach soon after its last period is over.
+present certificates stay in use meanwhile, and their periods may overlap with the
+new ones. Without a ceremony in time the last descriptor stays published, and the
+service is unreachable soon after its last period is over.
 
 Requests and bundles hold no identity key. A request is public. A bundle is nearly
 so: it also has the keys of the revision counters, which tell when a descriptor was
-made. Neither is of use to anybody who has not got the manager's signing keys.`,
+made. Both are useless without the manager's signing keys.`,
 		Example: `  balancer ceremony request --dir front.offline ADDRESS.onion --out request.json
   balancer ceremony sign request.json --key front --out bundle.json
   balancer ceremony install bundle.json --dir front.offline
@@ -269,7 +269,7 @@ func (o *requestOptions) first(s offline.Schedule, now time.Time) (uint64, error
 // the new directory split, or both. Neither is needed.
 type outputs struct{ out, split string }
 
-// check fails early if what write will make cannot be made.
+// check fails early if write could not create its files.
 func (o outputs) check() error {
 	var paths []string
 	for _, path := range []string{o.out, o.split} {

@@ -40,17 +40,17 @@ with their public halves, to be carried to the machine that has the identity key
 Then compare the fingerprint shown here with the one that "ceremony sign" shows.
 
 The first time, name the public onion address and a directory for its keys, which
-is made. With several addresses, each gets a directory of its own in DIR, named
+is created. With several addresses, each gets a directory of its own in DIR, named
 after it. Later, --config finds all services whose key is such a directory, and
---dir alone does without a configuration. Run this as the balancer's user.
+--dir works without a configuration. Run this as the balancer's user.
 
 The keys stay on this machine: in DIR (0600), where the balancer wipes each when
 its period is over, or on a token (--signing; with --config the token that the
-service has there). Put DIR where the balancer may write, as below state_dir. A key
-that was made is kept, and asked for again until its period is over; so nothing is
-lost if a request or a bundle is.
+service has there). Put DIR where the balancer may write, for instance below
+state_dir. Keys are kept, and requested again until their period is over; so a lost
+request or bundle does no harm.
 
---split writes the request in small files besides, each of 40 periods of one address
+--split also writes the request in small files, each of 40 periods of one address
 at most: a QR code (version 40, error correction M). "ceremony sign" takes them all.
 
 The default is 60 periods, 60 days on the public network, from the period on whose
@@ -206,7 +206,7 @@ type requestShown struct {
 	paths []string // the same as Path, one by one
 }
 
-// serviceWanted is what a request wants for one address.
+// serviceWanted is the request for one address.
 type serviceWanted struct {
 	Address          descriptor.Address    `json:"address"`
 	CertifiedThrough uint64                `json:"certified_through,omitempty"`
@@ -235,9 +235,9 @@ func showRequest(r *offline.Request, paths ...string) (*requestShown, error) {
 // keysPerLine is how many fingerprints of signing keys stand in a line.
 const keysPerLine = 4
 
-// write prints all of it: that is what is about to be signed.
+// write prints all of it: everything that is about to be signed.
 func (r *requestShown) write(w io.Writer) {
-	// Always in quotes: a name could go on as our own words do.
+	// Always in quotes: a name could look like a part of our own text.
 	for _, path := range r.paths {
 		fmt.Fprintf(w, "Request %q\n", path)
 	}
@@ -264,8 +264,8 @@ func (r *requestShown) write(w io.Writer) {
 	fmt.Fprintf(w, "\nFingerprint of the request: %s\n", r.Fingerprint)
 }
 
-// configLines returns what the configuration of one service has to say of the
-// keys made: where they are, in full.
+// configLines returns the configuration lines of one service for the new
+// keys: where they are, in full.
 func (d keysDir) configLines() (string, error) {
 	dir, err := filepath.Abs(d.dir)
 	if err != nil || d.signing == "" {

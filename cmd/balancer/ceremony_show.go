@@ -18,8 +18,8 @@ func newCeremonyShowCommand() *cobra.Command {
 		Use:   "show FILE|DIR",
 		Short: "Show a request, a bundle or a directory of signing keys",
 		Long: `Shows in plain words what a request asks for, with its fingerprint; what a bundle
-has certificates for, having checked that they are what they say; or until when the
-supply in a directory lasts. No key that is secret is shown, and nothing is changed.`,
+has certificates for, after checking them; or until when the certificates in a
+directory last. No secret key is shown, and nothing is changed.`,
 		Example: `  balancer ceremony show request.json
   balancer ceremony show bundle.json
   balancer ceremony show front.offline --json`,
@@ -36,7 +36,7 @@ supply in a directory lasts. No key that is secret is shown, and nothing is chan
 	return cmd
 }
 
-// showCeremony finds out what path is.
+// showCeremony detects the kind of file at path.
 func showCeremony(path string) (interface{ write(io.Writer) }, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -71,7 +71,7 @@ type bundleShown struct {
 	Services []serviceCertified `json:"services"`
 }
 
-// serviceCertified is what a bundle has for one address.
+// serviceCertified is a bundle's content for one address.
 type serviceCertified struct {
 	Address  descriptor.Address    `json:"address"`
 	Spans    []offline.Span        `json:"certified"`

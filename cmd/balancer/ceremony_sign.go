@@ -51,11 +51,11 @@ type its last group of four characters, from your note of what the manager showe
 KEY is a key file, a tor HiddenServiceDir, or the "pkcs11:" URI of a key that a token
 seals (with x-sealed). Give one for each address: a key that belongs to no address
 in the request, or an address without a key, is an error before anything is signed.
-The identity key is in memory only while this runs, and no key of a period ever
-leaves it.
+The identity key is in memory only while this runs, and a period's blinded key never
+leaves memory.
 
-REQUEST is a file, or a directory of which all files *.json are meant. A request that
-came in parts is given by all of them, in any order.
+REQUEST is a file, or a directory, which stands for all its *.json files. Give all
+parts of a split request, in any order.
 --split writes a file for each period and address besides or instead, each small
 enough for a QR code (version 40, error correction M). "ceremony install" takes any
 of them, in any order.`,
@@ -76,11 +76,11 @@ of them, in any order.`,
 	flags.StringVar(&o.out, "out", "", "the bundle `FILE` to write; never overwritten")
 	flags.StringVar(&o.split, "split", "", "write a small file for each period and address to the new `DIR`")
 	flags.StringVar(&o.yes, "yes", "", "sign without asking if this is the `FINGERPRINT` of the request")
-	flags.BoolVar(&o.asJSON, "json", false, "print what was signed as JSON")
+	flags.BoolVar(&o.asJSON, "json", false, "print the signed entries as JSON")
 	return cmd
 }
 
-// sign does all of the command but printing what was signed.
+// sign does all of the command except printing the signed entries.
 func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) (*signed, error) {
 	if len(o.keys) == 0 {
 		return nil, usageError{errors.New("name the identity key with --key KEY")}
@@ -170,7 +170,7 @@ func (o *signOptions) consent(ctx context.Context, shown *requestShown, talk io.
 		return fmt.Errorf("not signed: %w", err)
 	}
 	if !shown.Fingerprint.EndsWith(answer) {
-		return errors.New("not signed: what was typed is not the last group of the request's fingerprint")
+		return errors.New("not signed: the input is not the last group of the request's fingerprint")
 	}
 	return nil
 }
@@ -222,20 +222,20 @@ func newCeremonyInstallCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "install BUNDLE... {--config FILE | --dir DIR}",
-		Short: "Install what was signed offline",
+		Short: "Install certificates that were signed offline",
 		Long: `Checks bundles, or parts of one, and puts them into the directories of their
-addresses: those that are keys in the configuration, or DIR, or those in DIR. Of a
-directory BUNDLE, all files *.json are meant.
+addresses: those that are keys in the configuration, or DIR, or those in DIR. A
+directory BUNDLE stands for all its *.json files.
 
-Checked is, for every entry, that the holder of the onion address signed it as it
-stands; that the certificate is by the blinded key of that address and period, of
-the right type, for the very signing key that is here, and good until the period's
-descriptor is no longer used. If anything is wrong, nothing is replaced, for no
+It checks, for every entry, that the holder of the onion address signed exactly this
+entry; that the certificate is by the blinded key of that address and period, of
+the right type, for the signing key that is here, and valid until the period's
+descriptor is no longer used. If anything is wrong, nothing is replaced, for any
 address. Periods that are over are left out.
 
-What is installed already stays: a bundle adds to it. Installing one twice, or an
+A bundle adds to the certificates already installed. Installing one twice, or an
 older one after a newer one, does no harm. A running balancer notices by itself,
-without SIGHUP. The exit status is 0 also if there are warnings.`,
+without SIGHUP. The exit status is 0 even if there are warnings.`,
 		Example: `  balancer ceremony install bundle.json --config /etc/balancer/balancer.toml
   balancer ceremony install codes/ --dir front.offline`,
 		Args: cobra.MinimumNArgs(1),

@@ -20,17 +20,17 @@ func newCheckCommand() *cobra.Command {
 		Use:   "check --config FILE",
 		Short: "Check the configuration and everything that it refers to",
 		Long: `Try everything that the configuration names, without publishing anything: the
-file itself, the state directory, each service's key, the tor that is to be used
-and its version, the consensus and the clock, each instance's descriptor and its
-introduction points, and whether the limit of 20 introduction points bites. Of a
-key that a token seals, it has the token unseal it and certify; of signing keys on
-a token, it makes one, has it sign, and destroys it again; of an offline key, it
-says how long the certificates last.
+file itself, the state directory, each service's key, the tor to use and its
+version, the consensus and the clock, each instance's descriptor and its
+introduction points, and whether they exceed the limit of 20 introduction points.
+For a key sealed by a token, it has the token unseal it and certify; for signing
+keys on a token, it makes one, has it sign, and destroys it again; for an offline
+key, it says how long the certificates last.
 
-Each line says "ok", "warning" or "failed", and below it how to fix what is not
-ok. The exit status is 1 if anything failed. While a tor of its own starts, its
-progress is on standard error. --offline looks at the file and the keys alone,
-tokens included, and needs no tor.`,
+Each line says "ok", "warning" or "failed", and below it how to fix a problem. The
+exit status is 1 if anything failed. While a tor of its own starts, its progress is
+on standard error. --offline checks only the file and the keys, tokens included,
+and needs no tor.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			tell := func(f daemon.Finding) { printFinding(cmd, f) }
 			var all []daemon.Finding
@@ -50,7 +50,7 @@ tokens included, and needs no tor.`,
 	addConfigFlag(cmd, &path)
 	addTryPINFlag(cmd.Flags())
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON, all at the end")
-	cmd.Flags().BoolVar(&offline, "offline", false, "check the file and the keys alone")
+	cmd.Flags().BoolVar(&offline, "offline", false, "check only the file and the keys")
 	return cmd
 }
 

@@ -38,9 +38,9 @@ for a new public address with "balancer run", and checks these claims:
   - the public address answers;
   - fetches of it, each by a new visitor with circuits of its own, spread over the
     instances: each gets the share that it can expect, but for chance;
-  - when an instance is killed, the address goes on answering.
+  - when an instance is killed, the address keeps answering.
 
-With --rotate it goes on until the network's time period and its shared random
+With --rotate it continues until the network's time period and its shared random
 value have changed, which takes up to five minutes, with a client that keeps the
 descriptors it has as long as a tor client does, and checks that
 
@@ -76,7 +76,7 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 // others.
 const demoRelays = 20
 
-// demo is a demonstration under way.
+// demo is a running demonstration.
 type demo struct {
 	options demoOptions
 	line    *progressLine

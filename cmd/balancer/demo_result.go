@@ -10,7 +10,7 @@ import (
 	"onionbalancer/testnet/lab"
 )
 
-// demoResult is what a demonstration has shown. Times are in seconds.
+// demoResult is the result of a demonstration. Times are in seconds.
 type demoResult struct {
 	OK          bool    `json:"ok"`
 	Claims      []claim `json:"claims"`

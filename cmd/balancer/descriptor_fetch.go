@@ -26,8 +26,8 @@ func newDescriptorFetchCommand() *cobra.Command {
 		Use:   "fetch ADDRESS",
 		Short: "Fetch the descriptor of an onion service from the HSDirs",
 		Long: `Fetch the descriptor of an onion service from the HSDirs that are responsible
-for it, verify it, and write it as it came to standard output. "balancer
-descriptor show" prints what is in it.
+for it, verify it, and write it unchanged to standard output. "balancer
+descriptor show" prints its contents.
 
 The descriptor is that of the current period: tor fetches no other.`,
 		Example: `  balancer descriptor fetch --control unix:/run/tor/control ADDRESS > fetched
@@ -84,7 +84,7 @@ type descriptorInput struct {
 	period, length          uint64
 }
 
-// foundDescriptor is a descriptor with what it took to read it.
+// foundDescriptor is a descriptor with the inputs that opened it.
 type foundDescriptor struct {
 	keys       descriptor.PeriodKeys
 	descriptor *descriptor.Descriptor
@@ -150,8 +150,8 @@ func (in *descriptorInput) periods(cmd *cobra.Command, now time.Time) ([]descrip
 	return []descriptor.Period{p, p.Next(), p.Previous()}, nil
 }
 
-// decodeInPeriods tries one period after the other. What is signed for none of
-// them gives the last such error; any other fault ends the search.
+// decodeInPeriods tries one period after the other. If it is signed for none of
+// them, it returns the last such error; any other error ends the search.
 func decodeInPeriods(raw []byte, address descriptor.Address, periods []descriptor.Period, client *descriptor.ClientKey, now time.Time) (*foundDescriptor, error) {
 	var d descriptor.Decoder
 	var names []string
@@ -198,7 +198,7 @@ func readClientKey(s string) (*descriptor.ClientKey, error) {
 		if key, keyErr := descriptor.ParseClientKey([]byte(s)); keyErr == nil {
 			return key, nil
 		}
-		// What was given may be a mistyped key: it is not repeated.
+		// The input may be a mistyped key: it is not repeated.
 		return nil, errors.New("neither a readable .auth_private file nor a base32 key of 52 characters")
 	}
 	defer clear(text)

@@ -23,9 +23,9 @@ func newDescriptorCommand() *cobra.Command {
 		Short: "Look at the descriptors of onion services",
 		Long: `Look at the descriptors of onion services, from a file or from the HSDirs.
 
-A descriptor is encrypted for those who know the onion address, so that every
-subcommand needs it; and for each period of a day it is signed with another key,
-so that it must also be known, or guessed from the clock, which period it is of.`,
+A descriptor is encrypted for those who know the onion address, so every subcommand
+needs the address; and it is signed with another key for each period of a day, so
+the period must also be known, or guessed from the clock.`,
 	}
 	addCommands(cmd, newDescriptorShowCommand(), newDescriptorVerifyCommand(), newDescriptorFetchCommand())
 	return cmd
@@ -36,8 +36,8 @@ func newDescriptorShowCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show --address ADDRESS FILE",
-		Short: "Verify a descriptor and print all that is in it",
-		Long: `Verify a descriptor as a client would, and print all that is in it, both
+		Short: "Verify a descriptor and print its contents",
+		Long: `Verify a descriptor as a client would, and print all its contents, both
 encrypted layers included. FILE holds the descriptor as it came from an HSDir;
 "-" stands for standard input. A descriptor that a client would refuse is
 refused with the layer, line and keyword at fault, and exit status 1.
@@ -71,7 +71,7 @@ func newDescriptorVerifyCommand() *cobra.Command {
 		Short: "Say whether clients would accept a descriptor",
 		Long: `Say in one line whether clients would accept a descriptor, and if not, why.
 The exit status is 0 if they would and 1 if not. "balancer descriptor show"
-prints what is in it.`,
+prints its contents.`,
 		Example: `  balancer descriptor verify --address ADDRESS fetched`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -186,7 +186,7 @@ type faultView struct {
 	Error   string `json:"error"`
 }
 
-// verdictView is what "descriptor verify --json" prints.
+// verdictView is the output of "descriptor verify --json".
 type verdictView struct {
 	Valid        bool       `json:"valid"`
 	Fault        *faultView `json:"fault"`
@@ -287,7 +287,7 @@ func newVerdictView(f *foundDescriptor, err error) verdictView {
 	return verdictView{Valid: true, PeriodNumber: &f.keys.Period.Number, Revision: &f.descriptor.RevisionCounter, PointCount: &n}
 }
 
-// printDescriptor writes a descriptor for people: one table of what it says as
+// printDescriptor writes a descriptor for people: one table of its fields as
 // a whole, then one of its introduction points.
 func printDescriptor(w io.Writer, v descriptorView, period descriptor.Period) {
 	printable.Fields(&v)

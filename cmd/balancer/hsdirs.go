@@ -45,9 +45,9 @@ time period of its own and placed by a shared random value of its own. Each goes
 to a few HSDirs for every replica; clients ask only some of them, those marked
 with a star, and only for the descriptor of the current period.
 
-The consensus comes from a tor, by --control or --config, or from two files that
-hold what GETINFO dir/status-vote/current/consensus-microdesc and GETINFO md/all
-gave. For files of a network with TestingTorNetwork set, add --testing: its
+The consensus comes from a tor, by --control or --config, or from two files with the
+answers to GETINFO dir/status-vote/current/consensus-microdesc and GETINFO md/all.
+For files of a network with TestingTorNetwork set, add --testing: its
 periods are shorter. A tor is asked whether it is set.`,
 		Example: `  balancer hsdirs --control unix:/run/tor/control ADDRESS
   balancer hsdirs --json --config balancer.toml ADDRESS

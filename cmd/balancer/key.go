@@ -39,8 +39,8 @@ configuration names it ("key = …") in one of these forms:
   pem     the key file of OnionBalance: an Ed25519 key, PKCS #8, not encrypted.
   sealed  a file that only a token (an HSM, a smart card) can open, named by the
           token's "pkcs11:" URI with x-sealed=FILE: "balancer key seal --help".
-  offline a directory of certificates made where the key is, on a machine without a
-          network: "balancer ceremony --help".
+  offline a directory of certificates made on another machine, without a network,
+          that has the key: "balancer ceremony --help".
 
 To move a service over from a single tor or from OnionBalance, copy the key as it
 is; there is nothing to convert. A key file that anyone but its owner can read is
@@ -67,11 +67,12 @@ func newKeyShowCommand() *cobra.Command {
 and its form. The secret half is never printed. Nothing is changed.
 
 PATH is a key file of any form that the configuration takes, the directory of a service
-of tor's or Arti's, a directory of ceremonies, or a sealed key's file. URI is the "pkcs11:" URI of a sealed key. Of a sealed key, the file alone
-is looked at, and what it says: its token is left alone, and may be in a safe.
+of tor's or Arti's, a directory of ceremonies, or a sealed key's file. URI is the
+"pkcs11:" URI of a sealed key. Of a sealed key, only the file is read: the token is not
+used, and may be in a safe.
 
-With --verify, the token unseals the key and certifies with it for a trial, which is
-what "balancer run" asks of it. That takes the URI, and the PIN. It shows the address
+With --verify, the token unseals the key and certifies with it as a test, as
+"balancer run" would have it do. That takes the URI, and the PIN. It shows the address
 of an Ed25519 key on a token as well, which "balancer key csr" can use.`,
 		Example: `  balancer key show front
   balancer key show front.sealed
@@ -152,7 +153,7 @@ func showByURI(ref string) (*keyShown, *pkcs11uri.URI, error) {
 	if uri.Sealed == "" {
 		return nil, nil, usageError{errors.New("the URI has no x-sealed, so it names a key on the token itself: give --verify to have the token asked for it")}
 	}
-	custodian, err := keystore.OpenSealed(uri) // checks what is named
+	custodian, err := keystore.OpenSealed(uri) // checks the URI
 	if err != nil {
 		return nil, nil, err
 	}
@@ -167,7 +168,7 @@ func showByURI(ref string) (*keyShown, *pkcs11uri.URI, error) {
 	return shown, uri, err
 }
 
-// showSealedAlone shows a sealed key without a word of where its token is.
+// showSealedAlone shows a sealed key whose token's place is unknown.
 func showSealedAlone(path string) (*keyShown, error) {
 	file, err := keystore.ReadSealed(path)
 	if err != nil {
@@ -175,7 +176,7 @@ func showSealedAlone(path string) (*keyShown, error) {
 	}
 	shown, err := showSealed(file, &pkcs11uri.URI{Sealed: path})
 	if err == nil {
-		shown.Reference = "" // what there is of it is of no use
+		shown.Reference = "" // the partial reference is useless
 	}
 	return shown, err
 }
@@ -192,7 +193,7 @@ func showOnToken(ctx context.Context, ref string) (*keyShown, error) {
 	return shown, errors.Join(err, signer.Close())
 }
 
-// keyShown is what may be known of a key.
+// keyShown is the public information about a key.
 type keyShown struct {
 	Address   string        `json:"address"`
 	PublicKey string        `json:"public_key"` // hex
@@ -203,7 +204,7 @@ type keyShown struct {
 	Verified  bool          `json:"verified,omitempty"`  // unsealed by its token, just now
 }
 
-// sealedShown is what a sealed key's file says of itself.
+// sealedShown is the content of a sealed key's header.
 type sealedShown struct {
 	Method  token.Method   `json:"method"`
 	Token   token.Selector `json:"token"`
@@ -216,7 +217,7 @@ type objectShown struct {
 	ID    string `json:"id,omitempty"` // hex
 }
 
-// shownOf shows what an address tells.
+// shownOf shows the information in an address.
 func shownOf(address descriptor.Address, form keystore.Form) *keyShown {
 	return &keyShown{Address: address.String(), PublicKey: hex.EncodeToString(address[:]), Form: form}
 }
@@ -241,12 +242,12 @@ func showSealed(file *sealed.File, uri *pkcs11uri.URI) (*keyShown, error) {
 func (k *keyShown) configText() string {
 	text := fmt.Sprintf("In the configuration: key = %q\n", k.Reference)
 	if uri, err := pkcs11uri.Parse(k.Reference); err == nil && !daemonsPIN(uri.PINSource) {
-		text += "There, give a pin-source that is there when nobody is: file:PATH or credential:NAME.\n"
+		text += "There, give a pin-source that needs no terminal: file:PATH or credential:NAME.\n"
 	}
 	return text
 }
 
-// daemonsPIN tells whether a daemon can read its PIN from there by itself.
+// daemonsPIN reports whether a daemon can read its PIN from there by itself.
 func daemonsPIN(source string) bool {
 	return strings.HasPrefix(source, "file:") || strings.HasPrefix(source, "credential:") || strings.Contains(source, "/")
 }
@@ -298,8 +299,8 @@ func methodText(m token.Method) string {
 	return string(m) + ": " + how
 }
 
-// addTryPINFlag adds the flag by which an operator has a PIN tried in spite of
-// what is known of it.
+// addTryPINFlag adds the flag by which an operator has a PIN tried despite
+// an earlier refusal.
 func addTryPINFlag(flags *pflag.FlagSet) {
 	flags.BoolFunc("try-pin", "try the PIN though the token counts a wrong one, or refused this one before", func(text string) error {
 		wanted, err := strconv.ParseBool(text)

@@ -43,20 +43,20 @@ for all names below it (CA/Browser Forum, Baseline Requirements, appendix B, 2.b
 RFC 9799, challenge onion-csr-01). It is checked as the CA will before it is
 printed. Nothing is sent anywhere.
 
-The CA gives a nonce, good for 30 days at most. Which one you have:
+The CA gives a nonce, valid for 30 days at most. Depending on its form, use:
 
   --nonce         the field "nonce" of an ACME challenge of type onion-csr-01. Send
                   back the field "csr" that --json prints, as {"csr": "…"}.
   --ca-nonce      a text from a CA's web page or letter, taken as it stands.
   --ca-nonce-hex  the same where the CA writes bytes in hexadecimal.
 
-A request answers this one nonce and is of no use elsewhere. It is no secret.
+A request is valid for this one nonce only. It is not secret.
 
 The certificate itself is for another key: one that the web server makes, with a
-request of its own ("openssl req -new"). RFC 9799 forbids to use this one for it,
-CAs sign for no key of its kind, and the identity key has no place in a web server.
-Names asked for with --wildcard and --san are for CAs that read them here; with ACME,
-what counts is the order. One label alone, as in --san www, stands for www.ADDRESS.
+request of its own ("openssl req -new"). RFC 9799 forbids using this one for it, CAs
+do not certify Ed25519 keys, and the identity key does not belong on a web server.
+Names given with --wildcard and --san are for CAs that read them here; with ACME,
+only the order counts. A single label, as in --san www, stands for www.ADDRESS.
 
 KEY is a key file or a tor HiddenServiceDir, or the "pkcs11:" URI of a key that a
 token seals (with x-sealed) or of an Ed25519 key on the token itself. An existing
@@ -126,7 +126,7 @@ func (o *csrOptions) make(ctx context.Context, ref string) (*csrMade, error) {
 		return nil, err
 	}
 	if _, err := os.Lstat(o.out); o.out != "" && err == nil {
-		return nil, fmt.Errorf("writing the request: %q is there already, and is not overwritten: %w", o.out, os.ErrExist)
+		return nil, fmt.Errorf("writing the request: %q exists already, and is not overwritten: %w", o.out, os.ErrExist)
 	}
 	signer, err := keystore.OpenIdentitySigner(ctx, ref)
 	if err != nil {
@@ -210,11 +210,11 @@ func (m *csrMade) write(w io.Writer, o *csrOptions) error {
 	return err
 }
 
-// writeNewPublic writes a file that anyone may read and that is not there yet.
+// writeNewPublic writes a new file that anyone may read.
 func writeNewPublic(path string, content []byte) error {
 	err := durable.WriteNew(path, content, 0o644)
 	if errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("%q is there already, and is not overwritten: %w", path, os.ErrExist)
+		return fmt.Errorf("%q exists already, and is not overwritten: %w", path, os.ErrExist)
 	}
 	if err != nil {
 		return err

@@ -41,13 +41,13 @@ this as the user that balancer will run as, or change the owner afterwards.
 
 With --seal, the key is sealed by a token ("balancer key seal --help") as soon as it
 is made, and is on no disk in the clear. When the token dies, is lost, or locks
-itself after wrong PINs, the address is lost with it. So say what the way back is:
+itself after wrong PINs, the address is lost with it. So choose a backup:
 
   --spare URI    seal the key by a second token as well, to another file. Keep token
-                 and file where a fire that takes the first does not reach.
+                 and file at another place than the first, out of reach of a fire there.
   --backup PATH  write the key in the clear too, as DIR or FILE above: to a stick
                  that goes into a safe, not to a disk of this machine.
-  --no-backup    there is none, and there shall be none. Later, "balancer key
+  --no-backup    there is no backup, and none is wanted. Later, "balancer key
                  rewrap" makes one with the token, for as long as it works.`,
 		Example: `  balancer key new front
   balancer key new front.pem --json
@@ -128,7 +128,7 @@ func writePlain(fresh *keystore.Fresh, path string) (string, error) {
 	return path, fresh.WriteTor(path)
 }
 
-// sealedNew is what is printed of a new sealed key.
+// sealedNew is the output about a new sealed key.
 type sealedNew struct {
 	*keyShown
 	Spare  *keyShown `json:"spare,omitempty"`
@@ -202,7 +202,7 @@ func (o *newOptions) uris() ([]*pkcs11uri.URI, error) {
 		return nil, err
 	}
 	if filepath.Clean(first.Sealed) == filepath.Clean(second.Sealed) {
-		return nil, usageError{errors.New("--seal and --spare are to be written to the same file")}
+		return nil, usageError{errors.New("--seal and --spare would be written to the same file")}
 	}
 	return []*pkcs11uri.URI{first, second}, nil
 }
@@ -214,7 +214,7 @@ func (s *sealedNew) write(w io.Writer) {
 	case s.Spare != nil && s.Backup != "":
 		fmt.Fprintf(w, "\nThe spare is %s with %s, the backup %s.\n%s", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token), printable.Text(s.Backup), backupText)
 	case s.Spare != nil:
-		fmt.Fprintf(w, "\nThe spare is %s with %s. Keep both, apart from\nthe first: the file is of no use without the token, nor the token without the file.\n", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token))
+		fmt.Fprintf(w, "\nThe spare is %s with %s. Keep both, apart from\nthe first: the file is useless without the token, and the token without the file.\n", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token))
 	case s.Backup != "":
 		fmt.Fprintf(w, "\nThe backup is %s.\n%s", printable.Text(s.Backup), backupText)
 	default:
@@ -224,7 +224,7 @@ func (s *sealedNew) write(w io.Writer) {
 
 const backupText = "The backup is not sealed: anyone who reads it has the address. Take it off this machine.\n"
 
-// triedText says what SealTo did.
+// triedText says how SealTo tested the key.
 const triedText = `Tried: the file was read back from disk, the token opened it, the key in it is the
 same, and a certificate that was signed with it is good for the address.
 `

@@ -46,8 +46,8 @@ from, and the new file (RFC 7512; put it between ' ', for the shell):
   token, serial   as written on the token. The number of its slot does not matter.
   object, id      label of the key, and its ID in bytes: id=%01
   pin-source      file:PATH, credential:NAME (of systemd), fd:NUMBER, or prompt.
-                  A PIN itself is refused: URIs stand in files and in lists of
-                  processes.
+                  A PIN itself is refused: URIs appear in files and in process
+                  lists.
   x-sealed        the new file; or give --out
 
 The key on the token is one of AES (256 bits), RSA (2048 or more) or EC (P-256), and
@@ -87,12 +87,12 @@ func newKeyRewrapCommand() *cobra.Command {
 		Use:   "rewrap OLDURI --with URI",
 		Short: "Seal a sealed key by another key or token",
 		Long: `Opens a sealed key by its token, and seals it to a new file: by another token, as a
-spare or for the day on which the old one retires, or by another key of the same one.
-Both tokens have to be there. In between, the key is in locked memory alone.
+spare or to replace the old one, or by another key of the same one. Both tokens have
+to be present. In between, the key is in locked memory alone.
 
-The new file is tried as "balancer key seal" does. The old file stays, and so does all
-that can open it: for the old token to be of no use to a thief, destroy the old file
-and its copies, and the key on the old token.`,
+The new file is tested as "balancer key seal" does. The old file stays, and the old
+token can still open it: to make the old token useless to a thief, destroy the old
+file and its copies, and the key on the old token.`,
 		Example: `  balancer key rewrap 'pkcs11:token=old;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front.sealed' \
       --with 'pkcs11:token=new;object=seal?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=prompt&x-sealed=front-new.sealed'`,
 		Args: cobra.ExactArgs(1),
@@ -138,8 +138,8 @@ func (o *sealOptions) seal(cmd *cobra.Command, ref string) (*keyShown, error) {
 	return shown, nil
 }
 
-// newSealedURI reads the URI of a sealed key that is to be made, and refuses the
-// path of a file that is there already.
+// newSealedURI reads the URI of a new sealed key, and refuses the
+// path of an existing file.
 func newSealedURI(flag, ref, out string) (*pkcs11uri.URI, error) {
 	if ref == "" {
 		return nil, usageError{fmt.Errorf(`give %s URI, the key on a token that seals; see "balancer key seal --help"`, flag)}
@@ -166,8 +166,8 @@ func newSealedURI(flag, ref, out string) (*pkcs11uri.URI, error) {
 	return uri, keystore.CheckNew(uri.Sealed)
 }
 
-// show shows a sealed key, what it was tried with, how to configure it, and what is
-// left to do.
+// show shows a sealed key, the tests made with it, how to configure it, and the
+// remaining steps.
 func (o *sealOptions) show(cmd *cobra.Command, shown *keyShown, rest string) error {
 	return showLine(cmd, o.asJSON, shown, func(w io.Writer) {
 		shown.write(w)
@@ -175,7 +175,7 @@ func (o *sealOptions) show(cmd *cobra.Command, shown *keyShown, rest string) err
 	})
 }
 
-// destroyText says what has to be known before the original is destroyed.
+// destroyText says what to know before destroying the original.
 const destroyText = `The key is still in the clear, in
 %s. Before you destroy it:
   - Have another way back. When the token dies or locks itself, the sealed file is
@@ -188,7 +188,7 @@ those too. If the disk may be read by others some day, destroy it, or move to an
 that was never on a disk: balancer key new --seal.
 `
 
-// oldText says what is left of the old seal.
+// oldText says which parts of the old seal remain.
 const oldText = `The old file %s stays, and its token opens it still.
 Destroy it, with its copies in backups, when the old token is no longer to be trusted.
 `

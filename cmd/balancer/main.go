@@ -112,7 +112,7 @@ func addCommands(parent *cobra.Command, commands ...*cobra.Command) {
 	parent.AddCommand(commands...)
 }
 
-// complete adds to a command what is the same for all: no arguments unless it says
+// complete sets the common behaviour of a command: no arguments unless it says
 // which, and help if it does nothing by itself.
 func complete(cmd *cobra.Command) {
 	check := cmd.Args
@@ -183,22 +183,22 @@ func newVersionCommand() *cobra.Command {
 	return cmd
 }
 
-// versionLine is what "balancer version" and "balancer --version" print.
+// versionLine is the output of "balancer version" and "balancer --version".
 func versionLine() string {
 	return fmt.Sprintf("balancer %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// newHelperCommand is what package token starts.
+// newHelperCommand is the command started by package token.
 func newHelperCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    token.HelperArgument,
 		Short:  "Use a PKCS #11 module for another balancer process",
 		Hidden: true,
-		// It protects its memory by itself, when it has said what it is called: later
+		// It protects its memory itself, after it has reported its name: later
 		// it may not.
 		PersistentPreRun: func(*cobra.Command, []string) {},
 		RunE: func(*cobra.Command, []string) error {
-			// Not the command's context: what ends this is the other process.
+			// Not the command's context: the other process ends this one.
 			err := helper.Run(context.Background())
 			if errors.Is(err, helper.ErrByHand) {
 				return usageError{err}

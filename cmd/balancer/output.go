@@ -19,8 +19,8 @@ import (
 	"onionbalancer/internal/state"
 )
 
-// output is standard output or standard error. All that commands write to it
-// is escaped, except for what may be printed; only control sequences of our own
+// output is standard output or standard error. All output of commands
+// is escaped, except printable text; only control sequences of our own
 // and files that are meant for programs go to the file itself.
 type output struct {
 	io.Writer
@@ -68,7 +68,7 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// show prints v: as JSON for programs, else what text writes, for people.
+// show prints v: as JSON for programs, else the output of text, for people.
 func show(cmd *cobra.Command, asJSON bool, v any, text func(io.Writer)) error {
 	if asJSON {
 		return writeJSON(cmd.OutOrStdout(), v)
@@ -86,7 +86,7 @@ func showLine(cmd *cobra.Command, asJSON bool, v any, text func(io.Writer)) erro
 	return enc.Encode(v)
 }
 
-// writeText writes all that text writes, or returns why it cannot.
+// writeText writes the output of text, or returns why it cannot.
 func writeText(out io.Writer, text func(io.Writer)) error {
 	var b bytes.Buffer
 	text(&b)
@@ -94,7 +94,7 @@ func writeText(out io.Writer, text func(io.Writer)) error {
 	return err
 }
 
-// table aligns what text writes in columns, the cells of which end with a tab.
+// table aligns the output of text in columns, the cells of which end with a tab.
 func table(text func(io.Writer)) func(io.Writer) {
 	return func(out io.Writer) {
 		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
@@ -110,7 +110,7 @@ const progressEvery = 10 * time.Second
 // clearLine takes the cursor to the beginning of a line, which it empties.
 const clearLine = "\r\x1b[K"
 
-// progressLine shows what is going on: one line that is overwritten on a
+// progressLine shows progress: one line that is overwritten on a
 // terminal, now and then a line of its own elsewhere. It can be used from
 // several goroutines.
 type progressLine struct {

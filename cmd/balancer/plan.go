@@ -26,11 +26,11 @@ func newPlanCommand() *cobra.Command {
 the consensus, fetches the descriptors of all instances, and plans as a running
 balancer does: for each service and both of its descriptors the introduction
 points, their relays and instances, in their order; the directories (HSDirs) that
-they go to; what of the instances is left out, and why; and which share of the
+they go to; the points that are left out, and why; and which share of the
 visitors each instance can expect.
 
-"new period" as the reason says that nothing is stored of that period, and no
-reason that what was published last would stay. No key is asked to sign.
+The reason "new period" means that nothing is stored for that period; without a
+reason, the last published descriptor would stay. No key is asked to sign.
 
 The exit status is 1 if a service has nothing to publish.`,
 		Example: "  balancer plan --config /etc/balancer/balancer.toml --json",
@@ -102,7 +102,7 @@ func printPlan(out io.Writer, p *balance.Plan) {
 		}
 	}
 	for _, t := range p.Targets {
-		why := "what was published last stays"
+		why := "the last published descriptor stays"
 		switch {
 		case t.Held != "":
 			why = t.Held

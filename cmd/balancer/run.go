@@ -27,21 +27,20 @@ func newRunCommand() *cobra.Command {
 
 It fetches the descriptors of each service's instances, publishes a master
 descriptor under the service's own address, and keeps it up to date. Without a
-[tor] table in the configuration it starts a tor of its own and takes it down
-again at the end.
+[tor] table in the configuration it starts a tor of its own and stops it on exit.
 
-SIGHUP reads the configuration again. If anything is wrong with it, the old one
-stays in force; the log and "balancer status" say why. What is published when the
-balancer stops stays at the directories for about three hours.
+SIGHUP reloads the configuration. If anything is wrong with it, the old one
+stays in force; the log and "balancer status" say why. Published descriptors
+stay on the HSDirs for about three hours after the balancer stops.
 
-The log goes to standard error. If nobody reads it, or it has no room, the balancer
-goes on, and counts the lines that are lost.`,
+The log goes to standard error. If it is blocked or full, the balancer continues,
+and counts the lines that are lost.`,
 		Example: `  balancer check --config /etc/balancer/balancer.toml
   balancer run --config /etc/balancer/balancer.toml
   balancer status --config /etc/balancer/balancer.toml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			// A log that was closed is no reason to end, and one that nobody reads
-			// none to stay when there is an error to be told.
+			// A closed log is no reason to stop, and a blocked one must not keep the
+			// process from exiting with an error.
 			signal.Ignore(syscall.SIGPIPE)
 			cfg, err := loadOwnConfig(path)
 			if err == nil {
@@ -90,8 +89,8 @@ func runDaemon(ctx context.Context, cfg *config.Config, out io.Writer) error {
 	}
 }
 
-// reload reads the file again; whatever goes wrong leaves d as it is. The daemon
-// records what came of it.
+// reload reads the file again; on an error d stays as it is. The daemon
+// records the result.
 func reload(d *daemon.Daemon, path string) {
 	cfg, err := config.Load(path)
 	if err != nil {
@@ -107,7 +106,7 @@ func addConfigFlag(cmd *cobra.Command, path *string) {
 	_ = cmd.MarkFlagFilename("config", "toml")
 }
 
-// loadConfig reads the configuration that the operator named.
+// loadConfig reads the operator's configuration.
 func loadConfig(path string) (*config.Config, error) {
 	if path == "" {
 		return nil, usageError{fmt.Errorf("name the configuration with --config FILE")}
@@ -115,7 +114,7 @@ func loadConfig(path string) (*config.Config, error) {
 	return config.Load(path)
 }
 
-// loadOwnConfig is loadConfig for what runs a tor in the state directory.
+// loadOwnConfig is loadConfig for commands that run a tor in the state directory.
 func loadOwnConfig(path string) (*config.Config, error) {
 	cfg, err := loadConfig(path)
 	if err == nil {

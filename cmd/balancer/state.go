@@ -21,8 +21,8 @@ import (
 func newStateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "state",
-		Short: "Look at what the balancer keeps between two runs",
-		Long: `Look at what the balancer keeps between two runs, in state.db in state_dir.
+		Short: "Look at the balancer's stored state",
+		Long: `Look at the state that the balancer keeps between two runs, in state.db in state_dir.
 
 None of it is a secret, and none of it is configuration. If it is lost, the
 balancer starts again from the network.`,
@@ -37,18 +37,18 @@ func newStateShowCommand() *cobra.Command {
 	var events int
 	cmd := &cobra.Command{
 		Use:   "show --config FILE",
-		Short: "Show what the balancer keeps between two runs",
-		Long: `Show what the balancer keeps between two runs: for each service and period the
-highest revision counter that it may have used, and what it published last; for
+		Short: "Show the state that the balancer keeps between two runs",
+		Long: `Show the state that the balancer keeps between two runs: for each service and period
+the highest revision counter that it may have used, and what it published last; for
 each instance the last good descriptor; for each period which instance was first
-seen with which keys of introduction points; and what happened last.
+seen with which keys of introduction points; and the last events.
 
 An HSDir refuses a descriptor whose revision counter is not above that of the one
-it holds, so the balancer starts above the counter that is stored. If that is
-lost, it follows the clock, and may be refused until it has passed the old one.
+it holds, so the balancer starts above the stored counter. If that is lost, it
+follows the clock, and may be refused until it has passed the old one.
 
-It reads the file and changes nothing, whether or not a balancer is running. What
-a running balancer does now, "balancer status" shows.`,
+It reads the file and changes nothing, whether or not a balancer is running. To see
+the current state of a running balancer, use "balancer status".`,
 		Example: `  balancer state show --config /etc/balancer/balancer.toml
   balancer state show --config /etc/balancer/balancer.toml --service ADDRESS --json
   balancer state show --config /etc/balancer/balancer.toml --events 1000`,
@@ -74,7 +74,7 @@ a running balancer does now, "balancer status" shows.`,
 	}
 	addConfigFlag(cmd, &path)
 	cmd.Flags().StringVar(&only, "service", "", "show the service of this `ADDRESS` alone")
-	cmd.Flags().IntVar(&events, "events", 20, "show what happened last, at most `NUMBER` events")
+	cmd.Flags().IntVar(&events, "events", 20, "show the last `NUMBER` events")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON, for programs")
 	return cmd
 }
@@ -120,7 +120,7 @@ func readState(dir string, service *descriptor.Address, events int, log *slog.Lo
 	if service != nil {
 		record, version, err := db.Service(*service)
 		if err == nil && version == 0 {
-			err = fmt.Errorf("nothing is stored of %s in %s; \"balancer state show\" without --service shows everything", service, dir)
+			err = fmt.Errorf("nothing is stored for %s in %s; \"balancer state show\" without --service shows everything", service, dir)
 		}
 		v.Services = append(v.Services, serviceRecord{*service, version, record})
 		return v, err

@@ -24,13 +24,13 @@ func newStatusCommand() *cobra.Command {
 		Use:   "status --config FILE",
 		Short: "Show what the running balancer is doing",
 		Long: `Show what the running balancer is doing: its tor, the consensus, and for each
-service who keeps its keys and for how long, its instances, what is published
-and at how many directories that is confirmed. The answer comes over a unix
-socket in state_dir, which only the balancer's user and root can open. It tells
-the configuration that is in force, and whether a newer one was refused.
+service the custody of its keys and how long it lasts, its instances, its
+published descriptors and how many HSDirs confirmed them. The answer comes over
+a unix socket in state_dir, which only the balancer's user and root can open. It
+names the configuration in force, and says whether a newer one was refused.
 
-"ok" says of an instance that its descriptor is fresh. Whether the web server
-behind it answers is not tried.
+"ok" means that an instance's descriptor is fresh. Whether the web server
+behind it answers is not tested.
 
 The exit status is 0 if all is in force as configured and every service is "ok" or
 "degraded": visitors are served. It is 1 if a service is "starting" or "failed" or
@@ -66,8 +66,8 @@ no balancer answers. With --metrics it is 0 if there was an answer.`,
 }
 
 // statusSocket returns the socket to ask at: the one that is named, or the one
-// that the configuration implies. The daemon is wanted most when the file is
-// broken, so that is no error; broken then says what is wrong.
+// that the configuration implies. The daemon is needed most when the file is
+// broken, so that is not an error; broken then has the error.
 func statusSocket(path, named string) (socket string, broken, err error) {
 	if named != "" {
 		return named, nil, nil
@@ -76,7 +76,7 @@ func statusSocket(path, named string) (socket string, broken, err error) {
 	return filepath.Join(dir, status.SocketName), broken, err
 }
 
-// asked says how to ask better, if err is that there was no answer.
+// asked adds advice to err if there was no answer.
 func asked(err, broken error) error {
 	if forbidden := (*status.ForbiddenError)(nil); errors.As(err, &forbidden) && forbidden.User != "" {
 		err = fmt.Errorf("%w; run: runuser -u %s -- %s", err, shell.Quote(forbidden.User), commandLine())
@@ -87,7 +87,7 @@ func asked(err, broken error) error {
 	return err
 }
 
-// commandLine is what was typed, to be typed again.
+// commandLine is the typed command, to be typed again.
 func commandLine() string {
 	words := make([]string, len(os.Args))
 	for i, word := range os.Args {
@@ -96,7 +96,7 @@ func commandLine() string {
 	return strings.Join(words, " ")
 }
 
-// unwell returns an error that names what an operator must look at.
+// unwell returns an error that names problems for an operator.
 func unwell(s status.Snapshot) error {
 	var bad []string
 	if refused := s.Refused(); refused != nil {
@@ -128,7 +128,7 @@ func custodyText(now time.Time, c status.Custody) string {
 	}[c.Signing]
 	switch a := c.Ahead; {
 	case a == nil && c.CertifiedUntil.IsZero():
-		return text + "; nothing is certified yet"
+		return text + "; no certificate yet"
 	case a == nil:
 		return text + "; certified until " + moment(c.CertifiedUntil)
 	case a.Periods == 0 && a.DarkAt.IsZero():
@@ -152,8 +152,8 @@ func roughly(d time.Duration) string {
 	return plural(int(d/time.Minute), "minute")
 }
 
-// printStatus prints a snapshot for people. Much of it is others' text: what tor
-// and HSDirs said, and a socket that a stranger may have put there.
+// printStatus prints a snapshot for people. Much of it is untrusted text: from tor
+// and HSDirs, and from a socket that a stranger may have put there.
 func printStatus(w io.Writer, s status.Snapshot) {
 	if refused := s.Refused(); refused != nil {
 		warn(w, "REFUSED", fmt.Sprintf("at %s the configuration was not taken over, the old one stays in force:\n%s", clock(refused.At), refused.Error))
@@ -177,7 +177,7 @@ func printStatus(w io.Writer, s status.Snapshot) {
 	}
 }
 
-// torText says whether a tor is connected, and what it does not do.
+// torText says whether a tor is connected, and whether it serves.
 func torText(t status.Tor) string {
 	text := "not connected"
 	switch {
@@ -196,7 +196,7 @@ func printService(w io.Writer, now time.Time, s status.Service) {
 	fmt.Fprintf(w, "\n%s\t%s, strategy %s\n", printable.Text(s.Address), printable.Text(strings.ToUpper(string(s.State))), printable.Text(s.Strategy))
 	fmt.Fprintf(w, "  custody: %s\n", printable.Text(custodyText(now, s.Custody)))
 	if !s.ReadBack.IsZero() {
-		fmt.Fprintf(w, "  read back: clients got what is published %s\n", ago(now, s.ReadBack))
+		fmt.Fprintf(w, "  read back: clients got the published descriptor %s\n", ago(now, s.ReadBack))
 	}
 	for _, warning := range s.Warnings {
 		warn(w, "  WARNING", warning)

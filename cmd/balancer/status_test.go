@@ -199,7 +199,7 @@ func TestCustodyText(t *testing.T) {
 		custody status.Custody
 		want    string
 	}{
-		{status.Custody{Form: "tor", Signing: "memory"}, "tor's hs_ed25519_secret_key, signing keys in memory; nothing is certified yet"},
+		{status.Custody{Form: "tor", Signing: "memory"}, "tor's hs_ed25519_secret_key, signing keys in memory; no certificate yet"},
 		{status.Custody{Form: "pem", Signing: "token", CertifiedUntil: now},
 			"PKCS #8 in PEM, as OnionBalance writes it, signing keys on a token; certified until 2026-11-20 09:00 UTC"},
 		{status.Custody{Form: "offline", Signing: "disk", Ahead: &status.Ahead{Periods: 12, Horizon: 60, DarkAt: dark, RenewBy: dark.Add(-12 * time.Hour)}},

@@ -28,8 +28,8 @@ func newTestnetCommand() *cobra.Command {
 		Long: `Run a private Tor network on this machine: real tor processes on loopback
 addresses, with directory authorities, relays, a client, a tor for the balancer to
 manage services through, and onion services that are set up as instances of one
-public address. Nothing of it touches the real Tor network, and it needs no
-privileges; the tor and tor-gencert of the Debian package tor have to be there.
+public address. It never touches the real Tor network, and needs no privileges, but
+the programs tor and tor-gencert of the Debian package tor.
 
 Time runs fast: with a voting interval of 10 seconds a time period (a day on the
 real network) lasts 4 minutes, and so does a shared random value.`,
@@ -54,15 +54,15 @@ func newTestnetUpCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Start the network, and keep it up until Ctrl-C",
-		Long: `Starts the network and shows how far it is, then what there is to use: the SOCKS
+		Long: `Starts the network and shows its progress, then its access points: the SOCKS
 port of the client, the control port of the manager, the addresses of the
 instances, and a configuration for "balancer run". The network is up until Ctrl-C,
-SIGTERM or "balancer testnet down"; with --detach it is so in the background, and
+SIGTERM or "balancer testnet down"; with --detach it runs in the background, and
 the command returns once everything works.
 
 Each tor has a directory of its own below DIRECTORY/net, with its torrc and its
-output.log, which stay when the network is down, until the next one. The key of the
-public address, DIRECTORY/front, is kept for the next one too.
+output.log, which are kept until the next start. The key of the public address,
+DIRECTORY/front, is reused by the next network.
 
 To see what happens when an instance dies, end its tor: "kill -9 PID".`,
 		Example: `  balancer testnet up --instances 5 --voting-interval 20s
@@ -214,7 +214,7 @@ func newTestnetDownCommand() *cobra.Command {
 		Use:   "down",
 		Short: "End a network that is up",
 		Long: `Ends the network that "balancer testnet up" has started in DIRECTORY, and waits
-until all of its processes are gone. If none is up there, nothing is done.`,
+until all of its processes are gone. It does nothing if no network is up there.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := owner.Check(dir); err != nil {
 				return err
@@ -258,8 +258,7 @@ func newTestnetStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Say whether a network is up, and what there is to use",
-		Long: `Says whether a network is up in DIRECTORY, what there is to use, and when the
-network's time period and shared random value change next. The exit status is 0 if
+		Long: `Says whether a network is up in DIRECTORY, its access points, and when the network's time period and shared random value change next. The exit status is 0 if
 it is up, and 1 otherwise.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := owner.Check(dir); err != nil {

@@ -23,7 +23,7 @@ import (
 // labState is what "testnet up" writes down for "status" and "down", in
 // testnet.json.
 type labState struct {
-	State    string    `json:"state"` // "starting" or "up"; "down" if nobody holds the lock
+	State    string    `json:"state"` // "starting" or "up"; "down" if the lock is free
 	PID      int       `json:"pid"`
 	Started  time.Time `json:"started"`
 	Dir      string    `json:"dir"`
@@ -114,7 +114,7 @@ func readLabState(dir string) (*labState, error) {
 	return s, nil
 }
 
-// ask adds what only the network itself knows.
+// ask adds the information that only the network itself has.
 func (s *labState) ask(ctx context.Context) {
 	if c, err := testnet.FetchConsensus(ctx, s.Directory); err == nil {
 		s.Consensus = &labConsensus{
@@ -124,7 +124,7 @@ func (s *labState) ask(ctx context.Context) {
 	}
 }
 
-// describe fills in what a running lab has.
+// describe fills in the addresses and ports of a running lab.
 func (s *labState) describe(l *publicLab) {
 	s.State, s.Progress = "up", ""
 	s.Directory = l.Net.DirectoryAddress()

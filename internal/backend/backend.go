@@ -17,19 +17,19 @@ import (
 // before its instance counts as silent. tor renews it after 60 to 120 minutes.
 const SilentAfter = 150 * time.Minute
 
-// Finding is what the last fetch of an instance's descriptor came to.
+// Finding is the result of the last fetch of an instance's descriptor.
 type Finding int
 
 // The findings.
 const (
 	NotAsked    Finding = iota
 	Found               // a valid descriptor
-	NotFound            // HSDirs of both replicas answered, and have none
+	NotFound            // HSDirs of both replicas answered, and do not have it
 	Unreachable         // not enough HSDirs answered to tell
 	Invalid             // HSDirs returned only invalid descriptors
 )
 
-// findingOf tells what the error of a fetch says about the instance.
+// findingOf maps the error of a fetch to a finding.
 func findingOf(err error) Finding {
 	switch {
 	case err == nil:
@@ -43,7 +43,7 @@ func findingOf(err error) Finding {
 	}
 }
 
-// Backend is what is known of one instance at one moment. It is immutable.
+// Backend is the state of one instance at one moment. It is immutable.
 type Backend struct {
 	Address descriptor.Address
 	// Version grows with every change of the instance that services care about.
@@ -55,16 +55,16 @@ type Backend struct {
 
 	Descriptor *descriptor.Descriptor // the last good one; nil before there was one
 	Period     descriptor.Period      // of Descriptor
-	Renewed    time.Time              // when the instance published it, as far as is known
+	Renewed    time.Time              // when the instance published it, as far as known
 	Exact      bool                   // Renewed is more than an upper bound
 	Seen       time.Time              // when a fetch last found Descriptor, or one after it
 	Offer      Offer                  // of Descriptor
-	Restless   bool                   // it changes its offer too often, and is asked less often
+	Restless   bool                   // it changes its offer too often, and is fetched less often
 
 	Asking   bool      // a fetch is in flight
 	Asked    time.Time // when the last fetch began
 	Answered time.Time // when the last fetch ended
-	Heard    time.Time // when a fetch last told whether there is a descriptor
+	Heard    time.Time // when a fetch last showed whether there is a descriptor
 	Due      time.Time // when the next fetch should begin
 
 	Interval time.Duration // between fetches while it answers
@@ -75,10 +75,10 @@ type Backend struct {
 // it yet.
 const missesToDrop = 2
 
-// State sums b up. Only an instance that is ok is worth sending clients to while
-// there is a choice.
+// State derives the state from b. Only an instance that is ok is worth sending clients
+// to while there is a choice.
 //
-// Silence is judged by what fetches saw, not by the time since the last one: an
+// Silence is judged by the results of fetches, not by the time since the last one: an
 // instance is silent if a fetch found a descriptor that was old by then. So rare
 // fetches make no instance silent.
 func (b *Backend) State(now time.Time) status.State {
@@ -122,23 +122,23 @@ func (b *Backend) floor(p descriptor.Period) uint64 {
 // in which it named them.
 type View struct {
 	Backends []*Backend
-	// Jumps is how often the wall clock went ahead of the monotonic one until now: the
-	// machine slept, or the clock was set.
+	// Jumps counts how often the wall clock has got ahead of the monotonic one: the
+	// machine was suspended, or the clock was set.
 	Jumps int
-	// StoreErr is why what is known of the instances could not be stored.
+	// StoreErr is why the state of the instances could not be stored.
 	StoreErr error
 }
 
 // How long planning waits for fetches in flight: waitLongest for the first of
-// them, waitRest once one of them was answered. To publish two instances and then
+// them, waitRest after the first answer. Publishing two instances and then
 // three costs more than a second's wait.
 const (
 	waitLongest = 5 * time.Second
 	waitRest    = time.Second
 )
 
-// Wait returns until when fetches in flight, or about to begin, are worth waiting
-// for; the zero time if none is.
+// Wait returns until when to wait for fetches in flight, or about to begin;
+// the zero time if none is worth it.
 func (v View) Wait(now time.Time) time.Time {
 	var began, until time.Time
 	for _, b := range v.Backends {
@@ -158,7 +158,7 @@ func (v View) Wait(now time.Time) time.Time {
 	return until
 }
 
-// pending returns since when a fetch is in flight or due.
+// pending returns since when a fetch has been in flight or due.
 func (b *Backend) pending(now time.Time) (since time.Time, pending bool) {
 	if b.Asking {
 		return b.Asked, true
@@ -177,7 +177,7 @@ func (v View) NextFetch() (next time.Time) {
 	return next
 }
 
-// Heard returns when a fetch of an instance last told whether there is a
+// Heard returns when a fetch of an instance last showed whether there is a
 // descriptor; the zero time if none ever did.
 func (v View) Heard() (last time.Time) {
 	for _, b := range v.Backends {

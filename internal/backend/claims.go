@@ -9,18 +9,18 @@ import (
 )
 
 // A descriptor proves nothing about the keys of its introduction points: an
-// instance certifies any 32 bytes, and finds those of the others in the public
+// instance can certify any 32 bytes, and finds the others' keys in the public
 // descriptor. So a key belongs to the instance at which it was first seen in a
-// period. Claims are kept for one period, in which tor never gives up a point's
-// keys for later use, and survive a restart.
+// period. Claims are kept for one period, in which tor never reuses a point's
+// keys, and survive a restart.
 
-// Claims says which instances offered which key, an authentication or an
+// Claims records which instances offered a key, an authentication or an
 // encryption key, the first one first. Keys of both kinds share one name space:
-// none is ever right as both.
+// no key is valid as both.
 type Claims map[[32]byte][]descriptor.Address
 
-// unclaimed lists the keys of o to which the instance that offers them has no
-// claim yet.
+// unclaimed lists the keys of o that the instance offering them has not claimed
+// yet.
 func (c Claims) unclaimed(a descriptor.Address, o Offer) (keys [][32]byte) {
 	for n := range o.Points {
 		for _, key := range [][32]byte{o.Points[n].AuthKey, o.Points[n].EncKey} {
@@ -32,8 +32,8 @@ func (c Claims) unclaimed(a descriptor.Address, o Offer) (keys [][32]byte) {
 	return keys
 }
 
-// Note adds the claims of instances that offer key. Of those that began to offer
-// it at the same time, chance decides.
+// Note adds the claims of instances that offer key. The order of those that began
+// to offer it at the same time is random.
 func (c Claims) Note(key [32]byte, offering []descriptor.Address) {
 	for _, n := range rand.Perm(len(offering)) {
 		if !slices.Contains(c[key], offering[n]) {
@@ -57,8 +57,8 @@ func (c Claims) Rivals(a descriptor.Address, p *Point) (list []descriptor.Addres
 	return list
 }
 
-// forget drops the claims of an instance that is gone: one that was taken out for
-// having stolen keys must not go on having them.
+// forget releases the claims of an instance that was removed: one that was removed
+// for stealing keys must not keep them.
 func (c Claims) forget(a descriptor.Address) {
 	maps.DeleteFunc(c, func(key [32]byte, list []descriptor.Address) bool {
 		c[key] = slices.DeleteFunc(list, func(other descriptor.Address) bool { return other == a })

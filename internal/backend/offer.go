@@ -19,7 +19,7 @@ type Point struct {
 	Rivals []descriptor.Address
 }
 
-// ID tells introduction points apart by all that clients go by.
+// ID identifies an introduction point by everything that clients use.
 type ID struct {
 	Auth, Enc [32]byte
 	Relay     descriptor.Fingerprint
@@ -31,17 +31,17 @@ func IDOf(p *descriptor.IntroductionPoint) ID { return ID{p.AuthKey, p.EncKey, p
 // Offer is what an instance's descriptor contributes to the master descriptor.
 type Offer struct {
 	Points      []Point
-	Flow        *descriptor.FlowControl // nil if the instance does no congestion control
+	Flow        *descriptor.FlowControl // nil if the instance has no congestion control
 	SingleOnion bool
 }
 
-// OfferOf takes from a descriptor what may be published of it.
+// OfferOf extracts from a descriptor the points that may be published.
 func OfferOf(d *descriptor.Descriptor) Offer {
 	o := Offer{Flow: d.FlowControl, SingleOnion: d.SingleOnion}
 	known := make(map[ID]bool)
 	for n := range d.IntroductionPoints {
 		p := &d.IntroductionPoints[n]
-		if p.Legacy || known[IDOf(p)] { // only the oldest clients could use it, or it is there twice
+		if p.Legacy || known[IDOf(p)] { // only the oldest clients could use it, or it is a duplicate
 			continue
 		}
 		known[IDOf(p)] = true
@@ -50,7 +50,7 @@ func OfferOf(d *descriptor.Descriptor) Offer {
 	return o
 }
 
-// same reports whether b offers what a does, in whatever order. Later expiries
+// same reports whether b offers the same as a, in any order. Later expiries
 // alone do not count.
 func (a Offer) same(b Offer) bool {
 	return SameFlow(a.Flow, b.Flow) && a.SingleOnion == b.SingleOnion && len(a.Points) == len(b.Points) &&
@@ -59,27 +59,27 @@ func (a Offer) same(b Offer) bool {
 		})
 }
 
-// SameFlow reports whether a and b say the same of congestion control.
+// SameFlow reports whether a and b have the same congestion control.
 func SameFlow(a, b *descriptor.FlowControl) bool {
 	return a == b || a != nil && b != nil && *a == *b
 }
 
 // SamePoint reports whether a and b are one introduction point. Instances renew
-// the certificates about hourly, so a later expiry makes no other point.
+// the certificates about hourly, so a later expiry does not make another point.
 func SamePoint(a, b *descriptor.IntroductionPoint) bool {
 	p := *a
 	p.Expires = b.Expires
 	return p.Equal(b)
 }
 
-// How often an instance may change its offer before it is asked less often: so
-// many times at once, and then once in so long. Each change costs uploads to all
+// How often an instance may change its offer before it is fetched less often: this
+// many times at once, and then once in this time. Each change costs uploads to all
 // HSDirs. tor changes a point after 18 to 24 hours, when its relay fails, or after
 // some ten thousand introductions, which under load is minutes: so changes are
-// spaced, not refused, lest dead points stay published.
+// rate-limited, not refused: dead points must not stay published.
 const (
 	changesAtOnce = 8
-	// ChangesEvery is how often a restless instance is asked.
+	// ChangesEvery is how often a restless instance is fetched.
 	ChangesEvery = 5 * time.Minute
 )
 

@@ -7,16 +7,16 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// watchedFor is how far apart two fetches may be for the time of what changed
-// between them to be known.
+// watchedFor is how far apart two fetches may be for the time of a change
+// between them to count as known.
 const watchedFor = 10 * time.Minute
 
-// renewed returns when an instance published d, found at now for period p: as b was
-// seen last, it was not there yet. exact is false if that is only an upper bound.
+// renewed returns when an instance published d, found at now for period p, which was
+// not there when b was last seen. exact is false if that is only an upper bound.
 //
 // The revision counter has the time of publication in it, by the instance's clock;
-// that is believed only if it lies between the two fetches. A living instance must
-// not count as silent for a wrong clock.
+// and is used only if it lies between the two fetches. A live instance must
+// not count as silent because of a wrong clock.
 func (b *Backend) renewed(p descriptor.Period, d *descriptor.Descriptor, runStart, now time.Time) (at time.Time, exact bool) {
 	if b.Descriptor == nil || b.Period != p {
 		return now, false

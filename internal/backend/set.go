@@ -19,24 +19,24 @@ import (
 
 // Instance is a backend that a subscriber uses.
 type Instance struct {
-	Name    string // what the subscriber calls it
+	Name    string // the subscriber's name for it
 	Address descriptor.Address
 	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
 }
 
 // Fetcher fetches descriptors, as *hsdir.Fetcher does: it is safe for concurrent
-// use, bounds what it has in flight, and returns when ctx ends.
+// use, limits its fetches in flight, and returns when ctx ends.
 type Fetcher interface {
 	Fetch(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (hsdir.FetchResult, error)
 }
 
-// Source tells which consensus to work by, as *consensus.Watcher does.
+// Source provides the current consensus, as *consensus.Watcher does.
 type Source interface {
 	Consensus() (*hsdir.Consensus, error)
 	Subscribe() (changed <-chan struct{}, unsubscribe func())
 }
 
-// Config says what a Set works with.
+// Config is the configuration of a Set.
 type Config struct {
 	Consensus Source
 	Fetcher   Fetcher
@@ -46,19 +46,19 @@ type Config struct {
 }
 
 // Intervals between fetches of an instance that answers, while no subscriber asks
-// for one: one fetch a second is what a balancer may cost the network on average.
+// for one: a balancer should make no more than one fetch a second on average.
 // On a testing network a day lasts minutes.
 const (
 	fetchShortest = 2 * time.Minute
 	fetchRate     = time.Second
-	fetchLongest  = 50 * time.Minute // lest a dead instance goes unnoticed while HSDirs still have its descriptor
+	fetchLongest  = 50 * time.Minute // so that a dead instance is noticed while HSDirs still have its descriptor
 	fetchTesting  = 15 * time.Second
 )
 
 // dawnLasts is how long after the beginning of a period, or after an instance was
 // added, points count as seen at the same time: when an instance's descriptor
-// arrives is chance, and must not decide which of two has a relay. For as long, at
-// most, the other instances are asked before a new key is claimed for one.
+// arrives is random, and must not decide which of two has a relay. For as long, at
+// most, the other instances are fetched before a new key is claimed for one.
 const dawnLasts = 30 * time.Second
 
 // Set watches instances. It is safe for concurrent use.
@@ -68,28 +68,28 @@ type Set struct {
 	fetch sync.WaitGroup
 	saver *saver
 
-	mu            sync.Mutex // protects what follows
+	mu            sync.Mutex // protects the fields below
 	watches       map[descriptor.Address]*watch
 	subscriptions map[*Subscription]bool
 	consensus     *hsdir.Consensus // that epoch is of; nil before there was one
 	epoch         epoch
 	dawn          time.Time
-	planned       time.Time // when the clock is looked at next
+	planned       time.Time // when the clock is checked next
 	jumps         int       // of the clock, ahead
 	claims        Claims
 	version       uint64
 	decoder       descriptor.Decoder
 }
 
-// epoch is what decides where an instance's descriptor is and which one it is.
-// When it changes, everything fetched before may be about to die.
+// epoch determines where an instance's descriptor is and which one it is.
+// When it changes, all fetched descriptors may soon be stale.
 type epoch struct {
 	period descriptor.Period
 	random [32]byte // of the ring that clients fetch from
 	first  descriptor.Period
 }
 
-// watch is one instance with those who use it.
+// watch is one instance with its users.
 type watch struct {
 	now       *Backend
 	users     map[*Subscription]Instance
@@ -98,7 +98,7 @@ type watch struct {
 	keys      descriptor.PeriodKeys // of the period asked for last
 	asking    bool
 	wrongKeys int       // client keys that did not open the descriptor; the next is tried
-	listened  time.Time // since when the other instances are asked whose its new keys are; else zero
+	listened  time.Time // since when the other instances are fetched to find the owner of its new keys; else zero
 }
 
 // New returns a Set that watches nothing until Run.
@@ -152,12 +152,12 @@ func (s *Set) turn(ctx context.Context, now time.Time) (next time.Time) {
 	return later(next, now.Add(shortestTurn))
 }
 
-// shortestTurn keeps a mistake about what is due from becoming a busy loop.
+// shortestTurn keeps a bug in due times from becoming a busy loop.
 const shortestTurn = 100 * time.Millisecond
 
 // enter makes every instance due if c began a new epoch, since an instance has
 // other introduction points in its new descriptor and closes the old ones, or if
-// the turn that should have been is late. It reports whether it did. The caller
+// this turn is late. It reports whether it did. The caller
 // holds s.mu.
 func (s *Set) enter(now time.Time, c *hsdir.Consensus) bool {
 	if c == nil || c.Current().Len() == 0 || s.consensus != nil && c.ValidAfter.Before(s.consensus.ValidAfter) {
@@ -193,7 +193,7 @@ func (s *Set) enter(now time.Time, c *hsdir.Consensus) bool {
 	return true
 }
 
-// ask begins a fetch.
+// ask starts a fetch.
 func (s *Set) ask(ctx context.Context, now time.Time, a descriptor.Address, w *watch) {
 	every := s.interval(w)
 	if w.keys.Period != s.epoch.period {
@@ -219,7 +219,7 @@ func (s *Set) ask(ctx context.Context, now time.Time, a descriptor.Address, w *w
 	})
 }
 
-// absorb takes the result of one fetch in.
+// absorb records the result of one fetch.
 func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result hsdir.FetchResult, err error) {
 	defer s.wake()
 	now := s.cfg.Now()
@@ -227,7 +227,7 @@ func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result
 	defer s.mu.Unlock()
 	w.asking = false
 	if s.watches[a] != w {
-		return // nobody uses it any more
+		return // no longer in use
 	}
 	if p != s.epoch.period {
 		w.update(func(b *Backend) { b.Asking, b.Due = false, now }) // the period changed meanwhile
@@ -277,7 +277,7 @@ func (b *Backend) newer(before *Backend) bool {
 	return before.Descriptor == nil || before.Period != b.Period || before.Descriptor.RevisionCounter != b.Descriptor.RevisionCounter
 }
 
-// take makes what a fetch found the descriptor of b.
+// take stores a fetched descriptor as that of b.
 func (s *Set) take(now time.Time, w *watch, b *Backend, p descriptor.Period, result hsdir.FetchResult) {
 	old := b.Period != p // so are all of its points
 	if b.Descriptor == nil || old || b.Descriptor.RevisionCounter != result.Descriptor.RevisionCounter {
@@ -304,8 +304,8 @@ func (s *Set) take(now time.Time, w *watch, b *Backend, p descriptor.Period, res
 	s.rival(b)
 }
 
-// pause is the time until an instance is asked again: about every while it
-// answers, and longer while it changes all the time.
+// pause is the time until an instance is fetched again: about every while it
+// answers, and longer while it changes too often.
 func (w *watch) pause(every time.Duration) time.Duration {
 	if w.now.Restless {
 		every = max(every, ChangesEvery)
@@ -317,7 +317,7 @@ func (w *watch) pause(every time.Duration) time.Duration {
 	return min(w.retry.Next(), every)
 }
 
-// interval is how often an instance is asked while it answers.
+// interval is how often an instance is fetched while it answers.
 func (s *Set) interval(w *watch) time.Duration {
 	shortest := time.Duration(0)
 	for sub := range w.users {
@@ -336,7 +336,7 @@ func (s *Set) interval(w *watch) time.Duration {
 }
 
 // settle claims new keys for the instances that offer them, once the instances
-// that are used together with these were asked, too: the owner of a key may be one
+// used together with these have been fetched, too: the owner of a key may be one
 // of them.
 func (s *Set) settle(now time.Time) {
 	var ready []descriptor.Address
@@ -363,7 +363,7 @@ func (s *Set) settle(now time.Time) {
 	s.saver.setClaims(s.epoch.period, s.claims)
 }
 
-// listen has the instances asked that are used together with w, which offers new
+// listen fetches the instances that are used together with w, which offers new
 // keys, and reports whether all of them have answered, or had time enough.
 func (s *Set) listen(now time.Time, a descriptor.Address, w *watch) bool {
 	first := w.listened.IsZero()
@@ -405,7 +405,7 @@ func (s *Set) offering(key [32]byte) (list []descriptor.Address) {
 	return list
 }
 
-// contest works out which of w's keys others had first.
+// contest determines which of w's keys others had first.
 func (s *Set) contest(a descriptor.Address, w *watch) {
 	for n := range w.now.Offer.Points {
 		p := &w.now.Offer.Points[n]
@@ -425,14 +425,14 @@ func (s *Set) rival(b *Backend) {
 	}
 }
 
-// update replaces what is known of w by a changed copy.
+// update replaces the Backend of w by a changed copy.
 func (w *watch) update(change func(b *Backend)) {
 	b := *w.now
 	change(&b)
 	w.now = &b
 }
 
-// changed wakes those who use w.
+// changed wakes the users of w.
 func (s *Set) changed(w *watch) {
 	s.version++
 	w.update(func(b *Backend) { b.Version = s.version })
@@ -441,7 +441,7 @@ func (s *Set) changed(w *watch) {
 	}
 }
 
-// tell records that an instance is in another state. Several services may use it,
+// tell records that an instance's state changed. Several services may use it,
 // under different names.
 func (s *Set) tell(now time.Time, w *watch, is, was any) {
 	e := event.Event{At: now, Kind: event.InstanceState, Text: "instance"}

@@ -14,7 +14,7 @@ import (
 	"onionbalancer/internal/state"
 )
 
-// Store keeps what is known of instances over restarts, as *state.DB does.
+// Store keeps the state of instances over restarts, as *state.DB does.
 type Store interface {
 	Instances() ([]state.Listed[state.Instance], error)
 	SwapInstance(ctx context.Context, a descriptor.Address, version uint64, i state.Instance) (uint64, error)
@@ -23,7 +23,7 @@ type Store interface {
 	Swap(ctx context.Context, changes ...state.Change) (versions []uint64, err error)
 }
 
-// saver writes records in the background, so that nothing waits for a disk. It
+// saver writes records in the background, so that no caller waits for a disk. It
 // reads the store once, when it is made.
 type saver struct {
 	store Store
@@ -35,7 +35,7 @@ type saver struct {
 	err       error // of the last attempt to read or write
 }
 
-// stored is a record as it is to be in the store.
+// stored is a record to write.
 type stored[T any] struct {
 	record  T
 	version uint64 // in the store
@@ -43,7 +43,7 @@ type stored[T any] struct {
 	over    bool // to be deleted
 }
 
-// retrySave is the delay before a failed write is retried, and its longest.
+// retrySave is the delay before a failed write is retried, and its maximum.
 const (
 	retrySave    = time.Second
 	retrySaveMax = 5 * time.Minute
@@ -70,7 +70,7 @@ func (v *saver) trouble() error {
 	return v.err
 }
 
-// setInstance has a record written.
+// setInstance schedules a record to be written.
 func (v *saver) setInstance(a descriptor.Address, record state.Instance) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -78,8 +78,8 @@ func (v *saver) setInstance(a descriptor.Address, record state.Instance) {
 	v.wake()
 }
 
-// setClaims has the claims of a period written, and forgets those of periods long
-// before.
+// setClaims schedules the claims of a period to be written, and drops those of periods
+// long before.
 func (v *saver) setClaims(p descriptor.Period, c Claims) {
 	record := state.Claims{Keys: make(map[state.Bytes32][]state.Address, len(c))}
 	for key, list := range c {
@@ -98,7 +98,7 @@ func (v *saver) setClaims(p descriptor.Period, c Claims) {
 	v.wake()
 }
 
-// set makes record the one to be stored under key.
+// set makes record the pending one under key.
 func set[K comparable, T any](all map[K]*stored[T], key K, record T) {
 	s := all[key]
 	if s == nil {
@@ -115,7 +115,7 @@ func (v *saver) wake() {
 	}
 }
 
-// loadClaims returns what is stored of the claims of a period.
+// loadClaims returns the stored claims of a period.
 func (v *saver) loadClaims(p descriptor.Period) Claims {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -156,7 +156,7 @@ func (v *saver) run(ctx context.Context, troubled func()) {
 	}
 }
 
-// write writes what is dirty.
+// write writes the dirty records.
 func (v *saver) write(ctx context.Context) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -202,7 +202,7 @@ func save[T any](mu *sync.Mutex, s *stored[T], swap func(T) (uint64, error)) err
 	return err
 }
 
-// record is what is stored of b, whose descriptor came as raw.
+// record is the stored form of b, whose descriptor was received as raw.
 func (b *Backend) record(raw []byte) state.Instance {
 	r := state.Instance{
 		Period: b.Period.Number, Minutes: b.Period.Minutes(), Revision: b.Descriptor.RevisionCounter,
@@ -214,7 +214,7 @@ func (b *Backend) record(raw []byte) state.Instance {
 	return r
 }
 
-// restore takes in what is stored of an instance. The descriptor is verified again,
+// restore applies the stored record of an instance. The descriptor is verified again,
 // as everything that comes from outside the process.
 func (s *Set) restore(now time.Time, i Instance, w *watch) {
 	s.saver.mu.Lock()
@@ -234,7 +234,7 @@ func (s *Set) restore(now time.Time, i Instance, w *watch) {
 		return // another service may know the key
 	}
 	if err != nil {
-		s.cfg.Record(event.Event{At: now, Kind: event.InstanceState, Text: "a stored descriptor is of no use any more",
+		s.cfg.Record(event.Event{At: now, Kind: event.InstanceState, Text: "a stored descriptor is no longer usable",
 			Attrs: []slog.Attr{slog.String("instance", i.Name), slog.Any("error", err)}})
 		return
 	}

@@ -23,7 +23,7 @@ type Subscription struct {
 
 // Subscribe begins to watch instances for a service. wake is called, by any
 // goroutine, when one of them changed; it must not block nor use the Set. every is
-// how often an instance is asked while it answers; 0 leaves that to the Set.
+// how often an instance is fetched while it answers; 0 leaves that to the Set.
 func (s *Set) Subscribe(service descriptor.Address, instances []Instance, every time.Duration, wake func()) *Subscription {
 	sub := &Subscription{set: s, service: service, wake: wake}
 	s.mu.Lock()
@@ -33,7 +33,7 @@ func (s *Set) Subscribe(service descriptor.Address, instances []Instance, every 
 	return sub
 }
 
-// Update changes the instances. What is known of those that stay is kept.
+// Update changes the instances. The state of those that stay is kept.
 func (sub *Subscription) Update(instances []Instance, every time.Duration) {
 	s := sub.set
 	now := s.cfg.Now()
@@ -89,7 +89,7 @@ func (sub *Subscription) Close() {
 	sub.instances = nil
 }
 
-// View returns what is known of the instances now.
+// View returns the current state of the instances.
 func (sub *Subscription) View() View {
 	s := sub.set
 	now := s.cfg.Now()
@@ -108,7 +108,7 @@ func (sub *Subscription) View() View {
 	return v
 }
 
-// watch begins to watch an instance, with what is stored of it. The caller holds
+// watch begins to watch an instance, from its stored state. The caller holds
 // s.mu.
 func (s *Set) watch(now time.Time, i Instance) *watch {
 	w := &watch{
@@ -120,7 +120,7 @@ func (s *Set) watch(now time.Time, i Instance) *watch {
 	return w
 }
 
-// clientKeys are the client keys that subscribers know of an instance, each once: what
+// clientKeys are the client keys of an instance that subscribers have, each once: what
 // one of them may read is published for all that name the instance.
 func (w *watch) clientKeys() (keys []*descriptor.ClientKey) {
 	var users []*Subscription
@@ -138,7 +138,7 @@ func (w *watch) clientKeys() (keys []*descriptor.ClientKey) {
 	return keys
 }
 
-// rekey has an instance asked at once, since it has other client keys. The one of i
+// rekey has an instance fetched at once, since its client keys changed. The one of i
 // may be what opens its stored descriptor.
 func (s *Set) rekey(now time.Time, i Instance, w *watch) {
 	w.wrongKeys = 0
@@ -151,7 +151,7 @@ func (s *Set) rekey(now time.Time, i Instance, w *watch) {
 	}
 }
 
-// firstRetry is how soon an instance is asked again that was not found; the delay
+// firstRetry is how soon the fetch of an instance that was not found is retried; the delay
 // doubles up to the usual interval.
 const firstRetry = 5 * time.Second
 

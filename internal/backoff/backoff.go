@@ -14,8 +14,8 @@ type Policy struct {
 }
 
 // Delay returns the wait after the given number of failures in a row, which is
-// 1 or more. It is shortened at random by up to half, after the cap: what failed
-// together is not retried together, however often it failed.
+// 1 or more. It is shortened at random by up to half, after the cap, so that calls that
+// failed together are not retried together, however often they failed.
 func (p Policy) Delay(failures int) time.Duration {
 	wait := p.Min
 	for ; failures > 1 && wait < p.Max; failures-- {
@@ -43,8 +43,8 @@ func (b *Backoff) Next() time.Duration {
 // Reset records a success.
 func (b *Backoff) Reset() { b.Failures = 0 }
 
-// Jitter spreads an interval by a tenth either way, so that what began together
-// does not stay together.
+// Jitter varies an interval by a tenth either way, so that timers started together
+// do not stay together.
 func Jitter(d time.Duration) time.Duration {
 	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }

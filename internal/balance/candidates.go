@@ -9,26 +9,26 @@ import (
 	"onionbalancer/selection"
 )
 
-// pool is what there is to choose from, and what of the instances' offers is not
-// in it.
+// pool has the candidates to choose from, and the points of the instances that were
+// left out.
 type pool struct {
 	candidates []selection.Candidate
-	// fallback says that no instance is ok, and the candidates are what was last
-	// known of them: stale, which the caller must say loudly.
+	// fallback says that no instance is ok, and the candidates are the last known
+	// points: stale, which the caller must report loudly.
 	fallback bool
 	flow     uint64              // versions of congestion control that most instances have
 	left     map[string][]string // by instance: why some of its points are left out
 	thefts   map[string]string   // by instance: which other one's keys it offers
 }
 
-// offering is an instance with what is known of it.
+// offering is an instance with its current state.
 type offering struct {
 	Instance
 	*backend.Backend
 }
 
 // gather lists the introduction points that may be published: those of the
-// instances that are ok. While none is, the points last known of the others are
+// instances that are ok. While none is, the last known points of the others are
 // better than nothing.
 func gather(v View) pool {
 	var all, able []offering
@@ -60,7 +60,7 @@ func (p *pool) take(v View, able []offering) {
 	}
 	p.flow = agreedFlow(flows)
 	for n, o := range able {
-		// Its visitors would count cells in another way than it does.
+		// Its visitors would count cells differently than it does.
 		if len(points[n]) > 0 && versionsOf(o.Offer.Flow)&p.flow != p.flow {
 			p.left[o.Name] = append(p.left[o.Name], "it is left out, since it offers no congestion control and most of the others do: update its tor")
 			continue

@@ -15,9 +15,9 @@ import (
 const ntorHandshake = 2
 
 // contents assembles the inner layer of a master descriptor from the chosen
-// points, in their order. That a service is a single onion service is claimed
-// only if every instance that clients may end up at says so. flow is what most
-// instances have of congestion control. Clients refuse a descriptor whose
+// points, in their order. A service is declared a single onion service
+// only if every instance that clients may end up at says so. flow has the congestion
+// control versions of most instances. Clients refuse a descriptor whose
 // cc_sendme_inc is not near their consensus's own.
 func contents(chosen []selection.Candidate, v View, flow uint64) *descriptor.Contents {
 	single := make(map[string]bool)
@@ -42,8 +42,8 @@ func contents(chosen []selection.Candidate, v View, flow uint64) *descriptor.Con
 const knownFlow = 1<<1 | 1<<2
 
 // agreedFlow returns the versions that more than half of the instances have.
-// What most have is claimed, and who has it not is left out: so no single one of
-// three or more switches congestion control off for all, or on where it is not.
+// The majority's versions are published, and instances without them are left out: so
+// no single one of three or more can switch congestion control off, or on, for all.
 func agreedFlow(flows []*descriptor.FlowControl) (agreed uint64) {
 	for v := range maxVersion {
 		have := 0
@@ -139,7 +139,7 @@ func remaining(c *descriptor.Contents, v View) *descriptor.Contents {
 }
 
 // dated returns c as it is published in a descriptor made at now: with one expiry
-// for all points, the one that tor gives. What their own expiries are would tell
+// for all points, the one that tor gives. Their own expiries would tell
 // which of them belong to one instance.
 func dated(c *descriptor.Contents, now time.Time) *descriptor.Contents {
 	out := *c

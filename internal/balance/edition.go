@@ -12,9 +12,9 @@ import (
 	"onionbalancer/internal/credential"
 )
 
-// Edition is what was last made for one period: one revision counter with the
-// contents of every slot. A client that fetches again takes whatever HSDir chance
-// gives it, and silently drops a lower counter than it holds; so no slot ever gets
+// Edition is the last version made for one period: one revision counter with the
+// contents of every slot. A client that fetches again asks a random HSDir,
+// and silently drops a lower counter than it holds; so no slot ever gets
 // a counter that the others do not get.
 type Edition struct {
 	Keys       descriptor.PeriodKeys
@@ -24,23 +24,23 @@ type Edition struct {
 	Urgency    hsdir.Urgency
 	Revision   uint64
 	Built      time.Time
-	Refresh    time.Time            // when to make the next though nothing changed
-	Contents   *descriptor.Contents // that slots which clients ask hold
+	Refresh    time.Time            // when to make the next even without a change
+	Contents   *descriptor.Contents // of the slots that clients ask
 
 	slots      []slot
 	reserved   bool        // its counter is in the store
 	uploaded   bool        // it was handed to the upload queue
 	superseded atomic.Bool // by a later edition
-	outdone    bool        // the store has a higher counter than its own, of somebody else
+	outdone    bool        // another publisher's record in the store has a higher counter
 	signing    signing
 
-	lost       bool      // clients do not get it, though HSDirs confirmed it
-	heard      time.Time // when an HSDir last confirmed this edition, or one before it of the period
+	lost       bool      // clients do not get it, although HSDirs confirmed it
+	heard      time.Time // when an HSDir last confirmed this edition, or an earlier one of the period
 	rejections int       // editions in a row, this one included, that an HSDir rejected
 	retryAt    time.Time // when to follow a rejected one by the next; zero while none was rejected
 }
 
-// slot is one place of an edition, with what is known of its upload.
+// slot is one place of an edition, with the state of its upload.
 type slot struct {
 	hsdir.Slot
 	contents  *descriptor.Contents
@@ -70,7 +70,7 @@ func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Editi
 }
 
 // share takes over the contents of a plan that asks for no new edition. They are
-// the same, so there need be no second copy.
+// the same, so a second copy is not needed.
 func (e *Edition) share(t *Target) {
 	for n, s := range t.Slots {
 		if holds := e.slot(s.HSDir); holds != nil && sameContents(holds.contents, t.Contents[n]) {
@@ -101,7 +101,7 @@ func (e *Edition) index(h [20]byte) int {
 func (e *Edition) rejected(now time.Time) bool { return !e.retryAt.IsZero() && !now.Before(e.retryAt) }
 
 // allRejected reports whether every HSDir that answered refused e's revision
-// counter: then it is too low. A single one that does may be lying.
+// counter: then it is too low. A single one that refuses may be lying.
 func (e *Edition) allRejected() bool {
 	rejected := false
 	for _, s := range e.slots {
@@ -128,7 +128,7 @@ func (s State) inOrder() []*Edition {
 	return slices.SortedFunc(maps.Values(s.Editions), func(a, b *Edition) int { return cmp.Compare(a.Keys.Period.Number, b.Keys.Period.Number) })
 }
 
-// Between these times tor makes a descriptor again though nothing changed, and so
+// Between these times tor renews an unchanged descriptor, and so
 // do we.
 const (
 	refreshMin = 60 * time.Minute

@@ -15,7 +15,7 @@ import (
 // Reason says why an edition is made. Reasons are for people to read.
 type Reason string
 
-// The reasons, the first that applies being given.
+// The reasons; the first that applies is given.
 const (
 	ReasonNew      Reason = "new period"
 	ReasonChanged  Reason = "introduction points changed"
@@ -27,15 +27,15 @@ const (
 	ReasonRefresh  Reason = "refresh due"
 )
 
-// View is what a plan is made from: the world outside of the service, at one
+// View is the input of a plan: the world outside of the service, at one
 // moment.
 type View struct {
 	Now       time.Time
 	Config    Config
 	Instances backend.View // in the order of Config.Instances
 	SendmeInc uint8        // the consensus's cc_sendme_inc
-	// Vouch returns an introduction point as it may be published, or why it may not,
-	// as its relay is not known to be what it is named: Consensus.Vouch.
+	// Vouch returns an introduction point as it may be published, or an error if its
+	// relay is not in the consensus as the point names it: Consensus.Vouch.
 	Vouch   func(*descriptor.IntroductionPoint) (*descriptor.IntroductionPoint, error)
 	Current hsdir.Role    // of the descriptor that clients fetch
 	Targets [2]ViewTarget // the first and the second descriptor
@@ -47,7 +47,7 @@ type ViewTarget struct {
 	Ring       *hsdir.Ring
 	Keys       descriptor.PeriodKeys
 	Slots      []hsdir.Slot           // those that clients ask first
-	Credential *credential.Credential // nil while nobody can sign
+	Credential *credential.Credential // nil while no key can sign
 }
 
 func (t ViewTarget) need() credential.Need {
@@ -57,15 +57,15 @@ func (t ViewTarget) need() credential.Need {
 // State is what a service has published.
 type State struct {
 	Editions map[descriptor.Period]*Edition // the last of each period
-	// Published are the points of the last plan, by which the next one keeps to what
-	// is published.
+	// Published are the points of the last plan; the next one prefers to keep
+	// them.
 	Published []selection.Candidate
 	Contents  *descriptor.Contents // of the last plan that had any points
 	Version   uint64               // of the stored record that the state goes on from
 }
 
-// Plan is what should be published at one moment, and why. It is a value: nothing
-// happens by making one.
+// Plan says what should be published at one moment, and why. It is a value: making
+// one has no side effects.
 type Plan struct {
 	At time.Time `json:"at"`
 	// Version is that of the record which the plan was made from: it is void if
@@ -74,12 +74,12 @@ type Plan struct {
 	// Waiting says why nothing is decided yet; empty if Targets are. A service shows
 	// the Targets, Left and Thefts of its plan before meanwhile.
 	Waiting  string                `json:"waiting,omitempty"`
-	Fallback bool                  `json:"fallback,omitempty"` // no instance is ok: the points are what was last known
+	Fallback bool                  `json:"fallback,omitempty"` // no instance is ok: the points are the last known ones
 	Chosen   []selection.Candidate `json:"-"`
 	Shares   map[string]float64    `json:"expected_shares,omitempty"` // of the clients, 0 to 1, by instance
 	Contents *descriptor.Contents  `json:"-"`                         // of every slot; nil if there is nothing to publish
 	Targets  []Target              `json:"targets,omitempty"`
-	Next     time.Time             `json:"next,omitzero"` // when the next plan may be another, though nothing happens
+	Next     time.Time             `json:"next,omitzero"` // when the next plan may differ, even without an event
 	Left     map[string][]string   `json:"left_out,omitempty"`
 	Thefts   map[string]string     `json:"thefts,omitempty"`
 }
@@ -89,12 +89,12 @@ type Target struct {
 	ViewTarget `json:"-"`
 	Role       hsdir.Role
 	Contents   []*descriptor.Contents // of each of Slots
-	Reason     Reason                 // why an edition is to be made; empty if the last one will do
-	Held       string                 // why it is not made though there is a reason; empty if it is
+	Reason     Reason                 // why a new edition is needed; empty if the last one will do
+	Held       string                 // why it is not made despite the reason; empty if it is
 	Urgency    hsdir.Urgency
 }
 
-// HSDirs keep a descriptor for three hours. A service whose instances nobody has
+// HSDirs keep a descriptor for three hours. A service whose instances have not been
 // seen for long publishes no new one until the last is about to be dropped.
 const (
 	keptFor     = 3 * time.Hour
@@ -103,8 +103,8 @@ const (
 	freshAtBest = 6 * time.Minute // with shorter intervals, too
 )
 
-// makePlan says what should be published, given what is known and what is
-// published. It reads no clock and no randomness, and changes nothing.
+// makePlan says what should be published, given the view and the published
+// state. It reads no clock and no randomness, and changes nothing.
 func makePlan(v View, s State) Plan {
 	p := Plan{At: v.Now, Version: s.Version, Contents: s.Contents, Chosen: s.Published}
 	p.Next = v.Now.Add(time.Hour)
@@ -133,8 +133,8 @@ func makePlan(v View, s State) Plan {
 	return p
 }
 
-// choose selects the points of the descriptors, so that what is published stays as
-// long as it is as good as anything else.
+// choose selects the points of the descriptors. Published ones are kept as
+// long as they are as good as any other.
 func choose(v View, published, candidates []selection.Candidate) selection.Assignment {
 	points := make([]descriptor.IntroductionPoint, len(published))
 	for i, c := range published {
@@ -163,11 +163,11 @@ func (v View) room() selection.Room {
 	return room
 }
 
-// decide fills in whether an edition is to be made for t, and why.
+// decide fills in whether t needs a new edition, and why.
 func (p *Plan) decide(t *Target, v View, s State) {
 	last := s.Editions[t.Keys.Period]
 	if p.Contents == nil || len(p.Contents.IntroductionPoints) == 0 || t.Credential == nil || len(t.Slots) == 0 {
-		return // what was published stays
+		return // the published descriptor stays
 	}
 	t.Reason = t.reason(v.Now, last)
 	if last == nil {
@@ -198,7 +198,7 @@ func (t *Target) reason(now time.Time, last *Edition) Reason {
 	case t.changed(last):
 		return ReasonChanged
 	case slices.ContainsFunc(t.Slots, func(s hsdir.Slot) bool { return last.slot(s.HSDir) == nil }):
-		return ReasonHSDirs // no slot gets a counter that the others have not
+		return ReasonHSDirs // no slot gets a counter that the others lack
 	case last.Credential != t.Credential && now.Add(credential.ExpiryMargin).Before(last.Credential.Expires):
 		return ReasonKey
 	case last.Credential != t.Credential:
@@ -223,7 +223,7 @@ func (t *Target) changed(last *Edition) bool {
 	return false
 }
 
-// urgency says how much clients lose while an edition waits for its upload.
+// urgency says how much clients lose while an edition is pending.
 func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 	switch r {
 	case ReasonNew:
@@ -247,9 +247,9 @@ func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 	return hsdir.UrgencyRefresh
 }
 
-// staleUntil returns the moment before which no edition is to follow last, since
-// nobody has seen an instance for too long; the zero time if the view is fresh, or
-// HSDirs have nothing that could stay.
+// staleUntil returns the moment before which no edition may follow last, since
+// no instance has been seen for too long; the zero time if the view is fresh, or
+// HSDirs no longer hold a descriptor that could stay.
 func (v View) staleUntil(r Reason, last *Edition) time.Time {
 	fresh := max(freshFor*v.Instances.Interval(), freshAtBest)
 	heard := v.Instances.Heard()
@@ -259,7 +259,7 @@ func (v View) staleUntil(r Reason, last *Edition) time.Time {
 	return last.Built.Add(keptFor - dropMargin)
 }
 
-// expire has the next plan made when an instance or a point of this one is over.
+// expire schedules the next plan for when an instance or a point of this one expires.
 func (p *Plan) expire(v View) {
 	for _, c := range p.Chosen {
 		p.sooner(c.Point.Expires, v.Now)
@@ -269,14 +269,14 @@ func (p *Plan) expire(v View) {
 	}
 }
 
-// sooner has the next plan made at the given moment, if that is to come.
+// sooner moves the next plan up to the given moment, if that is in the future.
 func (p *Plan) sooner(at, now time.Time) {
 	if at.After(now) {
 		p.Next = earlier(p.Next, at)
 	}
 }
 
-// MarshalJSON writes what the plan says of a target, without its keys.
+// MarshalJSON writes the plan for a target, without its keys.
 func (t Target) MarshalJSON() ([]byte, error) {
 	type slot struct {
 		Replica int      `json:"replica"`
@@ -303,7 +303,7 @@ func (t Target) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// target returns what the plan has for a ring, nil if that is new.
+// target returns the plan's target for a ring, nil if the plan has none.
 func (p *Plan) target(r *hsdir.Ring) *Target {
 	for n := range p.Targets {
 		if p.Targets[n].Ring == r {

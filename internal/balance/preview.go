@@ -11,9 +11,9 @@ import (
 )
 
 // Preview returns what a service of cfg would publish now, and publishes nothing:
-// it waits for the fetches of its instances that are worth waiting for. What was
-// made last is known by the stored record alone. Neither the custodian nor the
-// signing keys are asked for anything.
+// it waits for the fetches of its instances that are worth waiting for. It knows the
+// last editions only from the stored record. Neither the custodian nor the
+// signing keys are called.
 func Preview(ctx context.Context, cfg Config, env Env) (Plan, error) {
 	s := NewService(cfg, env)
 	s.begin(ctx)
@@ -46,7 +46,7 @@ func Preview(ctx context.Context, cfg Config, env Env) (Plan, error) {
 	}
 }
 
-// compare fills in the reasons that follow from what is stored of the last editions.
+// compare fills in the reasons that follow from the stored state of the last editions.
 func (p *Plan) compare(now time.Time, stored state.Service) {
 	for n := range p.Targets {
 		t := &p.Targets[n]

@@ -40,8 +40,12 @@ func (s *Service) carryOut(ctx context.Context, now time.Time) {
 	s.troubles.set(troublePublish, errors.Join(errs...))
 }
 
-// make makes the edition that a target asks for.
+// make makes the edition that a target needs. If no descriptor can be made of it,
+// the last edition stays.
 func (s *Service) make(now time.Time, t *Target, last *Edition) error {
+	if err := t.check(now, last); err != nil {
+		return err
+	}
 	counter, err := s.counters.next(t.Credential, t.Ring, now.Add(lead(last)))
 	s.troubles.set(troubleFloors, err)
 	if counter == 0 {
@@ -52,6 +56,22 @@ func (s *Service) make(now time.Time, t *Target, last *Edition) error {
 	}
 	s.state.Editions[t.Keys.Period] = newEdition(now, t, last, counter)
 	s.record.dirty = true
+	return nil
+}
+
+// check returns the error of making t's descriptors that is not the key's. What the
+// last edition has was checked with that one.
+func (t *Target) check(now time.Time, last *Edition) error {
+	if last != nil && last.Credential == t.Credential && !t.changed(last) {
+		return nil
+	}
+	for n, c := range t.Contents {
+		if n == 0 || c != t.Contents[n-1] {
+			if err := t.Credential.Check(dated(c, now), 0); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -80,10 +100,10 @@ func (s *Service) advance(ctx context.Context, now time.Time) {
 	}
 }
 
-// upload hands what is not confirmed of an edition to the upload queue.
+// upload hands the unconfirmed slots of an edition to the upload queue.
 func (s *Service) upload(e *Edition) {
 	e.uploaded = true
-	bodies := e.signing.bodies // the loop alone reads what it changes of e
+	bodies, built := e.signing.bodies, e.Built // only the loop reads the fields of e that it changes
 	held := make([]*descriptor.Contents, len(e.slots))
 	for n := range e.slots {
 		held[n] = e.slots[n].contents
@@ -97,7 +117,7 @@ func (s *Service) upload(e *Edition) {
 			if bodies != nil {
 				return bodies[at.HSDir], nil
 			}
-			return e.Credential.Encode(ctx, dated(held[e.index(at.HSDir)], e.Built), e.Revision)
+			return e.Credential.Encode(ctx, dated(held[e.index(at.HSDir)], built), e.Revision)
 		},
 		Report: func(r hsdir.UploadResult) {
 			s.postQuietly(func(now time.Time) { s.confirm(now, e, r) })
@@ -111,7 +131,7 @@ func (s *Service) upload(e *Edition) {
 	s.uploads.Upload(u)
 }
 
-// confirm takes the result of one attempt in.
+// confirm records the result of one upload attempt.
 func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 	if e.superseded.Load() {
 		return
@@ -123,6 +143,7 @@ func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 		s.replan = true
 		s.signed(now, e, r.Err)
 	case r.Err == nil:
+		s.replan = s.replan || e.heard.IsZero() // it can be read back
 		at.confirmed, e.heard = now, now
 		if e.signing.failures.Failures > 0 {
 			s.signed(now, e, nil)
@@ -152,7 +173,7 @@ func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 	}
 }
 
-// signing is what is known of the signatures of an edition whose key is external:
+// signing is the state of the signatures of an edition whose key is external:
 // all of its descriptors are signed before the first is uploaded.
 type signing struct {
 	bodies   map[[20]byte][]byte // by HSDir; complete, or nil
@@ -162,7 +183,7 @@ type signing struct {
 	failures backoff.Backoff
 }
 
-// The delay after a failure to sign, and its longest. It is short: trying costs the
+// The delay after a failure to sign, and its maximum. It is short: retrying costs the
 // network nothing, and a token that is put back should be used soon.
 const (
 	retrySign    = 2 * time.Second
@@ -174,20 +195,13 @@ func (s *Service) sign(ctx context.Context, now time.Time, e *Edition) {
 	if e.signing.inFlight || now.Before(e.signing.retryAt) {
 		return
 	}
-	if err := e.Credential.Check(e.Contents, e.Revision); err != nil {
-		s.troubles.set(troublePublish, fmt.Errorf("making the %s descriptor: %w", e.Role, err))
-		e.signing.retryAt = now.Add(retrySignMax)
-		return
-	}
 	e.signing.inFlight = true
-	slots := slices.Clone(e.slots)
+	slots, built := slices.Clone(e.slots), e.Built
 	s.calls.Go(func() {
 		bodies := make(map[[20]byte][]byte, len(slots))
 		var err error
-		for n := range slots {
-			if bodies[slots[n].HSDir], err = e.Credential.Encode(ctx, dated(slots[n].contents, e.Built), e.Revision); err != nil {
-				break
-			}
+		for n := 0; n < len(slots) && err == nil && !e.superseded.Load(); n++ {
+			bodies[slots[n].HSDir], err = e.Credential.Encode(ctx, dated(slots[n].contents, built), e.Revision)
 		}
 		s.post(func(now time.Time) {
 			e.signing.inFlight = false
@@ -199,7 +213,7 @@ func (s *Service) sign(ctx context.Context, now time.Time, e *Edition) {
 	})
 }
 
-// signed takes in whether the key of an edition signed it.
+// signed records whether the key of an edition signed it.
 func (s *Service) signed(now time.Time, e *Edition, err error) {
 	if e.superseded.Load() {
 		return
@@ -213,7 +227,7 @@ func (s *Service) signed(now time.Time, e *Edition, err error) {
 	}
 }
 
-// signingDue returns when the next try to sign is due; the zero time if none is.
+// signingDue returns when the next retry of signing is due; the zero time if none is.
 func (s *Service) signingDue(now time.Time) (next time.Time) {
 	for _, e := range s.state.Editions {
 		if at := e.signing.retryAt; at.After(now) && (next.IsZero() || at.Before(next)) {

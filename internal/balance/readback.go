@@ -11,9 +11,9 @@ import (
 	"onionbalancer/internal/backoff"
 )
 
-// That an HSDir confirmed an upload is its own word. So now and then the
+// An HSDir's confirmation of an upload proves nothing. So now and then the
 // published descriptor is fetched as a client would and compared. This also
-// finds who else publishes under the address: another balancer with the same
+// finds other publishers under the address: another balancer with the same
 // key, or a thief.
 
 const (
@@ -22,11 +22,11 @@ const (
 	readbackTesting = 30 * time.Second // on a testing network
 )
 
-// readback is what a service knows of its own descriptor as clients get it.
+// readback is the state of fetching the service's own descriptor as clients do.
 type readback struct {
 	asking   *Edition // for which a fetch is in flight, else nil
 	due      time.Time
-	at       time.Time // when it was last as it should be
+	at       time.Time // when the published descriptor was last returned
 	failures int       // in a row
 }
 
@@ -43,7 +43,7 @@ func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensu
 	r := &s.readback
 	e := s.state.Editions[c.CurrentPeriod()]
 	if e == nil || e.heard.IsZero() || !now.Before(e.Credential.Expires) {
-		r.due = time.Time{} // nothing is out there
+		r.due = time.Time{} // nothing is published
 		return
 	}
 	if r.asking != nil {
@@ -69,7 +69,7 @@ func readbackPause(c *hsdir.Consensus, usual time.Duration) time.Duration {
 	return backoff.Jitter(usual)
 }
 
-// compare takes in what clients get.
+// compare records the result of a fetch of the service's own descriptor.
 func (s *Service) compare(now time.Time, c *hsdir.Consensus, got hsdir.FetchResult, fetchErr error) {
 	r := &s.readback
 	asked := r.asking
@@ -77,7 +77,7 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, got hsdir.FetchResu
 	r.due = now.Add(readbackPause(c, readbackEvery))
 	e := s.state.Editions[asked.Keys.Period]
 	if e == nil || got.Descriptor == nil && !errors.Is(fetchErr, hsdir.ErrNotFound) && !errors.Is(fetchErr, hsdir.ErrInvalid) {
-		return // nothing is known, and what was known before may still be so
+		return // the result is unknown, and earlier ones may still hold
 	}
 	err, republish := s.judge(now, e, asked, got, fetchErr)
 	if err == nil && e == asked {
@@ -95,8 +95,8 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, got hsdir.FetchResu
 	s.troubles.set(troubleReadback, err)
 }
 
-// judge says what is wrong with what clients get, and whether publishing again may
-// fix it. asked is the edition that was out when they were asked for it.
+// judge returns what is wrong with the fetched descriptor, and whether publishing
+// again may fix it. asked is the edition that was published when the fetch began.
 func (s *Service) judge(now time.Time, e, asked *Edition, got hsdir.FetchResult, fetchErr error) (err error, republish bool) {
 	d := got.Descriptor
 	if d != nil && !s.keys.Ours(d.SigningCert.Key()) && d.RevisionCounter > s.counters[e.Keys.Period] {
@@ -117,7 +117,7 @@ func (s *Service) judge(now time.Time, e, asked *Edition, got hsdir.FetchResult,
 	return nil, false
 }
 
-// strangers says how many introduction points of a descriptor are not of e, if it
+// strangers counts the introduction points of a descriptor that are not of e, if it
 // can be opened.
 func strangers(now time.Time, e *Edition, raw []byte) string {
 	d, err := (&descriptor.Decoder{MaxSize: len(raw) + 1}).Decode(raw, e.Keys, nil, now)

@@ -112,3 +112,18 @@ func TestCalmWithoutConsensus(t *testing.T) {
 		s.want("with a consensus", status.StateOK)
 	})
 }
+
+// What is published late is read back soon all the same.
+func TestReadBackAfterLateStart(t *testing.T) {
+	onScene(t, sim.Config{Seed: 47}, func(t *testing.T, s *scene) {
+		s.custodian.fail(errTokenGone)
+		s.restart()
+		s.fetchEvery(20 * time.Minute)
+		s.settle(3 * time.Minute)
+		s.custodian.fail(nil)
+		s.settle(8 * time.Minute)
+		if got := s.service.Status(); got.ReadBack.IsZero() {
+			t.Errorf("not read back, %s: %+v", got.State, got.Descriptors)
+		}
+	})
+}

@@ -17,17 +17,20 @@ import (
 	"onionbalancer/selection"
 )
 
-// record is what the loop knows of the service's record in the store.
+// record is the loop's state of the service's record in the store.
 type record struct {
-	version  uint64
-	dirty    bool      // there is something new to store
-	began    time.Time // when the write in flight began; zero if there is none
-	retryAt  time.Time
-	failures backoff.Backoff
+	version uint64
+	dirty   bool      // there are changes to store
+	began   time.Time // when the write in flight began; zero if there is none
+	// overtaken says that somebody else stored counters, which ours must exceed in
+	// the store before one is used.
+	overtaken bool
+	retryAt   time.Time
+	failures  backoff.Backoff
 }
 
-// The delay after a failed write, and its longest; and how long an edition waits
-// for a write that does not end. A single manager publishes though its disk is
+// The delay after a failed write, and its maximum; and how long an edition waits
+// for a write in flight. A single manager publishes even though its disk is
 // full or hangs: its counters then follow the clock after a restart.
 const (
 	retryStore    = time.Second
@@ -46,8 +49,8 @@ func (r *record) due(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// save has the record written in the background, if it changed: the counters of
-// editions are on disk before these leave.
+// save writes the record in the background, if it changed: the counters of
+// editions are on disk before the editions are uploaded.
 func (s *Service) save(now time.Time) {
 	r := &s.record
 	if !r.began.IsZero() {
@@ -57,14 +60,20 @@ func (s *Service) save(now time.Time) {
 		}
 		return
 	}
-	if !r.dirty || now.Before(r.retryAt) {
+	if !r.dirty {
+		return
+	}
+	if now.Before(r.retryAt) { // the last write failed
+		if !r.overtaken {
+			reserve(slices.Collect(maps.Values(s.state.Editions)))
+		}
 		return
 	}
 	r.dirty, r.began = false, now
 	written, version := s.written(), r.version
 	covered := slices.Collect(maps.Values(s.state.Editions))
 	s.calls.Go(func() {
-		// Also when the service ends: what was used must be known to be.
+		// Also when the service ends: counters that were used must be recorded.
 		version, err := s.env.Store.SwapService(context.Background(), s.address, version, written)
 		if errors.Is(err, state.ErrConflict) {
 			if other, current, readErr := s.env.Store.Service(s.address); readErr == nil {
@@ -76,12 +85,12 @@ func (s *Service) save(now time.Time) {
 	})
 }
 
-// overtaken takes in that the record is another one than ours: an earlier write was
-// done of which the answer was lost, or somebody else publishes too. What is not
-// below their counters is made again, above them, and nothing is uploaded until
+// overtaken handles a conflict with another record than ours: an earlier write was
+// done but its answer was lost, or another manager publishes too. Editions that are
+// not below its counters are made again, above them, and nothing is uploaded until
 // that is stored.
 func (s *Service) overtaken(now time.Time, other state.Service, version uint64, err error) {
-	s.record.version, s.state.Version = version, version
+	s.record.version, s.state.Version, s.record.overtaken = version, version, true
 	s.troubles.set(troubleCounters, s.counters.raise(other.Ceilings))
 	for p, e := range s.state.Editions {
 		e.outdone = e.outdone || s.counters[p] > e.Revision
@@ -93,12 +102,12 @@ func period(c state.Ceiling) descriptor.Period {
 	return descriptor.Period{Number: c.Period, Length: time.Duration(c.Minutes) * time.Minute}
 }
 
-// saved takes in whether the record was written.
+// saved records the result of a write of the record.
 func (s *Service) saved(now time.Time, version uint64, err error, covered []*Edition) {
 	r := &s.record
 	r.began = time.Time{}
 	s.step = true
-	s.replan = s.replan || err != nil || s.troubles[troubleFloors] != nil // and tell
+	s.replan = s.replan || err != nil || s.troubles[troubleFloors] != nil // and report
 	if err != nil {
 		r.failures.Policy = backoff.Policy{Min: retryStore, Max: retryStoreMax}
 		r.dirty, r.retryAt = true, now.Add(r.failures.Next())
@@ -106,7 +115,7 @@ func (s *Service) saved(now time.Time, version uint64, err error, covered []*Edi
 		reserve(covered)
 		return
 	}
-	r.version, r.retryAt = version, time.Time{}
+	r.version, r.retryAt, r.overtaken = version, time.Time{}, false
 	s.state.Version = version
 	r.failures.Reset()
 	s.troubles.set(troubleFloors, nil)
@@ -114,14 +123,14 @@ func (s *Service) saved(now time.Time, version uint64, err error, covered []*Edi
 	reserve(covered)
 }
 
-// reserve lets editions go.
+// reserve marks editions whose counters are stored as ready.
 func reserve(list []*Edition) {
 	for _, e := range list {
 		e.reserved = true
 	}
 }
 
-// written returns the record as it is to be stored.
+// written returns the record to store.
 func (s *Service) written() state.Service {
 	var out state.Service
 	for p, counter := range s.counters {
@@ -146,7 +155,7 @@ func (s *Service) written() state.Service {
 	return out
 }
 
-// digest tells contents apart: two managers that make the same have the same.
+// digest identifies contents: two managers that make the same have the same digest.
 func digest(c *descriptor.Contents) state.Bytes32 {
 	h := sha256.New()
 	for n := range c.IntroductionPoints {
@@ -166,15 +175,15 @@ func digest(c *descriptor.Contents) state.Bytes32 {
 	return state.Bytes32(h.Sum(nil))
 }
 
-// read is the record as it was read.
+// read is the result of reading the record.
 type read struct {
 	stored  state.Service
 	version uint64
 	err     error
 }
 
-// read reads the record. A store that hangs is left behind; what it has is found by
-// the first write.
+// read reads the record. If the store hangs, it stops waiting; the stored record is
+// then found by the first write.
 func (s *Service) read(ctx context.Context) read {
 	answer := make(chan read, 1)
 	go func() {
@@ -193,8 +202,8 @@ func (s *Service) read(ctx context.Context) read {
 	}
 }
 
-// restore takes in the stored record: the counters that may have been used, and
-// which points were published, which have an older right to their relays.
+// restore applies the stored record: the counters that may have been used, and
+// the published points, which have an older right to their relays.
 func (s *Service) restore(r read) {
 	s.troubles.set(troubleFloors, r.err)
 	s.record.version, s.state.Version = r.version, r.version
@@ -208,7 +217,7 @@ func (s *Service) restore(r read) {
 	}
 }
 
-// storedPoint is as much of a published point as the record tells.
+// storedPoint is the part of a published point that the record keeps.
 func storedPoint(p state.Published) *descriptor.IntroductionPoint {
 	point := &descriptor.IntroductionPoint{AuthKey: p.AuthKey, EncKey: p.EncKey}
 	if relay, err := descriptor.ParseFingerprint(p.Relay); err == nil {

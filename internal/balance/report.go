@@ -15,7 +15,7 @@ import (
 	"onionbalancer/selection"
 )
 
-// troubles are errors that a service lives with, by their kind.
+// troubles are the service's current errors, by their kind.
 type troubles map[string]error
 
 const (
@@ -26,7 +26,7 @@ const (
 	troubleReadback = "read back"
 )
 
-// set records err under kind, or that all is well again.
+// set records err under kind, or clears it if err is nil.
 func (t troubles) set(kind string, err error) {
 	if err == nil {
 		delete(t, kind)
@@ -45,18 +45,18 @@ func (t troubles) list() []string {
 	return texts
 }
 
-// lack is what is missing for want of instances.
+// lack says what the service lacks because of missing instances.
 type lack int
 
 const (
 	lackNone     lack = iota
-	lackInstance      // none is ok: what was last known of them is published
-	lackAll           // nor is anything known: what was published of others stays
+	lackInstance      // none is ok: the last known points are published
+	lackAll           // nor is any point known: the published points stay
 	lackPoints        // and nothing was published either
 	lackChoice        // instances are ok, but the strategy chooses no point
 )
 
-// warning is what the status says of it.
+// warning is the status's warning about it.
 func (l lack) warning() string {
 	switch l {
 	case lackInstance:
@@ -71,10 +71,10 @@ func (l lack) warning() string {
 	return ""
 }
 
-// startPatience is how long after the start the instances may take to be found.
+// startPatience is how long after the start fetching the instances may take.
 const startPatience = time.Minute
 
-// lacks tells what is missing after a plan.
+// lacks returns what is missing after a plan.
 func (s *Service) lacks(now time.Time, p *Plan) lack {
 	switch {
 	case !p.Fallback && len(p.Chosen) == 0:
@@ -91,8 +91,8 @@ func (s *Service) lacks(now time.Time, p *Plan) lack {
 	return lackPoints
 }
 
-// noteLack says it loudly, once, when the last instance is gone, and again when
-// one is back.
+// noteLack records it at level error, once, when the last instance is lost, and again
+// when one is back.
 func (s *Service) noteLack(l lack) {
 	if l == s.report.lack {
 		return
@@ -109,8 +109,8 @@ func (s *Service) noteLack(l lack) {
 	s.tell(event.Lack, slog.LevelError, l.warning(), slog.Int("points", points))
 }
 
-// noteShares tells when an instance is to get half of the clients that it got, or
-// fewer.
+// noteShares records when an instance's share of the clients falls to half of what it
+// was, or less.
 func (s *Service) noteShares(chosen []selection.Candidate) {
 	if slices.EqualFunc(s.state.Published, chosen, func(a, b selection.Candidate) bool {
 		return a.Instance == b.Instance && a.Point.AuthKey == b.Point.AuthKey
@@ -126,7 +126,7 @@ func (s *Service) noteShares(chosen []selection.Candidate) {
 	}
 }
 
-// report is what was last told of a service.
+// report is the last reported state of a service.
 type report struct {
 	lack      lack
 	published time.Time // first confirmation of an HSDir
@@ -134,7 +134,7 @@ type report struct {
 	view      View // of the last turn
 }
 
-// tellRound tells what is new after a turn.
+// tellRound records the changes of a turn.
 func (s *Service) tellRound(v View) {
 	if v.Targets[0].Ring != nil {
 		s.report.view = v
@@ -152,7 +152,7 @@ func (s *Service) tellRound(v View) {
 	s.keys.Warn(v.Now)
 }
 
-// warnings lists what is wrong with the service, but for its keys.
+// warnings lists the service's problems, except those of its keys.
 func (s *Service) warnings(v View) []string {
 	list := s.troubles.list()
 	if v.Instances.StoreErr != nil {
@@ -173,7 +173,7 @@ func (s *Service) warnings(v View) []string {
 	return list
 }
 
-// suspicions lists what instances do that a tor in good health would not.
+// suspicions lists what instances do that a healthy tor would not.
 func (s *Service) suspicions(v View) (texts []string) {
 	for n, b := range v.Instances.Backends {
 		name := v.Config.Instances[n].Name
@@ -189,7 +189,7 @@ func (s *Service) suspicions(v View) (texts []string) {
 	return texts
 }
 
-// describe tells what the service is doing.
+// describe returns the status of the service.
 func (s *Service) describe(now time.Time) status.Service {
 	out := status.Service{
 		Address: s.address.String(), State: status.StateStarting, Strategy: s.cfg.Strategy.Name(),
@@ -226,7 +226,7 @@ func (s *Service) describe(now time.Time) status.Service {
 	return out
 }
 
-// report describes one instance. left says why points of it are left out.
+// report describes one instance. left says why some of its points are left out.
 func (o offering) report(now time.Time, chosen []selection.Candidate, shares map[string]float64, left []string) status.Instance {
 	out := status.Instance{
 		Name:               o.Name,
@@ -267,12 +267,12 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 	return out
 }
 
-// idle reports whether an instance that clients are to be sent to gets none.
+// idle reports whether an instance that should get clients gets none.
 func (o offering) idle(r status.Instance) bool {
 	return r.State == status.StateOK && r.Published == 0 && o.Weight > 0
 }
 
-// whyIdle is the warning about an instance that is idle.
+// whyIdle returns the warning about an idle instance.
 func (v View) whyIdle() string {
 	switch points := v.room().Points; {
 	case len(v.Config.Instances) <= points:
@@ -284,7 +284,7 @@ func (v View) whyIdle() string {
 	}
 }
 
-// counted returns each text once, with how often it is there.
+// counted returns each text once, with its count.
 func counted(texts []string) (out []string) {
 	texts = slices.Sorted(slices.Values(texts))
 	for len(texts) > 0 {
@@ -328,7 +328,7 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 	return list
 }
 
-// sum sums the service up.
+// sum returns the state of the service as a whole.
 func (s *Service) sum(now time.Time, current descriptor.Period, out *status.Service) status.State {
 	published := slices.ContainsFunc(out.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed > 0 })
 	notOK := false
@@ -341,7 +341,7 @@ func (s *Service) sum(now time.Time, current descriptor.Period, out *status.Serv
 	case s.report.lack != lackNone:
 		return status.StateFailed
 	case !published && stays:
-		return status.StateDegraded // an earlier one is at the HSDirs
+		return status.StateDegraded // an earlier one is still on the HSDirs
 	case !published && s.keys.CannotSign(current):
 		return status.StateFailed
 	case !published:
@@ -352,7 +352,7 @@ func (s *Service) sum(now time.Time, current descriptor.Period, out *status.Serv
 	return status.StateOK
 }
 
-// clockWarning compares the clock with the consensus, which many agreed on.
+// clockWarning compares the clock with the consensus, on which many agreed.
 func clockWarning(now, validAfter, validUntil time.Time) []string {
 	switch {
 	case now.Before(validAfter.Add(-5 * time.Minute)):

@@ -84,3 +84,33 @@ func TestClientsLeaveLittleRoom(t *testing.T) {
 		}
 	})
 }
+
+// A configuration of which no descriptor can be made leaves the last one published,
+// says so, and keeps nobody busy.
+func TestImpossibleContents(t *testing.T) {
+	onScene(t, sim.Config{Seed: 46}, func(t *testing.T, s *scene) {
+		s.settle(10 * time.Minute)
+		rounds := s.want("before", status.StateOK).Rounds
+		cfg := s.config()
+		for range 40 {
+			cfg.CAA = append(cfg.CAA, descriptor.CAA{Tag: "issue", Value: "ca.example"})
+		}
+		s.service.Reconfigure(cfg)
+		certified := s.custodian.times()
+		s.settle(3 * time.Hour)
+		got := s.want("impossible", status.StateDegraded)
+		if !strings.Contains(strings.Join(got.Warnings, "\n"), "more than 32") {
+			t.Errorf("warnings: %q", got.Warnings)
+		}
+		if n := s.custodian.times() - certified; n > 2 {
+			t.Errorf("certified %d times", n)
+		}
+		if n := got.Rounds - rounds; n > 500 {
+			t.Errorf("%d rounds", n)
+		}
+		s.service.Reconfigure(s.config())
+		s.settle(10 * time.Minute)
+		s.want("possible again", status.StateOK)
+		s.reach("possible again", 5)
+	})
+}

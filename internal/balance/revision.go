@@ -20,11 +20,11 @@ import (
 const counterPeriods = 4
 
 // counters has the highest revision counter of each period that may have been used.
-// Counters never repeat nor go back, across restarts and whatever the clock does.
+// Counters never repeat nor decrease, across restarts and clock changes.
 type counters map[descriptor.Period]uint64
 
-// counterStep bounds by how much a counter exceeds the last when the clock does not
-// say so: about what tor's differ by in a second.
+// counterStep bounds by how much a counter exceeds the last when the clock is not
+// ahead of it: about what tor's differ by in a second.
 const counterStep = 1 << 16
 
 // maxStored is the largest stored counter that is believed. Tor's counters have 16
@@ -32,7 +32,7 @@ const counterStep = 1 << 16
 // are somewhat above.
 const maxStored = descriptor.MaxRevisionSeconds<<16 + 1<<24
 
-var errCounter = errors.New("a stored revision counter is beyond any that is used, and not believed")
+var errCounter = errors.New("a stored revision counter is beyond any that is used, and ignored")
 
 // raise takes in what is stored. The error says which of it is not believed: only
 // counters from elsewhere can be so large.
@@ -47,8 +47,8 @@ func (c counters) raise(stored []state.Ceiling) (err error) {
 	return err
 }
 
-// next returns the revision counter of a descriptor made at now: what tor would
-// use, or somewhat above the highest one used, whichever is higher.
+// next returns the revision counter of a descriptor made at now: the one that tor
+// would use, or somewhat above the highest one used, whichever is higher.
 func (c counters) next(credential *credential.Credential, ring *hsdir.Ring, now time.Time) (uint64, error) {
 	// A clock far off the consensus must not stop a service: the counter then comes
 	// from the nearest moment that has one, and the counters used keep the order.
@@ -79,8 +79,8 @@ func (c counters) forget(p descriptor.Period) {
 
 // The lead is how far ahead of the clock counters are taken while all HSDirs refuse
 // ours: another publisher's clock was ahead. It goes up fourfold with every
-// refusal. While HSDirs have ever confirmed ours in the period it is bounded, lest
-// two publishers race each other to the end of the run.
+// refusal. Once HSDirs have confirmed ours in the period it is bounded, so that
+// two publishers do not race each other to the end of the run.
 const (
 	leadMin    = time.Minute
 	leadMax    = 6 * time.Hour
@@ -99,8 +99,8 @@ func lead(last *Edition) time.Duration {
 	return min(leadMin<<min(2*last.rejections, 20), longest)
 }
 
-// refreshAfter returns how long an edition stays before the next is made though
-// nothing changed. It follows from the edition, so that another manager knows it,
+// refreshAfter returns how long an unchanged edition stays before it is
+// refreshed. It follows from the edition, so that another manager knows it,
 // and spreads the refreshes of many services.
 func refreshAfter(keys descriptor.PeriodKeys, revision uint64) time.Duration {
 	sum := sha256.Sum256(binary.BigEndian.AppendUint64(append([]byte("refresh"), keys.Blinded[:]...), revision))

@@ -137,6 +137,13 @@ func (m *memoryCustodian) fail(err error) {
 	m.broken = err
 }
 
+// times returns how often it has certified.
+func (m *memoryCustodian) times() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.certified
+}
+
 func (m *memoryCustodian) Certify(_ context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -26,27 +26,27 @@ type Instance struct {
 	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
 }
 
-// Config says what a service is made of. A running service takes a new one as
-// long as the address stays. Its Keys become the service's, which closes them when
-// it has no more use for them.
+// Config is the configuration of a service. A running service can take a new one as
+// long as the address stays. The service owns its Keys, and closes them when
+// they are no longer needed.
 type Config struct {
 	Keys       credential.Keys
 	Strategy   selection.Strategy
 	Room       selection.Room // for introduction points in a descriptor
 	Instances  []Instance
-	FetchEvery time.Duration                 // how often an instance is asked while it answers; 0: leave that to the backend.Set
+	FetchEvery time.Duration                 // how often an instance is fetched while it answers; 0: leave that to the backend.Set
 	Clients    []descriptor.AuthorizedClient // the only ones who can read the descriptor; everybody if none
 	CAA        []descriptor.CAA
 }
 
 // Uploader uploads editions, as *hsdir.UploadQueue does: it returns at once,
-// retries what nobody confirmed, and leaves what an HSDir rejected to the caller.
+// retries unanswered uploads, and reports those that an HSDir rejected to the caller.
 type Uploader interface {
 	Upload(hsdir.Upload)
 	Cancel(descriptor.Address)
 }
 
-// Fetcher fetches what clients get of the service's own descriptor, as
+// Fetcher fetches the service's own descriptor as clients do, as
 // *hsdir.Fetcher does.
 type Fetcher interface {
 	FetchOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, now time.Time) (hsdir.FetchResult, error)
@@ -58,12 +58,12 @@ type Store interface {
 	SwapService(ctx context.Context, a descriptor.Address, version uint64, record state.Service) (uint64, error)
 }
 
-// Env is what services share.
+// Env is shared by all services.
 type Env struct {
 	Consensus backend.Source
 	Backends  *backend.Set
 	Fetcher   Fetcher
-	// Uploads returns what uploads for a service now: each tor has a queue.
+	// Uploads returns the current upload queue of a service: each tor has one.
 	Uploads func(descriptor.Address) Uploader
 	Store   Store
 	Record  event.Recorder
@@ -79,7 +79,7 @@ type Service struct {
 
 	inbox inbox
 
-	mu sync.Mutex // held by the loop, but while it waits; protects what follows
+	mu sync.Mutex // held by the loop, except while it waits; protects the fields below
 
 	cfg       Config
 	keys      *credential.Keeper
@@ -94,11 +94,11 @@ type Service struct {
 	started   time.Time
 	rounds    uint64
 	lastRound time.Time
-	jumps     int       // of the clock, that were seen to
+	jumps     int       // clock jumps that were handled
 	replan    bool      // the next turn plans
-	step      bool      // the next turn moves the editions on
+	step      bool      // the next turn advances the editions
 	plan      Plan      // the last
-	next      time.Time // when the loop plans though nothing happens
+	next      time.Time // when the loop plans even without an event
 }
 
 // NewService returns a service that does nothing until Run.
@@ -119,7 +119,7 @@ func (s *Service) Address() descriptor.Address { return s.address }
 
 // Run keeps the descriptors published until ctx ends: it plans whenever the
 // consensus, an instance, a slot or the configuration changed, or something is due.
-// What is published stays.
+// Published descriptors stay.
 func (s *Service) Run(ctx context.Context) {
 	changed, unsubscribe := s.env.Consensus.Subscribe()
 	defer unsubscribe()
@@ -140,7 +140,7 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// begin takes in what is stored and subscribes to the instances.
+// begin restores the stored record and subscribes to the instances.
 func (s *Service) begin(ctx context.Context) {
 	read := s.read(ctx)
 	s.mu.Lock()
@@ -157,8 +157,8 @@ func watched(instances []Instance) (list []backend.Instance) {
 	return list
 }
 
-// turn takes in what arrived, plans, and carries the plan out. It returns when the
-// next turn is due though nothing happens.
+// turn handles the results that arrived, plans, and carries the plan out. It returns
+// when the next turn is due if no event comes first.
 func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -181,7 +181,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	if c != nil && err == nil {
 		s.credentials(now, c, &view)
 	}
-	if c == nil && !errors.Is(missing, consensus.ErrNone) { // else tor is on its way to one
+	if c == nil && !errors.Is(missing, consensus.ErrNone) { // else tor is still fetching one
 		err = missing
 	}
 	s.troubles.set(troubleNetwork, err)
@@ -203,10 +203,10 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	return s.next
 }
 
-// consensusWait is how often a service looks again while there is no consensus.
+// consensusWait is how often a service checks again while there is no consensus.
 const consensusWait = 5 * time.Second
 
-// view gathers what a plan is made from.
+// view gathers the input of a plan.
 func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	v = View{Now: now, Config: s.cfg, Instances: s.instances.View()}
 	if v.Instances.Jumps != s.jumps {
@@ -239,9 +239,9 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	return v, nil
 }
 
-// slept has what is published judged by the wall clock: the monotonic one, which
-// times are compared by, stood still while the machine slept, and HSDirs dropped what
-// they had.
+// slept has published descriptors judged by the wall clock: the monotonic one, which
+// times are compared by, stopped while the machine was suspended, and HSDirs dropped
+// what they had.
 func (s *Service) slept(now time.Time) {
 	for _, e := range s.state.Editions {
 		e.Built, e.Refresh, e.heard = e.Built.Round(0), e.Refresh.Round(0), e.heard.Round(0)
@@ -251,8 +251,8 @@ func (s *Service) slept(now time.Time) {
 	}
 }
 
-// credentials fills in who can sign, and has the custodian asked for what is
-// missing.
+// credentials fills in the credentials, and requests missing ones from the
+// custodian.
 func (s *Service) credentials(now time.Time, c *hsdir.Consensus, v *View) {
 	s.keys.LookAhead(now, c.CurrentPeriod(), c.RotationOffset())
 	s.keys.Require(now, [2]credential.Need{v.Targets[0].need(), v.Targets[1].need()})
@@ -261,9 +261,9 @@ func (s *Service) credentials(now time.Time, c *hsdir.Consensus, v *View) {
 	}
 }
 
-// keysOf returns the keys of a period that the last turn worked with, else none:
-// every consensus has new rings, mostly of the same periods, and to blind an address
-// takes as long as to make a descriptor.
+// keysOf returns the keys of a period from the cache of the last turn, else none:
+// every consensus has new rings, mostly of the same periods, and blinding an address
+// takes as long as making a descriptor.
 func (s *Service) keysOf(p descriptor.Period) descriptor.PeriodKeys {
 	for _, t := range s.report.view.Targets {
 		if t.Keys.Period == p {
@@ -273,7 +273,7 @@ func (s *Service) keysOf(p descriptor.Period) descriptor.PeriodKeys {
 	return descriptor.PeriodKeys{}
 }
 
-// forget drops what no later turn needs.
+// forget drops cached state that no later turn needs.
 func (s *Service) forget(v View) {
 	over := func(p descriptor.Period) bool {
 		return p != v.Targets[0].Ring.Period && p != v.Targets[1].Ring.Period
@@ -291,7 +291,7 @@ func (s *Service) forget(v View) {
 	s.counters.forget(v.Targets[0].Ring.Period)
 }
 
-// due returns when the next turn is though nothing happens.
+// due returns when the next turn is due without an event.
 func (s *Service) due(now time.Time) time.Time {
 	next := now.Add(time.Hour)
 	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.next(), s.signingDue(now)} {
@@ -305,14 +305,14 @@ func (s *Service) due(now time.Time) time.Time {
 	return later(next, now.Add(shortestWait))
 }
 
-// shortestWait keeps a mistake about what is due from becoming a busy loop.
+// shortestWait keeps a bug in due times from becoming a busy loop.
 const shortestWait = 100 * time.Millisecond
 
-// endTimeout is how long the end waits for a store that hangs.
+// endTimeout is how long the end waits for a hung store.
 const endTimeout = 5 * time.Second
 
-// end closes what the service has, and returns within a bounded time whatever
-// hangs. The status is still told meanwhile.
+// end closes everything that the service owns, and returns within a bounded time even
+// if some of it hangs. The status is still served meanwhile.
 func (s *Service) end() {
 	s.mu.Lock()
 	for _, take := range s.inbox.close() {
@@ -335,7 +335,7 @@ func (s *Service) end() {
 	s.keys.Close()
 }
 
-// Moved tells the service that another tor may upload for it now.
+// Moved tells the service that another tor's queue now uploads for it.
 func (s *Service) Moved() { s.post(func(time.Time) { s.replan = true }) }
 
 // Reconfigure takes a new configuration, for the same address. After the end of Run
@@ -355,11 +355,11 @@ func (s *Service) Reconfigure(cfg Config) {
 	}
 }
 
-// rename takes over what the instances are called. What is published of an instance
-// stays its own under another name, and is not what is published of another that
+// rename applies new names of the instances. Published points of an instance
+// stay its own under another name, and are not those of another instance that
 // has its name now.
 func (s *Service) rename(instances []Instance) {
-	names := make(map[string]string) // then to now, of those that stay
+	names := make(map[string]string) // old name to new, of those that stay
 	for _, i := range instances {
 		for _, old := range s.cfg.Instances {
 			if old.Address == i.Address {
@@ -396,7 +396,7 @@ func (s *Service) Plan() Plan {
 	return s.plan
 }
 
-// inbox has what happened elsewhere, for the loop to take in.
+// inbox has results from other goroutines, for the loop to handle.
 type inbox struct {
 	mu     sync.Mutex
 	list   []func(now time.Time)
@@ -427,8 +427,8 @@ func (s *Service) post(f func(now time.Time)) bool {
 	})
 }
 
-// postQuietly has the loop call f, which says itself whether there is something to
-// plan.
+// postQuietly has the loop call f, which reports whether a new plan
+// is needed.
 func (s *Service) postQuietly(f func(now time.Time)) bool {
 	s.inbox.mu.Lock()
 	defer s.inbox.mu.Unlock()
@@ -443,7 +443,7 @@ func (s *Service) postQuietly(f func(now time.Time)) bool {
 	return true
 }
 
-// wakePlan has the loop plan.
+// wakePlan makes the loop plan.
 func (s *Service) wakePlan() { s.post(func(time.Time) {}) }
 
 func (s *Service) setReplan() {

@@ -348,6 +348,14 @@ func TestStoreFails(t *testing.T) {
 			t.Errorf("warnings: %q", got.Warnings)
 		}
 		s.reach("with a store that fails", 20)
+		for range 5 { // changes are published at once, however long the store has failed
+			s.settle(20 * time.Minute)
+			s.instances[0].ReplacePoints()
+			s.settle(2 * time.Minute)
+			if d := s.service.Status().Descriptors[0]; d.Reason != string(ReasonChanged) || time.Since(d.Built) > 2*time.Minute || d.Confirmed != len(d.Slots) {
+				t.Errorf("a change: %s, made %s ago, %d of %d slots", d.Reason, time.Since(d.Built), d.Confirmed, len(d.Slots))
+			}
+		}
 		s.store.fail(nil)
 		s.fetchEvery(20 * time.Minute)
 		s.settle(3 * time.Hour)

@@ -18,10 +18,10 @@ import (
 
 // Config is the whole file.
 type Config struct {
-	// File is the absolute path of the file that was read.
+	// File is the absolute path of the file.
 	File string
 
-	// StateDir keeps what must outlive a restart: revision-counter floors and
+	// StateDir keeps state that must survive a restart: revision-counter floors and
 	// the last good descriptors, the status socket, and the tor of our own.
 	// Default: "state" in the directory of the file. Give each balancer its own.
 	StateDir string `toml:"state_dir" is:"file" default:"state"`
@@ -29,7 +29,7 @@ type Config struct {
 	// Tor says how to reach the network. Default: with a tor of our own.
 	Tor Tor `toml:"tor"`
 
-	// Log says what is logged, and how.
+	// Log configures the log.
 	Log Log `toml:"log"`
 
 	// Services are the public onion addresses, one [[service]] each; at least one.
@@ -116,7 +116,7 @@ type Service struct {
 	MaxIntroductionPoints int `toml:"max_introduction_points" range:"1 20" default:"20"`
 
 	// PointsPerInstance is the most that a descriptor lists of one instance while
-	// there are several, 1 to 20. What one instance offers beyond it gets it no more
+	// there are several, 1 to 20. Further points of an instance get it no more
 	// clients. Default: 3, as many as a tor makes unless its torrc says otherwise.
 	PointsPerInstance int `toml:"points_per_instance" range:"1 20" default:"3"`
 

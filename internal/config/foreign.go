@@ -20,8 +20,8 @@ import (
 	"onionbalancer/internal/shell"
 )
 
-// This file knows what people give in the place of a configuration or a value,
-// and says what they mean.
+// This file recognises common mistakes: other things in the place of a configuration or
+// a value, and says what to write instead.
 
 // torrcLine is a line as only a torrc or an ob_config has it.
 var torrcLine = regexp.MustCompile(`(?mi)^\s*(HiddenService\w+|MasterOnionAddress|SocksPort|ControlPort|ControlSocket|UseBridges|Bridge|ClientTransportPlugin)[ \t]+\S`)
@@ -52,7 +52,7 @@ func utf16(data []byte) bool {
 	return len(data) >= 4 && (data[0] != 0 && data[1] == 0 && data[3] == 0 || data[0] == 0 && data[1] != 0 && data[2] == 0)
 }
 
-// otherFormat recognises the configurations of other programs in what is no
+// otherFormat recognises the configurations of other programs in text that is not
 // TOML; nil if it knows none.
 func otherFormat(data []byte, path string) *Error {
 	if converted := fromOnionBalance(data, filepath.Dir(path)); converted != "" {
@@ -66,7 +66,7 @@ func otherFormat(data []byte, path string) *Error {
 	return nil
 }
 
-// onionBalance is what config.yaml of OnionBalance 0.2 has for us.
+// onionBalance is the part of config.yaml of OnionBalance 0.2 that we use.
 type onionBalance struct {
 	Services []struct {
 		Key       string
@@ -138,8 +138,8 @@ func readAddress(s string) (descriptor.Address, error) {
 	return a, fmt.Errorf("%w (it is in the hostname file of the backend's tor)", err)
 }
 
-// addressLabel cuts the 56 characters, or what stands for them, out of a URL, a
-// subdomain, or an address with a port, quotes or spaces. onion tells whether
+// addressLabel extracts the 56 characters of an address from a URL, a
+// subdomain, or an address with a port, quotes or spaces. onion reports whether
 // ".onion" followed.
 func addressLabel(s string) (label string, onion bool) {
 	s = strings.Map(func(r rune) rune {
@@ -158,7 +158,7 @@ func addressLabel(s string) (label string, onion bool) {
 	return s[strings.LastIndexByte(s, '.')+1:], onion
 }
 
-// hostPort tells whether s is a host and the number of a port.
+// hostPort reports whether s is a host and the number of a port.
 func hostPort(s string) bool {
 	host, port, err := net.SplitHostPort(s)
 	n, numberErr := strconv.ParseUint(port, 10, 16)
@@ -166,7 +166,7 @@ func hostPort(s string) bool {
 	return err == nil && host != "" && host != "tcp" && odd < 0 && numberErr == nil && n > 0
 }
 
-// controlMeant rewrites what people write for a control port.
+// controlMeant corrects common ways to write a control port.
 func controlMeant(s string) string {
 	const usualPort = "9051"
 	s = strings.Trim(s, " \t\"'")
@@ -228,8 +228,8 @@ const maxSocketPath = 107 // bytes
 // maxSyntaxErrors is how many faults of syntax are looked for.
 const maxSyntaxErrors = 20
 
-// syntaxErrors lists what keeps text from being TOML, one fault for each line.
-// The parser stops at the first, so it is asked again with that line put right,
+// syntaxErrors lists the syntax errors of a TOML text, one for each line.
+// The parser stops at the first, so it is called again with that line corrected,
 // or left out.
 func syntaxErrors(text, path string) error {
 	bad := &complaints{file: path}
@@ -265,7 +265,7 @@ func syntaxErrors(text, path string) error {
 		}
 		say(parse.Position.Line, "%s", reason)
 		if fixed == line || fixed == "" && !aloneInLine.MatchString(line) {
-			break // what follows may be a part of it
+			break // the rest may be a part of it
 		}
 		lines[parse.Position.Line-1] = fixed
 	}
@@ -283,8 +283,8 @@ var (
 	plainWord  = regexp.MustCompile(`^(true|false|[0-9]+(\.[0-9]+)?)$`)
 )
 
-// fixLine says what is wrong with a line that is no TOML and how it is
-// written; "" for what it does not know, and for what may be a secret.
+// fixLine says what is wrong with a line that is not TOML and how to write
+// it; "" for unknown mistakes, and for a line that may have a secret.
 func fixLine(line string) (reason, fixed string) {
 	m := valueLine.FindStringSubmatch(line)
 	if _, err := toml.Decode(line, new(map[string]any)); m == nil || err == nil {

@@ -37,8 +37,8 @@ var (
 	keyStart = regexp.MustCompile(`^\s*(\[\[?)?[^\[\]{}=,]+[\]=]`)
 )
 
-// withoutText leaves of a document its structure: in what is quoted, and in
-// comments, nothing looks like it.
+// withoutText reduces a document to its structure: quoted text and comments
+// are blanked.
 func withoutText(document string) string {
 	notStructure := strings.NewReplacer("[", "_", "]", "_", "{", "_", "}", "_", "=", "_", ",", "_", "#", "_")
 	return quoted.ReplaceAllStringFunc(strings.TrimPrefix(document, "\ufeff"), func(s string) string {

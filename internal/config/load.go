@@ -21,7 +21,7 @@ import (
 	"onionbalancer/internal/shell"
 )
 
-// maxSize is far above what thousands of instances need.
+// maxSize is far above the size of a configuration of thousands of instances.
 const maxSize = 1 << 20 // 1 MiB
 
 // Load reads and checks the file at path.
@@ -99,7 +99,7 @@ func Parse(data []byte, path string) (*Config, error) {
 
 // StateDir returns the state directory that the file at path names, for a file
 // that Load refuses: a daemon that read it while it was good still uses that
-// one. What cannot be told from the file is the default. It goes by lines, since
+// one. Values that cannot be read from the file are the defaults. It reads by lines, since
 // a file with one bad line cannot be read as a whole.
 func StateDir(path string) string {
 	dir := "state"

@@ -23,7 +23,7 @@ import (
 )
 
 // reader fills the structs of a Config with the values of a file, as their tags
-// say, and complains of what does not fit.
+// say, and reports values that do not fit.
 type reader struct {
 	complaints
 	dir   string          // of the file, for relative paths
@@ -125,7 +125,7 @@ func grow(v reflect.Value) reflect.Value {
 	return v.Index(v.Len() - 1)
 }
 
-// value sets v to what a value stands for that is no table, and to the default if
+// value sets v to the value, unless that is a table, and to the default if
 // that cannot be used, or is nil, since the key is not given.
 func (r *reader) value(v reflect.Value, tag reflect.StructTag, path string, value any) {
 	kind := kinds[cmp.Or(tag.Get("is"), v.Kind().String())]
@@ -183,7 +183,7 @@ func typeName(value any) string {
 	}[fmt.Sprintf("%T", value)], "an array")
 }
 
-// hint says what may be meant by an unknown key of a table whose keys are known.
+// hint suggests the intended key for an unknown one in a table whose keys are known.
 func hint(key string, value any, known []string) string {
 	if kind := reflect.TypeOf(value).Kind(); kind == reflect.Map || kind == reflect.Slice {
 		switch strings.TrimSuffix(normal(key), "s") {
@@ -215,7 +215,7 @@ var tables = []struct {
 }
 
 // didYouMean suggests the known word nearest to s, if one is near enough to be
-// a slip of the keyboard.
+// a typing error.
 func didYouMean(s string, known []string) string {
 	for edits := range min(max(len(s)/3, 1), 3) + 1 {
 		for _, word := range known {
@@ -230,7 +230,7 @@ func didYouMean(s string, known []string) string {
 
 func normal(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "_")) }
 
-// within tells whether so many insertions, deletions or replacements of bytes
+// within reports whether this many insertions, deletions or replacements of bytes
 // turn a into b. Its time is exponential in their number.
 func within(edits int, a, b string) bool {
 	for a != "" && b != "" && a[0] == b[0] {
@@ -242,7 +242,7 @@ func within(edits int, a, b string) bool {
 	return edits > 0 && (within(edits-1, a[1:], b) || within(edits-1, a, b[1:]) || within(edits-1, a[1:], b[1:]))
 }
 
-// reading is what a value is read with.
+// reading is the context in which a value is read.
 type reading struct {
 	dir string // for relative paths
 	tag reflect.StructTag
@@ -251,7 +251,7 @@ type reading struct {
 // kind is a kind of value.
 type kind struct {
 	wanted  string // "a string", if empty
-	missing string // what to say when it is not given, if it must be
+	missing string // the error if it is not given, if it must be
 	// read returns a value of the field's type. It fails with errType if the TOML
 	// type is wrong, and repeats nothing that may be a secret.
 	read func(in reading, value any) (any, error)
@@ -392,7 +392,7 @@ func pathProblem(s string) error {
 	case s == "":
 		return errors.New("is empty; leave the line out for the default")
 	case strings.ContainsAny(s, "\x00\n"):
-		return errors.New("must be the path of a file, never what is in the file")
+		return errors.New("must be the path of a file, never its contents")
 	}
 	return nil
 }

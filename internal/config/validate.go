@@ -18,7 +18,7 @@ import (
 // name, unless two begin alike.
 const shortName = 6
 
-// validate checks what one value alone cannot tell, and names what has no name.
+// validate checks the relations between values, and fills in missing names.
 func (r *reader) validate(c *Config) {
 	if len(c.Services) == 0 && len(r.list) == 0 {
 		r.add("service", "no [[service]] is given, so there is nothing to do; it needs a key = \"…\", and a [[service.instance]] with an address = \"….onion\"")
@@ -32,7 +32,7 @@ func (r *reader) validate(c *Config) {
 	}
 }
 
-// unique complains of a value that was given before.
+// unique reports a duplicate value.
 type unique[T comparable] struct {
 	bad    *complaints
 	format string // of the complaint, for the value and the line of the first
@@ -115,7 +115,7 @@ func (r *reader) validateService(s *Service, path string) {
 var weightedStrategy = selection.Weighted{}.Name()
 
 // nameInstances names the instances that have no name by the beginning of their
-// address, as much of it as tells them from all others of the service.
+// address, as much of it as identifies it among all others of the service.
 func (s *Service) nameInstances() {
 	length := shortName
 	for ; length < len(descriptor.Address{}.Label()); length++ {
@@ -141,7 +141,7 @@ func sameKey(ref string) string {
 	return ref
 }
 
-// CheckAddresses checks what only the opened keys can tell: addresses[i] is the
+// CheckAddresses checks what needs the opened keys: addresses[i] is the
 // onion address that the key of Services[i] stands for. No two services may
 // have one address, and no instance may be one of the services, whose
 // introduction points would not answer for another.

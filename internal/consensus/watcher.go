@@ -1,4 +1,4 @@
-// Package consensus follows the consensus of a tor, and tells those who work by it
+// Package consensus follows the consensus of a tor, and notifies subscribers
 // when there is a new one.
 package consensus
 
@@ -21,23 +21,23 @@ type Source interface {
 	GetInfo(ctx context.Context, key string) ([]byte, error)
 	GetConf(ctx context.Context, key string) ([]string, error)
 	Watch(ctx context.Context) <-chan struct{}
-	// WhyNoConsensus says how far tor has come in its bootstrap, in percent, or
-	// below 0 if it cannot get on by itself, and why it gave no consensus, for
+	// WhyNoConsensus returns tor's bootstrap progress, in percent, or
+	// below 0 if it cannot continue by itself, and why it has no consensus, for
 	// which refused is the error, or only an old one.
 	WhyNoConsensus(ctx context.Context, refused error) (percent int, why error)
 }
 
-// ErrNone is what errors are (errors.Is) while tor has no consensus, or
-// only one of an earlier life, and is on its way to one. That is no trouble yet.
+// ErrNone matches (errors.Is) errors while tor has no consensus, or
+// only one of an earlier run, and is still fetching one. That is not a problem yet.
 var ErrNone = errors.New("no consensus yet")
 
-// onItsWay is such an error. Its text says how far tor is.
+// onItsWay is such an error. Its text has tor's progress.
 type onItsWay struct{ error }
 
 func (onItsWay) Is(target error) bool { return target == ErrNone }
 func (e onItsWay) Unwrap() error      { return e.error }
 
-// patience is how long a tor without a consensus may stay where it is on its way.
+// patience is how long a tor without a consensus may go without progress.
 const patience = time.Minute
 
 // The keys of GETINFO and GETCONF that a Watcher reads.
@@ -48,21 +48,21 @@ const (
 	confTesting    = "TestingTorNetwork"
 )
 
-// How long to wait before asking tor again, should no event come. A consensus
-// that is missing or incomplete is asked for sooner, then less and less often.
+// How long to wait before polling tor again without an event. A
+// missing or incomplete consensus is polled for sooner, with backoff.
 const (
 	pollShortest = time.Second
 	pollMissing  = 30 * time.Second
 	pollLongest  = 10 * time.Minute
 )
 
-// Watcher follows the consensus of one tor and tells subscribers when it changed.
+// Watcher follows the consensus of one tor and notifies subscribers when it changed.
 type Watcher struct {
 	source Source
 	record event.Recorder
 	parser hsdir.Parser
 
-	// How far tor came on its way to a first consensus, and when. Run's alone.
+	// Progress of tor towards a first consensus, and when it was made. Run's alone.
 	percent int
 	moved   time.Time
 
@@ -72,13 +72,13 @@ type Watcher struct {
 	subscribers map[chan struct{}]bool
 }
 
-// New returns a Watcher that knows nothing until Run.
+// New returns a Watcher without a consensus, until Run.
 func New(source Source, record event.Recorder) *Watcher {
 	return &Watcher{source: source, record: record, subscribers: map[chan struct{}]bool{}}
 }
 
 // Consensus returns the last good consensus, nil before there was one, and the
-// error of the last attempt to learn a newer one.
+// error of the last attempt to get a newer one.
 func (w *Watcher) Consensus() (*hsdir.Consensus, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -114,7 +114,7 @@ func (w *Watcher) Run(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-changed:
-			// What comes with a new consensus may take a moment to be complete.
+			// The documents of a new consensus may take a moment to be complete.
 			wait = 0
 		case <-timer.C:
 		}
@@ -123,7 +123,7 @@ func (w *Watcher) Run(ctx context.Context) {
 	}
 }
 
-// nextPoll returns how long to wait for an event before asking anyway.
+// nextPoll returns how long to wait for an event before polling.
 func (w *Watcher) nextPoll(complete bool, last time.Duration) time.Duration {
 	c, err := w.Consensus()
 	if c == nil || err != nil || !complete {
@@ -133,7 +133,7 @@ func (w *Watcher) nextPoll(complete bool, last time.Duration) time.Duration {
 }
 
 // refresh asks tor for its consensus, unless it is the one we have, and reports
-// whether nothing is missing in it.
+// whether it is complete.
 func (w *Watcher) refresh(ctx context.Context) (complete bool) {
 	known, _ := w.Consensus()
 	if known != nil && known.Coverage.Missing == 0 {
@@ -170,7 +170,7 @@ func (w *Watcher) learn(ctx context.Context) (*hsdir.Consensus, error) {
 		return nil, fmt.Errorf("reading the consensus: %w", err)
 	}
 	if known, _ := w.Consensus(); known == nil && (time.Now().After(c.ValidUntil) || len(c.HSDirs) == 0) {
-		// From tor's cache, and a newer one is on its way; or its
+		// From tor's cache, and a newer one is being fetched; or its
 		// microdescriptors are.
 		if err := w.without(ctx, nil); errors.Is(err, ErrNone) {
 			return nil, err
@@ -180,7 +180,7 @@ func (w *Watcher) learn(ctx context.Context) (*hsdir.Consensus, error) {
 }
 
 // without says why there is no consensus, or only an old one. It is
-// ErrNone for as long as tor gets on.
+// ErrNone as long as tor makes progress.
 func (w *Watcher) without(ctx context.Context, refused error) error {
 	percent, why := w.source.WhyNoConsensus(ctx, refused)
 	if percent > w.percent {

@@ -13,8 +13,8 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// Credential is a certified descriptor-signing key: what it takes to make
-// descriptors of one service and period without the identity secret. It is safe
+// Credential is a certified descriptor-signing key: with it, descriptors of one
+// service and period can be made without the identity secret. It is safe
 // for concurrent use.
 type Credential struct {
 	Revision descriptor.RevisionKey
@@ -23,14 +23,14 @@ type Credential struct {
 	// External says that the signing key is not in memory: signing may take long
 	// or fail for a while.
 	External bool
-	// Seed decides what is left to chance in the descriptors of the period. It is
-	// the same for all who hold the identity key, and a secret of theirs.
+	// Seed determines the random choices in the descriptors of the period. It is
+	// the same for all who hold the identity key, and must be kept secret.
 	Seed [32]byte
 
 	encoder *descriptor.Encoder
 	custody *custody
 
-	mu       sync.Mutex // protects what follows
+	mu       sync.Mutex // protects the fields below
 	runStart time.Time  // that counters is of
 	counters *descriptor.RevisionSequence
 }
@@ -46,7 +46,7 @@ func (c *Credential) Counter(runStart, now time.Time) (uint64, error) {
 	return c.counters.At(now)
 }
 
-// Release frees what is kept for the next descriptor of the same points.
+// Release frees the cache for the next descriptor of the same points.
 func (c *Credential) Release() { c.encoder.Release() }
 
 // seedOf derives a seed from the key of a period's revision counters.
@@ -65,12 +65,12 @@ func seedOf(key descriptor.RevisionKey, p descriptor.Period) ([32]byte, error) {
 }
 
 // Encode makes one descriptor, with fresh salts. If the key is external, calls
-// take turns, and Encode returns when ctx ends whatever the key does.
+// are serialized, and Encode returns when ctx ends, even if the key hangs.
 func (c *Credential) Encode(ctx context.Context, contents *descriptor.Contents, revision uint64) ([]byte, error) {
 	if !c.External {
 		return c.encoder.Encode(contents, revision, rand.Reader)
 	}
-	// The result of a call that was left behind is never looked at.
+	// The result of a call that was abandoned is never read.
 	made := make(chan []byte, 1)
 	err := c.custody.do(ctx, signTimeout, func(context.Context) error {
 		raw, err := c.encoder.Encode(contents, revision, rand.Reader)
@@ -83,13 +83,13 @@ func (c *Credential) Encode(ctx context.Context, contents *descriptor.Contents, 
 	return <-made, nil
 }
 
-// Check returns the error that Encode would give of the contents themselves,
+// Check returns the error that Encode would return because of the contents,
 // without signing.
 func (c *Credential) Check(contents *descriptor.Contents, revision uint64) error {
 	return c.encoder.Check(contents, revision, rand.Reader)
 }
 
-// Need asks for a credential.
+// Need specifies a credential.
 type Need struct {
 	Keys    descriptor.PeriodKeys
 	MaxSize int // of descriptors, in bytes
@@ -99,7 +99,7 @@ type Need struct {
 func (c *custody) certify(ctx context.Context, need Need, now time.Time) (*Credential, error) {
 	p := need.Keys.Period
 	custodian := c.keys.Custodian
-	// Without a certificate made ahead, no signing key need be made.
+	// Without a certificate made ahead, no signing key is needed.
 	if s, ok := custodian.(Supplier); ok {
 		if _, _, supplied := s.Supply(p); !supplied {
 			if _, err := custodian.RevisionKey(ctx, p); err != nil {
@@ -119,7 +119,7 @@ func (c *custody) certify(ctx context.Context, need Need, now time.Time) (*Crede
 	if err != nil {
 		return nil, err
 	}
-	// The custodian may be foreign code or a file from elsewhere.
+	// The custodian may be foreign code or a file from outside.
 	if err := cert.Verify([32]byte(need.Keys.Blinded), now); err != nil {
 		return nil, fmt.Errorf("the custodian's certificate: %w", err)
 	}

@@ -1,4 +1,4 @@
-// Package credential has what signs a service's descriptors: it asks the
+// Package credential provides the keys that sign a service's descriptors: it asks the
 // custodian of the identity key to certify a descriptor-signing key for each
 // period, keeps the certified keys as Credentials, and renews them. Custodians and
 // signing keys may hang or fail for a while, so all calls to them are made in the
@@ -22,7 +22,7 @@ type Custodian interface {
 	// Address returns the public half of the identity key.
 	Address() descriptor.Address
 	// Certify signs a certificate for a descriptor-signing key, to be used in p.
-	// expires is a wish: what was signed earlier may live shorter or longer.
+	// expires is only requested: a certificate made earlier may expire sooner or later.
 	Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error)
 	// RevisionKey returns the key of the revision counters of p.
 	RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error)
@@ -33,9 +33,9 @@ type Custodian interface {
 // SigningKeys gives the descriptor-signing key of a period: an Ed25519 key in
 // memory, in a token, or made ahead for an offline custodian. Calls may take long
 // or fail for a while, and return soon after their context ends. The keys that it
-// gave may be used until Close.
+// returned may be used until Close.
 type SigningKeys interface {
-	// SigningKey returns the key of p: the one that there is, or a new one.
+	// SigningKey returns the key of p: the existing one, or a new one.
 	SigningKey(ctx context.Context, p descriptor.Period) (crypto.Signer, error)
 	// Retire destroys the keys of periods before all that are in use.
 	Retire(ctx context.Context, inUse []descriptor.Period) error
@@ -62,8 +62,8 @@ type retirer interface {
 	Retire(ctx context.Context, inUse []descriptor.Period) error
 }
 
-// Memory makes a new signing key whenever one is asked for, and keeps it nowhere
-// but in the memory of the caller.
+// Memory makes a new signing key for every call, and stores it only
+// in the memory of the caller.
 type Memory struct{}
 
 // SigningKey makes a key.
@@ -72,7 +72,7 @@ func (Memory) SigningKey(context.Context, descriptor.Period) (crypto.Signer, err
 	return key, err
 }
 
-// Retire does nothing: a key that is not used any more is gone.
+// Retire does nothing: keys no longer used are not kept.
 func (Memory) Retire(context.Context, []descriptor.Period) error { return nil }
 
 // Close does nothing.
@@ -82,8 +82,8 @@ func (Memory) Close() error { return nil }
 type Keys struct {
 	Custodian Custodian
 	Signing   SigningKeys
-	// Reference tells one custody from another: as long as it stays the same, what
-	// was certified before stays good.
+	// Reference identifies a custody: as long as it stays the same, certificates
+	// made before stay valid.
 	Reference string
 	Form      string // of the identity key's custody, for people
 	Where     string // the descriptor-signing keys are, for people

@@ -21,14 +21,14 @@ const (
 var errClosed = errors.New("the keys have been closed")
 
 // custody makes the calls to one service's keys, one at a time. A call that hangs
-// holds up later ones until their time is up, and nothing else.
+// blocks later ones until their timeout, and nothing else.
 type custody struct {
 	keys Keys
 	turn chan struct{} // holds a token while a call is made
 
 	ctx        context.Context // of all calls; ends with close
 	cancel     context.CancelFunc
-	certifying context.Context // of calls that prepare for later; ends with a handover
+	certifying context.Context // of calls that prepare for later; ends when other keys replace these
 	stop       context.CancelFunc
 
 	mu     sync.Mutex // protects closed
@@ -44,7 +44,7 @@ func newCustody(keys Keys) *custody {
 }
 
 // do makes a call when its turn comes, and returns its error, or sooner when ctx
-// ends. The time that the call has begins with its turn; for the turn it waits as
+// ends. The timeout of the call begins with its turn; it waits for its turn as
 // long at most.
 func (c *custody) do(ctx context.Context, timeout time.Duration, call func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -99,8 +99,8 @@ func (c *custody) spawn(f func()) bool {
 	return true
 }
 
-// close ends the calls in flight and releases the keys. What hangs even then is
-// left behind.
+// close cancels the calls in flight and releases the keys. Calls that hang even then
+// are abandoned.
 func (c *custody) close() error {
 	c.mu.Lock()
 	c.closed = true
@@ -108,7 +108,7 @@ func (c *custody) close() error {
 	c.cancel()
 	var errs []error
 	if _, ok := within(callGrace, func() error { c.calls.Wait(); return nil }); !ok {
-		errs = append(errs, errors.New("the custodian or the signing keys do not answer, and are closed all the same"))
+		errs = append(errs, errors.New("the custodian or the signing keys do not answer, and are closed anyway"))
 	}
 	if err := c.keys.close(); err != nil {
 		errs = append(errs, fmt.Errorf("closing the keys: %w", err))
@@ -116,7 +116,7 @@ func (c *custody) close() error {
 	return errors.Join(errs...)
 }
 
-// close releases the keys. If they hang, they are left behind.
+// close releases the keys. If they hang, they are abandoned.
 func (k Keys) close() error {
 	err, _ := within(closeTimeout, func() error {
 		err := k.Custodian.Close()
@@ -131,7 +131,7 @@ func (k Keys) close() error {
 // Close releases keys that no Keeper took.
 func (k Keys) Close() error { return newCustody(k).close() }
 
-// within returns what f returns, or false if that takes too long. f is left behind
+// within returns what f returns, or false if that takes too long. f is abandoned
 // then.
 func within(timeout time.Duration, f func() error) (result error, ok bool) {
 	done := make(chan error, 1)

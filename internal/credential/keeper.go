@@ -19,8 +19,8 @@ import (
 // replaced; longer than a descriptor's lifetime of three hours at the HSDirs.
 const ExpiryMargin = 4 * time.Hour
 
-// The delay after a failure to certify, and its longest. A token that is absent may
-// be put back at any moment; whatever else is wrong, a PIN above all, takes a human
+// The delay after a failure to certify, and its maximum. An absent token may
+// be put back at any moment; anything else, a wrong PIN above all, takes a human
 // to fix it.
 const (
 	retryCertify     = 2 * time.Second
@@ -31,16 +31,16 @@ const (
 // slowAnswer is how long a custodian may take before the status says so.
 const slowAnswer = 15 * time.Second
 
-// brokenAfter is how often in a row a signing key may fail, for another reason
-// than that its token is absent, before another key is asked for.
+// brokenAfter is how often in a row a signing key may fail, other than because its
+// token is absent, before another key is requested.
 const brokenAfter = 3
 
 // Env is what a Keeper works with.
 type Env struct {
 	Service descriptor.Address
 	Record  event.Recorder
-	// Post has a function called soon, one at a time, and not while another method
-	// of the Keeper is called. It never blocks.
+	// Post schedules a function to be called soon, one at a time, and not while another
+	// method of the Keeper is called. It never blocks.
 	Post func(func(now time.Time))
 }
 
@@ -55,7 +55,7 @@ type Keeper struct {
 	credentials map[descriptor.Period]*Credential
 	signers     map[[32]byte]bool // signing keys that were ever ours, in this run
 
-	asked    time.Time // when certifying began that is in flight, else zero
+	asked    time.Time // when the certifying in flight began, else zero
 	failures map[descriptor.Period]*failure
 	broken   map[*Credential]int // how often its key failed in a row
 	unsigned map[descriptor.Period]error
@@ -63,7 +63,7 @@ type Keeper struct {
 	retiring bool
 
 	supply supply
-	said   map[string]saying // warnings about the keys, in the log
+	said   map[string]saying // warnings about the keys that were logged
 }
 
 // failure is why certifying for a period failed.
@@ -82,9 +82,9 @@ func New(keys Keys, env Env) *Keeper {
 	}
 }
 
-// Replace asks other keys from now on. Those of before are kept for as long as
-// something is signed with them: with another reference, until the new ones have
-// certified; with the same, until what they certified has to be renewed.
+// Replace uses other keys from now on. The old ones are kept as long as
+// credentials still use them: with another reference, until the new ones have
+// certified; with the same, until their certificates have to be renewed.
 func (k *Keeper) Replace(keys Keys) {
 	if k.current.keys.same(keys) {
 		clear(k.failures) // the operator may have fixed it
@@ -99,7 +99,7 @@ func (k *Keeper) Replace(keys Keys) {
 }
 
 // Require has the custodian certify, in the background, for both periods of needs
-// if they lack a credential, and the signing keys of earlier periods retired.
+// if they lack a credential, and has the signing keys of earlier periods retired.
 func (k *Keeper) Require(now time.Time, needs [2]Need) {
 	k.retire([2]descriptor.Period{needs[0].Keys.Period, needs[1].Keys.Period})
 	var due []Need
@@ -118,7 +118,7 @@ func (k *Keeper) Require(now time.Time, needs [2]Need) {
 	c := k.current
 	k.background.Go(func() {
 		for _, need := range due {
-			// The result of a call that was not waited for is never looked at.
+			// The result of a call that was abandoned is never read.
 			result := make(chan *Credential, 1)
 			err := c.do(c.certifying, certifyTimeout, func(ctx context.Context) error {
 				made, err := c.certify(ctx, need, now)
@@ -139,8 +139,8 @@ func (k *Keeper) Require(now time.Time, needs [2]Need) {
 	})
 }
 
-// lacks reports whether there is no credential for p, or one that is not to be
-// used for much longer.
+// lacks reports whether there is no credential for p, or one that expires too
+// soon.
 func (k *Keeper) lacks(now time.Time, p descriptor.Period) bool {
 	c := k.credentials[p]
 	return c == nil || k.isBroken(c) || c.custody.keys.Reference != k.current.keys.Reference || !now.Add(ExpiryMargin).Before(c.Expires)
@@ -148,8 +148,8 @@ func (k *Keeper) lacks(now time.Time, p descriptor.Period) bool {
 
 func (k *Keeper) isBroken(c *Credential) bool { return k.broken[c] >= brokenAfter }
 
-// certified takes one answer in. Until a better credential is there, the one made
-// before goes on working.
+// certified records one result. Until a better credential is there, the old one
+// stays in use.
 func (k *Keeper) certified(now time.Time, by *custody, p descriptor.Period, made *Credential, err error) {
 	if by != k.current {
 		return
@@ -178,7 +178,7 @@ func (k *Keeper) certified(now time.Time, by *custody, p descriptor.Period, made
 	f.err, f.retryAt = err, now.Add(backoff.Policy{Min: retryCertify, Max: longest}.Delay(f.tries))
 }
 
-// betterThan returns why old stays in use though there is another credential now.
+// betterThan returns why old stays in use although another credential was made.
 func (k *Keeper) betterThan(old, made *Credential) error {
 	switch {
 	case k.isBroken(old) && old.Public == made.Public:
@@ -189,7 +189,7 @@ func (k *Keeper) betterThan(old, made *Credential) error {
 	return fmt.Errorf("the certificate ends at %s, and the custodian has none that ends later", clock(old.Expires))
 }
 
-// temporary reports whether a failure may pass by itself at any moment.
+// temporary reports whether a failure may go away by itself at any moment.
 func temporary(err error) bool {
 	var t interface{ Temporary() bool }
 	return errors.As(err, &t) && t.Temporary()
@@ -207,7 +207,7 @@ func (k *Keeper) Usable(now time.Time, p descriptor.Period) *Credential {
 func (k *Keeper) Ours(public [32]byte) bool { return k.signers[public] }
 
 // Signed records whether signing a descriptor of p with c succeeded. After several
-// failures, unless they may pass by themselves, another key is certified.
+// failures, unless they are temporary, another key is certified.
 func (k *Keeper) Signed(p descriptor.Period, c *Credential, err error) {
 	if err == nil {
 		delete(k.broken, c)
@@ -221,7 +221,7 @@ func (k *Keeper) Signed(p descriptor.Period, c *Credential, err error) {
 }
 
 // retire destroys the signing keys of periods before those in use, in the
-// background. What fails is done with the next period.
+// background. If it fails, it is retried with the next period.
 func (k *Keeper) retire(inUse [2]descriptor.Period) {
 	if k.retired == inUse || k.retiring {
 		return
@@ -230,7 +230,7 @@ func (k *Keeper) retire(inUse [2]descriptor.Period) {
 	keys := k.current.keys
 	k.call(func(ctx context.Context) error {
 		err := keys.Signing.Retire(ctx, inUse[:])
-		// What a ceremony prepared is also with the custodian.
+		// The custodian has the keys of a ceremony, too.
 		if also, ok := keys.Custodian.(retirer); ok && any(keys.Custodian) != any(keys.Signing) {
 			err = errors.Join(err, also.Retire(ctx, inUse[:]))
 		}
@@ -243,8 +243,8 @@ func (k *Keeper) retire(inUse [2]descriptor.Period) {
 	})
 }
 
-// call makes a call to the keys in the background, and has done called with its
-// error, unless there are other keys by then.
+// call makes a call to the keys in the background, and then calls done with its
+// error, unless the keys have been replaced by then.
 func (k *Keeper) call(call func(context.Context) error, done func(now time.Time, err error)) {
 	c := k.current
 	k.background.Go(func() {
@@ -257,8 +257,8 @@ func (k *Keeper) call(call func(context.Context) error, done func(now time.Time,
 	})
 }
 
-// Forget drops what belongs to periods that are over, and closes keys that nothing
-// is signed with any more. used reports whether a credential is still in use.
+// Forget drops credentials of periods that are over, and closes keys that no
+// credential needs any more. used reports whether a credential is still in use.
 func (k *Keeper) Forget(over func(descriptor.Period) bool, used []*Credential) {
 	maps.DeleteFunc(k.credentials, func(p descriptor.Period, _ *Credential) bool { return over(p) })
 	maps.DeleteFunc(k.failures, func(p descriptor.Period, _ *failure) bool { return over(p) })
@@ -283,7 +283,7 @@ func (k *Keeper) release(c *custody) {
 	})
 }
 
-// Close closes all keys, and returns when they are closed or their time is up.
+// Close closes all keys, and returns when they are closed or have timed out.
 func (k *Keeper) Close() {
 	for _, c := range append(k.former, k.current) {
 		k.release(c)
@@ -292,7 +292,7 @@ func (k *Keeper) Close() {
 	k.background.Wait()
 }
 
-// Due returns when, after now, there is something to do though nothing happens; the
+// Due returns when, after now, there is something to do without an event; the
 // zero time if there is nothing.
 func (k *Keeper) Due(now time.Time) (next time.Time) {
 	sooner := func(at time.Time) {

@@ -11,17 +11,17 @@ import (
 	"onionbalancer/internal/status"
 )
 
-// outlook is how long what was certified ahead lasts, seen at one moment.
+// outlook is how long the certificates made ahead last, at one moment.
 type outlook struct {
-	known     bool // there is a Supplier, and a consensus to reckon by
+	known     bool // there is a Supplier, and a consensus that gives the time
 	periods   int  // certified, from the one that clients ask for on
 	horizon   int  // periods that were certified together the last time
 	renewBy   time.Time
 	darkAt    time.Time
 	remaining time.Duration // until darkAt; 0 after it
 
-	// stage grows with the need: 0 while there is none, 1 from a third of the
-	// horizon on, one more whenever half of what remained is gone, and stageOver
+	// stage grows with the urgency: 0 while there is none, 1 from a third of the
+	// horizon on, one more whenever half of the remaining time has passed, and stageOver
 	// at the end.
 	stage  int
 	urgent bool
@@ -37,8 +37,8 @@ const (
 	urgentBefore = 3 * 24 * time.Hour
 )
 
-// LookAhead says how long what s certified ahead lasts, for current being the
-// period that clients ask for and periods that begin offset after a multiple of
+// LookAhead returns how long the certificates that s has made ahead last, for current
+// being the period that clients ask for and periods that begin offset after a multiple of
 // their length: a warning, if there is reason for one, and whether it is urgent.
 func LookAhead(now time.Time, s Supplier, current descriptor.Period, offset time.Duration) (ahead status.Ahead, warning string, urgent bool) {
 	o := look(now, s, current, offset, outlook{})
@@ -54,8 +54,8 @@ func (o outlook) report(now time.Time) status.Ahead {
 	return status.Ahead{Periods: o.periods, Horizon: o.horizon, RenewBy: o.renewBy, DarkAt: o.darkAt, Remaining: remaining.Seconds()}
 }
 
-// look works the outlook out. before is the last one: after the end it knows
-// when that was. current is the period that clients ask for; periods begin
+// look computes the outlook. before is the last one: after the end it has the
+// time of the end. current is the period that clients ask for; periods begin
 // offset after a multiple of their length.
 func look(now time.Time, s Supplier, current descriptor.Period, offset time.Duration, before outlook) outlook {
 	last, horizon, ok := s.Supply(current)
@@ -63,7 +63,7 @@ func look(now time.Time, s Supplier, current descriptor.Period, offset time.Dura
 	if !ok {
 		o.stage, o.urgent = stageOver, true
 		o.darkAt, o.renewBy = before.darkAt, before.renewBy
-		o.text = "there is no certificate for the period that clients ask for now: what was published last stays, and nothing new is; " +
+		o.text = "there is no certificate for the period that clients ask for now: the last published descriptors stay, and nothing new is published; " +
 			"install certificates at once (balancer ceremony)"
 		return o
 	}
@@ -75,19 +75,19 @@ func look(now time.Time, s Supplier, current descriptor.Period, offset time.Dura
 	return o
 }
 
-// judge says what the remaining time means if horizon was the whole.
+// judge derives stage and text from the remaining time, if horizon was the whole.
 func (o *outlook) judge(now time.Time, horizon time.Duration) {
 	third := horizon / 3
 	switch {
 	case o.remaining == 0:
 		o.periods, o.stage, o.urgent = 0, stageOver, true
-		o.text = fmt.Sprintf("the certificates made offline ended at %s: what was published last stays, and nothing new is; "+
+		o.text = fmt.Sprintf("the certificates made offline ended at %s: the last published descriptors stay, and nothing new is published; "+
 			"install new ones at once (balancer ceremony)", minute(o.darkAt))
 		return
 	case o.remaining <= third:
 		o.stage = bits.Len64(uint64(third / o.remaining))
 	case o.periods == 1:
-		o.stage = 1 // whatever a third is: the next period has none
+		o.stage = 1 // even with more than a third left: the next period has none
 	default:
 		return
 	}
@@ -114,7 +114,7 @@ func roughly(d time.Duration) string {
 	}
 }
 
-// supply is what is known of a Supplier.
+// supply is the state of a Supplier.
 type supply struct {
 	outlook    outlook
 	said       time.Time // in the log
@@ -123,13 +123,13 @@ type supply struct {
 }
 
 // How often a Supplier is asked to look for new certificates: more often while
-// some are missing, since somebody may be installing them.
+// some are missing, since an operator may be installing them.
 const (
 	refreshEvery   = time.Minute
 	refreshMissing = 15 * time.Second
 )
 
-// LookAhead works out how long certificates made ahead last, for current being the
+// LookAhead computes how long certificates made ahead last, for current being the
 // period that clients ask for and periods that begin offset after a multiple of
 // their length. It records the outlook at the start, when the need grows or ends,
 // and daily while it lasts.
@@ -143,7 +143,7 @@ func (k *Keeper) LookAhead(now time.Time, current descriptor.Period, offset time
 	o := look(now, supplier, current, offset, before)
 	k.supply.outlook = o
 	if before.known && o.darkAt.After(before.darkAt) {
-		clear(k.failures) // what was missing may be there
+		clear(k.failures) // the missing certificates may be there now
 	}
 	switch {
 	case o.stage > 0 && (o.stage > before.stage || !before.known || now.Sub(k.supply.said) >= sayAgain):
@@ -180,18 +180,18 @@ func (k *Keeper) refreshSupply(now time.Time) {
 // reason for one.
 func (k *Keeper) Outlook() string { return k.supply.outlook.text }
 
-// CannotSign reports whether it is for want of keys that no descriptor of p can be
-// published.
+// CannotSign reports whether no descriptor of p can be published because keys are
+// missing.
 func (k *Keeper) CannotSign(p descriptor.Period) bool {
 	return k.supply.outlook.stage == stageOver || k.failures[p] != nil || k.unsigned[p] != nil
 }
 
-// Status describes who keeps the keys: those of before until the new ones have
+// Status describes the custody of the keys: the old one until the new keys have
 // certified for p, the period that clients ask for.
 func (k *Keeper) Status(now time.Time, p descriptor.Period) status.Custody {
 	keys, until := k.current.keys, time.Time{}
 	if c := k.credentials[p]; c != nil {
-		keys, until = c.custody.keys, c.Expires // also when that is over
+		keys, until = c.custody.keys, c.Expires // also after it expired
 	}
 	out := status.Custody{Form: keys.Form, Signing: keys.Where, CertifiedUntil: until}
 	if o := k.supply.outlook; o.known {

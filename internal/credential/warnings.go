@@ -10,24 +10,24 @@ import (
 	"onionbalancer/internal/event"
 )
 
-// sayOther is how soon the log repeats a warning about the same thing in other
-// words: how often a helper crashed, or how long one waits, changes with every
-// try. The status has the last words.
+// sayOther is how soon the log repeats a warning about the same thing with another
+// text: the number of crashes of a helper, or a waiting time, changes with every
+// try. The status has the latest text.
 const sayOther = 10 * time.Minute
 
-// warning is something that is wrong with the keys.
+// warning is a problem with the keys.
 type warning struct {
-	about string // stays the same from one try to the next
+	about string // the same for all tries
 	text  string // for people
 }
 
-// saying is what was last logged about something.
+// saying is the last logged warning about something.
 type saying struct {
 	text string
 	at   time.Time
 }
 
-// warnings lists what is wrong with the keys, in a stable order.
+// warnings lists the problems with the keys, in a stable order.
 func (k *Keeper) warnings(now time.Time) (list []warning) {
 	for p, f := range k.failures {
 		about := fmt.Sprintf("certifying a descriptor-signing key for period %s", p)
@@ -41,7 +41,7 @@ func (k *Keeper) warnings(now time.Time) (list []warning) {
 		about := fmt.Sprintf("signing the descriptor of period %s", p)
 		list = append(list, warning{about, fmt.Sprintf("%s: %v", about, err)})
 	}
-	// A failure says why the try before failed.
+	// A failure says why the last try failed.
 	if len(k.failures) == 0 && !k.asked.IsZero() && now.Sub(k.asked) >= slowAnswer {
 		list = append(list, warning{"slow", fmt.Sprintf("the custodian was asked at %s to certify, and has not answered yet", clock(k.asked))})
 	}
@@ -49,7 +49,7 @@ func (k *Keeper) warnings(now time.Time) (list []warning) {
 	return list
 }
 
-// Warnings returns the texts of what is wrong with the keys.
+// Warnings returns the texts of the problems with the keys.
 func (k *Keeper) Warnings(now time.Time) (texts []string) {
 	for _, w := range k.warnings(now) {
 		texts = append(texts, w.text)
@@ -57,7 +57,7 @@ func (k *Keeper) Warnings(now time.Time) (texts []string) {
 	return texts
 }
 
-// Warn records what is new of what is wrong with the keys.
+// Warn records new problems with the keys.
 func (k *Keeper) Warn(now time.Time) {
 	said := make(map[string]saying)
 	for _, w := range k.warnings(now) {

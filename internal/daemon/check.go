@@ -28,7 +28,7 @@ import (
 	"onionbalancer/selection"
 )
 
-// Level says how good a finding of Check is.
+// Level is the severity of a finding of Check.
 type Level string
 
 // The levels, best first.
@@ -38,18 +38,18 @@ const (
 	LevelFailed  Level = "failed"
 )
 
-// Finding is what Check found out about one thing that the operator set.
+// Finding is the result of checking one configured thing.
 type Finding struct {
 	What   string `json:"what"`
 	Level  Level  `json:"level"`
 	Detail string `json:"detail"`
 	Fix    string `json:"fix,omitempty"` // what to do about it
 
-	// Instead is a file in the place of the one at fault, ready to be pasted.
+	// Instead is a corrected file in place of the faulty one, ready to be pasted.
 	Instead string `json:"instead,omitempty"`
 }
 
-// checker carries a check from one thing to the next.
+// checker carries state from one check to the next.
 type checker struct {
 	cfg      *config.Config
 	log      *slog.Logger
@@ -59,9 +59,9 @@ type checker struct {
 	torrcBad bool             // so that no tor of our own can be started
 }
 
-// Check tries everything that cfg names and tells each finding as soon as it is
-// made; offline, only what needs no network. It publishes nothing. Its error is
-// only about ctx having ended.
+// Check tries everything that cfg names and reports each finding as soon as it is
+// made; offline, only what needs no network. It publishes nothing. It returns an error
+// only if ctx has ended.
 func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logger, tell func(Finding)) error {
 	c := &checker{cfg: cfg, log: log, tell: tell}
 	c.checkBuild(locked.Erases)
@@ -91,13 +91,13 @@ func (c *checker) ok(what, detail string, args ...any) {
 	c.tell(Finding{What: what, Level: LevelOK, Detail: fmt.Sprintf(detail, args...)})
 }
 
-// warn tells of what works, but not well. fix is what to do, unless an error
-// among args knows better.
+// warn reports something that works, but not well. fix says how to fix it, unless an error
+// among args has advice of its own.
 func (c *checker) warn(what, fix, detail string, args ...any) {
 	c.trouble(LevelWarning, what, fix, fmt.Errorf(detail, args...))
 }
 
-// fail tells of an error. fix is what to do, unless the error knows better.
+// fail reports an error. fix says how to fix it, unless the error has advice of its own.
 func (c *checker) fail(what, fix string, err error) { c.trouble(LevelFailed, what, fix, err) }
 
 func (c *checker) trouble(level Level, what, fix string, err error) {
@@ -105,7 +105,7 @@ func (c *checker) trouble(level Level, what, fix string, err error) {
 	c.tell(Finding{What: what, Level: level, Detail: text, Fix: cmp.Or(advice, fix)})
 }
 
-// checkBuild warns of a program that was built without what erases secrets.
+// checkBuild warns of a program that was built without the experiment that erases secrets.
 func (c *checker) checkBuild(erases bool) {
 	if !erases {
 		c.warn("build", "build it with make, or with GOEXPERIMENT=runtimesecret go build",
@@ -120,7 +120,7 @@ func (c *checker) checkState() {
 		c.warn(what, "choose a shorter state_dir", "\"balancer status\" will not work: %w", err)
 	}
 	if _, err := os.Stat(c.cfg.StateDir); errors.Is(err, fs.ErrNotExist) && os.Geteuid() == 0 {
-		// Made by root, it would be in the way of the daemon's user.
+		// Made by root, it could not be used by the daemon's user.
 		c.warn(what, "run as root: install -d -m 0700 -o USER -g USER "+shell.Quote(c.cfg.StateDir)+", with the user that balancer runs as",
 			"not there yet; balancer makes it at its start if it may")
 		return
@@ -132,7 +132,7 @@ func (c *checker) checkState() {
 	c.ok(what, "writable")
 }
 
-// tryWriting makes a directory, if it is not there, and writes a file in it.
+// tryWriting makes a directory, if it does not exist, and writes a file in it.
 func tryWriting(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -145,8 +145,8 @@ func tryWriting(dir string) error {
 	return owner.Explain(err, dir)
 }
 
-// checkStored looks at what is stored in the state directory: whether it can be
-// read, and by whom.
+// checkStored checks the state stored in the state directory: whether it can be
+// read, and by which users.
 func (c *checker) checkStored() {
 	path := filepath.Join(c.cfg.StateDir, state.File)
 	what := "stored state " + path
@@ -162,14 +162,14 @@ func (c *checker) checkStored() {
 	case errors.Is(err, state.ErrNewer):
 		c.fail(what, state.NewerFix, err)
 	case errors.Is(err, state.ErrDamaged):
-		c.warn(what, "restore it from a backup that is at most a few hours old, or let balancer put it aside and go on with what is whole", "%w", err)
+		c.warn(what, "restore it from a backup that is at most a few hours old, or let balancer put it aside and continue with the intact records", "%w", err)
 	default:
 		c.fail(what, "see that the user that balancer runs as can read it", err)
 	}
 }
 
 // checkStoredModes warns of a store that others than the balancer's user can open.
-// Who changes it can have us fail, and no more.
+// Anyone who changes it can only cause a denial of service.
 func (c *checker) checkStoredModes(what, path string) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -184,8 +184,8 @@ func (c *checker) checkStoredModes(what, path string) {
 	}
 }
 
-// checkTorrc reads the lines for a tor of our own, and tells each fault by
-// itself.
+// checkTorrc reads the lines for a tor of our own, and reports each fault
+// separately.
 func (c *checker) checkTorrc() {
 	if c.cfg.Tor.Torrc == "" {
 		return
@@ -201,8 +201,8 @@ func (c *checker) checkTorrc() {
 	c.torrcBad = true
 }
 
-// checkPassword warns of a password for the first process that listens: a port of loopback
-// is anybody's while tor is down.
+// checkPassword warns that a password is sent to the first process that listens: any local
+// user can bind a loopback port while tor is down.
 func (c *checker) checkPassword() {
 	for _, control := range c.cfg.Tor.Controls {
 		if c.cfg.Tor.PasswordFile != "" && !strings.HasPrefix(control, "unix:") {
@@ -212,8 +212,8 @@ func (c *checker) checkPassword() {
 	}
 }
 
-// checkWeights says when the weights ask for other shares than the points that an
-// instance may have come to.
+// checkWeights warns when the weights ask for other shares than the possible numbers of
+// points give.
 func (c *checker) checkWeights(name string, s balance.Config) {
 	strategy, weighted := s.Strategy.(selection.Weighted)
 	if !weighted {

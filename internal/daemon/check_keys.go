@@ -20,7 +20,7 @@ import (
 	"onionbalancer/keystore/token"
 )
 
-// checkKeysPatience is how long the keys of one service may take.
+// checkKeysPatience is the timeout for the keys of one service.
 const checkKeysPatience = 90 * time.Second
 
 // checkKeys opens every service, and tries its keys.
@@ -50,7 +50,7 @@ func (c *checker) checkKeys(ctx context.Context) {
 	}
 }
 
-// keyName is what findings call a key: its path, or the file that a token opens.
+// keyName is the name of a key in findings: its path, or the file that a token opens.
 func keyName(n int, s config.Service) string {
 	uri := uriOf(s.Key)
 	switch {
@@ -77,8 +77,8 @@ func (c *checker) tryKeys(ctx context.Context, what string, s config.Service, bu
 	}
 }
 
-// tryUnsealing has a key certified that nobody has, until a time long past: the
-// certificate is worth nothing to anybody.
+// tryUnsealing certifies a key that no one has, until a time long past: the
+// certificate is worthless.
 func (c *checker) tryUnsealing(ctx context.Context, what string, built balance.Config) {
 	nobodys, _, err := ed25519.GenerateKey(rand.Reader)
 	began := time.Now()
@@ -100,8 +100,8 @@ type supply interface {
 	Schedule() offline.Schedule
 }
 
-// trySupply says how long the certificates last, and whether the signing key of
-// the present period is the one that was certified.
+// trySupply reports how long the certificates last, and whether the signing key of
+// the present period is the certified one.
 func (c *checker) trySupply(ctx context.Context, what string, s supply, built balance.Config) {
 	const fix = "hold a ceremony: balancer ceremony request, sign, install"
 	now, schedule := time.Now(), s.Schedule()
@@ -127,7 +127,7 @@ func (c *checker) trySupply(ctx context.Context, what string, s supply, built ba
 	}
 }
 
-// certifies reports whether the signing key of p can be had, and the certificate
+// certifies reports whether the signing key of p is available, and the certificate
 // is for it.
 func certifies(ctx context.Context, built balance.Config, p descriptor.Period) error {
 	signer, err := built.Keys.Signing.SigningKey(ctx, p)
@@ -168,7 +168,7 @@ func (c *checker) withToken(what string, uri *pkcs11uri.URI, try func(*token.Tok
 	return true
 }
 
-// trialMessage is what a trial key signs: nothing of Tor's begins like it.
+// trialMessage is signed by a test key: no document of Tor begins like it.
 const trialMessage = "balancer check: a trial signature"
 
 // trySigning makes a key on the token, signs, and destroys the key again.
@@ -183,12 +183,12 @@ func (c *checker) trySigning(ctx context.Context, what string, uri *pkcs11uri.UR
 	})
 }
 
-// tellTrial tells that a trial went well, and what it showed.
+// tellTrial reports that a test succeeded, and its results.
 func (c *checker) tellTrial(what string, took, all time.Duration, shown bool) {
 	detail := fmt.Sprintf("the token makes keys, signs (in %s) and destroys them; all in %s",
 		took.Round(time.Millisecond), all.Round(time.Millisecond))
 	if shown {
-		c.warn(what, "keep it where nobody takes it, or use another kind of token", "%s; but it shows public keys without the PIN, so that anyone who takes it can tell which address it signed for", detail)
+		c.warn(what, "keep it in a safe place, or use another kind of token", "%s; but it shows public keys without the PIN, so that anyone who takes it can tell which address it signed for", detail)
 		return
 	}
 	c.ok(what, "%s", detail)
@@ -212,16 +212,16 @@ func trial(ctx context.Context, tok *token.Token) (took time.Duration, shown boo
 	if err == nil && !ed25519.Verify(key.Public, []byte(trialMessage), signature) {
 		err = errors.New("the token returned a wrong signature")
 	}
-	// Also if time is up: the key shall not be left behind.
+	// Also after a timeout: the key must not be left on the token.
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if gone := tok.Destroy(ending, object); gone != nil {
-		err = errors.Join(err, fmt.Errorf("destroying the trial key %q, which you should delete: %w", object.Label, gone))
+		err = errors.Join(err, fmt.Errorf("destroying the test key %q, which you should delete: %w", object.Label, gone))
 	}
 	return took, key.Shown, err
 }
 
-// fixToken says what to do about an error of a token, where the error itself
+// fixToken says how to fix an error of a token, where the error itself
 // does not.
 func fixToken(err error) string {
 	var of *token.Error

@@ -66,7 +66,7 @@ func (c *checker) checkTor(ctx context.Context, t *tor.Tor) bool {
 	return true
 }
 
-// fixTor says what to do about a tor of our own that does not start.
+// fixTor says how to fix a tor of our own that does not start.
 func fixTor(err error) string {
 	switch {
 	case errors.As(err, new(*exec.Error)):
@@ -76,7 +76,7 @@ func fixTor(err error) string {
 	case errors.Is(err, fs.ErrPermission):
 		return "state_dir, with all that is in it, has to belong to the user that balancer runs as"
 	default:
-		return "if these are tor's words, fix the line of tor.torrc that they are about; tor has to be 0.4.8 or later"
+		return "if these are tor's words, fix the line of tor.torrc that they name; tor has to be 0.4.8 or later"
 	}
 }
 
@@ -107,12 +107,12 @@ func (c *checker) checkConsensus(ctx context.Context, t *tor.Tor) *hsdir.Consens
 	return consensus
 }
 
-// earlyConsensus is how long before its time a consensus may come without the
+// earlyConsensus is how long before its time a consensus may arrive without the
 // clock being wrong.
 const earlyConsensus = 5 * time.Minute
 
-// outdated says why a consensus is not of now. One from the future is nobody's
-// mistake but the clock's; of one that is over, tor is asked for the cause.
+// outdated says why a consensus is not current. If it is from the future, only
+// the clock can be wrong; if it has expired, tor is asked for the cause.
 func (c *checker) outdated(ctx context.Context, t *tor.Tor, consensus *hsdir.Consensus) error {
 	now := time.Now()
 	switch {
@@ -156,7 +156,7 @@ func (c *checker) checkInstances(ctx context.Context, fetcher *hsdir.Fetcher, co
 	c.checkLimit(s, found, points)
 }
 
-// instance tells what was found of one instance.
+// instance reports the result for one instance.
 func (c *checker) instance(what string, d *descriptor.Descriptor, err error) {
 	switch {
 	case err == nil:
@@ -196,7 +196,7 @@ func (c *checker) checkLimit(s balance.Config, found, points int) {
 	limit := min(s.Room.Points, descriptor.MaxIntroductionPoints)
 	switch {
 	case found == 0:
-		c.fail(what, "see to the instances above", errors.New("none of its instances can be reached, so nothing would be published"))
+		c.fail(what, "fix the instances above", errors.New("none of its instances can be reached, so nothing would be published"))
 	case len(s.Instances) > limit:
 		c.warn(what, "use fewer instances, or put several behind one", "%d instances and at most %s: some instances get no clients", len(s.Instances), printable.Count(limit, "introduction point"))
 	case points > limit:

@@ -80,8 +80,8 @@ type running struct {
 // the network. A service that cannot be opened is reported and left out; only
 // when none can be is that an error.
 //
-// What decides about code and can be changed by others than root and this user
-// is an error, and what decides about a service's keys is one of the service.
+// It is an error if others than root and this user can change files that decide about
+// code, and an error of the service if they can change files that decide about its keys.
 func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) {
 	if err := refuseWritable(cfg, log); err != nil {
 		return nil, err
@@ -109,7 +109,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 var errNoServices = errors.New("the configuration has none")
 
 // Start begins work and returns at once, with an error only if it could not
-// begin at all; then everything is let go again. Without one, Stop must be
+// begin at all; then everything is closed again. Without one, Stop must be
 // called afterwards.
 func (d *Daemon) Start(ctx context.Context) error {
 	d.started = time.Now()
@@ -137,7 +137,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	return nil
 }
 
-// openAll takes the state directory and opens the store and the tors.
+// openAll locks the state directory and opens the store and the tors.
 func (d *Daemon) openAll() (tors *tor.Pool, err error) {
 	if d.unlock, err = lockState(d.cfg.StateDir); err != nil {
 		return nil, err
@@ -162,7 +162,7 @@ func (d *Daemon) moved() {
 	}
 }
 
-// serveStatus answers on the status socket. Balancing goes on without it.
+// serveStatus answers on the status socket. Balancing continues if it cannot.
 func (d *Daemon) serveStatus() {
 	path := filepath.Join(d.cfg.StateDir, status.SocketName)
 	if err := status.Serve(d.ctx, path, d.log, d.Snapshot); err != nil {
@@ -170,8 +170,8 @@ func (d *Daemon) serveStatus() {
 	}
 }
 
-// startLocked starts a service, after the one of the same address that may be
-// at its end.
+// startLocked starts a service, after a stopping one of the same address has
+// ended.
 func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
 	ctx, cancel := context.WithCancel(d.ctx)
 	r := &running{Service: balance.NewService(cfg, d.env), cfg: cfg, cancel: cancel, done: make(chan struct{})}
@@ -186,11 +186,11 @@ func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
 	d.services[address] = r
 }
 
-// stopTimeout bounds Stop: what hangs by then, a disk or a token, is left behind.
+// stopTimeout bounds Stop: a disk or a token that hangs until then is abandoned.
 const stopTimeout = 30 * time.Second
 
-// Stop ends everything that Start began and waits for it. What is published stays
-// at the HSDirs. It may be called more than once.
+// Stop ends everything that Start began and waits for it. Published descriptors stay
+// on the HSDirs. It may be called more than once.
 func (d *Daemon) Stop() {
 	d.stop.Do(func() {
 		if d.rooms == nil {
@@ -204,7 +204,7 @@ func (d *Daemon) Stop() {
 		select {
 		case <-done:
 		case <-time.After(stopTimeout):
-			d.log.Error("not everything has stopped, and is left behind", "after", stopTimeout)
+			d.log.Error("not everything has stopped in time, exiting anyway", "after", stopTimeout)
 		}
 	})
 }
@@ -233,11 +233,11 @@ func (d *Daemon) stopAll() {
 // lockFile is held while a daemon runs, inside state_dir.
 const lockFile = "lock"
 
-// lockState claims state_dir for this process: two balancers that publish the
+// lockState locks state_dir for this process: two balancers that publish the
 // same address would overtake each other's revision counters for ever. The
-// kernel releases the claim when the process ends, however it ends. A
-// directory that cannot be written is no error: what that costs is reported
-// where it shows.
+// kernel releases the lock when the process ends, however it ends. A
+// directory that cannot be written is not an error: the consequences are reported
+// where they show.
 func lockState(dir string) (release func(), err error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

@@ -5,9 +5,9 @@ import (
 	"runtime/debug"
 )
 
-// garbagePercent is how much garbage there may be, of what is in use, before it is
-// collected: half of Go's default. What a manager of thousands of services has in
-// use is mostly small and changes rarely, and memory is what it runs short of first.
+// garbagePercent is how much garbage there may be, relative to live memory, before it is
+// collected: half of Go's default. The live memory of a manager of thousands of services
+// is mostly small objects that change rarely, and memory is its scarcest resource.
 const garbagePercent = 50
 
 // TuneMemory sets the garbage collector of the process, unless the environment

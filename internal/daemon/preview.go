@@ -73,7 +73,7 @@ func (f fixed) Consensus() (*hsdir.Consensus, error) { return f.consensus, nil }
 
 func (fixed) Subscribe() (<-chan struct{}, func()) { return make(chan struct{}), func() {} }
 
-// readOnly is a store that is read, and keeps what is written to itself.
+// readOnly is a store that is read, and keeps writes in memory.
 type readOnly struct{ *state.DB }
 
 func (readOnly) SwapService(context.Context, descriptor.Address, uint64, state.Service) (uint64, error) {

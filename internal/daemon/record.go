@@ -13,25 +13,25 @@ import (
 	"onionbalancer/internal/state"
 )
 
-// Recorder takes what happens: it is logged at once, counted, and written to the
+// Recorder records events: each is logged at once, counted, and written to the
 // history in the store, in the background.
 type Recorder struct {
 	log event.Recorder
 
-	mu      sync.Mutex        // protects what follows
+	mu      sync.Mutex        // protects the fields below
 	counts  map[string]uint64 // events recorded, by kind
 	pending [][]byte          // events for the store, the oldest first
 }
 
-// How often the history is written, and how many events may wait for it, should
-// the disk not take them.
+// How often the history is written, and how many events may be pending while
+// they cannot be written.
 const (
 	historyEvery   = 5 * time.Second
 	historyPending = 10_000
 )
 
-// NewRecorder returns a Recorder that logs to log, where services are called what
-// name says.
+// NewRecorder returns a Recorder that logs to log, with services named by
+// name.
 func NewRecorder(log *slog.Logger, name func(descriptor.Address) slog.LogValuer) *Recorder {
 	return &Recorder{log: event.Log(log, name), counts: map[string]uint64{}}
 }
@@ -63,7 +63,7 @@ func (r *Recorder) Run(ctx context.Context, store *state.DB) {
 	}
 }
 
-// flush writes what is pending of the history.
+// flush writes the pending events to the history.
 func (r *Recorder) flush(ctx context.Context, store *state.DB) {
 	r.mu.Lock()
 	pending := r.pending
@@ -88,7 +88,7 @@ func (r *Recorder) Counts() map[string]uint64 {
 }
 
 // name is an onion address as the log shows it: shortened, unless the operator
-// asks for them whole by then.
+// has log.full_addresses set by then.
 type name struct {
 	address descriptor.Address
 	full    func() bool

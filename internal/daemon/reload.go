@@ -19,8 +19,8 @@ import (
 // maxReloads is how many reloads the status remembers.
 const maxReloads = 10
 
-// Reload takes a new configuration over: services that are new start, those
-// that are gone stop, the others go on with what changed. If anything in it
+// Reload applies a new configuration: new services start, removed
+// ones stop, the others continue with their changes. If anything in it
 // cannot be opened, nothing changes and the error says why.
 func (d *Daemon) Reload(cfg *config.Config) error {
 	err := d.reload(cfg)
@@ -99,7 +99,7 @@ func (d *Daemon) reloadable(file *config.Config) (cfg *config.Config, restart []
 func needsRestart(key string) string { return key + " takes effect after a restart" }
 
 // removeLocked stops a service without waiting: keys that hang may take a while
-// to let go.
+// to close.
 func (d *Daemon) removeLocked(address descriptor.Address) {
 	r := d.services[address]
 	r.cancel()
@@ -136,8 +136,8 @@ func (d *Daemon) noteReload(err error) {
 	d.reloads = d.reloads[max(0, len(d.reloads)-maxReloads):]
 }
 
-// changes says for the log, as keys and values, what a reload changes of a
-// service. Nothing is said of what stays.
+// changes returns for the log, as keys and values, the changes of a service by a
+// reload. Unchanged keys are left out.
 func changes(old, now balance.Config) (list []any) {
 	say := func(key, value string) {
 		if value != "" {
@@ -186,7 +186,7 @@ func interval(cfg balance.Config) string {
 	return cfg.FetchEvery.Round(time.Millisecond).String()
 }
 
-// instanceChanges tells instances apart by their addresses, as balancing does:
+// instanceChanges identifies instances by their addresses, as balancing does:
 // one that has a new address under its old name was removed and another added.
 func instanceChanges(old, now []balance.Instance) (added, removed, other []string) {
 	before := make(map[descriptor.Address]balance.Instance, len(old))

@@ -22,7 +22,7 @@ import (
 	"onionbalancer/selection"
 )
 
-// build opens what one [[service]] of the file names, if nobody but root and user
+// build opens the files of one [[service]], if no one but root and user
 // can change its keys and modules.
 func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance.Config, error) {
 	out := balance.Config{
@@ -65,8 +65,8 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 	return out, nil
 }
 
-// authorizedClients reads the clients that a directory of tor's authorized_clients
-// names, one in each .auth file; no path names none.
+// authorizedClients reads the clients in a directory of tor's authorized_clients,
+// one in each .auth file; an empty path has none.
 func authorizedClients(dir string) ([]descriptor.AuthorizedClient, error) {
 	if dir == "" {
 		return nil, nil
@@ -92,7 +92,7 @@ func authorizedClients(dir string) ([]descriptor.AuthorizedClient, error) {
 		clients = append(clients, client)
 	}
 	if len(clients) == 0 {
-		// With none the service would be open to everybody.
+		// Without any the service would be open to everybody.
 		return nil, fmt.Errorf("opening the authorized clients: no .auth file in %s", dir)
 	}
 	return clients, nil
@@ -139,8 +139,8 @@ const (
 	signingToken  = "token"
 )
 
-// openKeys opens the keys of a service. No token is asked for anything yet: one
-// that is absent must not keep the daemon from starting.
+// openKeys opens the keys of a service. No token is called yet: an absent one
+// must not keep the daemon from starting.
 func openKeys(s config.Service, stateDir string) (credential.Keys, error) {
 	custodian, err := keystore.Open(s.Key)
 	if err != nil {
@@ -170,15 +170,15 @@ func openKeys(s config.Service, stateDir string) (credential.Keys, error) {
 	return keys, nil
 }
 
-// uriOf reads a reference that may be a PKCS #11 URI; nil if it is none. What is
-// wrong with one is for keystore to say.
+// uriOf parses a reference that may be a PKCS #11 URI; nil if it is not one. Errors
+// in one are left to keystore.
 func uriOf(ref string) *pkcs11uri.URI {
 	uri, _ := pkcs11uri.Parse(ref)
 	return uri
 }
 
-// buildAll opens every service of the file. The error joins what is wrong with
-// those that are left out; with a file that contradicts itself none is opened.
+// buildAll opens every service of the file. The error joins the errors of
+// those that are left out; if the file contradicts itself none is opened.
 func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]balance.Config, error) {
 	services := map[descriptor.Address]balance.Config{}
 	var addresses []descriptor.Address
@@ -208,7 +208,7 @@ func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]bala
 	return services, nil
 }
 
-// release closes the keys of services that are not to run.
+// release closes the keys of services that will not run.
 func release(services iter.Seq[balance.Config], log *slog.Logger) {
 	var wait sync.WaitGroup
 	for s := range services {

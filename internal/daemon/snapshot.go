@@ -14,7 +14,7 @@ import (
 	"onionbalancer/internal/tor/control"
 )
 
-// Snapshot tells what the daemon is doing now.
+// Snapshot returns the current state of the daemon.
 func (d *Daemon) Snapshot() status.Snapshot {
 	d.mu.Lock()
 	defer d.mu.Unlock()

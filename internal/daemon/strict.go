@@ -18,8 +18,8 @@ import (
 	"onionbalancer/keystore/offline"
 )
 
-// decisive is a file or directory that decides about code or keys, and what
-// messages call it.
+// decisive is a file or directory that decides about code or keys, and its name in
+// messages.
 type decisive struct{ what, path string }
 
 // check reports whether someone else than root and user can change it.
@@ -42,7 +42,7 @@ func checkAll(user strictmodes.User, list []decisive) error {
 	return errors.Join(errs...)
 }
 
-// decidesCode lists what decides which programs run, and with which options.
+// decidesCode lists the files that decide which programs run, and with which options.
 func decidesCode(cfg *config.Config) []decisive {
 	list := []decisive{{"configuration", cfg.File}, {"state_dir", cfg.StateDir}}
 	if !cfg.Tor.Own() {
@@ -51,14 +51,14 @@ func decidesCode(cfg *config.Config) []decisive {
 	if cfg.Tor.Torrc != "" {
 		list = append(list, decisive{"tor.torrc", cfg.Tor.Torrc})
 	}
-	// A program that is not there is for its starter to report.
+	// A missing program is reported by its starter.
 	if path, err := exec.LookPath(cmp.Or(cfg.Tor.Binary, "tor")); err == nil {
 		list = append(list, decisive{"tor.binary", path})
 	}
 	return list
 }
 
-// refuseWritable reports what of cfg decides about code and can be changed by others
+// refuseWritable reports files of cfg that decide about code and can be changed by others
 // than root and this user.
 func refuseWritable(cfg *config.Config, log *slog.Logger) error {
 	user := strictmodes.Current()
@@ -85,7 +85,7 @@ func (c *checker) checkModes() {
 }
 
 // checkPasswordFile reports whether others can change the control port's password.
-// Who can has us fail, and no more.
+// Anyone who can change it can only cause a denial of service.
 func checkPasswordFile(user strictmodes.User, cfg *config.Config) error {
 	if cfg.Tor.PasswordFile == "" {
 		return nil
@@ -93,9 +93,9 @@ func checkPasswordFile(user strictmodes.User, cfg *config.Config) error {
 	return decisive{"tor.password_file", cfg.Tor.PasswordFile}.check(user)
 }
 
-// checkService reports what of a service's tokens, whose modules are code, and
-// of its instances' keys can be changed by others. Of the service's own key,
-// checkCustodian does.
+// checkService reports which of a service's token modules, which are code, and
+// of its instances' keys can be changed by others. The service's own key is checked
+// by checkCustodian.
 func checkService(user strictmodes.User, s config.Service) error {
 	var list []decisive
 	for _, d := range []decisive{{"key", s.Key}, {"signing", s.Signing}} {
@@ -120,7 +120,7 @@ func checkService(user strictmodes.User, s config.Service) error {
 }
 
 // checkCustodian reports whether others can change the file that a custodian
-// reads, but for a token's.
+// reads, except a token's.
 func checkCustodian(user strictmodes.User, custodian credential.Custodian) error {
 	switch custodian := custodian.(type) {
 	case *keystore.DiskKey:
@@ -131,11 +131,11 @@ func checkCustodian(user strictmodes.User, custodian credential.Custodian) error
 	return nil
 }
 
-// intendedUser is whom the files of cfg are judged for: this process's user, or
-// the one whose state_dir or keys these are when root looks at what another user will run.
+// intendedUser is the user that will run cfg: this process's user, or the owner
+// of the state_dir or keys when root checks files for another user.
 func intendedUser(cfg *config.Config) strictmodes.User {
 	if os.Geteuid() == 0 {
-		// A state_dir that is not there yet is whose the keys are.
+		// If state_dir does not exist yet, it is the owner of the keys.
 		places := []string{cfg.StateDir}
 		for _, s := range cfg.Services {
 			places = append(places, s.Key)

@@ -66,7 +66,7 @@ func torConfig(cfg *config.Config, log *slog.Logger) (tor.Config, error) {
 	return out, nil
 }
 
-// torStatuses are the tors as the status tells of them.
+// torStatuses describes the tors for the status.
 func torStatuses(tors *tor.Pool) (list []status.Tor) {
 	for _, s := range tors.Statuses() {
 		list = append(list, status.Tor{
@@ -78,7 +78,7 @@ func torStatuses(tors *tor.Pool) (list []status.Tor) {
 }
 
 // FetchDescriptor fetches and verifies the descriptor of address for the current
-// period through the tor of cfg, and returns it as it came. keyPath names a
+// period through the tor of cfg, and returns it as received. keyPath names a
 // client-authorization key, or is empty.
 func FetchDescriptor(ctx context.Context, cfg *config.Config, address descriptor.Address, keyPath string) ([]byte, error) {
 	client, err := clientKey(keyPath)
@@ -137,16 +137,16 @@ func connect(ctx context.Context, cfg *config.Config) (t *tor.Tor, c *hsdir.Cons
 }
 
 // How long to wait for a consensus: a tor of our own begins with nothing, or with
-// what it kept from its last life. What tor cannot fix by itself may pass within
-// obstaclePatience all the same, when it was just told to fix it.
+// the cache of its last run. Obstacles that tor cannot fix by itself may still pass within
+// obstaclePatience, when tor has just been told to fix them.
 const (
 	consensusPatience = 3 * time.Minute
 	obstaclePatience  = 5 * time.Second
 )
 
-// awaitConsensus waits until there is a consensus with nothing missing in it, for
-// as long as tor gets on and consensusPatience lasts; then an incomplete one is
-// better than none. An old one is returned only if no newer one came.
+// awaitConsensus waits for a complete consensus, as long as tor makes progress and
+// consensusPatience lasts; then it returns an incomplete one, as that is
+// better than none. An old one is returned only if no newer one arrived.
 func awaitConsensus(ctx context.Context, t *tor.Tor, log *slog.Logger) (*hsdir.Consensus, error) {
 	ctx, cancel := context.WithTimeout(ctx, consensusPatience)
 	defer cancel()

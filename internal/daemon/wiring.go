@@ -15,7 +15,7 @@ import (
 	"onionbalancer/internal/tor"
 )
 
-// Rooms is what services share, between the tors and the services.
+// Rooms has the components that services share, between the tors and the services.
 type Rooms struct {
 	tors      *tor.Pool
 	record    event.Recorder
@@ -25,7 +25,7 @@ type Rooms struct {
 	backends  *backend.Set
 }
 
-// NewRooms wires the rooms together. Nothing runs yet.
+// NewRooms wires the components together. Nothing runs yet.
 func NewRooms(tors *tor.Pool, store *state.DB, record event.Recorder) *Rooms {
 	r := &Rooms{tors: tors, record: record, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
 	for _, t := range tors.Tors() {
@@ -36,7 +36,7 @@ func NewRooms(tors *tor.Pool, store *state.DB, record event.Recorder) *Rooms {
 	return r
 }
 
-// Env is what services work with.
+// Env is the environment of the services.
 func (r *Rooms) Env(store *state.DB, record event.Recorder) balance.Env {
 	return balance.Env{
 		Consensus: r.consensus, Backends: r.backends, Fetcher: r, Store: store, Record: record,
@@ -44,7 +44,7 @@ func (r *Rooms) Env(store *state.DB, record event.Recorder) balance.Env {
 	}
 }
 
-// Run runs the rooms until ctx ends. moved is called when services may have to
+// Run runs the components until ctx ends. moved is called when services may have to
 // upload through another tor.
 func (r *Rooms) Run(ctx context.Context, moved func()) {
 	var wait sync.WaitGroup
@@ -52,7 +52,7 @@ func (r *Rooms) Run(ctx context.Context, moved func()) {
 	wait.Go(func() { r.consensus.Run(ctx) })
 	wait.Go(func() { r.backends.Run(ctx) })
 	for t, queue := range r.queues {
-		// Uploads that wait for a retry need not wait when tor is back.
+		// Retry pending uploads at once when tor is back.
 		wait.Go(func() { t.EachConnect(ctx, queue.RetryNow) })
 	}
 	wait.Go(func() {
@@ -86,7 +86,7 @@ func (r *Rooms) FetchOuter(ctx context.Context, c *hsdir.Consensus, keys descrip
 	return r.fetchers[r.tors.For(keys.Address)].FetchOuter(ctx, c, keys, now)
 }
 
-// poolSource asks the tor of a pool for the consensus that is best off now.
+// poolSource asks the tor of a pool that has the best consensus now.
 type poolSource struct{ tors *tor.Pool }
 
 func (p poolSource) tor() *tor.Tor { return p.tors.For(descriptor.Address{}) }

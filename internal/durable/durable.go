@@ -26,7 +26,7 @@ func WriteNew(path string, content []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// SyncDir makes what was made, renamed or removed in dir last.
+// SyncDir makes files created, renamed or removed in dir durable.
 func SyncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package event has what happens to a balancer as values. What happened is
-// recorded once, where it happened; the log, the history in the store and the
+// Package event has the events of a balancer as values. An event is
+// recorded once, where it happens; the log, the history in the store and the
 // counters of the metrics are all made from the record.
 package event
 
@@ -12,7 +12,7 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// Kind says what happened. Kinds stand in the history: they are never renamed.
+// Kind is the kind of an event. Kinds are stored in the history: they are never renamed.
 type Kind string
 
 // The kinds.
@@ -37,7 +37,7 @@ type Event struct {
 	At    time.Time
 	Kind  Kind
 	Level slog.Level
-	// Service is the public address that it happened to, the zero Address for the
+	// Service is the public address concerned, the zero Address for the
 	// balancer as a whole.
 	Service descriptor.Address
 	Text    string      // for people, without the values in Attrs
@@ -77,8 +77,8 @@ func (e Event) MarshalJSON() ([]byte, error) {
 	return json.Marshal(out)
 }
 
-// Log returns a Recorder that writes events to log. name is what the log calls a
-// service.
+// Log returns a Recorder that writes events to log. name returns the name of a
+// service in the log.
 func Log(log *slog.Logger, name func(descriptor.Address) slog.LogValuer) Recorder {
 	return func(e Event) {
 		if !log.Enabled(context.Background(), e.Level) {

@@ -4,10 +4,10 @@ package locked
 
 import "runtime/secret"
 
-// Erases says whether Do erases what it says.
+// Erases says whether Do erases secrets.
 const Erases = true
 
-// Do calls f, and then erases the registers and the stack that f used, and what
-// it allocated as soon as that is collected. f starts no goroutine and keeps
-// nothing secret in what it returns but in a Buffer made before.
+// Do calls f, and then erases the registers and the stack that f used, and its
+// allocations as soon as they are collected. f starts no goroutine and keeps
+// no secret in its results except in a Buffer made before.
 func Do(f func()) { secret.Do(f) }

@@ -2,9 +2,9 @@
 
 package locked
 
-// Erases says whether Do erases what it says.
+// Erases says whether Do erases secrets.
 const Erases = false
 
 // Do calls f: this program was built without the Go experiment runtimesecret,
-// so that what f left on the stack stays there until it is overwritten.
+// so that traces of f stay on the stack until they are overwritten.
 func Do(f func()) { f() }

@@ -3,8 +3,8 @@
 // are overwritten when they are released.
 //
 // The garbage collector knows nothing of these pages and never copies them.
-// What arithmetic on a secret leaves behind on the stack, in registers and on
-// the heap is not in them; Do erases that, in programs built with the Go
+// Traces of arithmetic on a secret on the stack, in registers and on
+// the heap are not in them; Do erases those, in programs built with the Go
 // experiment runtimesecret.
 package locked
 
@@ -23,7 +23,7 @@ import (
 )
 
 // Buffer is locked memory. Its zero value is empty. It is for one goroutine at
-// a time; what prints it prints no secret. A copy is the same memory.
+// a time; printing it shows no secret. A copy is the same memory.
 type Buffer struct {
 	kept func() []byte // behind a closure, where printing does not look
 }
@@ -63,8 +63,8 @@ func (b *Buffer) Use(f func(secret []byte)) {
 	f(kept())
 }
 
-// Do is Use within the function Do: f may compute with the secret, and what that
-// leaves behind is erased.
+// Do is Use within the function Do: f may compute with the secret, and its
+// traces are erased.
 func (b *Buffer) Do(f func(secret []byte)) { b.Use(func(secret []byte) { Do(func() { f(secret) }) }) }
 
 // Fill reads from r until the Buffer is full. Errors are those of io.ReadFull.
@@ -73,14 +73,14 @@ func (b *Buffer) Fill(r io.Reader) (n int, err error) {
 	return n, err
 }
 
-// Clone returns a Buffer of its own with the same bytes.
+// Clone returns a new Buffer with the same bytes.
 func (b *Buffer) Clone() *Buffer {
 	other := New(b.Len())
 	b.Use(func(secret []byte) { other.Use(func(kept []byte) { copy(kept, secret) }) })
 	return other
 }
 
-// Equal tells in constant time whether both hold the same bytes.
+// Equal reports in constant time whether both hold the same bytes.
 func (b *Buffer) Equal(other *Buffer) (same bool) {
 	b.Use(func(x []byte) { other.Use(func(y []byte) { same = subtle.ConstantTimeCompare(x, y) == 1 }) })
 	return same
@@ -98,7 +98,7 @@ func (b *Buffer) Wipe() { b.Use(func(secret []byte) { clear(secret) }) }
 // String keeps the secret from being shown.
 func (b Buffer) String() string { return "[secret]" }
 
-// Format writes String whatever the verb.
+// Format writes String for all verbs.
 func (b Buffer) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(b.String())) }
 
 // MarshalText refuses.
@@ -122,9 +122,9 @@ var slots struct {
 // trouble is why memory could not be locked, if so.
 var trouble atomic.Pointer[error]
 
-// Trouble returns why memory could not be protected as it should when it was
+// Trouble returns why memory could not be protected when it was
 // last mapped, or nil: the limit of locked memory (RLIMIT_MEMLOCK) is too low.
-// Secrets are kept all the same, in memory that may be swapped out.
+// Secrets are then kept in memory that may be swapped out.
 func Trouble() error {
 	if err := trouble.Load(); err != nil {
 		return *err
@@ -150,7 +150,7 @@ func take(n int) []byte {
 	return slot
 }
 
-// giveBack overwrites what take returned, for its next user or for good.
+// giveBack overwrites memory returned by take, for its next user or for good.
 func giveBack(bytes []byte) {
 	clear(bytes)
 	if len(bytes) > slotSize {
@@ -178,21 +178,21 @@ func mapPages(n int) []byte {
 	return pages
 }
 
-// CollectDelay is how long what Do left on the heap may lie there after
+// CollectDelay is how long traces of Do may stay on the heap after
 // CollectSoon. Tests make it shorter, before anything else.
 var CollectDelay = 5 * time.Second
 
-// collectAt is when the collection that was asked for is due, in nanoseconds.
+// collectAt is when the requested collection is due, in nanoseconds.
 var collectAt atomic.Int64
 
 // CollectSoon has the garbage collector run within CollectDelay, and returns at
 // once.
 //
-// What functions called by Do allocate is erased when it is collected, and Go
+// Allocations of functions called by Do are erased when they are collected, and Go
 // promises no more than one collection in two minutes to a program that idles.
-// So code that has used a secret asks for one. It costs a few milliseconds of a
+// So code that has used a secret requests one. It costs a few milliseconds of a
 // core, which is nothing once a day, and too much for each of thousands of
-// services whose period changes in the same second: those who ask within the
+// services whose period changes in the same second: requests within
 // five seconds share one collection.
 func CollectSoon() {
 	if !Erases {

@@ -12,11 +12,11 @@ import (
 	"onionbalancer/internal/config"
 )
 
-// closePatience is how long the end waits for somebody to read the last lines.
+// closePatience is how long Close waits for the last lines to be written.
 const closePatience = 2 * time.Second
 
-// Log is a log whose level and format can be changed while it is in use. Nobody
-// who logs waits for it.
+// Log is a log whose level and format can be changed while it is in use. Logging
+// never blocks.
 type Log struct {
 	queue *Queue
 	cfg   atomic.Pointer[config.Log]
@@ -41,16 +41,16 @@ func (l *Log) Configure(cfg config.Log) {
 // Logger returns a logger to the log.
 func (l *Log) Logger() *slog.Logger { return slog.New(handler{log: l}) }
 
-// Trouble says why lines are being lost now; nil if none are.
+// Trouble returns why lines are being dropped now; nil if none are.
 func (l *Log) Trouble() error { return l.queue.Trouble() }
 
-// Close writes what waits to be written, if that is soon done.
+// Close writes pending lines, if that is possible within a short time.
 func (l *Log) Close() { l.queue.Close(closePatience) }
 
-// note is the line that stands for lost ones.
+// note is the line in place of dropped ones.
 func (l *Log) note(lost int, why error) []byte {
 	cfg := *l.cfg.Load()
-	cfg.Level = slog.LevelWarn // whatever else is wanted
+	cfg.Level = slog.LevelWarn // regardless of the configured level
 	var line bytes.Buffer
 	slog.New(newHandler(cfg, &line)).Warn("lines of the log are missing here", "lines", lost, "error", why)
 	return line.Bytes()

@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// maxWaiting bounds the lines that wait to be written, in bytes: some minutes of
+// maxWaiting bounds the pending lines, in bytes: some minutes of
 // a busy daemon's, or hours of a quiet one's.
 const maxWaiting = 1 << 20 // 1 MiB
 
-var errUnread = errors.New("nobody reads it")
+var errUnread = errors.New("its reader is blocked")
 
-// Queue passes lines on to a writer that may fail, or never return, without any
-// of that reaching those who write to the Queue. What finds no room is lost, the
-// newest first, so that the beginning of a trouble is kept; how much was lost is
-// said where it is missing.
+// Queue passes lines on to a writer that may fail or block, and never makes the
+// callers of Write wait. If the Queue is full, new lines are dropped,
+// so that the beginning of a problem is kept; how many were dropped is
+// logged in their place.
 type Queue struct {
 	out  io.Writer
 	note func(lost int, why error) []byte // the line that stands for lost ones
@@ -26,7 +26,7 @@ type Queue struct {
 	wake chan struct{} // holds a token when there is something to do
 	done chan struct{} // closed when the last line was written, or lost
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // protects the fields below
 	waiting [][]byte
 	size    int   // of waiting, in bytes
 	lost    int   // lines that found no room since waiting was last taken
@@ -41,12 +41,12 @@ func NewQueue(out io.Writer, note func(lost int, why error) []byte) *Queue {
 	return q
 }
 
-// Write takes a line. It neither waits nor fails.
+// Write queues a line. It neither blocks nor fails.
 func (q *Queue) Write(line []byte) (int, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	// After one that was lost, all are, until there is room for many: else a
-	// short one would stand where a long one is missing.
+	// After one dropped line, all are, until there is room for many: else a
+	// short one could stand where a long one is missing.
 	if q.closed || q.lost > 0 || q.size+len(line) > maxWaiting {
 		q.lost++
 		return len(line), nil
@@ -57,7 +57,7 @@ func (q *Queue) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// Trouble says why lines are being lost now; nil if none are.
+// Trouble returns why lines are being dropped now; nil if none are.
 func (q *Queue) Trouble() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -70,8 +70,8 @@ func (q *Queue) Trouble() error {
 	return nil
 }
 
-// Close gives what waits so long to be written, and no longer. Lines that come
-// afterwards are lost.
+// Close gives pending lines this long to be written, and no longer. Lines that arrive
+// afterwards are dropped.
 func (q *Queue) Close(patience time.Duration) {
 	q.mu.Lock()
 	q.closed = true
@@ -90,7 +90,7 @@ func (q *Queue) poke() {
 	}
 }
 
-// take returns what waits, and how many lines are missing behind it.
+// take returns the pending lines, and how many are missing after them.
 func (q *Queue) take() (lines [][]byte, lost int, closed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -118,7 +118,7 @@ func (q *Queue) run() {
 	}
 }
 
-// writer is the side of a Queue that may have to wait.
+// writer is the side of a Queue that may block.
 type writer struct {
 	*Queue
 	lost int // lines, since the last that was written
@@ -137,7 +137,7 @@ func (w *writer) line(line []byte) {
 	}
 }
 
-// catchUp says what is missing, if anything is.
+// catchUp writes the note about missing lines, if there are any.
 func (w *writer) catchUp() error {
 	if w.lost == 0 {
 		return nil

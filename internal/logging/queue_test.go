@@ -70,7 +70,7 @@ func TestQueueStuck(t *testing.T) {
 		if written < 1000 || !strings.HasPrefix(got[written-1], fmt.Sprintf("line %6d", written-1)) {
 			t.Fatalf("%d lines, the last of them %q", written, got[written-1])
 		}
-		if want := fmt.Sprintf("missing %d: nobody reads it", count-written); got[written] != want || got[written+1] != "later" {
+		if want := fmt.Sprintf("missing %d: its reader is blocked", count-written); got[written] != want || got[written+1] != "later" {
 			t.Errorf("afterwards %q, want %q and what was said later", got[written:], want)
 		}
 		if err := q.Trouble(); err != nil {

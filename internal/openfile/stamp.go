@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// Stamp tells whether a file is still the one that was looked at, unchanged. It
+// Stamp tells whether a file is unchanged since it was last checked. It
 // says nothing about the content. Stamps are compared by ==.
 type Stamp struct {
 	Device  uint64 `json:"device"`
@@ -14,7 +14,7 @@ type Stamp struct {
 	Changed int64  `json:"changed"` // its modification time, in nanoseconds since 1970
 }
 
-// StampOf returns the stamp of what info describes.
+// StampOf returns the stamp of info.
 func StampOf(info fs.FileInfo) Stamp {
 	s := Stamp{Size: info.Size(), Changed: info.ModTime().UnixNano()}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {

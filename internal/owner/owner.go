@@ -60,8 +60,8 @@ func Name(uid int) string {
 func Of(info fs.FileInfo) int { return int(info.Sys().(*syscall.Stat_t).Uid) }
 
 // Check returns an *Error if this process is root's and one of the paths, or
-// anything on the way to it, links included, is not. What does not exist yet is
-// no matter, nor is an empty path.
+// anything on the way to it, links included, is not. A missing path is ignored,
+// as is an empty one.
 func Check(paths ...string) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -81,7 +81,7 @@ func Check(paths ...string) error {
 	return nil
 }
 
-// walk looks at everything on the way to path.
+// walk checks everything on the way to path.
 func walk(path string) error {
 	theirs := (*Error)(nil)
 	err := Walk(path, func(at string, info fs.FileInfo, _ bool) error {
@@ -97,8 +97,8 @@ func walk(path string) error {
 }
 
 // Walk calls visit for everything on the way from the root of the file system to
-// path, an absolute one: directories, symbolic links, and last what path leads to.
-// What does not exist ends the walk. More links than the kernel follows are
+// path, an absolute one: directories, symbolic links, and last the target of path.
+// A missing element ends the walk. More links than the kernel follows are
 // syscall.ELOOP.
 func Walk(path string, visit func(at string, info fs.FileInfo, last bool) error) error {
 	at, rest := "/", components(path)

@@ -20,7 +20,7 @@ func Check(conn net.Conn, others ...int) error {
 		return fmt.Errorf("asking whose socket it is: %w", err)
 	}
 	if !slices.Contains(append(others, 0, os.Geteuid()), uid) {
-		return fmt.Errorf("a process of user %d listens there, and is not believed", uid)
+		return fmt.Errorf("a process of user %d listens there, and is not trusted", uid)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-// Package shell writes what people paste into a shell.
+// Package shell quotes text that people paste into a shell.
 package shell
 
 import (

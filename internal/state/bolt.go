@@ -12,7 +12,7 @@ import (
 )
 
 // The store's buckets. A value is sealed: 8 bytes of number, 8 bytes of checksum,
-// the rest. The number is a record's version or what a key of meta stands for.
+// the rest. The number is a record's version or the number of a key of meta.
 var (
 	metaBucket    = []byte("meta")
 	recordsBucket = []byte("records")
@@ -59,14 +59,14 @@ func unseal(bucket, key, sealed []byte) (number, sum uint64, value []byte, err e
 	return number, sum, value, nil
 }
 
-// panicError is what bbolt panicked with, or the fault of a read from its file.
+// panicError is a panic of bbolt, or the fault of a read from its file.
 type panicError struct{ reason any }
 
 func (e *panicError) Error() string { return fmt.Sprintf("%v: %v", ErrDamaged, e.reason) }
 func (e *panicError) Unwrap() error { return ErrDamaged }
 
-// guarded calls f and makes an error of a panic. bbolt panics when pages are not
-// what it expects, and reads its file through memory that faults when the disk
+// guarded calls f and turns a panic into an error. bbolt panics on unexpected
+// pages, and reads its file through memory that faults when the disk
 // cannot give a page.
 func guarded(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -148,7 +148,7 @@ func (w *writer) putMeta(key []byte, number uint64) error {
 	return w.meta.Put(key, sealed)
 }
 
-// finish writes what changed in meta.
+// finish writes the changed meta values.
 func (w *writer) finish() error {
 	if err := w.putMeta(versionKey, w.version); err != nil {
 		return err
@@ -156,7 +156,7 @@ func (w *writer) finish() error {
 	return w.putMeta(totalKey, w.total)
 }
 
-// check returns the checksums of the records that are to be changed, or why they
+// check returns the checksums of the records to change, or why they
 // may not be: a *ConflictError, or one of them is damaged.
 func (w *writer) check(changes []Change) ([]uint64, error) {
 	sums := make([]uint64, len(changes))
@@ -175,7 +175,7 @@ func (w *writer) check(changes []Change) ([]uint64, error) {
 	return sums, nil
 }
 
-// apply makes changes that were checked, and returns the new versions.
+// apply makes checked changes, and returns the new versions.
 func (w *writer) apply(changes []Change, sums []uint64) ([]uint64, error) {
 	versions := make([]uint64, len(changes))
 	for i, c := range changes {

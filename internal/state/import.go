@@ -60,15 +60,15 @@ type oldClaim struct {
 	Minutes  uint64             `json:"period_length_minutes"`
 }
 
-// oldState is what earlier versions left, as records.
+// oldState is the state of earlier versions, as records.
 type oldState struct {
 	services  map[descriptor.Address]Service
 	instances map[descriptor.Address]Instance
 	claims    map[descriptor.Period]Claims
 }
 
-// readOld reads the files of earlier versions; nil if there are none. What is
-// damaged is left out and told to warn. An error is that a file cannot be read, or
+// readOld reads the files of earlier versions; nil if there are none. Damaged ones
+// are left out and reported to warn. It fails if a file cannot be read, or
 // that it is a newer version's.
 func readOld(dir string, warn func(path string, err error)) (*oldState, error) {
 	paths, err := oldFiles(filepath.Join(dir, oldDir))
@@ -214,7 +214,7 @@ func (o *oldState) addHeld(service descriptor.Address, held []oldHeld) {
 }
 
 // merge returns the newer of two records of an instance, with the earliest times
-// of both for what they have in common.
+// of both for their common points.
 func merge(a, b Instance) Instance {
 	newer, other := a, b
 	if cmp.Or(cmp.Compare(a.Period*a.Minutes, b.Period*b.Minutes), cmp.Compare(a.Revision, b.Revision)) < 0 {
@@ -266,8 +266,8 @@ func (c Claims) claim(key Bytes32, instance Address) {
 	}
 }
 
-// changes returns what has to be written so that a store has what it had and what
-// earlier versions left. The store has something of it if the move of the old files
+// changes returns the changes that merge the stored records and those that
+// earlier versions left. The store has some of them if the move of the old files
 // failed, or if an earlier version ran again after this one.
 func (o *oldState) changes(s source) ([]Change, error) {
 	services, err1 := mergeAll(s, o.services, ServiceKey, mergeService)

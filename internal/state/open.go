@@ -19,13 +19,13 @@ import (
 // lockWait is how long Open waits for another process to close the store.
 const lockWait = 2 * time.Second
 
-// open opens the store for reading and writing, makes it if it is not there, and
-// takes in what earlier versions left.
+// open opens the store for reading and writing, creates it if it does not exist, and
+// imports the files of earlier versions.
 func (d *DB) open() error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return fmt.Errorf("opening the state: %w", err)
 	}
-	// Read first: what a newer version wrote leaves everything as it is.
+	// Read first: files of a newer version leave everything unchanged.
 	old, err := readOld(d.dir, d.warn)
 	if err != nil {
 		return err
@@ -80,7 +80,7 @@ func (d *DB) openFile() (*os.File, error) {
 	return nil, fmt.Errorf("%w: again after it was made", ErrDamaged)
 }
 
-// closeToOthers takes from others than the owner what the file's mode allows them.
+// closeToOthers removes the permissions of others than the owner from the file's mode.
 func (d *DB) closeToOthers(file *os.File) error {
 	info, err := file.Stat()
 	if err == nil && info.Mode().Perm()&0o077 != 0 {
@@ -128,8 +128,8 @@ func (d *DB) openBolt(file *os.File) (opened *bbolt.DB, err error) {
 	return opened, nil
 }
 
-// create makes a store beside the present one's place and moves it there, so that
-// a store is never found half made. It takes what is whole of a damaged one, which
+// create makes a store in a temporary file and renames it into place, so that
+// a store is never found half made. It carries over the intact part of a damaged one, which
 // is kept under another name.
 func (d *DB) create(salvaged *snapshot, damage error) error {
 	leftovers, _ := filepath.Glob(d.path() + ".new-*")
@@ -193,13 +193,13 @@ func (d *DB) putAside(damage error, whole int) error {
 	if err != nil {
 		return fmt.Errorf("putting it aside: %w", errors.Join(damage, err))
 	}
-	d.log.Error("the state is damaged and was put aside; revision counters that cannot be read follow the clock, and directories may refuse descriptors for a while",
+	d.log.Error("the state is damaged and was put aside; revision counters that cannot be read follow the clock, and HSDirs may refuse descriptors for a while",
 		"error", damage, "aside", aside, "records_read", whole)
 	return nil
 }
 
-// carryOver stores what earlier versions left, and moves their files out of the
-// way. Done twice, it changes nothing the second time.
+// carryOver stores the records of earlier versions, and moves their files out of the
+// way. It is idempotent.
 func (d *DB) carryOver(opened *bbolt.DB, old *oldState) error {
 	if old == nil {
 		return nil
@@ -226,7 +226,7 @@ func (d *DB) carryOver(opened *bbolt.DB, old *oldState) error {
 	return nil
 }
 
-// readAll reads the store in dir with what earlier versions left, and changes
+// readAll reads the store in dir with the files of earlier versions, and changes
 // nothing.
 func readAll(dir string, warn func(string, error)) (*snapshot, error) {
 	old, err := readOld(dir, warn)

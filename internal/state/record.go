@@ -21,7 +21,7 @@ func (b Bytes32) MarshalText() ([]byte, error) {
 	return base64.RawStdEncoding.AppendEncode(nil, b[:]), nil
 }
 
-// UnmarshalText reads what MarshalText writes.
+// UnmarshalText reads the output of MarshalText.
 func (b *Bytes32) UnmarshalText(text []byte) error {
 	raw, err := base64.RawStdEncoding.Strict().DecodeString(string(text))
 	if err != nil {
@@ -34,14 +34,14 @@ func (b *Bytes32) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Address is an onion address in a record. Reading it back checks nothing, for a
+// Address is an onion address in a record. Reading it back does not check it, as a
 // store has thousands: descriptor.Address's own form checks that it is on the curve.
 type Address [32]byte
 
 // MarshalText returns the address as it is typed.
 func (a Address) MarshalText() ([]byte, error) { return descriptor.Address(a).MarshalText() }
 
-// UnmarshalText reads what MarshalText writes.
+// UnmarshalText reads the output of MarshalText.
 func (a *Address) UnmarshalText(text []byte) error {
 	raw, err := labelCoding.DecodeString(strings.TrimSuffix(string(text), ".onion"))
 	if err != nil {
@@ -74,7 +74,7 @@ type Ceiling struct {
 	Counter uint64 `json:"revision_counter"`
 }
 
-// Made is what was last made for a period.
+// Made is the last edition of a period.
 type Made struct {
 	Period   uint64    `json:"period"`
 	Minutes  uint64    `json:"period_length_minutes"`
@@ -104,7 +104,7 @@ type Instance struct {
 	Points   []Point   `json:"introduction_points,omitempty"`
 }
 
-// Point is what is known of an introduction point beside what the descriptor says.
+// Point is the stored state of an introduction point that the descriptor does not have.
 type Point struct {
 	AuthKey   Bytes32   `json:"auth_key"`
 	EncKey    Bytes32   `json:"enc_key"`

@@ -1,13 +1,13 @@
-// Package state keeps what must outlive the process, in one file: state.db in the
+// Package state keeps persistent state in one file: state.db in the
 // state directory, a bbolt database.
 //
-// It has two layers. The lower one is keys with versions: Get gives a value with
+// It has two layers. The lower one is keys with versions: Get returns a value with
 // its version, and Swap replaces values if their versions are still the same, all
 // or none. The upper one is the records that balancer keeps under these keys:
 // Service, Instance and Claims. Beside them there is a ring of events.
 //
 // Every value carries a checksum and the file carries the sum of them all, so that
-// a disk that loses or repeats a page is found out when the file is opened, rather
+// a disk that loses or repeats a page is detected when the file is opened, rather
 // than by a revision counter that has gone back.
 package state
 
@@ -35,18 +35,18 @@ const defaultEvents = 10_000
 
 var (
 	// ErrConflict says that a record has another version than the caller expected:
-	// somebody else wrote it, or an earlier Swap of unknown outcome succeeded.
+	// another process wrote it, or an earlier Swap of unknown outcome succeeded.
 	// A *ConflictError wraps it and names the key.
 	ErrConflict = errors.New("the record was changed meanwhile")
 	// ErrInUse says that another process has the store open.
 	ErrInUse = errors.New("another process has it open")
-	// ErrNewer says that a newer balancer wrote the store. It is left untouched.
+	// ErrNewer says that a newer balancer wrote the store. It is not changed.
 	ErrNewer = errors.New("a newer balancer wrote it")
 	// ErrReadOnly says that the store was opened for reading.
 	ErrReadOnly = errors.New("the store was opened for reading only")
 	// ErrClosed says that the store was closed.
 	ErrClosed = errors.New("the store is closed")
-	// ErrDamaged says that the store, or a value in it, is not what was written.
+	// ErrDamaged says that the store, or a value in it, differs from the written data.
 	ErrDamaged = errors.New("damaged")
 )
 
@@ -69,7 +69,7 @@ type DB struct {
 	readOnly bool
 	warned   map[string]bool // of damaged old files, by path
 
-	mu     sync.RWMutex // guards what follows; a writer holds it to replace bolt
+	mu     sync.RWMutex // protects the fields below; a writer holds it to replace bolt
 	bolt   *bbolt.DB    // nil: opened for reading, or the directory cannot be written
 	memory *snapshot    // what could be read while bolt is nil
 	broken error        // why nothing can be written any more
@@ -78,12 +78,12 @@ type DB struct {
 	queue queue
 }
 
-// Open opens the store in dir for reading and writing, and makes it if it is not
-// there. It takes in what earlier versions left under dir/services, and puts a
-// damaged store aside.
+// Open opens the store in dir for reading and writing, and creates it if it does not
+// exist. It imports the files of earlier versions under dir/services, and renames a
+// damaged store.
 //
-// A directory that cannot be written is no error: Swap reports it, and works as
-// soon as it can. Errors are ErrInUse and ErrNewer. The caller sees to it that one
+// A directory that cannot be written is not an error: Swap reports it, and works as
+// soon as it can. Errors are ErrInUse and ErrNewer. The caller makes sure that only one
 // process at a time opens dir, by the lock that a running balancer holds.
 func Open(dir string, opt Options) (*DB, error) {
 	d := &DB{dir: dir, opt: opt, log: opt.Log, warned: make(map[string]bool)}
@@ -108,11 +108,11 @@ func Open(dir string, opt Options) (*DB, error) {
 	return d, nil
 }
 
-// OpenReadOnly reads the store in dir as it is now, with what earlier versions
-// left there, and changes nothing. It needs no lock, and works while a balancer
+// OpenReadOnly reads the store in dir as it is now, with the files of earlier versions
+// there, and changes nothing. It needs no lock, and works while a balancer
 // runs: a copy that changed while it was read is read again. ErrInUse says that
-// it changed each time; an fs.ErrNotExist, that nothing is stored there. What is
-// damaged is left out and logged.
+// it changed each time; an fs.ErrNotExist, that no state is stored there. Damaged
+// records are left out and logged.
 func OpenReadOnly(dir string, log *slog.Logger) (*DB, error) {
 	d := &DB{dir: dir, readOnly: true, log: log, warned: make(map[string]bool)}
 	var err error
@@ -125,8 +125,8 @@ func OpenReadOnly(dir string, log *slog.Logger) (*DB, error) {
 	return d, nil
 }
 
-// Damage returns what was wrong with the file of a store that was opened for
-// reading; what it gives is what is whole.
+// Damage returns the errors in the file of a store that was opened for
+// reading, whose methods then return the intact records only.
 func (d *DB) Damage() error {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -136,7 +136,7 @@ func (d *DB) Damage() error {
 	return d.memory.damage
 }
 
-// Close waits for what is being written and closes the store.
+// Close waits for writes in flight and closes the store.
 func (d *DB) Close() error {
 	d.queue.close()
 	d.mu.Lock()
@@ -153,14 +153,14 @@ func (d *DB) Close() error {
 	return nil
 }
 
-// path is where the store is.
+// path is the path of the store.
 func (d *DB) path() string { return filepath.Join(d.dir, File) }
 
-// warn logs what is wrong with an old file, once.
+// warn logs an error in an old file, once.
 func (d *DB) warn(path string, err error) {
 	if !d.warned[path] {
 		d.warned[path] = true
-		d.log.Warn("skipping what is damaged of a file", "file", path, "error", err)
+		d.log.Warn("skipping the damaged part of a file", "file", path, "error", err)
 	}
 }
 
@@ -174,14 +174,14 @@ type Entry struct {
 	Value   []byte
 }
 
-// Change is what Swap does to one record.
+// Change is the change of one record in a Swap.
 type Change struct {
 	Key     Key
 	Version uint64 // that Get gave; 0: the record must not be there
 	Value   []byte // nil deletes
 }
 
-// ConflictError names the record that kept a Swap from being done.
+// ConflictError names the record that made a Swap fail.
 type ConflictError struct {
 	Key        Key
 	Want, Have uint64 // versions; 0: not there
@@ -214,7 +214,7 @@ func (d *DB) List(prefix Key) ([]Entry, error) {
 	return list, err
 }
 
-// source is what records are read from: the database or a snapshot.
+// source is where records are read from: the database or a snapshot.
 type source interface {
 	entry(Key) (Entry, error)
 	list(prefix Key) ([]Entry, error)
@@ -243,7 +243,7 @@ func (d *DB) Events(n int, keep func([]byte) bool) ([][]byte, error) {
 	return list, err
 }
 
-// read calls f with what there is to read.
+// read calls f with the source to read from.
 func (d *DB) read(what string, f func(source) error) error {
 	d.mu.RLock()
 	defer d.mu.RUnlock()

@@ -47,7 +47,7 @@ func (d *DB) AppendEvents(ctx context.Context, events ...[]byte) error {
 	return err
 }
 
-// request is what one caller wants written.
+// request is one caller's changes and events to write.
 type request struct {
 	changes  []Change
 	events   [][]byte
@@ -56,8 +56,8 @@ type request struct {
 	done     chan struct{}
 }
 
-// queue holds the requests that wait for the writer. The writer is a goroutine
-// that ends when there is nothing left to write.
+// queue holds the pending requests for the writer. The writer is a goroutine
+// that ends when the queue is empty.
 type queue struct {
 	mu      sync.Mutex
 	waiting []*request
@@ -89,7 +89,7 @@ func (q *queue) add(r *request, write func()) error {
 	return nil
 }
 
-// next takes the batch that is to be written next. When nothing waits, it is empty
+// next takes the next batch to write. When no request is pending, it is empty
 // and the writer has to end.
 func (q *queue) next() []*request {
 	q.mu.Lock()
@@ -102,7 +102,7 @@ func (q *queue) next() []*request {
 	return batch
 }
 
-// submit queues a request and waits for its end.
+// submit queues a request and waits until it is done.
 func (d *DB) submit(ctx context.Context, r *request) ([]uint64, error) {
 	r.done = make(chan struct{})
 	err := ctx.Err()
@@ -126,7 +126,7 @@ func (d *DB) submit(ctx context.Context, r *request) ([]uint64, error) {
 	return r.versions, nil
 }
 
-// write writes what waits, batch by batch, until nothing does.
+// write writes pending requests, batch by batch, until there are none.
 func (d *DB) write() {
 	for batch := d.queue.next(); len(batch) > 0; batch = d.queue.next() {
 		err := d.commit(batch)

@@ -13,10 +13,10 @@ import (
 	"onionbalancer/internal/openfile"
 )
 
-// This file reads a store without bbolt, which takes its pages for good: one bit
-// in one of them makes it panic, loop, or overwrite what is in use, and a file
-// that was cut short faults. Everything is read and checked here before bbolt has
-// the file. What is still whole of a damaged one can be carried over, and a store
+// This file reads a store without bbolt, which trusts its pages: one flipped bit
+// can make it panic, loop, or overwrite pages in use, and a truncated file
+// faults. Everything is read and checked here before bbolt gets
+// the file. The intact part of a damaged store can be carried over, and a store
 // that another process writes can be looked at.
 
 // bbolt's file format, version 2: pages with a header of 16 bytes, in the byte
@@ -41,7 +41,7 @@ const (
 
 var order = binary.NativeEndian
 
-// meta is what a meta page says after its header.
+// meta is the content of a meta page after its header.
 type meta struct {
 	Magic, Version, PageSize, Flags uint32
 	Root, Sequence                  uint64 // of the root bucket: its page, a counter
@@ -62,7 +62,7 @@ type verifier struct {
 func (v *verifier) pageSize() int64 { return int64(v.PageSize) }
 
 // readFile reads the store in file. With an error that is ErrDamaged, the
-// snapshot holds what is whole of it.
+// snapshot holds its intact records.
 func readFile(file *os.File) (*snapshot, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -81,7 +81,7 @@ func readFile(file *os.File) (*snapshot, error) {
 		}
 		buckets[string(p.key)] = v.bucket(p.value)
 	})
-	// A store of which no layout can be told is only damaged.
+	// A store without a readable layout is only damaged.
 	if number, ok := v.number(buckets[string(metaBucket)], layoutKey); ok && number > layout {
 		return nil, fmt.Errorf("%w: its layout is %d, this one knows %d", ErrNewer, number, layout)
 	}
@@ -106,8 +106,8 @@ func (v *verifier) err() error {
 	return fmt.Errorf("%w, and %d more", v.damage, v.more)
 }
 
-// readMeta finds the newest of the two meta pages. They lie a page apart, and
-// tell how long a page is.
+// readMeta finds the newest of the two meta pages. They are one page apart, and
+// contain the page size.
 func (v *verifier) readMeta() error {
 	found, newer := false, false
 	for position := int64(0); position <= 1<<24 && position < v.size; position = max(1024, 2*position) {
@@ -139,7 +139,7 @@ func (v *verifier) readMeta() error {
 	return nil
 }
 
-// page is a page with what overflows it.
+// page is a page with its overflow pages.
 type page struct {
 	flags uint16
 	count int // of elements
@@ -178,7 +178,7 @@ type pair struct {
 	key, value []byte
 }
 
-// bound is what keys to come must not be below: within a page and from page to page
+// bound is the least key allowed next: within a page and from page to page
 // they rise. The key in a branch is the first one of the page below, by which bbolt
 // finds its place again.
 type bound struct {

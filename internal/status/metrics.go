@@ -12,7 +12,7 @@ import (
 var all []*prometheus.Desc
 
 // describe makes the description of a metric. Times are seconds since the
-// epoch; what is neither a time nor counted is a gauge.
+// epoch; any other metric that does not count is a gauge.
 func describe(name, help string, labels ...string) *prometheus.Desc {
 	d := prometheus.NewDesc("balancer_"+name, help, labels, nil)
 	all = append(all, d)
@@ -190,8 +190,8 @@ func (m meter) instance(service string, i Instance) {
 // services begin alike.
 const shortLabel = 6
 
-// labels returns what services are called: as much of the address as tells them
-// apart, since metrics travel as logs do, or all of it if the snapshot says so.
+// labels returns the services' labels: as much of the address as identifies
+// them, since metrics travel as logs do, or all of it if the snapshot says so.
 func labels(s Snapshot) []string {
 	longest := 0
 	for _, service := range s.Services {

@@ -25,7 +25,7 @@ type Snapshot struct {
 	Consensus Consensus `json:"consensus"`
 	Services  []Service `json:"services"`
 	Warnings  []string  `json:"warnings,omitempty"` // about the daemon as a whole
-	// Events counts what happened since the start, by kind.
+	// Events counts events since the start, by kind.
 	Events map[string]uint64 `json:"events,omitempty"`
 
 	// FullAddresses is log.full_addresses: metrics, which travel as logs do, name
@@ -33,8 +33,8 @@ type Snapshot struct {
 	FullAddresses bool `json:"full_addresses,omitempty"`
 }
 
-// Refused returns the last reload if the configuration in Config was not taken
-// over then, so that one from before is in force; else nil.
+// Refused returns the last reload if its configuration was refused, so that
+// an earlier one is in force; else nil.
 func (s Snapshot) Refused() *Event {
 	if n := len(s.Reloads); n > 0 && s.Reloads[n-1].Error != "" {
 		return &s.Reloads[n-1]
@@ -42,7 +42,7 @@ func (s Snapshot) Refused() *Event {
 	return nil
 }
 
-// Event is something that happened once, and what came of it.
+// Event is a single event and its result.
 type Event struct {
 	At    time.Time `json:"at"`
 	What  string    `json:"what"`
@@ -85,7 +85,7 @@ type Consensus struct {
 	OffsetSeconds uint64 `json:"rotation_offset_seconds,omitempty"`
 }
 
-// State sums a service or an instance up in a word.
+// State summarizes a service or an instance in a word.
 type State string
 
 // The states of a service, best first, then those that only an instance has.
@@ -93,7 +93,7 @@ const (
 	StateOK          State = "ok"          // published and confirmed where it matters; an instance that is used
 	StateDegraded    State = "degraded"    // published, with something an operator should look at
 	StateStarting    State = "starting"    // not published yet
-	StateFailed      State = "failed"      // no instance left, or nobody to sign: the last good descriptor stays published
+	StateFailed      State = "failed"      // no instance left, or no key to sign: the last good descriptor stays published
 	StateSilent      State = "silent"      // its descriptor has not been renewed for too long
 	StateUnknown     State = "unknown"     // no HSDir has a descriptor of it
 	StateUnreachable State = "unreachable" // not enough HSDirs answered
@@ -112,12 +112,12 @@ type Service struct {
 	LastRound   time.Time    `json:"last_round,omitzero"`
 	NextFetch   time.Time    `json:"next_fetch,omitzero"`
 	FirstAnswer *float64     `json:"seconds_to_first_publication,omitempty"`
-	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got what was published
+	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got the published descriptor
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 
 // Custody says who keeps the keys of a service, and how long that lasts. After a
-// change it names those of before until the new ones have certified.
+// change it names the old keys until the new ones have certified.
 type Custody struct {
 	Form           string    `json:"form"`                     // of the identity key: "tor", "pem", "sealed", "offline"
 	Signing        string    `json:"signing"`                  // where the descriptor-signing keys are: "memory", "disk" or "token"
@@ -128,7 +128,7 @@ type Custody struct {
 // Ahead is the supply of certificates that were made at a ceremony.
 type Ahead struct {
 	Periods   int       `json:"periods_left"`      // certified, from the one that clients fetch for on
-	Horizon   int       `json:"periods_horizon"`   // covered by the longest ceremony that what is left is from
+	Horizon   int       `json:"periods_horizon"`   // covered by the longest ceremony that the remaining certificates are from
 	RenewBy   time.Time `json:"renew_by,omitzero"` // when the first period without a certificate begins to be published
 	DarkAt    time.Time `json:"dark_at,omitzero"`  // when clients begin to ask for that period
 	Remaining float64   `json:"remaining_seconds"` // until DarkAt; 0 after it

@@ -26,20 +26,20 @@ import (
 // SocketName is the socket's name inside the daemon's state directory.
 const SocketName = "status.sock"
 
-// maxSocketPath is what the kernel allows in sun_path, NUL included.
+// maxSocketPath is the kernel's limit for sun_path, NUL included.
 const maxSocketPath = 108
 
-// answerPatience is how long an answer may take, all of it.
+// answerPatience is the timeout of an answer.
 const answerPatience = 10 * time.Second
 
-// maxAnswer bounds what is read of an answer, in bytes: thousands of services.
+// maxAnswer limits the size of an answer, in bytes: thousands of services.
 const maxAnswer = 64 << 20 // 64 MiB
 
 // Serve answers with snapshot() on the unix socket at path until ctx ends: GET
 // /status as JSON, GET /metrics as Prometheus text. The socket is created 0600;
-// one that a dead daemon left behind is replaced, one that a living daemon
-// answers on is an error. Those who connect and do not ask, or do not read the
-// answer, are few at a time, and not for long.
+// a stale one of a dead daemon is replaced, one that a live daemon
+// answers on is an error. Idle and slow clients are limited in number
+// and time.
 func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() Snapshot) error {
 	listener, err := listen(path)
 	if err != nil {
@@ -49,7 +49,7 @@ func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() S
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		// A reader that went away is no concern of ours.
+		// Ignore clients that closed the connection.
 		_ = json.NewEncoder(w).Encode(snapshot())
 	})
 	mux.Handle("GET /metrics", metricsHandler(snapshot))
@@ -65,8 +65,8 @@ func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() S
 	return nil
 }
 
-// CheckPath says whether Serve can make a socket at path, which the kernel wants
-// short.
+// CheckPath reports whether Serve can make a socket at path, whose length the kernel
+// limits.
 func CheckPath(path string) error {
 	const temporary = "/.s4294967295/s" // its first name, below the directory
 	dir := filepath.Dir(path)
@@ -151,8 +151,8 @@ func Metrics(ctx context.Context, path string, out io.Writer) error {
 	})
 }
 
-// dial connects to a daemon, which is root's, ours, or of the user whose the
-// socket's directory is. Anyone else who listens there is not believed.
+// dial connects to a daemon, which must run as root, as us, or as the owner of the
+// socket's directory. Any other process that listens there is not trusted.
 func dial(ctx context.Context, path string) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
@@ -217,7 +217,7 @@ func unanswered(path string, err error) error {
 	return fmt.Errorf("asking the balancer that listens at %s: %w", path, err)
 }
 
-// ForbiddenError says that this user may not ask the daemon.
+// ForbiddenError says that this user may not query the daemon.
 type ForbiddenError struct {
 	Socket string
 	User   string // who may, beside root; empty if that cannot be told

@@ -23,7 +23,7 @@ const (
 	mayRead  = 0o4
 )
 
-// grant is what a file allows to others than its owner: to everybody, or to the
+// grant is the access that a file gives to others than its owner: to everybody, or to the
 // user or the group of a number.
 type grant struct {
 	to    grantee
@@ -39,8 +39,8 @@ const (
 	toGroup
 )
 
-// others says to whom else than root and u a file allows any of perms; empty if
-// to nobody.
+// others returns to whom other than root and u a file grants any of perms; empty if
+// to no one.
 func (u User) others(info fs.FileInfo, path string, perms uint16) (string, error) {
 	list, err := grants(info, func(b []byte) (int, error) { return unix.Getxattr(path, aclAttribute, b) })
 	if err != nil {
@@ -57,7 +57,7 @@ func (u User) others(info fs.FileInfo, path string, perms uint16) (string, error
 	return "", nil
 }
 
-// stranger names whom a grant is to besides root and u; empty if nobody.
+// stranger names to whom a grant is besides root and u; empty if to no one.
 // joined says that u has to be in the group as well.
 func (u User) stranger(g grant, joined bool) string {
 	switch {
@@ -145,10 +145,10 @@ func parseACL(list []byte, group int) ([]grant, error) {
 	return out, nil
 }
 
-// common are the names of groups that stand for everybody, no matter who is listed.
+// common are the names of groups that stand for everybody, whoever is listed.
 var common = []string{"users", "nogroup", "nobody", "everyone"}
 
-// groupStranger names who else than root and u is in a group; empty if nobody.
+// groupStranger names who other than root and u is in a group; empty if no one.
 // A group that no file of accounts knows, as in a container, is u's alone if u
 // is in it.
 func (u User) groupStranger(gid int, joined bool) string {
@@ -169,7 +169,7 @@ func (u User) groupStranger(gid int, joined bool) string {
 }
 
 // members returns the name of a group, its number if only users have it, and
-// empty if nobody has; and its members, but for root and u.
+// empty if no one has; and its members, except root and u.
 func (u User) members(gid int) (name string, members []string) {
 	number := strconv.Itoa(gid)
 	trusted := map[string]bool{"": true}

@@ -14,9 +14,9 @@ import (
 	"onionbalancer/internal/shell"
 )
 
-// Secret reports whether someone else than root and u can read or change the
+// Secret reports whether anyone other than root and u can read or change the
 // open file f, which path names: by its mode, its access list or by owning it.
-// A group may read it in which u is and nobody else, as far as the machine's
+// A group may read it that u is in and no one else, as far as the machine's
 // files of accounts tell: that is how containers get their secrets. Root may use
 // anybody's file. The error says what fixes it, and leaves the path to the
 // caller.
@@ -52,7 +52,7 @@ func (u User) Secret(path string, f *os.File) error {
 	return nil
 }
 
-// Denied says what fixes it that u, the user of this process, may not open the
+// Denied says how to fix it that u, the user of this process, may not open the
 // file at path.
 func (u User) Denied(path string) error {
 	path, err := filepath.Abs(path)
@@ -79,7 +79,7 @@ func (u User) Denied(path string) error {
 }
 
 // fix returns the command that fixes the mode or the owner of a secret, or what
-// does it where no command can.
+// fixes it where no command can.
 func fix(path, command string, u User) string {
 	dir := filepath.Dir(path)
 	switch {

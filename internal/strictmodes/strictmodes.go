@@ -1,7 +1,7 @@
-// Package strictmodes looks at who besides root and one user can change what
-// decides about code and keys, or read a secret. It is what ssh does under its
-// option of this name, with two differences: it sees access lists, and a group
-// in which nobody else is counts as the user.
+// Package strictmodes checks who besides root and one user can change files that
+// decide about code and keys, or read a secret. It is like ssh's option
+// of this name, with two differences: it reads access lists, and a group
+// with no other member counts as the user.
 package strictmodes
 
 import (
@@ -33,8 +33,8 @@ func Current() User {
 	return User{UID: os.Geteuid(), Groups: append(groups, os.Getegid()), passwd: "/etc/passwd", group: "/etc/group"}
 }
 
-// Owner returns the user that owns path, for root who looks at what another
-// user will run. It is in no group but those of which nobody else is.
+// Owner returns the user that owns path, for root checking files that another
+// user will run. Its groups are only those without another member.
 func Owner(path string) (User, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -47,13 +47,13 @@ func Owner(path string) (User, error) {
 	return u, nil
 }
 
-// Check reports whether someone else than root and u can change the file or
+// Check reports whether anyone other than root and u can change the file or
 // directory at path, or put another in its place: by owning it or being allowed
 // to write to it, to a directory above it, or to what a symbolic link on the way
 // leads through. In a directory with the sticky bit, such as /tmp, everybody
-// changes only what is their own. The error names the part of the path and the
-// command that fixes it. What is not there cannot be changed: then Check looks
-// at the directories that are.
+// can change only their own files. The error names the part of the path and the
+// command that fixes it. A missing file cannot be changed: then Check checks
+// the directories that exist.
 func (u User) Check(path string) error {
 	abs, err := filepath.Abs(path)
 	if err != nil {
@@ -79,9 +79,9 @@ func (u User) Check(path string) error {
 	return err
 }
 
-// checkOne looks at one file or directory on the way to path, the last one being
-// what path leads to. sticky says that it is a directory in which others can
-// change what is their own.
+// checkOne checks one file or directory on the way to path, the last one being
+// the one that path leads to. sticky says that it is a directory in which others can
+// change only their own files.
 func (u User) checkOne(path, at string, last bool) (sticky bool, err error) {
 	info, err := os.Stat(at)
 	if err != nil {
@@ -93,7 +93,7 @@ func (u User) checkOne(path, at string, last bool) (sticky bool, err error) {
 	case last:
 		return false, fmt.Errorf("%s belongs to user %s, who can change it: run as root: chown %s %s", at, owner.Name(uid), owner.Name(u.UID), quoted)
 	default:
-		return false, fmt.Errorf("%s, on the way to %s, belongs to user %s, who can replace what is in it: keep the file elsewhere, or run as root: chown root %s",
+		return false, fmt.Errorf("%s, on the way to %s, belongs to user %s, who can replace its contents: keep the file elsewhere, or run as root: chown root %s",
 			at, path, owner.Name(uid), quoted)
 	}
 	writers, err := u.others(info, at, mayWrite)

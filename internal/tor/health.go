@@ -10,7 +10,7 @@ import (
 	"onionbalancer/internal/event"
 )
 
-// times are how patient a pool is with its tors.
+// times are the delays and timeouts of a pool.
 type times struct {
 	look   time.Duration // between two looks at the tors
 	grace  time.Duration // how long a tor may be down before its services move
@@ -46,14 +46,14 @@ func (t *Tor) health(now time.Time) health {
 }
 
 // judgement is a tor's health with a delay, so that a tor that restarts keeps its
-// services, and one that comes and goes does not get them back.
+// services, and an unstable one does not get them back.
 type judgement struct {
 	health health
 	since  time.Time // since when the tor's health differs; zero if it does not
 	better bool      // whether it is better now
 }
 
-// update judges again. best is the best health that any tor of the pool is
+// update updates the judgement. best is the best health that any tor of the pool is
 // judged to have: a tor that is better than that is used at once.
 func (j *judgement) update(now time.Time, is, best health, times times) {
 	if is == j.health {
@@ -72,7 +72,7 @@ func (j *judgement) update(now time.Time, is, best health, times times) {
 	}
 }
 
-// review decides which tors serve: those of the best health in the pool. While
+// review decides which tors serve: those with the best health in the pool. While
 // all of them are down, all keep their services.
 func (p *Pool) review(now time.Time) {
 	p.mu.Lock()
@@ -132,7 +132,7 @@ func (t *Tor) trouble() string {
 	return "it was in trouble, and is not yet trusted again"
 }
 
-// follow keeps what is known of a tor's consensus and guards.
+// follow records a tor's consensus and guards.
 func (p *Pool) follow(ctx context.Context, t *Tor) {
 	woken := t.client.Watch(ctx)
 	for {
@@ -158,7 +158,7 @@ func (p *Pool) follow(ctx context.Context, t *Tor) {
 }
 
 // compareGuards warns when two tors use the same guard: that relay then carries
-// the traffic of both, and when it fails both are without it. The guards are not
+// the traffic of both, and when it fails both lose it. The guards are not
 // named, since logs travel.
 func (p *Pool) compareGuards() {
 	p.mu.Lock()

@@ -14,17 +14,17 @@ import (
 	"onionbalancer/internal/tor/process"
 )
 
-// Config says which tors a pool has.
+// Config lists the tors of a pool.
 type Config struct {
 	// Control lists tors that run already. None: start tors of our own.
 	Control []Control
 	// Own says how to start tors of our own.
 	Own Own
-	// Log defaults to no log at all.
+	// Log discards by default.
 	Log *slog.Logger
 }
 
-// Control says how to connect to a tor that runs already.
+// Control says how to connect to a running tor.
 type Control struct {
 	Target       string // "unix:/path" or "host:port"
 	CookieFile   string // default: where tor says
@@ -52,7 +52,7 @@ func (o Own) dir(n int) string { return filepath.Join(o.Dir, ownName(n)) }
 
 // Open prepares the connections to the tors of cfg, and starts our own. They
 // are closed by Close. Nothing is connected before Run. When one of our own does
-// not start, the error says why, and none is left running.
+// not start, the error says why, and all are stopped.
 func Open(ctx context.Context, cfg Config) (*Pool, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -141,8 +141,8 @@ func start(ctx context.Context, own Own, n int, lines []string, log *slog.Logger
 
 // Borrow is Open for a single command. Where tors of our own are asked for, it
 // uses one that another process started from the same configuration, or starts
-// just one. Root's command starts it in a directory that goes again: what root
-// leaves in the real one, the daemon's user could not use.
+// just one. For root it starts one in a temporary directory: files that root
+// leaves in the real one could not be used by the daemon's user.
 func Borrow(ctx context.Context, cfg Config) (*Pool, error) {
 	if len(cfg.Control) > 0 {
 		return Open(ctx, cfg)

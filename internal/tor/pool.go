@@ -27,7 +27,7 @@ type Pool struct {
 	changed chan struct{} // closed when serving changes
 }
 
-// NewPool returns a pool of tors, of which there is one at least.
+// NewPool returns a pool of tors, at least one.
 func NewPool(tors ...*Tor) *Pool {
 	if len(tors) == 0 {
 		panic("tor: a pool without a tor")
@@ -35,7 +35,7 @@ func NewPool(tors ...*Tor) *Pool {
 	return &Pool{tors: tors, times: defaultTimes, serving: tors, changed: make(chan struct{})}
 }
 
-// Tors returns all tors of the pool, those that do not serve now included.
+// Tors returns all tors of the pool, including those that do not serve now.
 func (p *Pool) Tors() []*Tor { return slices.Clone(p.tors) }
 
 // For returns the tor that serves an address now. It changes only when a tor
@@ -83,7 +83,7 @@ func (p *Pool) Statuses() []Status {
 	return list
 }
 
-// Warnings says what is wrong between the tors, one line each.
+// Warnings lists problems between the tors, one line each.
 func (p *Pool) Warnings() []string {
 	var list []string
 	for i, s := range p.Statuses() {
@@ -99,7 +99,7 @@ func (p *Pool) Warnings() []string {
 	return list
 }
 
-// Ready waits for one of the tors to answer, and returns the first that does.
+// Ready waits until one of the tors answers, and returns the first that does.
 // The error is that of the first tor.
 func (p *Pool) Ready(ctx context.Context) (*Tor, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -125,12 +125,12 @@ func (p *Pool) Ready(ctx context.Context) (*Tor, error) {
 }
 
 // Run keeps the connections, and moves services between the tors, until ctx
-// ends. It records what befalls the tors. It is called once.
+// ends. It records the events of the tors. It is called once.
 func (p *Pool) Run(ctx context.Context, record event.Recorder) {
 	p.record = record
 	var group sync.WaitGroup
 	for _, t := range p.tors {
-		// It returns for no other reason than that ctx ended.
+		// It returns only when ctx has ended.
 		group.Go(func() { _ = t.client.Run(ctx) })
 		if len(p.tors) > 1 {
 			group.Go(func() { p.follow(ctx, t) })
@@ -142,7 +142,7 @@ func (p *Pool) Run(ctx context.Context, record event.Recorder) {
 	group.Wait()
 }
 
-// Close ends the tors of our own. Run has returned by then, or never ran.
+// Close stops the tors of our own. Run has returned by then, or never ran.
 func (p *Pool) Close() {
 	var group sync.WaitGroup
 	for _, t := range p.tors {
@@ -154,7 +154,7 @@ func (p *Pool) Close() {
 	}
 }
 
-// watch looks at the tors from time to time.
+// watch checks the tors periodically.
 func (p *Pool) watch(ctx context.Context) {
 	ticker := time.NewTicker(p.times.look)
 	defer ticker.Stop()

@@ -1,5 +1,5 @@
-// Package tor is what balancer does with tors: it connects to those that run
-// already or starts its own, spreads services over them, and moves the services
+// Package tor manages the tors that balancer uses: it connects to running ones
+// or starts its own, spreads services over them, and moves the services
 // of one that died to the others.
 //
 // A [Pool] has one [Tor] or several. Each follows its own consensus and has its
@@ -21,7 +21,7 @@ import (
 	"onionbalancer/internal/tor/process"
 )
 
-// How long Ready waits for tor to answer at all, and in spite of a failure: tor
+// How long Ready waits for tor to answer at all, and despite a failure: tor
 // may be just starting.
 const (
 	connectPatience = 10 * time.Second
@@ -45,17 +45,17 @@ type Tor struct {
 	judged judgement // by the pool, which guards it
 }
 
-// New returns a tor that client talks to. name tells it from the others of its
+// New returns a tor that client talks to. name identifies it in its
 // pool and stays the same over restarts: services are spread by it.
 func New(name string, client *control.Client) *Tor {
 	return &Tor{name: name, target: name, client: client, judged: judgement{health: well}}
 }
 
-// Name tells the tor from the others of its pool: "tor", "tor-2" and so on for
+// Name identifies the tor in its pool: "tor", "tor-2" and so on for
 // our own, the control port for others.
 func (t *Tor) Name() string { return t.name }
 
-// Target says where the tor is, for people: its control port, or that it is our
+// Target describes where the tor is, for people: its control port, or that it is our
 // own.
 func (t *Tor) Target() string { return t.target }
 
@@ -104,7 +104,7 @@ func (t *Tor) EachConnect(ctx context.Context, do func()) {
 	}
 }
 
-// Status is what an operator wants to know of a tor.
+// Status is the state of a tor for an operator.
 type Status struct {
 	Name      string
 	Control   string // as Target
@@ -122,7 +122,7 @@ type Status struct {
 	SameGuards []string // names of the pool's tors that use a guard of this one
 }
 
-// status describes the tor now, but for Serving, which the pool knows.
+// status describes the tor now, except Serving, which the pool knows.
 func (t *Tor) status() Status {
 	s := t.client.State()
 	out := Status{Name: t.name, Control: t.target, Connected: s.Connected, Since: s.Since, Version: s.TorVersion}
@@ -193,7 +193,7 @@ func reachable(listener string, host netip.Addr) (address string, ok bool) {
 	return netip.AddrPortFrom(ip, at.Port()).String(), true
 }
 
-// close ends a tor of our own.
+// close stops a tor of our own.
 func (t *Tor) close() {
 	if t.own != nil {
 		t.own.Stop()
@@ -218,7 +218,7 @@ func (t *Tor) expiry(ctx context.Context) (time.Time, error) {
 }
 
 // guardsInUse asks tor for the fingerprints of the guards that it has used and
-// finds up. Of those that it only sampled it says "never-connected".
+// considers up. Those that it only sampled are "never-connected".
 func (t *Tor) guardsInUse(ctx context.Context) ([]string, error) {
 	value, err := t.client.GetInfo(ctx, "entry-guards")
 	if err != nil {

@@ -9,11 +9,11 @@ import (
 	"onionbalancer/internal/tor/control"
 )
 
-// A tor may answer on its control port, have a consensus, and get nothing through:
+// A tor may answer on its control port, have a consensus, and still get nothing through:
 // its guard drops its circuits, or its network does. It is mute if no upload was
-// answered for so long, by so many HSDirs, and another tor's still are: fewer may be
-// down themselves. Its services are with the others then, so nothing shows when it is
-// well again, and it is tried again after a while.
+// answered for this long, by this many HSDirs, and another tor's still are: fewer may be
+// down themselves. Its services are moved to the others then, so nothing shows when it
+// recovers, and it is retried after a while.
 const (
 	muteAfter    = 5 * time.Minute
 	muteHSDirs   = 8
@@ -21,7 +21,7 @@ const (
 	muteRetryMax = 6 * time.Hour
 )
 
-// uploads is what is known of the uploads through a tor.
+// uploads is the state of the uploads through a tor.
 type uploads struct {
 	answered  time.Time       // the last that an HSDir answered
 	failing   time.Time       // the first that none did since then
@@ -30,7 +30,7 @@ type uploads struct {
 	muted     backoff.Backoff // times in a row that it was found mute
 }
 
-// Poster posts descriptors through one tor, which the pool then knows more of.
+// Poster posts descriptors through one tor, and records the results for the pool.
 type Poster struct{ tor *Tor }
 
 // Poster posts through t.
@@ -45,7 +45,7 @@ func (p Poster) HSPost(ctx context.Context, address, hsdir string, body []byte) 
 	return err
 }
 
-// uploaded takes in what became of an upload. A refusal is an answer, too.
+// uploaded records the result of an upload. A refusal is an answer, too.
 func (t *Tor) uploaded(now time.Time, hsdir string, err error) {
 	var failed *control.HSDescError
 	t.mu.Lock()
@@ -61,7 +61,7 @@ func (t *Tor) uploaded(now time.Time, hsdir string, err error) {
 	}
 }
 
-// findMute judges t, given when an upload through any tor was last answered.
+// findMute decides whether t is mute, given when an upload through any tor was last answered.
 func (t *Tor) findMute(now, answered time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,5 +1,5 @@
 // Package csr makes certificate requests by which a CA lets an operator prove
-// that an onion address is his: PKCS #10 (RFC 2986), signed by the address's
+// control of an onion address: PKCS #10 (RFC 2986), signed by the address's
 // identity key, with two nonces among its attributes.
 //
 //   - CA/Browser Forum, Baseline Requirements, appendix B, item 2.b: the request
@@ -36,7 +36,7 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// Request is what a certificate request says. New makes one, Verify reads one.
+// Request is the content of a certificate request. New makes one, Verify reads one.
 type Request struct {
 	Address        descriptor.Address // whose key signs, and is the request's public key
 	Names          []string           // subjectAltName: Address, and names below it
@@ -58,7 +58,7 @@ func New(address descriptor.Address, names []string, caNonce []byte, random io.R
 	return r, nil
 }
 
-// check refuses what Verify would.
+// check refuses requests that Verify would refuse.
 func (r Request) check() error {
 	if err := r.Address.Validate(); err != nil {
 		return fmt.Errorf("address: %w", err)
@@ -97,8 +97,8 @@ func (r Request) Sign(sign func(message []byte) ([]byte, error)) (der []byte, er
 }
 
 // Signable reports whether message is what the identity key of address signs for
-// a certificate request, and nothing else. Anyone who keeps the key can ask it
-// before signing, so that it is of no use for signing other things.
+// a certificate request, and nothing else. A custodian can check this
+// before signing, so that it cannot be used for signing other things.
 //
 // The identity key signs more than requests in its life, and none of it must
 // pass for another:
@@ -106,8 +106,8 @@ func (r Request) Sign(sign func(message []byte) ([]byte, error)) (der []byte, er
 //   - a certificate of a descriptor-signing key, which is signed by a blinded key
 //     of the identity key, begins with its version, the byte 1 (cert-spec);
 //   - a CAA record set begins with "onion-caa|" (RFC 9799, section 6.4);
-//   - what this program signs itself, at a ceremony for one, begins with a text in
-//     letters that says what it is.
+//   - messages that this program signs itself, at a ceremony, begin with a text in
+//     letters that says what they are.
 //
 // A request begins with the tag of an ASN.1 SEQUENCE, 0x30, which none of these
 // does, and all of it must parse, so that nothing hides behind the first byte.
@@ -138,7 +138,7 @@ var (
 )
 
 // message returns the CertificationRequestInfo (RFC 2986, section 4.1), which
-// is what is signed.
+// is the signed part.
 func (r Request) message() ([]byte, error) {
 	if err := r.check(); err != nil {
 		return nil, err

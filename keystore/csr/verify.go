@@ -15,7 +15,7 @@ import (
 
 // Verify checks a request as a CA would, and more strictly: that der is one in
 // the form that Sign gives it and nothing else, that its key is that of address,
-// that this key signed it, and that it answers caNonce. It returns what it says.
+// that this key signed it, and that it answers caNonce. It returns its content.
 func Verify(der []byte, address descriptor.Address, caNonce []byte) (Request, error) {
 	message, signature, err := split(der)
 	if err != nil {
@@ -36,7 +36,7 @@ func Verify(der []byte, address descriptor.Address, caNonce []byte) (Request, er
 	return r, nil
 }
 
-// split takes a CertificationRequest apart. What it returns aliases der.
+// split splits a CertificationRequest. Its results alias der.
 func split(der []byte) (message, signature []byte, err error) {
 	input := cryptobyte.String(der)
 	var request, info, algorithm cryptobyte.String
@@ -44,7 +44,7 @@ func split(der []byte) (message, signature []byte, err error) {
 	case !input.ReadASN1(&request, asn1.SEQUENCE) || !input.Empty():
 		return nil, nil, errors.New("not one ASN.1 sequence")
 	case !request.ReadASN1Element(&info, asn1.SEQUENCE):
-		return nil, nil, errors.New("nothing that could be signed")
+		return nil, nil, errors.New("nothing to sign")
 	case !request.ReadASN1(&algorithm, asn1.SEQUENCE) || !isEd25519(algorithm):
 		return nil, nil, errors.New("the signature is not of Ed25519")
 	case !request.ReadASN1BitStringAsBytes(&signature) || !request.Empty() || len(signature) != ed25519.SignatureSize:
@@ -53,9 +53,9 @@ func split(der []byte) (message, signature []byte, err error) {
 	return info, signature, nil
 }
 
-// parseMessage reads a CertificationRequestInfo, the whole of message. It takes
-// nothing but what Request.message makes, which it makes sure of by making it
-// again: so there is one encoding of each request, and nothing to hide in.
+// parseMessage reads a CertificationRequestInfo, the whole of message. It accepts
+// only the output of Request.message, which it verifies by encoding it
+// again: so each request has exactly one encoding, without hidden content.
 func parseMessage(message []byte) (Request, error) {
 	input := cryptobyte.String(bytes.Clone(message)) // as the nonces alias it
 	var info, subject, key, algorithm, attributes cryptobyte.String

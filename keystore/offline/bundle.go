@@ -13,8 +13,8 @@ import (
 	"onionbalancer/internal/locked"
 )
 
-// Bundle is what a ceremony gives: entries that each stand for themselves. A
-// manager keeps what it installed in the same form.
+// Bundle is the result of a ceremony: entries that are each verified separately. A
+// manager keeps installed entries in the same form.
 type Bundle struct {
 	header
 	Schedule
@@ -90,7 +90,7 @@ func (b *Bundle) validate() error {
 	return nil
 }
 
-// Entry is what it takes to publish under Address during one period, together
+// Entry is everything needed to publish under Address during one period, together
 // with the signing key that Certificate is for.
 type Entry struct {
 	Address descriptor.Address `json:"address"`
@@ -107,7 +107,7 @@ type Entry struct {
 	Signature []byte `json:"signature"`
 }
 
-// signatureContext begins what the identity key signs. A request for a web
+// signatureContext begins messages signed by the identity key. A request for a web
 // server's certificate, the only other message it ever signs plainly, begins
 // with the byte 30.
 const signatureContext = "onion service balancer: entry of an offline ceremony, version 1\x00"
@@ -129,7 +129,7 @@ func (e *Entry) validate() error {
 	return checkTime(e.Made)
 }
 
-// message is what Signature signs: every field, each of a fixed length or with
+// message is the signed message: every field, each of a fixed length or with
 // its length before it.
 func (e *Entry) message(s Schedule) []byte {
 	m := []byte(signatureContext)
@@ -183,7 +183,7 @@ func (e *Entry) verify(s Schedule) (cert descriptor.Certificate, err error) {
 // clock writes a time for people.
 func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") }
 
-// Sign does what needs the identity keys, of which there must be one for each
+// Sign does the operations that need the identity keys, of which there must be one for each
 // address of the request and no other: it certifies every signing key, takes
 // the keys of the revision counters, signs every entry, and verifies all of it
 // again before it returns anything. now is the offline machine's clock.

@@ -17,11 +17,11 @@ import (
 	"onionbalancer/internal/shell"
 )
 
-// Custodian hands out what ceremonies prepared in a directory. It is safe for
+// Custodian hands out certificates prepared by ceremonies in a directory. It is safe for
 // concurrent use.
 //
-// What was read last is kept and never changed, so Supply and Schedule answer at
-// once. All other methods look first whether the files have changed. They return
+// The last read files are cached and never changed, so Supply and Schedule answer at
+// once. All other methods first check whether the files have changed. They return
 // when ctx ends, even if the disk does not answer.
 type Custodian struct {
 	dir     string
@@ -32,7 +32,7 @@ type Custodian struct {
 	view   atomic.Pointer[view]
 }
 
-// view is what the files of a directory held when they were read. It is
+// view is the content of the files of a directory when they were read. It is
 // immutable.
 type view struct {
 	*contents          // without the secret keys
@@ -83,7 +83,7 @@ func (c *Custodian) Dir() string { return c.dir }
 // file.
 func (c *Custodian) Schedule() Schedule { return c.view.Load().keys.Schedule }
 
-// withFiles calls f in the background with what the files hold now, while no
+// withFiles calls f in the background with the current content of the files, while no
 // other call uses them. When ctx ends first, f's result is dropped.
 func withFiles[T any](ctx context.Context, c *Custodian, f func(*view) (T, error)) (result T, err error) {
 	if err := ctx.Err(); err != nil {
@@ -116,8 +116,8 @@ func withFiles[T any](ctx context.Context, c *Custodian, f func(*view) (T, error
 	}
 }
 
-// reload reads the files again if they changed. When that fails, what was read
-// before stays in use. The caller holds c.files.
+// reload reads the files again if they changed. If that fails, the cached content
+// stays in use. The caller holds c.files.
 func (c *Custodian) reload() (*view, error) {
 	if c.closed.Load() {
 		return nil, errors.New("the custodian is closed")
@@ -148,19 +148,19 @@ func (c *Custodian) reload() (*view, error) {
 	return v, nil
 }
 
-// Refresh reads the files again if they changed, so that Supply tells of what a
+// Refresh reads the files again if they changed, so that Supply knows certificates that a
 // ceremony has installed since. The error says why they could not be read; what
 // was read before stays in use.
 func (c *Custodian) Refresh(ctx context.Context) error {
 	_, err := withFiles(ctx, c, func(v *view) (struct{}, error) { return struct{}{}, v.reloadErr })
 	if err != nil {
-		return fmt.Errorf("refreshing what was prepared offline: %w", err)
+		return fmt.Errorf("refreshing the certificates prepared offline: %w", err)
 	}
 	return nil
 }
 
 // Certify returns the certificate that a ceremony made for signing in period p.
-// It lives as long as the ceremony gave it, whatever the wish. When there is
+// It expires as the ceremony set it, whatever was requested. If there is
 // none, the error says what to do.
 func (c *Custodian) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ time.Time) (descriptor.Certificate, error) {
 	cert, err := withFiles(ctx, c, func(v *view) (cert descriptor.Certificate, err error) {
@@ -201,7 +201,7 @@ func (c *Custodian) RevisionKey(ctx context.Context, p descriptor.Period) (descr
 	return key, nil
 }
 
-// entry returns what is installed for p, or why nothing is.
+// entry returns the installed entry for p, or the reason why there is none.
 func (c *Custodian) entry(v *view, p descriptor.Period) (*Entry, error) {
 	if p.Length == v.keys.Schedule.Length() {
 		if e := v.entry(p.Number); e != nil {
@@ -247,7 +247,7 @@ func (c *Custodian) Close() error {
 // String names the custodian by its address, shortened.
 func (c *Custodian) String() string { return "offline key of " + c.address.Short() }
 
-// Format writes String whatever the verb.
+// Format writes String for all verbs.
 func (c *Custodian) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(c.String())) }
 
 // LogValue logs String.
@@ -257,8 +257,8 @@ func (c *Custodian) LogValue() slog.Value { return slog.StringValue(c.String()) 
 // that from is in, and how many periods the longest ceremony covered that any of
 // them is from: a short one, to fill a gap or for practice, must not put off the
 // warnings about the end of a long one. ok is false if from itself is not
-// certified; horizon is then of all that is there. It answers from what was read
-// last, and never waits: Refresh reads the files again.
+// certified; horizon is then of all entries. It answers from the cache,
+// and never waits: Refresh reads the files again.
 func (c *Custodian) Supply(from descriptor.Period) (last descriptor.Period, horizon int, ok bool) {
 	v := c.view.Load()
 	if c.closed.Load() {
@@ -302,7 +302,7 @@ func (c *Custodian) Retire(ctx context.Context, inUse []descriptor.Period) error
 	return err
 }
 
-// missing says why there is nothing for p, and what to do.
+// missing says why there is no entry for p, and how to fix it.
 func (c *Custodian) missing(v *view, p descriptor.Period) error {
 	s, b := v.keys.Schedule, v.bundle
 	var why error
@@ -325,7 +325,7 @@ func (c *Custodian) missing(v *view, p descriptor.Period) error {
 	return missingError{errors.Join(why, v.reloadErr)}
 }
 
-// missingError is the error about a period that nothing is prepared for.
+// missingError is the error about a period without a certificate.
 type missingError struct{ error }
 
 func (m missingError) Unwrap() error { return m.error }
@@ -360,7 +360,7 @@ func (c *contents) before(first uint64) (keys, entries int) {
 	return keys, entries % len(c.bundle.Entries)
 }
 
-// retire removes from dir what is of periods before first.
+// retire removes keys and entries of periods before first from dir.
 func retire(dir string, first uint64) error {
 	unlock, err := lock(dir, 0)
 	if err != nil {

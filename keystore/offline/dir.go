@@ -27,7 +27,7 @@ import (
 const (
 	// KeysFile has the signing keys.
 	KeysFile = "keys.json"
-	// BundleFile has what was installed: a bundle.
+	// BundleFile has the installed entries: a bundle.
 	BundleFile = "bundle.json"
 )
 
@@ -43,7 +43,7 @@ func Is(path string) bool {
 	return is && err == nil
 }
 
-// Look reports what Is does, or why this user may not know.
+// Look returns the result of Is, or why this user may not know.
 func Look(path string) (is bool, err error) {
 	info, err := os.Stat(filepath.Join(path, KeysFile))
 	if errors.Is(err, fs.ErrPermission) {
@@ -52,14 +52,14 @@ func Look(path string) (is bool, err error) {
 	return err == nil && info.Mode().IsRegular(), nil
 }
 
-// contents is what a directory holds.
+// contents is the content of a directory.
 type contents struct {
 	keys   *keysFile
 	bundle *Bundle // nil before the first installation
 	stamps [2]openfile.Stamp
 }
 
-// stamps returns what the files of dir are now, zero for one that is not there.
+// stamps returns the current stamps of the files of dir, zero for a missing one.
 func stamps(dir string) (list [2]openfile.Stamp) {
 	for i, name := range []string{KeysFile, BundleFile} {
 		if info, err := os.Stat(filepath.Join(dir, name)); err == nil {
@@ -109,7 +109,7 @@ func loadBoth(dir string) (*contents, error) {
 	return c, nil
 }
 
-// loadKeys reads the keys, whose text is in locked memory alone.
+// loadKeys reads the keys, whose text is in locked memory only.
 func (c *contents) loadKeys(path string) error {
 	f, info, err := openFile(path)
 	if err != nil {
@@ -132,7 +132,7 @@ func (c *contents) loadKeys(path string) error {
 	return nil
 }
 
-// entry returns what is installed for a period, nil if nothing is.
+// entry returns the installed entry for a period, nil if there is none.
 func (c *contents) entry(number uint64) *Entry {
 	if c.bundle == nil {
 		return nil
@@ -176,7 +176,7 @@ func (c *contents) usable(number uint64) *Entry {
 const patience = 10 * time.Second
 
 // lock keeps other processes from changing the files of dir until unlock. While
-// another one has the lock, it tries again for as long as wait says.
+// another process has the lock, it retries for as long as wait says.
 func lock(dir string, wait time.Duration) (unlock func(), err error) {
 	if err := owner.Check(dir); err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func lock(dir string, wait time.Duration) (unlock func(), err error) {
 			continue
 		}
 		if busy {
-			err = errors.New("another program is changing what is in it: try again when that is done")
+			err = errors.New("another program is changing its contents: try again when that is done")
 		}
 		break
 	}
@@ -203,7 +203,7 @@ func lock(dir string, wait time.Duration) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// makeDir makes dir, or checks that nobody else can use it.
+// makeDir makes dir, or checks that no other user can use it.
 func makeDir(dir string) error {
 	if err := owner.Check(dir); err != nil {
 		return err
@@ -232,7 +232,7 @@ func makeDir(dir string) error {
 	return nil
 }
 
-// replacement is a new version of a file, written and not yet in its place.
+// replacement is a new version of a file, written but not yet renamed into place.
 type replacement struct {
 	path    string
 	pending *renameio.PendingFile
@@ -303,7 +303,7 @@ func (s Schedule) Span(first, last uint64) Span {
 // Periods returns how many there are.
 func (s Span) Periods() int { return int(s.Last - s.First + 1) }
 
-// Description is what a manager's directory holds, without anything secret.
+// Description is the content of a manager's directory, without secrets.
 type Description struct {
 	Address descriptor.Address `json:"address"`
 	Dir     string             `json:"dir"`

@@ -58,7 +58,7 @@ func TestBusy(t *testing.T) {
 	}
 	before := snapshot(t, m.dir)
 	_, err = lock(m.dir, 30*time.Millisecond)
-	wantError(t, "timed out", err, "another program is changing what is in it")
+	wantError(t, "timed out", err, "another program is changing its contents")
 	wantError(t, "busy", c.Retire(t.Context(), []descriptor.Period{Public.Period(current + 1)}), "locking")
 	if _, err := certify(t, c, current); err != nil || snapshot(t, m.dir) != before {
 		t.Errorf("certifying meanwhile: %v", err)

@@ -39,7 +39,7 @@ const (
 // MaxFile is the size in bytes of the largest document that is read.
 const MaxFile = 64 << 20
 
-// Secret is bytes that documents hold and nothing else shows.
+// Secret is bytes in documents that are never shown.
 type Secret []byte
 
 // String hides the bytes.
@@ -55,9 +55,9 @@ func IsBundle(raw []byte) bool {
 	return json.Unmarshal(raw, &h) == nil && h.Kind == kindBundle
 }
 
-// decode reads the document raw of a kind into doc, and refuses whatever encode
-// would write in another way, white space excepted: so there is one text for
-// each content, and nothing in it that is passed over.
+// decode reads the document raw of a kind into doc, and refuses any text that differs
+// from the output of encode, except in white space: so there is one text for
+// each content, and nothing in it is ignored.
 func decode(raw []byte, kind string, doc any) error {
 	if len(raw) > MaxFile {
 		return fmt.Errorf("%d bytes, more than %d", len(raw), MaxFile)
@@ -113,7 +113,7 @@ func firstDifference(a, b []byte) int {
 func encode(doc any) ([]byte, error) {
 	raw, err := json.MarshalIndent(doc, "", " ")
 	if err == nil && len(raw) >= MaxFile {
-		err = fmt.Errorf("a document of %d bytes, which nobody would read, as %d are the most: do with fewer periods or addresses at once", len(raw), MaxFile)
+		err = fmt.Errorf("a document of %d bytes, which is over the limit of %d: use fewer periods or addresses at once", len(raw), MaxFile)
 	}
 	return append(raw, '\n'), err
 }
@@ -171,7 +171,7 @@ func openFile(path string) (*os.File, os.FileInfo, error) {
 	return f, info, nil
 }
 
-// Fingerprint is what people compare by eye: the first 120 bits of a SHA-256,
+// Fingerprint is for comparison by eye: the first 120 bits of a SHA-256,
 // as six groups of four characters.
 type Fingerprint string
 
@@ -231,7 +231,7 @@ func (f Fingerprint) valid() bool {
 func Creatable(paths ...string) error {
 	for _, path := range paths {
 		if _, err := os.Lstat(path); err == nil {
-			return fmt.Errorf("%s is there already, and nothing is overwritten: %w", path, os.ErrExist)
+			return fmt.Errorf("%s exists already, and nothing is overwritten: %w", path, os.ErrExist)
 		} else if !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

@@ -10,8 +10,8 @@ import (
 	"onionbalancer/descriptor"
 )
 
-// Installed is what an installation changed for one address, and what there is
-// now.
+// Installed is the result of an installation for one address: the changes and the
+// present state.
 type Installed struct {
 	Address  descriptor.Address `json:"address"`
 	Dir      string             `json:"dir"`
@@ -33,9 +33,9 @@ type target struct {
 }
 
 // Install puts the entries of bundles into the directories of their addresses.
-// Everything is checked before anything is replaced: who signed, for whom, for
-// which network, for which keys, and for how long. What was installed before and
-// still counts stays. now is the manager's clock.
+// Everything is checked before anything is replaced: signature, address,
+// network, keys, and expiry. Entries installed before that are
+// still valid stay. now is the manager's clock.
 func Install(dirs []string, bundles []*Bundle, now time.Time) ([]Installed, error) {
 	list, err := install(dirs, bundles, now)
 	if err != nil {
@@ -137,7 +137,7 @@ func give(targets []*target, s Schedule, e *Entry, now time.Time) error {
 	return nil
 }
 
-// commitAll puts what was staged in place.
+// commitAll renames the staged files into place.
 func commitAll(targets []*target) ([]Installed, error) {
 	slices.SortFunc(targets, func(a, b *target) int { return cmp.Compare(a.Address.Label(), b.Address.Label()) })
 	var done []Installed
@@ -156,7 +156,7 @@ func commitAll(targets []*target) ([]Installed, error) {
 	return done, nil
 }
 
-// stage merges what is new with what is there, and writes it beside the old file.
+// stage merges new and installed entries, and writes them beside the old file.
 func (t *target) stage(now time.Time) error {
 	s := t.have.keys.Schedule
 	if len(t.fresh) == 0 {
@@ -178,8 +178,8 @@ func (t *target) stage(now time.Time) error {
 	return err
 }
 
-// merge returns what is fresh and what is installed, of each period the later
-// one, without what has long been over.
+// merge returns new and installed entries, of each period the later
+// one, without those that are long over.
 func (t *target) merge(now time.Time) []Entry {
 	var entries []Entry
 	if t.have.bundle != nil {
@@ -204,10 +204,10 @@ func (t *target) merge(now time.Time) []Entry {
 	return entries
 }
 
-// keptOver is for how long entries stay that are of no use any more.
+// keptOver is for how long expired entries are kept.
 const keptOver = 7 * 24 * time.Hour
 
-// tell works out until when the supply lasts, and warns of gaps.
+// tell computes until when the certificates last, and warns of gaps.
 func (t *target) tell(now time.Time) {
 	s := t.have.keys.Schedule
 	first := s.InUse(now).Number

@@ -14,7 +14,7 @@ import (
 	"onionbalancer/internal/shell"
 )
 
-// Preparation is what Prepare makes keys for.
+// Preparation says for what Prepare makes keys.
 type Preparation struct {
 	Dir     string             // made if it is missing
 	Address descriptor.Address // zero: the one whose directory it is
@@ -29,7 +29,7 @@ type Preparation struct {
 const torSecretFile = "hs_ed25519_secret_key"
 
 // Prepare makes the signing keys of a directory for some periods and returns
-// what to ask for. Keys that are there stay, and are asked for again. All are
+// the request for them. Existing keys stay, and are requested again. All are
 // on the disk, or on the token, when it returns.
 func Prepare(ctx context.Context, p Preparation) (Wanted, error) {
 	w, err := p.prepare(ctx)
@@ -84,14 +84,14 @@ func (p Preparation) prepare(ctx context.Context) (w Wanted, err error) {
 	return w, nil
 }
 
-// current returns what is there, or what a new directory begins with.
+// current returns the present content, or the initial content of a new directory.
 func (p Preparation) current() (*contents, error) {
 	if _, err := os.Lstat(filepath.Join(p.Dir, KeysFile)); errors.Is(err, fs.ErrNotExist) {
 		if err := p.Address.Validate(); err != nil {
 			return nil, fmt.Errorf("the address is %w", err)
 		}
 		if _, err := os.Lstat(filepath.Join(p.Dir, torSecretFile)); err == nil {
-			return nil, fmt.Errorf("the directory has an identity key in it (%s), for which it would be of no use any more: name a new directory", torSecretFile)
+			return nil, fmt.Errorf("the directory has an identity key in it (%s), which it would make unusable: name a new directory", torSecretFile)
 		}
 		return &contents{keys: &keysFile{header: header{kindKeys, version}, Address: p.Address, Schedule: p.Schedule}}, nil
 	}
@@ -101,7 +101,7 @@ func (p Preparation) current() (*contents, error) {
 	}
 	switch {
 	case p.Address != descriptor.Address{} && c.keys.Address != p.Address:
-		err = fmt.Errorf("it is the directory of %s, not of %s: name another with --dir; or, if the keys in it are of no use any more, run: rm -r %s",
+		err = fmt.Errorf("it is the directory of %s, not of %s: name another with --dir; or, if its keys are no longer needed, run: rm -r %s",
 			c.keys.Address.Short(), p.Address.Short(), shell.Quote(p.Dir))
 	case c.keys.Schedule != p.Schedule:
 		err = fmt.Errorf("its keys are for %s, not for %s: use a new directory", c.keys.Schedule, p.Schedule)

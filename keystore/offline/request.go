@@ -17,7 +17,7 @@ const (
 	MaxServices = 1000
 )
 
-// Request is what a manager wants signed: for each service the public halves of
+// Request is the request of a manager: for each service the public halves of
 // its descriptor-signing keys, for periods without a gap. It holds no secret.
 type Request struct {
 	header
@@ -27,7 +27,7 @@ type Request struct {
 	Services []Wanted `json:"services"`
 }
 
-// Wanted is what a request wants for one address.
+// Wanted is the request for one address.
 type Wanted struct {
 	Address descriptor.Address `json:"address"`
 	// CertifiedThrough is the last period for which the manager has a
@@ -110,7 +110,7 @@ func (r *Request) validate() error {
 }
 
 // validate checks w, and that none of its keys is in seen, to which it adds
-// them: a key that signs for two periods or addresses would tell everybody who sees
+// them: a key that signs for two periods or addresses would show anyone who sees
 // both descriptors that they belong together.
 func (w *Wanted) validate(periods int, seen map[[ed25519.PublicKeySize]byte]bool) error {
 	if len(w.Keys) != periods {
@@ -128,15 +128,15 @@ func (w *Wanted) validate(periods int, seen map[[ed25519.PublicKeySize]byte]bool
 	return nil
 }
 
-// From when on Warnings warns.
+// When Warnings begins to warn.
 const (
 	longHorizon = 180 * 24 * time.Hour
 	oldRequest  = 7 * 24 * time.Hour
 	clockSkew   = 10 * time.Minute
 )
 
-// Warnings returns what to think about before signing r at now, in plain words;
-// nothing if all is well.
+// Warnings returns what to consider before signing r at now, in plain words;
+// empty if there is nothing.
 func (r *Request) Warnings(now time.Time) []string {
 	var list []string
 	say := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
@@ -231,8 +231,8 @@ func encodePart(doc any) ([]byte, error) {
 	return part, err
 }
 
-// JoinRequests puts the parts of one request together again, in whatever order
-// they are. The fingerprint is that of the whole. One whole request is fine.
+// JoinRequests joins the parts of one request again, in any order.
+// The fingerprint is that of the whole. One whole request is fine.
 func JoinRequests(parts []*Request) (*Request, error) {
 	r, err := join(parts)
 	if err != nil {
@@ -294,7 +294,7 @@ func (r *Request) add(have map[descriptor.Address]*Wanted, first uint64, w Wante
 	return nil
 }
 
-// same fails unless what w has from period first on is in old already.
+// same fails unless everything that w has from period first on is in old already.
 func (r *Request) same(old *Wanted, first uint64, w Wanted) error {
 	from := int(first - r.First)
 	if from+len(w.Keys) > len(old.Keys) || !slices.EqualFunc(old.Keys[from:from+len(w.Keys)], w.Keys, func(a, b ed25519.PublicKey) bool { return a.Equal(b) }) {

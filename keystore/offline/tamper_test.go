@@ -305,7 +305,7 @@ func TestPrepareRefuses(t *testing.T) {
 		edit func(*Preparation)
 		want string
 	}{
-		"another address":  {func(p *Preparation) { p.Address = identity(t, "mail").Address() }, "another with --dir; or, if the keys in it are of no use any more, run: rm -r " + m.dir},
+		"another address":  {func(p *Preparation) { p.Address = identity(t, "mail").Address() }, "another with --dir; or, if its keys are no longer needed, run: rm -r " + m.dir},
 		"another network":  {func(p *Preparation) { p.Schedule = NewSchedule(time.Hour, time.Hour/2) }, "use a new directory"},
 		"no periods":       {func(p *Preparation) { p.Count = 0 }, "0 periods"},
 		"too many periods": {func(p *Preparation) { p.Count = MaxPeriods + 1 }, "1001 periods"},

@@ -2,7 +2,7 @@
 //
 //	pkcs11:token=hsm1;object=seal;id=%01?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/etc/balancer/pin&x-sealed=front.sealed
 //
-// It is narrower than the RFC. What could not be honoured is refused: slots,
+// It is narrower than the RFC. Attributes that cannot be honoured are refused: slots,
 // which are numbered again at every start, and libraries by their description;
 // certificates and data; attributes that are not known, empty or given twice.
 // pin-value is refused, since configuration files are read by many. x-sealed is
@@ -34,19 +34,19 @@ const maxSize = 8 << 10 // 8 KiB
 // URI is a PKCS #11 URI, decoded. Empty fields are attributes that were not
 // given.
 type URI struct {
-	// What is written on the token.
+	// The label and the like of the token.
 	Label, Serial, Manufacturer, Model string
 
 	Object string // CKA_LABEL of the key
 	ID     []byte // CKA_ID of the key
-	Type   string // "private" or "secret-key"; what a key is used for tells as much
+	Type   string // "private" or "secret-key"; the use of a key implies it
 
 	ModulePath string // of the PKCS #11 library
 	PINSource  string // as pin.Parse reads it
 	Sealed     string // x-sealed: path of a sealed identity key
 }
 
-// Is tells whether s is meant to be a PKCS #11 URI.
+// Is reports whether s is meant to be a PKCS #11 URI.
 func Is(s string) bool {
 	return len(s) >= len(Scheme) && strings.EqualFold(s[:len(Scheme)], Scheme)
 }
@@ -127,7 +127,7 @@ func misnamed(i int, name string, known map[string]attribute) error {
 	return fmt.Errorf("attribute %d is not known; known here are %s", i+1, strings.Join(names, ", "))
 }
 
-// check refuses what makes no sense together.
+// check refuses contradictory combinations.
 func (u *URI) check() error {
 	if _, err := pin.Parse(u.PINSource); err != nil {
 		return err
@@ -199,7 +199,7 @@ var queryAttributes = map[string]attribute{
 }
 
 const (
-	whySlot    = "slots change at every start; name the token by what is written on it: token, serial"
+	whySlot    = "slots change at every start; name the token by its label or serial number: token, serial"
 	whyLibrary = "give module-path, the library's file, and name the token by token and serial"
 )
 
@@ -234,7 +234,7 @@ const (
 	queryExtra = plain + "/?|"
 )
 
-// decode undoes percent encoding and refuses what should have been encoded.
+// decode undoes percent encoding and refuses characters that must be encoded.
 func decode(s, extra string) ([]byte, error) {
 	out := make([]byte, 0, len(s))
 	for i := 0; i < len(s); i++ {
@@ -261,7 +261,7 @@ func decode(s, extra string) ([]byte, error) {
 	return out, nil
 }
 
-// encode is the opposite of decode. What is plain is kept, so that paths stay
+// encode is the opposite of decode. Plain characters are kept, so that paths stay
 // readable.
 func encode(s, extra string) string {
 	var out strings.Builder

@@ -205,7 +205,7 @@ func decode(raw []byte) (t *text, code token.Code, err error) {
 		return nil, token.CodeDamaged, err
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, token.CodeDamaged, errors.New("there is something behind the end")
+		return nil, token.CodeDamaged, errors.New("there is data after the end")
 	}
 	return t, "", nil
 }
@@ -218,7 +218,7 @@ func known(m token.Method) bool {
 	return false
 }
 
-// check refuses what cannot be written or is of a wrong size.
+// check refuses values that cannot be written or have a wrong size.
 func (f *File) check() error {
 	switch {
 	case !known(f.method):
@@ -232,7 +232,7 @@ func (f *File) check() error {
 	case f.object.Label == "" && len(f.object.ID) == 0:
 		return errors.New("no key on the token is named, neither by label nor by id")
 	case f.created.Nanosecond() != 0 || f.created.Year() < 2000 || f.created.Year() > 9999:
-		return errors.New("a time of sealing that cannot be")
+		return errors.New("an impossible time of sealing")
 	}
 	for _, name := range []string{f.token.Label, f.token.Serial, f.token.Manufacturer, f.token.Model, f.object.Label, string(f.object.ID)} {
 		if len(name) > maxNameBytes {
@@ -301,7 +301,7 @@ func seal(key *descriptor.IdentityKey, tok token.Selector, with token.WrappingKe
 	return f, f.check()
 }
 
-// validNames returns what a token says of itself as text that JSON can hold.
+// validNames returns a token's texts about itself as text that JSON can hold.
 func validNames(s token.Selector) token.Selector {
 	for _, name := range []*string{&s.Label, &s.Serial, &s.Manufacturer, &s.Model} {
 		*name = strings.ToValidUTF8(*name, "\uFFFD")
@@ -358,7 +358,7 @@ func (f *File) open(unwrap func(token.Method, []byte) (*locked.Buffer, error)) (
 	return key, nil
 }
 
-// aead returns what seals the identity key. It is called within locked.Do.
+// aead returns the cipher that seals the identity key. It is called within locked.Do.
 func (f *File) aead(dataKey []byte) (cipher.AEAD, error) {
 	info := append([]byte(format), 0, version)
 	info = append(append(info, f.address[:]...), f.method...)

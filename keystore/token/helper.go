@@ -46,9 +46,9 @@ type helper struct {
 	closed       bool      // no new process may start
 	failedStarts int       // consecutive
 	retryAt      time.Time // when to start again
-	absent       error     // what to say until then, if that is why
+	absent       error     // the error until then, if that is why
 
-	closing context.Context // ends when requests under way have to
+	closing context.Context // ends when requests in flight have to
 	abandon context.CancelFunc
 }
 

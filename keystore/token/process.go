@@ -78,7 +78,7 @@ func socketPair() (net.Conn, *os.File, error) {
 	return conn, theirs, nil
 }
 
-// ended tells whether the process is no more.
+// ended reports whether the process has ended.
 func (p *process) ended() bool {
 	select {
 	case <-p.done:
@@ -89,7 +89,7 @@ func (p *process) ended() bool {
 }
 
 // exchange sends a request and returns the answer. After an error the process
-// is of no use any more.
+// is unusable.
 func (p *process) exchange(ctx context.Context, request *Request, payload *locked.Buffer) (*Response, *locked.Buffer, error) {
 	if err := p.conn.SetDeadline(time.Time{}); err != nil {
 		return nil, nil, err
@@ -125,7 +125,7 @@ func (p *process) exchange(ctx context.Context, request *Request, payload *locke
 		wipe(secret)
 		return nil, nil, err
 	}
-	if response.Error != nil { // labels are in it, and who knows what a module makes a helper say
+	if response.Error != nil { // it has labels, and a module could make a helper say anything
 		response.Error.Text = printable.Text(response.Error.Text)
 	}
 	return response, secret, nil
@@ -169,22 +169,22 @@ func (p *process) fate() string {
 	return p.err.Error()
 }
 
-// settings are variables of the helper's environment that keep its secrets where
-// they belong, each added to what the operator has set.
+// settings are variables of the helper's environment that keep its secrets from
+// leaking, each added to the operator's settings.
 var settings = map[string]string{
-	// Memory that C frees is overwritten: modules do not wipe all that they
+	// Memory freed by C code is overwritten: modules do not wipe everything that they
 	// decrypted.
 	"GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0",
-	// Nothing is interrupted but between calls of functions. Elsewhere the
+	// Goroutines are preempted only at function calls. Elsewhere the
 	// registers of the interrupted code, which may hold a part of a secret, are
-	// saved in memory that nobody wipes.
+	// saved in memory that is never wiped.
 	"GODEBUG": "asyncpreemptoff=1",
 }
 
-// program returns what to execute. Tests change it.
+// program returns the program to execute. Tests change it.
 var program = executable
 
-// executable is this very program, even when its file was replaced since.
+// executable is this program, even if its file was replaced since.
 func executable() string {
 	if _, err := os.Stat("/proc/self/exe"); err == nil {
 		return "/proc/self/exe"
@@ -225,7 +225,7 @@ const (
 var logger atomic.Pointer[slog.Logger]
 
 // LogTo has all tokens of this process log to log: that a helper ended, and at
-// debug level what a module writes to standard output and error. Without it,
+// debug level a module's standard output and error. Without it,
 // nothing is logged.
 func LogTo(log *slog.Logger) { logger.Store(log) }
 
@@ -236,8 +236,8 @@ func logging() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// pump logs what a helper writes to standard output and error, to find out what
-// is wrong with a module. One goroutine uses it.
+// pump logs a helper's standard output and error, to help find
+// errors of a module. One goroutine uses it.
 type pump struct {
 	log   *slog.Logger
 	pin   fingerprint

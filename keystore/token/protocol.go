@@ -34,7 +34,7 @@ import (
 //	destroy        object                                     (nothing)
 //
 // A response with an error has no other answer. Anyone who reads a frame that is
-// not of this protocol gives up: the helper exits, and the process kills it.
+// not of this protocol closes the connection: the helper exits, and the process kills it.
 
 // HelperArgument is the argument by which this program becomes a helper.
 const HelperArgument = "pkcs11-helper"
@@ -85,7 +85,7 @@ type Request struct {
 	Period  descriptor.Period `json:"period,omitzero"`
 	Signing ed25519.PublicKey `json:"signing,omitempty"`
 	Expires time.Time         `json:"expires,omitzero"`
-	Data    []byte            `json:"-"` // what is to be signed; a frame's data
+	Data    []byte            `json:"-"` // bytes to be signed; a frame's data
 }
 
 // Response is the header of a response.

@@ -48,8 +48,8 @@ func pinTargetOf(uri *pkcs11uri.URI) (pinTarget, error) {
 	return at, nil
 }
 
-// overlaps tells whether both may be the same token. It is: if one is named by
-// its label and the other by its serial, nobody knows before they are found.
+// overlaps reports whether both may be the same token. If one is named by
+// its label and the other by its serial, that is unknown before they are found.
 func (p pinTarget) overlaps(other pinTarget) bool {
 	same := func(a, b string) bool { return a == "" || b == "" || a == b }
 	a, b := p.selector, other.selector
@@ -57,32 +57,32 @@ func (p pinTarget) overlaps(other pinTarget) bool {
 		same(a.Manufacturer, b.Manufacturer) && same(a.Model, b.Model)
 }
 
-// refusals is what tokens have said of PINs, for as long as this process lives,
-// and longer by the file of marks: a helper that is started again, or a token that is opened again, must not try
-// what was refused, for after a few tries a token locks itself.
+// refusals records tokens' refusals of PINs, for the life of this process,
+// and longer by the file of marks: a restarted helper, or a token that is opened again,
+// must not retry a refused PIN, since a token locks itself after a few tries.
 var refusals = struct {
 	mu      sync.Mutex
 	pins    []attempt
-	doubted []attempt // of which nobody knows what came of them
+	doubted []attempt // whose result is unknown
 	held    map[pinTarget]heldBack
 	met     map[pinTarget]bool // places that a PIN was read for
 	marks   string             // path of the file of marks, empty for none
 	asked   bool               // that earlier refusals do not count
 }{held: map[pinTarget]heldBack{}, met: map[pinTarget]bool{}}
 
-// attempt is a PIN, and where it went.
+// attempt is a PIN, and where it was tried.
 type attempt struct {
 	pinTarget
 	pin fingerprint
 }
 
-// heldBack is a token that is not asked for a while, whatever the PIN.
+// heldBack is a token that is not called for a while, with any PIN.
 type heldBack struct {
 	err   Error
 	until time.Time
 }
 
-// remember keeps what an error of a token means for the next try.
+// remember records what an error of a token means for the next try.
 func (p pinTarget) remember(pin fingerprint, from pinFile, err *Error) {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
@@ -97,7 +97,7 @@ func (p pinTarget) remember(pin fingerprint, from pinFile, err *Error) {
 	}
 }
 
-// opened keeps what came of a login. Where it is nothing that tells, the token
+// opened records the result of a login. If the result is unknown, the token
 // may have counted a wrong PIN.
 func (p pinTarget) opened(pin fingerprint, err error) {
 	refusals.mu.Lock()
@@ -118,14 +118,14 @@ func with(list []attempt, a attempt) []attempt {
 	return append(list, a)
 }
 
-// doubts tells whether a login with the PIN may have failed unseen.
+// doubts reports whether a login with the PIN may have failed unnoticed.
 func (p pinTarget) doubts(pin fingerprint) bool {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
 	return slices.ContainsFunc(refusals.doubted, func(a attempt) bool { return a.pin == pin && a.overlaps(p) })
 }
 
-// heldBack returns the error for which the token is left alone now.
+// heldBack returns the error for which the token is not called now.
 func (p pinTarget) heldBack() error {
 	refusals.mu.Lock()
 	defer refusals.mu.Unlock()
@@ -151,10 +151,10 @@ func (p pinTarget) refuses(pin fingerprint) error {
 	return nil
 }
 
-// mark remembers, over processes, that a token refused the PIN in a file. It
-// names the file as it was, and nothing of what was in it: a PIN has so few
-// digits that every hash of it is tried out in no time, however slow and salted,
-// and one that a token refused is seldom worth nothing. It is the right one but
+// mark records, across processes, that a token refused the PIN in a file. It
+// identifies the file version, and stores nothing of the content: a PIN has so few
+// digits that any hash of it can be tried out in no time, however slow and salted,
+// and a refused PIN is seldom worthless. It is the right one but
 // for a slip, or that of another token. So a file that was written again counts
 // as another PIN, and is tried.
 type mark struct {
@@ -237,7 +237,7 @@ func (p pinTarget) meet(pin fingerprint, wanted bool) {
 	}
 }
 
-// setMarkLocked replaces what is remembered of a token by the refusal of a
+// setMarkLocked replaces the record of a token by the refusal of a
 // file's PIN; by nothing if from is zero.
 func (p pinTarget) setMarkLocked(from pinFile) {
 	before := readMarks()
@@ -253,12 +253,12 @@ func (p pinTarget) setMarkLocked(from pinFile) {
 		err = renameio.WriteFile(refusals.marks, raw, 0o600)
 	}
 	if err != nil {
-		logging().Warn("a refused PIN is remembered by this process alone", "error", err)
+		logging().Warn("a refused PIN is recorded by this process only", "error", err)
 	}
 }
 
-// readMarks returns what earlier processes left. What cannot be read is no mark:
-// the worst that follows is one more try.
+// readMarks returns the records of earlier processes. Unreadable ones are ignored:
+// at worst a PIN is tried once more.
 func readMarks() (marks []mark) {
 	if refusals.marks == "" {
 		return nil
@@ -268,13 +268,13 @@ func readMarks() (marks []mark) {
 		err = json.Unmarshal(raw, &marks)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		logging().Warn("what was remembered of refused PINs cannot be read", "error", fmt.Errorf("reading %s: %w", refusals.marks, err))
+		logging().Warn("the record of refused PINs cannot be read", "error", fmt.Errorf("reading %s: %w", refusals.marks, err))
 		return nil
 	}
 	return marks
 }
 
-// fingerprint recognises a PIN by a hash under a key that only this process has.
+// fingerprint identifies a PIN by a hash under a key that only this process has.
 type fingerprint struct {
 	sum  [sha256.Size]byte
 	size int // of the PIN in bytes; 0 is none

@@ -21,7 +21,7 @@ import (
 	"onionbalancer/keystore/token/pin"
 )
 
-// Selector says which token is meant, by what is written on it and never by the
+// Selector identifies a token, by its label and the like, never by the
 // number of its slot, which changes. Empty fields match every token.
 type Selector struct {
 	Label        string `json:"label,omitempty"`
@@ -30,14 +30,14 @@ type Selector struct {
 	Model        string `json:"model,omitempty"`
 }
 
-// Info is what a token tells of itself.
+// Info is a token's description of itself.
 type Info struct {
 	Selector
 	Firmware string `json:"firmware,omitempty"`
 	Module   string `json:"module,omitempty"` // the library's description and version
 }
 
-// Object says which key on a token is meant: by label, by ID, or both. The
+// Object identifies a key on a token: by label, by ID, or both. The
 // empty field matches every object; both empty match nothing.
 type Object struct {
 	Label string `json:"label,omitempty"` // CKA_LABEL
@@ -70,7 +70,7 @@ type SigningKey struct {
 	Shown bool `json:"shown,omitempty"`
 }
 
-// Code says what went wrong, for those who have to decide what to do next.
+// Code is the kind of an error, for callers that decide how to continue.
 type Code string
 
 // The codes.
@@ -112,9 +112,9 @@ func (e *Error) Is(target error) bool {
 // called concurrently; requests to one token are carried out one at a time, in
 // the order in which they come. Each returns when its context ends, and after
 // 30 seconds at most: then the helper is killed, and the next request starts a
-// new one. So does one that finds the helper dead. Nothing is tried twice.
+// new one. So does one that finds the helper dead. No request is retried.
 //
-// Errors wrap *Error where there is something to tell by its Code.
+// Errors wrap *Error if they have a Code.
 type Token struct {
 	helper *helper
 	name   string
@@ -179,7 +179,7 @@ func (t *Token) Close() error {
 	return nil
 }
 
-// do carries a request out; doing says what for.
+// do carries a request out; doing is its name in errors.
 func (t *Token) do(ctx context.Context, doing string, request Request, payload *locked.Buffer) (*Response, *locked.Buffer, error) {
 	t.mu.Lock()
 	closed := t.closed
@@ -196,7 +196,7 @@ func (t *Token) do(ctx context.Context, doing string, request Request, payload *
 	return response, secret, nil
 }
 
-// Info logs in to the token if need be, and returns what it tells of itself.
+// Info logs in to the token if necessary, and returns its description of itself.
 func (t *Token) Info(ctx context.Context) (Info, error) {
 	response, _, err := t.do(ctx, "logging in", Request{Op: OpInfo}, nil)
 	if err != nil {
@@ -212,7 +212,7 @@ func (t *Token) Ping(ctx context.Context) error {
 	return err
 }
 
-// WrappingKey finds a key that can wrap, and what it can do.
+// WrappingKey finds a key that can wrap, and its methods.
 func (t *Token) WrappingKey(ctx context.Context, o Object) (WrappingKey, error) {
 	response, _, err := t.do(ctx, "looking for a wrapping key", Request{Op: OpWrappingKey, Object: o}, nil)
 	if err != nil {
@@ -344,7 +344,7 @@ func (t *Token) Destroy(ctx context.Context, o Object) error {
 	return err
 }
 
-// Temporary reports whether what failed may work at the next try though nobody
-// did anything: the token is absent, or the helper died. Then it is worth trying
+// Temporary reports whether the next try may succeed without an
+// operator: the token is absent, or the helper died. Then it is worth trying
 // again soon. A wrong PIN, above all, is not.
 func (e *Error) Temporary() bool { return e.Code == CodeAbsent || e.Code == CodeCrashed }

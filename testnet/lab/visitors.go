@@ -90,7 +90,7 @@ type Tally struct {
 	took     []time.Duration
 }
 
-// Add counts a visitor, whom nobody answered if there is an error.
+// Add counts a visitor, as unanswered if there is an error.
 func (t *Tally) Add(name string, took time.Duration, err error) {
 	t.count(name, took, err)
 	if t.Told != nil {
@@ -119,7 +119,7 @@ func (t *Tally) Answers() map[string]int {
 	return maps.Clone(t.answers)
 }
 
-// Failures returns what went wrong with visitors whom nobody answered.
+// Failures returns the errors of the unanswered visitors.
 func (t *Tally) Failures() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

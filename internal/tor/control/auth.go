@@ -25,7 +25,7 @@ const (
 	clientHashKey = "Tor safe cookie authentication controller-to-server hash"
 )
 
-// authenticate asks tor what it takes, and gives it (control-spec, sections
+// authenticate asks tor for its methods, and authenticates (control-spec, sections
 // 3.5, 3.21 and 3.24). It returns tor's version.
 func (l *controlConn) authenticate(cfg Config) (version string, err error) {
 	lines, err := l.greet(min(cfg.DialTimeout, greeting))
@@ -39,7 +39,7 @@ func (l *controlConn) authenticate(cfg Config) (version string, err error) {
 	return info.version, l.prove(info, cfg, identify(l.conn.Conn))
 }
 
-// prove takes the first way that is open: what the operator named before what
+// prove uses the first method available: the operator's settings before those that
 // tor names.
 func (l *controlConn) prove(info protocolInfo, cfg Config, who peer) error {
 	var closed []error
@@ -61,15 +61,15 @@ func (l *controlConn) prove(info protocolInfo, cfg Config, who peer) error {
 		"set password_file (or cookie_file), or put \"CookieAuthentication 1\" into torrc")
 }
 
-// method is one way to authenticate. Its secret is an error where the way is not
-// open: a secret is not there, or must not be told to who listens.
+// method is one way to authenticate. Its secret is an error if it is not
+// available: it does not exist, or must not be told to the listening process.
 type method struct {
 	name   string
 	secret func() ([]byte, error)
 	use    func(l *controlConn, secret []byte) error
 }
 
-// methods are those of tor's that we have, in the order in which to try them.
+// methods are the methods of tor that we support, in the order in which to try them.
 func methods(info protocolInfo, cfg Config, who peer) []method {
 	var cookie, password, none []method
 	if file := cmp.Or(cfg.CookieFile, info.cookieFile); file != "" {
@@ -97,9 +97,9 @@ func methods(info protocolInfo, cfg Config, who peer) []method {
 // errPlainCookie refuses to send a cookie in the clear: an impostor in tor's place
 // would learn the contents of any file that it names.
 var errPlainCookie = advise(errors.New("it wants the cookie itself (COOKIE without SAFECOOKIE), which no tor of today does"),
-	"see what listens there")
+	"check which program listens there")
 
-// mayOmit returns why a peer that asks for no authentication, and so proved
+// mayOmit returns why a peer that requires no authentication, and so proved
 // nothing itself, is not trusted.
 func mayOmit(cfg Config, who peer) error {
 	for _, set := range []struct{ key, value string }{{"cookie_file", cfg.CookieFile}, {"password_file", cfg.PasswordFile}} {
@@ -146,7 +146,7 @@ func (l *controlConn) safeCookie(cookie []byte) error {
 		return m.Sum(nil)
 	}
 	if !hmac.Equal(serverHash, sum(serverHashKey)) {
-		return advise(errors.New("what listens there does not know this cookie"),
+		return advise(errors.New("the program that listens there does not know this cookie"),
 			"is the cookie file left over from another tor, or set by cookie_file for another one?")
 	}
 	return l.sendSecret(sum(clientHashKey))
@@ -173,14 +173,14 @@ func parseChallenge(reply string) (hash, nonce []byte, err error) {
 	return hash, nonce, nil
 }
 
-// greeting is how long the other side may take to answer at all. tor's main loop,
+// greeting is the timeout for the other side to answer at all. tor's main loop,
 // which answers, is seldom busy for as long as a second.
 const greeting = 8 * time.Second
 
-// controlPorts is the advice where something else than a control port listens.
+// controlPorts is the advice if something other than a control port listens.
 const controlPorts = `set tor.control to the ControlSocket or ControlPort of tor's torrc, "unix:/run/tor/control" or "127.0.0.1:9051" as a rule`
 
-// greet asks for tor's PROTOCOLINFO and returns its lines. An error says what
+// greet asks for tor's PROTOCOLINFO and returns its lines. An error says which service
 // listens there, if it is not a control port.
 func (l *controlConn) greet(patience time.Duration) ([]string, error) {
 	defer func(timeout time.Duration) { l.timeout = timeout }(l.timeout)
@@ -213,20 +213,20 @@ func (l *controlConn) greet(patience time.Duration) ([]string, error) {
 	}
 }
 
-// silent explains that nothing was said at all.
+// silent explains that there was no answer at all.
 func silent(err error, patience time.Duration) error {
 	switch {
 	case isTimeout(err):
-		err = fmt.Errorf("what listens there did not answer within %v: %w", patience, err)
+		err = fmt.Errorf("the program that listens there did not answer within %v: %w", patience, err)
 	case errors.Is(err, io.EOF):
-		err = errors.New("what listens there closed the connection without a word")
+		err = errors.New("the program that listens there closed the connection without an answer")
 	default:
 		return err
 	}
 	return advise(err, "is it tor's control port, and not stopped? Else %s", controlPorts)
 }
 
-// stranger says what listens there, by the first thing that it said.
+// stranger guesses which service listens there, from the first bytes it sent.
 func stranger(said string) error {
 	line, _, _ := strings.Cut(said, "\n")
 	line = strings.TrimRight(line, "\r")
@@ -244,7 +244,7 @@ func stranger(said string) error {
 	return advise(fmt.Errorf("no control port listens there, but %s", what), "%s", controlPorts)
 }
 
-// protocolInfo is what tor says before authentication (control-spec, section 3.21).
+// protocolInfo is tor's answer before authentication (control-spec, section 3.21).
 type protocolInfo struct {
 	methods    []string
 	cookieFile string
@@ -277,7 +277,7 @@ func parseProtocolInfo(lines []string) (protocolInfo, error) {
 		}
 	}
 	if len(info.methods) == 0 {
-		return info, advise(errors.New("what listens there names no way to authenticate"), controlPorts)
+		return info, advise(errors.New("the program that listens there offers no way to authenticate"), controlPorts)
 	}
 	return info, nil
 }
@@ -302,7 +302,7 @@ func (p *protocolInfo) parseAuth(rest string) error {
 }
 
 // unquote reads a quoted string with the escapes of C at the beginning of s,
-// octal bytes among them, and returns what follows it (control-spec, section
+// octal bytes among them, and returns the rest (control-spec, section
 // 2.1.1).
 func unquote(s string) (text, rest string, err error) {
 	if s == "" || s[0] != '"' {
@@ -327,7 +327,7 @@ func unquote(s string) (text, rest string, err error) {
 	return "", "", errors.New("quoted string does not end")
 }
 
-// unescape reads what follows a backslash, and says how many bytes that is.
+// unescape reads the escape after a backslash, and returns its length in bytes.
 func unescape(s string) (b byte, used int) {
 	if s == "" {
 		return 0, 0

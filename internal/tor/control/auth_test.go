@@ -241,10 +241,10 @@ func TestNotAControlPort(t *testing.T) {
 		"mail":                {"220 mail.example ESMTP\r\n", `something that says "220 mail.example ESMTP"`},
 		"half a line":         {"hello", `something that says "hello"`},
 		"a terminal's worst":  {"\x1b[2Jok\r\n", `something that says "\x1b[2Jok"`},
-		"no methods":          {"250 OK\r\n", "names no way to authenticate"},
+		"no methods":          {"250 OK\r\n", "offers no way to authenticate"},
 		"a filter":            {"510 Command filtered\r\n", "does not let the command pass"},
 		"half a control port": {"250-PROTOCOLINFO 1\r\n", "unexpected EOF"},
-		"nothing":             {"", "closed the connection without a word"},
+		"nothing":             {"", "closed the connection without an answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := meet(t, func(conn net.Conn) {

@@ -8,9 +8,9 @@
 // again.
 //
 // A program that binds the control port while tor is down would be taken for tor
-// unless it had to prove what only tor knows. So the client proves that it knows
+// unless it had to prove a secret of tor's. So the client proves that it knows
 // the cookie and never sends it (SAFECOOKIE), accepts a control port without
-// authentication only on a unix socket in a place that is tor's alone, and does
+// authentication only on a unix socket in a place that only tor can write to, and does
 // not simply read a file that the other side names.
 //
 // Reconnects, deadlines and backoff use timers only, so a client whose
@@ -29,7 +29,7 @@ import (
 	"onionbalancer/internal/backoff"
 )
 
-// What Config's zero values stand for.
+// The defaults of Config.
 const (
 	DefaultDialTimeout    = 20 * time.Second
 	DefaultCommandTimeout = 60 * time.Second
@@ -39,7 +39,7 @@ const (
 	DefaultMaxReply       = 256 << 20 // 256 MiB
 )
 
-// Config says how to reach a tor and how patient to be with it. Only Dial is
+// Config says how to reach a tor, and its timeouts. Only Dial is
 // required.
 type Config struct {
 	// Dial opens one connection to the control port; see DialTarget. It is
@@ -48,23 +48,23 @@ type Config struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 
 	// CookieFile is read instead of the cookie file that tor names, which is
-	// believed only if it belongs to root, to our own user, or to the user whom
+	// trusted only if it belongs to root, to our own user, or to the user whom
 	// the place of the unix socket belongs to.
 	CookieFile string
 	// PasswordFile holds the control password in its first line. It is used
-	// when tor takes passwords, and goes before a cookie unless CookieFile is
+	// when tor accepts passwords, before a cookie unless CookieFile is
 	// set too.
 	PasswordFile string
 	// Remote allows a control port on another machine. Without it a connection
-	// to what is no loopback address is closed before anything is said.
+	// to a non-loopback address is closed before anything is sent.
 	Remote bool
 
 	// TakeOwnership binds tor's life to the command connection
-	// (TAKEOWNERSHIP): tor ends when that connection does, whatever the
+	// (TAKEOWNERSHIP): tor ends when that connection does, for any
 	// reason. Only for a tor that we started.
 	TakeOwnership bool
 
-	// Log defaults to no log at all. Onion addresses are logged shortened.
+	// Log discards by default. Onion addresses are logged shortened.
 	Log *slog.Logger
 
 	// DialTimeout bounds dialling and authentication, each connection by
@@ -73,8 +73,8 @@ type Config struct {
 	// CommandTimeout bounds one command and its whole reply. A command that
 	// takes longer ends the connection.
 	CommandTimeout time.Duration
-	// Heartbeat is how often the event connection is tried, so that one which
-	// died in silence is noticed within Heartbeat plus CommandTimeout.
+	// Heartbeat is how often the event connection is tested, so that one which
+	// died silently is noticed within Heartbeat plus CommandTimeout.
 	Heartbeat time.Duration
 	// MinBackoff and MaxBackoff bound the wait between attempts to connect, see
 	// internal/backoff.
@@ -127,7 +127,7 @@ func New(cfg Config) *Client {
 	}
 }
 
-// State is what an operator wants to know of the connection.
+// State is the state of the connection for an operator.
 type State struct {
 	Connected  bool
 	Since      time.Time // when Connected took its value; zero before Run
@@ -155,8 +155,8 @@ func (c *Client) Failure() error {
 	return c.failure
 }
 
-// Ready waits until there is a connection, or ctx ends. The error then names
-// what stood in the way of the last attempt.
+// Ready waits until there is a connection, or ctx ends. The error then has
+// the cause of the last failed attempt.
 func (c *Client) Ready(ctx context.Context) error {
 	for {
 		c.mu.Lock()
@@ -188,8 +188,8 @@ func (c *Client) Lost(ctx context.Context) error {
 	}
 }
 
-// settled is how long a connection must hold before the pauses between
-// attempts begin small again.
+// settled is how long a connection must last before the backoff between
+// attempts is reset.
 const settled = 10 * time.Second
 
 // Run connects, and connects again whenever the connection is lost, until ctx
@@ -214,7 +214,7 @@ func (c *Client) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// runSession makes one session and stays with it to its end.
+// runSession makes one session and runs it until it ends.
 func (c *Client) runSession(ctx context.Context) error {
 	s, err := c.connect(ctx)
 	if err != nil {
@@ -247,15 +247,15 @@ func (c *Client) detach(s *session) {
 	c.skew = 0
 }
 
-// noteFailure keeps the reason of a failed attempt or a lost connection. It is
-// logged aloud the first time, and again when it is another one.
+// noteFailure records the reason of a failed attempt or a lost connection. It is
+// logged at a higher level the first time, and when the reason changes.
 func (c *Client) noteFailure(err error, before string) string {
 	text := err.Error()
 	level := slog.LevelDebug
 	if text != before {
 		level = slog.LevelWarn
 	}
-	c.cfg.Log.Log(context.Background(), level, "no connection to tor, trying again", "error", err)
+	c.cfg.Log.Log(context.Background(), level, "no connection to tor, retrying", "error", err)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failure = err
@@ -281,7 +281,7 @@ func (c *Client) current() (*session, error) {
 	return c.session, nil
 }
 
-// do carries out one command on the connection of now.
+// do carries out one command on the current connection.
 func (c *Client) do(ctx context.Context, exec func(l *controlConn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err

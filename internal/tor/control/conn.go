@@ -62,7 +62,7 @@ func newConn(conn net.Conn, timeout time.Duration) *controlConn {
 func (l *controlConn) close() { _ = l.conn.Close() }
 
 // send carries out one command with a small reply. Its error is a *ReplyError
-// when tor refused; with any other error the connection is of no more use.
+// when tor refused; after any other error the connection is unusable.
 func (l *controlConn) send(command string) (*reply, error) {
 	return l.exchange(command, nil, maxPlainReply, 0)
 }
@@ -97,7 +97,7 @@ func (l *controlConn) write(command string, document []byte) error {
 }
 
 // arm sets the deadline and the allowance of one exchange. Replies are told
-// apart by their order alone, so what came unasked ends the connection.
+// apart only by their order, so unsolicited data ends the connection.
 func (l *controlConn) arm(allowance int64) error {
 	if n := l.r.Buffered(); n > 0 {
 		return fmt.Errorf("tor sent %d bytes without being asked", n)
@@ -106,7 +106,7 @@ func (l *controlConn) arm(allowance int64) error {
 	return l.conn.SetDeadline(time.Now().Add(l.timeout))
 }
 
-// explain words what the reader of a log would puzzle over.
+// explain rewords errors that a reader of the log would not understand.
 func (l *controlConn) explain(err error) error {
 	if isTimeout(err) {
 		return fmt.Errorf("tor did not answer within %v: %w", l.timeout, err)
@@ -114,13 +114,13 @@ func (l *controlConn) explain(err error) error {
 	return err
 }
 
-// fatal tells whether err ends the connection it happened on.
+// fatal reports whether err ends the connection it happened on.
 func fatal(err error) bool {
 	var refused *ReplyError
 	return err != nil && !errors.As(err, &refused)
 }
 
-// oneWord refuses what would be more than one argument of a command, or begin
+// oneWord refuses input that would be more than one argument of a command, or begin
 // a second command.
 func oneWord(what, s string) error {
 	if s == "" || strings.ContainsAny(s, " \t\r\n\x00") {
@@ -163,7 +163,7 @@ func splitTarget(target string) (network, address string, err error) {
 }
 
 // cappedConn is a connection that refuses to read more than an allowance,
-// which is set afresh for each reply: textproto reads lines and bodies of any
+// which is reset for each reply: textproto reads lines and bodies of any
 // length into memory.
 type cappedConn struct {
 	net.Conn
@@ -179,7 +179,7 @@ func (c *cappedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// isTimeout tells a deadline that passed from other errors.
+// isTimeout reports whether err is a passed deadline.
 func isTimeout(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &timeout) && timeout.Timeout()

@@ -12,17 +12,17 @@ import (
 	"onionbalancer/internal/printable"
 )
 
-// blockers are settings of tor's with which it has no consensus for us, ever.
+// blockers are settings with which tor never has a consensus for us.
 var blockers = []struct{ option, value, effect, fix string }{
 	{"DisableNetwork", "1", "has its network switched off (DisableNetwork 1)", "set DisableNetwork 0 in its torrc, then reload it"},
 	{"FetchServerDescriptors", "0", "fetches nothing of the directory (FetchServerDescriptors 0)", "remove that line from its torrc, then reload it"},
 	{"UseMicrodescriptors", "0", "keeps no microdescriptors (UseMicrodescriptors 0)", "remove that line from its torrc, then reload it"},
 }
 
-// WhyNoConsensus asks tor what keeps it from a consensus, after it gave none, for
-// which refused is the error, or only an old one. percent is how far it has come
-// in its bootstrap, or negative if it will not get on by itself: why, which is
-// never nil, then says what to do, as far as tor knows.
+// WhyNoConsensus asks tor why it has no consensus, after it returned none, for
+// which refused is the error, or only an old one. percent is its bootstrap
+// progress, or negative if it cannot continue by itself: why, which is
+// never nil, then says how to fix it, as far as tor knows.
 func (c *Client) WhyNoConsensus(ctx context.Context, refused error) (percent int, why error) {
 	var advice *Advice
 	if errors.Is(refused, ErrNotConnected) || errors.As(refused, &advice) {
@@ -46,7 +46,7 @@ func (c *Client) WhyNoConsensus(ctx context.Context, refused error) (percent int
 	return step.standstill()
 }
 
-// standstill says where tor's bootstrap stands.
+// standstill describes where tor's bootstrap stopped.
 func (p Progress) standstill() (percent int, why error) {
 	fix := "see that this machine can reach the Tor network (firewall, proxy, bridges?)"
 	at := fmt.Sprintf("tor is at %d %% of its start (%s)", p.Percent, printable.Text(p.Summary))
@@ -61,7 +61,7 @@ func (p Progress) standstill() (percent int, why error) {
 	return p.Percent, advise(errors.New(at), "%s", fix)
 }
 
-// ClockError says how wrong tor finds the clock, nil if it has said nothing of it.
+// ClockError returns tor's complaint about the clock, nil if there is none.
 func (c *Client) ClockError(ctx context.Context) error {
 	step, _ := c.Bootstrap(ctx) // empty if tor does not say
 	return c.clockError(step)
@@ -90,8 +90,8 @@ func (c *Client) clockError(step Progress) error {
 
 const setClock = "set the clock right, by NTP for instance"
 
-// parseSkew reads by how many seconds our clock is ahead, 0 if that makes no
-// sense.
+// parseSkew returns by how many seconds our clock is ahead, 0 if the value is
+// implausible.
 func parseSkew(seconds string) time.Duration {
 	n, err := strconv.ParseInt(seconds, 10, 32)
 	if err != nil {
@@ -101,12 +101,12 @@ func parseSkew(seconds string) time.Duration {
 }
 
 // oldestVersion is the oldest series of tor that a balancer should use. It is
-// the first whose clients and services speak of everything that descriptors
-// hold today (flow-control came with 0.4.7, pow-params with 0.4.8), and what
-// came before it is no longer maintained.
+// the first whose clients and services support everything that descriptors
+// hold today (flow-control came with 0.4.7, pow-params with 0.4.8), and
+// older ones are no longer maintained.
 const oldestVersion = "0.4.8"
 
-// CheckVersion says what is wrong with a version of tor, such as "0.4.9.11" or
+// CheckVersion returns an error for an old version of tor, such as "0.4.9.11" or
 // "0.4.9.3-alpha".
 func CheckVersion(version string) error {
 	have, err := parseVersion(version)

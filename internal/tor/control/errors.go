@@ -9,11 +9,11 @@ import (
 )
 
 // ErrNotConnected is wrapped by the errors of calls that found no connection
-// to tor, or lost it before their answer came. It is unknown then whether tor
+// to tor, or lost it before the answer. It is unknown then whether tor
 // carried the command out.
 var ErrNotConnected = errors.New("not connected to tor's control port")
 
-// ErrTooLarge is wrapped when tor sent more than the client is willing to hold.
+// ErrTooLarge is wrapped when tor sent more than the client accepts.
 var ErrTooLarge = errors.New("more bytes than allowed")
 
 // ReplyError is tor's refusal of a command (control-spec, section 4).
@@ -27,7 +27,7 @@ func (e *ReplyError) Error() string {
 }
 
 // refusal is the error of a command that was refused, by tor or by a filter
-// that stands before its control port and says so in words that tor never uses.
+// before its control port, whose texts differ from all of tor's.
 func refusal(code int, text string) error {
 	reply := &ReplyError{Code: code, Text: text}
 	if code != 510 || !strings.Contains(strings.ToLower(text), "filter") {
@@ -37,7 +37,7 @@ func refusal(code int, text string) error {
 		"use tor's own control port, or have the filter pass AUTHCHALLENGE, SETEVENTS, SIGNAL, GETINFO, GETCONF, HSFETCH and HSPOST")
 }
 
-// Advice is an error together with what an operator can do about it. Its text
+// Advice is an error together with how an operator can fix it. Its text
 // has both.
 type Advice struct {
 	Err error
@@ -51,7 +51,7 @@ func advise(err error, fix string, args ...any) error {
 	return &Advice{Err: err, Fix: fmt.Sprintf(fix, args...)}
 }
 
-// Split takes the advice, if err has any, off the rest of its text.
+// Split separates the advice, if err has any, from the rest of its text.
 func Split(err error) (text, fix string) {
 	var advice *Advice
 	if !errors.As(err, &advice) {
@@ -61,7 +61,7 @@ func Split(err error) (text, fix string) {
 }
 
 // HSDescError is the failure of a fetch or a post that tor carried out: the
-// HSDir was asked, and it or the way to it said no.
+// HSDir refused, or could not be reached.
 type HSDescError struct {
 	Post    bool   // a post, else a fetch
 	Address string // 56 characters
@@ -69,7 +69,7 @@ type HSDescError struct {
 	reason  string
 }
 
-// Reason is tor's word for what happened: "NOT_FOUND", "BAD_DESC",
+// Reason is tor's REASON: "NOT_FOUND", "BAD_DESC",
 // "QUERY_REJECTED" or "UNEXPECTED" for a fetch, "UPLOAD_REJECTED" or
 // "UNEXPECTED" for a post; "" when tor gave none.
 func (e *HSDescError) Reason() string { return e.reason }
@@ -86,7 +86,7 @@ func (e *HSDescError) Error() string {
 	return fmt.Sprintf("%s %s at HSDir %s: %s", act, short(e.Address), e.HSDir, reason)
 }
 
-// short is as much of an onion address as belongs in a log.
+// short is the part of an onion address that may be logged.
 func short(address string) string {
 	if len(address) <= 6 {
 		return address
@@ -94,7 +94,7 @@ func short(address string) string {
 	return address[:6] + "…"
 }
 
-// notConnected wraps ErrNotConnected with what the last attempt met.
+// notConnected wraps ErrNotConnected with the error of the last attempt.
 func notConnected(cause error) error {
 	if cause == nil {
 		return ErrNotConnected
@@ -102,7 +102,7 @@ func notConnected(cause error) error {
 	return fmt.Errorf("%w: %w", ErrNotConnected, cause)
 }
 
-// notReady wraps the end of a wait, and what the last attempt met.
+// notReady wraps the end of a wait, and the error of the last attempt.
 func notReady(err, cause error) error {
 	if cause == nil {
 		return fmt.Errorf("waiting for tor's control port: %w", err)

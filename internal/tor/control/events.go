@@ -18,7 +18,7 @@ import (
 // waiting at once. The channel is never closed; it falls silent when ctx ends.
 //
 // No event tells of microdescriptors. For some seconds after a new consensus
-// those of its new relays are on their way.
+// those of its new relays are still being fetched.
 func (c *Client) Watch(ctx context.Context) <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -29,7 +29,7 @@ func (c *Client) Watch(ctx context.Context) <-chan struct{} {
 	return ch
 }
 
-// readers are channels that each hold the latest of what was told, until it is
+// readers are channels that each hold the latest value, until it is
 // read. Their client's mutex guards them.
 type readers[T any] map[chan T]struct{}
 
@@ -45,7 +45,7 @@ func subscribe[T any](ctx context.Context, c *Client, to readers[T]) chan T {
 	return ch
 }
 
-// tell gives what to all readers, and never waits. Their client's mutex is held.
+// tell sends a value to all readers, and never blocks. Their client's mutex is held.
 func tell[T any](to readers[T], what T) {
 	for ch := range to {
 		select {
@@ -56,8 +56,8 @@ func tell[T any](to readers[T], what T) {
 	}
 }
 
-// dispatch hands an event on, and never waits. A malformed one is well framed
-// still, so the connection goes on.
+// dispatch passes an event on, and never blocks. A malformed one is still well
+// framed, so the connection stays.
 func (s *session) dispatch(r *reply) {
 	e, err := parseEvent(r)
 	if err != nil {
@@ -83,12 +83,12 @@ func (s *session) dispatch(r *reply) {
 }
 
 // event is one of tor's asynchronous events (control-spec, section 4.1), of
-// which at most one field is set: none for events that we have no use for.
+// which at most one field is set: none for events that are ignored.
 type event struct {
 	hsDesc   *hsDescEvent
 	progress *Progress
 	skew     time.Duration // how far tor finds the clock ahead, if it does
-	// refresh: what the directory documents say may have changed.
+	// refresh: the directory documents may have changed.
 	refresh bool
 }
 
@@ -166,8 +166,8 @@ func parseHSDescContent(text string, document []byte) (*hsDescEvent, error) {
 	return e, nil
 }
 
-// fingerprint takes the 40 hex digits out of $FINGERPRINT~nickname, or gives
-// "" for UNKNOWN and whatever else there is.
+// fingerprint returns the 40 hex digits of $FINGERPRINT~nickname, or
+// "" for UNKNOWN and anything else.
 func fingerprint(longName string) string {
 	name := strings.TrimPrefix(longName, "$")
 	if i := strings.IndexAny(name, "~="); i >= 0 {
@@ -179,7 +179,7 @@ func fingerprint(longName string) string {
 	return strings.ToUpper(name)
 }
 
-// isHex tells whether s is a relay's fingerprint: 40 hex digits.
+// isHex reports whether s is a relay's fingerprint: 40 hex digits.
 func isHex(s string) bool {
 	_, err := hex.DecodeString(s)
 	return err == nil && len(s) == 40
@@ -206,7 +206,7 @@ func parseStatusClient(text string) (event, error) {
 	return event{}, nil
 }
 
-// Progress is how far tor has come on its way into the network.
+// Progress is tor's bootstrap progress.
 type Progress struct {
 	Percent int    // 0 to 100
 	Tag     string // a word for programs, such as "conn_dir"
@@ -216,10 +216,10 @@ type Progress struct {
 	Stuck   bool   // tor thinks that people should be told of Warning
 }
 
-// Done tells whether tor can build circuits.
+// Done reports whether tor can build circuits.
 func (p Progress) Done() bool { return p.Percent >= 100 }
 
-// Bootstrap asks tor how far it is.
+// Bootstrap asks tor for its bootstrap progress.
 func (c *Client) Bootstrap(ctx context.Context) (Progress, error) {
 	value, err := c.GetInfo(ctx, "status/bootstrap-phase")
 	if err != nil {
@@ -235,9 +235,9 @@ func (c *Client) Bootstrap(ctx context.Context) (Progress, error) {
 	return *e.progress, nil
 }
 
-// WatchBootstrap returns a channel of tor's progress as its events tell it. It
+// WatchBootstrap returns a channel of tor's progress from its events. It
 // holds the latest only, is never closed, and gets nothing more once ctx ends.
-// Bootstrap gives what was told before.
+// Bootstrap returns the progress before.
 func (c *Client) WatchBootstrap(ctx context.Context) <-chan Progress {
 	c.mu.Lock()
 	defer c.mu.Unlock()

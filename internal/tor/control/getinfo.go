@@ -92,7 +92,7 @@ func (c *Client) command(ctx context.Context, command string) ([]string, error) 
 	return r.lines, nil
 }
 
-// sizeOf is how long the value of key was last time: reading a document into
+// sizeOf is the size of the last value of key: reading a document into
 // a buffer of its size costs no copies.
 func (c *Client) sizeOf(key string) int {
 	c.mu.Lock()

@@ -6,17 +6,17 @@ import (
 	"fmt"
 )
 
-// maxPost is the largest descriptor that tor takes over the control port: its
-// limit for a command is 1 MiB, which stuffed dots and line ends count towards.
+// maxPost is the largest descriptor that tor accepts over the control port: its
+// limit for a command is 1 MiB, including stuffed dots and line ends.
 const maxPost = 1<<20 - 4096
 
 // HSFetch has tor fetch the descriptor of an onion service, for the period of
-// now, from one HSDir, and returns the bytes that the HSDir gave, with LF line
+// now, from one HSDir, and returns the bytes from the HSDir, with LF line
 // ends. address is 56 characters, without ".onion"; hsdir 40 hex digits.
 //
 // The error is a *HSDescError when the HSDir or the way to it failed, a
 // *ReplyError when tor refused the command (552: it does not know the HSDir),
-// ErrNotConnected when the connection is or went away. tor may never report,
+// ErrNotConnected when there is no connection or it is lost. tor may never report,
 // so ctx should have a deadline. Calls for one address and HSDir, posts among
 // them, wait for each other, since tor's events name no request; others run
 // side by side.
@@ -38,7 +38,7 @@ func (c *Client) HSFetch(ctx context.Context, address, hsdir string) ([]byte, er
 // and concurrency are as with HSFetch; a *ReplyError of code 554 says that tor
 // finds the descriptor malformed.
 //
-// When a post is given up by its ctx and another to the same HSDir follows, a
+// When a post is cancelled by its ctx and another to the same HSDir follows, a
 // late answer to the first may be taken for the second's: tor gives nothing to
 // tell them apart.
 func (c *Client) HSPost(ctx context.Context, address, hsdir string, body []byte) error {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// pair names what an event of tor's answers: a service and an HSDir.
+// pair identifies the request that an event of tor's answers: a service and an HSDir.
 type pair struct {
 	address string // 56 characters, lower case
 	hsdir   string // 40 hex digits, upper case
@@ -64,7 +64,7 @@ func (s *session) unregister(p pair, w *pendingRequest) {
 	close(w.over)
 }
 
-// deliver gives an event to the request that waits for it, and ignores the rest: tor
+// deliver passes an event to the pending request, and ignores the rest: tor
 // reports its own fetches and uploads as well.
 func (s *session) deliver(e *hsDescEvent) {
 	s.mu.Lock()
@@ -89,8 +89,8 @@ func (s *session) deliver(e *hsDescEvent) {
 	}
 }
 
-// ofPost tells whether a failure is that of a post. Some reasons serve both:
-// then it is what we asked for.
+// ofPost reports whether a failure is that of a post. Some reasons apply to both:
+// then the pending request decides.
 func ofPost(reason string, asked bool) bool {
 	switch reason {
 	case "UPLOAD_REJECTED":

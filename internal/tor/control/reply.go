@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// reply is what tor answers to a command, or an event (control-spec, section 2.3).
+// reply is tor's answer to a command, or an event (control-spec, section 2.3).
 type reply struct {
 	code     int
 	lines    []string // without the code; the last one ends the reply
@@ -139,7 +139,7 @@ func readBody(r *bufio.Reader, limit int64, expect int) ([]byte, error) {
 	}
 }
 
-// trimEnd cuts the line end off, in place: the slice is the reader's own.
+// trimEnd removes the line end, in place: the slice is the reader's own.
 func trimEnd(line []byte) []byte {
 	line = line[:len(line)-1]
 	if n := len(line); n > 0 && line[n-1] == '\r' {

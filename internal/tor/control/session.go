@@ -32,8 +32,8 @@ type session struct {
 	pending map[pair]*pendingRequest
 }
 
-// request is one command on its way. exec runs on the command loop. What it leaves
-// may be read once its error has come.
+// request is one command in flight. exec runs on the command loop. Its results
+// may be read after its error was received.
 type request struct {
 	ctx  context.Context
 	exec func(l *controlConn) error
@@ -81,8 +81,8 @@ func (s *session) close() {
 	}
 }
 
-// run serves the session until ctx ends or a connection fails, and returns why
-// it ended. Nothing of it is left running.
+// run runs the session until ctx ends or a connection fails, and returns why
+// it ended. No goroutine of it is left running.
 func (s *session) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -94,7 +94,7 @@ func (s *session) run(ctx context.Context) error {
 			}
 		})
 	}
-	// Closing is what ends reads and writes that are under way.
+	// Closing interrupts reads and writes in flight.
 	<-ctx.Done()
 	s.close()
 	group.Wait()
@@ -132,7 +132,7 @@ func (s *session) serveCommands(ctx context.Context) error {
 }
 
 // do has one command carried out and waits for it. When ctx ends first, the
-// command goes on and its reply is thrown away, so that the connection stays
+// command continues and its reply is dropped, so that the connection stays
 // in step.
 func (s *session) do(ctx context.Context, exec func(l *controlConn) error) error {
 	r := &request{ctx: ctx, exec: exec, err: make(chan error, 1)}
@@ -151,11 +151,11 @@ func (s *session) do(ctx context.Context, exec func(l *controlConn) error) error
 	}
 }
 
-// lost is the error of calls that were pending when the connection went away. Only for
+// lost is the error of calls that were pending when the connection was lost. Only for
 // after done.
 func (s *session) lost() error { return fmt.Errorf("%w: %w", ErrNotConnected, s.cause) }
 
-// pump reads events for as long as the connection lives. It waits for tor
+// pump reads events for as long as the connection lives. It blocks on tor
 // alone. A reply that is not an event answers a heartbeat.
 func (s *session) pump(context.Context) error {
 	patience := s.client.cfg.Heartbeat + s.client.cfg.CommandTimeout

@@ -21,10 +21,10 @@ import (
 	"onionbalancer/internal/shell"
 )
 
-// peer is who listens at the other end of a connection, as far as that can be
+// peer is the process at the other end of a connection, as far as that can be
 // known without asking it.
 type peer struct {
-	// doubt says why what it tells of itself is not believed. Without one it is
+	// doubt says why its claims about itself are not trusted. Without one it is
 	// root, our own user, or the user whom the socket's place belongs to.
 	doubt  error
 	uid    int  // -1 if unknown
@@ -48,7 +48,7 @@ func dialSocket(ctx context.Context, path string) (net.Conn, error) {
 	return socketConn{conn.(*net.UnixConn), path}, nil
 }
 
-// identify tells who is at the other end.
+// identify identifies the other end.
 func identify(conn net.Conn) peer {
 	if s, ok := conn.(socketConn); ok {
 		uid, err := unixpeer.UID(s)

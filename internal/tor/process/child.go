@@ -40,7 +40,7 @@ func launch(cfg Config, f *files) (*torProcess, error) {
 	reading.Go(func() { c.log.read(out) })
 	err = child.Start(cmd, syscall.SIGTERM, func(status error) {
 		c.status = status
-		// What tor started in its turn (a pluggable transport) may hold the pipe.
+		// Children of tor (a pluggable transport) may hold the pipe open.
 		_ = out.SetReadDeadline(time.Now().Add(time.Second))
 		reading.Wait()
 		_ = out.Close()
@@ -56,7 +56,7 @@ func launch(cfg Config, f *files) (*torProcess, error) {
 	return c, nil
 }
 
-// stop ends the process, by asking first if patience is positive, and returns
+// stop ends the process, with a signal first if patience is positive, and returns
 // when it is gone. A client needs no SIGINT: it ends at once on either.
 func (c *torProcess) stop(patience time.Duration) {
 	if patience > 0 {
@@ -69,7 +69,7 @@ func (c *torProcess) stop(patience time.Duration) {
 	<-c.exited
 }
 
-// await gives the process time to end, and tells whether it did.
+// await gives the process time to end, and reports whether it did.
 func (c *torProcess) await(patience time.Duration) bool {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -81,7 +81,7 @@ func (c *torProcess) await(patience time.Duration) bool {
 	}
 }
 
-// crashed tells whether the process is gone and did not end in good order.
+// crashed reports whether the process has ended abnormally.
 func (c *torProcess) crashed() bool {
 	select {
 	case <-c.exited:
@@ -91,7 +91,7 @@ func (c *torProcess) crashed() bool {
 	}
 }
 
-// err says how the process ended, with tor's own complaints. Only for after
+// err says how the process ended, with tor's last warnings. Only for after
 // exited.
 func (c *torProcess) err() error {
 	if c.log.inUse {

@@ -22,7 +22,7 @@ import (
 // kernel's 108 less the zero at the end.
 const maxSocketPath = 107
 
-// These begin the names of the sockets. A random part follows, another one for
+// Prefixes of the sockets' names. A random part follows, a different one for
 // each Process: a tor that ends late removes its own sockets, not its successor's.
 const (
 	socketPrefix = "control."
@@ -39,8 +39,8 @@ const (
 	socketLink   = "control" // leads to the control socket of now
 )
 
-// files are the places that tor and we agree on. The paths are absolute; what we
-// make, change or remove ourselves, we reach by root.
+// files are the paths shared with tor. The paths are absolute; files that we
+// make, change or remove ourselves are reached by root.
 type files struct {
 	dir       string
 	root      *os.Root // dir
@@ -53,7 +53,7 @@ type files struct {
 // path returns the path of a file in dir.
 func (f *files) path(name string) string { return filepath.Join(f.dir, name) }
 
-// prepare makes the directories, claims them, and writes torrc.
+// prepare makes the directories, locks them, and writes torrc.
 func prepare(ctx context.Context, cfg Config) (_ *files, err error) {
 	dir, err := filepath.Abs(cfg.Dir)
 	if cfg.Dir == "" {
@@ -92,7 +92,7 @@ func prepare(ctx context.Context, cfg Config) (_ *files, err error) {
 	return f, nil
 }
 
-// openPrivate makes a directory unless it is there, and closes it to others.
+// openPrivate makes a directory if it does not exist, and sets its mode to 0700.
 func openPrivate(dir string) (*os.Root, error) {
 	parent, name := filepath.Dir(dir), filepath.Base(dir)
 	if err := os.MkdirAll(parent, 0o700); err != nil {
@@ -106,7 +106,7 @@ func openPrivate(dir string) (*os.Root, error) {
 	return makePrivate(above, name)
 }
 
-// makePrivate makes the directory name in root, and closes one that is there:
+// makePrivate makes the directory name in root, and removes others' access if it exists:
 // tor refuses a control socket where others could reach it. It must be ours, and
 // no link to a place outside of root.
 func makePrivate(root *os.Root, name string) (made *os.Root, err error) {
@@ -124,7 +124,7 @@ func makePrivate(root *os.Root, name string) (made *os.Root, err error) {
 	return made, nil
 }
 
-// Running returns how to talk to the tor that another process runs in dir, and
+// Running returns how to connect to the tor that another process runs in dir, and
 // whether one does. It trusts a tor of our own user or root alone.
 func Running(ctx context.Context, dir string) (cfg control.Config, socket string, ok bool) {
 	socket, err := os.Readlink(filepath.Join(dir, socketLink))
@@ -155,7 +155,7 @@ func Running(ctx context.Context, dir string) (cfg control.Config, socket string
 	return control.Config{Dial: dial, CookieFile: filepath.Join(dir, cookieFile)}, socket, true
 }
 
-// removeLeftovers removes the sockets of those who had no time to do it.
+// removeLeftovers removes stale sockets of earlier processes.
 func (f *files) removeLeftovers() {
 	removeSockets(f.root)
 	old, err := f.root.Readlink(socketLink)
@@ -182,8 +182,8 @@ func removeSockets(root *os.Root) {
 	}
 }
 
-// placeSockets finds a place that is short enough for the sockets, and has
-// socketLink lead to the control socket.
+// placeSockets finds a directory whose path is short enough for the sockets, and makes
+// socketLink point to the control socket.
 func (f *files) placeSockets() error {
 	var random [4]byte
 	if _, err := rand.Read(random[:]); err != nil {
@@ -226,11 +226,11 @@ func (f *files) release() {
 	_ = f.root.Close()
 }
 
-// claim makes sure that no tor but ours touches the directory, and returns the
-// file whose lock says so. Asking tor would be too late: it opens its control
-// socket, in the place of the other's, before it looks for another.
+// claim makes sure that only our tor uses the directory, and returns its locked
+// file. Asking tor would be too late: it opens its control
+// socket, in the place of the other's, before it checks for another.
 //
-// A tor whose owner was killed needs a moment to end; it is given patience.
+// A tor whose owner was killed needs a moment to end; claim waits up to patience.
 func (f *files) claim(ctx context.Context, patience time.Duration) (*os.File, error) {
 	ours, err := lockFile(f.root, ownerFile)
 	if err != nil {

@@ -16,12 +16,12 @@ const (
 	maxWords   = 5    // complaints kept for an error's text
 	maxSorts   = 100  // sorts of complaints that are told apart
 
-	// repeatAfter is how long a complaint that comes again and again stays
-	// unsaid, but for its 10th, 100th, … time.
+	// repeatAfter is how long a repeated message is
+	// suppressed, except for its 10th, 100th, … time.
 	repeatAfter = time.Hour
 )
 
-// torLog reads what tor prints and hands it to slog, so that no file grows.
+// torLog reads tor's output and passes it to slog, so that no file grows.
 // All of it belongs to read until that has returned.
 type torLog struct {
 	log    *slog.Logger
@@ -32,7 +32,7 @@ type torLog struct {
 	inUse      bool               // another tor holds the data directory
 }
 
-// saying is how often a sort of complaint came, and when it was last passed on.
+// saying counts a kind of message, with the time when it was last logged.
 type saying struct {
 	times int
 	last  time.Time
@@ -54,8 +54,8 @@ func (t *torLog) read(r io.Reader) {
 	}
 }
 
-// line handles one line: a date, a severity in brackets, a message. What has
-// none was printed by something else on its way out.
+// line handles one line: a date, a severity in brackets, a message. Lines without
+// these were not printed by tor's logger.
 func (t *torLog) line(line string) {
 	line = printable.Text(line)
 	severity, message := "", line
@@ -98,8 +98,8 @@ func (t *torLog) complain(message string) {
 	t.complaints = append(t.complaints, message)
 }
 
-// count notes a complaint, and tells how often its sort came and whether it is
-// to be said again.
+// count counts a message, and returns how often its kind was seen and whether it is
+// to be logged.
 func (t *torLog) count(sort string, now time.Time) (times int, due bool) {
 	s := t.said[sort]
 	if s == nil {
@@ -117,15 +117,15 @@ func (t *torLog) count(sort string, now time.Time) (times int, due bool) {
 	return s.times, due
 }
 
-// roundNumber tells whether n is 1, 10, 100, 1000 and so on.
+// roundNumber reports whether n is 1, 10, 100, 1000 and so on.
 func roundNumber(n int) bool {
 	for ; n >= 10 && n%10 == 0; n /= 10 {
 	}
 	return n == 1
 }
 
-// sortOf gives messages that differ in numbers alone (process ids, counts, relays)
-// one form, so that they count as repetitions.
+// sortOf maps messages that differ only in numbers (process ids, counts, relays)
+// to one form, so that they count as repetitions.
 func sortOf(message string) string {
 	words := strings.Fields(message)
 	for i, word := range words {
@@ -136,5 +136,5 @@ func sortOf(message string) string {
 	return strings.Join(words, " ")
 }
 
-// lastWords joins the latest complaints.
+// lastWords joins the last warnings.
 func (t *torLog) lastWords() string { return strings.Join(t.complaints, "; ") }

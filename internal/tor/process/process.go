@@ -1,14 +1,14 @@
 // Package process runs a tor of our own: it writes tor's configuration,
-// starts it, watches it, starts it again when it ends, and takes it down.
+// starts it, watches it, restarts it when it ends, and stops it.
 //
-// That tor never outlives us. It ends by three ways that do not depend on each
-// other: it watches our process (__OwningControllerProcess, every 15 s), it is
-// bound to a control connection that we keep for this alone (TAKEOWNERSHIP, at
-// once), and on Linux the kernel tells it (PR_SET_PDEATHSIG, at once).
+// That tor never outlives us. Three independent mechanisms end it:
+// it watches our process (__OwningControllerProcess, every 15 s), it is
+// bound to a control connection used only for this (TAKEOWNERSHIP, at
+// once), and on Linux the kernel signals it (PR_SET_PDEATHSIG, at once).
 //
-// A [Process] gives the Dial function and the cookie file that
-// internal/tor/control wants; see [Process.ControlConfig]. A client made from them
-// rides over restarts by itself.
+// A [Process] provides the Dial function and the cookie file that
+// internal/tor/control needs; see [Process.ControlConfig]. A client made from them
+// reconnects after restarts by itself.
 package process
 
 import (
@@ -30,13 +30,13 @@ var ErrInUse = errors.New("another tor is running there: is another balancer run
 
 // Config says which tor to run and where. Only Dir is required.
 type Config struct {
-	// Dir holds all of tor's files; it is made, and closed to others (0700).
+	// Dir holds all of tor's files; it is created with mode 0700.
 	Dir string
 	// Binary is looked for in PATH when it has no slash; "tor" when empty.
 	Binary string
-	// ExtraLines are added to the end of torrc. For options that are no lists
-	// tor takes the last value, so they would also overrule ours: what an
-	// operator wrote comes from [ReadLines].
+	// ExtraLines are added to the end of torrc. For options that are not lists
+	// tor takes the last value, so they would also override ours: an
+	// operator's lines come from [ReadLines].
 	ExtraLines []string
 	// Log gets tor's warnings as warnings and its notices at debug level.
 	// tor's SafeLogging keeps addresses out of them.
@@ -48,7 +48,7 @@ type Config struct {
 	times times // zero but in tests
 }
 
-// times are how patient the supervisor is.
+// times are the timeouts and delays of the supervisor.
 type times struct {
 	start      time.Duration // for a started tor to open its control port and answer there
 	stop       time.Duration // for a tor to end when told to, before it is killed
@@ -83,7 +83,7 @@ type Process struct {
 	listening chan struct{} // closed while tor's control port is open
 }
 
-// State is what an operator wants to know of the process.
+// State is the state of the process for an operator.
 type State struct {
 	PID       int    // 0 when no tor runs now
 	Restarts  int    // starts after the first
@@ -94,7 +94,7 @@ type State struct {
 // Start starts tor and returns when it answers on its control port, which is
 // long before its bootstrap is done. When the first tor cannot be started the
 // error says why, in tor's words where it has any, and nothing is left
-// running. ctx bounds the start alone; Stop ends what was started.
+// running. ctx bounds the start only; Stop stops the started process.
 func Start(ctx context.Context, cfg Config) (*Process, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -139,7 +139,7 @@ func (p *Process) begin(ctx context.Context) error {
 	return err
 }
 
-// Stop ends tor, first by asking and then by force, and returns when it is
+// Stop stops tor, first with a signal and then by force, and returns when it is
 // gone. It may be called again.
 func (p *Process) Stop() {
 	p.cancel()
@@ -147,7 +147,7 @@ func (p *Process) Stop() {
 	p.stopped.Do(p.files.release)
 }
 
-// State returns the state of now.
+// State returns the current state.
 func (p *Process) State() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -170,7 +170,7 @@ func (p *Process) Dial(ctx context.Context) (net.Conn, error) {
 	return control.DialTarget("unix:" + p.files.socket)(ctx)
 }
 
-// ControlConfig is what a control.Client needs to talk to this tor.
+// ControlConfig is the configuration of a control.Client for this tor.
 func (p *Process) ControlConfig() control.Config {
 	return control.Config{Dial: p.Dial, CookieFile: p.files.path(cookieFile), Log: p.cfg.Log}
 }
@@ -179,7 +179,7 @@ func (p *Process) ControlConfig() control.Config {
 func (p *Process) Socket() string { return p.files.socket }
 
 // SocksSocket is the path of tor's SOCKS port, a unix socket that only our user
-// and root can reach. It takes onion addresses alone, and answers with the
+// and root can reach. It accepts only onion addresses, and answers with the
 // extended errors of proposal 304. tor opens it together with its control port.
 func (p *Process) SocksSocket() string { return p.files.socks }
 
@@ -190,7 +190,7 @@ func (p *Process) note(change func(*State)) {
 	change(&p.state)
 }
 
-// noteOpen lets those in Dial go on.
+// noteOpen wakes the waiting calls of Dial.
 func (p *Process) noteOpen() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -211,7 +211,7 @@ func (p *Process) noteEnd(err error) {
 	}
 }
 
-// noteProgress skips what was told already.
+// noteProgress skips progress that was reported already.
 func (p *Process) noteProgress(step control.Progress) {
 	p.mu.Lock()
 	news := p.state.Bootstrap != step

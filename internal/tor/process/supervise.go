@@ -10,8 +10,8 @@ import (
 	"onionbalancer/internal/tor/control"
 )
 
-// supervise keeps a tor running until ctx ends. first is told once: nil when
-// the first tor answers, or why it does not; after an error it gives up.
+// supervise keeps a tor running until ctx ends. first is called once: with nil when
+// the first tor answers, or with its error; after an error it returns.
 func (p *Process) supervise(ctx context.Context, first chan<- error) {
 	defer close(p.ended)
 	retry := backoff.Backoff{Policy: backoff.Policy{Min: p.cfg.times.minBackoff, Max: p.cfg.times.maxBackoff}}
@@ -35,7 +35,7 @@ func (p *Process) supervise(ctx context.Context, first chan<- error) {
 			retry.Reset()
 		}
 		wait := retry.Next()
-		p.cfg.Log.Warn("our tor ended, starting it again", "error", err, "retry_in", wait)
+		p.cfg.Log.Warn("our tor ended, restarting it", "error", err, "retry_in", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
@@ -45,7 +45,7 @@ func (p *Process) supervise(ctx context.Context, first chan<- error) {
 	}
 }
 
-// live runs one tor to its end and says how it ended. ready is called when it
+// live runs one tor until it ends and returns how it ended. ready is called when it
 // answers on its control port.
 func (p *Process) live(ctx context.Context, ready func()) error {
 	tor, err := launch(p.cfg, p.files)
@@ -57,7 +57,7 @@ func (p *Process) live(ctx context.Context, ready func()) error {
 	return err
 }
 
-// watch stays with a started tor until it has ended.
+// watch waits for a started tor until it has ended.
 func (p *Process) watch(ctx context.Context, tor *torProcess, ready func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -79,7 +79,7 @@ func (p *Process) watch(ctx context.Context, tor *torProcess, ready func()) erro
 	select {
 	case <-tor.exited:
 	case <-owned:
-		// A tor that lost its owner ends by itself, unless it hangs.
+		// A tor that has lost its owner ends by itself, unless it hangs.
 		if ctx.Err() == nil {
 			tor.await(p.cfg.times.stop)
 		}

@@ -14,8 +14,8 @@ import (
 	"onionbalancer/internal/printable"
 )
 
-// write writes torrc, and an empty file for tor's defaults, so that nothing of
-// the system's tor comes in.
+// write writes torrc, and an empty file for tor's defaults, so that the system's
+// tor configuration is not read.
 func (f *files) write(cfg Config) error {
 	text, err := f.render(cfg, os.Getpid())
 	if err != nil {
@@ -46,13 +46,13 @@ func (f *files) render(cfg Config, owner int) (string, error) {
 		// cache within half an hour; a client that asks a cache for the first
 		// time has it before us. These two have us ask the authorities within
 		// minutes, so that descriptors are where such a client looks. The
-		// price: the authorities, and who sees our traffic, see a host that is
-		// no relay and asks early. They learn nothing of what we fetch or
-		// post, which goes over circuits as ever.
+		// price: the authorities, and anyone who sees our traffic, see a host that is
+		// not a relay and fetches early. They learn nothing of our fetches and
+		// posts, which go over circuits as ever.
 		"FetchDirInfoEarly 1",
 		"FetchDirInfoExtraEarly 1",
-		// Without streams tor would fall asleep after a day: fetches and posts
-		// by the control port are no activity to it.
+		// Without streams tor would go dormant after a day: fetches and posts
+		// by the control port do not count as activity.
 		"DormantTimeoutEnabled 0",
 		"DormantCanceledByStartup 1",
 	}, cfg.ExtraLines...)
@@ -64,12 +64,12 @@ func (f *files) render(cfg Config, owner int) (string, error) {
 	return strings.Join(lines, "\n") + "\n", nil
 }
 
-// quote writes a path as torrc wants it where it has spaces and the like.
+// quote writes a path as torrc needs it if it has spaces and the like.
 func quote(path string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`).Replace(path) + `"`
 }
 
-// maxTorrc is far above what any torrc needs.
+// maxTorrc is far above the size of any real torrc.
 const maxTorrc = 1 << 20 // 1 MiB
 
 // option is an entry of a torrc file, "KEY VALUE".
@@ -105,8 +105,8 @@ func (e *TorrcError) Error() string {
 func (e *TorrcError) Unwrap() error { return e.Err }
 
 // ReadLines reads an operator's torrc file for [Config].ExtraLines. It reads as
-// tor does, joins continued lines, and refuses the options that would take
-// away what we rely on: every complaint is a *TorrcError, all of them joined in
+// tor does, joins continued lines, and refuses options that would break what
+// we rely on: every fault is a *TorrcError, all of them joined in
 // the order of their lines.
 func ReadLines(path string) ([]string, error) {
 	f, err := os.Open(path)
@@ -137,13 +137,13 @@ func ReadLines(path string) ([]string, error) {
 	return lines, nil
 }
 
-// parseTorrc returns the options of a torrc file, and what is wrong with them.
+// parseTorrc returns the options of a torrc file, and its errors.
 func parseTorrc(text []byte) ([]option, []*TorrcError) {
 	if nul := bytes.IndexByte(text, 0); nul >= 0 {
 		return nil, []*TorrcError{{Line: 1 + bytes.Count(text[:nul], []byte("\n")),
 			Err: errors.New("is no plain text: there is a zero byte; save the file as UTF-8")}}
 	}
-	// An editor's mark, which tor would take for a part of the first key.
+	// A byte-order mark, which tor would take for a part of the first key.
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	list, syntax := scanTorrc(string(text))
 	var problems []*TorrcError
@@ -158,13 +158,13 @@ func parseTorrc(text []byte) ([]option, []*TorrcError) {
 	return list, problems
 }
 
-// torrcSpace is what tor takes for space; carriage returns are gone by then.
+// torrcSpace is white space for tor; carriage returns are removed before.
 const torrcSpace = " \t\n\v\f"
 
-// scanTorrc tells the options of a torrc file apart, as tor does (its
+// scanTorrc splits a torrc file into options, as tor does (its
 // torrc_format.txt): a key ends at a space, a "#" or a continuation. A value
-// ends with its line; in quotes it has C's escapes, and without them it may go
-// on after a backslash at the end, and then over comments, with or without one.
+// ends with its line; in quotes it has C's escapes, and without them it may
+// continue after a backslash at the end, and then over comments, with or without one.
 func scanTorrc(text string) ([]option, *TorrcError) {
 	text = strings.ReplaceAll(text, "\r", "") // tor drops them all
 	var list []option
@@ -246,7 +246,7 @@ func cutPlain(s string) (value, rest string) {
 }
 
 // refused are the options that torrc lines of an operator may not set: those
-// that we set ourselves, and those that would take away what we rely on. A "*"
+// that we set ourselves, and those that would break what we rely on. A "*"
 // at the end stands for any end.
 var refused = []struct{ names, because string }{
 	{"ControlPort* ControlSocket* CookieAuth* HashedControlPassword",
@@ -268,14 +268,14 @@ var refused = []struct{ names, because string }{
 	{"SocksPort* DNSPort* TransPort* NATDPort* HTTPTunnelPort*", "this tor serves balancer alone and opens no port for others; run another for other programs"},
 	{"ClientOnly ORPort* DirPort* DirCache ExtORPort* BridgeRelay ExitRelay AuthoritativeDirectory V3AuthoritativeDirectory BridgeAuthoritativeDir*",
 		"this tor is a client; run a relay apart from it"},
-	{"%include", "balancer checks what it gives to tor, so the lines must be in this file"},
+	{"%include", "balancer checks the lines it gives to tor, so they must be in this file"},
 }
 
 // wholeNames are options that are the beginning of a refused one.
 var wholeNames = []string{"bridge"}
 
-// refusal says why key may not be set, or nil. As tor does, it looks past a "+"
-// (append) or "/" (clear) and at no case, and takes the beginning of an option
+// refusal says why key may not be set, or nil. As tor does, it ignores a "+"
+// (append) or "/" (clear) and the case, and takes a unique prefix of an option
 // for the option.
 func refusal(key string) error {
 	name := key

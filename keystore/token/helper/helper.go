@@ -2,7 +2,7 @@
 // a socket, has a PKCS #11 module carry them out, and answers, until its parent
 // closes the socket.
 //
-// What needs an identity key happens here: the token unwraps the data key, the
+// Operations with an identity key happen here: the token unwraps the data key, the
 // sealed file is opened, used and wiped, and only a certificate, a signature or
 // the key of a period's revision counters goes back. A caller that needs the
 // identity key itself gets it by unseal.
@@ -23,7 +23,7 @@ import (
 )
 
 // ErrByHand is returned when this process was not started by package token.
-var ErrByHand = errors.New("this is started by balancer itself, to keep the code of PKCS #11 modules in a process of its own; there is nothing to run it for by hand")
+var ErrByHand = errors.New("balancer starts this itself, to run PKCS #11 modules in a separate process; it cannot be run by hand")
 
 // Run serves the socket that the process was started with, by PKCS #11 modules
 // if this program was built with them.
@@ -60,11 +60,11 @@ func socket() (net.Conn, error) {
 	return conn, nil
 }
 
-// protect keeps what this process has in memory from debuggers and core images.
+// protect keeps this process's memory from debuggers and core images.
 // A kernel that refuses leaves things as they were. (That the kernel ends this
 // process with its parent was arranged when it was started.)
 func protect() {
-	// While the files of the process are still its own user's: what ps shows.
+	// While the files of the process are still its own user's: the name in ps.
 	_ = os.WriteFile("/proc/self/comm", []byte("balancer-pkcs11"), 0)
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -8,7 +8,7 @@ import (
 	"onionbalancer/keystore/token/module"
 )
 
-// adapter makes module.Module what package serve knows.
+// adapter adapts a module.Module to the interface of package serve.
 type adapter struct{ *module.Module }
 
 func load(path string) (Module, error) {

@@ -20,7 +20,7 @@ import (
 type Module interface {
 	// Open finds the token and logs in, at most once with the PIN, which is nil
 	// for a token that needs none. It keeps a copy of pin if it has to. inDoubt
-	// says that nobody knows whether the token has refused it: then it does not
+	// says that it is unknown whether the token has refused it: then it does not
 	// log in to one that counts a wrong PIN.
 	Open(sel token.Selector, pin *locked.Buffer, inDoubt bool) (HSM, error)
 

@@ -7,9 +7,9 @@
 //	t, err := m.Open(token.Selector{Label: "front"}, pin, false)
 //	wrapped, err := t.Wrap(token.Object{Label: "seal"}, token.MethodAESGCM, dataKey)
 //
-// One call to the library is under way at a time. Sessions that die, and tokens
-// that are pulled out and put back, are opened again, and what was asked for is
-// tried once more. A wrong PIN is tried once, ever.
+// One call to the library is in flight at a time. Sessions that die, and tokens
+// that are pulled out and put back, are opened again, and the request is
+// retried once. A wrong PIN is tried once, ever.
 //
 // Every error is a *token.Error. The package is empty in programs built without
 // cgo.

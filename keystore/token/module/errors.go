@@ -18,7 +18,7 @@ type failure struct {
 	rv   pkcs11.Error
 }
 
-// failed makes a failure of what a function of api returned; nil of nil.
+// failed makes an error of the result of a function of api; nil of nil.
 func failed(call string, err error) error {
 	if err == nil {
 		return nil
@@ -55,7 +55,7 @@ func rvOf(err error) (pkcs11.Error, bool) {
 	return 0, false
 }
 
-// stale says that err comes of a session, a login or a handle that is no more:
+// stale reports whether err means that a session, a login or a handle is stale:
 // a new session may help.
 func stale(err error) bool {
 	switch rv, _ := rvOf(err); rv {
@@ -68,7 +68,7 @@ func stale(err error) bool {
 	return false
 }
 
-// gone says that err comes of a token or a device that is no more, or a module
+// gone reports whether err means that a token or a device is gone, or a module
 // that lost its state: a restart of the module may help.
 func gone(err error) bool {
 	switch rv, _ := rvOf(err); rv {
@@ -90,7 +90,7 @@ func vague(err error) bool {
 	return false
 }
 
-// damaged says that err is about what was to be unwrapped.
+// damaged reports whether err is about the wrapped data.
 func damaged(err error) bool {
 	switch rv, _ := rvOf(err); rv {
 	case pkcs11.CKR_ENCRYPTED_DATA_INVALID, pkcs11.CKR_ENCRYPTED_DATA_LEN_RANGE,
@@ -101,7 +101,7 @@ func damaged(err error) bool {
 	return false
 }
 
-// codeOf returns the code of a return value, and what an operator can do.
+// codeOf returns the code of a return value, and advice for an operator.
 func codeOf(rv pkcs11.Error) (code token.Code, advice string) {
 	switch rv {
 	case pkcs11.CKR_DEVICE_ERROR, pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_TOKEN_NOT_PRESENT,
@@ -130,7 +130,7 @@ func codeOf(rv pkcs11.Error) (code token.Code, advice string) {
 	return token.CodeFailed, ""
 }
 
-// explain makes the *token.Error of what went wrong while doing.
+// explain makes the *token.Error of an error while doing something.
 func explain(doing string, err error) error {
 	if cause, ok := errors.AsType[*token.Error](err); ok {
 		return token.Errorf(cause.Code, "%s: %s", doing, cause.Text)
@@ -146,7 +146,7 @@ func explain(doing string, err error) error {
 	return token.Errorf(code, "%s: %v%s", doing, err, advice)
 }
 
-// hasCode tells whether err is a *token.Error of one of these codes.
+// hasCode reports whether err is a *token.Error of one of these codes.
 func hasCode(err error, codes ...token.Code) bool {
 	e, ok := errors.AsType[*token.Error](err)
 	for _, code := range codes {

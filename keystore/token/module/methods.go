@@ -169,7 +169,7 @@ func (s *session) reveal(object pkcs11.ObjectHandle) (*locked.Buffer, error) {
 	}
 	defer clear(value)
 	if len(value) == 0 || len(value) > secretSize {
-		return nil, token.Errorf(token.CodeUnsupported, "the token does not give out what it unwrapped: %d bytes came, not %d", len(value), secretSize)
+		return nil, token.Errorf(token.CodeUnsupported, "the token does not return the unwrapped secret: got %d bytes, not %d", len(value), secretSize)
 	}
 	secret := locked.New(secretSize)
 	secret.Use(func(secret []byte) { copy(secret[secretSize-len(value):], value) })

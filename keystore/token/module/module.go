@@ -77,7 +77,7 @@ func (m *Module) start() error {
 
 func (m *Module) stop() {
 	if m.ready {
-		_ = m.calls.Finalize() // what is wrong shows when it is started again
+		_ = m.calls.Finalize() // an error shows when it is started again
 		m.ready = false
 	}
 }
@@ -140,7 +140,7 @@ func usual() string {
 	return "; on this machine are " + strings.Join(found, ", ")
 }
 
-// api is what is used of PKCS #11 2.40 and 3.0: the functions C_… of these names.
+// api is the used part of PKCS #11 2.40 and 3.0: the functions C_… of these names.
 type api interface {
 	Initialize(...pkcs11.InitializeOption) error
 	Finalize() error

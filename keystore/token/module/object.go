@@ -59,7 +59,7 @@ func percent(id []byte) string {
 	return b.String()
 }
 
-// read reads what a key is.
+// read reads a key's attributes.
 func (s *session) read(handle pkcs11.ObjectHandle) (key, error) {
 	k := key{handle: handle}
 	kind, err := s.attribute(handle, pkcs11.CKA_KEY_TYPE)
@@ -152,7 +152,7 @@ func listKeys(keys []key) string {
 	return strings.Join(names, ", ")
 }
 
-// template returns what every object that o means has.
+// template returns the common attributes of all objects that o means.
 func template(o token.Object) []*pkcs11.Attribute {
 	var t []*pkcs11.Attribute
 	if o.Label != "" {
@@ -203,7 +203,7 @@ func (s *session) attribute(o pkcs11.ObjectHandle, kind uint) ([]byte, error) {
 	return nil, failed("C_GetAttributeValue", err)
 }
 
-// yes and no tell what a CK_BBOOL says; both are false of one that is missing.
+// yes and no report the value of a CK_BBOOL; both are false of one that is missing.
 func yes(value []byte) bool { return len(value) == 1 && value[0] != 0 }
 func no(value []byte) bool  { return len(value) == 1 && value[0] == 0 }
 
@@ -349,7 +349,7 @@ func (s *session) public(k key) (crypto.PublicKey, error) {
 		}
 	}
 	if code == token.CodeUnsupported {
-		return nil, token.Errorf(code, "this %s key is on a curve that is of no use here: %s", kindName(k.kind), recipe(k.kind))
+		return nil, token.Errorf(code, "this %s key is on a curve that cannot be used here: %s", kindName(k.kind), recipe(k.kind))
 	}
 	return nil, token.Errorf(code, "the token has no public key or certificate with the ID of this %s key", kindName(k.kind))
 }

@@ -42,9 +42,9 @@ type session struct {
 }
 
 // Open finds the one token that matches and logs in with a copy of pin, which
-// may be nil. If nobody knows whether the token has refused it (inDoubt), and it
-// counts a wrong PIN, this one is not tried: token.CodeFinalTry. Package token
-// remembers what was refused before.
+// may be nil. If it is unknown whether the token has refused it (inDoubt), and the token
+// counts a wrong PIN, it is not tried: token.CodeFinalTry. Package token
+// has the record of refused PINs.
 func (m *Module) Open(want token.Selector, pin *locked.Buffer, inDoubt bool) (*Token, error) {
 	t := &Token{module: m, want: want, pin: &locked.Buffer{}, begun: map[string]bool{}, old: inDoubt}
 	if pin != nil && pin.Len() > 0 {
@@ -67,7 +67,7 @@ func (t *Token) Close() error {
 	return nil
 }
 
-// Info tells what the token is.
+// Info returns the token's description of itself.
 func (t *Token) Info() (info token.Info, err error) {
 	err = t.do("asking", func(s *session) error {
 		about, err := s.calls.GetInfo()
@@ -86,7 +86,7 @@ func (t *Token) Info() (info token.Info, err error) {
 	return info, err
 }
 
-// do calls f with a session, and once more with a new one if the first turns
+// do calls f with a session, and again with a new one if the first turns
 // out to be dead.
 func (t *Token) do(doing string, f func(*session) error) error {
 	t.module.mu.Lock()
@@ -99,7 +99,7 @@ func (t *Token) do(doing string, f func(*session) error) error {
 	return explain(doing+" "+t.name(), err)
 }
 
-// twice calls f with a session, and once more if that proves dead.
+// twice calls f with a session, and again if that proves dead.
 func (t *Token) twice(f func(*session) error) error {
 	if err := t.ready(); err != nil {
 		return err
@@ -313,7 +313,7 @@ func (t *Token) authenticate(s *session, user uint) error {
 	}
 	// The string is the locked memory itself. Package pkcs11 copies it to C
 	// memory for the call and frees that without wiping it: the allocator has
-	// to overwrite what is freed (glibc.malloc.perturb).
+	// to overwrite freed memory (glibc.malloc.perturb).
 	t.pin.Use(func(pin []byte) {
 		err = t.module.calls.Login(s.handle, user, unsafe.String(unsafe.SliceData(pin), len(pin)))
 	})

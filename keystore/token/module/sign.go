@@ -63,8 +63,8 @@ func (s *session) half(k key) (*pair, error) {
 	return &pair{key: k, public: public.(ed25519.PublicKey)}, nil // public returns what fits k.kind
 }
 
-// sign signs, and verifies what the token made: a token that errs must not have
-// its signatures go out, for a wrong one can betray the key.
+// sign signs, and verifies the token's signature: a faulty signature must not be
+// published, since it can betray the key.
 func (s *session) sign(p *pair, message []byte) ([]byte, error) {
 	if err := s.calls.SignInit(s.handle, mechanism(ckmEdDSA, nil), p.handle); err != nil {
 		return nil, failed("C_SignInit", err)
@@ -82,7 +82,7 @@ func (s *session) sign(p *pair, message []byte) ([]byte, error) {
 	return signature, nil
 }
 
-// consent logs in once more if the key wants that for each use. It comes right
+// consent logs in again if the key requires that for each use. It is called right
 // after the operation's Init.
 func (s *session) consent(handle pkcs11.ObjectHandle) error {
 	special, known := s.special[handle]
@@ -127,7 +127,7 @@ func (t *Token) SigningKeys(labelPrefix string) (found []token.SigningKey, err e
 	return found, err
 }
 
-// Destroy removes both halves of an Ed25519 key pair. It is no error if there
+// Destroy removes both halves of an Ed25519 key pair. It is not an error if there
 // is none.
 func (t *Token) Destroy(o token.Object) error {
 	return t.do("destroying "+describe(o)+" on", func(s *session) error {
@@ -219,8 +219,8 @@ func (s *session) vacate(o token.Object, ours bool) error {
 	return s.destroy(append(private, public...))
 }
 
-// generate makes the pair and checks it. What does not pass is destroyed. The
-// public half is hidden until login where the token lets it be, for it stands in
+// generate makes the pair and checks it. If a check fails, it is destroyed. The
+// public half is hidden until login if the token allows it, since it is in
 // the descriptors that everybody who knows the address can fetch.
 func (s *session) generate(o token.Object) (*pair, error) {
 	var public, private pkcs11.ObjectHandle
@@ -262,7 +262,7 @@ func (s *session) generate(o token.Object) (*pair, error) {
 	return p, nil
 }
 
-// approve checks that a new key cannot leave the token, is what was asked for,
+// approve checks that a new key cannot leave the token and has the right attributes,
 // and signs.
 func (s *session) approve(k key) (*pair, error) {
 	if err := s.guarded(k); err != nil {

@@ -13,10 +13,10 @@ import (
 	"onionbalancer/keystore/token"
 )
 
-// secretSize is the size of what is wrapped: a data key.
+// secretSize is the size of the wrapped secret: a data key.
 const secretSize = 32
 
-// method is how one Method is done. wrap takes 32 bytes; unwrap returns them.
+// method implements one Method. wrap takes 32 bytes; unwrap returns them.
 type method struct {
 	name   token.Method
 	wrap   func(s *session, k key, plain []byte) ([]byte, error)
@@ -54,7 +54,7 @@ func (k key) method(name token.Method) (method, error) {
 }
 
 // WrappingKey finds a key that can wrap, refuses it if it could leave the token,
-// and tries with a random value what it can do: tokens claim more than they do.
+// and tests it with a random value: tokens claim more than they can do.
 func (t *Token) WrappingKey(o token.Object) (found token.WrappingKey, err error) {
 	broken := map[token.Method]bool{}
 	err = t.do("looking at "+describe(o)+" on", func(s *session) error {
@@ -96,7 +96,7 @@ func fatal(err error) bool {
 		hasCode(err, token.CodePIN, token.CodeFinalTry, token.CodeLocked) || pinTrouble(err)
 }
 
-// pinTrouble says that a key that wants the PIN at every use did not take it.
+// pinTrouble says that a key that requires the PIN at every use refused it.
 func pinTrouble(err error) bool {
 	rv, ok := rvOf(err)
 	code, _ := codeOf(rv)
@@ -140,7 +140,7 @@ func (s *session) try(m method, k key) error {
 	}
 	defer again.Wipe()
 	if !secret.Equal(again) {
-		return token.Errorf(token.CodeFailed, "what was wrapped did not come back")
+		return token.Errorf(token.CodeFailed, "unwrapping did not return the wrapped secret")
 	}
 	return nil
 }

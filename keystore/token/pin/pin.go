@@ -19,7 +19,7 @@ import (
 )
 
 // Source is where a PIN comes from. It is comparable and holds no PIN; the zero
-// value is a token that needs none, or that has its own way to ask for it.
+// value is a token that needs none, or that has its own PIN pad.
 type Source struct {
 	kind  kind
 	value string // path, name of a credential, or number of a descriptor
@@ -135,7 +135,7 @@ func (s Source) String() string {
 	return ""
 }
 
-// maxSize of a PIN in bytes is beyond what any token takes.
+// maxSize is the longest PIN in bytes, more than any token accepts.
 const maxSize = 256
 
 // Read returns the PIN, 1 to 256 bytes, which the caller wipes; nil if s is
@@ -189,7 +189,7 @@ func once(ctx context.Context, key string, get func() (*locked.Buffer, error)) (
 	return pin, nil
 }
 
-// trim takes what was read into the first n bytes of b, cuts off the newline,
+// trim moves the input into the first n bytes of b, cuts off the newline,
 // and wipes b. It rejects what cannot be a PIN rather than waste a login attempt.
 func trim(b *locked.Buffer, n int) (pin *locked.Buffer, err error) {
 	defer b.Wipe()

@@ -27,7 +27,7 @@ func readCredential(source string) (*locked.Buffer, error) {
 	return readFile(path)
 }
 
-// readFile reads a file that nobody but this process's user and root can use.
+// readFile reads a file that only this process's user and root can use.
 func readFile(path string) (*locked.Buffer, error) {
 	f, _, err := openfile.Secret(path)
 	if err != nil {
@@ -46,22 +46,22 @@ func readFile(path string) (*locked.Buffer, error) {
 	return trim(b, n)
 }
 
-// isCredential tells whether path is in systemd's directory of credentials.
+// isCredential reports whether path is in systemd's directory of credentials.
 func isCredential(path string) bool {
 	dir := os.Getenv(openfile.CredentialsDirectory)
 	return filepath.IsAbs(dir) && strings.HasPrefix(filepath.Clean(path), filepath.Clean(dir)+"/")
 }
 
 const (
-	// maxDescriptor is beyond what a service manager hands over.
+	// maxDescriptor is more than a service manager passes on.
 	maxDescriptor = 1 << 16
 
 	// checkEvery is how often a wait for a descriptor looks at its context.
 	checkEvery = 100 * time.Millisecond
 )
 
-// Claim keeps the descriptor of an fd:N source from passing on to child
-// processes, until it is read. It is to be called before any is started, and
+// Claim keeps the descriptor of an fd:N source from being inherited by child
+// processes, until it is read. It must be called before any is started, and
 // does nothing for other sources.
 func (s Source) Claim() {
 	if s.kind == kindDescriptor {
@@ -70,8 +70,8 @@ func (s Source) Claim() {
 	}
 }
 
-// claim tells whether fd was inherited. What this program opened itself is
-// closed when it executes another; what was open when it was executed is not.
+// claim reports whether fd was inherited. Descriptors that this program opened itself are
+// closed on exec; inherited ones are not.
 func claim(fd int) (inherited bool) {
 	if known, ok := claimed.Load(fd); ok {
 		return known.(bool)
@@ -97,7 +97,7 @@ func readDescriptor(ctx context.Context, number string) (*locked.Buffer, error) 
 	b := locked.New(room)
 	n := 0
 	b.Use(func(text []byte) { n, err = readToEnd(ctx, fd, text) })
-	claimed.Store(fd, false) // after a failure, too: what was read is lost
+	claimed.Store(fd, false) // after a failure, too: bytes read are lost
 	if fd > 2 {
 		_ = unix.Close(fd)
 	}
@@ -136,7 +136,7 @@ func readToEnd(ctx context.Context, fd int, b []byte) (n int, err error) {
 }
 
 // prompt asks for the PIN of the token called name on the terminal that
-// controls this process. What is typed is not shown.
+// controls this process. Typed input is not shown.
 func prompt(ctx context.Context, name string) (*locked.Buffer, error) {
 	// A descriptor that does not block can be given up on when ctx ends.
 	fd, err := unix.Open("/dev/tty", unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
@@ -147,11 +147,11 @@ func prompt(ctx context.Context, name string) (*locked.Buffer, error) {
 	defer tty.Close()
 	// The terminal stops a process in the background that changes its settings.
 	if group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP); err != nil || group != unix.Getpgrp() {
-		return nil, errors.New("this program runs in the background, where nobody can be asked")
+		return nil, errors.New("this program runs in the background and cannot prompt")
 	}
 	restore, err := hideTyping(fd)
 	if err != nil {
-		return nil, fmt.Errorf("hiding what is typed: %w", err)
+		return nil, fmt.Errorf("hiding typed input: %w", err)
 	}
 	defer restore()
 	if _, err := fmt.Fprintf(tty, "PIN of %s: ", printable.Text(name)); err != nil {
@@ -174,8 +174,8 @@ func prompt(ctx context.Context, name string) (*locked.Buffer, error) {
 	return trim(b, n)
 }
 
-// hideTyping turns the terminal's echo off. Both ways, what was typed and not
-// read is dropped.
+// hideTyping turns the terminal's echo off. Before and after, typed and unread
+// input is dropped.
 func hideTyping(fd int) (restore func(), err error) {
 	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {

@@ -32,7 +32,7 @@ const counterStep = 1 << 16
 // are somewhat above.
 const maxStored = descriptor.MaxRevisionSeconds<<16 + 1<<24
 
-var errCounter = errors.New("a stored revision counter is beyond any that is used, and ignored")
+var errCounter = errors.New("the stored revision counter is beyond any of its period, and ignored")
 
 // raise takes in what is stored. The error says which of it is not believed: only
 // counters from elsewhere can be so large.

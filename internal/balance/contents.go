@@ -119,19 +119,22 @@ func sameContents(a, b *descriptor.Contents) bool {
 		slices.EqualFunc(a.IntroductionPoints, b.IntroductionPoints, func(p, q descriptor.IntroductionPoint) bool { return backend.SamePoint(&p, &q) })
 }
 
-// remaining returns what is left of c at now: the points that have not expired.
-// It is nil if there are none, or no c.
-func remaining(c *descriptor.Contents, now time.Time) *descriptor.Contents {
+// remaining returns what is left of c: the points that have not expired, as far as
+// there is room, for the clients that are authorized now. It is nil if there are
+// none, or no c.
+func remaining(c *descriptor.Contents, v View) *descriptor.Contents {
 	if c == nil {
 		return nil
 	}
 	left := *c
+	left.Clients, left.CAA = v.Config.Clients, v.Config.CAA
 	left.IntroductionPoints = slices.DeleteFunc(slices.Clone(c.IntroductionPoints), func(p descriptor.IntroductionPoint) bool {
-		return !now.Before(p.Expires)
+		return !v.Now.Before(p.Expires)
 	})
 	if len(left.IntroductionPoints) == 0 {
 		return nil
 	}
+	left.IntroductionPoints = left.IntroductionPoints[:min(len(left.IntroductionPoints), v.room().Points)]
 	return &left
 }
 

@@ -71,7 +71,8 @@ type Plan struct {
 	// Version is that of the record which the plan was made from: it is void if
 	// the record has another one by the time it is carried out.
 	Version uint64 `json:"version"`
-	// Waiting says why nothing is decided yet; empty if Targets are.
+	// Waiting says why nothing is decided yet; empty if Targets are. A service shows
+	// the Targets, Left and Thefts of its plan before meanwhile.
 	Waiting  string                `json:"waiting,omitempty"`
 	Fallback bool                  `json:"fallback,omitempty"` // no instance is ok: the points are the last known ones
 	Chosen   []selection.Candidate `json:"-"`
@@ -121,7 +122,7 @@ func makePlan(v View, s State) Plan {
 	p.Chosen, p.Shares = assigned.Points[0], assigned.Shares() // every slot holds the same
 	p.Contents = contents(p.Chosen, v, pool.flow)
 	if len(p.Chosen) == 0 {
-		p.Contents = remaining(s.Contents, v.Now) // an empty descriptor is never published
+		p.Contents = remaining(s.Contents, v) // an empty descriptor is never published
 	}
 	for role, t := range v.Targets {
 		target := Target{ViewTarget: t, Role: hsdir.Role(role), Contents: slices.Repeat([]*descriptor.Contents{p.Contents}, len(t.Slots))}
@@ -140,9 +141,8 @@ func choose(v View, published, candidates []selection.Candidate) selection.Assig
 		points[i] = *c.Point
 	}
 	selection.Mark(candidates, points)
-	request := selection.Request{Candidates: candidates, Room: v.Config.Room}
+	request := selection.Request{Candidates: candidates, Room: v.room()}
 	current := v.Targets[v.Current]
-	request.Room.Points = min(request.Room.Points, (&descriptor.Contents{Clients: v.Config.Clients, CAA: v.Config.CAA}).MaxPoints(current.Ring.MaxDescriptorSize()))
 	for _, slot := range current.Slots {
 		request.Slots = append(request.Slots, selection.Slot{Replica: slot.Replica, Asked: !slot.Reserve})
 	}
@@ -150,6 +150,17 @@ func choose(v View, published, candidates []selection.Candidate) selection.Assig
 		request.Seed = current.Credential.Seed
 	}
 	return selection.Assign(v.Config.Strategy, request)
+}
+
+// room returns what of the configured room there is beside the clients and the CAA
+// records: HSDirs bound the size of a descriptor.
+func (v View) room() selection.Room {
+	room := v.Config.Room
+	if ring := v.Targets[v.Current].Ring; ring != nil {
+		beside := descriptor.Contents{Clients: v.Config.Clients, CAA: v.Config.CAA}
+		room.Points = min(room.Points, beside.MaxPoints(ring.MaxDescriptorSize()))
+	}
+	return room
 }
 
 // decide fills in whether t needs a new edition, and why.

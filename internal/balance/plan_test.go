@@ -3,6 +3,7 @@ package balance
 import (
 	"bytes"
 	"encoding/json"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -290,5 +291,63 @@ func TestAllRejected(t *testing.T) {
 	e.slots[2].attempts = 4
 	if !e.allRejected() {
 		t.Error("two rejections and one that never answered are not all")
+	}
+}
+
+// Points that stay when no instance has any are for the clients of the present
+// configuration, and for as many points as these leave room for.
+func TestRemainingFollowsConfiguration(t *testing.T) {
+	v := testView(8, testMember("a", 1, 2))
+	v.Config.Clients, v.Config.CAA = []descriptor.AuthorizedClient{{PublicKey: [32]byte{8}}}, []descriptor.CAA{{Tag: "issue", Value: "old.example"}}
+	s := made(v)
+	v = testView(8, testMember("a"))
+	v.Config.Clients, v.Config.CAA = []descriptor.AuthorizedClient{{PublicKey: [32]byte{9}}}, []descriptor.CAA{{Tag: "issue", Value: "new.example"}}
+	p := makePlan(v, s)
+	if !slices.Equal(p.Contents.Clients, v.Config.Clients) || !slices.Equal(p.Contents.CAA, v.Config.CAA) || len(p.Contents.IntroductionPoints) != 2 {
+		t.Errorf("contents: %+v", p.Contents)
+	}
+	if t0 := p.Targets[0]; t0.Reason != ReasonChanged || t0.Held != "" {
+		t.Errorf("%q, held %q", t0.Reason, t0.Held)
+	}
+	v.Config.Room.Points = 1
+	if p := makePlan(v, s); len(p.Contents.IntroductionPoints) != 1 {
+		t.Errorf("%d points, with room for one", len(p.Contents.IntroductionPoints))
+	}
+}
+
+// chooseNone is a strategy that chooses no point.
+type chooseNone struct{ selection.Spread }
+
+func (chooseNone) Select([]selection.Candidate, selection.Room, *rand.Rand) []selection.Candidate {
+	return nil
+}
+
+// Without a chosen point something is missing, though an instance is ok.
+func TestLacks(t *testing.T) {
+	drained, silent := testMember("a", 1), testMember("a", 1)
+	drained.Weight = 0
+	silent.Renewed = testNow.Add(-backend.SilentAfter - time.Second)
+	ok := testView(8, testMember("a", 1))
+	for _, test := range []struct {
+		what     string
+		member   *member
+		strategy selection.Strategy
+		state    State
+		want     lack
+	}{
+		{"ok", testMember("a", 1), selection.Spread{}, State{}, lackNone},
+		{"weight 0 everywhere", drained, selection.Weighted{}, State{}, lackNone},
+		{"silent", silent, selection.Spread{}, State{}, lackInstance},
+		{"no points", testMember("a"), selection.Spread{}, State{}, lackPoints},
+		{"no points any more", testMember("a"), selection.Spread{}, made(ok), lackAll},
+		{"none is chosen", testMember("a", 1), chooseNone{}, State{}, lackChoice},
+		{"none is chosen any more", testMember("a", 1), chooseNone{}, made(ok), lackChoice},
+	} {
+		v := testView(8, test.member)
+		v.Config.Strategy = test.strategy
+		p := makePlan(v, test.state)
+		if got := new(Service).lacks(testNow, &p); got != test.want || (got == lackNone) != (len(p.Chosen) > 0 && !p.Fallback) {
+			t.Errorf("%s: lacks %q, want %q; %d points chosen", test.what, got.warning(), test.want.warning(), len(p.Chosen))
+		}
 	}
 }

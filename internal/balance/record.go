@@ -91,12 +91,9 @@ func (s *Service) save(now time.Time) {
 // that is stored.
 func (s *Service) overtaken(now time.Time, other state.Service, version uint64, err error) {
 	s.record.version, s.state.Version, s.record.overtaken = version, version, true
-	for _, c := range other.Ceilings {
-		p := period(c)
-		if e := s.state.Editions[p]; e != nil && c.Counter > s.counters[p] {
-			e.outdone = true
-		}
-		s.counters[p] = max(s.counters[p], c.Counter)
+	s.troubles.set(troubleCounters, s.counters.raise(other.Ceilings))
+	for p, e := range s.state.Editions {
+		e.outdone = e.outdone || s.counters[p] > e.Revision
 	}
 	s.saved(now, version, err, nil)
 }
@@ -122,6 +119,7 @@ func (s *Service) saved(now time.Time, version uint64, err error, covered []*Edi
 	s.state.Version = version
 	r.failures.Reset()
 	s.troubles.set(troubleFloors, nil)
+	s.troubles.set(troubleCounters, nil) // what was not believed is gone
 	reserve(covered)
 }
 
@@ -209,9 +207,7 @@ func (s *Service) read(ctx context.Context) read {
 func (s *Service) restore(r read) {
 	s.troubles.set(troubleFloors, r.err)
 	s.record.version, s.state.Version = r.version, r.version
-	for _, c := range r.stored.Ceilings {
-		s.counters[period(c)] = c.Counter
-	}
+	s.troubles.set(troubleCounters, s.counters.raise(r.stored.Ceilings))
 	for _, p := range r.stored.Points {
 		for _, i := range s.cfg.Instances {
 			if i.Address == descriptor.Address(p.Instance) {

@@ -20,8 +20,7 @@ type troubles map[string]error
 
 const (
 	troubleFloors   = "state"
-	troubleHeld     = "stored descriptors"
-	troubleClaims   = "stored keys"
+	troubleCounters = "stored counters"
 	troubleNetwork  = "network"
 	troublePublish  = "publishing"
 	troubleReadback = "read back"
@@ -54,6 +53,7 @@ const (
 	lackInstance      // none is ok: the last known points are published
 	lackAll           // nor is any point known: the published points stay
 	lackPoints        // and nothing was published either
+	lackChoice        // instances are ok, but the strategy chooses no point
 )
 
 // warning is the status's warning about it.
@@ -65,6 +65,8 @@ func (l lack) warning() string {
 		return "no instance is reachable: introduction points of instances that are no longer configured stay published until they expire"
 	case lackPoints:
 		return "no instance is reachable, and there is nothing to publish"
+	case lackChoice:
+		return "the strategy chooses no introduction point of any instance: points published before stay until they expire"
 	}
 	return ""
 }
@@ -75,6 +77,8 @@ const startPatience = time.Minute
 // lacks returns what is missing after a plan.
 func (s *Service) lacks(now time.Time, p *Plan) lack {
 	switch {
+	case !p.Fallback && len(p.Chosen) == 0:
+		return lackChoice
 	case !p.Fallback:
 		return lackNone
 	case len(p.Chosen) > 0:
@@ -206,7 +210,7 @@ func (s *Service) describe(now time.Time) status.Service {
 		i := offering{s.cfg.Instances[n], b}
 		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
 		if i.idle(line) {
-			line.Warnings = append(line.Warnings, s.whyIdle())
+			line.Warnings = append(line.Warnings, v.whyIdle())
 		}
 		out.Instances = append(out.Instances, line)
 	}
@@ -269,11 +273,15 @@ func (o offering) idle(r status.Instance) bool {
 }
 
 // whyIdle returns the warning about an idle instance.
-func (s *Service) whyIdle() string {
-	if len(s.cfg.Instances) > s.cfg.Room.Points {
-		return fmt.Sprintf("none of its introduction points is published, as there are more instances than the %d that have room: it gets no clients", s.cfg.Room.Points)
+func (v View) whyIdle() string {
+	switch points := v.room().Points; {
+	case len(v.Config.Instances) <= points:
+		return "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
+	case points < v.Config.Room.Points && len(v.Config.Clients) > 0:
+		return fmt.Sprintf("none of its introduction points is published, as %d authorized clients leave room for %d introduction points: it gets no clients", len(v.Config.Clients), points)
+	default:
+		return fmt.Sprintf("none of its introduction points is published, as there are more instances than the %d that have room: it gets no clients", points)
 	}
-	return "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
 }
 
 // counted returns each text once, with its count.

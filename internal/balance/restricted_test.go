@@ -59,6 +59,32 @@ func TestRestricted(t *testing.T) {
 	})
 }
 
+// An instance that has no point published for the room that authorized clients take
+// says so.
+func TestClientsLeaveLittleRoom(t *testing.T) {
+	cfg := sim.Config{Seed: 46, Relays: 200, Params: map[string]int32{"HSV3MaxDescriptorSize": 20000}}
+	onSceneOf(t, cfg, make([]sim.InstanceConfig, 7), func(t *testing.T, s *scene) {
+		cfg := s.config()
+		for n := range byte(48) {
+			cfg.Clients = append(cfg.Clients, descriptor.AuthorizedClient{PublicKey: [32]byte{n, 9}})
+		}
+		s.service.Reconfigure(cfg)
+		s.settle(2 * time.Minute)
+		idle := 0
+		for _, i := range s.want("with many clients", status.StateDegraded).Instances {
+			if i.Published > 0 {
+				continue
+			}
+			if idle++; !strings.Contains(strings.Join(i.Warnings, "\n"), "48 authorized clients leave room for 6 introduction points") {
+				t.Errorf("%s: %q", i.Name, i.Warnings)
+			}
+		}
+		if idle != 1 {
+			t.Errorf("%d instances are idle", idle)
+		}
+	})
+}
+
 // A configuration of which no descriptor can be made leaves the last one published,
 // says so, and keeps nobody busy.
 func TestImpossibleContents(t *testing.T) {

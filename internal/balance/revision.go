@@ -12,6 +12,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/credential"
+	"onionbalancer/internal/state"
 )
 
 // counterPeriods is how many periods' counters are kept: a descriptor is published
@@ -26,16 +27,28 @@ type counters map[descriptor.Period]uint64
 // ahead of it: about what tor's differ by in a second.
 const counterStep = 1 << 16
 
-// floorSlack is how far above the period's largest counter a stored one may be:
-// counters that a clock beyond the period's end had to take.
-const floorSlack = 1 << 24
+// maxStored is the largest stored counter that is believed. Tor's counters have 16
+// bits for each second of a run; those that a clock beyond the run's end had to take
+// are somewhat above.
+const maxStored = descriptor.MaxRevisionSeconds<<16 + 1<<24
 
-var errFloor = errors.New("the stored revision counter is beyond any of its period, and ignored")
+var errCounter = errors.New("the stored revision counter is beyond any of its period, and ignored")
+
+// raise takes in what is stored. The error says which of it is not believed: only
+// counters from elsewhere can be so large.
+func (c counters) raise(stored []state.Ceiling) (err error) {
+	for _, s := range stored {
+		if s.Counter > maxStored {
+			err = fmt.Errorf("%w: %d, want at most %d; was its file edited, or copied from elsewhere?", errCounter, s.Counter, uint64(maxStored))
+			continue
+		}
+		c[period(s)] = max(c[period(s)], s.Counter)
+	}
+	return err
+}
 
 // next returns the revision counter of a descriptor made at now: the one that tor
-// would use, or somewhat above the highest one used, whichever is higher. A stored
-// counter that is impossible gives an error together with a usable counter;
-// otherwise the counter is 0 with an error.
+// would use, or somewhat above the highest one used, whichever is higher.
 func (c counters) next(credential *credential.Credential, ring *hsdir.Ring, now time.Time) (uint64, error) {
 	// A clock far off the consensus must not stop a service: the counter then comes
 	// from the nearest moment that has one, and the counters used keep the order.
@@ -50,20 +63,11 @@ func (c counters) next(credential *credential.Credential, ring *hsdir.Ring, now 
 	if err != nil {
 		return 0, err
 	}
-	var doubt error
 	if used := c[ring.Period]; used >= counter {
-		largest, err := credential.Counter(first, last)
-		if err != nil {
-			return 0, err
-		}
-		if used > largest+floorSlack {
-			doubt = fmt.Errorf("%w: %d, want at most %d; was its file edited, or copied from elsewhere?", errFloor, used, largest)
-		} else {
-			counter = used + 1 + rand.Uint64N(counterStep)
-		}
+		counter = used + 1 + rand.Uint64N(counterStep)
 	}
 	c[ring.Period] = counter
-	return counter, doubt
+	return counter, nil
 }
 
 // forget drops the counters of periods long before p.

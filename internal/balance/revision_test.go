@@ -9,6 +9,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/credential"
+	"onionbalancer/internal/state"
 )
 
 var testRun = time.Unix(1_800_000_000, 0)
@@ -56,13 +57,14 @@ func TestRevisionsOnlyRise(t *testing.T) {
 	}
 }
 
-// A stored counter beyond any of its period is not believed, and said to be so.
-func TestRevisionBeyondThePeriod(t *testing.T) {
-	ring, signer := testRing(t, 20000)
-	got, err := counters{ring.Period: 1 << 63}.next(signer, ring, testRun.Add(time.Hour))
-	want, _ := signer.Revision.RevisionCounter(testRun, testRun.Add(time.Hour))
-	if got != want || !errors.Is(err, errFloor) {
-		t.Errorf("revision = %d, %v; want %d", got, err, want)
+// A stored counter beyond any that is used is not believed, and said to be so.
+func TestStoredRevisionBeyondAny(t *testing.T) {
+	p := descriptor.Period{Number: 20000, Length: 24 * time.Hour}
+	c := counters{p: 7}
+	stored := []state.Ceiling{{Period: p.Number, Minutes: p.Minutes(), Counter: 1 << 63}, {Period: p.Number + 1, Minutes: p.Minutes(), Counter: 1 << 34}}
+	err := c.raise(stored)
+	if p2 := period(stored[1]); c[p] != 7 || c[p2] != 1<<34 || !errors.Is(err, errCounter) {
+		t.Errorf("counters %v, %v", c, err)
 	}
 }
 
@@ -96,5 +98,19 @@ func TestLead(t *testing.T) {
 		if got := lead(test.last); got != test.want {
 			t.Errorf("lead = %v, want %v", got, test.want)
 		}
+	}
+}
+
+// A counter that the service took itself is never given up, however far above the
+// period's largest it is.
+func TestRevisionsRiseBeyondThePeriod(t *testing.T) {
+	ring, signer := testRing(t, 20000)
+	c := counters{}
+	for n, last := 0, uint64(0); n < 2000; n++ {
+		got, err := c.next(signer, ring, testRun.Add(30*24*time.Hour))
+		if err != nil || got <= last {
+			t.Fatalf("edition %d: revision %d after %d, %v", n, got, last, err)
+		}
+		last = got
 	}
 }

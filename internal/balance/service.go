@@ -193,7 +193,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	last := s.plan
 	s.plan = makePlan(view, s.state)
 	if s.plan.Waiting != "" {
-		s.plan.Left, s.plan.Thefts = last.Left, last.Thefts // the status does not blink
+		s.plan.Targets, s.plan.Left, s.plan.Thefts = last.Targets, last.Left, last.Thefts // the status does not blink
 	}
 	s.carryOut(ctx, now)
 	s.readBack(ctx, now, c)

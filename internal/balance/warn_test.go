@@ -51,3 +51,35 @@ func TestWarnsInARhythm(t *testing.T) {
 		}
 	})
 }
+
+// That a descriptor is not renewed stands in the status also while fetches are in
+// flight, and is told once.
+func TestHeldDoesNotBlink(t *testing.T) {
+	onScene(t, sim.Config{Seed: 37, Relays: 60}, func(t *testing.T, s *scene) {
+		s.stop()
+		log := records{mu: new(sync.Mutex), list: new([]string), of: []string{"the first descriptor is not renewed"}}
+		s.handler = log
+		s.start()
+		s.settle(2 * time.Minute)
+		for _, r := range s.net.Relays() {
+			r.SetFaults(sim.Faults{Silent: true})
+		}
+		for deadline := time.Now().Add(2 * time.Hour); !warned(s.service.Status(), log.of[0]); s.settle(time.Second) {
+			if time.Now().After(deadline) {
+				t.Fatal("nothing is held")
+			}
+		}
+		for range 600 {
+			s.service.Moved() // it plans
+			s.settle(time.Second)
+			if !warned(s.service.Status(), log.of[0]) {
+				t.Fatalf("the warning is gone at %s", time.Now().Format(time.TimeOnly))
+			}
+		}
+		log.mu.Lock()
+		defer log.mu.Unlock()
+		if len(*log.list) != 1 {
+			t.Errorf("told %q", *log.list)
+		}
+	})
+}

@@ -312,16 +312,34 @@ func mergeService(present, old Service) Service {
 	for _, c := range old.Ceilings {
 		present.Ceilings = raise(present.Ceilings, c)
 	}
+	newer := compareMade(newest(old.Made), newest(present.Made)) > 0
 	for _, m := range old.Made {
 		i := slices.IndexFunc(present.Made, func(p Made) bool { return p.Period == m.Period && p.Minutes == m.Minutes })
 		switch {
-		case i < 0:
-			present.Made, present.Points = append(present.Made, m), old.Points
-		case present.Made[i].Revision < m.Revision:
-			present.Made[i], present.Points = m, old.Points
+		case i >= 0 && present.Made[i].Revision < m.Revision:
+			present.Made[i] = m
+		case i < 0 && newer:
+			present.Made = append(present.Made, m)
 		}
 	}
+	if newer {
+		present.Points = old.Points
+	}
 	return present
+}
+
+// newest returns the last that was made, zero if none was.
+func newest(list []Made) (last Made) {
+	for _, m := range list {
+		if compareMade(m, last) > 0 {
+			last = m
+		}
+	}
+	return last
+}
+
+func compareMade(a, b Made) int {
+	return cmp.Or(cmp.Compare(a.Period*a.Minutes, b.Period*b.Minutes), cmp.Compare(a.Revision, b.Revision))
 }
 
 func mergeClaims(present, old Claims) Claims {

@@ -294,3 +294,40 @@ func TestRecordsAreReadable(t *testing.T) {
 		}
 	}
 }
+
+// What an earlier version published replaces the record's points only if it
+// published after this one.
+func TestNewerPointsStay(t *testing.T) {
+	for _, test := range []struct {
+		what     string
+		period   uint64 // of what this version made last; the earlier one's are 10956 and 10957
+		revision uint64
+		points   int // of the record in the end: 1 is this version's own
+		made     int
+	}{
+		{"an older one left", 10958, 1, 1, 1},
+		{"a lower counter left", 10957, 1 << 40, 1, 1},
+		{"a higher counter left", 10957, 1, 9, 2},
+		{"a newer one left", 10955, 1 << 40, 9, 3},
+	} {
+		dir := oldState(t)
+		d, _ := open(t, dir)
+		first := parse(t, oldFirst)
+		s, version, err := d.Service(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Made, s.Points = []state.Made{{Period: test.period, Minutes: 1440, Revision: test.revision}}, s.Points[:1]
+		if _, err := d.SwapService(t.Context(), first, version, s); err != nil {
+			t.Fatal(err)
+		}
+		_ = d.Close()
+		if err := os.Rename(filepath.Join(dir, "services.imported"), filepath.Join(dir, "services")); err != nil {
+			t.Fatal(err)
+		}
+		d, _ = open(t, dir)
+		if s, _, err = d.Service(first); err != nil || len(s.Points) != test.points || len(s.Made) != test.made {
+			t.Errorf("%s: %d points, made %+v, %v", test.what, len(s.Points), s.Made, err)
+		}
+	}
+}

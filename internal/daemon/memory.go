@@ -5,10 +5,10 @@ import (
 	"runtime/debug"
 )
 
-// garbagePercent is how much garbage there may be, relative to live memory, before it is
-// collected: half of Go's default. The live memory of a manager of thousands of services
-// is mostly small objects that change rarely, and memory is its scarcest resource.
-const garbagePercent = 50
+// garbagePercent is how much garbage there may be, of what is in use, before it is
+// collected: a quarter of Go's default. A manager of thousands of services makes
+// little garbage, and memory is what it runs short of first.
+const garbagePercent = 25
 
 // TuneMemory sets the garbage collector of the process, unless the environment
 // does (GOGC).

@@ -141,9 +141,7 @@ type authSection struct {
 // that is there twice makes another: the entries would change for no reason, and
 // two of one name would be no random ones.
 func (e *Encoder) authFor(clients []AuthorizedClient, random io.Reader) (*authSection, error) {
-	clients = slices.Clone(clients)
-	slices.SortFunc(clients, func(a, b AuthorizedClient) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })
-	clients = slices.Compact(clients)
+	clients = sortedClients(clients)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.auth != nil && slices.Equal(e.auth.clients, clients) {
@@ -155,6 +153,13 @@ func (e *Encoder) authFor(clients []AuthorizedClient, random io.Reader) (*authSe
 	}
 	e.auth = auth
 	return auth, nil
+}
+
+// sortedClients returns the clients by key, each once.
+func sortedClients(clients []AuthorizedClient) []AuthorizedClient {
+	clients = slices.Clone(clients)
+	slices.SortFunc(clients, func(a, b AuthorizedClient) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })
+	return slices.Compact(clients)
 }
 
 func newAuthSection(s Subcredential, clients []AuthorizedClient, random io.Reader) (*authSection, error) {

@@ -196,22 +196,13 @@ func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, caa bool, revisi
 // MaxPoints returns how many introduction points a descriptor of c's clients and
 // CAA records has room for, whichever they are, that must stay below limit bytes:
 // the points of Publishable have at most four link specifiers. 0 stands for MaxSize.
+// It is never below 1: CheckRoom tells whether even one fits.
 func (c *Contents) MaxPoints(limit int) int {
-	w := widest()
-	caa := 0
-	for _, r := range c.CAA {
-		caa += len(kwCAA + " " + r.String() + "\n")
+	n := MaxIntroductionPoints
+	for n > 1 && !c.fits(n, limit) {
+		n--
 	}
-	auth := w.auth + len(kwCAACritical+"\n") + (authEntries(len(c.Clients))-authMultiple)*w.client
-	for n := MaxIntroductionPoints; n > 1; n-- {
-		second := saltSize + w.head + caa + n*w.point + macSize
-		first := auth + len(kwEncrypted+"\n") + objectLength(labelMessage, second)
-		first += (padMultiple-first%padMultiple)%padMultiple + saltSize + macSize
-		if checkSize(wrapperRoom+objectLength(labelMessage, first), limit) == nil {
-			return n
-		}
-	}
-	return 1
+	return n
 }
 
 // widths are the most bytes that parts of a descriptor have.

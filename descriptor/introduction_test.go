@@ -96,6 +96,50 @@ func TestMaxPoints(t *testing.T) {
 	}
 }
 
+// TestCheckRoom: what it refuses, and only that, has no room for one point.
+func TestCheckRoom(t *testing.T) {
+	long := CAA{0, "issue", strings.Repeat("c", 1200)}
+	var clients []AuthorizedClient
+	for n := range 500 {
+		clients = append(clients, AuthorizedClient{[32]byte{byte(n), byte(n >> 8), 1}})
+	}
+	for _, test := range []struct {
+		caa     []CAA
+		clients int
+		want    string
+	}{
+		{nil, 0, ""},
+		{slices.Repeat([]CAA{{0, "issue", "ca.example"}}, 32), 300, ""},
+		{slices.Repeat([]CAA{{0, "issue", "ca.example"}}, 33), 0, "caa: more than 32"},
+		{nil, 500, "clients: 500 of them"},
+		{slices.Repeat([]CAA{long}, 32), 0, "caa: the records leave"},
+	} {
+		c := &Contents{CAA: test.caa, Clients: clients[:test.clients]}
+		if err := c.CheckRoom(0); test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%d records, %d clients: %v, want %q", len(test.caa), test.clients, err, test.want)
+		}
+	}
+	most := 0
+	for (&Contents{Clients: clients[:most+1]}).CheckRoom(0) == nil {
+		most++
+	}
+	c := Contents{IntroductionPoints: testPoints(t, 1, seeded(1)), SingleOnion: true, FlowControl: &FlowControl{Versions: "1-2", SendmeInc: 255}}
+	point := &c.IntroductionPoints[0]
+	point.LinkSpecifiers = append(point.LinkSpecifiers, LinkSpecifier{LinkIPv6, make([]byte, 18)})
+	s := newTestService(t, 1)
+	c.Clients = clients[:most+authMultiple+1]
+	if _, err := s.encoder(t).Encode(&c, 1<<40, seeded(1)); err == nil {
+		t.Errorf("%d clients have room", len(c.Clients))
+	}
+	c.Clients = append(clients[:most:most], clients[:most]...) // each twice
+	if err := c.CheckRoom(0); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.encoder(t).Encode(&c, 1<<40, seeded(1)); err != nil {
+		t.Errorf("%d clients: %v", most, err)
+	}
+}
+
 // TestLowOrderSigningKey: with a signing key of low order anybody can sign, so
 // a certificate for one must not count, no matter who made it.
 func TestLowOrderSigningKey(t *testing.T) {

@@ -79,7 +79,8 @@ func (v *saver) setInstance(a descriptor.Address, record state.Instance) {
 }
 
 // setClaims schedules the claims of a period to be written, and drops those of periods
-// long before.
+// long before, and instances without a descriptor since: they are no longer used, or
+// down, and their records are stale.
 func (v *saver) setClaims(p descriptor.Period, c Claims) {
 	record := state.Claims{Keys: make(map[state.Bytes32][]state.Address, len(c))}
 	for key, list := range c {
@@ -90,8 +91,14 @@ func (v *saver) setClaims(p descriptor.Period, c Claims) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	set(v.periods, p, record)
+	over := func(number, minutes uint64) bool { return minutes != p.Minutes() || number+1 < p.Number }
 	for old, s := range v.periods {
-		if old.Length != p.Length || old.Number+1 < p.Number {
+		if over(old.Number, old.Minutes()) {
+			s.over, s.dirty = true, true
+		}
+	}
+	for _, s := range v.instances {
+		if over(s.record.Period, s.record.Minutes) {
 			s.over, s.dirty = true, true
 		}
 	}
@@ -105,7 +112,7 @@ func set[K comparable, T any](all map[K]*stored[T], key K, record T) {
 		s = new(stored[T])
 		all[key] = s
 	}
-	s.record, s.dirty = record, true
+	s.record, s.dirty, s.over = record, true, false
 }
 
 func (v *saver) wake() {
@@ -163,32 +170,33 @@ func (v *saver) write(ctx context.Context) error {
 	var errs []error
 	for a, s := range maps.All(v.instances) {
 		if s.dirty {
-			errs = append(errs, save(&v.mu, s, func(record state.Instance) (uint64, error) { return v.store.SwapInstance(ctx, a, s.version, record) }))
+			errs = append(errs, save(ctx, v, s, state.InstanceKey(a), func(record state.Instance) (uint64, error) { return v.store.SwapInstance(ctx, a, s.version, record) }))
 		}
 	}
 	for p, s := range maps.All(v.periods) {
 		if s.dirty {
-			errs = append(errs, save(&v.mu, s, func(record state.Claims) (uint64, error) {
-				if !s.over {
-					return v.store.SwapClaims(ctx, p, s.version, record)
-				}
-				_, err := v.store.Swap(ctx, state.Change{Key: state.ClaimsKey(p), Version: s.version})
-				return 0, err
-			}))
+			errs = append(errs, save(ctx, v, s, state.ClaimsKey(p), func(record state.Claims) (uint64, error) { return v.store.SwapClaims(ctx, p, s.version, record) }))
 		}
 	}
+	maps.DeleteFunc(v.instances, func(_ descriptor.Address, s *stored[state.Instance]) bool { return s.over && !s.dirty })
 	maps.DeleteFunc(v.periods, func(_ descriptor.Period, s *stored[state.Claims]) bool { return s.over && !s.dirty })
 	v.err = errors.Join(errs...)
 	return v.err
 }
 
-// save writes one record, with mu unlocked meanwhile.
-func save[T any](mu *sync.Mutex, s *stored[T], swap func(T) (uint64, error)) error {
-	record := s.record
+// save writes or deletes one record, with v.mu unlocked meanwhile.
+func save[T any](ctx context.Context, v *saver, s *stored[T], key state.Key, swap func(T) (uint64, error)) error {
+	record, over := s.record, s.over
 	s.dirty = false
-	mu.Unlock()
-	version, err := swap(record)
-	mu.Lock()
+	v.mu.Unlock()
+	var version uint64
+	var err error
+	if over {
+		_, err = v.store.Swap(ctx, state.Change{Key: key, Version: s.version})
+	} else {
+		version, err = swap(record)
+	}
+	v.mu.Lock()
 	var conflict *state.ConflictError
 	switch {
 	case errors.As(err, &conflict):

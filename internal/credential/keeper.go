@@ -162,6 +162,9 @@ func (k *Keeper) certified(now time.Time, by *custody, p descriptor.Period, made
 		k.signers[made.Public] = true
 		delete(k.failures, p)
 		delete(k.unsigned, p)
+		for _, f := range k.failures {
+			f.retryAt = time.Time{} // the custodian is back
+		}
 		k.record(now, event.Certified, slog.LevelInfo, "certified", slog.Uint64("period", p.Number), slog.Time("until", made.Expires))
 		return
 	}

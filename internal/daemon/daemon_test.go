@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"encoding/base32"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -244,4 +246,42 @@ func TestStateDirectoryUnwritable(t *testing.T) {
 			}
 		})
 	})
+}
+
+// CAA records and clients that no descriptor has room for are refused with the file,
+// not when the descriptor is made: a reload leaves the old configuration in force.
+func TestNoRoomInDescriptor(t *testing.T) {
+	dir := t.TempDir()
+	writeKey(t, filepath.Join(dir, "a"), 1)
+	instance := fmt.Sprintf("[[service.instance]]\naddress = %q\n", writeKey(t, filepath.Join(dir, "b"), 2))
+	caa := func(n int) string {
+		return "caa = [" + strings.Repeat(`'0 issue "ca.example"', `, n) + "]\n"
+	}
+	clients := func(n int) string {
+		sub := filepath.Join(dir, fmt.Sprint("clients", n))
+		if err := os.MkdirAll(sub, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for i := range n {
+			key := make([]byte, 32)
+			key[0], key[1] = byte(i), byte(i>>8)+2
+			line := "descriptor:x25519:" + base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(key)
+			if err := os.WriteFile(filepath.Join(sub, fmt.Sprint(i, ".auth")), []byte(line), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return fmt.Sprintf("clients = %q\n", sub)
+	}
+	for _, test := range []struct{ text, want string }{
+		{caa(32) + clients(300), ""},
+		{caa(33), "caa: more than 32"},
+		{clients(500), "clients: 500 of them leave a descriptor no room"},
+	} {
+		cfg := parse(t, dir, torTable+"[[service]]\nkey = \"a\"\n"+test.text+instance)
+		services, err := buildAll(cfg, slog.New(slog.DiscardHandler))
+		release(maps.Values(services), slog.New(slog.DiscardHandler))
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%v, want %q", err, test.want)
+		}
+	}
 }

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/state"
 )
@@ -42,12 +44,20 @@ func (r *Recorder) Record(e event.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.counts[string(e.Kind)]++
-	if e.Level < slog.LevelInfo || len(r.pending) >= historyPending {
+	if e.Level < slog.LevelInfo || routine(e) || len(r.pending) >= historyPending {
 		return
 	}
 	if raw, err := json.Marshal(e); err == nil {
 		r.pending = append(r.pending, raw)
 	}
+}
+
+// routine reports whether an event is of use in the log alone: every edition is
+// refreshed every hour or two, and would soon fill the history of many services.
+func routine(e event.Event) bool {
+	return e.Kind == event.Publishing && slices.ContainsFunc(e.Attrs, func(a slog.Attr) bool {
+		return a.Key == "reason" && a.Value.Any() == balance.ReasonRefresh
+	})
 }
 
 // Run writes the history until ctx ends, and then once more.

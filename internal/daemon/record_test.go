@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/state/statetest"
@@ -122,6 +123,23 @@ func TestHistoryWaitsForStore(t *testing.T) {
 	r.flush(t.Context(), store)
 	if all := history(t, store); len(all) != 3 || all[0].Text != "one" || all[2].Text != "three" {
 		t.Errorf("%+v", all)
+	}
+}
+
+// Refreshes are logged and counted, and leave the history to what is rarer.
+func TestRefreshesAreNoHistory(t *testing.T) {
+	var log bytes.Buffer
+	store := statetest.Open(t, "")
+	r := NewRecorder(slog.New(slog.NewTextHandler(&log, nil)), nil)
+	for _, reason := range []balance.Reason{balance.ReasonRefresh, "first descriptor"} {
+		r.Record(event.Event{Kind: event.Publishing, Text: "publishing", Attrs: []slog.Attr{slog.Any("reason", reason)}})
+	}
+	r.flush(t.Context(), store)
+	if all := history(t, store); len(all) != 1 || all[0].Attrs["reason"] != "first descriptor" {
+		t.Errorf("%+v", all)
+	}
+	if n := r.Counts()[string(event.Publishing)]; n != 2 || strings.Count(log.String(), "\n") != 2 {
+		t.Errorf("counted %d times, logged %s", n, log.String())
 	}
 }
 

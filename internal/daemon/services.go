@@ -46,6 +46,10 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 		}
 		out.CAA = append(out.CAA, record)
 	}
+	// By tor's own limit: that of the consensus is not known yet.
+	if err := (&descriptor.Contents{Clients: out.Clients, CAA: out.CAA}).CheckRoom(0); err != nil {
+		return out, err
+	}
 	for _, i := range s.Instances {
 		client, err := clientKey(i.ClientKey)
 		if err != nil {

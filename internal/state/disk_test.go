@@ -274,3 +274,23 @@ func TestNoDirectory(t *testing.T) {
 		t.Errorf("in a directory: %v", err)
 	}
 }
+
+// Events that a full disk has no room for do not keep a record from being stored
+// that waits with them.
+func TestFullDiskOfEvents(t *testing.T) {
+	if !child(t, nil) {
+		return
+	}
+	d, _ := open(t, t.TempDir())
+	if _, err := d.Swap(t.Context(), state.Change{Key: "k", Value: []byte("first")}); err != nil {
+		t.Fatal(err)
+	}
+	defer limitFiles(t, 500_000)()
+	records, events := d.CommitTogether([]state.Change{{Key: "counter", Value: []byte("7")}}, [][]byte{make([]byte, 1_000_000)})
+	if records != nil || events == nil {
+		t.Errorf("storing the record: %v; the event: %v", records, events)
+	}
+	if value, _, err := d.Get("counter"); string(value) != "7" || err != nil {
+		t.Errorf("stored %q, %v", value, err)
+	}
+}

@@ -129,19 +129,35 @@ func (d *DB) submit(ctx context.Context, r *request) ([]uint64, error) {
 // write writes pending requests, batch by batch, until there are none.
 func (d *DB) write() {
 	for batch := d.queue.next(); len(batch) > 0; batch = d.queue.next() {
-		err := d.commit(batch)
+		var records, events []*request
 		for _, r := range batch {
-			if r.err == nil {
-				r.err = err
+			if len(r.events) == 0 {
+				records = append(records, r)
+			} else {
+				events = append(events, r)
 			}
-			close(r.done)
 		}
+		d.commit(records)
+		d.commit(events) // alone: the disk may have room for the records only
 	}
 }
 
-// commit writes a batch in one transaction. A conflict, or a damaged record, is the
-// request's alone; any other error is returned and is the whole batch's.
-func (d *DB) commit(batch []*request) error {
+// commit writes requests in one transaction and ends them. A conflict, or a damaged
+// record, is the request's alone; any other error is that of all.
+func (d *DB) commit(batch []*request) {
+	if len(batch) == 0 {
+		return
+	}
+	err := d.transact(batch)
+	for _, r := range batch {
+		if r.err == nil {
+			r.err = err
+		}
+		close(r.done)
+	}
+}
+
+func (d *DB) transact(batch []*request) error {
 	if err := d.writable(); err != nil {
 		return err
 	}

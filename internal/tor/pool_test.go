@@ -219,9 +219,9 @@ func TestMuteTor(t *testing.T) {
 		pass(10 * time.Minute)
 		for range 120 { // some HSDirs are down, and nothing else is uploaded
 			for n := range muteHSDirs - 1 {
-				p.Tors()[1].uploaded(time.Now(), fmt.Sprint(n), context.DeadlineExceeded)
+				p.Tors()[1].uploaded(time.Now(), time.Now(), fmt.Sprint(n), context.DeadlineExceeded)
 			}
-			p.Tors()[0].uploaded(time.Now(), "another", nil)
+			p.Tors()[0].uploaded(time.Now(), time.Now(), "another", nil)
 			time.Sleep(time.Minute)
 		}
 		if !maps.Equal(before, assigned(p, list)) {

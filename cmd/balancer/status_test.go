@@ -100,7 +100,7 @@ func TestStatusView(t *testing.T) {
 		"tor            not connected: it is gone; its services moved to the others (unix:/run/tor/two)",
 		"consensus      of 2026-11-20 09:00:00 UTC, 4000 HSDirs, next change at 2026-11-20 12:00:00 UTC",
 		"WARNING        services left out: one",
-		"  read back: clients got what is published 1m0s ago",
+		"  read back: clients got the published descriptor 1m0s ago",
 		"               two",
 		"web1 ok 0 0 0 % 1m0s ago 0s ago",
 		"web2 ok 0 0 0 % before 08:00 UTC 0s ago",

@@ -48,6 +48,7 @@ type intruder struct {
 	parser   hsdir.Parser
 	revision uint64
 	uploaded time.Time
+	before   map[string]float64 // each instance's expected share when uploaded
 }
 
 func newIntruder(ctx context.Context, c *custodians, s *testnet.Service) *intruder {
@@ -146,11 +147,11 @@ func (i *intruder) onTheirRelays(own, theirs []descriptor.IntroductionPoint) []d
 
 // publish has the backend's tor upload a descriptor of the intruder's making, until
 // the balancer has it: when the period changes, the tor publishes over it.
-func (i *intruder) publish(ctx context.Context, make func(own, theirs []descriptor.IntroductionPoint) []descriptor.IntroductionPoint) {
+func (i *intruder) publish(ctx context.Context, change func(own, theirs []descriptor.IntroductionPoint) []descriptor.IntroductionPoint) {
 	i.Helper()
 	for seen := false; !seen; {
 		i.settle(ctx)
-		i.upload(ctx, make)
+		i.upload(ctx, change)
 		i.await(ctx, "the intruder's descriptor at the balancer", func(s status.Service) bool {
 			seen = slices.ContainsFunc(s.Instances, func(n status.Instance) bool { return n.Revision == i.revision })
 			return seen || time.Since(i.uploaded) > time.Minute
@@ -158,7 +159,7 @@ func (i *intruder) publish(ctx context.Context, make func(own, theirs []descript
 	}
 }
 
-func (i *intruder) upload(ctx context.Context, make func(own, theirs []descriptor.IntroductionPoint) []descriptor.IntroductionPoint) {
+func (i *intruder) upload(ctx context.Context, change func(own, theirs []descriptor.IntroductionPoint) []descriptor.IntroductionPoint) {
 	i.Helper()
 	c := i.consensus(ctx)
 	var own []descriptor.IntroductionPoint
@@ -192,10 +193,14 @@ func (i *intruder) upload(ctx context.Context, make func(own, theirs []descripto
 	if err != nil {
 		i.Fatal(err)
 	}
+	i.before = make(map[string]float64)
+	for _, instance := range i.await(ctx, "status", func(status.Service) bool { return true }).Instances {
+		i.before[instance.Name] = instance.Share
+	}
 	i.revision++
 	var group errgroup.Group
 	for _, slot := range c.Current().Slots(keys.Blinded) {
-		contents := &descriptor.Contents{Create2Formats: []int{2}, IntroductionPoints: make(own, theirs)}
+		contents := &descriptor.Contents{Create2Formats: []int{2}, IntroductionPoints: change(own, theirs)}
 		raw, err := encoder.Encode(contents, i.revision, rand.Reader)
 		if err != nil {
 			i.Fatal(err)
@@ -210,8 +215,9 @@ func (i *intruder) upload(ctx context.Context, make func(own, theirs []descripto
 	i.uploaded = time.Now()
 }
 
-// visits sends 60 visitors who know nothing of the service yet, and wants them
-// spread as the status says, the intruder having no more than its share.
+// visits sends 60 visitors who know nothing of the service yet, and wants the other
+// instance to have what it had before the intruder came: by the status exactly, and
+// by the visits within three standard deviations.
 func (i *intruder) visits(ctx context.Context, when string) {
 	i.Helper()
 	i.await(ctx, "confirmations", func(s status.Service) bool {
@@ -234,9 +240,9 @@ func (i *intruder) visits(ctx context.Context, when string) {
 	s := i.await(ctx, "status", func(status.Service) bool { return true })
 	i.Logf("%s: %v; %s", when, counts, s.State)
 	for _, instance := range s.Instances {
-		share := float64(counts[instance.Name]) / visits
-		if instance.Name == i.service.Name() && share > 0.75 || instance.Name != i.service.Name() && share < 0.3 {
-			i.Errorf("%s: %s answered %d of %d visits, and the status says %.0f %%", when, instance.Name, counts[instance.Name], visits, 100*instance.Share)
+		before, share := i.before[instance.Name], float64(counts[instance.Name])/visits
+		if instance.Name != i.service.Name() && (before == 0 || instance.Share < before-0.01 || share < before-0.2) {
+			i.Errorf("%s: %s answered %d of %d visits, the status says %.0f %%, and %.0f %% before", when, instance.Name, counts[instance.Name], visits, 100*instance.Share, 100*before)
 		}
 	}
 }

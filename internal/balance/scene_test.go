@@ -51,7 +51,6 @@ type scene struct {
 	handler   slog.Handler
 	rejected  atomic.Int32  // uploads, as services heard of them
 	skew      time.Duration // of the service's wall clock
-	steady    bool          // its monotonic clock is right all the same
 	mu        sync.Mutex    // protects skew
 	stop      func()
 }
@@ -206,15 +205,12 @@ func onSceneOf(t *testing.T, cfg sim.Config, instances []sim.InstanceConfig, do 
 	})
 }
 
-// now is the service's clock: a wall clock, which may be wrong. Every difference of
-// its times shows each of its steps, unless it has a monotonic clock that is steady.
+// now is the service's clock: a wall clock, which may be wrong, and a steady
+// monotonic one.
 func (s *scene) now() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
-	if !s.steady {
-		return now.Add(s.skew)
-	}
 	return bothClocks(now.Add(s.skew), now)
 }
 

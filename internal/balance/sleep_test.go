@@ -14,9 +14,6 @@ import (
 func TestMachineSlept(t *testing.T) {
 	const unseen = 5 * time.Hour
 	onScene(t, sim.Config{Seed: 91}, func(t *testing.T, s *scene) {
-		s.stop()
-		s.steady = true
-		s.start()
 		s.fetchEvery(20 * time.Minute)
 		s.settle(30 * time.Minute)
 		for _, slept := range []time.Duration{110 * time.Minute, 8 * time.Hour, unseen} {
@@ -63,7 +60,6 @@ func TestMachineSleptWithoutConsensus(t *testing.T) {
 	onScene(t, sim.Config{Seed: 93}, func(t *testing.T, s *scene) {
 		s.stop()
 		s.net.Tor().LoseConsensus()
-		s.steady = true
 		s.start()
 		s.settle(time.Minute)
 		s.step(5 * time.Hour)
@@ -90,9 +86,6 @@ const lookLate = 30 * time.Second
 // fetched as ever, and what they change is published.
 func TestWallClockIsSet(t *testing.T) {
 	onScene(t, sim.Config{Seed: 92, Relays: 30}, func(t *testing.T, s *scene) {
-		s.stop()
-		s.steady = true
-		s.start()
 		s.settle(10 * time.Minute)
 		for _, by := range []time.Duration{-3 * time.Hour, 5 * time.Hour, -2 * time.Hour} {
 			s.step(by)

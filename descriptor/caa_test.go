@@ -92,7 +92,7 @@ func TestEncodeGolden(t *testing.T) {
 		clients []AuthorizedClient
 		want    string
 	}{
-		{nil, "0078264aca41827b86b35fb6a235a81bffa5cd600bb576db186d725b9141fb02"},
+		{nil, "352368dd38345cbbf4a364afe351f75314b90233267b2696c0e2cadd1bb10729"},
 		{[]AuthorizedClient{{testX25519(t, seeded(3))}}, "368c2c2e1dc554286c09bef99d5b72f4cc47ee4e02b3d8e6ba3c53c54599fb62"},
 	} {
 		c := torContents(testPoints(t, 3, seeded(1)))

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"slices"
 )
 
@@ -133,8 +134,25 @@ func authEntries(clients int) int {
 type authSection struct {
 	clients   []AuthorizedClient
 	ephemeral [32]byte
-	entries   []AuthClient
-	cookie    []byte // nil for a public service
+	entries   []AuthClient // of a restricted service
+	cookie    []byte       // of a restricted service
+	seed      [32]byte     // of a public service's entries, which are random
+}
+
+// lines returns the entries. Those of a public service take memory only while they
+// are used.
+func (a *authSection) lines() []AuthClient {
+	if len(a.clients) > 0 {
+		return a.entries
+	}
+	entries := make([]AuthClient, authMultiple)
+	random := mathrand.NewChaCha8(a.seed)
+	for i := range entries {
+		for _, b := range [][]byte{entries[i].ID[:], entries[i].IV[:], entries[i].EncryptedCookie[:]} {
+			_, _ = random.Read(b) // never fails
+		}
+	}
+	return entries
 }
 
 // authFor returns the section for the given clients. Neither their order nor one
@@ -167,12 +185,14 @@ func newAuthSection(s Subcredential, clients []AuthorizedClient, random io.Reade
 	if err != nil {
 		return nil, err
 	}
-	auth := &authSection{clients: clients}
-	if len(clients) > 0 {
-		auth.cookie = make([]byte, cookieSize)
-		if _, err := io.ReadFull(random, auth.cookie); err != nil {
-			return nil, err
-		}
+	auth := &authSection{clients: clients, ephemeral: [32]byte(secret.PublicKey().Bytes())}
+	if len(clients) == 0 {
+		_, err := io.ReadFull(random, auth.seed[:])
+		return auth, err
+	}
+	auth.cookie = make([]byte, cookieSize)
+	if _, err := io.ReadFull(random, auth.cookie); err != nil {
+		return nil, err
 	}
 	auth.entries = make([]AuthClient, authEntries(len(clients)))
 	for i := range auth.entries {
@@ -180,7 +200,6 @@ func newAuthSection(s Subcredential, clients []AuthorizedClient, random io.Reade
 			return nil, err
 		}
 	}
-	auth.ephemeral = [32]byte(secret.PublicKey().Bytes())
 	return auth, shuffle(auth.entries, random)
 }
 

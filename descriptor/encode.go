@@ -182,7 +182,7 @@ func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, caa bool, revisi
 	if err != nil {
 		return err
 	}
-	b = appendAuth(b, auth.ephemeral, auth.entries)
+	b = appendAuth(b, auth.ephemeral, auth.lines())
 	if caa {
 		b = append(b, kwCAACritical+"\n"...)
 	}

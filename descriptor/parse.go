@@ -123,8 +123,9 @@ func (o *outer) verify(blinded BlindedPublicKey, verified *certCache) error {
 		return &ParseError{Layer: LayerOuter, Line: o.certLine, Keyword: kwSigningCert, Err: err}
 	}
 	key := o.cert.Key()
-	message := make([]byte, 0, len(signaturePrefix)+len(o.signed))
+	message := newBody(len(signaturePrefix) + len(o.signed))
 	message = append(append(message, signaturePrefix...), o.signed...)
+	defer Reuse(message)
 	if !ed25519.Verify(key[:], message, o.signature[:]) {
 		return &ParseError{Layer: LayerOuter, Line: o.signedLine, Keyword: kwSignature, Err: errors.New("wrong signature")}
 	}

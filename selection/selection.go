@@ -181,8 +181,9 @@ func (a Assignment) Shares() map[string]float64 {
 // shadowed. A descriptor without points counts, and gives nobody clients.
 func Shares(descriptors ...[]Candidate) map[string]float64 {
 	shares := make(map[string]float64)
+	first := make(map[descriptor.Fingerprint]string) // relay to the instance that clients reach there
 	for _, points := range descriptors {
-		first := make(map[descriptor.Fingerprint]string, len(points)) // relay to the instance that clients reach there
+		clear(first)
 		for _, c := range points {
 			relay := c.Point.Relay()
 			if _, taken := first[relay]; !taken {

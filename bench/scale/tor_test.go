@@ -33,23 +33,21 @@ type network struct {
 
 	mu        sync.Mutex // protects what follows
 	instances map[string]bool
-	stored    map[place]stored
+	stored    map[place]int32                  // where in the file, in units of roomInFile
 	blinded   map[string]descriptor.PeriodKeys // by label, of the period asked for last
 	relays    map[string]*sim.Relay            // by fingerprint, those asked before
 	end       int32                            // of the file
 	counts    counts
 }
 
-// place is a descriptor at an HSDir: a part of its blinded key, which is enough to
-// tell the descriptors of a run apart, and of the HSDir's fingerprint.
-type place [2]uint64
+// place is a descriptor at an HSDir: parts of its blinded key and of the HSDir's
+// fingerprint, which are enough to tell the descriptors of a run apart.
+type place [2]uint32
 
-// stored says where a descriptor is in the file.
-type stored struct {
-	at, size int32 // at in units of roomInFile
-	revision uint64
-	received int64 // in seconds
-}
+// stored is what precedes a descriptor in the file.
+type stored struct{ Size, Revision, Received uint64 } // in bytes; counter; in seconds
+
+const headSize = 24
 
 // counts is what tors were asked for so far.
 type counts struct {
@@ -69,7 +67,7 @@ func newNetwork(t *testing.T, n *sim.Network) *network {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = file.Close() })
-	return &network{sim: n, file: file, instances: map[string]bool{}, stored: map[place]stored{}, blinded: map[string]descriptor.PeriodKeys{}, relays: map[string]*sim.Relay{}}
+	return &network{sim: n, file: file, instances: map[string]bool{}, stored: map[place]int32{}, blinded: map[string]descriptor.PeriodKeys{}, relays: map[string]*sim.Relay{}}
 }
 
 // own runs f, which does not block, and counts its processor time as the
@@ -121,6 +119,14 @@ func (c *conn) send(texts ...string) {
 	for _, text := range texts {
 		c.out = append(c.out, text...)
 	}
+	c.more.Signal()
+}
+
+// sendDocument sends a line, a document and what ends it.
+func (c *conn) sendDocument(line string, body []byte, end string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out = append(append(append(c.out, line...), body...), end...)
 	c.more.Signal()
 }
 
@@ -177,7 +183,7 @@ func (c *conn) event(line string, body []byte, end string) {
 	to := c.tor.events
 	c.tor.mu.Unlock()
 	if to != nil {
-		to.send(line, string(body), end)
+		to.sendDocument(line, body, end)
 	}
 }
 
@@ -260,34 +266,54 @@ func (c *conn) post(words []string, body []byte) {
 	c.later(byte(at[0]), func() { c.event("650 HS_DESC "+result+"\r\n", nil, "") })
 }
 
-func (s stored) kept(now time.Time) bool { return now.Unix()-s.received < int64(kept.Seconds()) }
+func (s stored) kept(now time.Time) bool {
+	return s.Size > 0 && now.Unix()-int64(s.Received) < int64(kept.Seconds())
+}
+
+// head reads what precedes a descriptor.
+func (n *network) head(at int32) (s stored) {
+	var raw [headSize]byte
+	_, err := n.file.ReadAt(raw[:], int64(at)*roomInFile)
+	if err == nil {
+		_, err = binary.Decode(raw[:], binary.LittleEndian, &s)
+	}
+	if err != nil {
+		panic("scale: " + err.Error())
+	}
+	return s
+}
 
 func (n *network) keep(at place, revision uint64, body []byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.counts.posts++
 	now := time.Now()
-	s, known := n.stored[at]
-	if known && revision <= s.revision && s.kept(now) {
-		n.counts.rejected++
-		return false
-	}
-	if !known {
-		s.at = n.end
+	where, known := n.stored[at]
+	if known {
+		if s := n.head(where); revision <= s.Revision && s.kept(now) {
+			n.counts.rejected++
+			return false
+		}
+	} else {
+		where = n.end
+		n.stored[at] = where
 		n.end++
 	}
-	s.size, s.revision, s.received = int32(len(body)), revision, now.Unix()
-	if _, err := n.file.WriteAt(body, int64(s.at)*roomInFile); err != nil {
+	raw, err := binary.Append((*bodies.Get().(*[]byte))[:0], binary.LittleEndian, stored{uint64(len(body)), revision, uint64(now.Unix())})
+	raw = append(raw, body...)
+	if err == nil {
+		_, err = n.file.WriteAt(raw, int64(where)*roomInFile)
+	}
+	if err != nil {
 		panic("scale: " + err.Error())
 	}
-	n.stored[at] = s
+	bodies.Put(&raw)
 	return true
 }
 
 func placeOf(blinded []byte, hsdir string) place {
-	at := place{binary.LittleEndian.Uint64(blinded)}
-	at[1], _ = strconv.ParseUint(hsdir[:16], 16, 64)
-	return at
+	relay, _ := strconv.ParseUint(hsdir[:8], 16, 32)
+	return place{binary.LittleEndian.Uint32(blinded), uint32(relay)}
 }
 
 // parse reads the blinded key, which is in the certificate, and the revision
@@ -321,8 +347,12 @@ func (c *conn) fetch(label, hsdir string) {
 		}
 		c.event("650 HS_DESC RECEIVED "+label+" NO_AUTH "+name+" "+id+"\r\n", nil, "")
 		c.event("650+HS_DESC_CONTENT "+label+" "+id+" "+name+"\r\n", body, ".\r\n650 OK\r\n")
+		bodies.Put(&body)
 	})
 }
+
+// bodies has memory for descriptors that an HSDir sends.
+var bodies = sync.Pool{New: func() any { b := make([]byte, roomInFile); return &b }}
 
 func (n *network) find(label, hsdir string) (body []byte, blinded [32]byte) {
 	period := n.sim.Consensus().Period()
@@ -343,15 +373,22 @@ func (n *network) find(label, hsdir string) (body []byte, blinded [32]byte) {
 		n.counts.fetches++
 		if r := n.relay(hsdir); r != nil {
 			text, _ := r.Stored(keys.Blinded)
-			body = bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n"))
+			if text == nil {
+				return nil, keys.Blinded
+			}
+			body = append((*bodies.Get().(*[]byte))[:0], bytes.ReplaceAll(text, []byte("\n"), []byte("\r\n"))...)
 		}
 		return body, keys.Blinded
 	}
 	n.counts.readbacks++
 	at := placeOf(keys.Blinded[:], hsdir)
-	if s, ok := n.stored[at]; ok && s.kept(time.Now()) {
-		body = make([]byte, s.size)
-		if _, err := n.file.ReadAt(body, int64(s.at)*roomInFile); err != nil {
+	where, ok := n.stored[at]
+	if !ok {
+		return nil, keys.Blinded
+	}
+	if s := n.head(where); s.kept(time.Now()) {
+		body = (*bodies.Get().(*[]byte))[:s.Size]
+		if _, err := n.file.ReadAt(body, int64(where)*roomInFile+headSize); err != nil {
 			panic("scale: " + err.Error())
 		}
 	}

@@ -125,9 +125,11 @@ func (s *Service) Run(ctx context.Context) {
 	defer unsubscribe()
 	defer s.end()
 	s.begin(ctx)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for ctx.Err() == nil {
 		now := s.env.Now()
-		timer := time.NewTimer(s.turn(ctx, now).Sub(now))
+		timer.Reset(onOtherStack(func() time.Time { return s.turn(ctx, now) }).Sub(now))
 		select {
 		case <-ctx.Done():
 		case <-changed:
@@ -136,8 +138,15 @@ func (s *Service) Run(ctx context.Context) {
 			s.setReplan()
 		case <-s.woken:
 		}
-		timer.Stop()
 	}
+}
+
+// onOtherStack calls f on a stack that is freed afterwards: those of ten thousand
+// waiting services stay small.
+func onOtherStack(f func() time.Time) time.Time {
+	result := make(chan time.Time)
+	go func() { result <- f() }()
+	return <-result
 }
 
 // begin restores the stored record and subscribes to the instances.

@@ -6,9 +6,9 @@ import (
 )
 
 // garbagePercent is how much garbage there may be, of what is in use, before it is
-// collected: a quarter of Go's default. A manager of thousands of services makes
+// collected: less than half of Go's default. A manager of thousands of services makes
 // little garbage, and memory is what it runs short of first.
-const garbagePercent = 25
+const garbagePercent = 40
 
 // TuneMemory sets the garbage collector of the process, unless the environment
 // does (GOGC).

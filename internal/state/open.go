@@ -115,8 +115,8 @@ func (d *DB) openBolt(file *os.File) (opened *bbolt.DB, err error) {
 	err = guarded(func() (err error) {
 		opened, err = bbolt.Open(file.Name(), 0o600, &bbolt.Options{
 			Timeout: lockWait, NoSync: d.opt.NoSync, NoGrowSync: d.opt.NoSync, NoStatistics: true,
-			FreelistType: bbolt.FreelistMapType,
-			OpenFile:     func(string, int, os.FileMode) (*os.File, error) { return file, nil },
+			FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, // found again by opening; commits are smaller
+			OpenFile: func(string, int, os.FileMode) (*os.File, error) { return file, nil },
 		})
 		return err
 	})

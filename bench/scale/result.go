@@ -10,12 +10,13 @@ const Mark = "scale: "
 type Result struct {
 	Services  int     `json:"services"`
 	Instances int     `json:"instances"`
-	RSS       float64 `json:"rss_mib"`                 // VmRSS at the end, garbage included
+	RSS       float64 `json:"rss_mib"`                 // VmRSS at the end, garbage included, without the network's share
 	CPU       float64 `json:"cpu_ms_per_service_hour"` // without the network's share
 	Queue     float64 `json:"queue_s"`                 // to queue 16 uploads of each service
 	Fetches   float64 `json:"fetches_per_minute"`      // that HSDirs were asked for, of instances' descriptors
 
-	Peak       float64 `json:"peak_rss_mib"` // VmHWM
+	Peak       float64 `json:"peak_rss_mib"`    // VmHWM, with the network's share
+	NetworkRSS float64 `json:"network_rss_mib"` // when no service had begun
 	NetworkCPU float64 `json:"network_cpu_ms_per_service_hour"`
 	Readbacks  float64 `json:"readbacks_per_minute"` // that HSDirs were asked for, of services' own descriptors
 	Uploads    float64 `json:"uploads_per_service_hour"`

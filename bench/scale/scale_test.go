@@ -103,6 +103,8 @@ func TestScale(t *testing.T) {
 // measure fills in all but Queue. It calls steady when the steady state begins, and
 // writes a profile of the heap at the end unless path is empty.
 func measure(t *testing.T, r *Result, window time.Duration, steady func(), path string) {
+	debug.FreeOSMemory()
+	alone := memory(t, "VmRSS:")
 	n := sim.New(sim.Config{Seed: 1, Relays: relays, Churn: churn})
 	defer n.Close()
 	net := newNetwork(t, n)
@@ -113,6 +115,8 @@ func measure(t *testing.T, r *Result, window time.Duration, steady func(), path 
 		backends = append(backends, i)
 	}
 	time.Sleep(2 * time.Minute) // until the instances are published
+	debug.FreeOSMemory()
+	r.NetworkRSS = memory(t, "VmRSS:") - alone
 	f := &fleet{net: net}
 	began := time.Now()
 	stop := f.start(t, r.Services, backends)
@@ -143,7 +147,7 @@ func measure(t *testing.T, r *Result, window time.Duration, steady func(), path 
 	r.Uploads = float64(after.posts-before.posts) / perHour
 	r.Rejected = after.rejected
 	r.Peak = memory(t, "VmHWM:")
-	r.RSS = memory(t, "VmRSS:")
+	r.RSS = memory(t, "VmRSS:") - r.NetworkRSS
 	if path != "" {
 		heapProfile(t, path)
 	}

@@ -30,7 +30,8 @@ func main() {
 const header = `Services on 60 instances, 3 each, over 4 tors; steady state in virtual time, store not synced.
 CPU is the process's less the simulated network's: the time on its thread that each call into
 the network takes. Copies through pipes and the collection of the network's garbage count as ours.
-RSS is VmRSS in the steady state, garbage included, peak is VmHWM; both include the network.
+RSS is VmRSS in the steady state, garbage included, less what the network took before the first
+service began; peak is VmHWM, with the network.
 `
 
 func run(lines bool, sizes []string, hours string) error {

@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -108,8 +109,8 @@ func TestReloadsInARow(t *testing.T) {
 	onScene(t, sim.Config{Seed: 42}, func(t *testing.T, s *scene) {
 		s.settle(time.Minute)
 		var all []*tokenKeys
-		for range 3 {
-			cfg, _, keys := s.reloaded("another")
+		for n := range 3 { // by other names: keys of the same would go on with each other's certificates
+			cfg, _, keys := s.reloaded(fmt.Sprintf("token %d", n+1))
 			s.service.Reconfigure(cfg)
 			all = append(all, keys)
 		}

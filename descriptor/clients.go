@@ -145,12 +145,10 @@ func (a *authSection) lines() []AuthClient {
 	if len(a.clients) > 0 {
 		return a.entries
 	}
-	entries := make([]AuthClient, authMultiple)
+	entries := make([]AuthClient, authEntries(0))
 	random := mathrand.NewChaCha8(a.seed)
 	for i := range entries {
-		for _, b := range [][]byte{entries[i].ID[:], entries[i].IV[:], entries[i].EncryptedCookie[:]} {
-			_, _ = random.Read(b) // never fails
-		}
+		_ = entries[i].randomize(random) // never fails
 	}
 	return entries
 }
@@ -205,13 +203,8 @@ func newAuthSection(s Subcredential, clients []AuthorizedClient, random io.Reade
 
 // fill makes the entry of client number i, or a random entry if there is none.
 func (c *AuthClient) fill(s Subcredential, secret *ecdh.PrivateKey, clients []AuthorizedClient, i int, cookie []byte, random io.Reader) error {
-	for _, b := range [][]byte{c.ID[:], c.IV[:], c.EncryptedCookie[:]} {
-		if _, err := io.ReadFull(random, b); err != nil {
-			return err
-		}
-	}
-	if i >= len(clients) {
-		return nil
+	if err := c.randomize(random); err != nil || i >= len(clients) {
+		return err
 	}
 	if err := checkX25519(clients[i].PublicKey); err != nil {
 		return fmt.Errorf("client %d: %w", i+1, err)
@@ -222,6 +215,15 @@ func (c *AuthClient) fill(s Subcredential, secret *ecdh.PrivateKey, clients []Au
 	}
 	c.ID = id
 	cipher.NewCTR(block, c.IV[:]).XORKeyStream(c.EncryptedCookie[:], cookie)
+	return nil
+}
+
+func (c *AuthClient) randomize(random io.Reader) error {
+	for _, b := range [][]byte{c.ID[:], c.IV[:], c.EncryptedCookie[:]} {
+		if _, err := io.ReadFull(random, b); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

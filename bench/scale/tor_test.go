@@ -113,14 +113,7 @@ type conn struct {
 	events *conn // of a tor
 }
 
-func (c *conn) send(texts ...string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, text := range texts {
-		c.out = append(c.out, text...)
-	}
-	c.more.Signal()
-}
+func (c *conn) send(text string) { c.sendDocument(text, nil, "") }
 
 // sendDocument sends a line, a document and what ends it.
 func (c *conn) sendDocument(line string, body []byte, end string) {
@@ -267,7 +260,7 @@ func (c *conn) post(words []string, body []byte) {
 }
 
 func (s stored) kept(now time.Time) bool {
-	return s.Size > 0 && now.Unix()-int64(s.Received) < int64(kept.Seconds())
+	return now.Unix()-int64(s.Received) < int64(kept.Seconds())
 }
 
 // head reads what precedes a descriptor.

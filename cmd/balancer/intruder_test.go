@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -241,7 +242,8 @@ func (i *intruder) visits(ctx context.Context, when string) {
 	i.Logf("%s: %v; %s", when, counts, s.State)
 	for _, instance := range s.Instances {
 		before, share := i.before[instance.Name], float64(counts[instance.Name])/visits
-		if instance.Name != i.service.Name() && (before == 0 || instance.Share < before-0.01 || share < before-0.2) {
+		chance := 3 * math.Sqrt(before*(1-before)/visits)
+		if instance.Name != i.service.Name() && (before == 0 || instance.Share < before-0.01 || share < before-chance) {
 			i.Errorf("%s: %s answered %d of %d visits, the status says %.0f %%, and %.0f %% before", when, instance.Name, counts[instance.Name], visits, 100*instance.Share, 100*before)
 		}
 	}

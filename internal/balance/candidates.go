@@ -29,11 +29,16 @@ type offering struct {
 
 // gather lists the introduction points that may be published: those of the
 // instances that are ok. While none is, the last known points of the others are
-// better than nothing.
+// better than nothing, but not those of instances that were taken out on purpose.
 func gather(v View) pool {
 	var all, able []offering
+	out := make(map[string]string) // by instance: why it is taken out
 	for n, b := range v.Instances.Backends {
 		o := offering{v.Config.Instances[n], b}
+		if why := b.TakenOut(); why != "" {
+			out[o.Name] = why
+			continue
+		}
 		all = append(all, o)
 		if b.State(v.Now) == status.StateOK {
 			able = append(able, o)
@@ -43,6 +48,9 @@ func gather(v View) pool {
 	if p.take(v, able); len(p.candidates) == 0 {
 		p.fallback = true
 		p.take(v, all)
+	}
+	for name, why := range out {
+		p.left[name] = []string{why}
 	}
 	return p
 }
@@ -89,7 +97,7 @@ func (p *pool) usable(v View, o offering) []selection.Candidate {
 		}
 		list = append(list, selection.Candidate{
 			Instance:  o.Name,
-			Weight:    o.Weight,
+			Weight:    o.Weigh(o.Weight),
 			Point:     vouched,
 			FirstSeen: point.FirstSeen,
 			Published: o.Renewed,

@@ -19,6 +19,7 @@ type pool struct {
 	flow     uint64              // versions of congestion control that most instances have
 	left     map[string][]string // by instance: why some of its points are left out
 	thefts   map[string]string   // by instance: which other one's keys it offers
+	out      map[string]string   // by instance: why it was taken out on purpose
 }
 
 // offering is an instance with its current state.
@@ -31,12 +32,12 @@ type offering struct {
 // instances that are ok. While none is, the last known points of the others are
 // better than nothing, but not those of instances that were taken out on purpose.
 func gather(v View) pool {
+	p := pool{left: make(map[string][]string), thefts: make(map[string]string), out: make(map[string]string)}
 	var all, able []offering
-	out := make(map[string]string) // by instance: why it is taken out
 	for n, b := range v.Instances.Backends {
 		o := offering{v.Config.Instances[n], b}
 		if why := b.TakenOut(); why != "" {
-			out[o.Name] = why
+			p.out[o.Name] = why
 			continue
 		}
 		all = append(all, o)
@@ -44,13 +45,9 @@ func gather(v View) pool {
 			able = append(able, o)
 		}
 	}
-	p := pool{left: make(map[string][]string), thefts: make(map[string]string)}
 	if p.take(v, able); len(p.candidates) == 0 {
 		p.fallback = true
 		p.take(v, all)
-	}
-	for name, why := range out {
-		p.left[name] = []string{why}
 	}
 	return p
 }

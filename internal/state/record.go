@@ -64,7 +64,15 @@ type Service struct {
 	Ceilings []Ceiling `json:"ceilings,omitempty"`
 	Made     []Made    `json:"made,omitempty"`
 	// Points are the introduction points that the master descriptors have.
-	Points []Published `json:"introduction_points,omitempty"`
+	Points  []Published `json:"introduction_points,omitempty"`
+	Drained []Drained   `json:"drained,omitempty"`
+}
+
+// Drained says when the introduction points of an instance that was taken out had
+// left every HSDir that clients ask.
+type Drained struct {
+	Instance Address   `json:"instance"`
+	At       time.Time `json:"at"`
 }
 
 // Ceiling is the highest revision counter that may have been used in a period. It

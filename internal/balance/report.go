@@ -142,7 +142,7 @@ func (s *Service) tellRound(v View) {
 	if s.plan.Waiting == "" && !s.plan.At.IsZero() {
 		s.noteLack(s.lacks(v.Now, &s.plan))
 	}
-	warnings := s.warnings(v)
+	warnings := append(s.warnings(v), s.liars()...)
 	for _, w := range warnings {
 		if !slices.Contains(s.report.warnings, w) {
 			s.tell(event.Warning, slog.LevelWarn, w)
@@ -223,6 +223,7 @@ func (s *Service) describe(now time.Time) status.Service {
 	}
 	out.Custody = s.keys.Status(now, current)
 	out.State = s.sum(now, current, &out)
+	out.Warnings = append(out.Warnings, s.liars()...) // which do not degrade the service
 	return out
 }
 
@@ -317,6 +318,9 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 			}
 			if at.err != nil {
 				slot.Error = at.err.Error()
+			}
+			if read := s.readback.readings[at.HSDir]; d.Current && !read.at.IsZero() {
+				slot.ReadBack, slot.Holds, slot.Revision = read.at, read.holds, read.revision
 			}
 			if slot.Confirmed {
 				d.Confirmed++

@@ -46,10 +46,9 @@ type Uploader interface {
 	Cancel(descriptor.Address)
 }
 
-// Fetcher fetches the service's own descriptor as clients do, as
-// *hsdir.Fetcher does.
+// Fetcher asks an HSDir for the service's own descriptor, as *hsdir.Fetcher does.
 type Fetcher interface {
-	FetchOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, now time.Time) (hsdir.FetchResult, error)
+	AskOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, hsdir [20]byte, now time.Time) (hsdir.FetchResult, error)
 }
 
 // Store keeps the record of a service, as *state.DB does.

@@ -57,6 +57,7 @@ var (
 	descPoints    = describe("descriptor_introduction_points", "Introduction points in a descriptor.", byService, "descriptor")
 	descSlots     = describe("descriptor_slots", "HSDirs that a descriptor goes to.", byService, "descriptor")
 	descConfirmed = describe("descriptor_confirmed_slots", "HSDirs that confirmed a descriptor.", byService, "descriptor")
+	descReadBack  = describe("descriptor_read_back_slots", "HSDirs that clients ask, by what they last returned.", byService, "descriptor", "holds")
 	descCustody   = describe("custody_info", "Constantly 1: who keeps the identity key, and where the signing keys are.", byService, "form", "signing")
 	descExpiry    = describe("certificate_expiry_time_seconds", "When the certificate of the descriptor ends that clients fetch now.", byService)
 	descPeriods   = describe("custody_periods_left", "Periods with certificates made offline, the present one included.", byService)
@@ -68,6 +69,7 @@ var (
 var (
 	serviceStates  = []State{StateOK, StateDegraded, StateStarting, StateFailed}
 	instanceStates = []State{StateOK, StateStarting, StateSilent, StateUnknown, StateUnreachable, StateInvalid}
+	allHolds       = []Holds{HoldsPublished, HoldsOlder, HoldsOther, HoldsNone, HoldsInvalid}
 )
 
 // metricsHandler serves snapshots as Prometheus text.
@@ -165,6 +167,15 @@ func (m meter) service(name string, s Service) {
 		m.gauge(descPoints, float64(d.Points), name, d.Which)
 		m.gauge(descSlots, float64(len(d.Slots)), name, d.Which)
 		m.gauge(descConfirmed, float64(d.Confirmed), name, d.Which)
+		if d.Current {
+			held := map[Holds]int{}
+			for _, slot := range d.Slots {
+				held[slot.Holds]++
+			}
+			for _, holds := range allHolds {
+				m.gauge(descReadBack, float64(held[holds]), name, d.Which, string(holds))
+			}
+		}
 	}
 	m.gauge(descCustody, 1, name, s.Custody.Form, s.Custody.Signing)
 	m.moment(descExpiry, s.Custody.CertifiedUntil, name)

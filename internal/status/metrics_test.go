@@ -31,7 +31,7 @@ func testSnapshot() Snapshot {
 					{Name: "web2", Address: "cf5mytdf.onion", State: StateOK},
 					{Name: "web3", Address: "crxvtejn.onion", State: StateSilent},
 				},
-				Descriptors: []Descriptor{{Which: "first", Points: 6, Confirmed: 7, Slots: make([]Slot, 8)}},
+				Descriptors: []Descriptor{{Which: "first", Current: true, Points: 6, Confirmed: 7, Slots: append(make([]Slot, 7), Slot{Holds: HoldsOlder})}},
 			},
 			{
 				Address: "a4mnoi9x.onion", State: StateFailed, Warnings: []string{"b", "c"},
@@ -83,6 +83,8 @@ func TestMetrics(t *testing.T) {
 		`balancer_service_rounds_total{service="a4mnoi5"} 12`,
 		`balancer_descriptor_confirmed_slots{descriptor="first",service="a4mnoi5"} 7`,
 		`balancer_descriptor_slots{descriptor="first",service="a4mnoi5"} 8`,
+		`balancer_descriptor_read_back_slots{descriptor="first",holds="older",service="a4mnoi5"} 1`,
+		`balancer_descriptor_read_back_slots{descriptor="first",holds="published",service="a4mnoi5"} 0`,
 		`balancer_custody_info{form="sealed",service="a4mnoi5",signing="token"} 1`,
 		`balancer_certificate_expiry_time_seconds{service="a4mnoi5"} 1.7951706e+09`,
 		`balancer_custody_remaining_seconds{service="a4mnoi9"} 3600`,

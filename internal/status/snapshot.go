@@ -175,4 +175,22 @@ type Slot struct {
 	At        time.Time `json:"at,omitzero"` // of the confirmation
 	Attempts  int       `json:"attempts"`
 	Error     string    `json:"error,omitempty"`
+
+	// What the HSDir returned when it was last asked as clients ask it. That it
+	// was asked before At says nothing about this version.
+	ReadBack time.Time `json:"read_back,omitzero"`
+	Holds    Holds     `json:"holds,omitempty"`
+	Revision uint64    `json:"holds_revision,omitempty"`
 }
+
+// Holds is what an HSDir has of a service, beside the descriptor that was published.
+type Holds string
+
+// What an HSDir may have.
+const (
+	HoldsPublished Holds = "published" // what it should have
+	HoldsOlder     Holds = "older"     // a descriptor that was published before
+	HoldsOther     Holds = "other"     // one that somebody else published with the same key
+	HoldsNone      Holds = "none"
+	HoldsInvalid   Holds = "invalid"
+)

@@ -30,6 +30,7 @@ func (r *reader) validate(c *Config) {
 		keys.add(sameKey(c.Services[i].Key), path+".key")
 		r.validateService(&c.Services[i], path)
 	}
+	r.checks(c)
 }
 
 // unique reports a duplicate value.

@@ -66,9 +66,9 @@ func (r *readback) next() time.Time {
 // readBack asks an HSDir for the service's own descriptor if one is due.
 func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensus) {
 	r := &s.readback
-	e := s.state.Editions[c.CurrentPeriod()]
-	if e == nil || e.heard.IsZero() || !now.Before(e.Credential.Expires) {
-		r.due = time.Time{} // nothing is published
+	e := s.readable(now, c)
+	if e == nil {
+		r.due = time.Time{}
 		return
 	}
 	if r.asking != nil {
@@ -89,6 +89,15 @@ func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensu
 		got, err := s.env.Fetcher.AskOuter(ctx, c, e.Keys, hsDir, now)
 		s.post(func(now time.Time) { s.compare(now, c, hsDir, confirmed, got, err) })
 	})
+}
+
+// readable returns the edition that clients find, nil if nothing is published.
+func (s *Service) readable(now time.Time, c *hsdir.Consensus) *Edition {
+	e := s.state.Editions[c.CurrentPeriod()]
+	if e == nil || e.heard.IsZero() || !now.Before(e.Credential.Expires) {
+		return nil
+	}
+	return e
 }
 
 // forget drops what is known of HSDirs that clients of e do not ask.
@@ -135,6 +144,7 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, hsDir [20]byte, con
 	r.due = now.Add(readbackPause(c, s.readbackInterval()))
 	e := s.state.Editions[asked.Keys.Period]
 	if e == nil {
+		s.readForVisit(asked, false)
 		return
 	}
 	if r.readings == nil {
@@ -157,6 +167,7 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, hsDir [20]byte, con
 	if read.at == now && read.of != nil && read.holds == status.HoldsPublished {
 		r.at = now
 	}
+	s.readForVisit(asked, e == asked && read.at == now && read.holds == status.HoldsPublished)
 	s.judge(now, c, e, read, before)
 }
 

@@ -24,6 +24,7 @@ const (
 	troubleNetwork  = "network"
 	troublePublish  = "publishing"
 	troubleReadback = "read back"
+	troubleVisit    = "visits"
 )
 
 // set records err under kind, or clears it if err is nil.
@@ -149,6 +150,7 @@ func (s *Service) tellRound(v View) {
 		}
 	}
 	s.report.warnings = warnings
+	s.tellPaths(v)
 	s.keys.Warn(v.Now)
 }
 
@@ -193,7 +195,7 @@ func (s *Service) suspicions(v View) (texts []string) {
 func (s *Service) describe(now time.Time) status.Service {
 	out := status.Service{
 		Address: s.address.String(), State: status.StateStarting, Strategy: s.cfg.Strategy.Name(),
-		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at,
+		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at, Visited: s.visits.passed,
 	}
 	if s.instances == nil {
 		out.Custody = s.keys.Status(now, descriptor.Period{})
@@ -201,6 +203,9 @@ func (s *Service) describe(now time.Time) status.Service {
 	}
 	v := s.report.view
 	v.Now, v.Config, v.Instances = now, s.cfg, s.instances.View()
+	if s.visits.err != nil {
+		out.VisitError = s.visits.err.Error()
+	}
 	if !s.report.published.IsZero() {
 		seconds := s.report.published.Sub(s.started).Seconds()
 		out.FirstAnswer = &seconds
@@ -209,7 +214,8 @@ func (s *Service) describe(now time.Time) status.Service {
 	for n, b := range v.Instances.Backends {
 		i := offering{s.cfg.Instances[n], b}
 		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
-		if i.idle(line) {
+		s.describePath(v, &line)
+		if i.idle(line) && line.Path == "" {
 			line.Warnings = append(line.Warnings, v.whyIdle())
 		}
 		out.Instances = append(out.Instances, line)
@@ -266,6 +272,28 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 	}
 	out.Warnings = append(out.Warnings, counted(left)...)
 	return out
+}
+
+// describePath fills in what is known of the way from the public address to an
+// instance.
+func (s *Service) describePath(v View, line *status.Instance) {
+	address := s.addressOf(line.Name)
+	line.Path = v.Unreached[address]
+	if p := s.visits.paths[address]; p != nil {
+		line.Visited = p.Answered()
+	}
+	if line.Path != "" && line.Published > 0 { // else it is left out, and that is said
+		line.Warnings = append(line.Warnings, unreachedText(line.Path))
+	}
+	if s.env.Probe == nil {
+		return
+	}
+	if probe := s.env.Probe(address); probe.Address != (descriptor.Address{}) {
+		line.Probe = probe.Address.String()
+		if probe.Unproven() {
+			line.Warnings = append(line.Warnings, "its probe address does not answer: "+lacks(probe.Address)+restartFix)
+		}
+	}
 }
 
 // idle reports whether an instance that should get clients gets none.

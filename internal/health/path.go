@@ -96,7 +96,9 @@ func (p *Path) Unproven() bool { return p.broken && p.Probe && p.answered.IsZero
 
 // Suspected reports whether the next visits are to come sooner, since the last ones
 // did not reach the instance.
-func (p *Path) Suspected() bool { return p.misses > 0 && !p.broken }
+func (p *Path) Suspected() bool {
+	return p.misses > 0 && p.misses <= 3*max(p.Fall, 1) && !p.broken // they cost circuits
+}
 
 // Answered returns when a visit last reached the instance; the zero time if none did.
 func (p *Path) Answered() time.Time { return p.answered }

@@ -52,6 +52,8 @@ var (
 	descShare     = describe("backend_expected_share_ratio", "Its expected share of the visitors, 0 to 1.", byService, byBackend)
 	descRenewed   = describe("backend_renewed_time_seconds", "When it last published, at the latest.", byService, byBackend)
 	descFetched   = describe("backend_last_fetch_time_seconds", "When its descriptor was last asked for.", byService, byBackend)
+	descBroken    = describe("backend_path_broken", "Whether visitors of the public address do not reach the backend, though it answers at its own.", byService, byBackend)
+	descVisited   = describe("service_visited_time_seconds", "When a visit of the public address last passed.", byService)
 	descRounds    = describe("service_rounds_total", "Rounds from the consensus to the HSDirs.", byService)
 	descRoundAt   = describe("service_last_round_time_seconds", "When the last round was.", byService)
 	descPoints    = describe("descriptor_introduction_points", "Introduction points in a descriptor.", byService, "descriptor")
@@ -163,6 +165,7 @@ func (m meter) service(name string, s Service) {
 	}
 	m.count(descRounds, s.Rounds, name)
 	m.moment(descRoundAt, s.LastRound, name)
+	m.moment(descVisited, s.Visited, name)
 	for _, d := range s.Descriptors {
 		m.gauge(descPoints, float64(d.Points), name, d.Which)
 		m.gauge(descSlots, float64(len(d.Slots)), name, d.Which)
@@ -193,6 +196,7 @@ func (m meter) instance(service string, i Instance) {
 	m.gauge(descOffered, float64(i.IntroductionPoints), service, i.Name)
 	m.gauge(descUsed, float64(i.Published), service, i.Name)
 	m.gauge(descShare, i.Share, service, i.Name)
+	m.gauge(descBroken, truth(i.Path != ""), service, i.Name)
 	m.moment(descRenewed, i.Renewed, service, i.Name)
 	m.moment(descFetched, i.LastFetch, service, i.Name)
 }

@@ -113,6 +113,8 @@ type Service struct {
 	NextFetch   time.Time    `json:"next_fetch,omitzero"`
 	FirstAnswer *float64     `json:"seconds_to_first_publication,omitempty"`
 	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got the published descriptor
+	Visited     time.Time    `json:"visited,omitzero"`   // when a visit of the public address last passed
+	VisitError  string       `json:"visit_error,omitempty"`
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 
@@ -148,6 +150,9 @@ type Instance struct {
 	LastFetch          time.Time `json:"last_fetch,omitzero"`
 	NextFetch          time.Time `json:"next_fetch,omitzero"`
 	Error              string    `json:"error,omitempty"`
+	Visited            time.Time `json:"visited,omitzero"` // when a visit of the public address last got to it
+	Path               string    `json:"path,omitempty"`   // why visitors of the public address do not reach it
+	Probe              string    `json:"probe,omitempty"`  // its probe address
 	Warnings           []string  `json:"warnings,omitempty"`
 }
 

@@ -82,7 +82,7 @@ func serveStatus(t *testing.T, path string, s status.Snapshot) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	group.Go(func() {
-		if err := status.Serve(ctx, path, slog.New(slog.DiscardHandler), func() status.Snapshot { return s }); err != nil {
+		if err := status.Serve(ctx, path, slog.New(slog.DiscardHandler), func() status.Snapshot { return s }, nil); err != nil {
 			t.Error(err)
 		}
 	})

@@ -22,6 +22,9 @@ type Instance struct {
 	Name    string // the subscriber's name for it
 	Address descriptor.Address
 	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
+	// Quiet says that the subscriber is none of the operator's services, and events
+	// do not mention it.
+	Quiet bool
 }
 
 // Fetcher fetches descriptors, as *hsdir.Fetcher does: it is safe for concurrent
@@ -445,8 +448,12 @@ func (s *Set) changed(w *watch) {
 // under different names.
 func (s *Set) tell(now time.Time, w *watch, is, was any) {
 	e := event.Event{At: now, Kind: event.InstanceState, Text: "instance"}
-	names := make(map[string]bool)
+	names, services := make(map[string]bool), 0
 	for sub, i := range w.users {
+		if i.Quiet {
+			continue
+		}
+		services++
 		names[i.Name] = true
 		e.Service = sub.service
 	}
@@ -455,9 +462,9 @@ func (s *Set) tell(now time.Time, w *watch, is, was any) {
 		name = slices.Collect(maps.Keys(names))[0]
 	}
 	e.Attrs = append(e.Attrs, slog.String("instance", name))
-	if len(w.users) > 1 {
+	if services > 1 {
 		e.Service = descriptor.Address{}
-		e.Attrs = append(e.Attrs, slog.Int("services", len(w.users)))
+		e.Attrs = append(e.Attrs, slog.Int("services", services))
 	}
 	e.Attrs = append(e.Attrs, slog.Any("state", is), slog.Any("was", was), slog.Int("points", w.now.Usable(now)))
 	if w.now.Err != nil {

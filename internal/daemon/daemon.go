@@ -42,6 +42,7 @@ type Daemon struct {
 	store     *state.DB
 	events    *Recorder
 	env       balance.Env
+	probes    *Probes
 	started   time.Time
 	unlock    func()      // releases state_dir
 	fullNames atomic.Bool // log.full_addresses
@@ -125,6 +126,8 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	d.rooms = NewRooms(tors, d.store, d.events.Record)
 	d.env = d.rooms.Env(d.store, d.events.Record)
+	d.probes = newProbes(d.ctx, d.env, d.store)
+	d.env.Probe = d.probes.path
 	d.wait.Go(func() { d.rooms.Run(d.ctx, d.moved) })
 	d.wait.Go(func() { d.events.Run(d.ctx, d.store) })
 	d.mu.Lock()
@@ -133,6 +136,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		d.startLocked(address, cfg)
 	}
 	d.initial = nil
+	d.updateProbesLocked()
 	d.wait.Go(d.serve)
 	return nil
 }
@@ -160,6 +164,7 @@ func (d *Daemon) moved() {
 	for _, r := range d.services {
 		r.Moved()
 	}
+	d.probes.Moved()
 }
 
 // serveStatus answers on the status socket. Balancing continues if it cannot.
@@ -220,6 +225,7 @@ func (d *Daemon) stopAll() {
 	for _, r := range services {
 		<-r.done
 	}
+	d.probes.Stop()
 	d.rooms.Close()
 	d.cancel()
 	d.wait.Wait()

@@ -70,6 +70,7 @@ type Set struct {
 	poke  chan struct{} // holds a token when there is something new to do
 	fetch sync.WaitGroup
 	saver *saver
+	words *words
 
 	mu            sync.Mutex // protects the fields below
 	watches       map[descriptor.Address]*watch
@@ -111,7 +112,7 @@ func New(cfg Config) *Set {
 	}
 	return &Set{
 		cfg: cfg, poke: make(chan struct{}, 1), watches: map[descriptor.Address]*watch{},
-		subscriptions: map[*Subscription]bool{}, claims: Claims{}, saver: newSaver(cfg.Store),
+		subscriptions: map[*Subscription]bool{}, claims: Claims{}, saver: newSaver(cfg.Store), words: newWords(cfg.Store),
 	}
 }
 
@@ -444,10 +445,19 @@ func (s *Set) changed(w *watch) {
 	}
 }
 
-// tell records that an instance's state changed. Several services may use it,
-// under different names.
+// tell records that an instance's state changed.
 func (s *Set) tell(now time.Time, w *watch, is, was any) {
-	e := event.Event{At: now, Kind: event.InstanceState, Text: "instance"}
+	e := w.event(event.Event{At: now, Kind: event.InstanceState, Text: "instance"})
+	e.Attrs = append(e.Attrs, slog.Any("state", is), slog.Any("was", was), slog.Int("points", w.now.Usable(now)))
+	if w.now.Err != nil {
+		e.Attrs = append(e.Attrs, slog.Any("error", w.now.Err))
+	}
+	s.cfg.Record(e)
+}
+
+// event fills in what e is about: the instance, which several services may use, under
+// different names.
+func (w *watch) event(e event.Event) event.Event {
 	names, services := make(map[string]bool), 0
 	for sub, i := range w.users {
 		if i.Quiet {
@@ -466,11 +476,7 @@ func (s *Set) tell(now time.Time, w *watch, is, was any) {
 		e.Service = descriptor.Address{}
 		e.Attrs = append(e.Attrs, slog.Int("services", services))
 	}
-	e.Attrs = append(e.Attrs, slog.Any("state", is), slog.Any("was", was), slog.Int("points", w.now.Usable(now)))
-	if w.now.Err != nil {
-		e.Attrs = append(e.Attrs, slog.Any("error", w.now.Err))
-	}
-	s.cfg.Record(e)
+	return e
 }
 
 // notifyAll wakes every subscriber.

@@ -484,6 +484,9 @@ func (s *Service) postQuietly(f func(now time.Time)) bool {
 	return true
 }
 
+// Wake has the service plan: what Env says has changed.
+func (s *Service) Wake() { s.wakePlan() }
+
 // wakePlan makes the loop plan.
 func (s *Service) wakePlan() { s.post(func(time.Time) {}) }
 

@@ -21,6 +21,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/filelock"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
@@ -38,6 +39,8 @@ type Daemon struct {
 
 	open      func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) // openTors, but in tests
 	serve     func()                                                                 // serveStatus, but in tests
+	visitor   balance.Visitor
+	checked   func(descriptor.Address) health.Result
 	rooms     *Rooms
 	store     *state.DB
 	events    *Recorder
@@ -126,7 +129,8 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	d.rooms = NewRooms(tors, d.store, d.events.Record)
 	d.env = d.rooms.Env(d.store, d.events.Record)
-	d.probes = newProbes(d.ctx, d.env, d.store)
+	d.env.Visitor, d.env.Checked = d.visitor, d.checked
+	d.probes = newProbes(d.ctx, d.env, d.store, d.wake)
 	d.env.Probe = d.probes.path
 	d.wait.Go(func() { d.rooms.Run(d.ctx, d.moved) })
 	d.wait.Go(func() { d.events.Run(d.ctx, d.store) })
@@ -165,6 +169,15 @@ func (d *Daemon) moved() {
 		r.Moved()
 	}
 	d.probes.Moved()
+}
+
+// wake has all services plan.
+func (d *Daemon) wake() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.services {
+		r.Wake()
+	}
 }
 
 // serveStatus answers on the status socket. Balancing continues if it cannot.

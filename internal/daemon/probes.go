@@ -19,12 +19,15 @@ import (
 )
 
 // Probes publishes the probe addresses of instances, each by a service of its own of
-// which status and history say nothing, and judges the visits of them.
+// which status and history say nothing, and visits them.
 type Probes struct {
-	ctx   context.Context
-	env   balance.Env
-	store probe.Store
-	wait  sync.WaitGroup
+	ctx     context.Context
+	env     balance.Env
+	store   probe.Store
+	visitor balance.Visitor                                 // nil: nothing is visited
+	checked func(instance descriptor.Address) health.Result // of its own address; nil: never
+	changed func()                                          // is called when an instance may have to be used otherwise
+	wait    sync.WaitGroup
 
 	mu      sync.Mutex // protects the fields below, and what is in list
 	list    map[descriptor.Address]*probed
@@ -35,6 +38,7 @@ type Probes struct {
 type probed struct {
 	instance balance.Instance
 	every    time.Duration // between fetches of the instance
+	visits   balance.Visits
 	cancel   context.CancelFunc
 	done     chan struct{}
 
@@ -45,10 +49,11 @@ type probed struct {
 }
 
 // newProbes returns Probes whose services run until ctx ends. env is that of the
-// operator's services, but for Record.
-func newProbes(ctx context.Context, env balance.Env, store probe.Store) *Probes {
-	env.Visitor, env.Checked, env.Probe = nil, nil, nil
-	return &Probes{ctx: ctx, env: env, store: store, list: map[descriptor.Address]*probed{}, leaving: map[descriptor.Address]*probed{}}
+// operator's services.
+func newProbes(ctx context.Context, env balance.Env, store probe.Store, changed func()) *Probes {
+	visitor, checked := env.Visitor, env.Checked
+	env.Visitor, env.Checked, env.Probe = nil, nil, nil // a probe address has no public one
+	return &Probes{ctx: ctx, env: env, store: store, visitor: visitor, checked: checked, changed: changed, list: map[descriptor.Address]*probed{}, leaving: map[descriptor.Address]*probed{}}
 }
 
 // Update starts and stops probe addresses: those of the instances of the services that
@@ -57,7 +62,7 @@ func (p *Probes) Update(services []balance.Config) {
 	type wish struct {
 		instance balance.Instance
 		every    time.Duration
-		fall     int
+		visits   balance.Visits
 	}
 	wanted := make(map[descriptor.Address]wish)
 	for _, s := range services {
@@ -67,7 +72,7 @@ func (p *Probes) Update(services []balance.Config) {
 			}
 			w, again := wanted[i.Address]
 			if !again {
-				w = wish{i, s.FetchEvery, s.Visits.Spec.Fall}
+				w = wish{i, s.FetchEvery, s.Visits}
 			}
 			if w.instance.Client == nil {
 				w.instance.Client = i.Client
@@ -93,7 +98,7 @@ func (p *Probes) Update(services []balance.Config) {
 			p.list[address] = r
 		}
 		w.instance.Weight, w.instance.Probe = 1, false
-		r.instance, r.every, r.path.Fall = w.instance, w.every, w.fall
+		r.instance, r.every, r.visits, r.path.Fall = w.instance, w.every, w.visits, w.visits.Spec.Fall
 		switch {
 		case added:
 			p.start(r, p.leaving[address])
@@ -126,9 +131,14 @@ func (p *Probes) start(r, before *probed) {
 		if before != nil {
 			<-before.done
 		}
-		if service := p.open(ctx, r); service != nil {
-			service.Run(ctx)
+		service := p.open(ctx, r)
+		if service == nil {
+			return
 		}
+		var visits sync.WaitGroup
+		visits.Go(func() { p.visitAll(ctx, r) })
+		service.Run(ctx)
+		visits.Wait()
 	})
 }
 
@@ -159,12 +169,47 @@ func (p *Probes) open(ctx context.Context, r *probed) *balance.Service {
 		if err == nil {
 			return r.service
 		}
-		timer := time.NewTimer(retry.Next())
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !sleep(ctx, retry.Next()) {
 			return nil
-		case <-timer.C:
+		}
+	}
+}
+
+// sleep waits, and reports whether ctx still lives.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// How soon a probe address is visited that was not published before, and how many are
+// visited in what time, on average.
+const (
+	probeFirst = time.Minute
+	probeRate  = time.Second
+)
+
+// visitAll visits a probe address until ctx ends.
+func (p *Probes) visitAll(ctx context.Context, r *probed) {
+	for pause := time.Duration(0); sleep(ctx, backoff.Jitter(pause)); {
+		p.mu.Lock()
+		visits, spec := r.visits, r.visits.Spec
+		published := r.service.Published()
+		spec.Address = r.key.Address()
+		pause = max(visits.Every, time.Duration(len(p.list))*probeRate)
+		p.mu.Unlock()
+		if p.visitor == nil || visits.Every == 0 || !published {
+			pause = probeFirst
+			continue
+		}
+		result := p.visitor.Visit(ctx, spec, r.key.Client())
+		if ctx.Err() == nil && p.visited(r, result) {
+			pause = min(pause, spec.FastInterval)
 		}
 	}
 }
@@ -198,35 +243,42 @@ func (p *Probes) Of(instance descriptor.Address) (address descriptor.Address, ke
 	return r.key.Address(), r.key.Client(), r.service.Published()
 }
 
-// Checked takes the result of a check of an instance at its own address.
-func (p *Probes) Checked(instance descriptor.Address, result health.Result) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if r := p.list[instance]; r != nil {
-		r.path.Checked(result)
+// visited takes the result of a visit, and reports whether the next one is to come
+// soon.
+func (p *Probes) visited(r *probed, result health.Result) (suspected bool) {
+	if result.Stage == health.NoTor {
+		return false
 	}
-}
-
-// Visited takes the result of a check of an instance at its probe address.
-func (p *Probes) Visited(instance descriptor.Address, result health.Result) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	r := p.list[instance]
-	if r == nil || r.service == nil || result.Stage == health.NoTor {
-		return
-	}
+	before := p.judge(r)
 	var keys [][32]byte
 	for _, c := range r.service.Plan().Chosen {
 		keys = append(keys, c.Point.AuthKey)
 	}
 	r.path.Offers(keys)
 	points := result.Points
-	if len(points) == 0 { // the circuit was there, or nobody looked
+	if len(points) == 0 { // which they were is not known
 		points = []health.PointResult{{Acknowledged: result.Stage >= health.Introduced, Answered: result.Stage >= health.Answered}}
 	}
 	for _, at := range points {
 		r.path.Visited(result.Ended, at, len(keys))
 	}
+	after := p.judge(r)
+	suspected = r.path.Suspected()
+	p.mu.Unlock()
+	if before != after {
+		p.changed()
+	}
+	return suspected
+}
+
+// judge judges the path to an instance, with what is known of its own address. The caller
+// holds p.mu.
+func (p *Probes) judge(r *probed) (verdict [3]bool) {
+	if p.checked != nil {
+		r.path.Checked(p.checked(r.instance.Address))
+	}
+	return [3]bool{r.path.Broken(), r.path.Unproven(), r.path.Suspected()}
 }
 
 // path returns what is known of the probe address of an instance.
@@ -237,6 +289,7 @@ func (p *Probes) path(instance descriptor.Address) balance.ProbePath {
 	if r == nil || r.key == nil {
 		return balance.ProbePath{}
 	}
+	p.judge(r)
 	return balance.ProbePath{Address: r.key.Address(), Published: r.service.Published(), Path: r.path}
 }
 

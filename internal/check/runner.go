@@ -19,9 +19,24 @@ import (
 type Prober interface {
 	// Check makes one check of the instance at a. fresh says that the circuit is new.
 	Check(ctx context.Context, a descriptor.Address, spec health.Spec, circuit string, fresh bool) health.Result
+	// Hold keeps a connection open on a circuit, and closes the channel when it ends.
+	Hold(ctx context.Context, a descriptor.Address, port uint16, circuit string) (closed <-chan struct{}, err error)
 	// Authorize lets checks read the descriptor of a, Revoke ends that.
 	Authorize(ctx context.Context, a descriptor.Address, key *descriptor.ClientKey) error
 	Revoke(ctx context.Context, a descriptor.Address) error
+}
+
+// Through returns a Prober that checks through tor.
+func Through(d Dialer) Prober { return through{d} }
+
+type through struct{ Dialer }
+
+func (t through) Check(ctx context.Context, a descriptor.Address, spec health.Spec, circuit string, fresh bool) health.Result {
+	return Once(ctx, t.Dialer, a, spec, circuit, fresh)
+}
+
+func (t through) Hold(ctx context.Context, a descriptor.Address, port uint16, circuit string) (<-chan struct{}, error) {
+	return Hold(ctx, t.Dialer, a, port, circuit)
 }
 
 // Config is the configuration of a Runner.
@@ -78,6 +93,8 @@ type Watch struct {
 	circuit string // that the last check got through
 	since   int    // checks since the last fresh circuit
 	hurry   chan struct{}
+
+	authorized bool // its own goroutine's
 }
 
 // Run checks until ctx ends.
@@ -149,14 +166,9 @@ func (w *Watch) Hurry() {
 
 // run checks until ctx ends.
 func (w *Watch) run(ctx context.Context) {
-	if w.client != nil {
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
-			defer cancel()
-			_ = w.runner.cfg.Prober.Revoke(ctx, w.where()) // a tor that has gone has forgotten it
-		}()
-	}
+	defer w.revoke(ctx)
 	pause := w.next(true)
+	var held <-chan struct{} // closed when the kept circuit ends
 	for {
 		timer := time.NewTimer(pause)
 		select {
@@ -164,13 +176,60 @@ func (w *Watch) run(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-timer.C:
+			held = w.hold(ctx, held)
 		case <-w.hurry:
-			timer.Stop()
+		case <-held:
+			held = nil // until the next regular check: an application may end idle connections soon
 		}
+		timer.Stop()
 		began := time.Now()
 		w.once(ctx)
 		pause = max(shortestPause, w.next(false)-time.Since(began))
 	}
+}
+
+// hold keeps a connection open on the circuit of the last check, so that the end of the
+// instance's tor shows at once and not at the next check.
+func (w *Watch) hold(ctx context.Context, held <-chan struct{}) <-chan struct{} {
+	w.runner.mu.Lock()
+	circuit, up := w.circuit, w.machine.State().Operating == health.Up
+	w.runner.mu.Unlock()
+	if held != nil || circuit == "" || !up || w.spec.Kind == health.Agent {
+		return held
+	}
+	// It ends with ctx; an attempt that hangs is the next check's to find.
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		if closed, err := w.runner.cfg.Prober.Hold(ctx, w.where(), w.spec.Port, circuit); err == nil {
+			<-closed
+		}
+	}()
+	return opened
+}
+
+// authorize gives tor the client key, once: it is kept there, also over restarts.
+func (w *Watch) authorize(ctx context.Context) error {
+	if w.client == nil || w.authorized {
+		return nil
+	}
+	err := w.runner.cfg.Prober.Authorize(ctx, w.where(), w.client)
+	w.authorized = err == nil
+	return err
+}
+
+// revoke takes the client key back, unless another Watch needs it.
+func (w *Watch) revoke(ctx context.Context) {
+	r := w.runner
+	r.mu.Lock()
+	needed := slices.ContainsFunc(r.watches, func(other *Watch) bool { return other != w && other.client != nil && other.where() == w.where() })
+	r.mu.Unlock()
+	if !w.authorized || needed {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	defer cancel()
+	_ = r.cfg.Prober.Revoke(ctx, w.where()) // a tor that has gone has forgotten it
 }
 
 const (
@@ -213,12 +272,10 @@ func (w *Watch) once(ctx context.Context) {
 			return
 		}
 	}
-	if w.client != nil { // again each time: tor may have forgotten it
-		if err := r.cfg.Prober.Authorize(ctx, w.where(), w.client); err != nil && ctx.Err() == nil {
-			now := time.Now()
-			r.take(w, "", health.Result{Began: now, Ended: now, Err: err}) // Stage NoTor
-			return
-		}
+	if err := w.authorize(ctx); err != nil {
+		now := time.Now()
+		r.take(w, "", health.Result{Began: now, Ended: now, Err: err}) // Stage NoTor
+		return
 	}
 	result := r.cfg.Prober.Check(ctx, w.address, w.spec, circuit, fresh)
 	if ctx.Err() != nil {

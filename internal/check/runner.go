@@ -42,12 +42,6 @@ func (t through) Hold(ctx context.Context, a descriptor.Address, port uint16, ci
 // Config is the configuration of a Runner.
 type Config struct {
 	Prober Prober
-	// Rate is how many checks a second, at most, get circuits of their own.
-	Rate float64
-	// Canary is visited, by CanarySpec, when instances fail: if it fails, too, it is
-	// our own tor that fails. Zero stands for the other instances.
-	Canary     descriptor.Address
-	CanarySpec health.Spec
 	// Seed makes the random intervals reproducible; 0 for others at each start.
 	Seed uint64
 }
@@ -62,6 +56,7 @@ type Runner struct {
 	mu       sync.Mutex // protects the fields below, and those of the Watches
 	ctx      context.Context
 	watches  []*Watch
+	canary   target
 	asking   map[string]bool // tors through which a companion is checked now
 	circuits uint64          // named so far
 }
@@ -75,7 +70,47 @@ func New(cfg Config) *Runner {
 	if cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64()
 	}
-	return &Runner{cfg: cfg, limit: rate.NewLimiter(rate.Limit(cfg.Rate), max(1, int(4*cfg.Rate))), asking: map[string]bool{}}
+	r := &Runner{cfg: cfg, limit: rate.NewLimiter(0, 0), asking: map[string]bool{}}
+	r.Configure(DefaultRate, descriptor.Address{}, health.Spec{})
+	return r
+}
+
+// DefaultRate is how many checks a second, at most, get circuits of their own, unless
+// Configure says otherwise.
+const DefaultRate = 2
+
+// Configure changes how many checks a second, at most, get circuits of their own,
+// and the canary, which is visited by spec when instances fail: if it fails, too, it
+// is our own tor that fails. A zero address stands for the other instances.
+func (r *Runner) Configure(perSecond float64, canary descriptor.Address, spec health.Spec) {
+	r.limit.SetLimit(rate.Limit(perSecond))
+	r.limit.SetBurst(max(1, int(4*perSecond)))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.canary = target{canary, spec}
+}
+
+// target is what a check is made of.
+type target struct {
+	address descriptor.Address
+	spec    health.Spec
+}
+
+// Visit makes one check of the address of spec by circuits of its own, with a
+// client key unless that is nil.
+func (r *Runner) Visit(ctx context.Context, spec health.Spec, key *descriptor.ClientKey) health.Result {
+	began := time.Now()
+	err := r.limit.Wait(ctx)
+	if err == nil && key != nil {
+		err = r.cfg.Prober.Authorize(ctx, spec.Address, key)
+	}
+	if err != nil {
+		return health.Result{Began: began, Ended: time.Now(), Err: err} // Stage NoTor
+	}
+	r.mu.Lock()
+	circuit := r.name()
+	r.mu.Unlock()
+	return r.cfg.Prober.Check(ctx, spec.Address, spec, circuit, true)
 }
 
 // Watch is one instance that is checked by one Spec.
@@ -370,20 +405,20 @@ func (r *Runner) companion(w *Watch) {
 			up = append(up, other)
 		}
 	}
-	canary := r.cfg.Canary != descriptor.Address{}
-	if !canary && len(up) == 0 {
+	canary := r.canary
+	if canary.address == (descriptor.Address{}) && len(up) == 0 {
 		return
 	}
 	r.asking[via] = true
 	var other *Watch
-	if !canary {
+	if canary.address == (descriptor.Address{}) {
 		other = up[w.random.IntN(len(up))]
 		other.since = 0
 	}
 	ctx, circuit := r.ctx, r.name()
 	r.wait.Go(func() {
 		if other == nil {
-			r.judgeCanary(ctx, w, via, circuit)
+			r.judgeCanary(ctx, canary, w, circuit)
 		} else if result := r.cfg.Prober.Check(ctx, other.address, other.spec, circuit, true); ctx.Err() == nil {
 			result.Fresh = true
 			r.take(other, circuit, result)
@@ -395,15 +430,15 @@ func (r *Runner) companion(w *Watch) {
 }
 
 // judgeCanary visits the canary on behalf of w.
-func (r *Runner) judgeCanary(ctx context.Context, w *Watch, via, circuit string) {
-	result := r.cfg.Prober.Check(ctx, r.cfg.Canary, r.cfg.CanarySpec, circuit, true)
+func (r *Runner) judgeCanary(ctx context.Context, canary target, w *Watch, circuit string) {
+	result := r.cfg.Prober.Check(ctx, canary.address, canary.spec, circuit, true)
 	if result.Stage < health.Answered || ctx.Err() != nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if w.machine.Suspected() {
+	if w.machine.Suspected() && w.via == result.Via {
 		r.observe(w, func() { w.machine.Through(result.Ended) })
 	}
-	r.through(w, via, result.Ended)
+	r.through(w, result.Via, result.Ended)
 }

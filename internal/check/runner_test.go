@@ -111,6 +111,8 @@ func (n *network) Revoke(_ context.Context, a descriptor.Address) error {
 	return nil
 }
 
+var none descriptor.Address
+
 func address(n byte) descriptor.Address { return descriptor.Address{n} }
 
 var quick = health.Spec{
@@ -118,14 +120,11 @@ var quick = health.Spec{
 }
 
 // run runs checks of a few instances in virtual time.
-func run(t *testing.T, cfg Config, count int, do func(n *network, watches []*Watch)) {
+func run(t *testing.T, perSecond float64, canary descriptor.Address, count int, do func(n *network, watches []*Watch)) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
-		cfg.Prober, cfg.Seed = n, 1
-		if cfg.Rate == 0 {
-			cfg.Rate = 10
-		}
-		r := New(cfg)
+		r := New(Config{Prober: n, Seed: 1})
+		r.Configure(perSecond, canary, quick)
 		ctx, cancel := context.WithCancel(t.Context())
 		var watches []*Watch
 		for i := range count {
@@ -155,7 +154,7 @@ func until(t *testing.T, w *Watch, out bool) time.Duration {
 }
 
 func TestRunnerFindsFrozen(t *testing.T) {
-	run(t, Config{}, 3, func(n *network, watches []*Watch) {
+	run(t, 10, none, 3, func(n *network, watches []*Watch) {
 		n.set(func() { n.frozen[address(1)] = true })
 		if took := until(t, watches[0], true); took > 11*time.Second {
 			t.Errorf("out after %v", took)
@@ -174,7 +173,7 @@ func TestRunnerFindsFrozen(t *testing.T) {
 
 // A killed tor ends the connection that is held, and relays say no at once.
 func TestRunnerFindsKilled(t *testing.T) {
-	run(t, Config{}, 3, func(n *network, watches []*Watch) {
+	run(t, 10, none, 3, func(n *network, watches []*Watch) {
 		for range 5 {
 			n.kill(address(1))
 			if took := until(t, watches[0], true); took > 3*time.Second {
@@ -188,7 +187,7 @@ func TestRunnerFindsKilled(t *testing.T) {
 }
 
 func TestRunnerFindsDeadApplication(t *testing.T) {
-	run(t, Config{}, 1, func(n *network, watches []*Watch) { // its tor's answer is evidence enough
+	run(t, 10, none, 1, func(n *network, watches []*Watch) { // its tor's answer is evidence enough
 		n.set(func() { n.dead[address(1)] = true })
 		if took := until(t, watches[0], true); took > 5*time.Second {
 			t.Errorf("out after %v", took)
@@ -199,10 +198,10 @@ func TestRunnerFindsDeadApplication(t *testing.T) {
 // When our own tor is cut off, nothing is taken out, also when it comes back, and
 // whether or not there is a canary.
 func TestRunnerDoubtsItself(t *testing.T) {
-	for name, cfg := range map[string]Config{"others": {}, "canary": {Canary: address(99), CanarySpec: quick}} {
+	for name, canary := range map[string]descriptor.Address{"others": none, "canary": address(99)} {
 		t.Run(name, func(t *testing.T) {
 			for offset := range 20 {
-				run(t, cfg, 4, func(n *network, watches []*Watch) {
+				run(t, 10, canary, 4, func(n *network, watches []*Watch) {
 					for range 3 {
 						time.Sleep(time.Duration(offset) * 173 * time.Millisecond)
 						n.set(func() { n.cut = true })
@@ -234,7 +233,7 @@ func TestRunnerDoubtsItself(t *testing.T) {
 
 // With a canary that answers, the only instance is known to be down.
 func TestRunnerAsksCanary(t *testing.T) {
-	run(t, Config{Canary: address(99), CanarySpec: quick}, 1, func(n *network, watches []*Watch) {
+	run(t, 10, address(99), 1, func(n *network, watches []*Watch) {
 		if n.checks[address(99)] > 0 {
 			t.Error("the canary was visited though nothing failed")
 		}
@@ -248,7 +247,7 @@ func TestRunnerAsksCanary(t *testing.T) {
 // Few checks get circuits of their own, and never more than the rate, however many
 // instances fail.
 func TestRunnerRate(t *testing.T) {
-	run(t, Config{Rate: 2}, 60, func(n *network, watches []*Watch) {
+	run(t, 2, none, 60, func(n *network, watches []*Watch) {
 		time.Sleep(time.Minute)
 		count := func() (all, fresh int) {
 			n.mu.Lock()
@@ -284,7 +283,7 @@ func TestRunnerRate(t *testing.T) {
 func TestRunnerAuthorizes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
-		r := New(Config{Prober: n, Rate: 1})
+		r := New(Config{Prober: n})
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go r.Run(ctx)

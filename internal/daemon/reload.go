@@ -80,8 +80,8 @@ func (d *Daemon) reload(file *config.Config) error {
 		d.log.Info("the configuration is the same as before")
 	}
 	if keys := changedKeys("check", general(d.cfg.Check), general(cfg.Check)); len(keys) > 0 {
-		d.log.Info("checks changed", "keys", strings.Join(keys, ", "))
 		d.rooms.Configure(cfg.Check)
+		d.log.Info("checks changed", "keys", strings.Join(keys, ", "), "now", d.rooms.checks)
 	}
 	d.cfg, d.loaded, d.trouble = cfg, time.Now(), nil
 	return nil

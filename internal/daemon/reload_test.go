@@ -145,6 +145,7 @@ func TestReloadChecks(t *testing.T) {
 		one, other := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
 		plain := torTable + service("a", one)
 		onSim(t, net, parse(t, dir, plain), func(d *Daemon) {
+			d.Logs = new(configured)
 			before := inForce(d)
 			for _, check := range []string{
 				"[check]\nkind = \"none\"\n" + plain,

@@ -15,6 +15,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
 )
 
 // Instance is a backend that a subscriber uses.
@@ -22,6 +23,12 @@ type Instance struct {
 	Name    string // the subscriber's name for it
 	Address descriptor.Address
 	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
+	// Spec is how it is checked, and CheckClient the key for where Spec connects.
+	Spec        health.Spec
+	CheckClient *descriptor.ClientKey
+	// Quiet says that the subscriber is none of the operator's services, and events
+	// do not mention it.
+	Quiet bool
 }
 
 // Fetcher fetches descriptors, as *hsdir.Fetcher does: it is safe for concurrent
@@ -40,6 +47,7 @@ type Source interface {
 type Config struct {
 	Consensus Source
 	Fetcher   Fetcher
+	Checks    Checks // nil: nothing is checked
 	Store     Store
 	Record    event.Recorder
 	Now       func() time.Time // nil stands for time.Now
@@ -67,6 +75,7 @@ type Set struct {
 	poke  chan struct{} // holds a token when there is something new to do
 	fetch sync.WaitGroup
 	saver *saver
+	words *words
 
 	mu            sync.Mutex // protects the fields below
 	watches       map[descriptor.Address]*watch
@@ -93,6 +102,7 @@ type epoch struct {
 type watch struct {
 	now       *Backend
 	users     map[*Subscription]Instance
+	checks    map[health.Spec]*checked
 	changes   *rate.Limiter // of the offer
 	retry     backoff.Backoff
 	keys      descriptor.PeriodKeys // of the period asked for last
@@ -108,7 +118,7 @@ func New(cfg Config) *Set {
 	}
 	return &Set{
 		cfg: cfg, poke: make(chan struct{}, 1), watches: map[descriptor.Address]*watch{},
-		subscriptions: map[*Subscription]bool{}, claims: Claims{}, saver: newSaver(cfg.Store),
+		subscriptions: map[*Subscription]bool{}, claims: Claims{}, saver: newSaver(cfg.Store), words: newWords(cfg.Store),
 	}
 }
 
@@ -135,6 +145,7 @@ func (s *Set) turn(ctx context.Context, now time.Time) (next time.Time) {
 		return next
 	}
 	s.settle(now)
+	s.noteChecks(now)
 	for a, w := range s.watches {
 		switch {
 		case w.asking:
@@ -254,6 +265,7 @@ func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result
 	after := w.now
 	renewed := err == nil && after.newer(&before)
 	if renewed {
+		w.hurry()
 		s.saver.setInstance(a, after.record(result.Raw))
 	}
 	s.settle(now)
@@ -441,12 +453,25 @@ func (s *Set) changed(w *watch) {
 	}
 }
 
-// tell records that an instance's state changed. Several services may use it,
-// under different names.
+// tell records that an instance's state changed.
 func (s *Set) tell(now time.Time, w *watch, is, was any) {
-	e := event.Event{At: now, Kind: event.InstanceState, Text: "instance"}
-	names := make(map[string]bool)
+	e := w.event(event.Event{At: now, Kind: event.InstanceState, Text: "instance"})
+	e.Attrs = append(e.Attrs, slog.Any("state", is), slog.Any("was", was), slog.Int("points", w.now.Usable(now)))
+	if w.now.Err != nil {
+		e.Attrs = append(e.Attrs, slog.Any("error", w.now.Err))
+	}
+	s.cfg.Record(e)
+}
+
+// event fills in what e is about: the instance, which several services may use, under
+// different names.
+func (w *watch) event(e event.Event) event.Event {
+	names, services := make(map[string]bool), 0
 	for sub, i := range w.users {
+		if i.Quiet {
+			continue
+		}
+		services++
 		names[i.Name] = true
 		e.Service = sub.service
 	}
@@ -455,15 +480,11 @@ func (s *Set) tell(now time.Time, w *watch, is, was any) {
 		name = slices.Collect(maps.Keys(names))[0]
 	}
 	e.Attrs = append(e.Attrs, slog.String("instance", name))
-	if len(w.users) > 1 {
+	if services > 1 {
 		e.Service = descriptor.Address{}
-		e.Attrs = append(e.Attrs, slog.Int("services", len(w.users)))
+		e.Attrs = append(e.Attrs, slog.Int("services", services))
 	}
-	e.Attrs = append(e.Attrs, slog.Any("state", is), slog.Any("was", was), slog.Int("points", w.now.Usable(now)))
-	if w.now.Err != nil {
-		e.Attrs = append(e.Attrs, slog.Any("error", w.now.Err))
-	}
-	s.cfg.Record(e)
+	return e
 }
 
 // notifyAll wakes every subscriber.

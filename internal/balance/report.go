@@ -11,6 +11,8 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
+	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 )
@@ -24,6 +26,7 @@ const (
 	troubleNetwork  = "network"
 	troublePublish  = "publishing"
 	troubleReadback = "read back"
+	troubleVisit    = "visits"
 )
 
 // set records err under kind, or clears it if err is nil.
@@ -54,6 +57,7 @@ const (
 	lackAll           // nor is any point known: the published points stay
 	lackPoints        // and nothing was published either
 	lackChoice        // instances are ok, but the strategy chooses no point
+	lackService       // those that are not taken out are unreachable
 )
 
 // warning is the status's warning about it.
@@ -67,6 +71,8 @@ func (l lack) warning() string {
 		return "no instance is reachable, and there is nothing to publish"
 	case lackChoice:
 		return "the strategy chooses no introduction point of any instance: points published before stay until they expire"
+	case lackService:
+		return "no instance is in service: those that nobody took out are unreachable; points published before stay until they expire"
 	}
 	return ""
 }
@@ -83,6 +89,8 @@ func (s *Service) lacks(now time.Time, p *Plan) lack {
 		return lackNone
 	case len(p.Chosen) > 0:
 		return lackInstance
+	case p.Contents != nil && len(p.Out) > 0:
+		return lackService
 	case p.Contents != nil:
 		return lackAll
 	case now.Sub(s.started) < startPatience:
@@ -119,7 +127,7 @@ func (s *Service) noteShares(chosen []selection.Candidate) {
 	}
 	before, after := selection.Shares(s.state.Published), selection.Shares(chosen)
 	for _, i := range s.cfg.Instances {
-		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 {
+		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 && s.plan.Out[i.Name] == "" {
 			s.tell(event.ShareFell, slog.LevelWarn, "an instance's share of the clients fell", slog.String("instance", i.Name),
 				slog.Float64("percent", math.Round(100*is)), slog.Float64("was", math.Round(100*was)))
 		}
@@ -142,13 +150,14 @@ func (s *Service) tellRound(v View) {
 	if s.plan.Waiting == "" && !s.plan.At.IsZero() {
 		s.noteLack(s.lacks(v.Now, &s.plan))
 	}
-	warnings := s.warnings(v)
+	warnings := append(s.warnings(v), s.liars()...)
 	for _, w := range warnings {
 		if !slices.Contains(s.report.warnings, w) {
 			s.tell(event.Warning, slog.LevelWarn, w)
 		}
 	}
 	s.report.warnings = warnings
+	s.tellPaths(v)
 	s.keys.Warn(v.Now)
 }
 
@@ -161,6 +170,9 @@ func (s *Service) warnings(v View) []string {
 	if s.report.lack != lackNone {
 		list = append(list, s.report.lack.warning())
 	}
+	if s.plan.Panic {
+		list = append(list, panicWarning)
+	}
 	list = append(list, s.suspicions(v)...)
 	for _, t := range s.plan.Targets {
 		if t.Held != "" {
@@ -172,6 +184,8 @@ func (s *Service) warnings(v View) []string {
 	}
 	return list
 }
+
+const panicWarning = "panic: checks fail for more instances than may be taken out, or for reasons that may be our own tor's: some stay in use"
 
 // suspicions lists what instances do that a healthy tor would not.
 func (s *Service) suspicions(v View) (texts []string) {
@@ -193,7 +207,7 @@ func (s *Service) suspicions(v View) (texts []string) {
 func (s *Service) describe(now time.Time) status.Service {
 	out := status.Service{
 		Address: s.address.String(), State: status.StateStarting, Strategy: s.cfg.Strategy.Name(),
-		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at,
+		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at, Visited: s.visits.passed,
 	}
 	if s.instances == nil {
 		out.Custody = s.keys.Status(now, descriptor.Period{})
@@ -201,16 +215,29 @@ func (s *Service) describe(now time.Time) status.Service {
 	}
 	v := s.report.view
 	v.Now, v.Config, v.Instances = now, s.cfg, s.instances.View()
+	out.Panic = s.plan.Panic
+	if s.visits.err != nil {
+		out.VisitError = s.visits.err.Error()
+	}
 	if !s.report.published.IsZero() {
 		seconds := s.report.published.Sub(s.started).Seconds()
 		out.FirstAnswer = &seconds
 	}
 	shares := selection.Shares(s.state.Published)
-	for n, b := range v.Instances.Backends {
-		i := offering{s.cfg.Instances[n], b}
+	missing := false // an instance that should have clients
+	for n := range v.Instances.Backends {
+		i := v.offering(n)
 		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
-		if i.idle(line) {
+		s.describePath(v, &line)
+		line.Admin = string(v.Instances.Admin(n))
+		switch taken := v.Instances.TakenOut(n) != ""; {
+		case taken:
+			line.Drain = s.describeDrain(v, n)
+		case i.idle(line) && line.Path == "":
 			line.Warnings = append(line.Warnings, v.whyIdle())
+			missing = true
+		case line.State != status.StateOK, line.Path != "":
+			missing = true
 		}
 		out.Instances = append(out.Instances, line)
 	}
@@ -222,7 +249,8 @@ func (s *Service) describe(now time.Time) status.Service {
 		out.Warnings = append(out.Warnings, text)
 	}
 	out.Custody = s.keys.Status(now, current)
-	out.State = s.sum(now, current, &out)
+	out.State = s.sum(now, current, missing, &out)
+	out.Warnings = append(out.Warnings, s.liars()...) // which do not degrade the service
 	return out
 }
 
@@ -236,6 +264,14 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 		Share:              shares[o.Name],
 		LastFetch:          o.Asked,
 		NextFetch:          o.Due,
+		Weight:             o.Weight,
+		Check:              o.checked(),
+	}
+	if out.State == status.StateOK && o.Health.Out() {
+		out.State = status.StateDown
+	}
+	if o.Word != (state.Word{}) {
+		out.Said = &status.Said{Since: o.Word.Since, Weight: o.Word.Weight.String()}
 	}
 	if o.Err != nil {
 		out.Error = o.Err.Error()
@@ -267,9 +303,47 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 	return out
 }
 
+// checked describes the checks of an instance; nil if there are none.
+func (o offering) checked() *status.Check {
+	h := &o.Health
+	if o.Check.Kind == health.None || o.Check.Kind == "" || o.Word.Admin == health.Maint {
+		return nil
+	}
+	out := &status.Check{
+		Kind: string(o.Check.Kind), Operating: string(h.Operating), Since: h.Since, Doubt: h.Doubt, Held: h.Held,
+		At: h.Last.Ended, Seconds: h.Last.Ended.Sub(h.Last.Began).Seconds(), Passed: h.Passed, Failed: h.Failed, DeadPoints: len(h.Dead), Text: h.Text,
+	}
+	if h.Last.Err != nil {
+		out.Error = h.Last.Err.Error()
+	}
+	return out
+}
+
+// describePath fills in what is known of the way from the public address to an
+// instance.
+func (s *Service) describePath(v View, line *status.Instance) {
+	address := s.addressOf(line.Name)
+	line.Path = v.Unreached[address]
+	if p := s.visits.paths[address]; p != nil {
+		line.Visited = p.Answered()
+	}
+	if line.Path != "" && line.Published > 0 { // else it is left out, and that is said
+		line.Warnings = append(line.Warnings, unreachedText(line.Path))
+	}
+	if s.env.Probe == nil {
+		return
+	}
+	if probe := s.env.Probe(address); probe.Address != (descriptor.Address{}) {
+		line.Probe, line.ProbePublished = probe.Address.String(), probe.Published
+		if probe.Unproven() {
+			line.Warnings = append(line.Warnings, "its probe address does not answer: "+lacks(probe.Address)+restartFix)
+		}
+	}
+}
+
 // idle reports whether an instance that should get clients gets none.
 func (o offering) idle(r status.Instance) bool {
-	return r.State == status.StateOK && r.Published == 0 && o.Weight > 0
+	return r.State == status.StateOK && r.Published == 0 && r.Weight > 0
 }
 
 // whyIdle returns the warning about an idle instance.
@@ -318,6 +392,9 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 			if at.err != nil {
 				slot.Error = at.err.Error()
 			}
+			if read := s.readback.readings[at.HSDir]; d.Current && !read.at.IsZero() {
+				slot.ReadBack, slot.Holds, slot.Revision = read.at, read.holds, read.revision
+			}
 			if slot.Confirmed {
 				d.Confirmed++
 			}
@@ -329,12 +406,8 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 }
 
 // sum returns the state of the service as a whole.
-func (s *Service) sum(now time.Time, current descriptor.Period, out *status.Service) status.State {
+func (s *Service) sum(now time.Time, current descriptor.Period, missing bool, out *status.Service) status.State {
 	published := slices.ContainsFunc(out.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed > 0 })
-	notOK := false
-	for n, i := range out.Instances {
-		notOK = notOK || i.State != status.StateOK || offering{Instance: s.cfg.Instances[n]}.idle(i)
-	}
 	e := s.state.Editions[current]
 	stays := e != nil && now.Sub(e.heard) < keptFor
 	switch {
@@ -346,7 +419,7 @@ func (s *Service) sum(now time.Time, current descriptor.Period, out *status.Serv
 		return status.StateFailed
 	case !published:
 		return status.StateStarting
-	case notOK || len(out.Warnings) > 0:
+	case missing || len(out.Warnings) > 0:
 		return status.StateDegraded
 	}
 	return status.StateOK

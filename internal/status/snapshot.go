@@ -98,6 +98,7 @@ const (
 	StateUnknown     State = "unknown"     // no HSDir has a descriptor of it
 	StateUnreachable State = "unreachable" // not enough HSDirs answered
 	StateInvalid     State = "invalid"     // HSDirs returned only invalid descriptors
+	StateDown        State = "down"        // checks find it down
 )
 
 // Service is one public address.
@@ -113,6 +114,9 @@ type Service struct {
 	NextFetch   time.Time    `json:"next_fetch,omitzero"`
 	FirstAnswer *float64     `json:"seconds_to_first_publication,omitempty"`
 	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got the published descriptor
+	Visited     time.Time    `json:"visited,omitzero"`   // when a visit of the public address last passed
+	VisitError  string       `json:"visit_error,omitempty"`
+	Panic       bool         `json:"panic,omitempty"` // instances stay in use against what checks say
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 
@@ -148,7 +152,48 @@ type Instance struct {
 	LastFetch          time.Time `json:"last_fetch,omitzero"`
 	NextFetch          time.Time `json:"next_fetch,omitzero"`
 	Error              string    `json:"error,omitempty"`
+	Visited            time.Time `json:"visited,omitzero"` // when a visit of the public address last got to it
+	Path               string    `json:"path,omitempty"`   // why visitors of the public address do not reach it
+	Probe              string    `json:"probe,omitempty"`  // its probe address
+	ProbePublished     bool      `json:"probe_published,omitempty"`
 	Warnings           []string  `json:"warnings,omitempty"`
+
+	Admin  string  `json:"admin"`           // "ready", "drain" or "maint"
+	Weight float64 `json:"weight"`          // in force
+	Check  *Check  `json:"check,omitempty"` // nil unless it is checked
+	Said   *Said   `json:"said,omitempty"`  // nil unless the operator said something at run time
+	Drain  *Drain  `json:"drain,omitempty"` // nil unless it was taken out
+}
+
+// Check is what the checks of an instance found.
+type Check struct {
+	Kind       string    `json:"kind"`
+	Operating  string    `json:"operating"` // "unchecked", "up", "going down", "down" or "going up"
+	Since      time.Time `json:"since"`
+	Doubt      bool      `json:"doubt,omitempty"`      // it fails, and so does everything else: it stays in use
+	Held       time.Time `json:"held_until,omitzero"`  // until when it stays out although it passes
+	At         time.Time `json:"at,omitzero"`          // of the last check
+	Seconds    float64   `json:"seconds"`              // that it took
+	Error      string    `json:"error,omitempty"`      // why it failed
+	Text       string    `json:"agent_text,omitempty"` // what the agent said
+	Passed     uint64    `json:"passed"`               // checks, since the start
+	Failed     uint64    `json:"failed"`
+	DeadPoints int       `json:"dead_points,omitempty"` // introduction points that checks do not get through
+}
+
+// Said is what the operator said about an instance at run time, beside Admin.
+type Said struct {
+	Since  time.Time `json:"since"`
+	Weight string    `json:"weight"` // "50", "50%", or "default" for nothing
+}
+
+// Drain is how far an instance is on the way out of one service.
+type Drain struct {
+	Pending int       `json:"pending_slots"`         // HSDirs that clients ask, and that may still have its introduction points
+	Left    time.Time `json:"left,omitzero"`         // when the last of them had a descriptor without these
+	SafeAt  time.Time `json:"safe_at,omitzero"`      // when clients no longer have an older descriptor
+	Safe    bool      `json:"safe_to_stop"`          // no client of this service can come any more
+	Stays   bool      `json:"points_stay,omitempty"` // its introduction points stay, as no other instance is in service
 }
 
 // Descriptor is the first or the second master descriptor of a service.
@@ -175,4 +220,22 @@ type Slot struct {
 	At        time.Time `json:"at,omitzero"` // of the confirmation
 	Attempts  int       `json:"attempts"`
 	Error     string    `json:"error,omitempty"`
+
+	// What the HSDir returned when it was last asked as clients ask it. That it
+	// was asked before At says nothing about this version.
+	ReadBack time.Time `json:"read_back,omitzero"`
+	Holds    Holds     `json:"holds,omitempty"`
+	Revision uint64    `json:"holds_revision,omitempty"`
 }
+
+// Holds is what an HSDir has of a service, beside the descriptor that was published.
+type Holds string
+
+// What an HSDir may have.
+const (
+	HoldsPublished Holds = "published" // what it should have
+	HoldsOlder     Holds = "older"     // a descriptor that was published before
+	HoldsOther     Holds = "other"     // one that somebody else published with the same key
+	HoldsNone      Holds = "none"
+	HoldsInvalid   Holds = "invalid"
+)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -110,7 +111,8 @@ func (t *Tor) fetchAnywhere(address descriptor.Address, now time.Time) {
 	if len(free) == 0 {
 		return
 	}
-	r := free[t.view.random.IntN(len(free))]
+	draw := t.net.cfg.derive("choice of an HSDir", blinded[:], timeBytes(now))
+	r := free[int(binary.BigEndian.Uint32(draw[:]))%len(free)]
 	t.asked[question{r, blinded}] = now
 	t.fetch(address, r, now)
 }

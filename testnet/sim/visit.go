@@ -151,7 +151,7 @@ func (d *Dialer) reach(ctx context.Context, v health.Visit, trace *health.Trace)
 	}
 	d.counts.Fresh++
 	trace.Stage = health.NoPoint
-	random := rand.New(rand.NewChaCha8(d.net.cfg.derive("visit", []byte(v.Address.Label()), []byte(v.Circuit), timeBytes(now))))
+	random := rand.New(rand.NewChaCha8(d.net.cfg.derive("visit", []byte(v.Address.Label()), timeBytes(now))))
 	known := d.visitor(v.Address)
 	known.forgive(now)
 	clear(known.asked)

@@ -152,6 +152,9 @@ func (s *Service) written() state.Service {
 			Instance: state.Address(addresses[c.Instance]), AuthKey: state.Bytes32(c.Point.AuthKey), EncKey: state.Bytes32(c.Point.EncKey), Relay: c.Point.Relay().String(),
 		})
 	}
+	for a, at := range s.drained {
+		out.Drained = append(out.Drained, state.Drained{Instance: state.Address(a), At: at.UTC()})
+	}
 	return out
 }
 
@@ -208,6 +211,9 @@ func (s *Service) restore(r read) {
 	s.troubles.set(troubleFloors, r.err)
 	s.record.version, s.state.Version = r.version, r.version
 	s.troubles.set(troubleCounters, s.counters.raise(r.stored.Ceilings))
+	for _, d := range r.stored.Drained {
+		s.drained.note(descriptor.Address(d.Instance), d.At)
+	}
 	for _, p := range r.stored.Points {
 		for _, i := range s.cfg.Instances {
 			if i.Address == descriptor.Address(p.Instance) {

@@ -11,6 +11,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 )
@@ -54,6 +55,7 @@ const (
 	lackAll           // nor is any point known: the published points stay
 	lackPoints        // and nothing was published either
 	lackChoice        // instances are ok, but the strategy chooses no point
+	lackService       // those that are not taken out are unreachable
 )
 
 // warning is the status's warning about it.
@@ -67,6 +69,8 @@ func (l lack) warning() string {
 		return "no instance is reachable, and there is nothing to publish"
 	case lackChoice:
 		return "the strategy chooses no introduction point of any instance: points published before stay until they expire"
+	case lackService:
+		return "no instance is in service: those that nobody took out are unreachable; points published before stay until they expire"
 	}
 	return ""
 }
@@ -83,6 +87,8 @@ func (s *Service) lacks(now time.Time, p *Plan) lack {
 		return lackNone
 	case len(p.Chosen) > 0:
 		return lackInstance
+	case p.Contents != nil && len(p.Out) > 0:
+		return lackService
 	case p.Contents != nil:
 		return lackAll
 	case now.Sub(s.started) < startPatience:
@@ -119,7 +125,7 @@ func (s *Service) noteShares(chosen []selection.Candidate) {
 	}
 	before, after := selection.Shares(s.state.Published), selection.Shares(chosen)
 	for _, i := range s.cfg.Instances {
-		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 {
+		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 && s.plan.Out[i.Name] == "" {
 			s.tell(event.ShareFell, slog.LevelWarn, "an instance's share of the clients fell", slog.String("instance", i.Name),
 				slog.Float64("percent", math.Round(100*is)), slog.Float64("was", math.Round(100*was)))
 		}
@@ -206,11 +212,18 @@ func (s *Service) describe(now time.Time) status.Service {
 		out.FirstAnswer = &seconds
 	}
 	shares := selection.Shares(s.state.Published)
+	missing := false // an instance that should have clients
 	for n, b := range v.Instances.Backends {
 		i := offering{s.cfg.Instances[n], b}
 		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
-		if i.idle(line) {
+		switch taken := b.TakenOut() != ""; {
+		case taken:
+			line.Drain = s.describeDrain(v, b)
+		case i.idle(line):
 			line.Warnings = append(line.Warnings, v.whyIdle())
+			missing = true
+		case line.State != status.StateOK:
+			missing = true
 		}
 		out.Instances = append(out.Instances, line)
 	}
@@ -222,7 +235,7 @@ func (s *Service) describe(now time.Time) status.Service {
 		out.Warnings = append(out.Warnings, text)
 	}
 	out.Custody = s.keys.Status(now, current)
-	out.State = s.sum(now, current, &out)
+	out.State = s.sum(now, current, missing, &out)
 	return out
 }
 
@@ -236,6 +249,11 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 		Share:              shares[o.Name],
 		LastFetch:          o.Asked,
 		NextFetch:          o.Due,
+		Admin:              string(o.Admin()),
+		Weight:             o.Weigh(o.Weight),
+	}
+	if o.Word != (state.Word{}) {
+		out.Said = &status.Said{Since: o.Word.Since, Weight: o.Word.Weight.String()}
 	}
 	if o.Err != nil {
 		out.Error = o.Err.Error()
@@ -269,7 +287,7 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 
 // idle reports whether an instance that should get clients gets none.
 func (o offering) idle(r status.Instance) bool {
-	return r.State == status.StateOK && r.Published == 0 && o.Weight > 0
+	return r.State == status.StateOK && r.Published == 0 && r.Weight > 0
 }
 
 // whyIdle returns the warning about an idle instance.
@@ -329,12 +347,8 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 }
 
 // sum returns the state of the service as a whole.
-func (s *Service) sum(now time.Time, current descriptor.Period, out *status.Service) status.State {
+func (s *Service) sum(now time.Time, current descriptor.Period, missing bool, out *status.Service) status.State {
 	published := slices.ContainsFunc(out.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed > 0 })
-	notOK := false
-	for n, i := range out.Instances {
-		notOK = notOK || i.State != status.StateOK || offering{Instance: s.cfg.Instances[n]}.idle(i)
-	}
 	e := s.state.Editions[current]
 	stays := e != nil && now.Sub(e.heard) < keptFor
 	switch {
@@ -346,7 +360,7 @@ func (s *Service) sum(now time.Time, current descriptor.Period, out *status.Serv
 		return status.StateFailed
 	case !published:
 		return status.StateStarting
-	case notOK || len(out.Warnings) > 0:
+	case missing || len(out.Warnings) > 0:
 		return status.StateDegraded
 	}
 	return status.StateOK

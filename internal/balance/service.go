@@ -90,6 +90,7 @@ type Service struct {
 	record    record
 	readback  readback
 	report    report
+	drained   drained
 	troubles  troubles
 	started   time.Time
 	rounds    uint64
@@ -202,9 +203,9 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	last := s.plan
 	s.plan = makePlan(view, s.state)
 	if s.plan.Waiting != "" {
-		s.plan.Targets, s.plan.Left, s.plan.Thefts = last.Targets, last.Left, last.Thefts // the status does not blink
+		s.plan.Targets, s.plan.Left, s.plan.Thefts, s.plan.Out = last.Targets, last.Left, last.Thefts, last.Out // the status does not blink
 	}
-	s.carryOut(ctx, now)
+	s.carryOut(ctx, now, view.Instances)
 	s.readBack(ctx, now, c)
 	s.forget(view)
 	s.tellRound(view)
@@ -226,6 +227,7 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 		return v, nil
 	}
 	v.Vouch, v.SendmeInc, v.valid = c.Vouch, c.Params.SendmeInc, [2]time.Time{c.ValidAfter, c.ValidUntil}
+	v.offset, v.outdated = c.RotationOffset(), c.ValidUntil.Sub(c.FreshUntil)
 	for role := range v.Targets {
 		t := &v.Targets[role]
 		if t.Ring, err = c.Ring(hsdir.Role(role)); err != nil {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"onionbalancer/internal/health"
 )
 
 // all lists every metric.
@@ -50,6 +52,8 @@ var (
 	descOffered   = describe("backend_introduction_points", "Introduction points that could be used.", byService, byBackend)
 	descUsed      = describe("backend_published_points", "Introduction points of the backend in the descriptor.", byService, byBackend)
 	descShare     = describe("backend_expected_share_ratio", "Its expected share of the visitors, 0 to 1.", byService, byBackend)
+	descAdmin     = describe("backend_admin", "1 for the administrative state that the backend is in.", byService, byBackend, "state")
+	descWeight    = describe("backend_weight", "The weight in force.", byService, byBackend)
 	descRenewed   = describe("backend_renewed_time_seconds", "When it last published, at the latest.", byService, byBackend)
 	descFetched   = describe("backend_last_fetch_time_seconds", "When its descriptor was last asked for.", byService, byBackend)
 	descRounds    = describe("service_rounds_total", "Rounds from the consensus to the HSDirs.", byService)
@@ -67,6 +71,7 @@ var (
 // The states that a service and an instance can be in.
 var (
 	serviceStates  = []State{StateOK, StateDegraded, StateStarting, StateFailed}
+	adminStates    = []health.Admin{health.Ready, health.Drain, health.Maint}
 	instanceStates = []State{StateOK, StateStarting, StateSilent, StateUnknown, StateUnreachable, StateInvalid}
 )
 
@@ -182,6 +187,10 @@ func (m meter) instance(service string, i Instance) {
 	m.gauge(descOffered, float64(i.IntroductionPoints), service, i.Name)
 	m.gauge(descUsed, float64(i.Published), service, i.Name)
 	m.gauge(descShare, i.Share, service, i.Name)
+	for _, state := range adminStates {
+		m.gauge(descAdmin, truth(i.Admin == string(state)), service, i.Name, string(state))
+	}
+	m.gauge(descWeight, i.Weight, service, i.Name)
 	m.moment(descRenewed, i.Renewed, service, i.Name)
 	m.moment(descFetched, i.LastFetch, service, i.Name)
 }

@@ -149,6 +149,26 @@ type Instance struct {
 	NextFetch          time.Time `json:"next_fetch,omitzero"`
 	Error              string    `json:"error,omitempty"`
 	Warnings           []string  `json:"warnings,omitempty"`
+
+	Admin  string  `json:"admin"`           // "ready", "drain" or "maint"
+	Weight float64 `json:"weight"`          // in force
+	Said   *Said   `json:"said,omitempty"`  // nil unless the operator said something at run time
+	Drain  *Drain  `json:"drain,omitempty"` // nil unless it was taken out
+}
+
+// Said is what the operator said about an instance at run time, beside Admin.
+type Said struct {
+	Since  time.Time `json:"since"`
+	Weight string    `json:"weight"` // "50", "50%", or "default" for nothing
+}
+
+// Drain is how far an instance is on the way out of one service.
+type Drain struct {
+	Pending int       `json:"pending_slots"`         // HSDirs that clients ask, and that may still have its introduction points
+	Left    time.Time `json:"left,omitzero"`         // when the last of them had a descriptor without these
+	SafeAt  time.Time `json:"safe_at,omitzero"`      // when clients no longer have an older descriptor
+	Safe    bool      `json:"safe_to_stop"`          // no client of this service can come any more
+	Stays   bool      `json:"points_stay,omitempty"` // its introduction points stay, as no other instance is in service
 }
 
 // Descriptor is the first or the second master descriptor of a service.

@@ -102,13 +102,17 @@ func (d *Dialer) Authorize(ctx context.Context, a descriptor.Address, key *descr
 }
 
 // Revoke takes the client key for a service away again, and what was read with it.
-func (d *Dialer) Revoke(_ context.Context, a descriptor.Address) {
+func (d *Dialer) Revoke(_ context.Context, a descriptor.Address) error {
 	d.net.lock()
 	defer d.net.mu.Unlock()
+	if !d.net.tor.running {
+		return fmt.Errorf("taking a client key from tor: %w", ErrRefused)
+	}
 	if v := d.clients[a]; v != nil && v.cfg.Key != nil {
 		d.counts.Keys--
 		delete(d.clients, a)
 	}
+	return nil
 }
 
 // Dial connects to a port of an onion service.
@@ -150,15 +154,15 @@ func (d *Dialer) reach(ctx context.Context, v health.Visit, trace *health.Trace)
 		return c, nil
 	}
 	d.counts.Fresh++
-	trace.Stage = health.NoPoint
 	random := rand.New(rand.NewChaCha8(d.net.cfg.derive("visit", []byte(v.Address.Label()), timeBytes(now))))
 	known := d.visitor(v.Address)
 	known.forgive(now)
 	clear(known.asked)
 	for {
-		if d.net.tor.offline {
+		if d.net.tor.offline { // it builds no circuit
 			return nil, d.unlocked(func() error { <-ctx.Done(); return fmt.Errorf("%w: %w", errOffline, ctx.Err()) })
 		}
+		trace.Stage = max(trace.Stage, health.NoPoint)
 		c, cost, err := d.introduce(v.Address, random, trace)
 		if paused := d.unlocked(func() error { return pause(ctx, cost) }); paused != nil {
 			return nil, paused

@@ -184,7 +184,8 @@ func TestVisitWithoutTor(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || took != 20*time.Second {
 			t.Errorf("cut off: %v after %s", err, took)
 		}
-		d.want("cut off", i.Address(), "c", health.NoPoint, 0)
+		d.want("cut off", i.Address(), "c", health.NoTor, 0)
+		d.want("cut off, a kept circuit", i.Address(), "a", health.Introduced, 0)
 		n.Tor().SetOffline(false)
 		conn, _ = d.want("back", i.Address(), "d", health.Connected, 1)
 		n.Tor().Restart(time.Minute, time.Minute)
@@ -247,7 +248,9 @@ func TestVisitWithClientKey(t *testing.T) {
 		if n.Dialer().Visits().Keys != 1 {
 			t.Errorf("%+v", n.Dialer().Visits())
 		}
-		n.Dialer().Revoke(t.Context(), i.Address())
+		if err := n.Dialer().Revoke(t.Context(), i.Address()); err != nil {
+			t.Fatal(err)
+		}
 		d.want("without it again", i.Address(), "c", health.NoPoint, 0)
 		if n.Dialer().Visits().Keys != 0 {
 			t.Errorf("%+v", n.Dialer().Visits())

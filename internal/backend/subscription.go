@@ -90,6 +90,13 @@ func (sub *Subscription) Close() {
 	sub.instances = nil
 }
 
+// Services returns how many services there are.
+func (s *Set) Services() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.subscriptions)
+}
+
 // View returns the current state of the instances.
 func (sub *Subscription) View() View {
 	s := sub.set

@@ -45,11 +45,29 @@ func gather(v View) pool {
 			able = append(able, o)
 		}
 	}
+	able, unreached := v.reached(able)
 	if p.take(v, able); len(p.candidates) == 0 {
 		p.fallback = true
 		p.take(v, all)
+		return p
+	}
+	for _, o := range unreached {
+		p.left[o.Name] = append(p.left[o.Name], "it is left out: "+unreachedText(v.Unreached[o.Instance.Address]))
 	}
 	return p
+}
+
+// reached takes out those of the able that visitors of the public address do not
+// reach, but no more than half.
+func (v View) reached(able []offering) (rest, unreached []offering) {
+	for _, o := range able {
+		if v.Unreached[o.Instance.Address] != "" && len(unreached) < len(able)/2 {
+			unreached = append(unreached, o)
+		} else {
+			rest = append(rest, o)
+		}
+	}
+	return rest, unreached
 }
 
 // take gathers the points of some of the instances.

@@ -33,7 +33,10 @@ type View struct {
 	Now       time.Time
 	Config    Config
 	Instances backend.View // in the order of Config.Instances
-	SendmeInc uint8        // the consensus's cc_sendme_inc
+	// Unreached says why visitors of the public address do not reach an instance that
+	// answers at its own, by its address.
+	Unreached map[descriptor.Address]string
+	SendmeInc uint8 // the consensus's cc_sendme_inc
 	// Vouch returns an introduction point as it may be published, or an error if its
 	// relay is not in the consensus as the point names it: Consensus.Vouch.
 	Vouch   func(*descriptor.IntroductionPoint) (*descriptor.IntroductionPoint, error)

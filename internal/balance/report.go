@@ -25,6 +25,7 @@ const (
 	troubleNetwork  = "network"
 	troublePublish  = "publishing"
 	troubleReadback = "read back"
+	troubleVisit    = "visits"
 )
 
 // set records err under kind, or clears it if err is nil.
@@ -148,13 +149,14 @@ func (s *Service) tellRound(v View) {
 	if s.plan.Waiting == "" && !s.plan.At.IsZero() {
 		s.noteLack(s.lacks(v.Now, &s.plan))
 	}
-	warnings := s.warnings(v)
+	warnings := append(s.warnings(v), s.liars()...)
 	for _, w := range warnings {
 		if !slices.Contains(s.report.warnings, w) {
 			s.tell(event.Warning, slog.LevelWarn, w)
 		}
 	}
 	s.report.warnings = warnings
+	s.tellPaths(v)
 	s.keys.Warn(v.Now)
 }
 
@@ -199,7 +201,7 @@ func (s *Service) suspicions(v View) (texts []string) {
 func (s *Service) describe(now time.Time) status.Service {
 	out := status.Service{
 		Address: s.address.String(), State: status.StateStarting, Strategy: s.cfg.Strategy.Name(),
-		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at,
+		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at, Visited: s.visits.passed,
 	}
 	if s.instances == nil {
 		out.Custody = s.keys.Status(now, descriptor.Period{})
@@ -207,6 +209,9 @@ func (s *Service) describe(now time.Time) status.Service {
 	}
 	v := s.report.view
 	v.Now, v.Config, v.Instances = now, s.cfg, s.instances.View()
+	if s.visits.err != nil {
+		out.VisitError = s.visits.err.Error()
+	}
 	if !s.report.published.IsZero() {
 		seconds := s.report.published.Sub(s.started).Seconds()
 		out.FirstAnswer = &seconds
@@ -216,10 +221,11 @@ func (s *Service) describe(now time.Time) status.Service {
 	for n, b := range v.Instances.Backends {
 		i := offering{s.cfg.Instances[n], b}
 		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
+		s.describePath(v, &line)
 		switch taken := b.TakenOut() != ""; {
 		case taken:
 			line.Drain = s.describeDrain(v, b)
-		case i.idle(line):
+		case i.idle(line) && line.Path == "":
 			line.Warnings = append(line.Warnings, v.whyIdle())
 			missing = true
 		case line.State != status.StateOK:
@@ -236,6 +242,7 @@ func (s *Service) describe(now time.Time) status.Service {
 	}
 	out.Custody = s.keys.Status(now, current)
 	out.State = s.sum(now, current, missing, &out)
+	out.Warnings = append(out.Warnings, s.liars()...) // which do not degrade the service
 	return out
 }
 
@@ -283,6 +290,28 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 	}
 	out.Warnings = append(out.Warnings, counted(left)...)
 	return out
+}
+
+// describePath fills in what is known of the way from the public address to an
+// instance.
+func (s *Service) describePath(v View, line *status.Instance) {
+	address := s.addressOf(line.Name)
+	line.Path = v.Unreached[address]
+	if p := s.visits.paths[address]; p != nil {
+		line.Visited = p.Answered()
+	}
+	if line.Path != "" && line.Published > 0 { // else it is left out, and that is said
+		line.Warnings = append(line.Warnings, unreachedText(line.Path))
+	}
+	if s.env.Probe == nil {
+		return
+	}
+	if probe := s.env.Probe(address); probe.Address != (descriptor.Address{}) {
+		line.Probe = probe.Address.String()
+		if probe.Unproven() {
+			line.Warnings = append(line.Warnings, "its probe address does not answer: "+lacks(probe.Address)+restartFix)
+		}
+	}
 }
 
 // idle reports whether an instance that should get clients gets none.
@@ -335,6 +364,9 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 			}
 			if at.err != nil {
 				slot.Error = at.err.Error()
+			}
+			if read := s.readback.readings[at.HSDir]; d.Current && !read.at.IsZero() {
+				slot.ReadBack, slot.Holds, slot.Revision = read.at, read.holds, read.revision
 			}
 			if slot.Confirmed {
 				d.Confirmed++

@@ -135,7 +135,29 @@ type Word struct {
 	Since  time.Time     `json:"since,omitzero"` // of the last change
 }
 
+// Probe is the record of the probe address of a backend: secrets, which nothing shows.
+type Probe struct {
+	Seed   Secret `json:"seed"`   // of the address's identity key, as in RFC 8032
+	Client Secret `json:"client"` // x25519 key of its one client, the manager
+}
+
+// Erase overwrites the secrets.
+func (p *Probe) Erase() { *p = Probe{} }
+
+// Secret is a secret key. It has a text form for the store alone, and is not printed.
+type Secret [32]byte
+
+// Format hides the secret.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[secret]")) }
+
+// MarshalText returns base64.
+func (s Secret) MarshalText() ([]byte, error) { return Bytes32(s).MarshalText() }
+
+// UnmarshalText reads the output of MarshalText.
+func (s *Secret) UnmarshalText(text []byte) error { return (*Bytes32)(s).UnmarshalText(text) }
+
 const (
+	probePrefix    = "probe/"
 	servicePrefix  = "service/"
 	operatorPrefix = "operator/"
 	instancePrefix = "instance/"
@@ -144,6 +166,9 @@ const (
 
 // OperatorKey returns the key of the operator's word about a backend address.
 func OperatorKey(a descriptor.Address) Key { return Key(operatorPrefix + a.Label()) }
+
+// ProbeKey returns the key of the record of a backend's probe address.
+func ProbeKey(a descriptor.Address) Key { return Key(probePrefix + a.Label()) }
 
 // ServiceKey returns the key of a public address's record.
 func ServiceKey(a descriptor.Address) Key { return Key(servicePrefix + a.Label()) }
@@ -199,8 +224,35 @@ func (d *DB) SwapClaims(ctx context.Context, p descriptor.Period, version uint64
 	return d.put(ctx, ClaimsKey(p), version, c)
 }
 
+// Probe returns the record of a backend's probe address and its version, 0 if there is
+// none. The caller erases it.
+func (d *DB) Probe(a descriptor.Address) (record Probe, version uint64, err error) {
+	key := ProbeKey(a)
+	value, version, err := d.Get(key)
+	defer clear(value)
+	if err == nil && version != 0 {
+		err = decode(key, value, &record)
+	}
+	return record, version, err
+}
+
+// SwapProbe replaces the record of a backend's probe address, as Swap does, however
+// long that takes.
+func (d *DB) SwapProbe(a descriptor.Address, version uint64, p Probe) (uint64, error) {
+	change, err := Put(ProbeKey(a), version, p)
+	if err != nil {
+		return 0, err
+	}
+	defer clear(change.Value)
+	versions, err := d.Swap(context.Background(), change)
+	if err != nil {
+		return 0, err
+	}
+	return versions[0], nil
+}
+
 // Put returns the change that stores a record, for a Swap of several. record is a
-// Service, an Instance, a Word or a Claims.
+// Service, an Instance, a Word, a Probe or a Claims.
 func Put(key Key, version uint64, record any) (Change, error) {
 	value, err := json.Marshal(record)
 	if err != nil {

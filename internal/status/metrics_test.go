@@ -23,15 +23,15 @@ func testSnapshot() Snapshot {
 		Consensus: Consensus{Known: true, ValidAfter: testNow.Add(-30 * time.Minute), HSDirs: 4000},
 		Services: []Service{
 			{
-				Address: "a4mnoi57.onion", State: StateOK, Rounds: 12, LastRound: testNow,
+				Address: "a4mnoi57.onion", State: StateOK, Rounds: 12, LastRound: testNow, Visited: testNow.Add(-time.Hour),
 				Custody: Custody{Form: "sealed", Signing: "token", CertifiedUntil: testNow.Add(time.Hour)},
 				Instances: []Instance{
 					{Name: "web1", Address: "zkorpcle.onion", State: StateOK, IntroductionPoints: 3, Published: 2, Share: 0.25, Admin: "ready", Weight: 3,
 						Renewed: testNow.Add(-time.Hour), LastFetch: testNow.Add(-time.Minute)},
 					{Name: "web2", Address: "cf5mytdf.onion", State: StateOK, Admin: "drain"},
-					{Name: "web3", Address: "crxvtejn.onion", State: StateSilent},
+					{Name: "web3", Address: "crxvtejn.onion", State: StateSilent, Path: "why"},
 				},
-				Descriptors: []Descriptor{{Which: "first", Points: 6, Confirmed: 7, Slots: make([]Slot, 8)}},
+				Descriptors: []Descriptor{{Which: "first", Current: true, Points: 6, Confirmed: 7, Slots: append(make([]Slot, 7), Slot{Holds: HoldsOlder})}},
 			},
 			{
 				Address: "a4mnoi9x.onion", State: StateFailed, Warnings: []string{"b", "c"},
@@ -85,9 +85,14 @@ func TestMetrics(t *testing.T) {
 		`balancer_backend_weight{backend="web1",service="a4mnoi5"} 3`,
 		`balancer_backend_renewed_time_seconds{backend="web1",service="a4mnoi5"} 1.7951634e+09`,
 		`balancer_backend_last_fetch_time_seconds{backend="web1",service="a4mnoi5"} 1.79516694e+09`,
+		`balancer_backend_path_broken{backend="web1",service="a4mnoi5"} 0`,
+		`balancer_backend_path_broken{backend="web3",service="a4mnoi5"} 1`,
+		`balancer_service_visited_time_seconds{service="a4mnoi5"} 1.7951634e+09`,
 		`balancer_service_rounds_total{service="a4mnoi5"} 12`,
 		`balancer_descriptor_confirmed_slots{descriptor="first",service="a4mnoi5"} 7`,
 		`balancer_descriptor_slots{descriptor="first",service="a4mnoi5"} 8`,
+		`balancer_descriptor_read_back_slots{descriptor="first",holds="older",service="a4mnoi5"} 1`,
+		`balancer_descriptor_read_back_slots{descriptor="first",holds="published",service="a4mnoi5"} 0`,
 		`balancer_custody_info{form="sealed",service="a4mnoi5",signing="token"} 1`,
 		`balancer_certificate_expiry_time_seconds{service="a4mnoi5"} 1.7951706e+09`,
 		`balancer_custody_remaining_seconds{service="a4mnoi9"} 3600`,

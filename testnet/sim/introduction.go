@@ -49,6 +49,17 @@ func (p *introPoint) meet(a descriptor.Address) meeting {
 	return answered
 }
 
+// Owner is the instance that an introduction point in a descriptor leads to; nil for
+// one of nobody's.
+func (n *Network) Owner(p *descriptor.IntroductionPoint) *Instance {
+	n.lock()
+	defer n.mu.Unlock()
+	if known := n.points[p.AuthKey]; known != nil {
+		return known.owner.instance
+	}
+	return nil
+}
+
 // keys makes the point's keys and registers it, so that clients that found it
 // in a descriptor find it in the network.
 func (p *introPoint) keys() {

@@ -15,6 +15,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
 )
 
 // Instance is a backend that a subscriber uses.
@@ -22,6 +23,9 @@ type Instance struct {
 	Name    string // the subscriber's name for it
 	Address descriptor.Address
 	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
+	// Spec is how it is checked, and CheckClient the key for where Spec connects.
+	Spec        health.Spec
+	CheckClient *descriptor.ClientKey
 }
 
 // Fetcher fetches descriptors, as *hsdir.Fetcher does: it is safe for concurrent
@@ -40,6 +44,7 @@ type Source interface {
 type Config struct {
 	Consensus Source
 	Fetcher   Fetcher
+	Checks    Checks // nil: nothing is checked
 	Store     Store
 	Record    event.Recorder
 	Now       func() time.Time // nil stands for time.Now
@@ -94,6 +99,7 @@ type epoch struct {
 type watch struct {
 	now       *Backend
 	users     map[*Subscription]Instance
+	checks    map[health.Spec]*checked
 	changes   *rate.Limiter // of the offer
 	retry     backoff.Backoff
 	keys      descriptor.PeriodKeys // of the period asked for last
@@ -136,6 +142,7 @@ func (s *Set) turn(ctx context.Context, now time.Time) (next time.Time) {
 		return next
 	}
 	s.settle(now)
+	s.noteChecks(now)
 	for a, w := range s.watches {
 		switch {
 		case w.asking:
@@ -255,6 +262,7 @@ func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result
 	after := w.now
 	renewed := err == nil && after.newer(&before)
 	if renewed {
+		w.hurry()
 		s.saver.setInstance(a, after.record(result.Raw))
 	}
 	s.settle(now)

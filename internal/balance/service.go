@@ -21,11 +21,13 @@ import (
 
 // Instance is a backend as the operator configured it for a service.
 type Instance struct {
-	Name    string
-	Address descriptor.Address
-	Weight  float64               // for strategies that weigh; 0 drains the instance
-	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
-	Probe   bool                  // it has a probe address
+	Name        string
+	Address     descriptor.Address
+	Weight      float64               // for strategies that weigh; 0 drains the instance
+	Client      *descriptor.ClientKey // nil for a descriptor that anybody may read
+	Probe       bool                  // it has a probe address
+	Check       health.Spec
+	CheckClient *descriptor.ClientKey // for where Check connects
 }
 
 // Config is the configuration of a service. A running service can take a new one as
@@ -107,6 +109,7 @@ type Service struct {
 	rounds    uint64
 	lastRound time.Time
 	jumps     int       // clock jumps that were handled
+	urgent    uint64    // urgent changes that were planned for
 	replan    bool      // the next turn plans
 	step      bool      // the next turn advances the editions
 	plan      Plan      // the last
@@ -173,7 +176,7 @@ func (s *Service) begin(ctx context.Context) {
 
 func watched(instances []Instance) (list []backend.Instance) {
 	for _, i := range instances {
-		list = append(list, backend.Instance{Name: i.Name, Address: i.Address, Client: i.Client})
+		list = append(list, backend.Instance{Name: i.Name, Address: i.Address, Client: i.Client, Spec: i.Check, CheckClient: i.CheckClient})
 	}
 	return list
 }
@@ -213,6 +216,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	}
 	last := s.plan
 	s.plan = makePlan(view, s.state)
+	s.urgent = view.Instances.Urgent
 	if s.plan.Waiting != "" {
 		s.plan.Targets, s.plan.Left, s.plan.Thefts, s.plan.Out = last.Targets, last.Left, last.Thefts, last.Out // the status does not blink
 	}
@@ -233,6 +237,7 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	v = View{Now: now, Config: s.cfg, Instances: s.instances.View()}
 	v.Config.Clients = s.clients()
 	v.Unreached = s.unreached(v.Instances)
+	v.Urgent = v.Instances.Urgent != s.urgent
 	if v.Instances.Jumps != s.jumps {
 		s.jumps = v.Instances.Jumps
 		s.slept(now)

@@ -31,6 +31,7 @@ var forbidden = []struct{ from, to string }{
 	{"internal/backend", "internal/credential"}, {"internal/credential", "internal/backend"},
 	{"internal/backend", "selection"}, {"internal/credential", "hsdir"}, {"internal/credential", "selection"},
 	{"internal/balance", "keystore"}, {"internal/balance", "internal/tor"}, {"internal/balance", "internal/config"},
+	{"internal/check", "internal/tor"},
 	{"internal/daemon", "testnet"},
 }
 

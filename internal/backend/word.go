@@ -150,6 +150,9 @@ func (w *words) put(ctx context.Context, a descriptor.Address, version uint64, w
 	return 0, err
 }
 
+// Word returns the operator's word about an instance.
+func (s *Set) Word(a descriptor.Address) state.Word { return s.words.of(a) }
+
 // SetWord changes the operator's word about an instance and returns the new one. It is
 // stored first; if that fails, nothing changes.
 func (s *Set) SetWord(ctx context.Context, a descriptor.Address, change func(*state.Word)) (state.Word, error) {

@@ -50,6 +50,7 @@ type Daemon struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 	stop   sync.Once
+	orders sync.Mutex // held while one of an operator's is carried out
 
 	mu       sync.Mutex                            // guards what follows
 	cfg      *config.Config                        // in force
@@ -165,7 +166,7 @@ func (d *Daemon) moved() {
 // serveStatus answers on the status socket. Balancing continues if it cannot.
 func (d *Daemon) serveStatus() {
 	path := filepath.Join(d.cfg.StateDir, status.SocketName)
-	if err := status.Serve(d.ctx, path, d.log, d.Snapshot); err != nil {
+	if err := status.Serve(d.ctx, path, d.log, d.Snapshot, d); err != nil {
 		d.log.Error("\"balancer status\" will not work", "error", err)
 	}
 }

@@ -26,6 +26,9 @@ type Instance struct {
 	// Spec is how it is checked, and CheckClient the key for where Spec connects.
 	Spec        health.Spec
 	CheckClient *descriptor.ClientKey
+	// Quiet says that the subscriber is none of the operator's services, and events
+	// do not mention it.
+	Quiet bool
 }
 
 // Fetcher fetches descriptors, as *hsdir.Fetcher does: it is safe for concurrent
@@ -463,8 +466,12 @@ func (s *Set) tell(now time.Time, w *watch, is, was any) {
 // event fills in what e is about: the instance, which several services may use, under
 // different names.
 func (w *watch) event(e event.Event) event.Event {
-	names := make(map[string]bool)
+	names, services := make(map[string]bool), 0
 	for sub, i := range w.users {
+		if i.Quiet {
+			continue
+		}
+		services++
 		names[i.Name] = true
 		e.Service = sub.service
 	}
@@ -473,9 +480,9 @@ func (w *watch) event(e event.Event) event.Event {
 		name = slices.Collect(maps.Keys(names))[0]
 	}
 	e.Attrs = append(e.Attrs, slog.String("instance", name))
-	if len(w.users) > 1 {
+	if services > 1 {
 		e.Service = descriptor.Address{}
-		e.Attrs = append(e.Attrs, slog.Int("services", len(w.users)))
+		e.Attrs = append(e.Attrs, slog.Int("services", services))
 	}
 	return e
 }

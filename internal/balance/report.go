@@ -334,7 +334,7 @@ func (s *Service) describePath(v View, line *status.Instance) {
 		return
 	}
 	if probe := s.env.Probe(address); probe.Address != (descriptor.Address{}) {
-		line.Probe = probe.Address.String()
+		line.Probe, line.ProbePublished = probe.Address.String(), probe.Published
 		if probe.Unproven() {
 			line.Warnings = append(line.Warnings, "its probe address does not answer: "+lacks(probe.Address)+restartFix)
 		}

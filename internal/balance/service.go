@@ -42,6 +42,9 @@ type Config struct {
 	Clients    []descriptor.AuthorizedClient // the only ones who can read the descriptor; everybody if none
 	CAA        []descriptor.CAA
 	Visits     Visits // of the public address
+	// Quiet is for an address that is none of the operator's services: its events are for
+	// debugging alone.
+	Quiet bool
 }
 
 // Uploader uploads editions, as *hsdir.UploadQueue does: it returns at once,
@@ -125,7 +128,11 @@ func NewService(cfg Config, env Env) *Service {
 	s.state = State{Editions: map[descriptor.Period]*Edition{}}
 	s.counters = counters{}
 	s.troubles = troubles{}
-	s.keys = credential.New(cfg.Keys, credential.Env{Service: s.address, Record: env.Record, Post: func(f func(time.Time)) { s.post(f) }})
+	if cfg.Quiet {
+		record := env.Record
+		s.env.Record = func(e event.Event) { e.Level = slog.LevelDebug; record(e) }
+	}
+	s.keys = credential.New(cfg.Keys, credential.Env{Service: s.address, Record: s.env.Record, Post: func(f func(time.Time)) { s.post(f) }})
 	return s
 }
 
@@ -171,12 +178,12 @@ func (s *Service) begin(ctx context.Context) {
 	defer s.mu.Unlock()
 	s.started = s.env.Now()
 	s.restore(read)
-	s.instances = s.env.Backends.Subscribe(s.address, watched(s.cfg.Instances), s.cfg.FetchEvery, s.wakePlan)
+	s.instances = s.env.Backends.Subscribe(s.address, watched(s.cfg), s.cfg.FetchEvery, s.wakePlan)
 }
 
-func watched(instances []Instance) (list []backend.Instance) {
-	for _, i := range instances {
-		list = append(list, backend.Instance{Name: i.Name, Address: i.Address, Client: i.Client, Spec: i.Check, CheckClient: i.CheckClient})
+func watched(cfg Config) (list []backend.Instance) {
+	for _, i := range cfg.Instances {
+		list = append(list, backend.Instance{Name: i.Name, Address: i.Address, Client: i.Client, Spec: i.Check, CheckClient: i.CheckClient, Quiet: cfg.Quiet})
 	}
 	return list
 }
@@ -375,7 +382,7 @@ func (s *Service) Reconfigure(cfg Config) {
 		s.keys.Replace(cfg.Keys)
 		s.rename(cfg.Instances)
 		s.cfg = cfg
-		s.instances.Update(watched(cfg.Instances), cfg.FetchEvery)
+		s.instances.Update(watched(cfg), cfg.FetchEvery)
 	})
 	if taken {
 		return
@@ -417,6 +424,15 @@ func (s *Service) Status() status.Service {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.describe(s.env.Now())
+}
+
+// Published reports whether an HSDir has confirmed the descriptor that clients fetch now.
+func (s *Service) Published() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := &s.report.view
+	e := s.state.Editions[v.Targets[v.Current].Keys.Period]
+	return e != nil && !e.heard.IsZero()
 }
 
 // Plan returns the last plan.
@@ -472,6 +488,9 @@ func (s *Service) postQuietly(f func(now time.Time)) bool {
 	}
 	return true
 }
+
+// Wake has the service plan: what Env says has changed.
+func (s *Service) Wake() { s.wakePlan() }
 
 // wakePlan makes the loop plan.
 func (s *Service) wakePlan() { s.post(func(time.Time) {}) }

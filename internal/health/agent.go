@@ -9,10 +9,7 @@ import (
 	"onionbalancer/internal/printable"
 )
 
-const (
-	maxDescription = 256 // bytes of an agent's description that are kept
-	maxWeight      = 256 // as a factor: HAProxy's greatest weight
-)
+const maxDescription = 256 // bytes of an agent's description that are kept
 
 // ParseAgent reads the line of an agent for HAProxy's agent-check (configuration
 // manual, "agent-check"): words delimited by spaces, tabs or commas, in any order and

@@ -155,6 +155,7 @@ type Instance struct {
 	Visited            time.Time `json:"visited,omitzero"` // when a visit of the public address last got to it
 	Path               string    `json:"path,omitempty"`   // why visitors of the public address do not reach it
 	Probe              string    `json:"probe,omitempty"`  // its probe address
+	ProbePublished     bool      `json:"probe_published,omitempty"`
 	Warnings           []string  `json:"warnings,omitempty"`
 
 	Admin  string  `json:"admin"`           // "ready", "drain" or "maint"

@@ -289,10 +289,10 @@ func (c *Client) take(body []byte, keys descriptor.PeriodKeys, now time.Time) bo
 		return false
 	}
 	c.fetches++
-	if c.cached == nil || c.cached.RevisionCounter <= d.RevisionCounter {
-		c.cached = d
+	expires := keys.Period.End(c.net.cfg.periodOffset())
+	if c.cached == nil || c.expires != expires || c.cached.RevisionCounter <= d.RevisionCounter {
+		c.cached, c.expires = d, expires
 	}
-	c.expires = keys.Period.End(c.net.cfg.periodOffset())
 	return true
 }
 

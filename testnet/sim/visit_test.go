@@ -281,3 +281,25 @@ func TestVisitsAreDeterministic(t *testing.T) {
 		t.Error("runs of different seeds are the same")
 	}
 }
+
+// What a controller fetched is what visits use, of a new period too, in which revision
+// counters are lower.
+func TestVisitUsesWhatWasFetched(t *testing.T) {
+	inNetwork(t, Config{Seed: 4, Tor: TorConfig{ConsensusDelay: time.Minute}}, func(t *testing.T, n *Network) {
+		i := n.AddInstance(InstanceConfig{})
+		withControl(t, n, control.Config{}, func(ctx context.Context, c *control.Client) {
+			for hour := range 30 {
+				time.Sleep(time.Hour)
+				ring := n.Tor().Consensus().current()
+				keys, err := i.Address().Keys(ring.key.period)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.HSFetch(ctx, i.Address().Label(), ring.fetch(&n.cfg, keys.Blinded)[0].Fingerprint()); err != nil {
+					t.Fatal(err)
+				}
+				dialing{t, n}.want(fmt.Sprint("hour ", hour), i.Address(), fmt.Sprint(hour), health.Connected, 1)
+			}
+		})
+	})
+}

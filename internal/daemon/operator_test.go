@@ -136,7 +136,7 @@ func TestOrders(t *testing.T) {
 			if _, said = order(status.Order{Word: "drain", Instance: "web1", Weight: "3"}); !strings.Contains(said, `alone, not with "drain"`) {
 				t.Errorf("a weight too many: %s", said)
 			}
-			_, said = order(status.Order{Word: "drain", Instance: "web1"})
+			order(status.Order{Word: "drain", Instance: "web1"})
 			if answer, said = order(status.Order{Word: "drain", Instance: "web2", Force: true}); answer.Admin != "drain" || !strings.Contains(said, "stay published until one is") {
 				t.Errorf("the last one by force: %+v, %s", answer, said)
 			}

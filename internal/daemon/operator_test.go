@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
 )
@@ -61,6 +62,8 @@ func TestIsLast(t *testing.T) {
 		change(&i)
 		return i
 	}
+	failing := with(func(i *status.Instance) { i.Check = &status.Check{Operating: string(health.Down)} })
+	unreached := with(func(i *status.Instance) { i.Path = "no line in its ob_config" })
 	out := with(func(i *status.Instance) { i.Drain = &status.Drain{} })
 	down := with(func(i *status.Instance) { i.State = status.StateUnknown })
 	starting := with(func(i *status.Instance) { i.State = status.StateStarting })
@@ -74,6 +77,8 @@ func TestIsLast(t *testing.T) {
 		{"another is in service", up(), []status.Instance{down, up()}, false},
 		{"alone", up(), nil, true},
 		{"the others are drained, down, starting or of weight 0", up(), []status.Instance{out, down, starting, light}, true},
+		{"the other fails its checks", up(), []status.Instance{failing, unreached}, true},
+		{"it fails its checks", failing, nil, false},
 		{"it may be about to be the only one", starting, []status.Instance{starting}, true},
 		{"it is out", out, []status.Instance{down}, false},
 		{"it is down", down, []status.Instance{down}, false},

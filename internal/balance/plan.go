@@ -19,6 +19,7 @@ type Reason string
 const (
 	ReasonNew      Reason = "new period"
 	ReasonChanged  Reason = "introduction points changed"
+	ReasonClients  Reason = "authorized clients changed"
 	ReasonHSDirs   Reason = "HSDirs changed"
 	ReasonRejected Reason = "HSDirs held a higher revision counter"
 	ReasonExpiring Reason = "certificate about to expire"
@@ -195,6 +196,8 @@ func (t *Target) reason(now time.Time, last *Edition) Reason {
 	switch {
 	case last == nil:
 		return ReasonNew
+	case t.Contents[0] != nil && !slices.Equal(last.Contents.Clients, t.Contents[0].Clients):
+		return ReasonClients
 	case t.changed(last):
 		return ReasonChanged
 	case slices.ContainsFunc(t.Slots, func(s hsdir.Slot) bool { return last.slot(s.HSDir) == nil }):
@@ -241,7 +244,7 @@ func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 			return hsdir.UrgencyNoLivePoint
 		}
 		return hsdir.UrgencyPointsDead
-	case ReasonHSDirs, ReasonRejected, ReasonLost:
+	case ReasonClients, ReasonHSDirs, ReasonRejected, ReasonLost:
 		return hsdir.UrgencyPointsDead
 	}
 	return hsdir.UrgencyRefresh
@@ -249,11 +252,12 @@ func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 
 // staleUntil returns the moment before which no edition may follow last, since
 // no instance has been seen for too long; the zero time if the view is fresh, or
-// HSDirs no longer hold a descriptor that could stay.
+// HSDirs no longer hold a descriptor that could stay. A client that is authorized no
+// more does not wait for that.
 func (v View) staleUntil(r Reason, last *Edition) time.Time {
 	fresh := max(freshFor*v.Instances.Interval(), freshAtBest)
 	heard := v.Instances.Heard()
-	if heard.IsZero() || v.Now.Sub(heard) <= fresh || last.heard.IsZero() || r == ReasonLost || r == ReasonRejected {
+	if heard.IsZero() || v.Now.Sub(heard) <= fresh || last.heard.IsZero() || r == ReasonClients || r == ReasonLost || r == ReasonRejected {
 		return time.Time{}
 	}
 	return last.Built.Add(keptFor - dropMargin)

@@ -24,6 +24,7 @@ const (
 	troubleNetwork  = "network"
 	troublePublish  = "publishing"
 	troubleReadback = "read back"
+	troubleClients  = "clients"
 )
 
 // set records err under kind, or clears it if err is nil.
@@ -193,7 +194,7 @@ func (s *Service) suspicions(v View) (texts []string) {
 func (s *Service) describe(now time.Time) status.Service {
 	out := status.Service{
 		Address: s.address.String(), State: status.StateStarting, Strategy: s.cfg.Strategy.Name(),
-		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at,
+		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at, Clients: len(s.cfg.Clients),
 	}
 	if s.instances == nil {
 		out.Custody = s.keys.Status(now, descriptor.Period{})

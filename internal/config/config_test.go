@@ -53,11 +53,11 @@ func TestExample(t *testing.T) {
 		Tor: Tor{Controls: []string{"unix:/run/tor/control"}},
 		Log: Log{Level: slog.LevelInfo, Format: FormatText},
 		Services: []Service{
-			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", MaxIntroductionPoints: 20, PointsPerInstance: 3, Instances: []Instance{
+			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", MaxIntroductionPoints: 20, PointsPerInstance: 3, CAACritical: true, Instances: []Instance{
 				{Name: "web1", Address: address(t, addressA), Weight: 1},
 				{Name: "web2", Address: address(t, addressB), Weight: 1},
 			}},
-			{Key: "/etc/balancer/second.pem", Strategy: "weighted", MaxIntroductionPoints: 20, PointsPerInstance: 3, Instances: []Instance{
+			{Key: "/etc/balancer/second.pem", Strategy: "weighted", MaxIntroductionPoints: 20, PointsPerInstance: 3, CAACritical: true, Instances: []Instance{
 				{Name: "large", Address: address(t, addressC), Weight: 3},
 				{Name: "small", Address: address(t, addressD), Weight: 1},
 			}},
@@ -100,7 +100,7 @@ func TestLeast(t *testing.T) {
 	want := &Config{
 		File: "/etc/balancer/balancer.toml", StateDir: "/etc/balancer/state", Log: Log{Format: FormatText},
 		Services: []Service{{
-			Key: "/etc/balancer/front", Strategy: selection.Default, MaxIntroductionPoints: descriptor.MaxIntroductionPoints, PointsPerInstance: 3,
+			Key: "/etc/balancer/front", Strategy: selection.Default, MaxIntroductionPoints: descriptor.MaxIntroductionPoints, PointsPerInstance: 3, CAACritical: true,
 			Instances: []Instance{{Name: addressA[:6], Address: address(t, addressA), Weight: 1}},
 		}},
 	}

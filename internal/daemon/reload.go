@@ -74,6 +74,7 @@ func (d *Daemon) reload(file *config.Config) error {
 		}
 		r.cfg = built
 		r.Reconfigure(built)
+		d.followLocked(address, built.ClientsDir)
 	}
 	if same {
 		d.log.Info("the configuration is the same as before")
@@ -104,6 +105,7 @@ func (d *Daemon) removeLocked(address descriptor.Address) {
 	r := d.services[address]
 	r.cancel()
 	delete(d.services, address)
+	delete(d.clients, address)
 	d.leaving[address] = r
 	d.wait.Go(func() {
 		<-r.done
@@ -158,6 +160,7 @@ func changes(old, now balance.Config) (list []any) {
 	turn("points_per_instance", old.Room.PerInstance, now.Room.PerInstance)
 	turn("fetch_interval", interval(old), interval(now))
 	turn("caa", old.CAA, now.CAA)
+	turn("caa_critical", old.CAACritical, now.CAACritical)
 	if !slices.Equal(old.Clients, now.Clients) {
 		turn("clients", len(old.Clients), fmt.Sprintf("%d, some of them others", len(now.Clients)))
 	}

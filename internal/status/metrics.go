@@ -52,6 +52,7 @@ var (
 	descShare     = describe("backend_expected_share_ratio", "Its expected share of the visitors, 0 to 1.", byService, byBackend)
 	descRenewed   = describe("backend_renewed_time_seconds", "When it last published, at the latest.", byService, byBackend)
 	descFetched   = describe("backend_last_fetch_time_seconds", "When its descriptor was last asked for.", byService, byBackend)
+	descClients   = describe("service_authorized_clients", "Clients that alone can read the descriptor; 0: everybody can.", byService)
 	descRounds    = describe("service_rounds_total", "Rounds from the consensus to the HSDirs.", byService)
 	descRoundAt   = describe("service_last_round_time_seconds", "When the last round was.", byService)
 	descPoints    = describe("descriptor_introduction_points", "Introduction points in a descriptor.", byService, "descriptor")
@@ -159,6 +160,7 @@ func (m meter) service(name string, s Service) {
 	for _, i := range s.Instances {
 		m.instance(name, i)
 	}
+	m.gauge(descClients, float64(s.Clients), name)
 	m.count(descRounds, s.Rounds, name)
 	m.moment(descRoundAt, s.LastRound, name)
 	for _, d := range s.Descriptors {

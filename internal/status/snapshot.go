@@ -112,7 +112,8 @@ type Service struct {
 	LastRound   time.Time    `json:"last_round,omitzero"`
 	NextFetch   time.Time    `json:"next_fetch,omitzero"`
 	FirstAnswer *float64     `json:"seconds_to_first_publication,omitempty"`
-	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got the published descriptor
+	ReadBack    time.Time    `json:"read_back,omitzero"`           // when clients last got the published descriptor
+	Clients     int          `json:"authorized_clients,omitempty"` // the only ones who can read the descriptor; 0: everybody can
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 

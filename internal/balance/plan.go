@@ -231,7 +231,7 @@ func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 	switch r {
 	case ReasonNew:
 		return hsdir.UrgencyRotation
-	case ReasonChanged:
+	case ReasonChanged, ReasonClients:
 		alive := 0
 		for n := range last.IntroductionPoints {
 			if slices.ContainsFunc(next.IntroductionPoints, func(p descriptor.IntroductionPoint) bool {
@@ -244,7 +244,7 @@ func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 			return hsdir.UrgencyNoLivePoint
 		}
 		return hsdir.UrgencyPointsDead
-	case ReasonClients, ReasonHSDirs, ReasonRejected, ReasonLost:
+	case ReasonHSDirs, ReasonRejected, ReasonLost:
 		return hsdir.UrgencyPointsDead
 	}
 	return hsdir.UrgencyRefresh
@@ -266,6 +266,7 @@ func (v View) staleUntil(r Reason, last *Edition) time.Time {
 // expire schedules the next plan for when an instance or a point of this one expires.
 func (p *Plan) expire(v View) {
 	for _, c := range p.Chosen {
+		p.sooner(c.Point.Expires.Add(-expiryMargin), v.Now)
 		p.sooner(c.Point.Expires, v.Now)
 	}
 	for _, b := range v.Instances.Backends {

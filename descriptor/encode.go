@@ -386,8 +386,8 @@ func appendContents(b []byte, c *Contents) []byte {
 	if c.SingleOnion {
 		b = append(b, kwSingleOnion+"\n"...)
 	}
-	for _, r := range c.CAA {
-		b = append(append(append(b, kwCAA+" "...), r.String()...), '\n')
+	if len(c.CAA) > 0 {
+		b = append(append(b, CAAText(c.CAA)...), '\n')
 	}
 	if f := c.FlowControl; f != nil {
 		b = append(append(append(b, kwFlowControl+" "...), f.Versions...), ' ')

@@ -37,10 +37,7 @@ func (c *Contents) MaxClients(limit int) int {
 // few enough.
 func (c *Contents) fits(n, clients, limit int) bool {
 	w := widest()
-	second := saltSize + w.head + n*w.point + macSize
-	for _, r := range c.CAA {
-		second += len(kwCAA + " " + r.String() + "\n")
-	}
+	second := saltSize + w.head + len(CAAText(c.CAA)) + len("\n") + n*w.point + macSize
 	first := w.auth + len(kwCAACritical+"\n") + (authEntries(clients)-authMultiple)*w.client
 	first += len(kwEncrypted+"\n") + objectLength(labelMessage, second)
 	first += (padMultiple-first%padMultiple)%padMultiple + saltSize + macSize

@@ -80,6 +80,12 @@ func configKeys(of reflect.Type, path string, into map[string]string) {
 func TestDocsConfigurationKeys(t *testing.T) {
 	want := make(map[string]string)
 	configKeys(reflect.TypeFor[config.Config](), "", want)
+	for key := range want { // tables of checks have the keys of [check]
+		table, name := key[:max(strings.LastIndexByte(key, '.'), 0)], key[strings.LastIndexByte(key, '.')+1:]
+		if _, general := want["check."+name]; general && strings.HasSuffix(table, ".check") {
+			delete(want, key)
+		}
+	}
 	if len(want) < 10 {
 		t.Fatalf("only %d keys: %v", len(want), want)
 	}

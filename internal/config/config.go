@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/health"
 )
 
 // Config is the whole file.
@@ -31,6 +32,9 @@ type Config struct {
 
 	// Log configures the log.
 	Log Log `toml:"log"`
+
+	// Check says how instances are checked. Default: gently, that their tors answer.
+	Check Check `toml:"check"`
 
 	// Services are the public onion addresses, one [[service]] each; at least one.
 	Services []Service `toml:"service"`
@@ -138,8 +142,15 @@ type Service struct {
 	// records.
 	CAACritical bool `toml:"caa_critical" default:"true"`
 
+	// Check overrides keys of Config.Check.
+	Check ServiceCheck `toml:"check"`
+
 	// Instances are the backends, one [[service.instance]] each; at least one.
 	Instances []Instance `toml:"instance"`
+
+	// Public is the time between visits of the public address, by the tables of
+	// checks; 0 for none.
+	Public time.Duration
 }
 
 // Instance is one [[service.instance]].
@@ -153,10 +164,18 @@ type Instance struct {
 
 	// Weight is the instance's share relative to the others', from 0 (no
 	// clients while others have a weight) on. Default: 1. Only for the
-	// strategy "weighted".
+	// strategies "spread" and "weighted".
 	Weight float64 `toml:"weight" default:"1"`
 
 	// ClientKey is the path of a tor .auth_private file, or "credential:NAME", for
 	// an instance that requires client authorization. Default: none.
 	ClientKey string `toml:"client_key" is:"client key"`
+
+	// Check overrides keys of Service.Check.
+	Check InstanceCheck `toml:"check"`
+
+	// Spec is how the instance is checked, and Probe whether it has a probe address,
+	// by the tables of checks.
+	Spec  health.Spec
+	Probe bool
 }

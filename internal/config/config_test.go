@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/health"
 	"onionbalancer/selection"
 )
 
@@ -40,6 +41,20 @@ func parse(t testing.TB, text string) *Config {
 	return c
 }
 
+// withChecks fills in the checks of a file that configures none: gentle ones.
+func withChecks(c *Config) {
+	c.Check.Rate = 2
+	for n := range c.Services {
+		c.Services[n].Public = 5 * time.Minute
+		for m := range c.Services[n].Instances {
+			c.Services[n].Instances[m].Spec = health.Spec{
+				Kind: health.TCP, Port: 80, AnyPort: true,
+				Interval: 30 * time.Second, FastInterval: 5 * time.Second, Timeout: 15 * time.Second, Rise: 2, Fall: 3, Jitter: 0.2,
+			}
+		}
+	}
+}
+
 // TestExample: the commented example is what it says, and the lines that it has
 // commented out are what they say.
 func TestExample(t *testing.T) {
@@ -63,6 +78,7 @@ func TestExample(t *testing.T) {
 			}},
 		},
 	}
+	withChecks(want)
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the example is\n%+v, want\n%+v", got, want)
 	}
@@ -104,6 +120,7 @@ func TestLeast(t *testing.T) {
 			Instances: []Instance{{Name: addressA[:6], Address: address(t, addressA), Weight: 1}},
 		}},
 	}
+	withChecks(want)
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want\n%+v", got, want)
 	}

@@ -17,6 +17,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/openfile"
 	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/selection"
@@ -33,10 +34,9 @@ type reader struct {
 // table fills the struct v with the values of the table at path, and refuses the
 // keys that it has no field for.
 func (r *reader) table(v reflect.Value, path string, values map[string]any) {
-	for i := range v.NumField() {
-		if field := v.Type().Field(i); field.Tag.Get("toml") != "" {
-			key := field.Tag.Get("toml")
-			r.field(v.Field(i), field.Tag, join(path, key), values[key])
+	for _, field := range reflect.VisibleFields(v.Type()) {
+		if key := field.Tag.Get("toml"); key != "" {
+			r.field(v.FieldByIndex(field.Index), field.Tag, join(path, key), values[key])
 		}
 	}
 	known := keys(v.Type())
@@ -49,8 +49,8 @@ func (r *reader) table(v reflect.Value, path string, values map[string]any) {
 
 // keys lists the keys of a table.
 func keys(table reflect.Type) (list []string) {
-	for i := range table.NumField() {
-		if key := table.Field(i).Tag.Get("toml"); key != "" {
+	for _, field := range reflect.VisibleFields(table) {
+		if key := field.Tag.Get("toml"); key != "" {
 			list = append(list, key)
 		}
 	}
@@ -212,6 +212,7 @@ var tables = []struct {
 	{reflect.TypeFor[Config](), "at the top of the file, before the first [table]"},
 	{reflect.TypeFor[Tor](), "under [tor]"},
 	{reflect.TypeFor[Log](), "under [log]"},
+	{reflect.TypeFor[Check](), "under [check]"},
 	{reflect.TypeFor[Service](), "under [[service]]"},
 	{reflect.TypeFor[Instance](), "under [[service.instance]]"},
 }
@@ -288,10 +289,18 @@ var kinds = map[string]kind{
 		}
 		return text(controlTarget)(in, value)
 	}},
-	"name":     {read: text(readName)},
-	"caa":      {read: text(readCAA)},
-	"format":   {read: choice("format", FormatText, FormatJSON)},
-	"strategy": {read: choice("strategy", selection.Names()...)},
+	"name":           {read: text(readName)},
+	"check":          {read: choice("kind", string(health.TCP), string(health.HTTP), string(health.Agent), string(health.None))},
+	"check address":  {wanted: "an onion address, as a string", read: text(func(_, s string) (any, error) { return readAddress(s) })},
+	"check interval": {wanted: aDuration, read: readCheckInterval},
+	"http path":      {read: text(matching(httpPath, "the path of a URL, which begins with / and has no spaces"))},
+	"http host":      {read: text(matching(httpHost, "the name of a host"))},
+	"http status":    {read: text(matching(httpStatus, `a list of statuses such as "200", "2xx" or "200-399"`))},
+	"canary":         {read: text(readCanary)},
+	"text":           {read: text(func(_, s string) (any, error) { return s, nil })},
+	"caa":            {read: text(readCAA)},
+	"format":         {read: choice("format", FormatText, FormatJSON)},
+	"strategy":       {read: choice("strategy", selection.Names()...)},
 	"level": {read: func(in reading, value any) (any, error) {
 		var level slog.Level
 		word, err := choice("level", "info", "debug", "warn", "error")(in, value)

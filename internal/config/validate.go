@@ -30,6 +30,7 @@ func (r *reader) validate(c *Config) {
 		keys.add(sameKey(c.Services[i].Key), path+".key")
 		r.validateService(&c.Services[i], path)
 	}
+	r.checks(c)
 }
 
 // unique reports a duplicate value.
@@ -105,7 +106,7 @@ func (r *reader) validateService(s *Service, path string) {
 		at := fmt.Sprintf("%s.instance[%d]", path, i)
 		addresses.add(instance.Address, at+".address")
 		names.add(instance.Name, at+".name")
-		if r.given[at+".weight"] && s.Strategy != weightedStrategy {
+		if r.given[at+".weight"] && !selection.Weighs(s.Strategy) {
 			r.add(at+".weight", "the strategy %q takes no notice of it; remove it, or set strategy = %q", s.Strategy, weightedStrategy)
 		}
 	}

@@ -196,6 +196,9 @@ func torText(t status.Tor) string {
 func printService(w io.Writer, now time.Time, s status.Service) {
 	fmt.Fprintf(w, "\n%s\t%s, strategy %s\n", printable.Text(s.Address), printable.Text(strings.ToUpper(string(s.State))), printable.Text(s.Strategy))
 	fmt.Fprintf(w, "  custody: %s\n", printable.Text(custodyText(now, s.Custody)))
+	if s.Clients > 0 {
+		fmt.Fprintf(w, "  clients: %d authorized, and nobody else\n", s.Clients)
+	}
 	if !s.ReadBack.IsZero() {
 		fmt.Fprintf(w, "  read back: clients got the published descriptor %s\n", ago(now, s.ReadBack))
 	}

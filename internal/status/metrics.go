@@ -56,6 +56,7 @@ var (
 	descWeight    = describe("backend_weight", "The weight in force.", byService, byBackend)
 	descRenewed   = describe("backend_renewed_time_seconds", "When it last published, at the latest.", byService, byBackend)
 	descFetched   = describe("backend_last_fetch_time_seconds", "When its descriptor was last asked for.", byService, byBackend)
+	descClients   = describe("service_authorized_clients", "Clients that alone can read the descriptor; 0: everybody can.", byService)
 	descBroken    = describe("backend_path_broken", "Whether visitors of the public address do not reach the backend, though it answers at its own.", byService, byBackend)
 	descVisited   = describe("service_visited_time_seconds", "When a visit of the public address last passed.", byService)
 	descRounds    = describe("service_rounds_total", "Rounds from the consensus to the HSDirs.", byService)
@@ -168,6 +169,7 @@ func (m meter) service(name string, s Service) {
 	for _, i := range s.Instances {
 		m.instance(name, i)
 	}
+	m.gauge(descClients, float64(s.Clients), name)
 	m.count(descRounds, s.Rounds, name)
 	m.moment(descRoundAt, s.LastRound, name)
 	m.moment(descVisited, s.Visited, name)

@@ -33,6 +33,7 @@ func (n *Network) newClient(name string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.group = n.nextGroup()
 	c := &Client{node: d, socksPort: socksPort, controlPort: controlPort}
 	n.mu.Lock()
 	defer n.mu.Unlock()

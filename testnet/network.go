@@ -55,6 +55,7 @@ type Network struct {
 	murmuring  sync.Mutex     // held while relays are made to talk
 
 	mu       sync.Mutex
+	grouped  uint32  // groups given away
 	nodes    []*node // that were ever started
 	clients  map[string]*Client
 	services []*Service
@@ -133,6 +134,17 @@ func (n *Network) adopt(d *node, p *process) bool {
 	return true
 }
 
+// nextGroup is a group that no other tor runs under; 0 if they all run under ours.
+func (n *Network) nextGroup() uint32 {
+	if n.config.FirstGroup == 0 {
+		return 0
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.grouped++
+	return n.config.FirstGroup + n.grouped - 1
+}
+
 // crashed reports the first tor that ended without being told to.
 func (n *Network) crashed() error {
 	n.mu.Lock()
@@ -160,7 +172,7 @@ func (n *Network) Stop() error {
 		wg.Wait()
 		n.background.Wait()
 		for _, s := range services {
-			s.backend.close()
+			s.backend.close(closeGrace)
 		}
 		if n.ownDir {
 			n.stopErr = os.RemoveAll(n.dir)

@@ -54,6 +54,8 @@ type Config struct {
 	// see Group. That takes root.
 	FirstGroup uint32
 
+	ClientOptions []string // further torrc lines of clients, "Name value"
+
 	// LogLevel is what the tors write to their output.log, as in torrc's Log;
 	// default "notice". "[rend]info notice" tells of onion services in detail.
 	LogLevel string

@@ -174,6 +174,14 @@ func (t *torrc) set(key string, value any) {
 // path adds a line whose value is a file name.
 func (t *torrc) path(key, name string) { t.set(key, `"`+name+`"`) }
 
+// options adds lines, "Name value".
+func (t *torrc) options(lines []string) {
+	for _, line := range lines {
+		key, value, _ := strings.Cut(line, " ")
+		t.set(key, value)
+	}
+}
+
 // write replaces dir/torrc.
 func (t *torrc) write(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "torrc"), []byte(t.lines.String()), 0o600); err != nil {

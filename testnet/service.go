@@ -308,10 +308,7 @@ func (s *Service) torrc(t *torrc) {
 	if s.config.IntroductionPoints > 0 {
 		t.set("HiddenServiceNumIntroductionPoints", s.config.IntroductionPoints)
 	}
-	for _, option := range s.config.Options {
-		key, value, _ := strings.Cut(option, " ")
-		t.set(key, value)
-	}
+	t.options(s.config.Options)
 }
 
 // writeMasters writes ob_config. Tor crashes on one without an address, and

@@ -98,7 +98,12 @@ func startField(ctx context.Context, o options, dir string) (f *field, err error
 		managers = append(managers, freshTor(i))
 	}
 	f.Lab, err = lab.Start(ctx, lab.Config{
-		Dir: dir, Network: testnet.Config{Relays: relays, VotingInterval: votingInterval, FirstGroup: firstGroup},
+		Dir: dir, Network: testnet.Config{
+			Relays: relays, VotingInterval: votingInterval, FirstGroup: firstGroup,
+			// Each fetch and each visit has a circuit of its own, which tor would keep
+			// for ten minutes. Thousands of them take all its time.
+			ClientOptions: []string{"MaxCircuitDirtiness 10"},
+		},
 		Managers: managers, Timeout: 5 * time.Minute, Tell: func(what string) { harness.Progress("%s", what) },
 	})
 	if err != nil {
@@ -122,9 +127,7 @@ func startField(ctx context.Context, o options, dir string) (f *field, err error
 	if f.watch, err = startWatcher(ctx, f); err != nil {
 		return f, err
 	}
-	if f.visitors, err = newVisitors(ctx, f); err != nil {
-		return f, err
-	}
+	f.visitors = newVisitors(f)
 	return f, errors.Join(f.start(ours), f.start(theirs))
 }
 
@@ -243,7 +246,8 @@ func (f *field) prepareTheirs() error {
 
 func (f *field) makeDir(p program) (string, error) {
 	f.dirs[p] = filepath.Join(f.Dir, "run-"+strings.ToLower(p.String()))
-	return f.dirs[p], os.MkdirAll(f.dirs[p], 0o700)
+	// Of an earlier run, whose keys are not these.
+	return f.dirs[p], errors.Join(os.RemoveAll(f.dirs[p]), os.MkdirAll(f.dirs[p], 0o700))
 }
 
 // start starts one of the programs.
@@ -275,9 +279,6 @@ func (f *field) stop() (err error) {
 		if p != nil {
 			err = errors.Join(err, p.Stop())
 		}
-	}
-	if f.visitors != nil {
-		f.visitors.close()
 	}
 	if f.watch != nil {
 		f.watch.stop()

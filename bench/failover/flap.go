@@ -101,7 +101,7 @@ func (f *field) measureDrain(ctx context.Context) (*drain, error) {
 	if err := errors.Join(f.restartOurs("drain"), f.calm(ctx, "drain")); err != nil {
 		return nil, err
 	}
-	if err := f.visitors.forget(ctx); err != nil {
+	if err := f.visitors.keeper.Forget(); err != nil {
 		return nil, err
 	}
 	visits := f.visitors.start(ctx)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"onionbalancer/bench/harness"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet"
@@ -125,7 +127,7 @@ func (f *field) measure(ctx context.Context, fault *fault) (_ *row, err error) {
 		return nil, err
 	}
 	r.Began = time.Now()
-	if err := f.visitors.forget(ctx); err != nil {
+	if err := f.visitors.keeper.Forget(); err != nil {
 		return nil, err
 	}
 	said := listen(ctx, f)
@@ -166,40 +168,46 @@ func (f *field) restartOurs(name string) error {
 func (f *field) calm(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Minute, errors.New("the network was not calm within ten minutes"))
 	defer cancel()
-	for waited := time.Duration(0); ; waited += time.Second {
-		c := f.watch.current()
+	for {
+		c := f.watch.Consensus()
 		left := time.Until(c.NextChange())
-		missing := f.missing(ctx)
+		if left > rowTakes {
+			f.learnAll(ctx)
+		}
+		missing := f.missing()
 		harness.Progress("%s: waiting for a calm network, %d addresses lack instances, next change in %.0f s", name, len(missing), left.Seconds())
 		if left > rowTakes && len(missing) == 0 {
 			return nil
 		}
-		if !sleep(ctx, time.Second) {
+		if !sleep(ctx, 3*time.Second) {
 			return fmt.Errorf("waiting for a calm network: %w; not whole: %v", context.Cause(ctx), missing)
 		}
 	}
 }
 
-// missing lists public addresses whose HSDirs do not all have points of all instances.
-func (f *field) missing(ctx context.Context) (list []string) {
-	var wg sync.WaitGroup
-	limit := make(chan struct{}, 4)
+// learnAll reads the descriptors of all instances.
+func (f *field) learnAll(ctx context.Context) {
+	var group errgroup.Group
+	group.SetLimit(4)
 	for _, s := range f.sets {
 		for _, i := range s.instances {
-			wg.Go(func() {
-				limit <- struct{}{}
-				defer func() { <-limit }()
+			group.Go(func() error {
 				_ = f.watch.learn(ctx, i.Name(), i.Address()) // what is not known is missing
+				return nil
 			})
 		}
 	}
-	wg.Wait()
+	_ = group.Wait()
+}
+
+// missing lists instances that lack in a descriptor that an HSDir has.
+func (f *field) missing() (list []string) {
 	for _, s := range f.sets {
 		for _, p := range programs {
 			all := f.watch.sightings(s.addresses[p], time.Now().Add(-10*time.Second), time.Now())
 			for _, i := range s.instances {
 				latest, _, _ := f.watch.points(i.Name())
-				if _, ok := since(all, func(s *sighting) bool { return s.has(latest) }); !ok {
+				if _, ok := since(all, func(s *sighting) bool { return s.points.Any(latest) }); !ok {
 					list = append(list, fmt.Sprintf("%v of %s", i.Name(), p))
 				}
 			}
@@ -331,7 +339,7 @@ func (t *trial) back(p program, s *set) (time.Time, bool) {
 			return last, false
 		}
 		all := t.watch.sightings(s.addresses[p], t.cured[s], time.Now())
-		moment, ok := since(all, func(s *sighting) bool { return s.has(latest) })
+		moment, ok := since(all, func(s *sighting) bool { return s.points.Any(latest) })
 		if !ok {
 			return last, false
 		}
@@ -364,7 +372,7 @@ func (t *trial) turn(p program, s *set, visits []visit, said *said) turn {
 	}
 	all := t.watch.sightings(s.addresses[p], t.caused[s], t.ended)
 	r.Publications = max(0, len(revisions(all))-1)
-	var instances []map[authKey]bool
+	var instances []lab.Points
 	for _, i := range s.instances {
 		_, points, _ := t.watch.points(i.Name())
 		instances = append(instances, points)

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet"
 	"onionbalancer/testnet/lab"
 )
@@ -50,41 +49,17 @@ type visit struct {
 type visitors struct {
 	keeper   *testnet.Client
 	dropping []*testnet.Client
-	controls []*control.Client // of keeper, then of dropping
 	sets     []*set
-	cancel   context.CancelFunc
-	wg       sync.WaitGroup
 	number   atomic.Int64
 }
 
-// newVisitors connects to the tors of the visitors, who stay at home.
-func newVisitors(ctx context.Context, f *field) (*visitors, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	v := &visitors{keeper: f.Net.Client(lab.Client), sets: f.sets, cancel: cancel}
-	names := []string{lab.Client}
+func newVisitors(f *field) *visitors {
+	v := &visitors{keeper: f.Net.Client(lab.Client), sets: f.sets}
 	for i := range freshTors {
-		names = append(names, freshTor(i))
 		v.dropping = append(v.dropping, f.Net.Client(freshTor(i)))
 	}
-	for _, name := range names {
-		c := controlOf(f, name)
-		v.controls = append(v.controls, c)
-		v.wg.Go(func() { _ = c.Run(ctx) })
-		if err := c.Ready(ctx); err != nil {
-			cancel()
-			return nil, err
-		}
-	}
-	return v, nil
+	return v
 }
-
-func (v *visitors) close() {
-	v.cancel()
-	v.wg.Wait()
-}
-
-// forget has the keeping client drop its descriptors this once.
-func (v *visitors) forget(ctx context.Context) error { return v.controls[0].Signal(ctx, "NEWNYM") }
 
 // visit visits an address of a set.
 func (v *visitors) visit(ctx context.Context, c *testnet.Client, p program, s *set, k kind) visit {
@@ -123,7 +98,7 @@ func (v *visitors) start(ctx context.Context) *outing {
 		o.wg.Go(func() {
 			sleep(more, time.Duration(i)*newnymEvery/freshTors)
 			for more.Err() == nil {
-				v.wave(ctx, more, o, c, v.controls[1+i])
+				v.wave(ctx, more, o, c)
 			}
 		})
 	}
@@ -132,9 +107,9 @@ func (v *visitors) start(ctx context.Context) *outing {
 
 // wave has a client drop its descriptors, and then visit every address once. It
 // returns when another wave can begin: NEWNYM would disturb visits that go on.
-func (v *visitors) wave(ctx, more context.Context, o *outing, c *testnet.Client, tor *control.Client) {
+func (v *visitors) wave(ctx, more context.Context, o *outing, c *testnet.Client) {
 	began := time.Now()
-	if tor.Signal(ctx, "NEWNYM") != nil {
+	if c.Forget() != nil {
 		sleep(more, time.Second)
 		return
 	}
@@ -201,18 +176,27 @@ func (c count) String() string {
 // forgets makes sure that NEWNYM has a client drop its descriptors, on which the
 // figures rest.
 func (f *field) forgets(ctx context.Context) error {
-	v, a := f.visitors, f.sets[0].addresses[ours]
-	key := "hs/client/desc/id/" + a.Label()
+	a := f.sets[0].addresses[ours]
 	if _, err := f.FirstVisit(ctx, a.String()); err != nil {
 		return err
 	}
-	if _, err := v.controls[0].GetInfo(ctx, key); err != nil {
-		return fmt.Errorf("the client that keeps descriptors has none: %w", err)
-	}
-	if err := v.forget(ctx); err != nil {
+	ctx, cancel := context.WithCancel(ctx)
+	tor := f.Control(lab.Client)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { _ = tor.Run(ctx) })
+	if err := tor.Ready(ctx); err != nil {
 		return err
 	}
-	if _, err := v.controls[0].GetInfo(ctx, key); err == nil {
+	key := "hs/client/desc/id/" + a.Label()
+	if _, err := tor.GetInfo(ctx, key); err != nil {
+		return fmt.Errorf("the client that keeps descriptors has none: %w", err)
+	}
+	if err := f.visitors.keeper.Forget(); err != nil {
+		return err
+	}
+	if _, err := tor.GetInfo(ctx, key); err == nil {
 		return errors.New("tor keeps descriptors over NEWNYM")
 	}
 	return nil

@@ -2,58 +2,37 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
 	"onionbalancer/descriptor"
-	"onionbalancer/hsdir"
-	"onionbalancer/internal/tor/control"
+	"onionbalancer/testnet/lab"
 )
 
 const (
 	// glance is how often one of an address's HSDirs, each in turn, is asked. As soon
 	// as one has something new, all are asked, until all have it.
-	glance = 300 * time.Millisecond
+	glance = 400 * time.Millisecond
 	// askAgain is how often an HSDir is asked that others are ahead of.
 	askAgain = 500 * time.Millisecond
-	// fetchPatience is for one HSDir.
-	fetchPatience = 5 * time.Second
 )
-
-// authKey names an introduction point.
-type authKey [32]byte
 
 // sighting is what an HSDir had at some time.
 type sighting struct {
 	asked, answered time.Time
 	revision        uint64
-	points          map[authKey]bool
-}
-
-// has reports whether any of the points is there.
-func (s *sighting) has(points map[authKey]bool) bool {
-	for key := range s.points {
-		if points[key] {
-			return true
-		}
-	}
-	return false
+	points          lab.Points
 }
 
 // watcher reads the descriptors of all public addresses from the HSDirs that clients
 // ask, through a tor that does nothing else, and those of instances when asked.
 type watcher struct {
-	client  *control.Client
-	fetcher *hsdir.Fetcher
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	decoder descriptor.Decoder
+	*lab.Reader
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
 
 	mu        sync.Mutex
-	consensus *hsdir.Consensus
 	addresses map[descriptor.Address]*watched
 	instances map[string]*known // by name
 }
@@ -70,28 +49,20 @@ type watched struct {
 // known is what is known of an instance.
 type known struct {
 	revision uint64
-	latest   map[authKey]bool // points of its latest descriptor
-	all      map[authKey]bool // and of all those before
+	latest   lab.Points // points of its latest descriptor
+	all      lab.Points // and of all those before
 }
 
 func startWatcher(ctx context.Context, f *field) (*watcher, error) {
+	reader, err := f.NewReader(ctx, watchTor)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	w := &watcher{cancel: cancel, client: controlOf(f, watchTor),
-		addresses: map[descriptor.Address]*watched{}, instances: map[string]*known{}}
-	w.fetcher = hsdir.NewFetcher(hsdir.FetchConfig{Getter: w.client, Patience: fetchPatience, Total: 4 * fetchPatience})
-	w.wg.Go(func() { _ = w.client.Run(ctx) })
-	if err := w.client.Ready(ctx); err != nil {
-		cancel()
-		return nil, err
-	}
-	parser := new(hsdir.Parser)
-	if err := w.refresh(ctx, parser); err != nil {
-		cancel()
-		return nil, err
-	}
+	w := &watcher{Reader: reader, cancel: cancel, addresses: map[descriptor.Address]*watched{}, instances: map[string]*known{}}
 	w.wg.Go(func() {
 		for sleep(ctx, 2*time.Second) {
-			_ = w.refresh(ctx, parser) // the next one will do
+			_ = w.Refresh(ctx) // the next one will do
 		}
 	})
 	for _, s := range f.sets {
@@ -108,58 +79,10 @@ func startWatcher(ctx context.Context, f *field) (*watcher, error) {
 	return w, nil
 }
 
-// controlOf is a client of the control port of one of the network's tors.
-func controlOf(f *field, name string) *control.Client {
-	return control.New(control.Config{
-		Dial:       control.DialTarget(f.Net.ControlTarget(name)),
-		CookieFile: filepath.Join(f.Net.Dir(), name, "control_auth_cookie"),
-	})
-}
-
 func (w *watcher) stop() {
 	w.cancel()
 	w.wg.Wait()
-}
-
-// refresh reads the consensus.
-func (w *watcher) refresh(ctx context.Context, parser *hsdir.Parser) error {
-	consensus, err := w.client.GetInfo(ctx, "dir/status-vote/current/consensus-microdesc")
-	if err != nil {
-		return fmt.Errorf("reading the consensus: %w", err)
-	}
-	microdescs, err := w.client.GetInfo(ctx, "md/all")
-	if err != nil {
-		return fmt.Errorf("reading the consensus: %w", err)
-	}
-	c, err := parser.Parse(consensus, microdescs, true)
-	if err != nil {
-		return err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.consensus = c
-	return nil
-}
-
-func (w *watcher) current() *hsdir.Consensus {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.consensus
-}
-
-// responsible are the HSDirs that clients ask for the descriptor of an address.
-func responsible(c *hsdir.Consensus, a descriptor.Address) (descriptor.PeriodKeys, []string, error) {
-	keys, err := a.Keys(c.Current().Period)
-	if err != nil {
-		return keys, nil, err
-	}
-	var list []string
-	for _, replica := range c.Current().Fetch(keys.Blinded) {
-		for _, h := range replica {
-			list = append(list, h.Hex())
-		}
-	}
-	return keys, list, nil
+	w.Close()
 }
 
 // follow watches one public address.
@@ -167,16 +90,16 @@ func (w *watcher) follow(ctx context.Context, a descriptor.Address, pause time.D
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for sleep(ctx, pause) {
-		keys, list, err := responsible(w.current(), a)
+		list, err := w.HSDirs(a)
 		if err != nil {
 			continue
 		}
 		for _, h := range w.due(a, list) {
 			wg.Go(func() {
-				if more := w.look(ctx, a, keys, h); more {
+				if more := w.look(ctx, a, h); more {
 					// Something new: the others are asked at once, not in their turn.
 					for _, h := range w.due(a, list) {
-						wg.Go(func() { w.look(ctx, a, keys, h) })
+						wg.Go(func() { w.look(ctx, a, h) })
 					}
 				}
 			})
@@ -203,16 +126,10 @@ func (w *watcher) due(a descriptor.Address, list []string) (due []string) {
 }
 
 // look asks one HSDir, and reports whether it has something new.
-func (w *watcher) look(ctx context.Context, a descriptor.Address, keys descriptor.PeriodKeys, h string) (isNew bool) {
-	ctx, cancel := context.WithTimeout(ctx, fetchPatience)
-	defer cancel()
+func (w *watcher) look(ctx context.Context, a descriptor.Address, h string) (isNew bool) {
 	asked := time.Now()
-	raw, err := w.client.HSFetch(ctx, a.Label(), h)
+	d, err := w.Ask(ctx, a, h)
 	answered := time.Now()
-	var d *descriptor.Descriptor
-	if err == nil {
-		d, err = w.decoder.Decode(raw, keys, nil, answered)
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	at := w.addresses[a]
@@ -220,18 +137,10 @@ func (w *watcher) look(ctx context.Context, a descriptor.Address, keys descripto
 	if err != nil {
 		return false // nothing is published yet, or the HSDir could not be reached
 	}
-	at.seen[h] = append(at.seen[h], sighting{asked, answered, d.RevisionCounter, pointsOf(d)})
+	at.seen[h] = append(at.seen[h], sighting{asked, answered, d.RevisionCounter, lab.PointsOf(d)})
 	isNew = d.RevisionCounter > at.newest && at.newest > 0
 	at.newest = max(at.newest, d.RevisionCounter)
 	return isNew
-}
-
-func pointsOf(d *descriptor.Descriptor) map[authKey]bool {
-	points := map[authKey]bool{}
-	for _, p := range d.IntroductionPoints {
-		points[p.AuthKey] = true
-	}
-	return points
 }
 
 // learn reads the descriptor of an instance.
@@ -240,33 +149,28 @@ func (w *watcher) learn(ctx context.Context, name, address string) error {
 	if err != nil {
 		return err
 	}
-	c := w.current()
-	keys, err := a.Keys(c.Current().Period)
+	d, err := w.Fetch(ctx, a)
 	if err != nil {
 		return err
 	}
-	r, err := w.fetcher.Fetch(ctx, c, keys, nil, 0, time.Now())
-	if err != nil {
-		return err
-	}
-	points := pointsOf(r.Descriptor)
+	points := lab.PointsOf(d)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k := w.instances[name]
 	if k == nil {
-		k = &known{all: map[authKey]bool{}}
+		k = &known{all: lab.Points{}}
 		w.instances[name] = k
 	}
 	for key := range points {
 		k.all[key] = true
 	}
-	k.revision, k.latest = r.Descriptor.RevisionCounter, points
+	k.revision, k.latest = d.RevisionCounter, points
 	return nil
 }
 
 // points are those that an instance has in its latest descriptor, and those that it
 // ever had.
-func (w *watcher) points(name string) (latest, all map[authKey]bool, revision uint64) {
+func (w *watcher) points(name string) (latest, all lab.Points, revision uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	k := w.instances[name]
@@ -279,7 +183,7 @@ func (w *watcher) points(name string) (latest, all map[authKey]bool, revision ui
 // sightings are those of an address since then, by HSDir, of the HSDirs that clients
 // ask now.
 func (w *watcher) sightings(a descriptor.Address, from, until time.Time) [][]sighting {
-	_, list, err := responsible(w.current(), a)
+	list, err := w.HSDirs(a)
 	if err != nil {
 		return nil
 	}
@@ -297,8 +201,8 @@ func (w *watcher) sightings(a descriptor.Address, from, until time.Time) [][]sig
 }
 
 // cleanSince is the moment since when no HSDir has any of the points.
-func cleanSince(all [][]sighting, points map[authKey]bool) (clean time.Time, ok bool) {
-	return since(all, func(s *sighting) bool { return !s.has(points) })
+func cleanSince(all [][]sighting, points lab.Points) (clean time.Time, ok bool) {
+	return since(all, func(s *sighting) bool { return !s.points.Any(points) })
 }
 
 // since is the moment since when all HSDirs have been as wanted, which each is by its
@@ -333,13 +237,13 @@ func revisions(all [][]sighting) []uint64 {
 
 // mostOut is how many of the instances, all of whose points are given, were missing
 // from a descriptor at most.
-func mostOut(all [][]sighting, instances []map[authKey]bool) int {
+func mostOut(all [][]sighting, instances []lab.Points) int {
 	most := 0
 	for _, seen := range all {
 		for _, s := range seen {
 			out := 0
 			for _, points := range instances {
-				if !s.has(points) {
+				if !s.points.Any(points) {
 					out++
 				}
 			}

@@ -54,6 +54,15 @@ func ParseClientKey(text []byte) (*ClientKey, error) {
 	return k, nil
 }
 
+// NewClientKey makes a key from random, crypto/rand.Reader but in tests.
+func NewClientKey(random io.Reader) (*ClientKey, error) {
+	secret, err := newX25519(random)
+	if err != nil {
+		return nil, fmt.Errorf("making a client key: %w", err)
+	}
+	return newClientKey(secret), nil
+}
+
 func newClientKey(secret *ecdh.PrivateKey) *ClientKey {
 	return &ClientKey{secret: func() *ecdh.PrivateKey { return secret }}
 }

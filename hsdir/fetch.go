@@ -136,24 +136,37 @@ var (
 // error, which is one of ErrNotFound, ErrNoAnswer, ErrInvalid, ErrReplayed,
 // ErrNoHSDirs and descriptor.ErrClientKey.
 func (f *Fetcher) Fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, client *descriptor.ClientKey, floor uint64, now time.Time) (FetchResult, error) {
-	return f.fetch(ctx, c, keys, floor, func(d *descriptor.Decoder, raw []byte) (*descriptor.Descriptor, error) {
-		return d.Decode(raw, keys, client, now)
+	return f.fetch(ctx, c, &query{
+		keys: keys,
+		decode: func(d *descriptor.Decoder, raw []byte) (*descriptor.Descriptor, error) {
+			return d.Decode(raw, keys, client, now)
+		},
+		floor: floor,
 	})
 }
 
-// FetchOuter fetches like Fetch, and verifies the outer layer alone, as
-// Decoder.DecodeOuter does.
-func (f *Fetcher) FetchOuter(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, now time.Time) (FetchResult, error) {
-	return f.fetch(ctx, c, keys, 0, func(d *descriptor.Decoder, raw []byte) (*descriptor.Descriptor, error) {
-		return d.DecodeOuter(raw, keys, now)
+// ErrNotResponsible says that the ring has other HSDirs for the descriptor.
+var ErrNotResponsible = errors.New("the HSDir is not responsible for the descriptor")
+
+// AskOuter asks one of the HSDirs of the descriptor of keys, which must be for the
+// period that clients fetch, and verifies the outer layer alone, as
+// Decoder.DecodeOuter does. It returns a descriptor whatever its revision counter. The
+// errors are those of Fetch, on the word of the one HSDir, and ErrNotResponsible.
+func (f *Fetcher) AskOuter(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, hsdir [20]byte, now time.Time) (FetchResult, error) {
+	return f.fetch(ctx, c, &query{
+		keys: keys,
+		decode: func(d *descriptor.Decoder, raw []byte) (*descriptor.Descriptor, error) {
+			return d.DecodeOuter(raw, keys, now)
+		},
+		only: &hsdir,
 	})
 }
 
 // decoding verifies an HSDir's answer.
 type decoding func(d *descriptor.Decoder, raw []byte) (*descriptor.Descriptor, error)
 
-func (f *Fetcher) fetch(ctx context.Context, c *Consensus, keys descriptor.PeriodKeys, floor uint64, decode decoding) (FetchResult, error) {
-	ring := c.Current()
+func (f *Fetcher) fetch(ctx context.Context, c *Consensus, q *query) (FetchResult, error) {
+	ring, keys := c.Current(), q.keys
 	fail := func(err error) (FetchResult, error) {
 		return FetchResult{}, fmt.Errorf("fetching the descriptor of %s: %w", keys.Address.Short(), err)
 	}
@@ -164,8 +177,10 @@ func (f *Fetcher) fetch(ctx context.Context, c *Consensus, keys descriptor.Perio
 	if ring.Len() == 0 {
 		return fail(fmt.Errorf("%w (%v)", ErrNoHSDirs, c.Coverage))
 	}
-	q := &query{f: f, decoder: f.decoderFor(ring.MaxDescriptorSize()), decode: decode, keys: keys, floor: floor, label: keys.Address.Label()}
-	q.prepare(ring)
+	q.f, q.decoder, q.label = f, f.decoderFor(ring.MaxDescriptorSize()), keys.Address.Label()
+	if q.prepare(ring); len(q.answers) == 0 {
+		return fail(ErrNotResponsible)
+	}
 	q.run(ctx)
 	result := FetchResult{Descriptor: q.best, Raw: q.raw, HSDirs: q.inOrder()}
 	if result.Descriptor != nil {
@@ -202,7 +217,8 @@ type query struct {
 	decode  decoding
 	keys    descriptor.PeriodKeys
 	floor   uint64
-	label   string // of the address
+	only    *[20]byte // the one HSDir to ask; nil: all that are responsible
+	label   string    // of the address
 
 	mu       sync.Mutex    // protects the fields below
 	answers  []QueryResult // of all HSDirs that may be asked
@@ -220,7 +236,7 @@ func (q *query) prepare(ring *Ring) {
 	places := make([][]int, len(fetch))
 	add := func(replica int, list []ResponsibleHSDir) {
 		for _, h := range list {
-			if !listed[h.Fingerprint] {
+			if !listed[h.Fingerprint] && (q.only == nil || *q.only == h.Fingerprint) {
 				listed[h.Fingerprint] = true
 				places[replica] = append(places[replica], len(q.answers))
 				q.answers = append(q.answers, QueryResult{HSDir: h})

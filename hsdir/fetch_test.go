@@ -221,6 +221,46 @@ func TestFetchRefusesOtherPeriods(t *testing.T) {
 	}
 }
 
+// AskOuter asks the one HSDir alone, and returns what it has, whatever that is.
+func TestAskOuter(t *testing.T) {
+	s := newFetchScene(t)
+	other := newTestService(t, 2)
+	s.tor.otherwise = s.good(t, 5)
+	for _, test := range []struct {
+		behaviour behaviour
+		replica   int
+		position  int
+		outcome   Outcome
+		revision  uint64
+		err       error
+	}{
+		{s.good(t, 5), 0, 0, Answered, 5, nil},
+		{s.good(t, 3), 1, 2, Answered, 3, nil},
+		{s.good(t, 4), 1, 3, Answered, 4, nil}, // of the reserve
+		{fails(notFound), 0, 1, NotFound, 0, ErrNotFound},
+		{sends(other.encode(t, s.keys.Period, 9)), 0, 1, Invalid, 0, ErrInvalid},
+		{fails(reasonError("QUERY_REJECTED")), 0, 1, Refused, 0, ErrNoAnswer},
+	} {
+		s.set(test.replica, test.position, test.behaviour)
+		at := s.hsdirs[test.replica][test.position].Fingerprint
+		before := len(s.tor.seen())
+		got, err := NewFetcher(s.cfg).AskOuter(t.Context(), s.c, s.keys, at, s.now)
+		if !errors.Is(err, test.err) || len(got.HSDirs) != 1 {
+			t.Fatalf("%v, want %v, of %d HSDirs", err, test.err, len(got.HSDirs))
+		}
+		asked := got.HSDirs[0]
+		if asked.HSDir.Fingerprint != at || asked.Outcome != test.outcome || asked.Revision != test.revision || (got.Descriptor != nil) != (err == nil) {
+			t.Errorf("%+v, want %s with revision %d", asked, test.outcome, test.revision)
+		}
+		if n := len(s.tor.seen()) - before; n != 1 {
+			t.Errorf("%d HSDirs were asked", n)
+		}
+	}
+	if _, err := NewFetcher(s.cfg).AskOuter(t.Context(), s.c, s.keys, [20]byte{1}, s.now); !errors.Is(err, ErrNotResponsible) {
+		t.Errorf("an HSDir that is not responsible: %v", err)
+	}
+}
+
 func TestFetchWithoutHSDirs(t *testing.T) {
 	s := newFetchScene(t)
 	consensus, _ := randomNetwork(5, 21, publicNoon).documents()

@@ -38,8 +38,8 @@ type Candidate struct {
 	Instance string
 	// Weight is the instance's share of the clients relative to the others', a
 	// finite number from 0 on, the same for all points of an instance. Only the
-	// strategy "weighted" reads it; an instance of weight 0 gets clients only
-	// when no instance has a weight.
+	// strategies "spread" and "weighted" read it; an instance of weight 0 gets
+	// clients only when no instance has a weight.
 	Weight float64
 	// Point must not be nil. Strategies read it and never change it.
 	Point *descriptor.IntroductionPoint

@@ -34,6 +34,11 @@ func Lookup(name string) (Strategy, error) {
 	return nil, fmt.Errorf("unknown strategy %q, want one of %s", name, strings.Join(Names(), ", "))
 }
 
+// Weighs reports whether the strategy of that name heeds weights.
+func Weighs(name string) bool {
+	return name == "" || name == Spread{}.Name() || name == Weighted{}.Name()
+}
+
 // Names lists the strategies, the default first.
 func Names() []string {
 	names := make([]string, len(strategies))
@@ -43,7 +48,8 @@ func Names() []string {
 	return names
 }
 
-// Spread gives every instance the same share of the clients. It goes breadth
+// Spread gives every instance the same share of the clients, unless their weights
+// differ: then it does as Weighted does. It goes breadth
 // first: one point of each instance, then a second of each, and so on up to
 // Room.PerInstance, and stops after the last full turn, since a point more for
 // some instances would make the shares uneven without making the service any
@@ -54,7 +60,8 @@ func Names() []string {
 // each. An instance that offers fewer points than its turn gives it gets fewer
 // clients; the others' points do not change.
 //
-// Use it when the instances are alike.
+// Use it when the instances are alike. Weights are then for what an operator says at
+// run time.
 type Spread struct{}
 
 // Name implements Strategy.
@@ -62,6 +69,9 @@ func (Spread) Name() string { return "spread" }
 
 // Select implements Strategy.
 func (Spread) Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate {
+	if slices.ContainsFunc(candidates, func(c Candidate) bool { return c.Weight != candidates[0].Weight }) {
+		return Weighted{}.Select(candidates, room, random)
+	}
 	return apportion(candidates, room, random, rule{})
 }
 

@@ -41,6 +41,35 @@ func TestSpreadTable(t *testing.T) {
 	}
 }
 
+// TestSpreadHeedsWeights: where the weights differ, spread gives what weighted does; where
+// they are the same, whatever they are, what it gave before there were any.
+func TestSpreadHeedsWeights(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pool := drawPool(t)
+		room := Room{rapid.IntRange(0, 25).Draw(t, "limit"), rapid.IntRange(1, 8).Draw(t, "per instance")}
+		seed := rapid.Uint64().Draw(t, "seed")
+		if differ := slices.ContainsFunc(pool, func(c Candidate) bool { return c.Weight != pool[0].Weight }); differ {
+			if got, want := (Spread{}).Select(pool, room, source(seed)), (Weighted{}).Select(pool, room, source(seed)); !slices.Equal(got, want) {
+				t.Fatalf("with weights: %v, want %v", keysOf(got), keysOf(want))
+			}
+		}
+		weight := rapid.SampledFrom([]float64{0, 0.25, 1, 256}).Draw(t, "weight of all")
+		for i := range pool {
+			pool[i].Weight = weight
+		}
+		if got, want := (Spread{}).Select(pool, room, source(seed)), apportion(pool, room, source(seed), rule{}); !slices.Equal(got, want) {
+			t.Fatalf("all of weight %v: %v, want %v", weight, keysOf(got), keysOf(want))
+		}
+	})
+	pool := separate(3, 3, 3)
+	for i := range pool[:3] {
+		pool[i].Weight = 0.5
+	}
+	if got := countByInstance(Spread{}.Select(pool, Room{20, 3}, source(1))); !maps.Equal(got, map[string]int{"a": 1, "b": 2, "c": 2}) {
+		t.Errorf("half the weight: %v", got)
+	}
+}
+
 // TestSpreadKeepsTheOddOne: of two instances that compete for the third relay,
 // the one that has it keeps it.
 func TestSpreadKeepsTheOddOne(t *testing.T) {
@@ -65,7 +94,7 @@ func TestSpreadEven(t *testing.T) {
 		pool, limit := drawPool(t), rapid.IntRange(1, 25).Draw(t, "limit")
 		seed := rapid.Uint64().Draw(t, "seed")
 		for i := range pool {
-			pool[i].FirstSeen = epoch // nobody came first
+			pool[i].FirstSeen, pool[i].Weight = epoch, 1 // nobody came first
 		}
 		counts := countByInstance(Spread{}.Select(pool, Room{limit, 3}, source(seed)))
 		if want := min(limit, mostInstances(pool)); len(counts) != want {

@@ -198,6 +198,9 @@ func printService(w io.Writer, now time.Time, s status.Service) {
 	if !s.ReadBack.IsZero() {
 		fmt.Fprintf(w, "  read back: clients got the published descriptor %s\n", ago(now, s.ReadBack))
 	}
+	if !s.Visited.IsZero() {
+		fmt.Fprintf(w, "  visited: the public address answered %s\n", ago(now, s.Visited))
+	}
 	for _, warning := range s.Warnings {
 		warn(w, "  WARNING", warning)
 	}

@@ -89,6 +89,7 @@ func TestStatusView(t *testing.T) {
 	s := wellSnapshot()
 	s.Reloads = []status.Event{{At: statusNow, Error: "/etc/balancer/balancer.toml:1: stratgy: unknown key\n/etc/balancer/balancer.toml:3: service.key: is missing"}}
 	s.Services[0].ReadBack = statusNow.Add(-time.Minute)
+	s.Services[0].Visited = statusNow.Add(-2 * time.Minute)
 	s.Warnings = []string{"services left out: one\ntwo"}
 	out, _, _ := statusOf(t, s)
 	for _, line := range []string{
@@ -101,6 +102,7 @@ func TestStatusView(t *testing.T) {
 		"consensus      of 2026-11-20 09:00:00 UTC, 4000 HSDirs, next change at 2026-11-20 12:00:00 UTC",
 		"WARNING        services left out: one",
 		"  read back: clients got the published descriptor 1m0s ago",
+		"  visited: the public address answered 2m0s ago",
 		"               two",
 		"web1 ok 0 0 0 % 1m0s ago 0s ago",
 		"web2 ok 0 0 0 % before 08:00 UTC 0s ago",

@@ -16,7 +16,7 @@ const module = "onionbalancer/"
 var layers = [][]string{
 	{"descriptor"},
 	{"internal/health", "hsdir", "selection", "keystore", "internal/tor", "internal/event", "internal/state", "internal/status"},
-	{"internal/consensus", "internal/backend", "internal/credential"},
+	{"internal/consensus", "internal/backend", "internal/credential", "internal/probe"},
 	{"internal/balance", "internal/config", "internal/logging"},
 	{"internal/daemon"},
 	{"testnet"},

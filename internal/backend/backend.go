@@ -10,6 +10,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 )
 
@@ -60,6 +61,9 @@ type Backend struct {
 	Seen       time.Time              // when a fetch last found Descriptor, or one after it
 	Offer      Offer                  // of Descriptor
 	Restless   bool                   // it changes its offer too often, and is fetched less often
+
+	Word state.Word // the operator's
+	Idle bool       // its agent says that no visitor's circuit is left
 
 	Asking   bool      // a fetch is in flight
 	Asked    time.Time // when the last fetch began

@@ -67,6 +67,7 @@ type Set struct {
 	poke  chan struct{} // holds a token when there is something new to do
 	fetch sync.WaitGroup
 	saver *saver
+	words *words
 
 	mu            sync.Mutex // protects the fields below
 	watches       map[descriptor.Address]*watch
@@ -108,7 +109,7 @@ func New(cfg Config) *Set {
 	}
 	return &Set{
 		cfg: cfg, poke: make(chan struct{}, 1), watches: map[descriptor.Address]*watch{},
-		subscriptions: map[*Subscription]bool{}, claims: Claims{}, saver: newSaver(cfg.Store),
+		subscriptions: map[*Subscription]bool{}, claims: Claims{}, saver: newSaver(cfg.Store), words: newWords(cfg.Store),
 	}
 }
 
@@ -441,10 +442,19 @@ func (s *Set) changed(w *watch) {
 	}
 }
 
-// tell records that an instance's state changed. Several services may use it,
-// under different names.
+// tell records that an instance's state changed.
 func (s *Set) tell(now time.Time, w *watch, is, was any) {
-	e := event.Event{At: now, Kind: event.InstanceState, Text: "instance"}
+	e := w.event(event.Event{At: now, Kind: event.InstanceState, Text: "instance"})
+	e.Attrs = append(e.Attrs, slog.Any("state", is), slog.Any("was", was), slog.Int("points", w.now.Usable(now)))
+	if w.now.Err != nil {
+		e.Attrs = append(e.Attrs, slog.Any("error", w.now.Err))
+	}
+	s.cfg.Record(e)
+}
+
+// event fills in what e is about: the instance, which several services may use, under
+// different names.
+func (w *watch) event(e event.Event) event.Event {
 	names := make(map[string]bool)
 	for sub, i := range w.users {
 		names[i.Name] = true
@@ -459,11 +469,7 @@ func (s *Set) tell(now time.Time, w *watch, is, was any) {
 		e.Service = descriptor.Address{}
 		e.Attrs = append(e.Attrs, slog.Int("services", len(w.users)))
 	}
-	e.Attrs = append(e.Attrs, slog.Any("state", is), slog.Any("was", was), slog.Int("points", w.now.Usable(now)))
-	if w.now.Err != nil {
-		e.Attrs = append(e.Attrs, slog.Any("error", w.now.Err))
-	}
-	s.cfg.Record(e)
+	return e
 }
 
 // notifyAll wakes every subscriber.

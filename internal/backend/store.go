@@ -20,7 +20,7 @@ type Store interface {
 	SwapInstance(ctx context.Context, a descriptor.Address, version uint64, i state.Instance) (uint64, error)
 	AllClaims() ([]state.ListedClaims, error)
 	SwapClaims(ctx context.Context, p descriptor.Period, version uint64, c state.Claims) (uint64, error)
-	Swap(ctx context.Context, changes ...state.Change) (versions []uint64, err error)
+	WordStore
 }
 
 // saver writes records in the background, so that no caller waits for a disk. It

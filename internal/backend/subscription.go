@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -89,6 +90,13 @@ func (sub *Subscription) Close() {
 	sub.instances = nil
 }
 
+// Services returns how many services there are.
+func (s *Set) Services() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.subscriptions)
+}
+
 // View returns the current state of the instances.
 func (sub *Subscription) View() View {
 	s := sub.set
@@ -103,7 +111,7 @@ func (sub *Subscription) View() View {
 		v.Backends[n] = s.watches[i.Address].now
 	}
 	s.mu.Unlock()
-	v.StoreErr = s.saver.trouble()
+	v.StoreErr = errors.Join(s.saver.trouble(), s.words.trouble())
 	sub.waiting.Store(now.Before(v.Wait(now)))
 	return v
 }
@@ -112,7 +120,7 @@ func (sub *Subscription) View() View {
 // s.mu.
 func (s *Set) watch(now time.Time, i Instance) *watch {
 	w := &watch{
-		now: &Backend{Address: i.Address, Due: now}, users: map[*Subscription]Instance{},
+		now: &Backend{Address: i.Address, Due: now, Word: s.words.of(i.Address)}, users: map[*Subscription]Instance{},
 		changes: newChanges(), retry: backoff.Backoff{Policy: backoff.Policy{Min: firstRetry, Max: fetchShortest}},
 	}
 	s.watches[i.Address] = w

@@ -19,6 +19,7 @@ type pool struct {
 	flow     uint64              // versions of congestion control that most instances have
 	left     map[string][]string // by instance: why some of its points are left out
 	thefts   map[string]string   // by instance: which other one's keys it offers
+	out      map[string]string   // by instance: why it was taken out on purpose
 }
 
 // offering is an instance with its current state.
@@ -29,22 +30,44 @@ type offering struct {
 
 // gather lists the introduction points that may be published: those of the
 // instances that are ok. While none is, the last known points of the others are
-// better than nothing.
+// better than nothing, but not those of instances that were taken out on purpose.
 func gather(v View) pool {
+	p := pool{left: make(map[string][]string), thefts: make(map[string]string), out: make(map[string]string)}
 	var all, able []offering
 	for n, b := range v.Instances.Backends {
 		o := offering{v.Config.Instances[n], b}
+		if why := b.TakenOut(); why != "" {
+			p.out[o.Name] = why
+			continue
+		}
 		all = append(all, o)
 		if b.State(v.Now) == status.StateOK {
 			able = append(able, o)
 		}
 	}
-	p := pool{left: make(map[string][]string), thefts: make(map[string]string)}
+	able, unreached := v.reached(able)
 	if p.take(v, able); len(p.candidates) == 0 {
 		p.fallback = true
 		p.take(v, all)
+		return p
+	}
+	for _, o := range unreached {
+		p.left[o.Name] = append(p.left[o.Name], "it is left out: "+unreachedText(v.Unreached[o.Instance.Address]))
 	}
 	return p
+}
+
+// reached takes out those of the able that visitors of the public address do not
+// reach, but no more than half.
+func (v View) reached(able []offering) (rest, unreached []offering) {
+	for _, o := range able {
+		if v.Unreached[o.Instance.Address] != "" && len(unreached) < len(able)/2 {
+			unreached = append(unreached, o)
+		} else {
+			rest = append(rest, o)
+		}
+	}
+	return rest, unreached
 }
 
 // take gathers the points of some of the instances.
@@ -89,7 +112,7 @@ func (p *pool) usable(v View, o offering) []selection.Candidate {
 		}
 		list = append(list, selection.Candidate{
 			Instance:  o.Name,
-			Weight:    o.Weight,
+			Weight:    o.Weigh(o.Weight),
 			Point:     vouched,
 			FirstSeen: point.FirstSeen,
 			Published: o.Renewed,

@@ -26,6 +26,7 @@ type Edition struct {
 	Built      time.Time
 	Refresh    time.Time            // when to make the next even without a change
 	Contents   *descriptor.Contents // of the slots that clients ask
+	owners     []descriptor.Address // the instances whose points Contents has
 
 	slots      []slot
 	reserved   bool        // its counter is in the store

@@ -33,13 +33,19 @@ type View struct {
 	Now       time.Time
 	Config    Config
 	Instances backend.View // in the order of Config.Instances
-	SendmeInc uint8        // the consensus's cc_sendme_inc
+	// Unreached says why visitors of the public address do not reach an instance that
+	// answers at its own, by its address.
+	Unreached map[descriptor.Address]string
+	SendmeInc uint8 // the consensus's cc_sendme_inc
 	// Vouch returns an introduction point as it may be published, or an error if its
 	// relay is not in the consensus as the point names it: Consensus.Vouch.
 	Vouch   func(*descriptor.IntroductionPoint) (*descriptor.IntroductionPoint, error)
 	Current hsdir.Role    // of the descriptor that clients fetch
 	Targets [2]ViewTarget // the first and the second descriptor
 	valid   [2]time.Time  // the consensus, from and until
+	offset  time.Duration // of the beginnings of periods
+	// outdated is how long after a consensus is no longer fresh a client may still use it.
+	outdated time.Duration
 }
 
 // ViewTarget is where one of the two descriptors goes.
@@ -61,6 +67,7 @@ type State struct {
 	// them.
 	Published []selection.Candidate
 	Contents  *descriptor.Contents // of the last plan that had any points
+	Owners    []descriptor.Address // the instances whose points Contents has
 	Version   uint64               // of the stored record that the state goes on from
 }
 
@@ -72,7 +79,7 @@ type Plan struct {
 	// the record has another one by the time it is carried out.
 	Version uint64 `json:"version"`
 	// Waiting says why nothing is decided yet; empty if Targets are. A service shows
-	// the Targets, Left and Thefts of its plan before meanwhile.
+	// the Targets, Left, Thefts and Out of its plan before meanwhile.
 	Waiting  string                `json:"waiting,omitempty"`
 	Fallback bool                  `json:"fallback,omitempty"` // no instance is ok: the points are the last known ones
 	Chosen   []selection.Candidate `json:"-"`
@@ -82,6 +89,7 @@ type Plan struct {
 	Next     time.Time             `json:"next,omitzero"` // when the next plan may differ, even without an event
 	Left     map[string][]string   `json:"left_out,omitempty"`
 	Thefts   map[string]string     `json:"thefts,omitempty"`
+	Out      map[string]string     `json:"taken_out,omitempty"` // by instance: why it was taken out on purpose
 }
 
 // Target is what one of the two descriptors should be.
@@ -117,7 +125,7 @@ func makePlan(v View, s State) Plan {
 		return p
 	}
 	pool := gather(v)
-	p.Fallback, p.Left, p.Thefts = pool.fallback, pool.left, pool.thefts
+	p.Fallback, p.Left, p.Thefts, p.Out = pool.fallback, pool.left, pool.thefts, pool.out
 	assigned := choose(v, s.Published, pool.candidates)
 	p.Chosen, p.Shares = assigned.Points[0], assigned.Shares() // every slot holds the same
 	p.Contents = contents(p.Chosen, v, pool.flow)

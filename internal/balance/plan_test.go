@@ -14,6 +14,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/credential"
+	"onionbalancer/internal/health"
 	"onionbalancer/selection"
 )
 
@@ -324,7 +325,8 @@ func (chooseNone) Select([]selection.Candidate, selection.Room, *rand.Rand) []se
 
 // Without a chosen point something is missing, though an instance is ok.
 func TestLacks(t *testing.T) {
-	drained, silent := testMember("a", 1), testMember("a", 1)
+	drained, silent, out := testMember("a", 1), testMember("a", 1), testMember("a", 1)
+	out.Word.Admin = health.Drain
 	drained.Weight = 0
 	silent.Renewed = testNow.Add(-backend.SilentAfter - time.Second)
 	ok := testView(8, testMember("a", 1))
@@ -340,6 +342,8 @@ func TestLacks(t *testing.T) {
 		{"silent", silent, selection.Spread{}, State{}, lackInstance},
 		{"no points", testMember("a"), selection.Spread{}, State{}, lackPoints},
 		{"no points any more", testMember("a"), selection.Spread{}, made(ok), lackAll},
+		{"taken out", out, selection.Spread{}, State{}, lackPoints},
+		{"taken out after it was published", out, selection.Spread{}, made(ok), lackService},
 		{"none is chosen", testMember("a", 1), chooseNone{}, State{}, lackChoice},
 		{"none is chosen any more", testMember("a", 1), chooseNone{}, made(ok), lackChoice},
 	} {

@@ -57,7 +57,7 @@ func (p *Plan) compare(now time.Time, stored state.Service) {
 			t.Held = "there is no introduction point to publish"
 		case made < 0:
 			t.Reason = ReasonNew
-		case stored.Made[made].Contents != digest(p.Contents):
+		case stored.Made[made].Contents != digest(p.Contents, nil):
 			t.Reason = ReasonChanged
 		case !now.Before(stored.Made[made].Refresh):
 			t.Reason = ReasonRefresh

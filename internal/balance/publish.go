@@ -10,6 +10,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
 )
@@ -17,13 +18,17 @@ import (
 // carryOut makes the editions that the plan asks for, and moves all editions on:
 // the counter is reserved in the store, then the descriptors are signed, and then
 // they are uploaded.
-func (s *Service) carryOut(ctx context.Context, now time.Time) {
+func (s *Service) carryOut(ctx context.Context, now time.Time, v backend.View) {
 	defer s.advance(ctx, now)
+	defer s.noteDrained(now, v)
 	if s.plan.Waiting != "" {
 		return
 	}
 	s.noteShares(s.plan.Chosen)
 	s.state.Published, s.state.Contents = s.plan.Chosen, s.plan.Contents
+	if len(s.plan.Chosen) > 0 { // else what is left of the contents before
+		s.state.Owners = s.owners(s.plan.Chosen)
+	}
 	var errs []error
 	for n := range s.plan.Targets {
 		t := &s.plan.Targets[n]
@@ -54,7 +59,9 @@ func (s *Service) make(now time.Time, t *Target, last *Edition) error {
 	if last != nil {
 		last.superseded.Store(true)
 	}
-	s.state.Editions[t.Keys.Period] = newEdition(now, t, last, counter)
+	e := newEdition(now, t, last, counter)
+	e.owners = s.state.Owners
+	s.state.Editions[t.Keys.Period] = e
 	s.record.dirty = true
 	return nil
 }
@@ -159,6 +166,7 @@ func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 		}
 		if e.everywhere() { // reserve slots may have to wait for all other services
 			e.Credential.Release()
+			s.noteDrained(now, s.instances.View())
 		}
 		if e.complete() {
 			e.signing.bodies = nil

@@ -4,22 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backoff"
+	"onionbalancer/internal/status"
 )
 
-// An HSDir's confirmation of an upload proves nothing. So now and then the
-// published descriptor is fetched as a client would and compared. This also
-// finds other publishers under the address: another balancer with the same
-// key, or a thief.
+// An HSDir's confirmation of an upload proves nothing. So the HSDirs that clients
+// ask are asked for the published descriptor as well, one after the other, and what
+// each has is compared. This also finds other publishers under the address: another
+// balancer with the same key, or a thief.
+//
+// One HSDir may say what it likes: it is only named in a warning. What most of them
+// say counts.
 
 const (
 	readbackFirst   = time.Minute // after the first confirmation, and, doubling, after a failure
-	readbackEvery   = time.Hour
+	readbackEvery   = 10 * time.Minute
+	readbackLongest = time.Hour
+	readbackRate    = 2 * time.Second  // between those of all services, on average
 	readbackTesting = 30 * time.Second // on a testing network
+	readbackNext    = 2 * time.Second  // to the next HSDir, after one that is wrong
 )
 
 // readback is the state of fetching the service's own descriptor as clients do.
@@ -28,6 +37,22 @@ type readback struct {
 	due      time.Time
 	at       time.Time // when the published descriptor was last returned
 	failures int       // in a row
+	readings map[[20]byte]reading
+}
+
+// reading is what an HSDir that clients ask returned last.
+type reading struct {
+	tried    time.Time // when it was asked last, whether it answered or not
+	at       time.Time // when it answered; zero if it never did
+	of       *Edition  // that it had confirmed, and that holds is compared with; nil: none
+	holds    status.Holds
+	revision uint64 // of what it returned, if that is valid
+	stranger string // what is published by somebody else, if so
+}
+
+// wrong reports whether the HSDir lacks the edition that it confirmed.
+func (r reading) wrong() bool {
+	return r.of != nil && r.holds != status.HoldsPublished && r.holds != status.HoldsOther
 }
 
 // next returns when the next fetch is due; the zero time if none is.
@@ -38,17 +63,18 @@ func (r *readback) next() time.Time {
 	return r.due
 }
 
-// readBack starts a fetch of the service's own descriptor if one is due.
+// readBack asks an HSDir for the service's own descriptor if one is due.
 func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensus) {
 	r := &s.readback
-	e := s.state.Editions[c.CurrentPeriod()]
-	if e == nil || e.heard.IsZero() || !now.Before(e.Credential.Expires) {
-		r.due = time.Time{} // nothing is published
+	e := s.readable(now, c)
+	if e == nil {
+		r.due = time.Time{}
 		return
 	}
 	if r.asking != nil {
 		return
 	}
+	r.forget(e)
 	if r.due.IsZero() {
 		r.due = now.Add(readbackPause(c, readbackFirst))
 	}
@@ -56,10 +82,44 @@ func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensu
 		return
 	}
 	r.asking = e
+	at := r.pick(e)
+	confirmed := !at.confirmed.IsZero()
+	hsDir := at.HSDir
 	s.calls.Go(func() {
-		got, err := s.env.Fetcher.FetchOuter(ctx, c, e.Keys, now)
-		s.post(func(now time.Time) { s.compare(now, c, got, err) })
+		got, err := s.env.Fetcher.AskOuter(ctx, c, e.Keys, hsDir, now)
+		s.post(func(now time.Time) { s.compare(now, c, hsDir, confirmed, got, err) })
 	})
+}
+
+// readable returns the edition that clients find, nil if nothing is published.
+func (s *Service) readable(now time.Time, c *hsdir.Consensus) *Edition {
+	e := s.state.Editions[c.CurrentPeriod()]
+	if e == nil || e.heard.IsZero() || !now.Before(e.Credential.Expires) {
+		return nil
+	}
+	return e
+}
+
+// forget drops what is known of HSDirs that clients of e do not ask.
+func (r *readback) forget(e *Edition) {
+	for h := range r.readings {
+		if at := e.slot(h); at == nil || at.Reserve {
+			delete(r.readings, h)
+		}
+	}
+}
+
+// pick returns the slot to look at: of those that clients ask, the one that was not
+// for the longest time.
+func (r *readback) pick(e *Edition) *slot {
+	var oldest *slot
+	for n := range e.slots {
+		at := &e.slots[n]
+		if !at.Reserve && (oldest == nil || r.readings[at.HSDir].tried.Before(r.readings[oldest.HSDir].tried)) {
+			oldest = at
+		}
+	}
+	return oldest
 }
 
 func readbackPause(c *hsdir.Consensus, usual time.Duration) time.Duration {
@@ -69,52 +129,155 @@ func readbackPause(c *hsdir.Consensus, usual time.Duration) time.Duration {
 	return backoff.Jitter(usual)
 }
 
-// compare records the result of a fetch of the service's own descriptor.
-func (s *Service) compare(now time.Time, c *hsdir.Consensus, got hsdir.FetchResult, fetchErr error) {
+// readbackInterval is the time between two fetches: longer while there are very many
+// services.
+func (s *Service) readbackInterval() time.Duration {
+	all := time.Duration(s.env.Backends.Services()) * readbackRate
+	return min(max(readbackEvery, all), readbackLongest)
+}
+
+// compare records what an HSDir returned.
+func (s *Service) compare(now time.Time, c *hsdir.Consensus, hsDir [20]byte, confirmed bool, got hsdir.FetchResult, fetchErr error) {
 	r := &s.readback
 	asked := r.asking
 	r.asking = nil
-	r.due = now.Add(readbackPause(c, readbackEvery))
+	r.due = now.Add(readbackPause(c, s.readbackInterval()))
 	e := s.state.Editions[asked.Keys.Period]
-	if e == nil || got.Descriptor == nil && !errors.Is(fetchErr, hsdir.ErrNotFound) && !errors.Is(fetchErr, hsdir.ErrInvalid) {
-		return // the result is unknown, and earlier ones may still hold
+	if e == nil {
+		s.readForVisit(asked, false)
+		return
 	}
-	err, republish := s.judge(now, e, asked, got, fetchErr)
-	if err == nil && e == asked {
+	if r.readings == nil {
+		r.readings = make(map[[20]byte]reading)
+	}
+	before := r.readings[hsDir]
+	read := before
+	read.tried = now
+	if got.Descriptor != nil || errors.Is(fetchErr, hsdir.ErrNotFound) || errors.Is(fetchErr, hsdir.ErrInvalid) {
+		read = reading{tried: now, at: now}
+		read.holds, read.revision = s.holds(asked, got, fetchErr)
+		if e == asked && confirmed { // else it may have the one before
+			read.of = e
+		}
+		if read.holds == status.HoldsOther {
+			read.stranger = strangers(now, e, got.Raw)
+		}
+	} // else the result is unknown, and an earlier one may still hold
+	r.readings[hsDir] = read
+	if read.at == now && read.of != nil && read.holds == status.HoldsPublished {
 		r.at = now
 	}
-	if err != nil {
-		r.failures++
-		r.due = now.Add(min(backoff.Policy{Min: readbackFirst, Max: readbackEvery}.Delay(r.failures), readbackPause(c, readbackEvery)))
-	} else {
-		r.failures = 0
-	}
-	if republish && e == asked {
-		e.lost = true
-	}
-	s.troubles.set(troubleReadback, err)
+	s.readForVisit(asked, e == asked && read.at == now && read.holds == status.HoldsPublished)
+	s.judge(now, c, e, read, before)
 }
 
-// judge returns what is wrong with the fetched descriptor, and whether publishing
-// again may fix it. asked is the edition that was published when the fetch began.
-func (s *Service) judge(now time.Time, e, asked *Edition, got hsdir.FetchResult, fetchErr error) (err error, republish bool) {
+// holds compares what an HSDir returned with an edition.
+func (s *Service) holds(e *Edition, got hsdir.FetchResult, fetchErr error) (status.Holds, uint64) {
 	d := got.Descriptor
-	if d != nil && !s.keys.Ours(d.SigningCert.Key()) && d.RevisionCounter > s.counters[e.Keys.Period] {
-		return fmt.Errorf("somebody else publishes under this address%s: another balancer or tor has the same key, or it was stolen",
-			strangers(now, e, got.Raw)), false
-	}
-	if e != asked || !asked.everywhere() {
-		return nil, false // HSDirs may have the one before
-	}
 	switch {
 	case errors.Is(fetchErr, hsdir.ErrNotFound):
-		return fmt.Errorf("clients do not find the descriptor that all HSDirs confirmed: %w", fetchErr), true
+		return status.HoldsNone, 0
 	case d == nil:
-		return fmt.Errorf("clients do not get the descriptor that all HSDirs confirmed: %w", fetchErr), true
-	case d.RevisionCounter < asked.Revision:
-		return errors.New("clients get an older descriptor than the one that all HSDirs confirmed"), true
+		return status.HoldsInvalid, 0
+	case !s.keys.Ours(d.SigningCert.Key()) && d.RevisionCounter >= s.counters[e.Keys.Period]:
+		return status.HoldsOther, d.RevisionCounter
+	case d.RevisionCounter < e.Revision:
+		return status.HoldsOlder, d.RevisionCounter
 	}
-	return nil, false
+	return status.HoldsPublished, d.RevisionCounter
+}
+
+// judge says what follows from all that HSDirs returned, read the last of it, which
+// was before.
+func (s *Service) judge(now time.Time, c *hsdir.Consensus, e *Edition, read, before reading) {
+	r := &s.readback
+	all, wrong := 0, make(map[status.Holds]int)
+	unread, stranger, others := 0, false, false
+	for n := range e.slots {
+		at := &e.slots[n]
+		if at.Reserve {
+			continue
+		}
+		all++
+		is := r.readings[at.HSDir]
+		switch {
+		case is.holds == status.HoldsOther:
+			stranger = true
+		case is.wrong() && is.of == e:
+			wrong[is.holds]++
+		case is.of != e && !at.confirmed.IsZero() && is.tried.Before(e.Built):
+			unread++
+		}
+		others = others || is.wrong() && is != read
+	}
+	lost := wrong[status.HoldsNone] + wrong[status.HoldsOlder] + wrong[status.HoldsInvalid]
+	var err error
+	switch {
+	case stranger:
+		err = fmt.Errorf("somebody else publishes under this address%s: another balancer or tor has the same key, or it was stolen", s.stranger())
+	case 2*lost > all:
+		err = fmt.Errorf("clients do not find the descriptor that HSDirs confirmed: of the %d HSDirs that they ask, %s", all, counts(wrong))
+		e.lost = true
+	case read.of == e && read.wrong() && unread > 0 && (others || !before.wrong()):
+		// It may be the first of many. A single one that was wrong before costs no more.
+		r.due = now.Add(readbackNext)
+		return
+	}
+	s.troubles.set(troubleReadback, err)
+	if err == nil {
+		r.failures = 0
+	}
+	if err == nil || !read.wrong() && read.holds != status.HoldsOther {
+		return
+	}
+	r.failures++
+	r.due = now.Add(min(backoff.Policy{Min: readbackFirst, Max: readbackLongest}.Delay(r.failures), readbackPause(c, readbackLongest)))
+}
+
+// stranger says what somebody else publishes, if that is known.
+func (s *Service) stranger() string {
+	for _, r := range s.readback.readings {
+		if r.stranger != "" {
+			return r.stranger
+		}
+	}
+	return ""
+}
+
+// counts writes "4 have none, 1 has an older one".
+func counts(wrong map[status.Holds]int) string {
+	var parts []string
+	for _, of := range []struct {
+		holds status.Holds
+		what  string
+	}{{status.HoldsNone, "none"}, {status.HoldsOlder, "an older one"}, {status.HoldsInvalid, "an invalid one"}} {
+		switch n := wrong[of.holds]; n {
+		case 0:
+		case 1:
+			parts = append(parts, "1 has "+of.what)
+		default:
+			parts = append(parts, fmt.Sprintf("%d have %s", n, of.what))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// liars lists the HSDirs that alone do not have what they confirmed. That is no
+// reason to change anything.
+func (s *Service) liars() (texts []string) {
+	for h, r := range s.readback.readings {
+		if !r.wrong() {
+			continue
+		}
+		what := map[status.Holds]string{
+			status.HoldsNone:    "has no descriptor, although it confirmed one",
+			status.HoldsOlder:   "hands out an older descriptor than it confirmed",
+			status.HoldsInvalid: "hands out an invalid descriptor, although it confirmed a good one",
+		}[r.holds]
+		texts = append(texts, "HSDir "+hsdir.Relay{Fingerprint: h}.Hex()+" "+what)
+	}
+	slices.Sort(texts)
+	return texts
 }
 
 // strangers counts the introduction points of a descriptor that are not of e, if it

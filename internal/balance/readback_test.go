@@ -93,7 +93,82 @@ func TestOneStaleHSDir(t *testing.T) {
 		first[0].SetFaults(sim.Faults{Replay: true})
 		s.fetchEvery(20 * time.Minute)
 		s.settle(6 * time.Hour)
-		s.want("with one HSDir that replays", status.StateOK)
+		got := s.want("with one HSDir that replays", status.StateOK)
+		if !warned(got, "HSDir "+first[0].Fingerprint()+" hands out an older descriptor") {
+			t.Errorf("warnings: %q", got.Warnings)
+		}
+	})
+}
+
+// Each HSDir that clients ask is asked in turn, and what a single one does wrong is
+// shown, whatever it is, and changes nothing; nor are the others asked again and
+// again for it.
+func TestEachHSDirIsReadBack(t *testing.T) {
+	t.Parallel()
+	onScene(t, sim.Config{Seed: 48, Relays: 200}, func(t *testing.T, s *scene) {
+		s.settle(2 * time.Minute)
+		first, _, err := s.net.Responsible(s.custodian.Address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		current := func() (d status.Descriptor) {
+			for _, d = range s.service.Status().Descriptors {
+				if d.Current {
+					return d
+				}
+			}
+			t.Fatal("no descriptor is current")
+			return d
+		}
+		for _, fault := range []struct {
+			faults sim.Faults
+			holds  status.Holds
+		}{
+			{sim.Faults{Amnesia: true}, status.HoldsNone},
+			{sim.Faults{Forge: sim.Tampered}, status.HoldsInvalid},
+			{sim.Faults{Forge: s.net.Foreign()}, status.HoldsInvalid},
+			{sim.Faults{Silent: true}, ""},
+			{sim.Faults{}, status.HoldsPublished},
+		} {
+			liar := first[0] // which clients ask
+			liar.SetFaults(fault.faults)
+			s.fetchEvery(time.Hour)
+			s.settle(2 * time.Hour)
+			began, fetches := time.Now(), s.net.Tor().Counts().Fetches
+			s.settle(2 * time.Hour)
+			// Two fetches of each instance in an hour, and the rest is ours.
+			if n := s.net.Tor().Counts().Fetches - fetches - 2*2*3*2; n > 2*6+2*5 {
+				t.Errorf("%s: %d fetches to read back, in two hours", fault.holds, n)
+			}
+			asked := 0
+			for _, slot := range current().Slots {
+				holds := status.HoldsPublished
+				if slot.HSDir == liar.Fingerprint() {
+					holds = fault.holds
+				}
+				if slot.Reserve {
+					holds = ""
+				} else {
+					asked++
+				}
+				if holds != "" && (slot.Holds != holds || slot.ReadBack.Before(began)) {
+					t.Errorf("%s at HSDir %s: holds %q, read back %s", fault.holds, slot.HSDir[:4], slot.Holds, time.Since(slot.ReadBack))
+				}
+				if slot.Reserve && slot.Holds != "" {
+					t.Errorf("one that clients do not ask holds %q", slot.Holds)
+				}
+			}
+			if asked != 6 {
+				t.Errorf("%d HSDirs are asked by clients", asked)
+			}
+			if reason := current().Reason; reason == string(ReasonLost) {
+				t.Errorf("%s: the descriptor was published again for one HSDir", fault.holds)
+			}
+			wrong := fault.holds == status.HoldsNone || fault.holds == status.HoldsInvalid
+			if got := s.want(string(fault.holds), status.StateOK, status.StateDegraded); wrong != warned(got, "HSDir "+liar.Fingerprint()) && fault.holds != "" {
+				t.Errorf("%s: warnings %q", fault.holds, got.Warnings)
+			}
+		}
 	})
 }
 

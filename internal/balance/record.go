@@ -142,7 +142,7 @@ func (s *Service) written() state.Service {
 	}
 	for p, e := range s.state.Editions {
 		made := state.Made{
-			Period: p.Number, Minutes: p.Minutes(), Revision: e.Revision, Contents: digest(e.Contents), Signer: state.Bytes32(e.Credential.Public),
+			Period: p.Number, Minutes: p.Minutes(), Revision: e.Revision, Contents: digest(e.Contents, s.client()), Signer: state.Bytes32(e.Credential.Public),
 			Built: e.Built.UTC(), Refresh: e.Refresh.UTC(), Pending: !e.complete(),
 		}
 		out.Made = append(out.Made, made)
@@ -152,11 +152,19 @@ func (s *Service) written() state.Service {
 			Instance: state.Address(addresses[c.Instance]), AuthKey: state.Bytes32(c.Point.AuthKey), EncKey: state.Bytes32(c.Point.EncKey), Relay: c.Point.Relay().String(),
 		})
 	}
+	for a, at := range s.drained {
+		out.Drained = append(out.Drained, state.Drained{Instance: state.Address(a), At: at.UTC()})
+	}
 	return out
 }
 
-// digest identifies contents: two managers that make the same have the same digest.
-func digest(c *descriptor.Contents) state.Bytes32 {
+// digest identifies contents: two managers that make the same, each for itself as
+// another client, have the same digest.
+func digest(c *descriptor.Contents, own *descriptor.ClientKey) state.Bytes32 {
+	clients := c.Clients
+	if own != nil {
+		clients = slices.DeleteFunc(slices.Clone(clients), func(a descriptor.AuthorizedClient) bool { return a == own.Client() })
+	}
 	h := sha256.New()
 	for n := range c.IntroductionPoints {
 		id := backend.IDOf(&c.IntroductionPoints[n])
@@ -167,8 +175,8 @@ func digest(c *descriptor.Contents) state.Bytes32 {
 	if c.FlowControl != nil {
 		fmt.Fprintf(h, "flow %s %d", c.FlowControl.Versions, c.FlowControl.SendmeInc)
 	}
-	fmt.Fprintf(h, "single %t clients %d", c.SingleOnion, len(c.Clients))
-	for _, client := range c.Clients {
+	fmt.Fprintf(h, "single %t clients %d", c.SingleOnion, len(clients))
+	for _, client := range clients {
 		_ = binary.Write(h, binary.BigEndian, client)
 	}
 	fmt.Fprintf(h, "caa %v", c.CAA)
@@ -208,6 +216,9 @@ func (s *Service) restore(r read) {
 	s.troubles.set(troubleFloors, r.err)
 	s.record.version, s.state.Version = r.version, r.version
 	s.troubles.set(troubleCounters, s.counters.raise(r.stored.Ceilings))
+	for _, d := range r.stored.Drained {
+		s.drained.note(descriptor.Address(d.Instance), d.At)
+	}
 	for _, p := range r.stored.Points {
 		for _, i := range s.cfg.Instances {
 			if i.Address == descriptor.Address(p.Instance) {

@@ -11,6 +11,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 )
@@ -24,6 +25,7 @@ const (
 	troubleNetwork  = "network"
 	troublePublish  = "publishing"
 	troubleReadback = "read back"
+	troubleVisit    = "visits"
 )
 
 // set records err under kind, or clears it if err is nil.
@@ -54,6 +56,7 @@ const (
 	lackAll           // nor is any point known: the published points stay
 	lackPoints        // and nothing was published either
 	lackChoice        // instances are ok, but the strategy chooses no point
+	lackService       // those that are not taken out are unreachable
 )
 
 // warning is the status's warning about it.
@@ -67,6 +70,8 @@ func (l lack) warning() string {
 		return "no instance is reachable, and there is nothing to publish"
 	case lackChoice:
 		return "the strategy chooses no introduction point of any instance: points published before stay until they expire"
+	case lackService:
+		return "no instance is in service: those that nobody took out are unreachable; points published before stay until they expire"
 	}
 	return ""
 }
@@ -83,6 +88,8 @@ func (s *Service) lacks(now time.Time, p *Plan) lack {
 		return lackNone
 	case len(p.Chosen) > 0:
 		return lackInstance
+	case p.Contents != nil && len(p.Out) > 0:
+		return lackService
 	case p.Contents != nil:
 		return lackAll
 	case now.Sub(s.started) < startPatience:
@@ -119,7 +126,7 @@ func (s *Service) noteShares(chosen []selection.Candidate) {
 	}
 	before, after := selection.Shares(s.state.Published), selection.Shares(chosen)
 	for _, i := range s.cfg.Instances {
-		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 {
+		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 && s.plan.Out[i.Name] == "" {
 			s.tell(event.ShareFell, slog.LevelWarn, "an instance's share of the clients fell", slog.String("instance", i.Name),
 				slog.Float64("percent", math.Round(100*is)), slog.Float64("was", math.Round(100*was)))
 		}
@@ -142,13 +149,14 @@ func (s *Service) tellRound(v View) {
 	if s.plan.Waiting == "" && !s.plan.At.IsZero() {
 		s.noteLack(s.lacks(v.Now, &s.plan))
 	}
-	warnings := s.warnings(v)
+	warnings := append(s.warnings(v), s.liars()...)
 	for _, w := range warnings {
 		if !slices.Contains(s.report.warnings, w) {
 			s.tell(event.Warning, slog.LevelWarn, w)
 		}
 	}
 	s.report.warnings = warnings
+	s.tellPaths(v)
 	s.keys.Warn(v.Now)
 }
 
@@ -193,7 +201,7 @@ func (s *Service) suspicions(v View) (texts []string) {
 func (s *Service) describe(now time.Time) status.Service {
 	out := status.Service{
 		Address: s.address.String(), State: status.StateStarting, Strategy: s.cfg.Strategy.Name(),
-		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at,
+		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at, Visited: s.visits.passed,
 	}
 	if s.instances == nil {
 		out.Custody = s.keys.Status(now, descriptor.Period{})
@@ -201,16 +209,27 @@ func (s *Service) describe(now time.Time) status.Service {
 	}
 	v := s.report.view
 	v.Now, v.Config, v.Instances = now, s.cfg, s.instances.View()
+	if s.visits.err != nil {
+		out.VisitError = s.visits.err.Error()
+	}
 	if !s.report.published.IsZero() {
 		seconds := s.report.published.Sub(s.started).Seconds()
 		out.FirstAnswer = &seconds
 	}
 	shares := selection.Shares(s.state.Published)
+	missing := false // an instance that should have clients
 	for n, b := range v.Instances.Backends {
 		i := offering{s.cfg.Instances[n], b}
 		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
-		if i.idle(line) {
+		s.describePath(v, &line)
+		switch taken := b.TakenOut() != ""; {
+		case taken:
+			line.Drain = s.describeDrain(v, b)
+		case i.idle(line) && line.Path == "":
 			line.Warnings = append(line.Warnings, v.whyIdle())
+			missing = true
+		case line.State != status.StateOK:
+			missing = true
 		}
 		out.Instances = append(out.Instances, line)
 	}
@@ -222,7 +241,8 @@ func (s *Service) describe(now time.Time) status.Service {
 		out.Warnings = append(out.Warnings, text)
 	}
 	out.Custody = s.keys.Status(now, current)
-	out.State = s.sum(now, current, &out)
+	out.State = s.sum(now, current, missing, &out)
+	out.Warnings = append(out.Warnings, s.liars()...) // which do not degrade the service
 	return out
 }
 
@@ -236,6 +256,11 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 		Share:              shares[o.Name],
 		LastFetch:          o.Asked,
 		NextFetch:          o.Due,
+		Admin:              string(o.Admin()),
+		Weight:             o.Weigh(o.Weight),
+	}
+	if o.Word != (state.Word{}) {
+		out.Said = &status.Said{Since: o.Word.Since, Weight: o.Word.Weight.String()}
 	}
 	if o.Err != nil {
 		out.Error = o.Err.Error()
@@ -267,9 +292,31 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 	return out
 }
 
+// describePath fills in what is known of the way from the public address to an
+// instance.
+func (s *Service) describePath(v View, line *status.Instance) {
+	address := s.addressOf(line.Name)
+	line.Path = v.Unreached[address]
+	if p := s.visits.paths[address]; p != nil {
+		line.Visited = p.Answered()
+	}
+	if line.Path != "" && line.Published > 0 { // else it is left out, and that is said
+		line.Warnings = append(line.Warnings, unreachedText(line.Path))
+	}
+	if s.env.Probe == nil {
+		return
+	}
+	if probe := s.env.Probe(address); probe.Address != (descriptor.Address{}) {
+		line.Probe = probe.Address.String()
+		if probe.Unproven() {
+			line.Warnings = append(line.Warnings, "its probe address does not answer: "+lacks(probe.Address)+restartFix)
+		}
+	}
+}
+
 // idle reports whether an instance that should get clients gets none.
 func (o offering) idle(r status.Instance) bool {
-	return r.State == status.StateOK && r.Published == 0 && o.Weight > 0
+	return r.State == status.StateOK && r.Published == 0 && r.Weight > 0
 }
 
 // whyIdle returns the warning about an idle instance.
@@ -318,6 +365,9 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 			if at.err != nil {
 				slot.Error = at.err.Error()
 			}
+			if read := s.readback.readings[at.HSDir]; d.Current && !read.at.IsZero() {
+				slot.ReadBack, slot.Holds, slot.Revision = read.at, read.holds, read.revision
+			}
 			if slot.Confirmed {
 				d.Confirmed++
 			}
@@ -329,12 +379,8 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 }
 
 // sum returns the state of the service as a whole.
-func (s *Service) sum(now time.Time, current descriptor.Period, out *status.Service) status.State {
+func (s *Service) sum(now time.Time, current descriptor.Period, missing bool, out *status.Service) status.State {
 	published := slices.ContainsFunc(out.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed > 0 })
-	notOK := false
-	for n, i := range out.Instances {
-		notOK = notOK || i.State != status.StateOK || offering{Instance: s.cfg.Instances[n]}.idle(i)
-	}
 	e := s.state.Editions[current]
 	stays := e != nil && now.Sub(e.heard) < keptFor
 	switch {
@@ -346,7 +392,7 @@ func (s *Service) sum(now time.Time, current descriptor.Period, out *status.Serv
 		return status.StateFailed
 	case !published:
 		return status.StateStarting
-	case notOK || len(out.Warnings) > 0:
+	case missing || len(out.Warnings) > 0:
 		return status.StateDegraded
 	}
 	return status.StateOK

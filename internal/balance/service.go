@@ -13,6 +13,7 @@ import (
 	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
@@ -24,6 +25,7 @@ type Instance struct {
 	Address descriptor.Address
 	Weight  float64               // for strategies that weigh; 0 drains the instance
 	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
+	Probe   bool                  // it has a probe address
 }
 
 // Config is the configuration of a service. A running service can take a new one as
@@ -37,6 +39,7 @@ type Config struct {
 	FetchEvery time.Duration                 // how often an instance is fetched while it answers; 0: leave that to the backend.Set
 	Clients    []descriptor.AuthorizedClient // the only ones who can read the descriptor; everybody if none
 	CAA        []descriptor.CAA
+	Visits     Visits // of the public address
 }
 
 // Uploader uploads editions, as *hsdir.UploadQueue does: it returns at once,
@@ -46,10 +49,9 @@ type Uploader interface {
 	Cancel(descriptor.Address)
 }
 
-// Fetcher fetches the service's own descriptor as clients do, as
-// *hsdir.Fetcher does.
+// Fetcher asks an HSDir for the service's own descriptor, as *hsdir.Fetcher does.
 type Fetcher interface {
-	FetchOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, now time.Time) (hsdir.FetchResult, error)
+	AskOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, hsdir [20]byte, now time.Time) (hsdir.FetchResult, error)
 }
 
 // Store keeps the record of a service, as *state.DB does.
@@ -68,6 +70,14 @@ type Env struct {
 	Store   Store
 	Record  event.Recorder
 	Now     func() time.Time // nil stands for time.Now
+
+	// For visits of the public address; nil: there are none.
+	Visitor Visitor
+	// Checked returns the last result of the checks of an instance's own address; nil:
+	// none are made.
+	Checked func(descriptor.Address) health.Result
+	// Probe returns what is known of the probe address of an instance; nil: none has one.
+	Probe func(descriptor.Address) ProbePath
 }
 
 // Service keeps the master descriptors of one public address published.
@@ -89,7 +99,9 @@ type Service struct {
 	counters  counters
 	record    record
 	readback  readback
+	visits    visits
 	report    report
+	drained   drained
 	troubles  troubles
 	started   time.Time
 	rounds    uint64
@@ -202,9 +214,10 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	last := s.plan
 	s.plan = makePlan(view, s.state)
 	if s.plan.Waiting != "" {
-		s.plan.Targets, s.plan.Left, s.plan.Thefts = last.Targets, last.Left, last.Thefts // the status does not blink
+		s.plan.Targets, s.plan.Left, s.plan.Thefts, s.plan.Out = last.Targets, last.Left, last.Thefts, last.Out // the status does not blink
 	}
-	s.carryOut(ctx, now)
+	s.carryOut(ctx, now, view.Instances)
+	s.visit(ctx, now, c)
 	s.readBack(ctx, now, c)
 	s.forget(view)
 	s.tellRound(view)
@@ -218,6 +231,8 @@ const consensusWait = 5 * time.Second
 // view gathers the input of a plan.
 func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	v = View{Now: now, Config: s.cfg, Instances: s.instances.View()}
+	v.Config.Clients = s.clients()
+	v.Unreached = s.unreached(v.Instances)
 	if v.Instances.Jumps != s.jumps {
 		s.jumps = v.Instances.Jumps
 		s.slept(now)
@@ -226,6 +241,7 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 		return v, nil
 	}
 	v.Vouch, v.SendmeInc, v.valid = c.Vouch, c.Params.SendmeInc, [2]time.Time{c.ValidAfter, c.ValidUntil}
+	v.offset, v.outdated = c.RotationOffset(), c.ValidUntil.Sub(c.FreshUntil)
 	for role := range v.Targets {
 		t := &v.Targets[role]
 		if t.Ring, err = c.Ring(hsdir.Role(role)); err != nil {
@@ -303,7 +319,7 @@ func (s *Service) forget(v View) {
 // due returns when the next turn is due without an event.
 func (s *Service) due(now time.Time) time.Time {
 	next := now.Add(time.Hour)
-	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.next(), s.signingDue(now)} {
+	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.next(), s.visits.next(), s.signingDue(now)} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}

@@ -159,7 +159,7 @@ type Instance struct {
 
 	// Weight is the instance's share relative to the others', from 0 (no
 	// clients while others have a weight) on. Default: 1. Only for the
-	// strategy "weighted".
+	// strategies "spread" and "weighted".
 	Weight float64 `toml:"weight" default:"1"`
 
 	// ClientKey is the path of a tor .auth_private file, or "credential:NAME", for

@@ -106,7 +106,7 @@ func (r *reader) validateService(s *Service, path string) {
 		at := fmt.Sprintf("%s.instance[%d]", path, i)
 		addresses.add(instance.Address, at+".address")
 		names.add(instance.Name, at+".name")
-		if r.given[at+".weight"] && s.Strategy != weightedStrategy {
+		if r.given[at+".weight"] && !selection.Weighs(s.Strategy) {
 			r.add(at+".weight", "the strategy %q takes no notice of it; remove it, or set strategy = %q", s.Strategy, weightedStrategy)
 		}
 	}

@@ -215,8 +215,7 @@ func (c *checker) checkPassword() {
 // checkWeights warns when the weights ask for other shares than the possible numbers of
 // points give.
 func (c *checker) checkWeights(name string, s balance.Config) {
-	strategy, weighted := s.Strategy.(selection.Weighted)
-	if !weighted {
+	if !selection.Weighs(s.Strategy.Name()) {
 		return
 	}
 	weights, sum := make(map[string]float64), 0.0
@@ -224,7 +223,7 @@ func (c *checker) checkWeights(name string, s balance.Config) {
 		weights[i.Name] = i.Weight
 		sum += i.Weight
 	}
-	shares := strategy.Reach(weights, s.Room)
+	shares := selection.Weighted{}.Reach(weights, s.Room)
 	const tolerable = 0.05
 	for _, i := range s.Instances {
 		if wish := i.Weight / sum; math.Abs(shares[i.Name]-wish) > tolerable {

@@ -81,9 +81,9 @@ func (r *Rooms) Fetch(ctx context.Context, c *hsdir.Consensus, keys descriptor.P
 	return r.fetchers[r.tors.For(keys.Address)].Fetch(ctx, c, keys, client, floor, now)
 }
 
-// FetchOuter does the same, and verifies the outer layer alone.
-func (r *Rooms) FetchOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, now time.Time) (hsdir.FetchResult, error) {
-	return r.fetchers[r.tors.For(keys.Address)].FetchOuter(ctx, c, keys, now)
+// AskOuter asks one HSDir through that tor.
+func (r *Rooms) AskOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, at [20]byte, now time.Time) (hsdir.FetchResult, error) {
+	return r.fetchers[r.tors.For(keys.Address)].AskOuter(ctx, c, keys, at, now)
 }
 
 // poolSource asks the tor of a pool that has the best consensus now.

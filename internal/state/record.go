@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/health"
 )
 
 // Bytes32 is a key or a hash, in base64 without padding in its text form.
@@ -63,7 +64,15 @@ type Service struct {
 	Ceilings []Ceiling `json:"ceilings,omitempty"`
 	Made     []Made    `json:"made,omitempty"`
 	// Points are the introduction points that the master descriptors have.
-	Points []Published `json:"introduction_points,omitempty"`
+	Points  []Published `json:"introduction_points,omitempty"`
+	Drained []Drained   `json:"drained,omitempty"`
+}
+
+// Drained says when the introduction points of an instance that was taken out had
+// left every HSDir that clients ask.
+type Drained struct {
+	Instance Address   `json:"instance"`
+	At       time.Time `json:"at"`
 }
 
 // Ceiling is the highest revision counter that may have been used in a period. It
@@ -118,11 +127,48 @@ type Claims struct {
 	Keys map[Bytes32][]Address `json:"keys"`
 }
 
+// Word is the record of what an operator said about a backend address while balancer
+// ran. The zero Word is nothing.
+type Word struct {
+	Admin  health.Admin  `json:"admin,omitempty"` // health.Drain, health.Maint or empty
+	Weight health.Weight `json:"weight,omitzero"`
+	Since  time.Time     `json:"since,omitzero"` // of the last change
+}
+
+// Probe is the record of the probe address of a backend: secrets, which nothing shows.
+type Probe struct {
+	Seed   Secret `json:"seed"`   // of the address's identity key, as in RFC 8032
+	Client Secret `json:"client"` // x25519 key of its one client, the manager
+}
+
+// Erase overwrites the secrets.
+func (p *Probe) Erase() { *p = Probe{} }
+
+// Secret is a secret key. It has a text form for the store alone, and is not printed.
+type Secret [32]byte
+
+// Format hides the secret.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[secret]")) }
+
+// MarshalText returns base64.
+func (s Secret) MarshalText() ([]byte, error) { return Bytes32(s).MarshalText() }
+
+// UnmarshalText reads the output of MarshalText.
+func (s *Secret) UnmarshalText(text []byte) error { return (*Bytes32)(s).UnmarshalText(text) }
+
 const (
+	probePrefix    = "probe/"
 	servicePrefix  = "service/"
+	operatorPrefix = "operator/"
 	instancePrefix = "instance/"
 	claimsPrefix   = "claims/"
 )
+
+// OperatorKey returns the key of the operator's word about a backend address.
+func OperatorKey(a descriptor.Address) Key { return Key(operatorPrefix + a.Label()) }
+
+// ProbeKey returns the key of the record of a backend's probe address.
+func ProbeKey(a descriptor.Address) Key { return Key(probePrefix + a.Label()) }
 
 // ServiceKey returns the key of a public address's record.
 func ServiceKey(a descriptor.Address) Key { return Key(servicePrefix + a.Label()) }
@@ -157,6 +203,17 @@ func (d *DB) SwapInstance(ctx context.Context, a descriptor.Address, version uin
 	return d.put(ctx, InstanceKey(a), version, i)
 }
 
+// Word returns the operator's word about a backend address and its version, 0 if
+// there is none.
+func (d *DB) Word(a descriptor.Address) (Word, uint64, error) {
+	return get[Word](d, OperatorKey(a))
+}
+
+// SwapWord replaces the operator's word about a backend address, as Swap does.
+func (d *DB) SwapWord(ctx context.Context, a descriptor.Address, version uint64, w Word) (uint64, error) {
+	return d.put(ctx, OperatorKey(a), version, w)
+}
+
 // Claims returns a period's claims and their version, 0 if there are none.
 func (d *DB) Claims(p descriptor.Period) (Claims, uint64, error) {
 	return get[Claims](d, ClaimsKey(p))
@@ -167,8 +224,35 @@ func (d *DB) SwapClaims(ctx context.Context, p descriptor.Period, version uint64
 	return d.put(ctx, ClaimsKey(p), version, c)
 }
 
+// Probe returns the record of a backend's probe address and its version, 0 if there is
+// none. The caller erases it.
+func (d *DB) Probe(a descriptor.Address) (record Probe, version uint64, err error) {
+	key := ProbeKey(a)
+	value, version, err := d.Get(key)
+	defer clear(value)
+	if err == nil && version != 0 {
+		err = decode(key, value, &record)
+	}
+	return record, version, err
+}
+
+// SwapProbe replaces the record of a backend's probe address, as Swap does, however
+// long that takes.
+func (d *DB) SwapProbe(a descriptor.Address, version uint64, p Probe) (uint64, error) {
+	change, err := Put(ProbeKey(a), version, p)
+	if err != nil {
+		return 0, err
+	}
+	defer clear(change.Value)
+	versions, err := d.Swap(context.Background(), change)
+	if err != nil {
+		return 0, err
+	}
+	return versions[0], nil
+}
+
 // Put returns the change that stores a record, for a Swap of several. record is a
-// Service, an Instance or a Claims.
+// Service, an Instance, a Word, a Probe or a Claims.
 func Put(key Key, version uint64, record any) (Change, error) {
 	value, err := json.Marshal(record)
 	if err != nil {
@@ -189,6 +273,9 @@ func (d *DB) Services() ([]Listed[Service], error) { return list[Service](d, ser
 
 // Instances returns the records of all backend addresses, by address.
 func (d *DB) Instances() ([]Listed[Instance], error) { return list[Instance](d, instancePrefix) }
+
+// Words returns the operator's words about all backend addresses, by address.
+func (d *DB) Words() ([]Listed[Word], error) { return list[Word](d, operatorPrefix) }
 
 // ListedClaims is a period's claims.
 type ListedClaims struct {

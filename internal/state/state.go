@@ -4,7 +4,7 @@
 // It has two layers. The lower one is keys with versions: Get returns a value with
 // its version, and Swap replaces values if their versions are still the same, all
 // or none. The upper one is the records that balancer keeps under these keys:
-// Service, Instance and Claims. Beside them there is a ring of events.
+// Service, Instance, Word, Probe and Claims. Beside them there is a ring of events.
 //
 // Every value carries a checksum and the file carries the sum of them all, so that
 // a disk that loses or repeats a page is detected when the file is opened, rather

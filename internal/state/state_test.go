@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/state/statetest"
 )
@@ -153,8 +154,11 @@ func TestRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, errInstance := d.SwapInstance(t.Context(), i, 0, instance)
+	weight, errWeight := health.ParseWeight("50%")
+	word := state.Word{Admin: health.Drain, Weight: weight, Since: at}
+	_, errWord := d.SwapWord(t.Context(), i, 0, word)
 	_, errClaims := d.SwapClaims(t.Context(), period, 0, claims)
-	if err := errors.Join(errInstance, errClaims, d.Close()); err != nil {
+	if err := errors.Join(errInstance, errClaims, errWeight, errWord, d.Close()); err != nil {
 		t.Fatal(err)
 	}
 	check := func(what string, d *state.DB) {
@@ -175,6 +179,10 @@ func TestRecords(t *testing.T) {
 		instances, err := d.Instances()
 		if err != nil || len(instances) != 1 || instances[0].Address != i {
 			t.Errorf("%s: instances: %+v, %v", what, instances, err)
+		}
+		words, err := d.Words()
+		if got, v, _ := d.Word(i); err != nil || got != word || len(words) != 1 || words[0] != (state.Listed[state.Word]{Address: i, Version: v, Record: word}) {
+			t.Errorf("%s: words: %+v, %v", what, words, err)
 		}
 		all, err := d.AllClaims()
 		if err != nil || len(all) != 1 || all[0].Period != period {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"onionbalancer/internal/health"
 )
 
 // all lists every metric.
@@ -50,13 +52,18 @@ var (
 	descOffered   = describe("backend_introduction_points", "Introduction points that could be used.", byService, byBackend)
 	descUsed      = describe("backend_published_points", "Introduction points of the backend in the descriptor.", byService, byBackend)
 	descShare     = describe("backend_expected_share_ratio", "Its expected share of the visitors, 0 to 1.", byService, byBackend)
+	descAdmin     = describe("backend_admin", "1 for the administrative state that the backend is in.", byService, byBackend, "state")
+	descWeight    = describe("backend_weight", "The weight in force.", byService, byBackend)
 	descRenewed   = describe("backend_renewed_time_seconds", "When it last published, at the latest.", byService, byBackend)
 	descFetched   = describe("backend_last_fetch_time_seconds", "When its descriptor was last asked for.", byService, byBackend)
+	descBroken    = describe("backend_path_broken", "Whether visitors of the public address do not reach the backend, though it answers at its own.", byService, byBackend)
+	descVisited   = describe("service_visited_time_seconds", "When a visit of the public address last passed.", byService)
 	descRounds    = describe("service_rounds_total", "Rounds from the consensus to the HSDirs.", byService)
 	descRoundAt   = describe("service_last_round_time_seconds", "When the last round was.", byService)
 	descPoints    = describe("descriptor_introduction_points", "Introduction points in a descriptor.", byService, "descriptor")
 	descSlots     = describe("descriptor_slots", "HSDirs that a descriptor goes to.", byService, "descriptor")
 	descConfirmed = describe("descriptor_confirmed_slots", "HSDirs that confirmed a descriptor.", byService, "descriptor")
+	descReadBack  = describe("descriptor_read_back_slots", "HSDirs that clients ask, by what they last returned.", byService, "descriptor", "holds")
 	descCustody   = describe("custody_info", "Constantly 1: who keeps the identity key, and where the signing keys are.", byService, "form", "signing")
 	descExpiry    = describe("certificate_expiry_time_seconds", "When the certificate of the descriptor ends that clients fetch now.", byService)
 	descPeriods   = describe("custody_periods_left", "Periods with certificates made offline, the present one included.", byService)
@@ -67,7 +74,9 @@ var (
 // The states that a service and an instance can be in.
 var (
 	serviceStates  = []State{StateOK, StateDegraded, StateStarting, StateFailed}
+	adminStates    = []health.Admin{health.Ready, health.Drain, health.Maint}
 	instanceStates = []State{StateOK, StateStarting, StateSilent, StateUnknown, StateUnreachable, StateInvalid}
+	allHolds       = []Holds{HoldsPublished, HoldsOlder, HoldsOther, HoldsNone, HoldsInvalid}
 )
 
 // metricsHandler serves snapshots as Prometheus text.
@@ -161,10 +170,20 @@ func (m meter) service(name string, s Service) {
 	}
 	m.count(descRounds, s.Rounds, name)
 	m.moment(descRoundAt, s.LastRound, name)
+	m.moment(descVisited, s.Visited, name)
 	for _, d := range s.Descriptors {
 		m.gauge(descPoints, float64(d.Points), name, d.Which)
 		m.gauge(descSlots, float64(len(d.Slots)), name, d.Which)
 		m.gauge(descConfirmed, float64(d.Confirmed), name, d.Which)
+		if d.Current {
+			held := map[Holds]int{}
+			for _, slot := range d.Slots {
+				held[slot.Holds]++
+			}
+			for _, holds := range allHolds {
+				m.gauge(descReadBack, float64(held[holds]), name, d.Which, string(holds))
+			}
+		}
 	}
 	m.gauge(descCustody, 1, name, s.Custody.Form, s.Custody.Signing)
 	m.moment(descExpiry, s.Custody.CertifiedUntil, name)
@@ -182,6 +201,11 @@ func (m meter) instance(service string, i Instance) {
 	m.gauge(descOffered, float64(i.IntroductionPoints), service, i.Name)
 	m.gauge(descUsed, float64(i.Published), service, i.Name)
 	m.gauge(descShare, i.Share, service, i.Name)
+	for _, state := range adminStates {
+		m.gauge(descAdmin, truth(i.Admin == string(state)), service, i.Name, string(state))
+	}
+	m.gauge(descWeight, i.Weight, service, i.Name)
+	m.gauge(descBroken, truth(i.Path != ""), service, i.Name)
 	m.moment(descRenewed, i.Renewed, service, i.Name)
 	m.moment(descFetched, i.LastFetch, service, i.Name)
 }

@@ -113,6 +113,8 @@ type Service struct {
 	NextFetch   time.Time    `json:"next_fetch,omitzero"`
 	FirstAnswer *float64     `json:"seconds_to_first_publication,omitempty"`
 	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got the published descriptor
+	Visited     time.Time    `json:"visited,omitzero"`   // when a visit of the public address last passed
+	VisitError  string       `json:"visit_error,omitempty"`
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 
@@ -148,7 +150,30 @@ type Instance struct {
 	LastFetch          time.Time `json:"last_fetch,omitzero"`
 	NextFetch          time.Time `json:"next_fetch,omitzero"`
 	Error              string    `json:"error,omitempty"`
+	Visited            time.Time `json:"visited,omitzero"` // when a visit of the public address last got to it
+	Path               string    `json:"path,omitempty"`   // why visitors of the public address do not reach it
+	Probe              string    `json:"probe,omitempty"`  // its probe address
 	Warnings           []string  `json:"warnings,omitempty"`
+
+	Admin  string  `json:"admin"`           // "ready", "drain" or "maint"
+	Weight float64 `json:"weight"`          // in force
+	Said   *Said   `json:"said,omitempty"`  // nil unless the operator said something at run time
+	Drain  *Drain  `json:"drain,omitempty"` // nil unless it was taken out
+}
+
+// Said is what the operator said about an instance at run time, beside Admin.
+type Said struct {
+	Since  time.Time `json:"since"`
+	Weight string    `json:"weight"` // "50", "50%", or "default" for nothing
+}
+
+// Drain is how far an instance is on the way out of one service.
+type Drain struct {
+	Pending int       `json:"pending_slots"`         // HSDirs that clients ask, and that may still have its introduction points
+	Left    time.Time `json:"left,omitzero"`         // when the last of them had a descriptor without these
+	SafeAt  time.Time `json:"safe_at,omitzero"`      // when clients no longer have an older descriptor
+	Safe    bool      `json:"safe_to_stop"`          // no client of this service can come any more
+	Stays   bool      `json:"points_stay,omitempty"` // its introduction points stay, as no other instance is in service
 }
 
 // Descriptor is the first or the second master descriptor of a service.
@@ -175,4 +200,22 @@ type Slot struct {
 	At        time.Time `json:"at,omitzero"` // of the confirmation
 	Attempts  int       `json:"attempts"`
 	Error     string    `json:"error,omitempty"`
+
+	// What the HSDir returned when it was last asked as clients ask it. That it
+	// was asked before At says nothing about this version.
+	ReadBack time.Time `json:"read_back,omitzero"`
+	Holds    Holds     `json:"holds,omitempty"`
+	Revision uint64    `json:"holds_revision,omitempty"`
 }
+
+// Holds is what an HSDir has of a service, beside the descriptor that was published.
+type Holds string
+
+// What an HSDir may have.
+const (
+	HoldsPublished Holds = "published" // what it should have
+	HoldsOlder     Holds = "older"     // a descriptor that was published before
+	HoldsOther     Holds = "other"     // one that somebody else published with the same key
+	HoldsNone      Holds = "none"
+	HoldsInvalid   Holds = "invalid"
+)

@@ -1,0 +1,175 @@
+package backend
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
+	"onionbalancer/internal/state"
+)
+
+// WordStore keeps the operator's words over restarts, as *state.DB does.
+type WordStore interface {
+	Words() ([]state.Listed[state.Word], error)
+	Word(descriptor.Address) (state.Word, uint64, error)
+	SwapWord(ctx context.Context, a descriptor.Address, version uint64, w state.Word) (uint64, error)
+	Swap(ctx context.Context, changes ...state.Change) (versions []uint64, err error)
+}
+
+// Admin is the administrative state that is in force.
+func (b *Backend) Admin() health.Admin { return cmp.Or(b.Word.Admin, health.Ready) }
+
+// Weigh returns the weight in force for a configured weight.
+func (b *Backend) Weigh(configured float64) float64 { return b.Word.Weight.Of(configured) }
+
+// TakenOut says why the instance gets no new visitors although it could have some;
+// empty if it may have them.
+func (b *Backend) TakenOut() string {
+	switch {
+	case b.Admin() != health.Ready:
+		return "the operator set it to " + string(b.Admin())
+	case b.Word.Weight.Zero():
+		return "the operator set its weight to " + b.Word.Weight.String()
+	}
+	return ""
+}
+
+// words are the operator's words about instances, whether or not somebody uses them. One
+// changes at a time.
+type words struct {
+	store WordStore
+	one   chan struct{} // holds a token while no change is made
+
+	mu  sync.Mutex // protects the fields below
+	all map[descriptor.Address]storedWord
+	err error // of reading them
+}
+
+type storedWord struct {
+	word    state.Word
+	version uint64
+}
+
+func newWords(store WordStore) *words {
+	w := &words{store: store, one: make(chan struct{}, 1), all: map[descriptor.Address]storedWord{}}
+	w.one <- struct{}{}
+	var list []state.Listed[state.Word]
+	list, w.err = store.Words()
+	for _, l := range list {
+		w.all[l.Address] = storedWord{l.Record, l.Version}
+	}
+	return w
+}
+
+// of returns the word in force.
+func (w *words) of(a descriptor.Address) state.Word {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.all[a].word
+}
+
+// trouble returns why the stored words could not be read; nil if they were.
+func (w *words) trouble() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.err
+}
+
+// wordTimeout is how long a change waits for a store that hangs: less than those who
+// ask over the socket wait for their answer.
+const wordTimeout = 5 * time.Second
+
+// change has one word changed in the store, and then in memory. After an error none is
+// changed in memory. In the store it may be, if the error is a timeout, until the next
+// change.
+func (w *words) change(ctx context.Context, a descriptor.Address, change func(state.Word) state.Word) (was, is state.Word, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wordTimeout) // whoever asked may go away: it is made whole
+	defer cancel()
+	select {
+	case <-w.one:
+		defer func() { w.one <- struct{}{} }()
+	case <-ctx.Done():
+		return was, is, ctx.Err()
+	}
+	w.mu.Lock()
+	before := w.all[a]
+	w.mu.Unlock()
+	version, err := before.version, error(nil)
+	for range 2 {
+		is = change(before.word)
+		if is == before.word {
+			break
+		}
+		version, err = w.put(ctx, a, before.version, is)
+		if !errors.Is(err, state.ErrConflict) {
+			break
+		}
+		// An earlier change was stored after all, or the record could not be read before.
+		if before.word, before.version, err = w.store.Word(a); err != nil {
+			break
+		}
+		version = before.version
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was = w.all[a].word
+	if err != nil {
+		return was, was, err
+	}
+	w.all[a] = storedWord{is, version}
+	return was, is, nil
+}
+
+// put stores a word; one that says nothing has no record.
+func (w *words) put(ctx context.Context, a descriptor.Address, version uint64, word state.Word) (uint64, error) {
+	if word.Admin != "" || word.Weight != (health.Weight{}) {
+		return w.store.SwapWord(ctx, a, version, word)
+	}
+	if version == 0 {
+		return 0, nil
+	}
+	_, err := w.store.Swap(ctx, state.Change{Key: state.OperatorKey(a), Version: version})
+	return 0, err
+}
+
+// SetWord changes the operator's word about an instance and returns the new one. It is
+// stored first; if that fails, nothing changes.
+func (s *Set) SetWord(ctx context.Context, a descriptor.Address, change func(*state.Word)) (state.Word, error) {
+	now := s.cfg.Now()
+	was, is, err := s.words.change(ctx, a, func(w state.Word) state.Word {
+		next := w
+		if change(&next); next == w {
+			return w
+		}
+		next.Since = now.UTC().Truncate(time.Second)
+		if next.Admin == "" && next.Weight == (health.Weight{}) {
+			return state.Word{}
+		}
+		return next
+	})
+	if err != nil {
+		return was, fmt.Errorf("storing what the operator said about %s: %w", a.Short(), err)
+	}
+	if was == is {
+		return is, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.watches[a]
+	if w == nil {
+		return is, nil
+	}
+	w.update(func(b *Backend) { b.Word = s.words.of(a) })
+	e := w.event(event.Event{At: now, Kind: event.Operator, Text: "the operator's word"})
+	e.Attrs = append(e.Attrs, slog.Any("admin", w.now.Admin()), slog.Any("was", (&Backend{Word: was}).Admin()), slog.Any("weight", is.Weight))
+	s.cfg.Record(e)
+	s.changed(w)
+	return is, nil
+}

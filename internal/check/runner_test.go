@@ -1,0 +1,260 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/health"
+)
+
+var errNot = errors.New("no")
+
+// network is a Prober: what answers, and what was asked.
+type network struct {
+	mu      sync.Mutex
+	frozen  map[descriptor.Address]bool // does not answer
+	dead    map[descriptor.Address]bool // its tor says no
+	cut     bool                        // our own tor is
+	checks  map[descriptor.Address]int
+	fresh   map[descriptor.Address]int
+	names   map[string]bool // of circuits
+	allowed map[descriptor.Address]bool
+}
+
+func newNetwork() *network {
+	return &network{
+		frozen: map[descriptor.Address]bool{}, dead: map[descriptor.Address]bool{}, checks: map[descriptor.Address]int{},
+		fresh: map[descriptor.Address]int{}, names: map[string]bool{}, allowed: map[descriptor.Address]bool{},
+	}
+}
+
+func (n *network) set(change func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change()
+}
+
+func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.Spec, circuit string, fresh bool) health.Result {
+	r := health.Result{Began: time.Now(), Via: "tor", Stage: health.Connected}
+	n.mu.Lock()
+	n.checks[a]++
+	if fresh {
+		n.fresh[a]++
+		if n.names[circuit] {
+			panic("the circuit is not new")
+		}
+	}
+	n.names[circuit] = true
+	hangs, dead := n.cut || n.frozen[a], n.dead[a]
+	n.mu.Unlock()
+	wait := 300 * time.Millisecond
+	if hangs {
+		wait = spec.Timeout
+	}
+	select {
+	case <-time.After(wait):
+	case <-ctx.Done():
+	}
+	switch {
+	case hangs:
+		r.Stage, r.Err = health.NoPoint, errNot
+	case dead:
+		r.Stage, r.Err = health.Answered, errNot
+	}
+	r.Ended = time.Now()
+	return r
+}
+
+func (n *network) Authorize(_ context.Context, a descriptor.Address, _ *descriptor.ClientKey) error {
+	n.set(func() { n.allowed[a] = true })
+	return nil
+}
+
+func (n *network) Revoke(_ context.Context, a descriptor.Address) error {
+	n.set(func() { delete(n.allowed, a) })
+	return nil
+}
+
+func address(n byte) descriptor.Address { return descriptor.Address{n} }
+
+var spec = health.Spec{
+	Kind: health.TCP, Port: 80, Interval: 2 * time.Second, FastInterval: 500 * time.Millisecond, Timeout: 2 * time.Second, Rise: 2, Fall: 3,
+}
+
+// run runs checks of a few instances in virtual time.
+func run(t *testing.T, cfg Config, count int, do func(n *network, watches []*Watch)) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		cfg.Prober, cfg.Seed = n, 1
+		if cfg.Rate == 0 {
+			cfg.Rate = 10
+		}
+		r := New(cfg)
+		ctx, cancel := context.WithCancel(t.Context())
+		var watches []*Watch
+		for i := range count {
+			watches = append(watches, r.Watch(address(byte(i+1)), spec, nil, func() {}))
+		}
+		done := make(chan struct{})
+		go func() { defer close(done); r.Run(ctx) }()
+		time.Sleep(10 * time.Second)
+		do(n, watches)
+		cancel()
+		<-done
+	})
+}
+
+// until returns how long it takes until a watch is out, or in use again.
+func until(t *testing.T, w *Watch, out bool) time.Duration {
+	began := time.Now()
+	for {
+		if state := w.State(); state.Out() == out {
+			return time.Since(began)
+		}
+		if time.Since(began) > time.Hour {
+			t.Fatalf("not out = %v within an hour: %+v", out, w.State())
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestRunnerFindsFrozen(t *testing.T) {
+	run(t, Config{}, 3, func(n *network, watches []*Watch) {
+		n.set(func() { n.frozen[address(1)] = true })
+		if took := until(t, watches[0], true); took > 11*time.Second {
+			t.Errorf("out after %v", took)
+		}
+		n.set(func() { n.frozen[address(1)] = false })
+		if took := until(t, watches[0], false); took > 5*time.Second {
+			t.Errorf("back after %v", took)
+		}
+		for _, w := range watches[1:] {
+			if s := w.State(); s.Operating != health.Up || s.Failed > 0 {
+				t.Errorf("another: %+v", s)
+			}
+		}
+	})
+}
+
+func TestRunnerFindsDeadApplication(t *testing.T) {
+	run(t, Config{}, 1, func(n *network, watches []*Watch) { // its tor's answer is evidence enough
+		n.set(func() { n.dead[address(1)] = true })
+		if took := until(t, watches[0], true); took > 5*time.Second {
+			t.Errorf("out after %v", took)
+		}
+	})
+}
+
+// When our own tor is cut off, nothing is taken out, also when it comes back, and
+// whether or not there is a canary.
+func TestRunnerDoubtsItself(t *testing.T) {
+	for name, cfg := range map[string]Config{"others": {}, "canary": {Canary: address(99), CanarySpec: spec}} {
+		t.Run(name, func(t *testing.T) {
+			for offset := range 20 {
+				run(t, cfg, 4, func(n *network, watches []*Watch) {
+					for range 3 {
+						time.Sleep(time.Duration(offset) * 173 * time.Millisecond)
+						n.set(func() { n.cut = true })
+						time.Sleep(time.Minute + time.Duration(offset)*79*time.Millisecond)
+						doubts := 0
+						for _, w := range watches {
+							if w.State().Doubt {
+								doubts++
+							}
+						}
+						if doubts == 0 {
+							t.Error("no doubt")
+						}
+						n.set(func() { n.cut = false })
+						for range 200 {
+							for _, w := range watches {
+								if s := w.State(); s.Out() {
+									t.Fatalf("taken out: %+v", s)
+								}
+							}
+							time.Sleep(100 * time.Millisecond)
+						}
+					}
+				})
+			}
+		})
+	}
+}
+
+// With a canary that answers, the only instance is known to be down.
+func TestRunnerAsksCanary(t *testing.T) {
+	run(t, Config{Canary: address(99), CanarySpec: spec}, 1, func(n *network, watches []*Watch) {
+		if n.checks[address(99)] > 0 {
+			t.Error("the canary was visited though nothing failed")
+		}
+		n.set(func() { n.frozen[address(1)] = true })
+		if took := until(t, watches[0], true); took > 11*time.Second {
+			t.Errorf("out after %v", took)
+		}
+	})
+}
+
+// Few checks get circuits of their own, and never more than the rate, however many
+// instances fail.
+func TestRunnerRate(t *testing.T) {
+	run(t, Config{Rate: 2}, 60, func(n *network, watches []*Watch) {
+		time.Sleep(time.Minute)
+		count := func() (all, fresh int) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			for a := range n.checks {
+				all, fresh = all+n.checks[a], fresh+n.fresh[a]
+			}
+			return all, fresh
+		}
+		all, fresh := count()
+		time.Sleep(10 * time.Minute)
+		all2, fresh2 := count()
+		if all2-all < 60*600/2*8/10 {
+			t.Errorf("%d checks in ten minutes", all2-all)
+		}
+		if fresh2-fresh > 2*600+10 || fresh2-fresh < 600 {
+			t.Errorf("%d fresh circuits in ten minutes", fresh2-fresh)
+		}
+		n.set(func() {
+			for i := range 40 {
+				n.frozen[address(byte(i+1))] = true
+			}
+		})
+		_, fresh = count()
+		time.Sleep(10 * time.Minute)
+		if _, fresh2 = count(); fresh2-fresh > 2*600*5/4 { // companions count beside it
+			t.Errorf("%d fresh circuits in ten minutes of failures", fresh2-fresh)
+		}
+	})
+}
+
+// The client key is with tor as long as the instance is checked.
+func TestRunnerAuthorizes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		r := New(Config{Prober: n, Rate: 1})
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go r.Run(ctx)
+		w := r.Watch(address(1), spec, new(descriptor.ClientKey), func() {})
+		time.Sleep(10 * time.Second)
+		n.set(func() {
+			if !n.allowed[address(1)] {
+				t.Error("no key")
+			}
+		})
+		w.Close()
+		synctest.Wait()
+		n.set(func() {
+			if n.allowed[address(1)] {
+				t.Error("the key is still there")
+			}
+		})
+	})
+}

@@ -126,6 +126,11 @@ func (r *report) measure(ctx context.Context, o options, dir string) (err error)
 	if err := f.published(ctx); err != nil {
 		return err
 	}
+	if o.checks {
+		if err := f.addProbes(ctx); err != nil {
+			return err
+		}
+	}
 	if err := f.forgets(ctx); err != nil {
 		return err
 	}

@@ -44,10 +44,10 @@ var faults = []*fault{
 		}},
 	{name: "ob_config", what: "`ob_config` without the public address", victims: 1, restarts: true,
 		cause: func(ctx context.Context, f *field, s *set, v *testnet.Service) error {
-			return errors.Join(v.SetMasters(s.spare), restart(ctx, f, s, v))
+			return errors.Join(v.SetMasters(s.others(v)...), restart(ctx, f, s, v))
 		},
 		cure: func(ctx context.Context, f *field, s *set, v *testnet.Service) error {
-			return errors.Join(v.SetMasters(s.masters()...), restart(ctx, f, s, v))
+			return errors.Join(v.SetMasters(s.masters(v)...), restart(ctx, f, s, v))
 		}},
 	{name: "own", what: "the manager's own tor cut off"},
 	{name: "two", what: "web servers of 2 of 3 killed", victims: 2, cause: stopWeb, cure: startWeb},
@@ -175,7 +175,8 @@ func (f *field) calm(ctx context.Context, name string) error {
 			f.learnAll(ctx)
 		}
 		missing := f.missing()
-		harness.Progress("%s: waiting for a calm network, %d addresses lack instances, next change in %.0f s", name, len(missing), left.Seconds())
+		harness.Progress("%s: waiting for a calm network, next change in %.0f s, %d instances are missing: %v",
+			name, left.Seconds(), len(missing), missing[:min(3, len(missing))])
 		if left > rowTakes && len(missing) == 0 {
 			return nil
 		}

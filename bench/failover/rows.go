@@ -70,8 +70,9 @@ const (
 	// afterClean is for how long visitors go on after the last HSDir is clean.
 	afterClean = 20 * time.Second
 	backWait   = 60 * time.Second
-	// rowTakes is how long nothing else may change on the network.
-	rowTakes = 150 * time.Second
+	// rowTakes is how long nothing else may change on the network, until the end of
+	// the fault at least.
+	rowTakes = 120 * time.Second
 )
 
 // turn is what happened to one set, for one of the programs. Times are in seconds

@@ -205,22 +205,25 @@ func cleanSince(all [][]sighting, points lab.Points) (clean time.Time, ok bool) 
 	return since(all, func(s *sighting) bool { return !s.points.Any(points) })
 }
 
-// since is the moment since when all HSDirs have been as wanted, which each is by its
-// own word only.
+// since is the moment since when all HSDirs that have a descriptor have been as wanted.
+// OnionBalance leaves out an HSDir now and then.
 func since(all [][]sighting, wanted func(*sighting) bool) (moment time.Time, ok bool) {
 	for _, seen := range all {
+		if len(seen) == 0 {
+			continue
+		}
 		first := len(seen)
 		for first > 0 && wanted(&seen[first-1]) {
 			first--
 		}
 		if first == len(seen) {
-			return time.Time{}, false // not as wanted, or not seen at all
+			return time.Time{}, false
 		}
 		if seen[first].answered.After(moment) {
 			moment = seen[first].answered
 		}
 	}
-	return moment, len(all) > 0
+	return moment, !moment.IsZero()
 }
 
 // revisions are the different ones, in order.

@@ -13,6 +13,8 @@ import (
 	"math/big"
 	mathrand "math/rand/v2"
 	"slices"
+
+	"onionbalancer/internal/locked"
 )
 
 // ClientKey is the x25519 secret with which a client reads the descriptors of
@@ -73,6 +75,18 @@ func (k *ClientKey) Address() (Address, bool) { return k.address, k.hasAddress }
 // Client returns the public half, which the service is given.
 func (k *ClientKey) Client() AuthorizedClient {
 	return AuthorizedClient{PublicKey: [32]byte(k.secret().PublicKey().Bytes())}
+}
+
+// Secret returns a copy of the key's 32 bytes in locked memory, for a tor that visits the
+// service. The caller wipes it.
+func (k *ClientKey) Secret() *locked.Buffer {
+	b := locked.New(32)
+	b.Do(func(kept []byte) {
+		secret := k.secret().Bytes()
+		copy(kept, secret)
+		clear(secret)
+	})
+	return b
 }
 
 // Equal reports whether k and other are the same secret, in constant time.

@@ -79,10 +79,15 @@ func TestCeremonyAsksTheBalancer(t *testing.T) {
 // serveStatus answers as a daemon would, until t ends.
 func serveStatus(t *testing.T, path string, s status.Snapshot) {
 	t.Helper()
+	serveOperator(t, path, s, nil)
+}
+
+func serveOperator(t *testing.T, path string, s status.Snapshot, operator status.Operator) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	group.Go(func() {
-		if err := status.Serve(ctx, path, slog.New(slog.DiscardHandler), func() status.Snapshot { return s }); err != nil {
+		if err := status.Serve(ctx, path, slog.New(slog.DiscardHandler), func() status.Snapshot { return s }, operator); err != nil {
 			t.Error(err)
 		}
 	})

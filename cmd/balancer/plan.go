@@ -89,6 +89,9 @@ func printPlan(out io.Writer, p *balance.Plan) {
 	for _, name := range slices.Sorted(maps.Keys(p.Shares)) {
 		fmt.Fprintf(out, "  %-8s %3.0f %% of the visitors\n", printable.Text(name), 100*p.Shares[name])
 	}
+	for _, name := range slices.Sorted(maps.Keys(p.Out)) {
+		fmt.Fprintf(out, "  %-8s left out: %s\n", printable.Text(name), printable.Text(p.Out[name]))
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.Left)) {
 		for _, why := range p.Left[name] {
 			fmt.Fprintf(out, "  %-8s %s\n", printable.Text(name), printable.Text(why))

@@ -45,7 +45,7 @@ var rootCases = map[string][][]string{
 
 // onlyRead are the commands that write and start nothing.
 var onlyRead = []string{
-	"status", "state show", "key show", "ceremony show", "descriptor show", "descriptor verify", "version", "help",
+	"status", "drain", "ready", "maint", "weight", "state show", "key show", "ceremony show", "descriptor show", "descriptor verify", "version", "help",
 	"completion bash", "completion zsh", "completion fish", "completion powershell", token.HelperArgument,
 }
 

@@ -1,17 +1,21 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	be "encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.etcd.io/bbolt"
 
 	"onionbalancer/internal/state"
+	"onionbalancer/internal/status"
 )
 
 // TestMain lets the scripts run this very binary as the command "balancer".
@@ -26,7 +30,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"newerstate": newerState},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"newerstate": newerState, "answers": answers},
 		Condition: func(cond string) (bool, error) {
 			if cond != "pkcs11" {
 				return false, fmt.Errorf("unknown condition %q", cond)
@@ -34,6 +38,21 @@ func TestScripts(t *testing.T) {
 			return withPKCS11, nil
 		},
 	})
+}
+
+// answers SOCKET waits until a balancer answers there.
+func answers(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: answers SOCKET")
+	}
+	for range 1000 {
+		s, err := status.Query(context.Background(), ts.MkAbs(args[0]))
+		if err == nil && !slices.ContainsFunc(s.Services, func(s status.Service) bool { return len(s.Instances) == 0 }) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	ts.Fatalf("no balancer answers")
 }
 
 // newerState DIR makes a store there, and makes it one of a newer balancer: all but

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/state"
 )
@@ -40,7 +42,8 @@ func newStateShowCommand() *cobra.Command {
 		Short: "Show the state that the balancer keeps between two runs",
 		Long: `Show the state that the balancer keeps between two runs: for each service and period
 the highest revision counter that it may have used, and what it published last; for
-each instance the last good descriptor; for each period which instance was first
+each instance the last good descriptor, and what the operator said about it by "balancer
+drain" and its like; for each period which instance was first
 seen with which keys of introduction points; and the last events.
 
 An HSDir refuses a descriptor whose revision counter is not above that of the one
@@ -83,6 +86,7 @@ the current state of a running balancer, use "balancer status".`,
 type stateView struct {
 	Services  []serviceRecord  `json:"services"`
 	Instances []instanceRecord `json:"instances,omitempty"`
+	Words     []wordRecord     `json:"operator,omitempty"`
 	Keys      []keysRecord     `json:"introduction_keys,omitempty"`
 	Events    []event.Stored   `json:"events,omitempty"` // oldest first
 }
@@ -97,6 +101,12 @@ type instanceRecord struct {
 	Address descriptor.Address `json:"address"`
 	Version uint64             `json:"version"`
 	state.Instance
+}
+
+type wordRecord struct {
+	Address descriptor.Address `json:"address"`
+	Version uint64             `json:"version"`
+	state.Word
 }
 
 type keysRecord struct {
@@ -139,6 +149,13 @@ func readState(dir string, service *descriptor.Address, events int, log *slog.Lo
 	for _, i := range instances {
 		v.Instances = append(v.Instances, instanceRecord{i.Address, i.Version, i.Record})
 	}
+	words, err := db.Words()
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range words {
+		v.Words = append(v.Words, wordRecord{w.Address, w.Version, w.Record})
+	}
 	claims, err := db.AllClaims()
 	for _, c := range claims {
 		v.Keys = append(v.Keys, keysRecord{c.Period.Number, c.Period.Minutes(), c.Version, c.Record})
@@ -178,6 +195,12 @@ func (v *stateView) print(w io.Writer) {
 	}
 	for _, i := range v.Instances {
 		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%d\t\n", i.Address, i.Period, i.Revision, stored(i.Renewed), len(i.Points))
+	}
+	if len(v.Words) > 0 {
+		fmt.Fprintf(w, "\ninstance\tthe operator said\tweight\tsince\t\n")
+	}
+	for _, o := range v.Words {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\n", o.Address, printable.Text(string(cmp.Or(o.Admin, health.Ready))), o.Weight, stored(o.Since))
 	}
 	if len(v.Keys) > 0 {
 		fmt.Fprintf(w, "\nkeys of period\tkeys\tof several instances\t\n")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
 	"onionbalancer/internal/status"
@@ -206,8 +207,11 @@ func printService(w io.Writer, now time.Time, s status.Service) {
 	}
 	fmt.Fprintf(w, "  instance\tstate\tpoints\tpublished\tshare\trenewed\tlast fetch\t\n")
 	for _, i := range s.Instances {
-		fmt.Fprintf(w, "  %s\t%s\t%d\t%d\t%.0f %%\t%s\t%s\t%s\n", printable.Text(i.Name), printable.Text(string(i.State)),
+		fmt.Fprintf(w, "  %s\t%s\t%d\t%d\t%.0f %%\t%s\t%s\t%s\n", printable.Text(i.Name), printable.Text(instanceState(i)),
 			i.IntroductionPoints, i.Published, 100*i.Share, renewed(now, i), ago(now, i.LastFetch), printable.Text(i.Error))
+		if i.Drain != nil {
+			fmt.Fprintf(w, "    %s\t%s\n", printable.Text(i.Admin), drainText(now, i.Drain))
+		}
 		for _, warning := range i.Warnings {
 			warn(w, "    WARNING", warning)
 		}
@@ -226,6 +230,18 @@ func printService(w io.Writer, now time.Time, s status.Service) {
 			}
 		}
 	}
+}
+
+// instanceState is an instance's state with what the operator said about it.
+func instanceState(i status.Instance) string {
+	text := string(i.State)
+	if i.Drain != nil && i.Admin != "" {
+		text += ", " + i.Admin
+	}
+	if i.Said != nil && i.Said.Weight != health.DefaultWeight {
+		text += ", weight " + i.Said.Weight
+	}
+	return text
 }
 
 // warn prints a text of one or more lines beside what.

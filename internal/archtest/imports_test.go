@@ -16,7 +16,7 @@ const module = "onionbalancer/"
 var layers = [][]string{
 	{"descriptor"},
 	{"internal/health", "hsdir", "selection", "keystore", "internal/tor", "internal/event", "internal/state", "internal/status"},
-	{"internal/consensus", "internal/backend", "internal/credential", "internal/probe"},
+	{"internal/check", "internal/consensus", "internal/backend", "internal/credential", "internal/probe"},
 	{"internal/balance", "internal/config", "internal/logging"},
 	{"internal/daemon"},
 	{"testnet"},
@@ -31,6 +31,7 @@ var forbidden = []struct{ from, to string }{
 	{"internal/backend", "internal/credential"}, {"internal/credential", "internal/backend"},
 	{"internal/backend", "selection"}, {"internal/credential", "hsdir"}, {"internal/credential", "selection"},
 	{"internal/balance", "keystore"}, {"internal/balance", "internal/tor"}, {"internal/balance", "internal/config"},
+	{"internal/check", "internal/tor"},
 	{"internal/daemon", "testnet"},
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 )
@@ -63,7 +64,8 @@ type Backend struct {
 	Restless   bool                   // it changes its offer too often, and is fetched less often
 
 	Word state.Word // the operator's
-	Idle bool       // its agent says that no visitor's circuit is left
+	// Urgent counts the changes that should not wait for fetches.
+	Urgent uint64
 
 	Asking   bool      // a fetch is in flight
 	Asked    time.Time // when the last fetch began
@@ -126,11 +128,22 @@ func (b *Backend) floor(p descriptor.Period) uint64 {
 // in which it named them.
 type View struct {
 	Backends []*Backend
+	Health   []health.State // what checks found, in the same order; nil if there are none
+	// Urgent grows with every change that should not wait for fetches in flight.
+	Urgent uint64
 	// Jumps counts how often the wall clock has got ahead of the monotonic one: the
 	// machine was suspended, or the clock was set.
 	Jumps int
 	// StoreErr is why the state of the instances could not be stored.
 	StoreErr error
+}
+
+// Checked returns what checks found about the nth instance.
+func (v View) Checked(n int) health.State {
+	if v.Health == nil {
+		return unchecked
+	}
+	return v.Health[n]
 }
 
 // How long planning waits for fetches in flight: waitLongest for the first of

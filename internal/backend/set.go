@@ -15,6 +15,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
 )
 
 // Instance is a backend that a subscriber uses.
@@ -22,6 +23,12 @@ type Instance struct {
 	Name    string // the subscriber's name for it
 	Address descriptor.Address
 	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
+	// Spec is how it is checked, and CheckClient the key for where Spec connects.
+	Spec        health.Spec
+	CheckClient *descriptor.ClientKey
+	// Quiet says that the subscriber is none of the operator's services, and events
+	// do not mention it.
+	Quiet bool
 }
 
 // Fetcher fetches descriptors, as *hsdir.Fetcher does: it is safe for concurrent
@@ -40,6 +47,7 @@ type Source interface {
 type Config struct {
 	Consensus Source
 	Fetcher   Fetcher
+	Checks    Checks // nil: nothing is checked
 	Store     Store
 	Record    event.Recorder
 	Now       func() time.Time // nil stands for time.Now
@@ -94,6 +102,7 @@ type epoch struct {
 type watch struct {
 	now       *Backend
 	users     map[*Subscription]Instance
+	checks    map[health.Spec]*checked
 	changes   *rate.Limiter // of the offer
 	retry     backoff.Backoff
 	keys      descriptor.PeriodKeys // of the period asked for last
@@ -136,6 +145,7 @@ func (s *Set) turn(ctx context.Context, now time.Time) (next time.Time) {
 		return next
 	}
 	s.settle(now)
+	s.noteChecks(now)
 	for a, w := range s.watches {
 		switch {
 		case w.asking:
@@ -255,6 +265,7 @@ func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result
 	after := w.now
 	renewed := err == nil && after.newer(&before)
 	if renewed {
+		w.hurry()
 		s.saver.setInstance(a, after.record(result.Raw))
 	}
 	s.settle(now)
@@ -455,8 +466,12 @@ func (s *Set) tell(now time.Time, w *watch, is, was any) {
 // event fills in what e is about: the instance, which several services may use, under
 // different names.
 func (w *watch) event(e event.Event) event.Event {
-	names := make(map[string]bool)
+	names, services := make(map[string]bool), 0
 	for sub, i := range w.users {
+		if i.Quiet {
+			continue
+		}
+		services++
 		names[i.Name] = true
 		e.Service = sub.service
 	}
@@ -465,9 +480,9 @@ func (w *watch) event(e event.Event) event.Event {
 		name = slices.Collect(maps.Keys(names))[0]
 	}
 	e.Attrs = append(e.Attrs, slog.String("instance", name))
-	if len(w.users) > 1 {
+	if services > 1 {
 		e.Service = descriptor.Address{}
-		e.Attrs = append(e.Attrs, slog.Int("services", len(w.users)))
+		e.Attrs = append(e.Attrs, slog.Int("services", services))
 	}
 	return e
 }

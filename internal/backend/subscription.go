@@ -8,6 +8,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/backoff"
+	"onionbalancer/internal/health"
 )
 
 // Subscription is a service's use of its instances.
@@ -51,6 +52,11 @@ func (sub *Subscription) Update(instances []Instance, every time.Duration) {
 		if w == nil {
 			w = s.watch(now, i)
 			added = true
+		}
+		if used, again := w.users[sub]; again {
+			s.reuse(w, used, i)
+		} else {
+			s.use(w, i)
 		}
 		if i.Client == nil && w.users[sub].Client == nil {
 			w.users[sub] = i
@@ -106,9 +112,11 @@ func (sub *Subscription) View() View {
 	if s.enter(now, c) {
 		s.wake() // the subscriber heard of the new consensus first
 	}
-	v := View{Backends: make([]*Backend, len(sub.instances)), Jumps: s.jumps}
+	v := View{Backends: make([]*Backend, len(sub.instances)), Health: make([]health.State, len(sub.instances)), Jumps: s.jumps}
 	for n, i := range sub.instances {
-		v.Backends[n] = s.watches[i.Address].now
+		w := s.watches[i.Address]
+		v.Backends[n], v.Health[n] = w.now, w.health(i.Spec)
+		v.Urgent += w.now.Urgent
 	}
 	s.mu.Unlock()
 	v.StoreErr = errors.Join(s.saver.trouble(), s.words.trouble())
@@ -120,7 +128,7 @@ func (sub *Subscription) View() View {
 // s.mu.
 func (s *Set) watch(now time.Time, i Instance) *watch {
 	w := &watch{
-		now: &Backend{Address: i.Address, Due: now, Word: s.words.of(i.Address)}, users: map[*Subscription]Instance{},
+		now: &Backend{Address: i.Address, Due: now, Word: s.words.of(i.Address)}, users: map[*Subscription]Instance{}, checks: map[health.Spec]*checked{},
 		changes: newChanges(), retry: backoff.Backoff{Policy: backoff.Policy{Min: firstRetry, Max: fetchShortest}},
 	}
 	s.watches[i.Address] = w
@@ -169,6 +177,7 @@ func (s *Set) drop(sub *Subscription, a descriptor.Address) {
 	if w == nil {
 		return
 	}
+	s.unuse(w, w.users[sub])
 	delete(w.users, sub)
 	if len(w.users) > 0 {
 		return

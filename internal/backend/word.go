@@ -23,20 +23,31 @@ type WordStore interface {
 	Swap(ctx context.Context, changes ...state.Change) (versions []uint64, err error)
 }
 
-// Admin is the administrative state that is in force.
+// Admin is the administrative state by the operator's word.
 func (b *Backend) Admin() health.Admin { return cmp.Or(b.Word.Admin, health.Ready) }
 
-// Weigh returns the weight in force for a configured weight.
-func (b *Backend) Weigh(configured float64) float64 { return b.Word.Weight.Of(configured) }
+// Admin is the administrative state of the nth instance that is in force: of the
+// operator's word and its agent's, the one with precedence.
+func (v View) Admin(n int) health.Admin { return worse(v.Backends[n].Admin(), v.Checked(n).Admin) }
 
-// TakenOut says why the instance gets no new visitors although it could have some;
+// Weigh returns the weight of the nth instance in force for a configured weight.
+func (v View) Weigh(n int, configured float64) float64 {
+	return v.Backends[n].Word.Weight.Of(configured) * v.Checked(n).Weight
+}
+
+// TakenOut says why the nth instance gets no new visitors although it could have some;
 // empty if it may have them.
-func (b *Backend) TakenOut() string {
+func (v View) TakenOut(n int) string {
+	b, h := v.Backends[n], v.Checked(n)
 	switch {
 	case b.Admin() != health.Ready:
 		return "the operator set it to " + string(b.Admin())
 	case b.Word.Weight.Zero():
 		return "the operator set its weight to " + b.Word.Weight.String()
+	case h.Admin != health.Ready:
+		return "its agent set it to " + string(h.Admin)
+	case h.Weight == 0:
+		return "its agent set its weight to 0"
 	}
 	return ""
 }
@@ -139,6 +150,9 @@ func (w *words) put(ctx context.Context, a descriptor.Address, version uint64, w
 	return 0, err
 }
 
+// Word returns the operator's word about an instance.
+func (s *Set) Word(a descriptor.Address) state.Word { return s.words.of(a) }
+
 // SetWord changes the operator's word about an instance and returns the new one. It is
 // stored first; if that fails, nothing changes.
 func (s *Set) SetWord(ctx context.Context, a descriptor.Address, change func(*state.Word)) (state.Word, error) {
@@ -167,9 +181,10 @@ func (s *Set) SetWord(ctx context.Context, a descriptor.Address, change func(*st
 		return is, nil
 	}
 	w.update(func(b *Backend) { b.Word = s.words.of(a) })
+	s.pause(w)
 	e := w.event(event.Event{At: now, Kind: event.Operator, Text: "the operator's word"})
 	e.Attrs = append(e.Attrs, slog.Any("admin", w.now.Admin()), slog.Any("was", (&Backend{Word: was}).Admin()), slog.Any("weight", is.Weight))
 	s.cfg.Record(e)
-	s.changed(w)
+	s.urgent(w)
 	return is, nil
 }

@@ -68,8 +68,8 @@ func TestWord(t *testing.T) {
 		t.Fatalf("%+v, %v", word, err)
 	}
 	b := sub.View().Backends[0]
-	if b.Admin() != health.Drain || b.TakenOut() == "" || b.Version == 0 || *woken != 1 {
-		t.Errorf("in force: %s (%q), version %d, woken %d times", b.Admin(), b.TakenOut(), b.Version, *woken)
+	if b.Admin() != health.Drain || sub.View().TakenOut(0) == "" || b.Version == 0 || *woken != 1 {
+		t.Errorf("in force: %s (%q), version %d, woken %d times", b.Admin(), sub.View().TakenOut(0), b.Version, *woken)
 	}
 	if len(*events) != 1 || (*events)[0].Kind != event.Operator || (*events)[0].Service != (descriptor.Address{9}) {
 		t.Errorf("events: %+v", *events)

@@ -5,6 +5,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/backend"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 )
@@ -19,6 +20,7 @@ type pool struct {
 	flow     uint64              // versions of congestion control that most instances have
 	left     map[string][]string // by instance: why some of its points are left out
 	thefts   map[string]string   // by instance: which other one's keys it offers
+	panic    bool                // instances stay in use against what checks say
 	out      map[string]string   // by instance: why it was taken out on purpose
 }
 
@@ -26,6 +28,14 @@ type pool struct {
 type offering struct {
 	Instance
 	*backend.Backend
+	Health health.State
+	Weight float64 // in force
+}
+
+// offering returns the nth instance.
+func (v View) offering(n int) offering {
+	i := v.Config.Instances[n]
+	return offering{i, v.Instances.Backends[n], v.Instances.Checked(n), v.Instances.Weigh(n, i.Weight)}
 }
 
 // gather lists the introduction points that may be published: those of the
@@ -34,40 +44,62 @@ type offering struct {
 func gather(v View) pool {
 	p := pool{left: make(map[string][]string), thefts: make(map[string]string), out: make(map[string]string)}
 	var all, able []offering
-	for n, b := range v.Instances.Backends {
-		o := offering{v.Config.Instances[n], b}
-		if why := b.TakenOut(); why != "" {
+	for n := range v.Instances.Backends {
+		o := v.offering(n)
+		if why := v.Instances.TakenOut(n); why != "" {
 			p.out[o.Name] = why
 			continue
 		}
 		all = append(all, o)
-		if b.State(v.Now) == status.StateOK {
+		if o.State(v.Now) == status.StateOK {
 			able = append(able, o)
 		}
 	}
-	able, unreached := v.reached(able)
+	able, failed := p.checked(v, able)
 	if p.take(v, able); len(p.candidates) == 0 {
 		p.fallback = true
 		p.take(v, all)
 		return p
 	}
-	for _, o := range unreached {
-		p.left[o.Name] = append(p.left[o.Name], "it is left out: "+unreachedText(v.Unreached[o.Instance.Address]))
+	for _, o := range failed {
+		p.left[o.Name] = append(p.left[o.Name], "it is left out: "+o.failure(v))
 	}
 	return p
 }
 
-// reached takes out those of the able that visitors of the public address do not
-// reach, but no more than half.
-func (v View) reached(able []offering) (rest, unreached []offering) {
-	for _, o := range able {
-		if v.Unreached[o.Instance.Address] != "" && len(unreached) < len(able)/2 {
-			unreached = append(unreached, o)
+// checked takes out those of the able that fail their checks, or that visitors of the
+// public address do not reach, but no more than half.
+func (p *pool) checked(v View, able []offering) (rest, failed []offering) {
+	list := make([]health.Standing, len(able))
+	for n, o := range able {
+		list[n] = health.Standing{Out: o.Health.Out(), Passing: o.Health.Operating == health.GoingUp, Doubt: o.Health.Doubt, Since: o.Health.Since}
+		if v.Unreached[o.Instance.Address] != "" {
+			list[n].Out, list[n].Passing = true, false
+		}
+	}
+	var out []bool
+	out, p.panic = health.TakeOut(list)
+	for n, o := range able {
+		if out[n] {
+			failed = append(failed, o)
 		} else {
 			rest = append(rest, o)
 		}
 	}
-	return rest, unreached
+	return rest, failed
+}
+
+// failure says why checks want an instance out.
+func (o offering) failure(v View) string {
+	switch why := v.Unreached[o.Instance.Address]; {
+	case o.Health.Operating == health.Down:
+		return "checks find it down"
+	case why != "":
+		return unreachedText(why)
+	case !o.Health.Held.IsZero():
+		return "it passes its checks, and was down too often to be used at once"
+	}
+	return "it was down, and has not passed enough checks since"
 }
 
 // take gathers the points of some of the instances.
@@ -112,13 +144,26 @@ func (p *pool) usable(v View, o offering) []selection.Candidate {
 		}
 		list = append(list, selection.Candidate{
 			Instance:  o.Name,
-			Weight:    o.Weigh(o.Weight),
+			Weight:    o.Weight,
 			Point:     vouched,
 			FirstSeen: point.FirstSeen,
 			Published: o.Renewed,
 		})
 	}
-	return list
+	return p.living(o, list)
+}
+
+// living leaves out the points that checks found dead, unless no other is left.
+func (p *pool) living(o offering, list []selection.Candidate) []selection.Candidate {
+	dead := func(c selection.Candidate) bool { return slices.Contains(o.Health.Dead, c.Point.Relay()) }
+	living := slices.DeleteFunc(slices.Clone(list), dead)
+	if len(living) == 0 {
+		return list
+	}
+	for range len(list) - len(living) {
+		p.leave(o, "checks do not get through it")
+	}
+	return living
 }
 
 // victim returns the name of the service's instance that had one of p's keys

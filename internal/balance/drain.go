@@ -10,6 +10,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 )
@@ -30,7 +31,7 @@ func (d *drained) note(a descriptor.Address, at time.Time) {
 func (s *Service) noteDrained(now time.Time, v backend.View) {
 	out := make(map[descriptor.Address]bool)
 	for n, b := range v.Backends {
-		if b.TakenOut() == "" || s.publishes(b.Address) {
+		if v.TakenOut(n) == "" || s.publishes(b.Address) {
 			continue
 		}
 		out[b.Address] = true
@@ -109,9 +110,10 @@ func safeAt(left time.Time, length, offset, outdated time.Duration) time.Time {
 	return descriptor.PeriodAt(left, length, offset).End(offset).Add(outdated)
 }
 
-// describeDrain says how far an instance is that was taken out. If its agent says that
-// no circuit of a visitor is left, nobody waits for clients that might come.
-func (s *Service) describeDrain(v View, b *backend.Backend) *status.Drain {
+// describeDrain says how far the nth instance is, which was taken out. One that is down
+// serves nobody, so nobody waits for clients that might come.
+func (s *Service) describeDrain(v View, n int) *status.Drain {
+	b := v.Instances.Backends[n]
 	d := &status.Drain{Left: s.drained[b.Address]}
 	d.Stays = len(s.plan.Chosen) == 0 && slices.Contains(s.state.Owners, b.Address)
 	if d.Left.IsZero() {
@@ -120,7 +122,7 @@ func (s *Service) describeDrain(v View, b *backend.Backend) *status.Drain {
 	}
 	if ring := v.Targets[hsdir.FirstRole].Ring; ring != nil {
 		d.SafeAt = safeAt(d.Left, ring.Period.Length, v.offset, v.outdated)
-		d.Safe = b.Idle || !v.Now.Before(d.SafeAt)
+		d.Safe = v.Instances.Checked(n).Operating == health.Down || !v.Now.Before(d.SafeAt)
 	}
 	return d
 }

@@ -33,6 +33,7 @@ type View struct {
 	Now       time.Time
 	Config    Config
 	Instances backend.View // in the order of Config.Instances
+	Urgent    bool         // something changed that should not wait for fetches
 	// Unreached says why visitors of the public address do not reach an instance that
 	// answers at its own, by its address.
 	Unreached map[descriptor.Address]string
@@ -82,6 +83,7 @@ type Plan struct {
 	// the Targets, Left, Thefts and Out of its plan before meanwhile.
 	Waiting  string                `json:"waiting,omitempty"`
 	Fallback bool                  `json:"fallback,omitempty"` // no instance is ok: the points are the last known ones
+	Panic    bool                  `json:"panic,omitempty"`    // instances stay in use against what checks say
 	Chosen   []selection.Candidate `json:"-"`
 	Shares   map[string]float64    `json:"expected_shares,omitempty"` // of the clients, 0 to 1, by instance
 	Contents *descriptor.Contents  `json:"-"`                         // of every slot; nil if there is nothing to publish
@@ -116,7 +118,7 @@ const (
 func makePlan(v View, s State) Plan {
 	p := Plan{At: v.Now, Version: s.Version, Contents: s.Contents, Chosen: s.Published}
 	p.Next = v.Now.Add(time.Hour)
-	if until := v.Instances.Wait(v.Now); v.Now.Before(until) {
+	if until := v.Instances.Wait(v.Now); v.Now.Before(until) && !v.Urgent {
 		p.Waiting, p.Next = "fetches of instances are in flight", until
 		return p
 	}
@@ -125,7 +127,7 @@ func makePlan(v View, s State) Plan {
 		return p
 	}
 	pool := gather(v)
-	p.Fallback, p.Left, p.Thefts, p.Out = pool.fallback, pool.left, pool.thefts, pool.out
+	p.Panic, p.Fallback, p.Left, p.Thefts, p.Out = pool.panic, pool.fallback, pool.left, pool.thefts, pool.out
 	assigned := choose(v, s.Published, pool.candidates)
 	p.Chosen, p.Shares = assigned.Points[0], assigned.Shares() // every slot holds the same
 	p.Contents = contents(p.Chosen, v, pool.flow)

@@ -11,6 +11,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
@@ -169,6 +170,9 @@ func (s *Service) warnings(v View) []string {
 	if s.report.lack != lackNone {
 		list = append(list, s.report.lack.warning())
 	}
+	if s.plan.Panic {
+		list = append(list, panicWarning)
+	}
 	list = append(list, s.suspicions(v)...)
 	for _, t := range s.plan.Targets {
 		if t.Held != "" {
@@ -180,6 +184,8 @@ func (s *Service) warnings(v View) []string {
 	}
 	return list
 }
+
+const panicWarning = "panic: checks fail for more instances than may be taken out, or for reasons that may be our own tor's: some stay in use"
 
 // suspicions lists what instances do that a healthy tor would not.
 func (s *Service) suspicions(v View) (texts []string) {
@@ -209,6 +215,7 @@ func (s *Service) describe(now time.Time) status.Service {
 	}
 	v := s.report.view
 	v.Now, v.Config, v.Instances = now, s.cfg, s.instances.View()
+	out.Panic = s.plan.Panic
 	if s.visits.err != nil {
 		out.VisitError = s.visits.err.Error()
 	}
@@ -218,17 +225,18 @@ func (s *Service) describe(now time.Time) status.Service {
 	}
 	shares := selection.Shares(s.state.Published)
 	missing := false // an instance that should have clients
-	for n, b := range v.Instances.Backends {
-		i := offering{s.cfg.Instances[n], b}
+	for n := range v.Instances.Backends {
+		i := v.offering(n)
 		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
 		s.describePath(v, &line)
-		switch taken := b.TakenOut() != ""; {
+		line.Admin = string(v.Instances.Admin(n))
+		switch taken := v.Instances.TakenOut(n) != ""; {
 		case taken:
-			line.Drain = s.describeDrain(v, b)
+			line.Drain = s.describeDrain(v, n)
 		case i.idle(line) && line.Path == "":
 			line.Warnings = append(line.Warnings, v.whyIdle())
 			missing = true
-		case line.State != status.StateOK:
+		case line.State != status.StateOK, line.Path != "":
 			missing = true
 		}
 		out.Instances = append(out.Instances, line)
@@ -256,8 +264,11 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 		Share:              shares[o.Name],
 		LastFetch:          o.Asked,
 		NextFetch:          o.Due,
-		Admin:              string(o.Admin()),
-		Weight:             o.Weigh(o.Weight),
+		Weight:             o.Weight,
+		Check:              o.checked(),
+	}
+	if out.State == status.StateOK && o.Health.Out() {
+		out.State = status.StateDown
 	}
 	if o.Word != (state.Word{}) {
 		out.Said = &status.Said{Since: o.Word.Since, Weight: o.Word.Weight.String()}
@@ -292,6 +303,22 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 	return out
 }
 
+// checked describes the checks of an instance; nil if there are none.
+func (o offering) checked() *status.Check {
+	h := &o.Health
+	if o.Check.Kind == health.None || o.Check.Kind == "" || o.Word.Admin == health.Maint {
+		return nil
+	}
+	out := &status.Check{
+		Kind: string(o.Check.Kind), Operating: string(h.Operating), Since: h.Since, Doubt: h.Doubt, Held: h.Held,
+		At: h.Last.Ended, Seconds: h.Last.Ended.Sub(h.Last.Began).Seconds(), Passed: h.Passed, Failed: h.Failed, DeadPoints: len(h.Dead), Text: h.Text,
+	}
+	if h.Last.Err != nil {
+		out.Error = h.Last.Err.Error()
+	}
+	return out
+}
+
 // describePath fills in what is known of the way from the public address to an
 // instance.
 func (s *Service) describePath(v View, line *status.Instance) {
@@ -307,7 +334,7 @@ func (s *Service) describePath(v View, line *status.Instance) {
 		return
 	}
 	if probe := s.env.Probe(address); probe.Address != (descriptor.Address{}) {
-		line.Probe = probe.Address.String()
+		line.Probe, line.ProbePublished = probe.Address.String(), probe.Published
 		if probe.Unproven() {
 			line.Warnings = append(line.Warnings, "its probe address does not answer: "+lacks(probe.Address)+restartFix)
 		}

@@ -21,11 +21,13 @@ import (
 
 // Instance is a backend as the operator configured it for a service.
 type Instance struct {
-	Name    string
-	Address descriptor.Address
-	Weight  float64               // for strategies that weigh; 0 drains the instance
-	Client  *descriptor.ClientKey // nil for a descriptor that anybody may read
-	Probe   bool                  // it has a probe address
+	Name        string
+	Address     descriptor.Address
+	Weight      float64               // for strategies that weigh; 0 drains the instance
+	Client      *descriptor.ClientKey // nil for a descriptor that anybody may read
+	Probe       bool                  // it has a probe address
+	Check       health.Spec
+	CheckClient *descriptor.ClientKey // for where Check connects
 }
 
 // Config is the configuration of a service. A running service can take a new one as
@@ -40,6 +42,9 @@ type Config struct {
 	Clients    []descriptor.AuthorizedClient // the only ones who can read the descriptor; everybody if none
 	CAA        []descriptor.CAA
 	Visits     Visits // of the public address
+	// Quiet is for an address that is none of the operator's services: its events are for
+	// debugging alone.
+	Quiet bool
 }
 
 // Uploader uploads editions, as *hsdir.UploadQueue does: it returns at once,
@@ -107,6 +112,7 @@ type Service struct {
 	rounds    uint64
 	lastRound time.Time
 	jumps     int       // clock jumps that were handled
+	urgent    uint64    // urgent changes that were planned for
 	replan    bool      // the next turn plans
 	step      bool      // the next turn advances the editions
 	plan      Plan      // the last
@@ -122,7 +128,11 @@ func NewService(cfg Config, env Env) *Service {
 	s.state = State{Editions: map[descriptor.Period]*Edition{}}
 	s.counters = counters{}
 	s.troubles = troubles{}
-	s.keys = credential.New(cfg.Keys, credential.Env{Service: s.address, Record: env.Record, Post: func(f func(time.Time)) { s.post(f) }})
+	if cfg.Quiet {
+		record := env.Record
+		s.env.Record = func(e event.Event) { e.Level = slog.LevelDebug; record(e) }
+	}
+	s.keys = credential.New(cfg.Keys, credential.Env{Service: s.address, Record: s.env.Record, Post: func(f func(time.Time)) { s.post(f) }})
 	return s
 }
 
@@ -168,12 +178,12 @@ func (s *Service) begin(ctx context.Context) {
 	defer s.mu.Unlock()
 	s.started = s.env.Now()
 	s.restore(read)
-	s.instances = s.env.Backends.Subscribe(s.address, watched(s.cfg.Instances), s.cfg.FetchEvery, s.wakePlan)
+	s.instances = s.env.Backends.Subscribe(s.address, watched(s.cfg), s.cfg.FetchEvery, s.wakePlan)
 }
 
-func watched(instances []Instance) (list []backend.Instance) {
-	for _, i := range instances {
-		list = append(list, backend.Instance{Name: i.Name, Address: i.Address, Client: i.Client})
+func watched(cfg Config) (list []backend.Instance) {
+	for _, i := range cfg.Instances {
+		list = append(list, backend.Instance{Name: i.Name, Address: i.Address, Client: i.Client, Spec: i.Check, CheckClient: i.CheckClient, Quiet: cfg.Quiet})
 	}
 	return list
 }
@@ -213,6 +223,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	}
 	last := s.plan
 	s.plan = makePlan(view, s.state)
+	s.urgent = view.Instances.Urgent
 	if s.plan.Waiting != "" {
 		s.plan.Targets, s.plan.Left, s.plan.Thefts, s.plan.Out = last.Targets, last.Left, last.Thefts, last.Out // the status does not blink
 	}
@@ -233,6 +244,7 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	v = View{Now: now, Config: s.cfg, Instances: s.instances.View()}
 	v.Config.Clients = s.clients()
 	v.Unreached = s.unreached(v.Instances)
+	v.Urgent = v.Instances.Urgent != s.urgent
 	if v.Instances.Jumps != s.jumps {
 		s.jumps = v.Instances.Jumps
 		s.slept(now)
@@ -370,7 +382,7 @@ func (s *Service) Reconfigure(cfg Config) {
 		s.keys.Replace(cfg.Keys)
 		s.rename(cfg.Instances)
 		s.cfg = cfg
-		s.instances.Update(watched(cfg.Instances), cfg.FetchEvery)
+		s.instances.Update(watched(cfg), cfg.FetchEvery)
 	})
 	if taken {
 		return
@@ -412,6 +424,15 @@ func (s *Service) Status() status.Service {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.describe(s.env.Now())
+}
+
+// Published reports whether an HSDir has confirmed the descriptor that clients fetch now.
+func (s *Service) Published() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v := &s.report.view
+	e := s.state.Editions[v.Targets[v.Current].Keys.Period]
+	return e != nil && !e.heard.IsZero()
 }
 
 // Plan returns the last plan.
@@ -467,6 +488,9 @@ func (s *Service) postQuietly(f func(now time.Time)) bool {
 	}
 	return true
 }
+
+// Wake has the service plan: what Env says has changed.
+func (s *Service) Wake() { s.wakePlan() }
 
 // wakePlan makes the loop plan.
 func (s *Service) wakePlan() { s.post(func(time.Time) {}) }

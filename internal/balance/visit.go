@@ -14,6 +14,7 @@ import (
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/health"
+	"onionbalancer/internal/probe"
 	"onionbalancer/selection"
 )
 
@@ -37,7 +38,8 @@ type Visits struct {
 
 // ProbePath is what is known of an instance's probe address.
 type ProbePath struct {
-	Address descriptor.Address // zero: it has none
+	Address   descriptor.Address // zero: it has none
+	Published bool
 	health.Path
 }
 
@@ -232,12 +234,12 @@ func (s *Service) path(a descriptor.Address) *path {
 func (s *Service) unreached(view backend.View) map[descriptor.Address]string {
 	var list map[descriptor.Address]string
 	for _, b := range view.Backends {
-		probe := ProbePath{}
+		known := ProbePath{}
 		if s.env.Probe != nil {
-			probe = s.env.Probe(b.Address)
+			known = s.env.Probe(b.Address)
 		}
 		p := s.visits.paths[b.Address]
-		if p == nil && probe.Address == (descriptor.Address{}) {
+		if p == nil && known.Address == (descriptor.Address{}) {
 			continue // nothing was ever tried
 		}
 		p = s.path(b.Address)
@@ -249,7 +251,7 @@ func (s *Service) unreached(view backend.View) map[descriptor.Address]string {
 		if s.env.Checked != nil {
 			p.Checked(s.env.Checked(b.Address))
 		}
-		if why := p.why(s.address, probe); why != "" {
+		if why := p.why(s.address, known); why != "" {
 			if list == nil {
 				list = make(map[descriptor.Address]string)
 			}
@@ -262,24 +264,24 @@ func (s *Service) unreached(view backend.View) map[descriptor.Address]string {
 // why returns why visitors of the public address do not reach the instance; empty if
 // they do, or nothing is known. A probe address that fails says so as well, unless a visit of
 // the public address got through since.
-func (p *path) why(public descriptor.Address, probe ProbePath) string {
-	failed := probe.Broken() || probe.Unproven() || probe.Suspected()
-	if p.probeFailed && !failed && !probe.Answered().IsZero() {
+func (p *path) why(public descriptor.Address, own ProbePath) string {
+	failed := own.Broken() || own.Unproven() || own.Suspected()
+	if p.probeFailed && !failed && !own.Answered().IsZero() {
 		p.Retry() // somebody has changed the ob_config
 	}
 	p.probeFailed = failed
 	switch {
 	case p.Broken():
 		return lacks(public)
-	case probe.Broken() && !p.Answered().After(probe.Answered()):
-		return lacks(probe.Address)
+	case own.Broken() && !p.Answered().After(own.Answered()):
+		return lacks(own.Address)
 	}
 	return ""
 }
 
 // lacks says what is wrong with an ob_config, and what to do.
 func lacks(a descriptor.Address) string {
-	return "its ob_config lacks the line: MasterOnionAddress " + a.String()
+	return "its ob_config lacks the line: " + probe.Line(a)
 }
 
 // unreachedText is the warning about an instance that visitors do not reach.

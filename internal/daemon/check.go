@@ -13,11 +13,13 @@ import (
 	"slices"
 	"strings"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/locked"
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/printable"
+	"onionbalancer/internal/probe"
 	"onionbalancer/internal/shell"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
@@ -78,6 +80,7 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 	defer func() { release(slices.Values(c.services), log) }()
 	for _, s := range c.services {
 		c.checkWeights(shortName(s), s)
+		c.checkProbes(s)
 	}
 	if !offline && !c.torrcBad {
 		c.checkNetwork(ctx)
@@ -183,6 +186,35 @@ func (c *checker) checkStoredModes(what, path string) {
 		c.warn(what, "chmod 600 "+shell.Quote(path), "others can open it: its mode is %s", info.Mode())
 	}
 }
+
+// checkProbes says what has to be in the ob_config of instances with a probe address.
+func (c *checker) checkProbes(s balance.Config) {
+	store, err := state.OpenReadOnly(c.cfg.StateDir, slog.New(slog.DiscardHandler))
+	if errors.Is(err, fs.ErrNotExist) {
+		store, err = new(state.DB), nil // has nothing stored
+	}
+	for _, i := range s.Instances {
+		if !i.Probe {
+			continue
+		}
+		what := "probe address of " + shortName(s) + " " + i.Name
+		var address descriptor.Address
+		if err == nil {
+			address, err = probe.Find(store, i.Address)
+		}
+		switch {
+		case err != nil:
+			c.fail(what, "see that the user that balancer runs as can read the stored state", err)
+		case address == (descriptor.Address{}):
+			c.warn(what, "start balancer, and check again for the line to add to ob_config", "balancer makes it at its start")
+		default:
+			c.tell(Finding{What: what, Level: LevelOK, Detail: "its ob_config needs the line: " + probe.Line(address), Fix: "add it where it is not there" + restartTor})
+		}
+	}
+}
+
+// restartTor says when a changed ob_config is read.
+const restartTor = ", and restart that instance's tor, which reads the file at its start"
 
 // checkTorrc reads the lines for a tor of our own, and reports each fault
 // separately.

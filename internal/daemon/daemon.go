@@ -21,6 +21,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/filelock"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
@@ -38,10 +39,13 @@ type Daemon struct {
 
 	open      func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) // openTors, but in tests
 	serve     func()                                                                 // serveStatus, but in tests
+	visitor   balance.Visitor
+	checked   func(descriptor.Address) health.Result
 	rooms     *Rooms
 	store     *state.DB
 	events    *Recorder
 	env       balance.Env
+	probes    *Probes
 	started   time.Time
 	unlock    func()      // releases state_dir
 	fullNames atomic.Bool // log.full_addresses
@@ -50,6 +54,7 @@ type Daemon struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 	stop   sync.Once
+	orders sync.Mutex // held while one of an operator's is carried out
 
 	mu       sync.Mutex                            // guards what follows
 	cfg      *config.Config                        // in force
@@ -125,6 +130,9 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	d.rooms = NewRooms(tors, d.store, d.events.Record)
 	d.env = d.rooms.Env(d.store, d.events.Record)
+	d.env.Visitor, d.env.Checked = d.visitor, d.checked
+	d.probes = newProbes(d.ctx, d.env, d.store, d.wake)
+	d.env.Probe = d.probes.path
 	d.wait.Go(func() { d.rooms.Run(d.ctx, d.moved) })
 	d.wait.Go(func() { d.events.Run(d.ctx, d.store) })
 	d.mu.Lock()
@@ -133,6 +141,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		d.startLocked(address, cfg)
 	}
 	d.initial = nil
+	d.updateProbesLocked()
 	d.wait.Go(d.serve)
 	return nil
 }
@@ -160,12 +169,22 @@ func (d *Daemon) moved() {
 	for _, r := range d.services {
 		r.Moved()
 	}
+	d.probes.Moved()
+}
+
+// wake has all services plan.
+func (d *Daemon) wake() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.services {
+		r.Wake()
+	}
 }
 
 // serveStatus answers on the status socket. Balancing continues if it cannot.
 func (d *Daemon) serveStatus() {
 	path := filepath.Join(d.cfg.StateDir, status.SocketName)
-	if err := status.Serve(d.ctx, path, d.log, d.Snapshot); err != nil {
+	if err := status.Serve(d.ctx, path, d.log, d.Snapshot, d); err != nil {
 		d.log.Error("\"balancer status\" will not work", "error", err)
 	}
 }
@@ -220,6 +239,7 @@ func (d *Daemon) stopAll() {
 	for _, r := range services {
 		<-r.done
 	}
+	d.probes.Stop()
 	d.rooms.Close()
 	d.cancel()
 	d.wait.Wait()

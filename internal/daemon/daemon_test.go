@@ -77,6 +77,12 @@ func simulated(t *testing.T, do func(t *testing.T, net *sim.Network)) {
 // onSim runs do with a daemon of cfg on a simulated network.
 func onSim(t *testing.T, net *sim.Network, cfg *config.Config, do func(d *Daemon)) {
 	t.Helper()
+	onPrepared(t, net, cfg, func(*Daemon) {}, do)
+}
+
+// onPrepared does the same, with prepare before the daemon starts.
+func onPrepared(t *testing.T, net *sim.Network, cfg *config.Config, prepare, do func(d *Daemon)) {
+	t.Helper()
 	d, err := New(cfg, "test", slog.New(slog.NewTextHandler(io.Discard, nil)))
 	if err != nil {
 		t.Fatal(err)
@@ -85,6 +91,7 @@ func onSim(t *testing.T, net *sim.Network, cfg *config.Config, do func(d *Daemon
 		return tor.NewPool(tor.New("simulated", control.New(control.Config{Dial: net.Dial}))), nil
 	}
 	d.serve = func() {} // a real socket would stop virtual time
+	prepare(d)
 	if err := d.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -75,6 +75,7 @@ func (d *Daemon) reload(file *config.Config) error {
 		r.cfg = built
 		r.Reconfigure(built)
 	}
+	d.updateProbesLocked()
 	if same {
 		d.log.Info("the configuration is the same as before")
 	}
@@ -157,6 +158,7 @@ func changes(old, now balance.Config) (list []any) {
 	turn("max_introduction_points", old.Room.Points, now.Room.Points)
 	turn("points_per_instance", old.Room.PerInstance, now.Room.PerInstance)
 	turn("fetch_interval", interval(old), interval(now))
+	turn("check.public_interval", old.Visits.Every, now.Visits.Every)
 	turn("caa", old.CAA, now.CAA)
 	if !slices.Equal(old.Clients, now.Clients) {
 		turn("clients", len(old.Clients), fmt.Sprintf("%d, some of them others", len(now.Clients)))
@@ -208,6 +210,9 @@ func instanceChanges(old, now []balance.Instance) (added, removed, other []strin
 		}
 		if client(was) != client(i) {
 			other = append(other, i.Name+" client_key")
+		}
+		if was.Probe != i.Probe {
+			other = append(other, fmt.Sprintf("%s probe %t -> %t", i.Name, was.Probe, i.Probe))
 		}
 	}
 	for _, i := range old {

@@ -52,9 +52,9 @@ func inForce(d *Daemon) string {
 	text := fmt.Sprintf("%s %v\n", logged, d.fullNames.Load())
 	for _, address := range slices.SortedFunc(maps.Keys(d.services), func(a, b descriptor.Address) int { return slices.Compare(a[:], b[:]) }) {
 		c := d.services[address].cfg
-		text += fmt.Sprintln(address, c.Strategy.Name(), c.Room, c.FetchEvery, c.Keys.Reference, c.Keys.Form, c.Keys.Where, c.Clients, c.CAA)
+		text += fmt.Sprintln(address, c.Strategy.Name(), c.Room, c.FetchEvery, c.Keys.Reference, c.Keys.Form, c.Keys.Where, c.Clients, c.CAA, c.Visits)
 		for _, i := range c.Instances {
-			text += fmt.Sprintln(i.Name, i.Address, i.Weight, client(i))
+			text += fmt.Sprintln(i.Name, i.Address, i.Weight, client(i), i.Probe)
 		}
 	}
 	return text

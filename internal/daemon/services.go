@@ -15,6 +15,7 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/credential"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/strictmodes"
 	"onionbalancer/keystore"
@@ -50,14 +51,21 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 	if err := (&descriptor.Contents{Clients: out.Clients, CAA: out.CAA}).CheckRoom(0); err != nil {
 		return out, err
 	}
+	var specs []health.Spec
 	for _, i := range s.Instances {
+		specs = append(specs, i.Spec)
 		client, err := clientKey(i.ClientKey)
 		if err != nil {
 			return out, fmt.Errorf("instance %q: %w", i.Name, err)
 		}
 		out.Instances = append(out.Instances, balance.Instance{
-			Name: i.Name, Address: i.Address, Weight: i.Weight, Client: client,
+			Name: i.Name, Address: i.Address, Weight: i.Weight, Client: client, Probe: i.Probe,
 		})
+	}
+	// The manager visits a restricted address as one client more, if there is room.
+	more := descriptor.Contents{Clients: append(slices.Clip(out.Clients), descriptor.AuthorizedClient{}), CAA: out.CAA}
+	if len(out.Clients) == 0 || more.CheckRoom(0) == nil {
+		out.Visits = balance.Visits{Every: s.Public, Spec: visitSpec(specs)}
 	}
 	// Last: what is opened from here on must be closed on error.
 	if out.Keys, err = openKeys(s, cfg.StateDir); err != nil {

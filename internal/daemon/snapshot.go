@@ -38,6 +38,7 @@ func (d *Daemon) Snapshot() status.Snapshot {
 	}
 	s.Warnings = append(s.Warnings, d.cfg.Linked()...)
 	s.Warnings = append(s.Warnings, d.rooms.tors.Warnings()...)
+	s.Warnings = append(s.Warnings, d.probes.warnings()...)
 	for _, key := range d.restart {
 		s.Warnings = append(s.Warnings, needsRestart(key))
 	}

@@ -20,6 +20,7 @@ const (
 	Consensus     Kind = "consensus"      // tor has a new consensus
 	Period        Kind = "period"         // a new period or shared random value began
 	InstanceState Kind = "instance_state" // an instance's state changed
+	Check         Kind = "check"          // checks found something about an instance
 	Operator      Kind = "operator"       // the operator's word about an instance changed, or took effect
 	ShareFell     Kind = "share_fell"     // an instance gets half of its clients, or fewer
 	Lack          Kind = "lack"           // no instance is reachable, or one is again

@@ -3,6 +3,7 @@
 package health
 
 import (
+	"errors"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -32,7 +33,7 @@ type Spec struct {
 	// For HTTP.
 	Path   string
 	Host   string // header; empty: the onion address
-	Status string // what the status must match, "200", "2xx" or "200-399"
+	Status string // what the status must match, see MatchStatus
 	Text   string // what the body must have; empty: anything
 
 	Interval     time.Duration // between checks of an instance that is up or down
@@ -124,3 +125,14 @@ type Trace struct {
 	Stage  Stage         // how far it got
 	Points []PointResult // the introduction points tried, in order; none on a circuit that was there
 }
+
+// Errors of a Visit whose Trace is Answered wrap one of these, if it is known which it
+// was.
+var (
+	// ErrNoPort: tor has no such HiddenServicePort.
+	ErrNoPort = errors.New("the onion service has no such port")
+	// ErrRefused: tor could not connect to where its HiddenServicePort leads.
+	ErrRefused = errors.New("nothing accepts connections where the onion service's port leads")
+	// ErrSilent: tor answered at the rendezvous, and neither of the above.
+	ErrSilent = errors.New("the onion service's port neither accepted nor refused the connection")
+)

@@ -98,6 +98,7 @@ const (
 	StateUnknown     State = "unknown"     // no HSDir has a descriptor of it
 	StateUnreachable State = "unreachable" // not enough HSDirs answered
 	StateInvalid     State = "invalid"     // HSDirs returned only invalid descriptors
+	StateDown        State = "down"        // checks find it down
 )
 
 // Service is one public address.
@@ -115,6 +116,7 @@ type Service struct {
 	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got the published descriptor
 	Visited     time.Time    `json:"visited,omitzero"`   // when a visit of the public address last passed
 	VisitError  string       `json:"visit_error,omitempty"`
+	Panic       bool         `json:"panic,omitempty"` // instances stay in use against what checks say
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 
@@ -153,12 +155,30 @@ type Instance struct {
 	Visited            time.Time `json:"visited,omitzero"` // when a visit of the public address last got to it
 	Path               string    `json:"path,omitempty"`   // why visitors of the public address do not reach it
 	Probe              string    `json:"probe,omitempty"`  // its probe address
+	ProbePublished     bool      `json:"probe_published,omitempty"`
 	Warnings           []string  `json:"warnings,omitempty"`
 
 	Admin  string  `json:"admin"`           // "ready", "drain" or "maint"
 	Weight float64 `json:"weight"`          // in force
+	Check  *Check  `json:"check,omitempty"` // nil unless it is checked
 	Said   *Said   `json:"said,omitempty"`  // nil unless the operator said something at run time
 	Drain  *Drain  `json:"drain,omitempty"` // nil unless it was taken out
+}
+
+// Check is what the checks of an instance found.
+type Check struct {
+	Kind       string    `json:"kind"`
+	Operating  string    `json:"operating"` // "unchecked", "up", "going down", "down" or "going up"
+	Since      time.Time `json:"since"`
+	Doubt      bool      `json:"doubt,omitempty"`      // it fails, and so does everything else: it stays in use
+	Held       time.Time `json:"held_until,omitzero"`  // until when it stays out although it passes
+	At         time.Time `json:"at,omitzero"`          // of the last check
+	Seconds    float64   `json:"seconds"`              // that it took
+	Error      string    `json:"error,omitempty"`      // why it failed
+	Text       string    `json:"agent_text,omitempty"` // what the agent said
+	Passed     uint64    `json:"passed"`               // checks, since the start
+	Failed     uint64    `json:"failed"`
+	DeadPoints int       `json:"dead_points,omitempty"` // introduction points that checks do not get through
 }
 
 // Said is what the operator said about an instance at run time, beside Admin.

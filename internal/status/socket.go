@@ -36,11 +36,12 @@ const answerPatience = 10 * time.Second
 const maxAnswer = 64 << 20 // 64 MiB
 
 // Serve answers with snapshot() on the unix socket at path until ctx ends: GET
-// /status as JSON, GET /metrics as Prometheus text. The socket is created 0600;
+// /status as JSON, GET /metrics as Prometheus text. If there is an operator, it takes
+// orders, too: POST /instances/WORD. No GET changes anything. The socket is created 0600;
 // a stale one of a dead daemon is replaced, one that a live daemon
 // answers on is an error. Idle and slow clients are limited in number
 // and time.
-func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() Snapshot) error {
+func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() Snapshot, operator Operator) error {
 	listener, err := listen(path)
 	if err != nil {
 		return fmt.Errorf("opening the status socket: %w", err)
@@ -53,6 +54,9 @@ func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() S
 		_ = json.NewEncoder(w).Encode(snapshot())
 	})
 	mux.Handle("GET /metrics", metricsHandler(snapshot))
+	if operator != nil {
+		operate(mux, operator)
+	}
 	server := &http.Server{
 		Handler: mux, ConnState: new(connLimit).connState, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -138,14 +142,14 @@ func (c *connLimit) connState(conn net.Conn, state http.ConnState) {
 
 // Query asks the daemon whose socket is at path for its snapshot.
 func Query(ctx context.Context, path string) (s Snapshot, err error) {
-	err = get(ctx, path, "/status", func(body io.Reader) error { return json.NewDecoder(body).Decode(&s) })
+	err = ask(ctx, path, http.MethodGet, "/status", nil, decodeInto(&s))
 	return s, err
 }
 
 // Metrics copies the metrics of the daemon whose socket is at path to out, as
 // Prometheus text.
 func Metrics(ctx context.Context, path string, out io.Writer) error {
-	return get(ctx, path, "/metrics", func(body io.Reader) error {
+	return ask(ctx, path, http.MethodGet, "/metrics", nil, func(body io.Reader) error {
 		_, err := io.Copy(out, body)
 		return err
 	})
@@ -170,15 +174,15 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 	return conn, nil
 }
 
-// get asks the daemon whose socket is at path for one of its pages, and reads it.
-func get(ctx context.Context, path, page string, read func(io.Reader) error) error {
+// ask sends a request to the daemon whose socket is at path, and reads the answer.
+func ask(ctx context.Context, path, method, page string, body io.Reader, read func(io.Reader) error) error {
 	client := http.Client{Timeout: answerPatience, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, path) },
 	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://balancer"+page, nil)
+	request, err := http.NewRequestWithContext(ctx, method, "http://balancer"+page, body)
 	if err != nil {
-		return fmt.Errorf("asking the daemon for its status: %w", err)
+		return fmt.Errorf("asking the daemon: %w", err)
 	}
 	response, err := client.Do(request)
 	if err != nil {
@@ -186,7 +190,7 @@ func get(ctx context.Context, path, page string, read func(io.Reader) error) err
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("asking the daemon for its status: it answered %s", response.Status)
+		return refusal(response)
 	}
 	if err := read(io.LimitReader(response.Body, maxAnswer)); err != nil {
 		return fmt.Errorf("reading the daemon's %s: %w", page[1:], err)

@@ -21,10 +21,15 @@ func serve(t *testing.T, path string) (stop func() error) {
 
 func serveSnapshot(t *testing.T, path string, s Snapshot) (stop func() error) {
 	t.Helper()
+	return serveWith(t, path, s, nil)
+}
+
+func serveWith(t *testing.T, path string, s Snapshot, operator Operator) (stop func() error) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, path, slog.New(slog.DiscardHandler), func() Snapshot { return s })
+		done <- Serve(ctx, path, slog.New(slog.DiscardHandler), func() Snapshot { return s }, operator)
 	}()
 	deadline := time.Now().Add(5 * time.Second)
 	for {
@@ -81,7 +86,7 @@ func TestServeTakesOverFromTheDead(t *testing.T) {
 	abandon(t, path)
 	stop := serve(t, path)
 	defer stop()
-	err := Serve(t.Context(), path, slog.New(slog.DiscardHandler), nil)
+	err := Serve(t.Context(), path, slog.New(slog.DiscardHandler), nil, nil)
 	if err == nil || !strings.Contains(err.Error(), "another balancer") {
 		t.Fatalf("second daemon on one socket: %v", err)
 	}
@@ -119,7 +124,7 @@ func TestQueryUnanswered(t *testing.T) {
 }
 
 func TestServeLongPath(t *testing.T) {
-	err := Serve(t.Context(), filepath.Join(t.TempDir(), strings.Repeat("x", 120)), slog.New(slog.DiscardHandler), nil)
+	err := Serve(t.Context(), filepath.Join(t.TempDir(), strings.Repeat("x", 120)), slog.New(slog.DiscardHandler), nil, nil)
 	if err == nil || !strings.Contains(err.Error(), "shorter state_dir") {
 		t.Fatalf("long path: %v", err)
 	}

@@ -20,17 +20,17 @@ type times struct {
 
 var defaultTimes = times{look: 5 * time.Second, grace: 30 * time.Second, settle: 3 * time.Minute, poll: time.Minute}
 
-// health is how much a tor can do.
-type health int
+// condition is how much a tor can do.
+type condition int
 
 const (
-	down        health = iota // not connected
-	noConsensus               // or only an old one
-	mute                      // no upload through it is answered
+	down        condition = iota // not connected
+	noConsensus                  // or only an old one
+	mute                         // no upload through it is answered
 	well
 )
 
-func (t *Tor) health(now time.Time) health {
+func (t *Tor) health(now time.Time) condition {
 	if !t.client.State().Connected {
 		return down
 	}
@@ -48,14 +48,14 @@ func (t *Tor) health(now time.Time) health {
 // judgement is a tor's health with a delay, so that a tor that restarts keeps its
 // services, and an unstable one does not get them back.
 type judgement struct {
-	health health
+	health condition
 	since  time.Time // since when the tor's health differs; zero if it does not
 	better bool      // whether it is better now
 }
 
 // update updates the judgement. best is the best health that any tor of the pool is
 // judged to have: a tor that is better than that is used at once.
-func (j *judgement) update(now time.Time, is, best health, times times) {
+func (j *judgement) update(now time.Time, is, best condition, times times) {
 	if is == j.health {
 		j.since = time.Time{}
 		return
@@ -111,7 +111,7 @@ func (p *Pool) tell(level slog.Level, text string, t *Tor, attrs ...slog.Attr) {
 	p.record(event.Event{At: time.Now(), Kind: event.Tor, Level: level, Text: text, Attrs: append([]slog.Attr{slog.String("tor", t.name)}, attrs...)})
 }
 
-func (p *Pool) bestLocked() health {
+func (p *Pool) bestLocked() condition {
 	best := down
 	for _, t := range p.tors {
 		best = max(best, t.judged.health)

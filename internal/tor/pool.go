@@ -2,6 +2,7 @@ package tor
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -20,7 +21,9 @@ type Pool struct {
 	tors      []*Tor
 	record    event.Recorder // Run's
 	times     times
-	temporary string // a directory to remove in the end
+	temporary string   // a directory to remove in the end
+	secret    [32]byte // names circuits to tor
+	auth      authorizations
 
 	mu      sync.Mutex
 	serving []*Tor        // those that have services now; never empty
@@ -32,7 +35,9 @@ func NewPool(tors ...*Tor) *Pool {
 	if len(tors) == 0 {
 		panic("tor: a pool without a tor")
 	}
-	return &Pool{tors: tors, times: defaultTimes, serving: tors, changed: make(chan struct{})}
+	p := &Pool{tors: tors, times: defaultTimes, serving: tors, changed: make(chan struct{})}
+	_, _ = rand.Read(p.secret[:]) // never fails
+	return p
 }
 
 // Tors returns all tors of the pool, including those that do not serve now.

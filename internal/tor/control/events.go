@@ -59,6 +59,11 @@ func tell[T any](to readers[T], what T) {
 // dispatch passes an event on, and never blocks. A malformed one is still well
 // framed, so the connection stays.
 func (s *session) dispatch(r *reply) {
+	switch keyword, rest, _ := strings.Cut(r.lines[0], " "); keyword {
+	case "CIRC", "CIRC_MINOR", "STREAM":
+		s.dispatchTraffic(keyword, rest)
+		return
+	}
 	e, err := parseEvent(r)
 	if err != nil {
 		s.log.Debug("malformed event from tor", "error", err)
@@ -66,6 +71,7 @@ func (s *session) dispatch(r *reply) {
 	}
 	if e.hsDesc != nil {
 		s.deliver(e.hsDesc)
+		s.tellFetch(e.hsDesc)
 		return
 	}
 	c := s.client

@@ -28,8 +28,12 @@ type session struct {
 	done     chan struct{} // closed when the session has ended
 	cause    error         // why; set before done is closed
 
+	retune chan struct{} // wakes who writes to the event connection
+
 	mu      sync.Mutex
 	pending map[pair]*pendingRequest
+	follow  followers
+	answers []func(*reply) // for what was sent on the event connection, in order
 }
 
 // request is one command in flight. exec runs on the command loop. Its results
@@ -50,6 +54,7 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 		client: c, log: c.cfg.Log, commands: commands, version: version,
 		requests: make(chan *request),
 		done:     make(chan struct{}),
+		retune:   make(chan struct{}, 1),
 		pending:  make(map[pair]*pendingRequest),
 	}
 	if err := s.setUp(ctx, c.cfg); err != nil {
@@ -101,6 +106,7 @@ func (s *session) run(ctx context.Context) error {
 	s.cause = context.Cause(ctx)
 	s.client.detach(s)
 	close(s.done)
+	s.endFollowers()
 	return s.cause
 }
 
@@ -156,7 +162,7 @@ func (s *session) do(ctx context.Context, exec func(l *controlConn) error) error
 func (s *session) lost() error { return fmt.Errorf("%w: %w", ErrNotConnected, s.cause) }
 
 // pump reads events for as long as the connection lives. It blocks on tor
-// alone. A reply that is not an event answers a heartbeat.
+// alone. A reply that is not an event answers what was sent.
 func (s *session) pump(context.Context) error {
 	patience := s.client.cfg.Heartbeat + s.client.cfg.CommandTimeout
 	for {
@@ -174,28 +180,61 @@ func (s *session) pump(context.Context) error {
 		switch {
 		case r.isEvent():
 			s.dispatch(r)
-		case !r.ok():
-			s.log.Debug("tor refused the heartbeat", "code", r.code, "text", r.text())
+		default:
+			s.answered(r)
 		}
 	}
 }
 
 // heartbeat writes to the event connection, which the pump only reads.
 func (s *session) heartbeat(ctx context.Context) error {
-	ticker := time.NewTicker(s.client.cfg.Heartbeat)
+	period := s.client.cfg.Heartbeat
+	ticker := time.NewTicker(period)
 	defer ticker.Stop()
+	command, answered := keepActive, s.refusedHeartbeat
 	for {
-		deadline := time.Now().Add(s.client.cfg.CommandTimeout)
-		if err := s.events.conn.SetWriteDeadline(deadline); err != nil {
-			return fmt.Errorf("event connection: %w", err)
-		}
-		if err := s.events.write(keepActive, nil); err != nil {
+		if err := s.tell(command, answered); err != nil {
 			return fmt.Errorf("event connection: %w", err)
 		}
 		select {
-		case <-ticker.C:
+		case now := <-ticker.C:
+			s.relax(now, period)
+			command, answered = keepActive, s.refusedHeartbeat
+		case <-s.retune:
+			command, answered = s.wanted()
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// tell sends a command on the event connection, whose answer the pump will get.
+func (s *session) tell(command string, answered func(*reply)) error {
+	deadline := time.Now().Add(s.client.cfg.CommandTimeout)
+	if err := s.events.conn.SetWriteDeadline(deadline); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.answers = append(s.answers, answered)
+	s.mu.Unlock()
+	return s.events.write(command, nil)
+}
+
+// answered passes a reply on the event connection to who waits for it.
+func (s *session) answered(r *reply) {
+	s.mu.Lock()
+	var first func(*reply)
+	if len(s.answers) > 0 {
+		first, s.answers = s.answers[0], s.answers[1:]
+	}
+	s.mu.Unlock()
+	if first != nil {
+		first(r)
+	}
+}
+
+func (s *session) refusedHeartbeat(r *reply) {
+	if !r.ok() {
+		s.log.Debug("tor refused the heartbeat", "code", r.code, "text", r.text())
 	}
 }

@@ -1,0 +1,236 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/health"
+	"onionbalancer/internal/state"
+	"onionbalancer/internal/status"
+	"onionbalancer/selection"
+)
+
+// member is an instance as a service has it.
+type member struct {
+	service descriptor.Address
+	name    string
+	address descriptor.Address
+}
+
+// Operate implements status.Operator. Orders are carried out one after the other: two
+// at once might take out the last two instances.
+func (d *Daemon) Operate(ctx context.Context, o status.Order) (status.Answer, error) {
+	d.orders.Lock()
+	defer d.orders.Unlock()
+	change, out, err := changeOf(o)
+	if err != nil {
+		return status.Answer{}, err
+	}
+	address, services, err := d.resolve(o.Instance, o.Service)
+	if err != nil {
+		return status.Answer{}, err
+	}
+	var last []string
+	for _, s := range services {
+		if out && isLast(s, address) {
+			last = append(last, s.Address)
+		}
+	}
+	if len(last) > 0 && !o.Force {
+		return status.Answer{}, refuse(http.StatusConflict, "%s is the last instance of %s in service; --force takes it out all the same", o.Instance, oneOf(last))
+	}
+	word, err := d.rooms.backends.SetWord(ctx, address, change)
+	if err != nil {
+		return status.Answer{}, err
+	}
+	if _, now, err := d.resolve(address.String(), ""); err == nil { // else they were configured anew meanwhile
+		services = now
+	}
+	answer := answerOf(address, services, word)
+	answer.Notes = notes(o, answer, last)
+	return answer, nil
+}
+
+// InstanceStatus implements status.Operator.
+func (d *Daemon) InstanceStatus(instance, service string) (status.Answer, error) {
+	address, services, err := d.resolve(instance, service)
+	if err != nil {
+		return status.Answer{}, err
+	}
+	return answerOf(address, services, d.rooms.backends.Word(address)), nil
+}
+
+// changeOf returns what an order changes of the operator's word, and whether it takes
+// an instance out.
+func changeOf(o status.Order) (change func(*state.Word), out bool, err error) {
+	if o.Word != "weight" {
+		if o.Weight != "" {
+			return nil, false, refuse(http.StatusBadRequest, "a weight goes with the word \"weight\" alone, not with %q", o.Word)
+		}
+		admin := health.Admin(o.Word)
+		if admin == health.Ready {
+			admin = ""
+		}
+		return func(w *state.Word) { w.Admin = admin }, admin != "", nil
+	}
+	weight, err := health.ParseWeight(o.Weight)
+	if err != nil {
+		return nil, false, refuse(http.StatusBadRequest, "%v", err)
+	}
+	return func(w *state.Word) { w.Weight = weight }, weight.Zero(), nil
+}
+
+// resolve returns the address of an instance and the services that use it, as they are
+// now.
+func (d *Daemon) resolve(instance, service string) (descriptor.Address, []status.Service, error) {
+	d.mu.Lock()
+	var all []member
+	running := make(map[descriptor.Address]*running, len(d.services))
+	for a, r := range d.services {
+		running[a] = r
+		for _, i := range r.cfg.Instances {
+			all = append(all, member{a, i.Name, i.Address})
+		}
+	}
+	d.mu.Unlock()
+	address, err := find(all, instance, service)
+	if err != nil {
+		return address, nil, err
+	}
+	var services []status.Service
+	for _, c := range all {
+		if c.address != address {
+			continue
+		}
+		s := running[c.service].Status()
+		if !slices.ContainsFunc(s.Instances, func(i status.Instance) bool { return i.Address == address.String() }) {
+			return address, nil, refuse(http.StatusServiceUnavailable, "%s has only just been configured: try again in a moment", s.Address)
+		}
+		services = append(services, s)
+	}
+	slices.SortFunc(services, func(a, b status.Service) int { return strings.Compare(a.Address, b.Address) })
+	return address, services, nil
+}
+
+// find returns the one address that instance, a name or an address, stands for in all
+// services, or in the one that is named.
+func find(all []member, instance, service string) (found descriptor.Address, err error) {
+	if service != "" {
+		only, err := descriptor.ParseAddress(service)
+		if err != nil {
+			return found, refuse(http.StatusBadRequest, "--service: %v", err)
+		}
+		all = slices.DeleteFunc(slices.Clone(all), func(c member) bool { return c.service != only })
+		if len(all) == 0 {
+			return found, refuse(http.StatusNotFound, "there is no service %s", service)
+		}
+	}
+	named, _ := descriptor.ParseAddress(instance) // zero for a name
+	var names, places []string
+	various := make(map[descriptor.Address]bool)
+	for _, c := range all {
+		names = append(names, c.name)
+		if c.name == instance || c.address == named {
+			found = c.address
+			various[c.address] = true
+			places = append(places, fmt.Sprintf("%s of %s", c.address, c.service))
+		}
+	}
+	slices.Sort(names)
+	slices.Sort(places)
+	switch names = slices.Compact(names); {
+	case len(various) == 0:
+		return found, refuse(http.StatusNotFound, "there is no instance %q, but %s", instance, listed(names))
+	case len(various) > 1:
+		return found, refuse(http.StatusConflict, "%q stands for several instances: %s; pick one with --service ADDRESS", instance, listed(places))
+	}
+	return found, nil
+}
+
+// listed joins texts, as far as somebody reads them.
+func listed(texts []string) string {
+	const most = 20
+	if more := len(texts) - most; more > 0 {
+		texts = append(slices.Clone(texts[:most]), fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(texts, ", ")
+}
+
+// oneOf names the first of some services, and how many others there are.
+func oneOf(services []string) string {
+	if len(services) == 1 {
+		return services[0]
+	}
+	return fmt.Sprintf("%s and %d more", services[0], len(services)-1)
+}
+
+// isLast reports whether an instance is in service, and no other of the service is.
+func isLast(s status.Service, address descriptor.Address) bool {
+	for _, i := range s.Instances {
+		wanted := i.Drain == nil && i.Weight > 0
+		switch {
+		case i.Address == address.String():
+			if !wanted || i.State != status.StateOK && i.State != status.StateStarting {
+				return false
+			}
+		case wanted && i.State == status.StateOK:
+			return false
+		}
+	}
+	return true
+}
+
+// answerOf describes an instance of some services.
+func answerOf(address descriptor.Address, services []status.Service, word state.Word) status.Answer {
+	a := status.Answer{Address: address.String(), Weight: word.Weight.String(), Since: word.Since}
+	for _, s := range services {
+		for _, i := range s.Instances {
+			if i.Address == a.Address {
+				a.Admin = i.Admin
+				a.Uses = append(a.Uses, status.Use{Service: s.Address, Strategy: s.Strategy, Instance: i})
+			}
+		}
+	}
+	return a
+}
+
+// notes says what the operator may not expect. last are the services that are left with
+// no instance in service.
+func notes(o status.Order, a status.Answer, last []string) (list []string) {
+	out := a.Uses[0].Instance.Drain != nil
+	switch {
+	case len(a.Uses) == 1:
+	case o.Word == "weight":
+		list = append(list, fmt.Sprintf("%d services use it: the weight is the same for all of them", len(a.Uses)))
+	default:
+		list = append(list, fmt.Sprintf("%d services use it: it is %q for all of them", len(a.Uses), o.Word))
+	}
+	if len(last) > 0 {
+		list = append(list, fmt.Sprintf("no other instance of %s is in service: its introduction points stay published until one is, or until they expire", oneOf(last)))
+	}
+	if o.Word == "ready" && out {
+		list = append(list, fmt.Sprintf("it gets no visitors all the same: its weight is %s", a.Weight))
+	}
+	if o.Word != "weight" {
+		return list
+	}
+	if a.Admin != string(health.Ready) {
+		list = append(list, fmt.Sprintf("it gets no visitors all the same: it is %q", a.Admin))
+	}
+	weight, _ := health.ParseWeight(a.Weight)
+	for _, u := range a.Uses {
+		if !selection.Weighs(u.Strategy) && weight != (health.Weight{}) && !weight.Zero() {
+			list = append(list, fmt.Sprintf("the strategy %q of %s takes no notice of weights but 0", u.Strategy, u.Service))
+			break
+		}
+	}
+	return list
+}
+
+func refuse(code int, format string, args ...any) error {
+	return &status.RefusedError{Status: code, Reason: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,156 @@
+package daemon
+
+import (
+	"errors"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/sim"
+)
+
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	var a [5]descriptor.Address
+	for n := range a {
+		a[n] = writeKey(t, filepath.Join(dir, string(rune('a'+n))), byte(n+1))
+	}
+	front, back, one, two, three := a[0], a[1], a[2], a[3], a[4]
+	all := []member{{front, "web1", one}, {front, "web2", two}, {back, "web1", one}, {back, "db", three}, {back, "web2", three}}
+	for _, test := range []struct {
+		instance, service string
+		want              descriptor.Address
+		status            int
+		says              string
+	}{
+		{"web1", "", one, 0, ""},
+		{"db", "", three, 0, ""},
+		{three.String(), "", three, 0, ""},
+		{strings.ToUpper(two.Label()), "", two, 0, ""},
+		{"web2", front.String(), two, 0, ""},
+		{"web2", back.Label(), three, 0, ""},
+		{"web2", "", two, http.StatusConflict, "pick one with --service ADDRESS"},
+		{"web3", "", one, http.StatusNotFound, `there is no instance "web3", but db, web1, web2`},
+		{"db", front.String(), one, http.StatusNotFound, "but web1, web2"},
+		{front.String(), "", one, http.StatusNotFound, "there is no instance"},
+		{"", "", one, http.StatusNotFound, "there is no instance"},
+		{"web1", one.String(), one, http.StatusNotFound, "there is no service"},
+		{"web1", "front", one, http.StatusBadRequest, "--service: reading address"},
+	} {
+		got, err := find(all, test.instance, test.service)
+		refused := (*status.RefusedError)(nil)
+		switch {
+		case test.status == 0 && (err != nil || got != test.want):
+			t.Errorf("%q of %q: %v, %v; want %v", test.instance, test.service, got, err, test.want)
+		case test.status != 0 && (!errors.As(err, &refused) || refused.Status != test.status || !strings.Contains(refused.Reason, test.says)):
+			t.Errorf("%q of %q: %v, want %d with %q", test.instance, test.service, err, test.status, test.says)
+		}
+	}
+}
+
+func TestIsLast(t *testing.T) {
+	address := writeKey(t, t.TempDir(), 1)
+	up := func() status.Instance { return status.Instance{State: status.StateOK, Weight: 1} }
+	with := func(change func(*status.Instance)) status.Instance {
+		i := up()
+		change(&i)
+		return i
+	}
+	out := with(func(i *status.Instance) { i.Drain = &status.Drain{} })
+	down := with(func(i *status.Instance) { i.State = status.StateUnknown })
+	starting := with(func(i *status.Instance) { i.State = status.StateStarting })
+	light := with(func(i *status.Instance) { i.Weight = 0 })
+	for _, test := range []struct {
+		what   string
+		target status.Instance
+		others []status.Instance
+		want   bool
+	}{
+		{"another is in service", up(), []status.Instance{down, up()}, false},
+		{"alone", up(), nil, true},
+		{"the others are drained, down, starting or of weight 0", up(), []status.Instance{out, down, starting, light}, true},
+		{"it may be about to be the only one", starting, []status.Instance{starting}, true},
+		{"it is out", out, []status.Instance{down}, false},
+		{"it is down", down, []status.Instance{down}, false},
+	} {
+		test.target.Address = address.String()
+		s := status.Service{Instances: append(test.others, test.target)}
+		if got := isLast(s, address); got != test.want {
+			t.Errorf("%s: %v", test.what, got)
+		}
+	}
+}
+
+// The operator's orders on a running daemon, with an instance that two services use.
+func TestOrders(t *testing.T) {
+	dir := t.TempDir()
+	a, b := writeKey(t, filepath.Join(dir, "a"), 1), writeKey(t, filepath.Join(dir, "b"), 2)
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one, two := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		cfg := parse(t, dir, torTable+service("a", one, two)+strings.Replace(service("b", one, two), "[[service]]\n", "[[service]]\nstrategy = \"random\"\n", 1))
+		onSim(t, net, cfg, func(d *Daemon) {
+			pass := func() { time.Sleep(time.Minute); synctest.Wait() }
+			order := func(o status.Order) (status.Answer, string) {
+				t.Helper()
+				answer, err := d.Operate(t.Context(), o)
+				pass()
+				if err != nil {
+					return answer, err.Error()
+				}
+				return answer, strings.Join(answer.Notes, "; ")
+			}
+			pass()
+			answer, said := order(status.Order{Word: "drain", Instance: "web1"})
+			if answer.Address != one.Address().String() || answer.Admin != "drain" || len(answer.Uses) != 2 || !strings.Contains(said, `2 services use it: it is "drain" for all of them`) {
+				t.Fatalf("drain: %+v, %s", answer, said)
+			}
+			now, err := d.InstanceStatus("web1", b.String())
+			if err != nil || now.Admin != "drain" || len(now.Uses) != 2 || now.Uses[0].Instance.Drain.Left.IsZero() || now.Uses[1].Instance.Drain.Left.IsZero() {
+				t.Errorf("a minute later: %+v, %v", now, err)
+			}
+			if _, said = order(status.Order{Word: "maint", Instance: "web2"}); !strings.Contains(said, "web2 is the last instance of ") || !strings.Contains(said, " and 1 more in service; --force") {
+				t.Errorf("the last one: %s", said)
+			}
+			if _, said = order(status.Order{Word: "weight", Instance: "web2", Weight: "0%"}); !strings.Contains(said, "web2 is the last instance of ") {
+				t.Errorf("the last one, by its weight: %s", said)
+			}
+			if answer, said = order(status.Order{Word: "maint", Instance: "web1"}); answer.Admin != "maint" {
+				t.Errorf("drained, then maint: %+v, %s", answer, said)
+			}
+			if answer, said = order(status.Order{Word: "weight", Instance: "web1", Weight: "50%"}); answer.Weight != "50%" ||
+				!strings.Contains(said, `all the same: it is "maint"`) || !strings.Contains(said, `the strategy "random" of `+b.String()) {
+				t.Errorf("a weight: %+v, %s", answer, said)
+			}
+			if answer, said = order(status.Order{Word: "ready", Instance: "web1"}); answer.Admin != "ready" || answer.Weight != "50%" {
+				t.Errorf("ready: %+v, %s", answer, said)
+			}
+			if _, said = order(status.Order{Word: "weight", Instance: "web1", Weight: "300"}); !strings.Contains(said, "from 0 to 256") {
+				t.Errorf("no weight: %s", said)
+			}
+			if _, said = order(status.Order{Word: "drain", Instance: "web1", Weight: "3"}); !strings.Contains(said, `alone, not with "drain"`) {
+				t.Errorf("a weight too many: %s", said)
+			}
+			_, said = order(status.Order{Word: "drain", Instance: "web1"})
+			if answer, said = order(status.Order{Word: "drain", Instance: "web2", Force: true}); answer.Admin != "drain" || !strings.Contains(said, "stay published until one is") {
+				t.Errorf("the last one by force: %+v, %s", answer, said)
+			}
+			if r := net.NewClient(a, sim.ClientConfig{}).Request(); r.Err != nil || r.Instance != two {
+				t.Errorf("a request when all are drained: %+v", r)
+			}
+		})
+		// Another daemon, of the same state directory.
+		onSim(t, net, cfg, func(d *Daemon) {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if now, err := d.InstanceStatus("web1", ""); err != nil || now.Admin != "drain" || now.Weight != "50%" || now.Since.IsZero() {
+				t.Errorf("after a restart: %+v, %v", now, err)
+			}
+		})
+	})
+}

@@ -1,0 +1,152 @@
+package status
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+)
+
+// Words are what an operator may say about an instance at run time.
+var Words = []string{"drain", "ready", "maint", "weight"}
+
+// Order is what an operator says about one instance.
+type Order struct {
+	Word     string `json:"-"`                 // one of Words
+	Instance string `json:"instance"`          // name or address
+	Service  string `json:"service,omitempty"` // the public address, for a name that stands for several instances
+	Weight   string `json:"weight,omitempty"`  // with the word "weight": "50", "50%" or "default"
+	Force    bool   `json:"force,omitempty"`   // take the last one out as well
+}
+
+// Answer says what an order has done, or what is so.
+type Answer struct {
+	Address string    `json:"address"` // of the instance
+	Admin   string    `json:"admin"`   // in force
+	Weight  string    `json:"weight"`  // "50", "50%", or "default" for the configured one
+	Since   time.Time `json:"since,omitzero"`
+	Uses    []Use     `json:"services"`
+	Notes   []string  `json:"notes,omitempty"` // what an operator should know
+}
+
+// Use is a service's use of an instance.
+type Use struct {
+	Service  string   `json:"service"`
+	Strategy string   `json:"strategy"`
+	Instance Instance `json:"instance"`
+}
+
+// Operator carries out orders. A *RefusedError says that an order is at fault, any
+// other error that it could not be carried out; then nothing has changed.
+type Operator interface {
+	Operate(ctx context.Context, o Order) (Answer, error)
+	// InstanceStatus describes an instance, by its name or address as in an Order.
+	InstanceStatus(instance, service string) (Answer, error)
+}
+
+// RefusedError says why an order is refused.
+type RefusedError struct {
+	Status int // of HTTP
+	Reason string
+}
+
+func (e *RefusedError) Error() string { return e.Reason }
+
+// maxOrder limits the size of an order, in bytes.
+const maxOrder = 4 << 10
+
+// operate adds what an operator may do to mux.
+func operate(mux *http.ServeMux, operator Operator) {
+	mux.HandleFunc("POST /instances/{word}", func(w http.ResponseWriter, r *http.Request) {
+		o, err := readOrder(w, r)
+		if err != nil {
+			reply(w, nil, err)
+			return
+		}
+		answer, err := operator.Operate(r.Context(), o)
+		reply(w, answer, err)
+	})
+	mux.HandleFunc("GET /instances/{instance}", func(w http.ResponseWriter, r *http.Request) {
+		answer, err := operator.InstanceStatus(r.PathValue("instance"), r.URL.Query().Get("service"))
+		reply(w, answer, err)
+	})
+}
+
+func readOrder(w http.ResponseWriter, r *http.Request) (o Order, err error) {
+	o.Word = r.PathValue("word")
+	if !slices.Contains(Words, o.Word) {
+		return o, &RefusedError{http.StatusNotFound, fmt.Sprintf("there is no word %q, only %q", o.Word, Words)}
+	}
+	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&o); err != nil {
+		status := http.StatusBadRequest
+		if errors.As(err, new(*http.MaxBytesError)) {
+			status = http.StatusRequestEntityTooLarge
+		}
+		return o, &RefusedError{status, "reading the order: " + err.Error()}
+	}
+	if _, err := decoder.Token(); err != io.EOF {
+		return o, &RefusedError{http.StatusBadRequest, "reading the order: there is more behind it"}
+	}
+	return o, nil
+}
+
+// failure is the body of an answer that is an error.
+type failure struct {
+	Error string `json:"error"`
+}
+
+// reply writes an answer, or the error instead.
+func reply(w http.ResponseWriter, answer any, err error) {
+	status := http.StatusOK
+	if err != nil {
+		status, answer = http.StatusInternalServerError, failure{err.Error()}
+		if refused := (*RefusedError)(nil); errors.As(err, &refused) {
+			status = refused.Status
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(answer) // clients may have closed the connection
+}
+
+// Operate has the daemon whose socket is at path carry out an order.
+func Operate(ctx context.Context, path string, o Order) (answer Answer, err error) {
+	body, err := json.Marshal(o)
+	if err != nil {
+		return answer, fmt.Errorf("asking the daemon: %w", err)
+	}
+	err = ask(ctx, path, http.MethodPost, "/instances/"+url.PathEscape(o.Word), bytes.NewReader(body), decodeInto(&answer))
+	return answer, err
+}
+
+// QueryInstance asks the daemon whose socket is at path for one instance, by its name
+// or address as in an Order.
+func QueryInstance(ctx context.Context, path, instance, service string) (answer Answer, err error) {
+	page := "/instances/" + url.PathEscape(instance)
+	if service != "" {
+		page += "?" + url.Values{"service": {service}}.Encode()
+	}
+	err = ask(ctx, path, http.MethodGet, page, nil, decodeInto(&answer))
+	return answer, err
+}
+
+func decodeInto(v any) func(io.Reader) error {
+	return func(body io.Reader) error { return json.NewDecoder(body).Decode(v) }
+}
+
+// refusal returns the error of an answer that is not 200 OK.
+func refusal(response *http.Response) error {
+	var f failure
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxOrder)).Decode(&f); err == nil && f.Error != "" {
+		return &RefusedError{response.StatusCode, f.Error}
+	}
+	return fmt.Errorf("asking the daemon: it answered %s; is it of another version than this program?", response.Status)
+}

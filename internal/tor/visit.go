@@ -1,0 +1,129 @@
+package tor
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"onionbalancer/internal/health"
+	"onionbalancer/internal/tor/control"
+)
+
+// lateEvents is how long to wait for the last events of a visit after the SOCKS port's
+// answer: they come over another connection, a millisecond later as a rule.
+const lateEvents = time.Second
+
+// Dial connects to an onion service through the tor that serves it. The trace
+// says how far it came, if there is an error too. Points are those that were tried by
+// circuits of this visit, as far as tor's events say so without doubt. ctx bounds it.
+func (p *Pool) Dial(ctx context.Context, v health.Visit) (net.Conn, health.Trace, error) {
+	t := p.For(v.Address)
+	given, err := p.handKey(ctx, t, v.Address)
+	conn, trace, dialErr := t.visit(ctx, v, p.socksUser(v))
+	if dialErr != nil && trace.Stage == health.NoPoint && given && ctx.Err() == nil {
+		// SIGNAL NEWNYM makes tor forget client keys.
+		if again, _ := p.giveKey(ctx, t, v.Address); again {
+			conn, trace, dialErr = t.visit(ctx, v, p.socksUser(v))
+		}
+	}
+	if dialErr != nil {
+		return nil, trace, fmt.Errorf("visiting %s:%d: %w", v.Address.Short(), v.Port, both(dialErr, err))
+	}
+	return conn, trace, nil
+}
+
+// socksUser names the circuits of a visit to tor, which isolates SOCKS users. It says
+// nothing to who does not know the pool's secret.
+func (p *Pool) socksUser(v health.Visit) string {
+	m := hmac.New(sha256.New, p.secret[:])
+	m.Write(v.Address[:])
+	m.Write([]byte(v.Circuit))
+	return hex.EncodeToString(m.Sum(nil)[:16])
+}
+
+// visit is one try of Dial.
+func (t *Tor) visit(ctx context.Context, v health.Visit, user string) (net.Conn, health.Trace, error) {
+	trace := health.Trace{Via: t.name, Stage: health.NoTor}
+	conn, err := t.dialSocks(ctx)
+	if err != nil {
+		return nil, trace, err
+	}
+	seen := newPassage()
+	followed, cancel := context.WithCancel(ctx)
+	defer cancel()
+	host := v.Address.Label()
+	events, noEvents := t.client.Follow(followed, control.Followed{User: user, Address: host, Port: v.Port})
+	if noEvents == nil {
+		go seen.follow(events, followed.Done())
+	}
+	code, taken, err := socksConnect(ctx, conn, user, host+".onion", v.Port)
+	if code != noCode && noEvents == nil {
+		seen.wait(ctx)
+	}
+	trace.Points = seen.points()
+	if code == socksSucceeded && err == nil {
+		trace.Stage = health.Connected
+		return conn, trace, nil
+	}
+	_ = conn.Close()
+	switch {
+	case !taken:
+		return nil, trace, err
+	case code == socksSucceeded:
+		trace.Stage = health.Connected
+		return nil, trace, err
+	}
+	var why error
+	if trace.Stage, why = seen.outcome(code); noEvents != nil {
+		trace.Stage, why = outcomeOf(code)
+	}
+	return nil, trace, both(why, err)
+}
+
+// both joins two errors in one line. Either may be nil.
+func both(first, second error) error {
+	switch {
+	case first == nil:
+		return second
+	case second == nil:
+		return first
+	}
+	return fmt.Errorf("%w: %w", first, second)
+}
+
+// wait waits for the stream's last event.
+func (p *passage) wait(ctx context.Context) {
+	timer := time.NewTimer(lateEvents)
+	defer timer.Stop()
+	select {
+	case <-p.finished:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// dialSocks connects to the SOCKS port of a tor that can build circuits.
+func (t *Tor) dialSocks(ctx context.Context) (net.Conn, error) {
+	enough, err := t.client.GetInfo(ctx, "status/enough-dir-info")
+	switch {
+	case err != nil:
+		return nil, err
+	case strings.TrimSpace(string(enough)) != "1":
+		return nil, errors.New("tor has not enough directory information yet")
+	}
+	network, address, err := t.Socks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, fmt.Errorf("dialling tor's SOCKS port: %w", err)
+	}
+	return conn, nil
+}

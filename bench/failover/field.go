@@ -209,10 +209,8 @@ func (f *field) addProbes(ctx context.Context) error {
 // groups are those of everything that may be cut off.
 func (f *field) groups() []uint32 {
 	groups := []uint32{oursGroup, f.Net.Client(managerTor).Group()}
-	for _, s := range f.sets {
-		for _, i := range s.instances {
-			groups = append(groups, i.Group())
-		}
+	for _, i := range f.instances() {
+		groups = append(groups, i.Group())
 	}
 	return groups
 }

@@ -173,7 +173,7 @@ func (f *field) calm(ctx context.Context, name string) error {
 		c := f.watch.Consensus()
 		left := time.Until(c.NextChange())
 		if left > rowTakes {
-			f.learnAll(ctx)
+			f.learnAll(ctx, f.instances())
 		}
 		missing := f.missing()
 		harness.Progress("%s: waiting for a calm network, next change in %.0f s, %d instances are missing: %v",
@@ -187,19 +187,27 @@ func (f *field) calm(ctx context.Context, name string) error {
 	}
 }
 
-// learnAll reads the descriptors of all instances.
-func (f *field) learnAll(ctx context.Context) {
+// learnAll reads the descriptors of instances.
+func (f *field) learnAll(ctx context.Context, instances []*testnet.Service) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	var group errgroup.Group
-	group.SetLimit(4)
-	for _, s := range f.sets {
-		for _, i := range s.instances {
-			group.Go(func() error {
-				_ = f.watch.learn(ctx, i.Name(), i.Address()) // what is not known is missing
-				return nil
-			})
-		}
+	group.SetLimit(5)
+	for _, i := range instances {
+		group.Go(func() error {
+			_ = f.watch.learn(ctx, i.Name(), i.Address()) // what is not known is missing
+			return nil
+		})
 	}
 	_ = group.Wait()
+}
+
+// instances are those of all sets.
+func (f *field) instances() (all []*testnet.Service) {
+	for _, s := range f.sets {
+		all = append(all, s.instances...)
+	}
+	return all
 }
 
 // missing lists instances that lack in a descriptor that an HSDir has.
@@ -286,20 +294,20 @@ func (t *trial) last(ctx context.Context) {
 		case time.Since(clean) > afterClean && time.Since(began) > atLeast:
 			return
 		}
-		t.learn(ctx)
 		if !sleep(ctx, time.Second) {
 			return
 		}
+		t.learn(ctx)
 	}
 }
 
 // learn reads the victims' descriptors.
 func (t *trial) learn(ctx context.Context) {
+	var all []*testnet.Service
 	for _, victims := range t.victims {
-		for _, v := range victims {
-			_ = t.watch.learn(ctx, v.Name(), v.Address()) // of a dead one none may be left
-		}
+		all = append(all, victims...)
 	}
+	t.learnAll(ctx, all)
 }
 
 // recover waits until the victims are back.

@@ -236,6 +236,15 @@ func (n *network) testPublish(ctx context.Context, t *testing.T) {
 	if err != nil || got.Descriptor.RevisionCounter != 1000 {
 		t.Fatalf("fetching what was published: %+v, %v", got, err)
 	}
+	askAll := func(keys descriptor.PeriodKeys, revision uint64, want error) {
+		for _, h := range slices.Concat(c.Current().Fetch(keys.Blinded)...) {
+			got, err := f.AskOuter(ctx, c, keys, h.Fingerprint, time.Now())
+			if !errors.Is(err, want) || len(got.HSDirs) != 1 || got.HSDirs[0].HSDir.Fingerprint != h.Fingerprint || got.HSDirs[0].Revision != revision {
+				t.Errorf("HSDir %s alone: %+v, %v, want revision %d, %v", h.Hex(), got.HSDirs, err, revision, want)
+			}
+		}
+	}
+	askAll(keys, 1000, nil)
 	other, err := descriptor.IdentityKeyFromSeed(slices.Repeat([]byte{8}, 32))
 	if err != nil {
 		t.Fatal(err)
@@ -248,11 +257,16 @@ func (n *network) testPublish(ctx context.Context, t *testing.T) {
 		t.Errorf("fetching what was never published: %+v, %v", got, err)
 	}
 
+	askAll(unknown, 0, hsdir.ErrNotFound)
+
 	if confirmed, rejected := settled(publish(hsdir.FirstRole, 1000)); confirmed != 0 || rejected != 8 {
 		t.Errorf("the same revision counter: %d confirmed, %d rejected", confirmed, rejected)
 	}
 	if confirmed, rejected := settled(publish(hsdir.FirstRole, 1001)); confirmed != 8 || rejected != 0 {
 		t.Errorf("a higher revision counter: %d confirmed, %d rejected", confirmed, rejected)
+	}
+	if c.CurrentPeriod() == c.Period(hsdir.FirstRole) {
+		askAll(keys, 1001, nil)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/printable"
+	"onionbalancer/internal/probe"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/keystore/sealed"
@@ -245,6 +246,15 @@ func (k *keyShown) configText() string {
 		text += "There, give a pin-source that needs no terminal: file:PATH or credential:NAME.\n"
 	}
 	return text
+}
+
+// instanceText is the line for the instances.
+func (k *keyShown) instanceText() string {
+	address, err := descriptor.ParseAddress(k.Address)
+	if err != nil {
+		return ""
+	}
+	return "In the ob_config of each instance: " + probe.Line(address) + "\n"
 }
 
 // daemonsPIN reports whether a daemon can read its PIN from there by itself.

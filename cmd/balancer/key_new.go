@@ -96,8 +96,8 @@ func (o *newOptions) makePlain(cmd *cobra.Command, path string) error {
 	}
 	return showLine(cmd, o.asJSON, shown, func(w io.Writer) {
 		shown.write(w)
-		fmt.Fprintf(w, "\nBack up %s, for your eyes only: when it is lost, so is the address.\nIn the configuration: key = %q\n",
-			printable.Text(shown.Path), shown.Path)
+		fmt.Fprintf(w, "\nBack up %s, for your eyes only: when it is lost, so is the address.\nIn the configuration: key = %q\n%s",
+			printable.Text(shown.Path), shown.Path, shown.instanceText())
 	})
 }
 
@@ -209,7 +209,7 @@ func (o *newOptions) uris() ([]*pkcs11uri.URI, error) {
 
 func (s *sealedNew) write(w io.Writer) {
 	s.keyShown.write(w)
-	fmt.Fprint(w, "\n", triedText, "\n", s.configText())
+	fmt.Fprint(w, "\n", triedText, "\n", s.configText(), s.instanceText())
 	switch {
 	case s.Spare != nil && s.Backup != "":
 		fmt.Fprintf(w, "\nThe spare is %s with %s, the backup %s.\n%s", printable.Text(s.Spare.Path), tokenText(s.Spare.Sealed.Token), printable.Text(s.Backup), backupText)

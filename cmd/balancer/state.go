@@ -26,7 +26,8 @@ func newStateCommand() *cobra.Command {
 		Short: "Look at the balancer's stored state",
 		Long: `Look at the state that the balancer keeps between two runs, in state.db in state_dir.
 
-None of it is a secret, and none of it is configuration. If it is lost, the
+None of it is configuration. The keys of probe addresses are secrets, and never
+shown; if they are lost, the lines for them in ob_config are others. Of all else the
 balancer starts again from the network.`,
 	}
 	addCommands(cmd, newStateShowCommand())

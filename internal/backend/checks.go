@@ -172,3 +172,20 @@ func worse(a, b health.Admin) health.Admin {
 	}
 	return cmp.Or(a, health.Ready)
 }
+
+// LastCheck returns the result of the last check of an instance's own address, the
+// zero Result if there was none.
+func (s *Set) LastCheck(a descriptor.Address) (last health.Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := s.watches[a]
+	if w == nil {
+		return last
+	}
+	for spec := range w.checks {
+		if r := w.health(spec).Last; spec.Address == (descriptor.Address{}) && r.Ended.After(last.Ended) {
+			last = r
+		}
+	}
+	return last
+}

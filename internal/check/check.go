@@ -1,6 +1,6 @@
 // Package check makes health checks of onion services through tor: a connection to a
-// port, an HTTP request, or the line of an HAProxy agent. Package health judges the
-// results.
+// port, an HTTP request, or the line of an HAProxy agent. A Runner makes them in each
+// instance's own rhythm. Package health judges the results.
 package check
 
 import (

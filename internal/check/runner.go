@@ -19,20 +19,29 @@ import (
 type Prober interface {
 	// Check makes one check of the instance at a. fresh says that the circuit is new.
 	Check(ctx context.Context, a descriptor.Address, spec health.Spec, circuit string, fresh bool) health.Result
+	// Hold keeps a connection open on a circuit, and closes the channel when it ends.
+	Hold(ctx context.Context, a descriptor.Address, port uint16, circuit string) (closed <-chan struct{}, err error)
 	// Authorize lets checks read the descriptor of a, Revoke ends that.
 	Authorize(ctx context.Context, a descriptor.Address, key *descriptor.ClientKey) error
 	Revoke(ctx context.Context, a descriptor.Address) error
 }
 
+// Through returns a Prober that checks through tor.
+func Through(d Dialer) Prober { return through{d} }
+
+type through struct{ Dialer }
+
+func (t through) Check(ctx context.Context, a descriptor.Address, spec health.Spec, circuit string, fresh bool) health.Result {
+	return Once(ctx, t.Dialer, a, spec, circuit, fresh)
+}
+
+func (t through) Hold(ctx context.Context, a descriptor.Address, port uint16, circuit string) (<-chan struct{}, error) {
+	return Hold(ctx, t.Dialer, a, port, circuit)
+}
+
 // Config is the configuration of a Runner.
 type Config struct {
 	Prober Prober
-	// Rate is how many checks a second, at most, get circuits of their own.
-	Rate float64
-	// Canary is visited, by CanarySpec, when instances fail: if it fails, too, it is
-	// our own tor that fails. Zero stands for the other instances.
-	Canary     descriptor.Address
-	CanarySpec health.Spec
 	// Seed makes the random intervals reproducible; 0 for others at each start.
 	Seed uint64
 }
@@ -47,6 +56,7 @@ type Runner struct {
 	mu       sync.Mutex // protects the fields below, and those of the Watches
 	ctx      context.Context
 	watches  []*Watch
+	canary   target
 	asking   map[string]bool // tors through which a companion is checked now
 	circuits uint64          // named so far
 }
@@ -60,7 +70,47 @@ func New(cfg Config) *Runner {
 	if cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64()
 	}
-	return &Runner{cfg: cfg, limit: rate.NewLimiter(rate.Limit(cfg.Rate), max(1, int(4*cfg.Rate))), asking: map[string]bool{}}
+	r := &Runner{cfg: cfg, limit: rate.NewLimiter(0, 0), asking: map[string]bool{}}
+	r.Configure(DefaultRate, descriptor.Address{}, health.Spec{})
+	return r
+}
+
+// DefaultRate is how many checks a second, at most, get circuits of their own, unless
+// Configure says otherwise.
+const DefaultRate = 2
+
+// Configure changes how many checks a second, at most, get circuits of their own,
+// and the canary, which is visited by spec when instances fail: if it fails, too, it
+// is our own tor that fails. A zero address stands for the other instances.
+func (r *Runner) Configure(perSecond float64, canary descriptor.Address, spec health.Spec) {
+	r.limit.SetLimit(rate.Limit(perSecond))
+	r.limit.SetBurst(max(1, int(4*perSecond)))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.canary = target{canary, spec}
+}
+
+// target is what a check is made of.
+type target struct {
+	address descriptor.Address
+	spec    health.Spec
+}
+
+// Visit makes one check of the address of spec by circuits of its own, with a
+// client key unless that is nil.
+func (r *Runner) Visit(ctx context.Context, spec health.Spec, key *descriptor.ClientKey) health.Result {
+	began := time.Now()
+	err := r.limit.Wait(ctx)
+	if err == nil && key != nil {
+		err = r.cfg.Prober.Authorize(ctx, spec.Address, key)
+	}
+	if err != nil {
+		return health.Result{Began: began, Ended: time.Now(), Err: err} // Stage NoTor
+	}
+	r.mu.Lock()
+	circuit := r.name()
+	r.mu.Unlock()
+	return r.cfg.Prober.Check(ctx, spec.Address, spec, circuit, true)
 }
 
 // Watch is one instance that is checked by one Spec.
@@ -78,6 +128,8 @@ type Watch struct {
 	circuit string // that the last check got through
 	since   int    // checks since the last fresh circuit
 	hurry   chan struct{}
+
+	authorized bool // its own goroutine's
 }
 
 // Run checks until ctx ends.
@@ -149,14 +201,9 @@ func (w *Watch) Hurry() {
 
 // run checks until ctx ends.
 func (w *Watch) run(ctx context.Context) {
-	if w.client != nil {
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
-			defer cancel()
-			_ = w.runner.cfg.Prober.Revoke(ctx, w.where()) // a tor that has gone has forgotten it
-		}()
-	}
+	defer w.revoke(ctx)
 	pause := w.next(true)
+	var held <-chan struct{} // closed when the kept circuit ends
 	for {
 		timer := time.NewTimer(pause)
 		select {
@@ -164,13 +211,60 @@ func (w *Watch) run(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-timer.C:
+			held = w.hold(ctx, held)
 		case <-w.hurry:
-			timer.Stop()
+		case <-held:
+			held = nil // until the next regular check: an application may end idle connections soon
 		}
+		timer.Stop()
 		began := time.Now()
 		w.once(ctx)
 		pause = max(shortestPause, w.next(false)-time.Since(began))
 	}
+}
+
+// hold keeps a connection open on the circuit of the last check, so that the end of the
+// instance's tor shows at once and not at the next check.
+func (w *Watch) hold(ctx context.Context, held <-chan struct{}) <-chan struct{} {
+	w.runner.mu.Lock()
+	circuit, up := w.circuit, w.machine.State().Operating == health.Up
+	w.runner.mu.Unlock()
+	if held != nil || circuit == "" || !up || w.spec.Kind == health.Agent {
+		return held
+	}
+	// It ends with ctx; an attempt that hangs is the next check's to find.
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		if closed, err := w.runner.cfg.Prober.Hold(ctx, w.where(), w.spec.Port, circuit); err == nil {
+			<-closed
+		}
+	}()
+	return opened
+}
+
+// authorize gives tor the client key, once: it is kept there, also over restarts.
+func (w *Watch) authorize(ctx context.Context) error {
+	if w.client == nil || w.authorized {
+		return nil
+	}
+	err := w.runner.cfg.Prober.Authorize(ctx, w.where(), w.client)
+	w.authorized = err == nil
+	return err
+}
+
+// revoke takes the client key back, unless another Watch needs it.
+func (w *Watch) revoke(ctx context.Context) {
+	r := w.runner
+	r.mu.Lock()
+	needed := slices.ContainsFunc(r.watches, func(other *Watch) bool { return other != w && other.client != nil && other.where() == w.where() })
+	r.mu.Unlock()
+	if !w.authorized || needed {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	defer cancel()
+	_ = r.cfg.Prober.Revoke(ctx, w.where()) // a tor that has gone has forgotten it
 }
 
 const (
@@ -213,12 +307,10 @@ func (w *Watch) once(ctx context.Context) {
 			return
 		}
 	}
-	if w.client != nil { // again each time: tor may have forgotten it
-		if err := r.cfg.Prober.Authorize(ctx, w.where(), w.client); err != nil && ctx.Err() == nil {
-			now := time.Now()
-			r.take(w, "", health.Result{Began: now, Ended: now, Err: err}) // Stage NoTor
-			return
-		}
+	if err := w.authorize(ctx); err != nil {
+		now := time.Now()
+		r.take(w, "", health.Result{Began: now, Ended: now, Err: err}) // Stage NoTor
+		return
 	}
 	result := r.cfg.Prober.Check(ctx, w.address, w.spec, circuit, fresh)
 	if ctx.Err() != nil {
@@ -313,20 +405,20 @@ func (r *Runner) companion(w *Watch) {
 			up = append(up, other)
 		}
 	}
-	canary := r.cfg.Canary != descriptor.Address{}
-	if !canary && len(up) == 0 {
+	canary := r.canary
+	if canary.address == (descriptor.Address{}) && len(up) == 0 {
 		return
 	}
 	r.asking[via] = true
 	var other *Watch
-	if !canary {
+	if canary.address == (descriptor.Address{}) {
 		other = up[w.random.IntN(len(up))]
 		other.since = 0
 	}
 	ctx, circuit := r.ctx, r.name()
 	r.wait.Go(func() {
 		if other == nil {
-			r.judgeCanary(ctx, w, via, circuit)
+			r.judgeCanary(ctx, canary, w, circuit)
 		} else if result := r.cfg.Prober.Check(ctx, other.address, other.spec, circuit, true); ctx.Err() == nil {
 			result.Fresh = true
 			r.take(other, circuit, result)
@@ -338,15 +430,15 @@ func (r *Runner) companion(w *Watch) {
 }
 
 // judgeCanary visits the canary on behalf of w.
-func (r *Runner) judgeCanary(ctx context.Context, w *Watch, via, circuit string) {
-	result := r.cfg.Prober.Check(ctx, r.cfg.Canary, r.cfg.CanarySpec, circuit, true)
+func (r *Runner) judgeCanary(ctx context.Context, canary target, w *Watch, circuit string) {
+	result := r.cfg.Prober.Check(ctx, canary.address, canary.spec, circuit, true)
 	if result.Stage < health.Answered || ctx.Err() != nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if w.machine.Suspected() {
+	if w.machine.Suspected() && w.via == result.Via {
 		r.observe(w, func() { w.machine.Through(result.Ended) })
 	}
-	r.through(w, via, result.Ended)
+	r.through(w, result.Via, result.Ended)
 }

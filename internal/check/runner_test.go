@@ -17,9 +17,11 @@ var errNot = errors.New("no")
 // network is a Prober: what answers, and what was asked.
 type network struct {
 	mu      sync.Mutex
-	frozen  map[descriptor.Address]bool // does not answer
-	dead    map[descriptor.Address]bool // its tor says no
-	cut     bool                        // our own tor is
+	frozen  map[descriptor.Address]bool          // does not answer
+	dead    map[descriptor.Address]bool          // its tor says no
+	killed  map[descriptor.Address]bool          // relays say no
+	ends    map[descriptor.Address]chan struct{} // of the connections that are held
+	cut     bool                                 // our own tor is
 	checks  map[descriptor.Address]int
 	fresh   map[descriptor.Address]int
 	names   map[string]bool // of circuits
@@ -28,7 +30,7 @@ type network struct {
 
 func newNetwork() *network {
 	return &network{
-		frozen: map[descriptor.Address]bool{}, dead: map[descriptor.Address]bool{}, checks: map[descriptor.Address]int{},
+		frozen: map[descriptor.Address]bool{}, dead: map[descriptor.Address]bool{}, killed: map[descriptor.Address]bool{}, ends: map[descriptor.Address]chan struct{}{}, checks: map[descriptor.Address]int{},
 		fresh: map[descriptor.Address]int{}, names: map[string]bool{}, allowed: map[descriptor.Address]bool{},
 	}
 }
@@ -50,7 +52,7 @@ func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.S
 		}
 	}
 	n.names[circuit] = true
-	hangs, dead := n.cut || n.frozen[a], n.dead[a]
+	hangs, dead, killed := n.cut || n.frozen[a], n.dead[a], n.killed[a]
 	n.mu.Unlock()
 	wait := 300 * time.Millisecond
 	if hangs {
@@ -61,13 +63,42 @@ func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.S
 	case <-ctx.Done():
 	}
 	switch {
-	case hangs:
+	case hangs, killed:
 		r.Stage, r.Err = health.NoPoint, errNot
 	case dead:
 		r.Stage, r.Err = health.Answered, errNot
 	}
 	r.Ended = time.Now()
 	return r
+}
+
+// Hold holds until the tor of a is killed.
+func (n *network) Hold(ctx context.Context, a descriptor.Address, _ uint16, _ string) (<-chan struct{}, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ends[a] == nil {
+		n.ends[a] = make(chan struct{})
+	}
+	ended, closed := n.ends[a], make(chan struct{})
+	go func() {
+		defer close(closed)
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
+	}()
+	return closed, nil
+}
+
+// kill kills the tor of a.
+func (n *network) kill(a descriptor.Address) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.killed[a] = true
+	if n.ends[a] != nil {
+		close(n.ends[a])
+		delete(n.ends, a)
+	}
 }
 
 func (n *network) Authorize(_ context.Context, a descriptor.Address, _ *descriptor.ClientKey) error {
@@ -80,25 +111,24 @@ func (n *network) Revoke(_ context.Context, a descriptor.Address) error {
 	return nil
 }
 
+var none descriptor.Address
+
 func address(n byte) descriptor.Address { return descriptor.Address{n} }
 
-var spec = health.Spec{
+var quick = health.Spec{
 	Kind: health.TCP, Port: 80, Interval: 2 * time.Second, FastInterval: 500 * time.Millisecond, Timeout: 2 * time.Second, Rise: 2, Fall: 3,
 }
 
 // run runs checks of a few instances in virtual time.
-func run(t *testing.T, cfg Config, count int, do func(n *network, watches []*Watch)) {
+func run(t *testing.T, perSecond float64, canary descriptor.Address, count int, do func(n *network, watches []*Watch)) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
-		cfg.Prober, cfg.Seed = n, 1
-		if cfg.Rate == 0 {
-			cfg.Rate = 10
-		}
-		r := New(cfg)
+		r := New(Config{Prober: n, Seed: 1})
+		r.Configure(perSecond, canary, quick)
 		ctx, cancel := context.WithCancel(t.Context())
 		var watches []*Watch
 		for i := range count {
-			watches = append(watches, r.Watch(address(byte(i+1)), spec, nil, func() {}))
+			watches = append(watches, r.Watch(address(byte(i+1)), quick, nil, func() {}))
 		}
 		done := make(chan struct{})
 		go func() { defer close(done); r.Run(ctx) }()
@@ -124,7 +154,7 @@ func until(t *testing.T, w *Watch, out bool) time.Duration {
 }
 
 func TestRunnerFindsFrozen(t *testing.T) {
-	run(t, Config{}, 3, func(n *network, watches []*Watch) {
+	run(t, 10, none, 3, func(n *network, watches []*Watch) {
 		n.set(func() { n.frozen[address(1)] = true })
 		if took := until(t, watches[0], true); took > 11*time.Second {
 			t.Errorf("out after %v", took)
@@ -141,8 +171,23 @@ func TestRunnerFindsFrozen(t *testing.T) {
 	})
 }
 
+// A killed tor ends the connection that is held, and relays say no at once.
+func TestRunnerFindsKilled(t *testing.T) {
+	run(t, 10, none, 3, func(n *network, watches []*Watch) {
+		for range 5 {
+			n.kill(address(1))
+			if took := until(t, watches[0], true); took > 3*time.Second {
+				t.Errorf("out after %v", took)
+			}
+			n.set(func() { n.killed[address(1)] = false })
+			until(t, watches[0], false)
+			time.Sleep(2 * time.Hour)
+		}
+	})
+}
+
 func TestRunnerFindsDeadApplication(t *testing.T) {
-	run(t, Config{}, 1, func(n *network, watches []*Watch) { // its tor's answer is evidence enough
+	run(t, 10, none, 1, func(n *network, watches []*Watch) { // its tor's answer is evidence enough
 		n.set(func() { n.dead[address(1)] = true })
 		if took := until(t, watches[0], true); took > 5*time.Second {
 			t.Errorf("out after %v", took)
@@ -153,10 +198,10 @@ func TestRunnerFindsDeadApplication(t *testing.T) {
 // When our own tor is cut off, nothing is taken out, also when it comes back, and
 // whether or not there is a canary.
 func TestRunnerDoubtsItself(t *testing.T) {
-	for name, cfg := range map[string]Config{"others": {}, "canary": {Canary: address(99), CanarySpec: spec}} {
+	for name, canary := range map[string]descriptor.Address{"others": none, "canary": address(99)} {
 		t.Run(name, func(t *testing.T) {
 			for offset := range 20 {
-				run(t, cfg, 4, func(n *network, watches []*Watch) {
+				run(t, 10, canary, 4, func(n *network, watches []*Watch) {
 					for range 3 {
 						time.Sleep(time.Duration(offset) * 173 * time.Millisecond)
 						n.set(func() { n.cut = true })
@@ -188,7 +233,7 @@ func TestRunnerDoubtsItself(t *testing.T) {
 
 // With a canary that answers, the only instance is known to be down.
 func TestRunnerAsksCanary(t *testing.T) {
-	run(t, Config{Canary: address(99), CanarySpec: spec}, 1, func(n *network, watches []*Watch) {
+	run(t, 10, address(99), 1, func(n *network, watches []*Watch) {
 		if n.checks[address(99)] > 0 {
 			t.Error("the canary was visited though nothing failed")
 		}
@@ -202,7 +247,7 @@ func TestRunnerAsksCanary(t *testing.T) {
 // Few checks get circuits of their own, and never more than the rate, however many
 // instances fail.
 func TestRunnerRate(t *testing.T) {
-	run(t, Config{Rate: 2}, 60, func(n *network, watches []*Watch) {
+	run(t, 2, none, 60, func(n *network, watches []*Watch) {
 		time.Sleep(time.Minute)
 		count := func() (all, fresh int) {
 			n.mu.Lock()
@@ -238,11 +283,11 @@ func TestRunnerRate(t *testing.T) {
 func TestRunnerAuthorizes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
-		r := New(Config{Prober: n, Rate: 1})
+		r := New(Config{Prober: n})
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go r.Run(ctx)
-		w := r.Watch(address(1), spec, new(descriptor.ClientKey), func() {})
+		w := r.Watch(address(1), quick, new(descriptor.ClientKey), func() {})
 		time.Sleep(10 * time.Second)
 		n.set(func() {
 			if !n.allowed[address(1)] {

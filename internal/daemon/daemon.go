@@ -130,7 +130,10 @@ func (d *Daemon) Start(ctx context.Context) error {
 	}
 	d.rooms = NewRooms(tors, d.store, d.events.Record)
 	d.env = d.rooms.Env(d.store, d.events.Record)
-	d.env.Visitor, d.env.Checked = d.visitor, d.checked
+	d.rooms.Configure(d.cfg.Check)
+	if d.visitor != nil {
+		d.env.Visitor, d.env.Checked = d.visitor, d.checked
+	}
 	d.probes = newProbes(d.ctx, d.env, d.store, d.wake)
 	d.env.Probe = d.probes.path
 	d.wait.Go(func() { d.rooms.Run(d.ctx, d.moved) })

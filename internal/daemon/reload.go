@@ -79,6 +79,10 @@ func (d *Daemon) reload(file *config.Config) error {
 	if same {
 		d.log.Info("the configuration is the same as before")
 	}
+	if keys := changedKeys("check", general(d.cfg.Check), general(cfg.Check)); len(keys) > 0 {
+		d.log.Info("checks changed", "keys", strings.Join(keys, ", "))
+		d.rooms.Configure(cfg.Check)
+	}
 	d.cfg, d.loaded, d.trouble = cfg, time.Now(), nil
 	return nil
 }
@@ -96,6 +100,10 @@ func (d *Daemon) reloadable(file *config.Config) (cfg *config.Config, restart []
 	next.StateDir, next.Tor = d.cfg.StateDir, d.cfg.Tor
 	return &next, restart
 }
+
+// general has the keys of [check] that are not about single instances: those show with
+// the services.
+func general(c config.Check) config.Check { return config.Check{Canary: c.Canary, Rate: c.Rate} }
 
 func needsRestart(key string) string { return key + " takes effect after a restart" }
 
@@ -208,8 +216,11 @@ func instanceChanges(old, now []balance.Instance) (added, removed, other []strin
 		if was.Weight != i.Weight {
 			other = append(other, fmt.Sprintf("%s weight %v -> %v", i.Name, was.Weight, i.Weight))
 		}
-		if client(was) != client(i) {
+		if client(was.Client) != client(i.Client) {
 			other = append(other, i.Name+" client_key")
+		}
+		if was.Check != i.Check || client(was.CheckClient) != client(i.CheckClient) {
+			other = append(other, i.Name+" check")
 		}
 		if was.Probe != i.Probe {
 			other = append(other, fmt.Sprintf("%s probe %t -> %t", i.Name, was.Probe, i.Probe))
@@ -223,12 +234,12 @@ func instanceChanges(old, now []balance.Instance) (added, removed, other []strin
 	return added, removed, other
 }
 
-// client is the public half of the key that the instance wants, zero for none.
-func client(i balance.Instance) descriptor.AuthorizedClient {
-	if i.Client == nil {
+// client is the public half of a client key, zero for none.
+func client(key *descriptor.ClientKey) descriptor.AuthorizedClient {
+	if key == nil {
 		return descriptor.AuthorizedClient{}
 	}
-	return i.Client.Client()
+	return key.Client()
 }
 
 // instanceNames lists the names in their order.

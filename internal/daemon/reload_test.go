@@ -54,7 +54,7 @@ func inForce(d *Daemon) string {
 		c := d.services[address].cfg
 		text += fmt.Sprintln(address, c.Strategy.Name(), c.Room, c.FetchEvery, c.Keys.Reference, c.Keys.Form, c.Keys.Where, c.Clients, c.CAA, c.Visits)
 		for _, i := range c.Instances {
-			text += fmt.Sprintln(i.Name, i.Address, i.Weight, client(i), i.Probe)
+			text += fmt.Sprintln(i.Name, i.Address, i.Weight, client(i.Client), i.Probe)
 		}
 	}
 	return text

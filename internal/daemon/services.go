@@ -58,8 +58,14 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 		if err != nil {
 			return out, fmt.Errorf("instance %q: %w", i.Name, err)
 		}
+		checkClient := client
+		if i.Spec.Address != (descriptor.Address{}) {
+			if checkClient, err = clientKey(i.Check.ClientKey); err != nil {
+				return out, fmt.Errorf("check of instance %q: %w", i.Name, err)
+			}
+		}
 		out.Instances = append(out.Instances, balance.Instance{
-			Name: i.Name, Address: i.Address, Weight: i.Weight, Client: client, Probe: i.Probe,
+			Name: i.Name, Address: i.Address, Weight: i.Weight, Client: client, Probe: i.Probe, Check: i.Spec, CheckClient: checkClient,
 		})
 	}
 	// The manager visits a restricted address as one client more, if there is room.

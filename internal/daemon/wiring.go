@@ -9,8 +9,11 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/balance"
+	"onionbalancer/internal/check"
+	"onionbalancer/internal/config"
 	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/tor"
 )
@@ -22,6 +25,7 @@ type Rooms struct {
 	consensus *consensus.Watcher
 	queues    map[*tor.Tor]*hsdir.UploadQueue
 	fetchers  map[*tor.Tor]*hsdir.Fetcher
+	checks    *check.Runner
 	backends  *backend.Set
 }
 
@@ -32,17 +36,34 @@ func NewRooms(tors *tor.Pool, store *state.DB, record event.Recorder) *Rooms {
 		r.queues[t] = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: t.Poster()})
 		r.fetchers[t] = newFetcher(t)
 	}
-	r.backends = backend.New(backend.Config{Consensus: r.consensus, Fetcher: r, Store: store, Record: record})
+	r.checks = check.New(check.Config{Prober: check.Through(tors)})
+	r.backends = backend.New(backend.Config{Consensus: r.consensus, Fetcher: r, Checks: r.checks, Store: store, Record: record})
 	return r
 }
 
 // Env is the environment of the services.
 func (r *Rooms) Env(store *state.DB, record event.Recorder) balance.Env {
 	return balance.Env{
-		Consensus: r.consensus, Backends: r.backends, Fetcher: r, Store: store, Record: record,
+		Consensus: r.consensus, Backends: r.backends, Fetcher: r, Store: store, Record: record, Visitor: r.checks, Checked: r.backends.LastCheck,
 		Uploads: func(a descriptor.Address) balance.Uploader { return r.queues[r.tors.For(a)] },
 	}
 }
+
+// Configure takes over how instances are checked in general, at any time.
+func (r *Rooms) Configure(c config.Check) {
+	var canary descriptor.Address
+	var spec health.Spec
+	if c.Canary != "" {
+		address, port, err := config.CanaryTarget(c.Canary)
+		if err == nil { // as config.Parse has seen
+			canary, spec = address, health.Spec{Kind: health.TCP, Port: port, AnyPort: true, Timeout: canaryTimeout}
+		}
+	}
+	r.checks.Configure(c.Rate, canary, spec)
+}
+
+// canaryTimeout is that of a visit of the canary.
+const canaryTimeout = 15 * time.Second
 
 // Run runs the components until ctx ends. moved is called when services may have to
 // upload through another tor.
@@ -51,6 +72,7 @@ func (r *Rooms) Run(ctx context.Context, moved func()) {
 	wait.Go(func() { r.tors.Run(ctx, r.record) })
 	wait.Go(func() { r.consensus.Run(ctx) })
 	wait.Go(func() { r.backends.Run(ctx) })
+	wait.Go(func() { r.checks.Run(ctx) })
 	for t, queue := range r.queues {
 		// Retry pending uploads at once when tor is back.
 		wait.Go(func() { t.EachConnect(ctx, queue.RetryNow) })

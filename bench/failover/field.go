@@ -313,10 +313,11 @@ func (f *field) socket() string { return filepath.Join(f.dirs[ours], "state", st
 
 // stop ends everything.
 func (f *field) stop() (err error) {
-	for _, p := range f.running {
-		if p != nil {
-			err = errors.Join(err, p.Stop())
-		}
+	if p := f.running[ours]; p != nil {
+		err = p.Stop()
+	}
+	if p := f.running[theirs]; p != nil {
+		_ = p.Stop() // how it leaves does not matter here
 	}
 	if f.watch != nil {
 		f.watch.stop()

@@ -127,7 +127,8 @@ func (r *report) measure(ctx context.Context, o options, dir string) (err error)
 		return err
 	}
 	if o.checks {
-		if err := f.addProbes(ctx); err != nil {
+		// Balancer has seen all tors go and come.
+		if err := errors.Join(f.addProbes(ctx), f.restartOurs("start"), f.published(ctx)); err != nil {
 			return err
 		}
 	}

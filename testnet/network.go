@@ -53,6 +53,8 @@ type Network struct {
 
 	background sync.WaitGroup // goroutines that run until stopped is closed
 	murmuring  sync.Mutex     // held while relays are made to talk
+	passing    sync.Mutex     // held while they pass news on
+	passed     time.Time      // when that last began
 
 	mu       sync.Mutex
 	grouped  uint32  // groups given away

@@ -190,7 +190,7 @@ func (f *field) addProbes(ctx context.Context) error {
 		}
 	}
 	var group errgroup.Group
-	group.SetLimit(instancesEach)
+	group.SetLimit(5)
 	for _, s := range f.sets {
 		for _, v := range s.instances {
 			if s.probes[v] = probes[v.Name()]; s.probes[v] == "" {

@@ -57,7 +57,7 @@ func (w warnings) take() (list []string) {
 // shared random value are the demonstration's (make demo ROTATE=1), and those of
 // a month are the simulated network's.
 func TestOnRealTor(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	keys := t.TempDir()
 	a, b := writeKey(t, filepath.Join(keys, "a"), 1), writeKey(t, filepath.Join(keys, "b"), 2)
@@ -68,22 +68,29 @@ func TestOnRealTor(t *testing.T) {
 		}
 	}
 
-	d, _ := w.daemon(ctx, "a", fmt.Sprintf("control = %q", w.Net.ControlTarget(lab.Manager)))
+	control := fmt.Sprintf("control = %q", w.Net.ControlTarget(lab.Manager))
+	d, _ := w.daemon(ctx, "a", control)
 	defer d.Stop()
 	labtest.Reach(ctx, t, w.Lab, a.String(), 3)
 	t.Run("an instance is drained", func(t *testing.T) { w.drained(ctx, t, d, a.String()) })
 	t.Run("a tor of our own", func(t *testing.T) { w.ownTor(ctx, t, b.String()) })
 	t.Run("tor dies and returns", func(t *testing.T) { w.torReturns(ctx, t, d, a.String()) })
+	t.Run("restricted discovery", func(t *testing.T) { w.restricted(ctx, t, d, a, w.config("a", control)) })
 	t.Run("an instance dies", func(t *testing.T) {
 		w.Instances[0].Kill()
 		labtest.Serve(ctx, t, w.Lab, a.String(), 10, 1)
 	})
 }
 
+// config is a configuration for the key with the lines in its [tor] table.
+func (w *town) config(key, tor string) string {
+	return w.ServiceConfig(key+"-state", tor, key, "fetch_interval = \"15s\"")
+}
+
 // daemon starts a daemon for the key with the lines in its [tor] table.
 func (w *town) daemon(ctx context.Context, key, tor string) (*Daemon, warnings) {
 	w.t.Helper()
-	cfg := parse(w.t, w.Dir, w.ServiceConfig(key+"-state", tor, key, "fetch_interval = \"15s\""))
+	cfg := parse(w.t, w.Dir, w.config(key, tor))
 	said := warnings{slog.NewTextHandler(w.t.Output(), nil), new(sync.Mutex), new([]string)}
 	d, err := New(cfg, "test", slog.New(said))
 	if err != nil {

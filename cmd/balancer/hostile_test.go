@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/clients"
 	"onionbalancer/internal/status"
 	"onionbalancer/keystore/token"
 )
@@ -48,6 +49,11 @@ var hostileCases = map[string][][]string{
 	"balancer key csr":                      {{"--ca-nonce", "8rDWGfoV1TpKu7Kl", "--out", "csr" + hostileName, "front" + hostileName}, {"--ca-nonce", "8rDWGfoV1TpKu7Kl", "--san", hostileText, "front" + hostileName}},
 	"balancer key seal":                     {{hostileName, "--with", "pkcs11:object=" + hostileText}, {hostileName, "--with", "pkcs11:object=x?module-path=/none&x-sealed=s%E2%80%AEFORGED"}},
 	"balancer key rewrap":                   {{"pkcs11:object=" + hostileText, "--with", "pkcs11:"}, {"pkcs11:object=x?x-sealed=x", "--with", "pkcs11:object=x?module-path=/none&x-sealed=s%E2%80%AEFORGED"}},
+	"balancer key caa":                      {{"--caa", hostileText, "front" + hostileName}, {"--none", hostileName}, {"--config", "hostile.toml", "--service", hostileText}},
+	"balancer client":                       {{hostileText}},
+	"balancer client add":                   {{hostileName, "--config", "clients.toml"}, {"alice", "--config", "clients.toml", "--public", hostileText}, {"alice", "--config", "clients.toml", "--out", "out" + hostileName}},
+	"balancer client list":                  {{"--config", "clients.toml"}, {"--json", "--config", "clients.toml"}, {"--config", "hostile.toml"}, {"--config", hostileName}},
+	"balancer client remove":                {{hostileName, "--config", "clients.toml"}, {"x" + hostileName, "--config", "clients.toml"}},
 	"balancer ceremony":                     {{hostileText}},
 	"balancer ceremony request":             {{"--dir", "new" + hostileName, "ADDRESS", "--out", "new.json" + hostileName, "--split", "parts" + hostileName}, {"--dir", "off" + hostileName, "--out", "again.json", "--json"}, {"--dir", hostileName, "--out", "x"}},
 	"balancer ceremony sign":                {{"request" + hostileName, "--key", "front" + hostileName, "--out", "x"}, {"stick", "--key", "front" + hostileName, "--out", "x"}, {hostileName, "--key", "x", "--out", "x"}},
@@ -187,6 +193,11 @@ func hostileFiles(t *testing.T, dir string) *strings.Replacer {
 	config := fmt.Sprintf("[[service]]\nkey = %s\n[[service.instance]]\naddress = \"zkorpcleemqj5fkprbp7k7no4sio4qrrmy72zwixbn7dhhwruajlcqid.onion\"\n[tor]\nbinary = %s\n",
 		tomlText("front"+hostileWord), tomlText(at("tor"+hostileWord)))
 	write("hostile.toml", config, 0o600)
+	write("clients.toml", strings.Replace(config, "\n", "\nclients = "+tomlText("clients"+hostileWord)+"\n", 1), 0o600)
+	if err := clients.Add(at("clients"+hostileWord), clients.Client{Name: "x", Key: descriptor.AuthorizedClient{PublicKey: [32]byte{9}}}); err != nil {
+		t.Fatal(err)
+	}
+	write("clients"+hostileWord+"/"+hostileName+".auth", descriptor.AuthorizedClient{PublicKey: [32]byte{10}}.String(), 0o600)
 	write("json.toml", config+"[log]\nformat = \"json\"\n", 0o600)
 	write("unknown.toml", tomlText(hostileWord)+" = 1\n"+config, 0o600)
 	write("broken"+hostileName+"/testnet.json", "{", 0o600)

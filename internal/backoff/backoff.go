@@ -6,11 +6,15 @@ import (
 	"time"
 )
 
+// Random draws all jitter that nobody says otherwise of, in [0, 1). A test that needs
+// the same run twice sets it while nothing else runs.
+var Random = rand.Float64
+
 // Policy is an exponential backoff. The wait after the first failure is Min, and
 // doubles with each further one in a row up to Max; 0 for Max means Min.
 type Policy struct {
 	Min, Max time.Duration
-	Random   func() float64 // in [0, 1); nil stands for rand.Float64
+	Random   func() float64 // in [0, 1); nil stands for the package's Random
 }
 
 // Delay returns the wait after the given number of failures in a row, which is
@@ -23,7 +27,7 @@ func (p Policy) Delay(failures int) time.Duration {
 	}
 	random := p.Random
 	if random == nil {
-		random = rand.Float64
+		random = Random
 	}
 	return wait - time.Duration(random()*float64(wait)/2)
 }
@@ -46,5 +50,5 @@ func (b *Backoff) Reset() { b.Failures = 0 }
 // Jitter varies an interval by a tenth either way, so that timers started together
 // do not stay together.
 func Jitter(d time.Duration) time.Duration {
-	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
+	return d + time.Duration((Random()-0.5)*0.2*float64(d))
 }

@@ -49,6 +49,7 @@ type scene struct {
 	custody   func(*Config)        // other keys than those, if not nil
 	keeper    credential.Custodian // instead of custodian, if not nil
 	handler   slog.Handler
+	fetching  hsdir.FetchConfig
 	rejected  atomic.Int32  // uploads, as services heard of them
 	skew      time.Duration // of the service's wall clock
 	mu        sync.Mutex    // protects skew
@@ -264,7 +265,8 @@ func (s *scene) start() {
 	}
 	s.store = &flakyStore{DB: statetest.Open(s.t, s.dir), broken: s.broken}
 	s.watcher = consensus.New(client, record)
-	fetcher := hsdir.NewFetcher(hsdir.FetchConfig{Getter: client})
+	s.fetching.Getter = client
+	fetcher := hsdir.NewFetcher(s.fetching)
 	backends := backend.New(backend.Config{Consensus: s.watcher, Fetcher: fetcher, Store: s.store, Record: record, Now: s.now})
 	queue := hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: client})
 	s.env = Env{

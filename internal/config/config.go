@@ -137,6 +137,11 @@ type Service struct {
 	// authorities who may certify it, each "FLAGS TAG VALUE". Default: none.
 	CAA []string `toml:"caa" is:"caa"`
 
+	// CAACritical tells certificate authorities that cannot read the CAA records, since
+	// Clients keeps them out, not to certify the address. Default: true, where there are
+	// records.
+	CAACritical bool `toml:"caa_critical" default:"true"`
+
 	// Check overrides keys of Config.Check.
 	Check ServiceCheck `toml:"check"`
 

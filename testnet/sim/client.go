@@ -18,18 +18,23 @@ type ClientConfig struct {
 	ClockOffset time.Duration
 	// ConsensusDelay is as in TorConfig.
 	ConsensusDelay time.Duration
+	// Patience is how long the visitor waits for an answer once its tor has a
+	// descriptor: what HSDirs cost that do not answer is not the service's. 0
+	// means as long as tor does, which is two minutes for everything.
+	Patience time.Duration
 }
 
 // Client is a tor that uses one onion service, with a consensus of its own. As
 // tor does, it keeps a descriptor until its consensus reaches the next time
-// period, and an introduction point that failed it goes unused for two
-// minutes. Its methods may be called from any goroutine.
+// period, and an introduction point that refused it goes unused for two
+// minutes; one that acknowledges and leads nowhere is chosen again as if nothing
+// had been. Its methods may be called from any goroutine.
 type Client struct {
 	net     *Network
 	cfg     ClientConfig
 	address descriptor.Address
 	random  *rand.Rand
-	view    view
+	view    *view
 
 	cached  *descriptor.Descriptor
 	expires time.Time // by consensus time
@@ -37,6 +42,17 @@ type Client struct {
 	asked   map[*Relay]bool // in the course of the present request
 	fetches int
 }
+
+// How long things take a tor whose round trip to its guard is 200 ms, as measured.
+const (
+	introduceTime = 900 * time.Millisecond  // up to the service's answer at the rendezvous
+	connectTime   = 400 * time.Millisecond  // from there to the application's
+	refusalTime   = 1100 * time.Millisecond // an introduction point that knows nothing of the service
+	silenceTime   = 10 * time.Second        // one that acknowledges, and nobody comes to the rendezvous
+	fetchTime     = 600 * time.Millisecond
+	stallTime     = 32 * time.Second // an HSDir that does not answer, until tor asks the next one
+	socksTimeout  = 2 * time.Minute  // and tor gives the request up
+)
 
 const (
 	failureMemory = 2 * time.Minute // of an introduction point that failed
@@ -53,8 +69,12 @@ type Result struct {
 	// Tries is how many introduction points were tried, the last one, which
 	// worked, included.
 	Tries int
+	// Silent is how many of them acknowledged, and nobody answered.
+	Silent int
 	// Fetched is how many descriptors were fetched for the request.
 	Fetched int
+	// Took is how long the visitor waits, Directory what part of it for HSDirs.
+	Took, Directory time.Duration
 	// Err says why the request is lost; nil if it is not.
 	Err error
 }
@@ -64,6 +84,8 @@ var (
 	ErrNoConsensus  = errors.New("the client has no live consensus")
 	ErrNoDescriptor = errors.New("no HSDir has a usable descriptor")
 	ErrNoPoint      = errors.New("no introduction point answers")
+	ErrPatience     = errors.New("the visitor has waited too long")
+	ErrApplication  = errors.New("the instance's tor answers, its application does not")
 )
 
 // NewClient adds a client of the service with the given address.
@@ -73,7 +95,7 @@ func (n *Network) NewClient(address descriptor.Address, cfg ClientConfig) *Clien
 	c := &Client{net: n, cfg: cfg, address: address, random: n.cfg.source("client", n.clients),
 		failed: make(map[[32]byte]time.Time), asked: make(map[*Relay]bool)}
 	n.clients++
-	c.view = view{net: n, random: c.random, delay: cfg.ConsensusDelay}
+	c.view = &view{net: n, random: c.random, delay: cfg.ConsensusDelay}
 	c.view.follow(time.Now())
 	return c
 }
@@ -94,8 +116,9 @@ func (c *Client) Forget() {
 	clear(c.failed)
 }
 
-// Request makes one connection to the service. It takes no time: what it
-// meets is the network as it is at this moment.
+// Request makes one connection to the service, over circuits of its own. It
+// takes no time: what it meets is the network as it is at this moment, and
+// Result.Took is how long it would have taken.
 func (c *Client) Request() Result {
 	c.net.lock()
 	defer c.net.mu.Unlock()
@@ -107,46 +130,101 @@ func (c *Client) Request() Result {
 	if result.Err == nil {
 		result.Instance.answered++
 	}
+	c.forgive(now)
+	return result
+}
+
+// forgive forgets the failures that are too old to count.
+func (c *Client) forgive(now time.Time) {
 	for key, at := range c.failed {
 		if now.Sub(at) > failureMemory {
 			delete(c.failed, key)
 		}
 	}
-	return result
 }
 
 func (c *Client) request(now time.Time) Result {
 	var result Result
+	patience := c.cfg.Patience
+	if patience == 0 {
+		patience = socksTimeout
+	}
 	for result.Tries < maxTries {
-		consensus := c.view.live(now.Add(c.cfg.ClockOffset))
-		if consensus == nil {
-			result.Err = ErrNoConsensus
+		a := c.attempt(now)
+		result.Directory += a.fetching
+		result.Took += a.fetching + a.cost
+		if a.point != nil {
+			result.Tries++
+		}
+		switch {
+		case result.Took > socksTimeout || result.Took-result.Directory > patience:
+			result.Err = fmt.Errorf("%w: %s, %d introduction points tried", ErrPatience, result.Took, result.Tries)
 			return result
-		}
-		if c.cached != nil && !c.expires.After(consensus.ValidAfter) {
-			c.cached = nil
-		}
-		usable := c.usable(now)
-		if len(usable) == 0 {
-			if err := c.fetch(consensus, now); err != nil {
-				result.Err = err
-				return result
-			}
-			if usable = c.usable(now); len(usable) == 0 {
-				result.Err = fmt.Errorf("%w: %d in the descriptor", ErrNoPoint, len(c.cached.IntroductionPoints))
-				return result
-			}
-		}
-		point := c.shadowed(usable[c.random.IntN(len(usable))])
-		result.Tries++
-		if p := c.net.points[point.AuthKey]; p != nil && p.alive() && p.relay.Fingerprint() == point.Relay().String() {
-			result.Instance = p.owner.instance
+		case a.err != nil:
+			result.Err = a.err
 			return result
+		case a.meeting == answered && a.instance.application == nil:
+			result.Err = ErrApplication
+			return result
+		case a.meeting == answered:
+			result.Instance = a.instance
+			return result
+		case a.meeting == silent:
+			result.Silent++
 		}
-		c.failed[point.AuthKey] = now
 	}
 	result.Err = fmt.Errorf("%w: %d tries", ErrNoPoint, result.Tries)
 	return result
+}
+
+// attempt is one introduction: at which point, what came of it, and what it cost.
+type attempt struct {
+	point    *descriptor.IntroductionPoint // nil if it did not come to that
+	meeting  meeting
+	instance *Instance // that answered
+	fetching time.Duration
+	cost     time.Duration
+	err      error // why no other attempt is made
+}
+
+// attempt asks one introduction point, and fetches the descriptor first if the
+// client has none of use.
+func (c *Client) attempt(now time.Time) attempt {
+	var a attempt
+	consensus := c.view.live(now.Add(c.cfg.ClockOffset))
+	if consensus == nil {
+		a.err = ErrNoConsensus
+		return a
+	}
+	if c.cached != nil && !c.expires.After(consensus.ValidAfter) {
+		c.cached = nil
+	}
+	usable := c.usable(now)
+	if len(usable) == 0 {
+		if a.fetching, a.err = c.fetch(consensus, now); a.err != nil {
+			return a
+		}
+		if usable = c.usable(now); len(usable) == 0 {
+			a.err = fmt.Errorf("%w: %d in the descriptor", ErrNoPoint, len(c.cached.IntroductionPoints))
+			return a
+		}
+	}
+	a.point = c.shadowed(usable[c.random.IntN(len(usable))])
+	p := c.net.points[a.point.AuthKey]
+	if p != nil && p.relay.Fingerprint() == a.point.Relay().String() {
+		a.meeting = p.meet(c.address)
+	}
+	switch a.meeting {
+	case refused:
+		a.cost = refusalTime
+		c.failed[a.point.AuthKey] = now
+	case silent:
+		a.cost = silenceTime
+	case answered:
+		a.cost = introduceTime + connectTime
+		a.instance = p.owner.instance
+	}
+	return a
 }
 
 // usable returns the points of the cached descriptor that have not failed the
@@ -176,39 +254,46 @@ func (c *Client) shadowed(p *descriptor.IntroductionPoint) *descriptor.Introduct
 	return p
 }
 
-// fetch asks HSDirs in random order, until one has a descriptor that decodes.
-func (c *Client) fetch(consensus *Consensus, now time.Time) error {
+// fetch asks HSDirs in random order, until one has a descriptor that decodes. It
+// returns how long that takes.
+func (c *Client) fetch(consensus *Consensus, now time.Time) (took time.Duration, err error) {
 	ring := consensus.current()
 	keys, err := c.net.keyring.of(c.address, ring.key.period)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNoDescriptor, err)
+		return 0, fmt.Errorf("%w: %w", ErrNoDescriptor, err)
 	}
 	hsdirs := ring.fetch(&c.net.cfg, keys.Blinded)
 	c.random.Shuffle(len(hsdirs), func(i, j int) { hsdirs[i], hsdirs[j] = hsdirs[j], hsdirs[i] })
 	for _, r := range hsdirs {
-		if c.asked[r] || !r.answers() {
+		if c.asked[r] {
 			continue
 		}
 		c.asked[r] = true
-		if r.circuit("client", now) != arrives {
+		if !r.answers() || r.circuit("client", now) != arrives {
+			took += stallTime
 			continue
 		}
-		body, status := r.serve(keys.Blinded, now)
-		if status != statusOK {
-			continue
+		took += min(fetchTime+r.faults.Delay, stallTime)
+		if body, status := r.serve(keys.Blinded, now); status == statusOK && c.take(body, keys, now) {
+			return took, nil
 		}
-		d, err := c.net.decoder.Decode(body, keys, c.cfg.Key, now.Add(c.cfg.ClockOffset))
-		if err != nil {
-			continue
-		}
-		c.fetches++
-		if c.cached == nil || c.cached.RevisionCounter <= d.RevisionCounter {
-			c.cached = d
-		}
-		c.expires = ring.key.period.End(c.net.cfg.periodOffset())
-		return nil
 	}
-	return ErrNoDescriptor
+	return took, ErrNoDescriptor
+}
+
+// take puts a descriptor into the client's cache, unless that has a newer one. It
+// says whether the descriptor is in order.
+func (c *Client) take(body []byte, keys descriptor.PeriodKeys, now time.Time) bool {
+	d, err := c.net.decoder.Decode(body, keys, c.cfg.Key, now.Add(c.cfg.ClockOffset))
+	if err != nil {
+		return false
+	}
+	c.fetches++
+	expires := keys.Period.End(c.net.cfg.periodOffset())
+	if c.cached == nil || c.expires != expires || c.cached.RevisionCounter <= d.RevisionCounter {
+		c.cached, c.expires = d, expires
+	}
+	return true
 }
 
 // fate is what becomes of a request to an HSDir.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -110,7 +111,8 @@ func (t *Tor) fetchAnywhere(address descriptor.Address, now time.Time) {
 	if len(free) == 0 {
 		return
 	}
-	r := free[t.view.random.IntN(len(free))]
+	draw := t.net.cfg.derive("choice of an HSDir", blinded[:], timeBytes(now))
+	r := free[int(binary.BigEndian.Uint32(draw[:]))%len(free)]
 	t.asked[question{r, blinded}] = now
 	t.fetch(address, r, now)
 }
@@ -130,7 +132,7 @@ func (t *Tor) fetch(address descriptor.Address, r *Relay, now time.Time) {
 	t.pending[address]++
 	t.event("HS_DESC", fmt.Sprintf("650 HS_DESC REQUESTED %s NO_AUTH %s %s HSDIR_INDEX=%X\r\n",
 		address.Label(), r.longName(), unpadded.EncodeToString(keys.Blinded[:]), *r.index(ring.key)))
-	at, answered := now.Add(stall), r.answers() && r.circuit("fetch", now) == arrives
+	at, answered := now.Add(stall), !t.offline && r.answers() && r.circuit("fetch", now) == arrives
 	if answered {
 		at = r.answerTime(now)
 	}
@@ -140,7 +142,7 @@ func (t *Tor) fetch(address descriptor.Address, r *Relay, now time.Time) {
 			return
 		}
 		t.pending[address]--
-		if answered = answered && r.answers(); !answered || !t.fetched(keys, r, now) {
+		if answered = answered && r.answers() && !t.offline; !answered || !t.fetched(keys, r, now) {
 			t.refetch(address, now)
 		}
 	})
@@ -184,6 +186,7 @@ func (t *Tor) fetched(keys descriptor.PeriodKeys, r *Relay, now time.Time) bool 
 	address, id := keys.Address.Label(), unpadded.EncodeToString(keys.Blinded[:])
 	if reason == "" {
 		t.cached[keys.Address] = keys.Period
+		t.net.dialer.hear(keys, body)
 	}
 	if reason != "" {
 		body = nil
@@ -238,7 +241,7 @@ func (t *Tor) hsPost(args string, body []byte) (reply []byte, after func()) {
 func (t *Tor) post(address descriptor.Address, r *Relay, body []byte, w wrapper, now time.Time) {
 	t.counts.Posts++
 	fate := r.circuit("post", now)
-	if !r.answers() || fate == unheard {
+	if t.offline || !r.answers() || fate == unheard {
 		return
 	}
 	life := t.life
@@ -248,7 +251,7 @@ func (t *Tor) post(address descriptor.Address, r *Relay, body []byte, w wrapper,
 		}
 		// The HSDir has it even if the tor that sent it has died since.
 		status := r.take(body, w, now)
-		if life != t.life || fate == unspoken {
+		if life != t.life || t.offline || fate == unspoken {
 			return
 		}
 		reason := "UNEXPECTED"

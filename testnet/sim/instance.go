@@ -71,13 +71,14 @@ type Instance struct {
 	first, second *published
 	rotation      time.Time // when second becomes first, by consensus time
 	answered      int
+	failing
 }
 
 // AddInstance adds an onion service to the network.
 func (n *Network) AddInstance(cfg InstanceConfig) *Instance {
 	n.lock()
 	defer n.mu.Unlock()
-	i := &Instance{net: n, cfg: cfg, key: cfg.Key, number: uint64(len(n.instances))}
+	i := &Instance{net: n, cfg: cfg, key: cfg.Key, number: uint64(len(n.instances)), failing: failing{application: Web}}
 	i.random = n.cfg.source("instance", i.number)
 	if i.cfg.Name == "" {
 		i.cfg.Name = fmt.Sprintf("instance%d", i.number)
@@ -126,7 +127,7 @@ func (i *Instance) Answered() int {
 // SetOnline starts the instance's tor or ends it. When it ends, its
 // introduction points are dead at once and its descriptors stay where they
 // are until they expire. When it starts, it takes new introduction points and
-// uploads after InstanceConfig.Start.
+// uploads after InstanceConfig.Start. A tor that is frozen can be ended too.
 func (i *Instance) SetOnline(online bool) {
 	i.net.lock()
 	defer i.net.mu.Unlock()
@@ -211,9 +212,12 @@ func (i *Instance) clock(now time.Time) time.Time { return now.Add(i.cfg.ClockOf
 
 // stop ends the instance's tor.
 func (i *Instance) stop() {
-	i.online = false
+	i.online, i.frozen = false, false
+	i.view.stopped = i.cut
 	i.first.end()
 	i.second.end()
+	i.disconnect()
+	i.release()
 }
 
 // start gives a service that has just started its two descriptors. One that
@@ -222,7 +226,7 @@ func (i *Instance) start(now time.Time, settled bool) {
 	i.online = true
 	i.starts++
 	c := i.view.live(now)
-	if c == nil {
+	if c == nil || i.cut {
 		i.first, i.second = nil, nil
 		return // consensusArrived starts it
 	}
@@ -241,7 +245,7 @@ func (i *Instance) start(now time.Time, settled bool) {
 // when the shared random value is new, replaces points whose relay has left,
 // and uploads again if it became responsible to other HSDirs.
 func (i *Instance) consensusArrived(now time.Time) {
-	if !i.online {
+	if !i.awake() {
 		return
 	}
 	if i.first == nil {
@@ -252,9 +256,15 @@ func (i *Instance) consensusArrived(now time.Time) {
 	if !c.ValidAfter.Before(i.rotation) {
 		i.first.end()
 		i.first = i.second
-		i.second = i.build(c.Period().Next(), now, false)
+		i.second = i.build(c.second().key.period, now, false)
 		i.second.publish(now, i.cfg.Start)
 		i.rotation = c.RunStart().Add(i.net.cfg.run())
+	}
+	if i.first.period != c.first().key.period { // it slept for more than a day
+		i.first.end()
+		i.second.end()
+		i.start(now, false)
+		return
 	}
 	for _, d := range []*published{i.first, i.second} {
 		d.replaceLost(now)

@@ -20,7 +20,8 @@ func (i *Instance) descriptors() (first, second *published) {
 func alive(n *Network, key [32]byte) bool {
 	n.lock()
 	defer n.mu.Unlock()
-	return n.points[key].alive()
+	p := n.points[key]
+	return p.meet(p.owner.instance.Address()) == answered
 }
 
 // authKeys are the introduction points of a descriptor, in order.

@@ -28,9 +28,36 @@ type introPoint struct {
 	encKey  [32]byte
 }
 
-// alive says whether a client that asks the relay reaches the service.
-func (p *introPoint) alive() bool {
-	return !p.closed && p.owner.instance.online && p.relay.answers()
+// meeting is what becomes of a client at an introduction point.
+type meeting int
+
+const (
+	refused  meeting = iota // the relay is not there, or knows nothing of the service
+	silent                  // the relay acknowledges, and nobody comes to the rendezvous
+	answered                // the service's tor does
+)
+
+// meet says what becomes of a client of the service with that address.
+func (p *introPoint) meet(a descriptor.Address) meeting {
+	i := p.owner.instance
+	switch {
+	case p.closed || !i.online || !p.relay.answers():
+		return refused
+	case !i.awake() || i.unlisted[a]:
+		return silent
+	}
+	return answered
+}
+
+// Owner is the instance that an introduction point in a descriptor leads to; nil for
+// one of nobody's.
+func (n *Network) Owner(p *descriptor.IntroductionPoint) *Instance {
+	n.lock()
+	defer n.mu.Unlock()
+	if known := n.points[p.AuthKey]; known != nil {
+		return known.owner.instance
+	}
+	return nil
 }
 
 // keys makes the point's keys and registers it, so that clients that found it
@@ -113,7 +140,7 @@ func (d *published) uses(r *Relay) bool {
 // replaceLost replaces points whose relay has left or falls silent, or which
 // have expired, and uploads if there were any.
 func (d *published) replaceLost(now time.Time) {
-	if d.ended || !d.instance.online {
+	if d.ended || !d.instance.awake() {
 		return
 	}
 	kept := make([]*introPoint, 0, len(d.points))

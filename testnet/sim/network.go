@@ -16,8 +16,9 @@ import (
 // Network is a simulated Tor network. Its methods, and those of what belongs
 // to it, may be called from any goroutine.
 type Network struct {
-	cfg Config
-	tor *Tor
+	cfg    Config
+	tor    *Tor
+	dialer *Dialer
 
 	mu        sync.Mutex // protects everything of the network, except connections' output
 	agenda    agenda
@@ -46,6 +47,7 @@ func New(cfg Config) *Network {
 		services: make(map[descriptor.Address]*Instance),
 		points:   make(map[[32]byte]*introPoint),
 	}
+	n.dialer = newDialer(n)
 	n.agenda.wake = func() {
 		n.lock()
 		n.mu.Unlock()
@@ -74,12 +76,13 @@ func (n *Network) lock() {
 	n.agenda.due()
 }
 
-// Close ends every control connection and everything that was planned, and
-// waits for the connections' goroutines.
+// Close ends every connection and everything that was planned, and waits for the
+// connections' goroutines.
 func (n *Network) Close() {
 	n.lock()
 	n.agenda.close()
 	n.tor.dropAll()
+	n.dialer.drop(func(*stream) bool { return true })
 	n.mu.Unlock()
 	n.conns.Wait()
 }

@@ -1,7 +1,7 @@
 // Package sim is a Tor network in memory: authorities that vote, relays that
 // come and go, HSDirs, onion services that are instances of a balanced
 // service, clients of that service, and a tor that speaks the control
-// protocol to anyone who dials it. It exists to run days of a balancer's work in
+// protocol to anyone who dials it and visits onion services. It exists to run days of a balancer's work in
 // seconds, with any of the faults a real network shows switched on and off
 // while it runs.
 //
@@ -19,6 +19,7 @@
 //		time.Sleep(24 * time.Hour)
 //		web.SetOnline(false)
 //		result := client.Request()
+//		conn, trace, err := n.Dialer().Dial(ctx, health.Visit{Address: web.Address(), Port: 80, Circuit: "1"})
 //	})
 //
 // What it says on the control port, and when it says nothing, follows tor

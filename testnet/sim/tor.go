@@ -19,7 +19,9 @@ type Tor struct {
 	conns   map[*conn]bool
 	faults  ControlFaults
 	running bool
-	life    int // outdates what was planned before a restart
+	offline bool
+	gate    chan struct{} // closed when the tor is online again; nil while it is
+	life    int           // outdates what was planned before a restart
 	asked   map[question]time.Time
 	pending map[descriptor.Address]int               // fetches under way
 	cached  map[descriptor.Address]descriptor.Period // of the descriptor in tor's cache
@@ -90,6 +92,23 @@ func (t *Tor) FreezeConsensus(frozen bool) {
 	t.view.stopped = frozen
 }
 
+// SetOffline cuts the tor off the network, while set, without its noticing:
+// nothing that controllers or visitors have it do gets an answer.
+func (t *Tor) SetOffline(offline bool) {
+	t.net.lock()
+	defer t.net.mu.Unlock()
+	if t.offline == offline {
+		return
+	}
+	t.offline, t.view.stopped = offline, offline
+	if offline {
+		t.gate = make(chan struct{})
+	} else {
+		close(t.gate)
+		t.gate = nil
+	}
+}
+
 // LoseConsensus takes the consensus away, as when its file is deleted, until
 // RegainConsensus.
 func (t *Tor) LoseConsensus() {
@@ -116,6 +135,7 @@ func (t *Tor) Restart(down, bootstrap time.Duration) {
 	t.life++
 	life := t.life
 	t.dropAll()
+	t.net.dialer.drop(func(*stream) bool { return true })
 	t.view.reset()
 	clear(t.asked)
 	clear(t.pending)

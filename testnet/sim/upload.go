@@ -29,6 +29,7 @@ type published struct {
 	uploads int    // outdates planned uploads
 	hsdirs  []*Relay
 	ended   bool
+	overdue bool // an upload fell due while the instance could not make it
 
 	encoder *descriptor.Encoder // made when somebody wants to see a descriptor
 	keys    descriptor.PeriodKeys
@@ -53,8 +54,12 @@ func (d *published) publish(now time.Time, delay time.Duration) {
 	d.uploads++
 	count := d.uploads
 	d.instance.net.agenda.plan(now.Add(delay), func(now time.Time) {
-		if count == d.uploads && !d.ended && d.instance.online {
+		switch {
+		case count != d.uploads || d.ended || !d.instance.online:
+		case d.instance.awake():
 			d.upload(now)
+		default:
+			d.overdue = true
 		}
 	})
 }
@@ -63,6 +68,7 @@ func (d *published) publish(now time.Time, delay time.Duration) {
 // service's consensus.
 func (d *published) upload(now time.Time) {
 	i := d.instance
+	d.overdue = false
 	d.publish(now, between(i.random, minUploadGap, maxUploadGap))
 	c := i.view.live(now)
 	if c == nil || len(d.points) == 0 {

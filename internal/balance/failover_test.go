@@ -1,0 +1,254 @@
+package balance
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/backoff"
+	"onionbalancer/testnet/sim"
+)
+
+// failure is a way in which an instance fails.
+type failure struct {
+	name string
+	set  func(i *sim.Instance, failed bool)
+}
+
+var (
+	killed  = failure{"killed", func(i *sim.Instance, failed bool) { i.SetOnline(!failed) }}
+	frozen  = failure{"frozen", (*sim.Instance).SetFrozen}
+	cut     = failure{"cut off", (*sim.Instance).SetCut}
+	appDead = failure{"without its application", func(i *sim.Instance, failed bool) {
+		if failed {
+			i.SetApplication(nil)
+		} else {
+			i.SetApplication(sim.Web)
+		}
+	}}
+)
+
+// weather has every instance of a scene fail and return at random.
+type weather struct {
+	random   *rand.Rand
+	failures []failure
+	between  time.Duration // failures of one instance, on average
+	lasting  time.Duration // on average
+	patients []patient
+	failed   map[string]int // by name of the failure
+}
+
+// patient is an instance under the weather.
+type patient struct {
+	*sim.Instance
+	failure *failure // nil while it lives
+	next    time.Time
+}
+
+func newWeather(seed uint64, instances []*sim.Instance, between, lasting time.Duration, failures ...failure) *weather {
+	w := &weather{random: rand.New(rand.NewPCG(seed, 0)), failures: failures, between: between, lasting: lasting, failed: make(map[string]int)}
+	for _, i := range instances {
+		w.patients = append(w.patients, patient{Instance: i, next: time.Now().Add(w.after(between))})
+	}
+	return w
+}
+
+// after is a random time with that mean, but no less than a minute and no more
+// than ten times the mean.
+func (w *weather) after(mean time.Duration) time.Duration {
+	return min(max(time.Duration(w.random.ExpFloat64()*float64(mean)), time.Minute), 10*mean)
+}
+
+// turn has happen what is due; it returns how many instances live.
+func (w *weather) turn() (living int) {
+	for n := range w.patients {
+		p := &w.patients[n]
+		switch due := !time.Now().Before(p.next); {
+		case due && p.failure == nil:
+			p.failure = &w.failures[w.random.IntN(len(w.failures))]
+			p.failure.set(p.Instance, true)
+			w.failed[p.failure.name]++
+			p.next = time.Now().Add(w.after(w.lasting))
+		case due:
+			p.failure.set(p.Instance, false)
+			p.failure = nil
+			p.next = time.Now().Add(w.after(w.between))
+		}
+		if p.failure == nil {
+			living++
+		}
+	}
+	return living
+}
+
+// hostility makes one relay in fifty a hostile HSDir, those that joined since the
+// last call too.
+func hostility(n *sim.Network) {
+	kinds := []sim.Faults{{Replay: true}, {Forge: sim.Garbage}, {Amnesia: true}, {RejectUploads: true, RejectFetches: true}, {Silent: true}, {Forge: sim.Tampered}}
+	for _, r := range n.Relays() {
+		draw := sha256.Sum256([]byte(r.Fingerprint()))
+		if v := binary.BigEndian.Uint32(draw[:]); v%50 == 0 {
+			r.SetFaults(kinds[v/50%uint32(len(kinds))])
+		}
+	}
+}
+
+// audience are visitors of a service who ask all the time, each with a patience of 30
+// seconds: some keep the descriptor that they have, as tor does, the others have
+// just started.
+type audience struct {
+	kept, fresh tally
+	log         hash.Hash
+}
+
+// tally counts what became of the visits of clients.
+type tally struct {
+	clients                []*sim.Client
+	visits, slow, lost     int
+	silent, tries, fetches int
+	why                    map[string]int
+}
+
+func (s *scene) audience(kept, fresh int) *audience {
+	c := &audience{log: sha256.New()}
+	for n := range kept + fresh {
+		t := &c.kept
+		if n >= kept {
+			t = &c.fresh
+		}
+		t.clients = append(t.clients, s.net.NewClient(s.custodian.Address(), sim.ClientConfig{Patience: 30 * time.Second}))
+	}
+	return c
+}
+
+// ask makes a visit of each visitor. It counts them unless nobody could have
+// answered.
+func (c *audience) ask(t *testing.T, living int) {
+	for _, client := range c.fresh.clients {
+		client.Forget()
+	}
+	for _, group := range []*tally{&c.kept, &c.fresh} {
+		for _, client := range group.clients {
+			r := client.Request()
+			name := ""
+			if r.Instance != nil {
+				name = r.Instance.Name()
+			}
+			fmt.Fprintln(c.log, time.Now().Unix(), name, r.Tries, r.Silent, r.Fetched, r.Took, r.Err)
+			if living > 0 {
+				group.count(t, r)
+			}
+		}
+	}
+}
+
+func (a *tally) count(t *testing.T, r sim.Result) {
+	a.visits++
+	a.tries += r.Tries
+	a.silent += r.Silent
+	a.fetches += r.Fetched
+	if r.Took > 5*time.Second {
+		a.slow++
+	}
+	if r.Err == nil {
+		return
+	}
+	if a.why == nil {
+		a.why = make(map[string]int)
+	}
+	a.lost++
+	why, _, _ := strings.Cut(r.Err.Error(), ":")
+	a.why[why]++
+	t.Logf("%s: %+v", time.Now().Format("2006-01-02 15:04:05"), r)
+}
+
+// available is the share of the visits that were answered.
+func (a *tally) available() float64 { return 1 - float64(a.lost)/float64(a.visits) }
+
+func (a *tally) String() string {
+	return fmt.Sprintf("%d visits, %.4f %% answered, %.3f introduction points each of which %.4f were silent, %.3f descriptors each, %.2f %% took over 5 s, lost %v",
+		a.visits, 100*a.available(), float64(a.tries)/float64(a.visits), float64(a.silent)/float64(a.visits),
+		float64(a.fetches)/float64(a.visits), 100*float64(a.slow)/float64(a.visits), a.why)
+}
+
+// badMonth is the network of the runs below: twelve instances, of whose HSDirs 2 %
+// are replaced every hour, and one in fifty is hostile.
+func badMonth(t *testing.T, seed uint64, do func(t *testing.T, s *scene)) {
+	instances := make([]sim.InstanceConfig, 12)
+	for n := range instances {
+		instances[n].Start = time.Minute
+	}
+	cfg := sim.Config{Seed: seed, Relays: 150, Churn: 24 * 0.02, Tor: sim.TorConfig{ConsensusDelay: 3 * time.Minute}}
+	onSceneOf(t, cfg, instances, do)
+}
+
+// repeatable has the service of a scene do the same in every run: it has no jitter,
+// and asks HSDirs at once and in one order.
+func repeatable(t *testing.T, s *scene) {
+	random := backoff.Random
+	backoff.Random = func() float64 { return 0.5 }
+	t.Cleanup(func() { backoff.Random = random })
+	s.fetching = hsdir.FetchConfig{InFlight: 64, Shuffle: func(int, func(i, j int)) {}}
+	s.restart()
+}
+
+// suffer runs a scene through days of failures, and returns its visitors.
+func suffer(t *testing.T, s *scene, w *weather, lasts time.Duration) *audience {
+	s.fetchEvery(5 * time.Minute)
+	s.settle(time.Minute)
+	c := s.audience(8, 4)
+	for end := time.Now().Add(lasts); time.Now().Before(end); s.settle(time.Minute) {
+		hostility(s.net)
+		c.ask(t, w.turn())
+	}
+	counts := s.net.Tor().Counts()
+	t.Logf("failed: %v; visitors who keep their descriptor: %s; new ones: %s", w.failed, &c.kept, &c.fresh)
+	t.Logf("%d fetches, %d uploads of which %d refused, %d rounds", counts.Fetches, counts.Posts, counts.Rejected, s.service.Status().Rounds)
+	return c
+}
+
+// A month in which instances die, freeze and lose their network, and visitors
+// hardly notice. Without make soak it is two days.
+func TestMonthOfFailures(t *testing.T) {
+	t.Parallel()
+	days := 2
+	if soaking() {
+		days = 30
+	}
+	badMonth(t, 30, func(t *testing.T, s *scene) {
+		w := newWeather(30, s.instances, 72*time.Hour, 30*time.Minute, killed, frozen, cut)
+		c := suffer(t, s, w, time.Duration(days)*24*time.Hour)
+		for _, group := range []*tally{&c.kept, &c.fresh} {
+			if group.available() < 0.9999 {
+				t.Errorf("availability %.4f %%", 100*group.available())
+			}
+		}
+	})
+}
+
+// The same seed gives the same failures, and the same visits. Not in parallel with
+// other tests: see repeatable.
+func TestFailuresAreDeterministic(t *testing.T) {
+	run := func(seed uint64) (sum string) {
+		badMonth(t, seed, func(t *testing.T, s *scene) {
+			repeatable(t, s)
+			w := newWeather(seed, s.instances, time.Hour, 10*time.Minute, killed, frozen, cut, appDead)
+			sum = hex.EncodeToString(suffer(t, s, w, 2*time.Hour).log.Sum(nil))
+		})
+		return sum
+	}
+	once := run(31)
+	if again := run(31); again != once {
+		t.Error("two runs of one seed differ")
+	}
+	if other := run(32); other == once {
+		t.Error("runs of different seeds are the same")
+	}
+}

@@ -402,8 +402,8 @@ func differs(a, b health.State) bool {
 }
 
 // companion checks something else through the tor of w, which is suspected, by
-// circuits of its own: the canary, or another instance that is up. So it shows
-// whether the tor works.
+// circuits of its own: the canary, or another instance that is up, if possible one that
+// is checked through that tor anyway. So it shows whether the tor works.
 func (r *Runner) companion(w *Watch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -411,22 +411,30 @@ func (r *Runner) companion(w *Watch) {
 	if r.asking[via] || r.ctx == nil || r.ctx.Err() != nil {
 		return // its result will do
 	}
-	var up []*Watch
+	var near, far []*Watch
 	for _, other := range r.watches {
-		if other.where() != w.where() && other.via == via && other.machine.State().Operating == health.Up {
-			up = append(up, other)
+		switch up := other.where() != w.where() && other.machine.State().Operating == health.Up; {
+		case up && other.via == via:
+			near = append(near, other)
+		case up && other.client == nil: // a client key is with one tor at a time
+			far = append(far, other)
 		}
 	}
 	canary := r.canary
-	if canary.address == (descriptor.Address{}) && len(up) == 0 {
+	var other *Watch
+	switch {
+	case canary.address != (descriptor.Address{}):
+	case len(near) > 0:
+		other = near[w.random.IntN(len(near))]
+		other.since = 0
+	case len(far) > 0:
+		one := far[w.random.IntN(len(far))]
+		canary = target{one.where(), one.spec}
+	default:
 		return
 	}
+	canary.spec.Via = via
 	r.asking[via] = true
-	var other *Watch
-	if canary.address == (descriptor.Address{}) {
-		other = up[w.random.IntN(len(up))]
-		other.since = 0
-	}
 	ctx, circuit := r.ctx, r.name()
 	r.wait.Go(func() {
 		if other == nil {
@@ -441,7 +449,7 @@ func (r *Runner) companion(w *Watch) {
 	})
 }
 
-// judgeCanary visits the canary on behalf of w.
+// judgeCanary visits the canary, or an instance of another tor, on behalf of w.
 func (r *Runner) judgeCanary(ctx context.Context, canary target, w *Watch, circuit string) {
 	result := r.cfg.Prober.Check(ctx, canary.address, canary.spec, circuit, true)
 	if result.Stage < health.Answered || ctx.Err() != nil {

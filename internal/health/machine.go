@@ -65,6 +65,7 @@ type Machine struct {
 	through time.Time   // when something else last got through our tor
 	falls   []time.Time // within flapWindow before the last
 	agent   bool        // the agent says that it is down
+	silent  int         // checks in a row without an answer at any point
 	points  map[descriptor.Fingerprint]trial
 }
 
@@ -192,8 +193,17 @@ func (m *Machine) heed(r AgentReport) {
 }
 
 // trace judges introduction points. A point is dead only while another works, else the
-// instance is judged as a whole.
+// instance is judged as a whole: what failed while it was silent failed with it.
 func (m *Machine) trace(r Result) {
+	switch {
+	case r.Stage < Answered:
+		m.silent++
+	case m.silent > deadAfter:
+		clear(m.points)
+		fallthrough
+	default:
+		m.silent = 0
+	}
 	for _, p := range r.Points {
 		t := m.points[p.Relay]
 		if t.fails, t.at = t.fails+1, r.Ended; p.Answered {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -58,8 +59,9 @@ type Runner struct {
 	ctx      context.Context
 	watches  []*Watch
 	canary   target
-	asking   map[string]bool // tors through which a companion is checked now
-	circuits uint64          // named so far
+	asking   map[string]bool             // tors through which a companion is checked now
+	circuits uint64                      // named so far
+	visited  map[descriptor.Address]bool // with a client key, by Visit
 }
 
 // freshEvery is how many checks go by until one gets a circuit of its own, though
@@ -71,7 +73,7 @@ func New(cfg Config) *Runner {
 	if cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64()
 	}
-	r := &Runner{cfg: cfg, limit: rate.NewLimiter(0, 0), asking: map[string]bool{}}
+	r := &Runner{cfg: cfg, limit: rate.NewLimiter(0, 0), asking: map[string]bool{}, visited: map[descriptor.Address]bool{}}
 	r.Configure(DefaultRate, descriptor.Address{}, health.Spec{})
 	return r
 }
@@ -109,11 +111,14 @@ type target struct {
 }
 
 // Visit makes one check of the address of spec by circuits of its own, with a
-// client key unless that is nil.
+// client key unless that is nil, which tor keeps until the end of Run.
 func (r *Runner) Visit(ctx context.Context, spec health.Spec, key *descriptor.ClientKey) health.Result {
 	began := time.Now()
 	err := r.limit.Wait(ctx)
 	if err == nil && key != nil {
+		r.mu.Lock()
+		r.visited[spec.Address] = true
+		r.mu.Unlock()
 		err = r.cfg.Prober.Authorize(ctx, spec.Address, key)
 	}
 	if err != nil {
@@ -144,7 +149,7 @@ type Watch struct {
 	authorized bool // its own goroutine's
 }
 
-// Run checks until ctx ends.
+// Run checks until ctx ends, and then takes the client keys back from tor.
 func (r *Runner) Run(ctx context.Context) {
 	r.mu.Lock()
 	r.ctx = ctx
@@ -154,6 +159,20 @@ func (r *Runner) Run(ctx context.Context) {
 	r.mu.Unlock()
 	<-ctx.Done()
 	r.wait.Wait()
+	r.mu.Lock()
+	visited := slices.Collect(maps.Keys(r.visited))
+	r.mu.Unlock()
+	for _, a := range visited {
+		r.wait.Go(func() { r.revoke(ctx, a) })
+	}
+	r.wait.Wait()
+}
+
+// revoke takes a client key back from tor. A tor that has gone has forgotten it.
+func (r *Runner) revoke(ctx context.Context, a descriptor.Address) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	defer cancel()
+	_ = r.cfg.Prober.Revoke(ctx, a)
 }
 
 // Watch begins to check the instance at a. client is for where the Spec connects.
@@ -271,12 +290,9 @@ func (w *Watch) revoke(ctx context.Context) {
 	r.mu.Lock()
 	needed := slices.ContainsFunc(r.watches, func(other *Watch) bool { return other != w && other.client != nil && other.where() == w.where() })
 	r.mu.Unlock()
-	if !w.authorized || needed {
-		return
+	if w.authorized && !needed {
+		r.revoke(ctx, w.where())
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
-	defer cancel()
-	_ = r.cfg.Prober.Revoke(ctx, w.where()) // a tor that has gone has forgotten it
 }
 
 const (

@@ -12,6 +12,7 @@ import (
 type State struct {
 	Operating Operating
 	Since     time.Time // of Operating
+	OutSince  time.Time // when it last went down from being used
 	// Doubt says that enough checks failed for the instance to be down, and that
 	// nothing else got through our tor either: the tor is as likely a cause, and
 	// the instance stays in use.
@@ -70,8 +71,9 @@ type Machine struct {
 
 // trial is what happened at one introduction point.
 type trial struct {
-	fails int // in a row
-	at    time.Time
+	fails  int  // in a row, with others of the instance working in between
+	unsure bool // it failed, and nothing else worked since
+	at     time.Time
 }
 
 // NewMachine returns a machine for checks by a Spec. Nothing is known yet, and the
@@ -159,6 +161,7 @@ func (m *Machine) fall(now time.Time) {
 	if m.state.Out() {
 		return
 	}
+	m.state.OutSince = now
 	m.falls = slices.DeleteFunc(m.falls, func(at time.Time) bool { return now.Sub(at) > flapWindow })
 	m.falls = append(m.falls, now)
 }
@@ -191,13 +194,13 @@ func (m *Machine) heed(r AgentReport) {
 	}
 }
 
-// trace judges introduction points. A point is dead only while another works, else the
-// instance is judged as a whole.
+// trace judges introduction points. A failure counts when the instance is next reached
+// through another one: as long as none works, the instance is judged as a whole.
 func (m *Machine) trace(r Result) {
 	for _, p := range r.Points {
 		t := m.points[p.Relay]
-		if t.fails, t.at = t.fails+1, r.Ended; p.Answered {
-			t.fails = 0
+		if t.unsure, t.at = true, r.Ended; p.Answered {
+			t.fails, t.unsure = 0, false
 		}
 		m.points[p.Relay] = t
 	}
@@ -205,6 +208,10 @@ func (m *Machine) trace(r Result) {
 	var dead []descriptor.Fingerprint
 	if r.Stage >= Answered {
 		for relay, t := range m.points {
+			if t.unsure {
+				t.fails, t.unsure = t.fails+1, false
+				m.points[relay] = t
+			}
 			if t.fails >= deadAfter {
 				dead = append(dead, relay)
 			}

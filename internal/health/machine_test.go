@@ -154,10 +154,15 @@ func TestMachineFindsDeadPoint(t *testing.T) {
 	if dead := visit(Connected, PointResult{a, true, true}); len(dead) != 0 {
 		t.Errorf("after it worked: %v", dead)
 	}
-	visit(Connected, PointResult{a, false, false}, PointResult{b, true, true})
 	visit(Introduced, PointResult{a, false, false}, PointResult{b, true, false})
 	if dead := visit(Introduced, PointResult{b, true, false}); len(dead) != 0 {
 		t.Errorf("when none works: %v", dead)
+	}
+	visit(Introduced, PointResult{a, true, false})
+	visit(Introduced, PointResult{a, true, false})
+	visit(Introduced, PointResult{b, true, false})
+	if dead := visit(Connected, PointResult{b, true, true}); len(dead) != 0 {
+		t.Errorf("after a time in which none worked: %v", dead)
 	}
 	at = at.Add(time.Hour)
 	visit(Connected)

@@ -162,6 +162,9 @@ func (m *Machine) fall(now time.Time) {
 		return
 	}
 	m.state.OutSince = now
+	if m.state.Passed == 0 {
+		return // it was never up
+	}
 	m.falls = slices.DeleteFunc(m.falls, func(at time.Time) bool { return now.Sub(at) > flapWindow })
 	m.falls = append(m.falls, now)
 }

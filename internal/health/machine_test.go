@@ -66,6 +66,7 @@ func TestMachine(t *testing.T) {
 		{"+!!!+!+", GoingUp, false},
 		{"+!!!++", Up, false},
 		{"+!!!++!!!++", GoingUp, false}, // held
+		{"!!!++!!!++", Up, false},       // the first time it was not up before
 		{"+!!!++!!!++^", Up, false},
 		{"+!!!++!!!+^", GoingUp, false},
 		{"+!!!++!!!++^!!!++^", GoingUp, false}, // for longer

@@ -130,7 +130,7 @@ func (m *Machine) judge(now time.Time) {
 		m.sure, m.unsure = m.sure+1, false
 	}
 	enough := m.sure >= m.spec.Fall
-	m.state.Doubt = m.fails >= m.spec.Fall && !enough && !m.state.Out() && !m.agent
+	m.state.Doubt = m.fails-m.sure >= m.spec.Fall && !enough && !m.state.Out() && !m.agent
 	is := m.state.Operating
 	switch {
 	case m.agent, enough:

@@ -2,6 +2,7 @@ package health
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -66,14 +67,22 @@ type Machine struct {
 	through time.Time   // when something else last got through our tor
 	falls   []time.Time // within flapWindow before the last
 	agent   bool        // the agent says that it is down
+	weighed time.Time   // when the agent's weight last changed
 	points  map[descriptor.Fingerprint]trial
 }
+
+// How often an agent may change the weight, and by what share of it at least.
+const (
+	weighEvery = 5 * time.Minute
+	weighStep  = 0.2
+)
 
 // trial is what happened at one introduction point.
 type trial struct {
 	fails  int  // in a row, with others of the instance working in between
 	unsure bool // it failed, and nothing else worked since
 	at     time.Time
+	dead   time.Time // since when it is; zero if it is not
 }
 
 // NewMachine returns a machine for checks by a Spec. Nothing is known yet, and the
@@ -94,7 +103,7 @@ func (m *Machine) Observe(r Result) {
 		return // it says nothing about the instance
 	}
 	m.state.Last = r
-	m.heed(r.Report)
+	m.heed(r.Ended, r.Report)
 	m.trace(r)
 	if r.Err == nil {
 		m.state.Passed++
@@ -182,7 +191,7 @@ func (m *Machine) held() time.Time {
 }
 
 // heed takes what the agent said. What it does not mention stays.
-func (m *Machine) heed(r AgentReport) {
+func (m *Machine) heed(at time.Time, r AgentReport) {
 	switch r.Operating {
 	case Down:
 		m.agent, m.state.Text = true, r.Text
@@ -192,9 +201,20 @@ func (m *Machine) heed(r AgentReport) {
 	if r.Admin != "" {
 		m.state.Admin = r.Admin
 	}
-	if r.Weighted {
-		m.state.Weight = r.Weight
+	if r.Weighted && m.reweighs(at, r.Weight) {
+		m.state.Weight, m.weighed = r.Weight, at
 	}
+}
+
+// reweighs reports whether an agent's weight is taken over. Each change costs uploads to all
+// HSDirs, and agents that follow a load say another weight each time: so small changes
+// do not count, and greater ones wait, except to and from zero.
+func (m *Machine) reweighs(at time.Time, weight float64) bool {
+	is := m.state.Weight
+	if is == 0 || weight == 0 {
+		return is != weight
+	}
+	return at.Sub(m.weighed) >= weighEvery && math.Abs(weight-is) >= weighStep*max(weight, is)
 }
 
 // trace judges introduction points. A failure counts when the instance is next reached
@@ -205,6 +225,9 @@ func (m *Machine) trace(r Result) {
 		if t.unsure, t.at = true, r.Ended; p.Answered {
 			t.fails, t.unsure = 0, false
 		}
+		if p.Answered && r.Ended.Sub(t.dead) >= holdFirst { // one that comes and goes stays out
+			t.dead = time.Time{}
+		}
 		m.points[p.Relay] = t
 	}
 	maps.DeleteFunc(m.points, func(_ descriptor.Fingerprint, t trial) bool { return r.Ended.Sub(t.at) > deadFor })
@@ -213,11 +236,14 @@ func (m *Machine) trace(r Result) {
 		for relay, t := range m.points {
 			if t.unsure {
 				t.fails, t.unsure = t.fails+1, false
-				m.points[relay] = t
 			}
-			if t.fails >= deadAfter {
+			if t.fails >= deadAfter && t.dead.IsZero() {
+				t.dead = r.Ended
+			}
+			if !t.dead.IsZero() {
 				dead = append(dead, relay)
 			}
+			m.points[relay] = t
 		}
 		slices.SortFunc(dead, func(a, b descriptor.Fingerprint) int { return slices.Compare(a[:], b[:]) })
 		m.state.Dead = dead

@@ -10,6 +10,9 @@
 #                 out those that take a network, and make bench-network takes them alone
 #   make bench-scale  memory and processor time of 10 to 10,000 services in virtual
 #                 time, which takes long; JSON=1 prints one object a line
+#   make failover what visitors lose when instances fail, beside OnionBalance, on a private
+#                 Tor network, as root, in an hour; ROWS=kill,web takes those rows,
+#                 JSON=1 prints all figures
 #   make fuzz     every fuzz target for FUZZTIME (20s), each with FUZZLEAST inputs at
 #                 least (1000); FUZZ=./descriptor takes those of one package
 #   make deps     Debian packages that are missing for any of these
@@ -47,7 +50,7 @@ endif
 RACE_FLAGS = -race -gcflags=crypto/internal/fips140/edwards25519/...=-race=false \
 	-gcflags=filippo.io/edwards25519/...=-race=false
 
-.PHONY: all build test soak bench bench-network bench-scale fuzz demo deps clean go need-run need-test need-bench
+.PHONY: all build test soak bench bench-network bench-scale failover fuzz demo deps clean go need-run need-test need-bench need-failover
 
 all: need-run build
 
@@ -74,6 +77,9 @@ bench-network: need-bench go
 bench-scale: go
 	@GO=$(GO) $(GO) run ./bench/scale/run $(if $(filter 1,$(JSON)),-json)
 
+failover: need-failover go
+	@GO=$(GO) $(GO) run ./bench/failover $(if $(ROWS),-rows $(ROWS)) $(if $(filter 1,$(JSON)),-json)
+
 fuzz: go
 	@scripts/fuzz $(GO) $(FUZZTIME) $(FUZZLEAST) $(FUZZ)
 
@@ -81,7 +87,7 @@ demo: all
 	bin/balancer demo $(if $(ROTATE),--rotate)
 
 deps: go
-	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd onionbalance
+	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd onionbalance nftables
 
 go:
 	@scripts/need-go $(GO)
@@ -94,6 +100,9 @@ need-test:
 
 need-bench:
 	@scripts/need tor gcc libc6-dev softhsm2 opensc onionbalance
+
+need-failover:
+	@scripts/need tor nftables onionbalance
 
 clean:
 	rm -rf bin .demo .testnet

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"onionbalancer/bench/harness"
 	"onionbalancer/bench/points"
 	"onionbalancer/descriptor"
 	"onionbalancer/testnet/lab"
@@ -36,11 +37,9 @@ type contender struct {
 
 // newContenders builds balancer and returns it and OnionBalance, in this order.
 func newContenders(ctx context.Context, a *arena) ([]*contender, error) {
-	program := filepath.Join(a.Dir, "balancer")
-	build := exec.CommandContext(ctx, goTool, "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./cmd/balancer")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if said, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building balancer: %w\n%s", err, said)
+	program, err := harness.Build(ctx, a.Dir)
+	if err != nil {
+		return nil, err
 	}
 	both := []*contender{
 		{name: ours, prepare: func(dir string, turn int) ([]string, error) { return a.prepareOurs(program, dir, turn) }},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"onionbalancer/bench/cputime"
+	"onionbalancer/bench/harness"
 )
 
 // custody is a row about one thing that keeps a key. Each is a benchmark in
@@ -62,7 +63,7 @@ func measureCustody(ctx context.Context, o options) (rows []*custodyResult, err 
 	}
 	for turn := range o.rounds {
 		for i, c := range custodies {
-			progress("custody, turn %d of %d: %s", turn+1, o.rounds, c.name)
+			harness.Progress("custody, turn %d of %d: %s", turn+1, o.rounds, c.name)
 			if err := c.turn(ctx, rows[i], benchmarks, o.each); err != nil {
 				return nil, err
 			}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"onionbalancer/bench/cputime"
+	"onionbalancer/bench/harness"
 )
 
 // singleCore returns a command that runs on one core, always the same one.
@@ -24,9 +24,6 @@ func singleCore(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	return cmd
 }
-
-// goTool is the go command, which the environment may name.
-var goTool = cmp.Or(os.Getenv("GO"), "go")
 
 // goBenchmarks runs the Go benchmarks of our packages.
 type goBenchmarks struct {
@@ -40,7 +37,7 @@ func (g *goBenchmarks) binary(ctx context.Context, pkg string) (string, error) {
 		return path, nil
 	}
 	path := filepath.Join(g.dir, strings.ReplaceAll(pkg, "/", "-")+".test")
-	build := exec.CommandContext(ctx, goTool, "test", "-c", "-o", path, "./"+pkg)
+	build := exec.CommandContext(ctx, harness.GoTool, "test", "-c", "-o", path, "./"+pkg)
 	if said, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building the benchmarks of %s: %w\n%s", pkg, err, said)
 	}
@@ -153,7 +150,7 @@ func measureProcessor(ctx context.Context, o options) (rows []*result, err error
 	}
 	for turn := range o.rounds {
 		for i := range comparisons {
-			progress("turn %d of %d: %s", turn+1, o.rounds, comparisons[i].name)
+			harness.Progress("turn %d of %d: %s", turn+1, o.rounds, comparisons[i].name)
 			if err := comparisons[i].turn(ctx, rows[i], benchmarks, python, o.each, turn%2 == 1); err != nil {
 				return nil, err
 			}

@@ -10,7 +10,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -23,6 +22,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"onionbalancer/bench/harness"
 )
 
 // options are the flags.
@@ -66,7 +67,7 @@ type report struct {
 }
 
 func run(ctx context.Context, o options) error {
-	r := report{Began: time.Now().UTC().Truncate(time.Second), Machine: machine()}
+	r := report{Began: time.Now().UTC().Truncate(time.Second), Machine: harness.Machine()}
 	for _, part := range []struct {
 		wanted  bool
 		measure func(context.Context, options) ([]*result, error)
@@ -92,7 +93,7 @@ func run(ctx context.Context, o options) error {
 
 // print shows all figures to people.
 func (r *report) print() {
-	clearProgress()
+	harness.ClearProgress()
 	fmt.Printf("%s, %s; medians, with the lowest and the highest ratio of a turn in brackets\n", r.Machine, runtime.Version())
 	if len(r.Rows) > 0 {
 		fmt.Println()
@@ -115,29 +116,6 @@ func (r *report) write(path string) error {
 	}
 	fmt.Printf("\nAll figures are in %s.\n", path)
 	return nil
-}
-
-// progress says on standard error what is going on, if somebody looks on.
-func progress(format string, args ...any) {
-	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-		fmt.Fprintf(os.Stderr, "\r\x1b[K"+format, args...)
-	}
-}
-
-func clearProgress() { progress("") }
-
-// machine names the processor.
-func machine() string {
-	text, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return runtime.GOARCH
-	}
-	for line := range bytes.Lines(text) {
-		if key, value, ok := bytes.Cut(line, []byte{':'}); ok && bytes.HasPrefix(key, []byte("model name")) {
-			return fmt.Sprintf("%d × %s", runtime.NumCPU(), bytes.TrimSpace(value))
-		}
-	}
-	return runtime.GOARCH
 }
 
 // pinnedCore is the core that everything runs on: the last one, which the

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"onionbalancer/bench/harness"
 	"onionbalancer/keystore"
 	"onionbalancer/testnet"
 	"onionbalancer/testnet/lab"
@@ -75,7 +76,7 @@ func measureFirstAnswer(ctx context.Context, _ options, a *arena, both []*conten
 	into := []*series{&r.Ours, &r.OnionBalance}
 	for turn := range starts {
 		for i, c := range both {
-			progress("start %d of %d of %s", turn+1, starts, c.name)
+			harness.Progress("start %d of %d of %s", turn+1, starts, c.name)
 			c.stop()
 			took, err := c.firstAnswer(ctx, a, turn)
 			if err != nil {
@@ -145,7 +146,7 @@ func startArena(ctx context.Context, dir string) (a *arena, err error) {
 	a.Lab, err = lab.Start(ctx, lab.Config{
 		Dir: dir, Network: testnet.Config{Relays: 20, VotingInterval: onionBalanceInterval},
 		Managers: []string{ours, theirs}, Masters: fronts, Instances: 3,
-		Timeout: 5 * time.Minute, Tell: func(what string) { progress("%s", what) },
+		Timeout: 5 * time.Minute, Tell: func(what string) { harness.Progress("%s", what) },
 	})
 	return a, err
 }
@@ -160,7 +161,7 @@ func measureResidence(ctx context.Context, o options, _ *arena, both []*contende
 	rss := &result{Name: "resident memory", How: "make bench-network", Unit: unitBytes}
 	peak := &result{Name: "… at its peak", How: "make bench-network", Unit: unitBytes}
 	for turn := range watches {
-		progress("watching idle programs, %v of %v", time.Duration(turn)*o.idle/watches, o.idle)
+		harness.Progress("watching idle programs, %v of %v", time.Duration(turn)*o.idle/watches, o.idle)
 		if err := watch(ctx, o.idle/watches, both, []*series{&idle.Ours, &idle.OnionBalance}); err != nil {
 			return nil, err
 		}

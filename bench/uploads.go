@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"onionbalancer/bench/harness"
 	"onionbalancer/testnet/lab"
 )
 
@@ -98,7 +99,7 @@ func measureTransfer(ctx context.Context, o options, a *arena, both []*contender
 		}{{own, &r.Ideal}, {both[0].fronts[starts-1], &r.Ours}, {both[1].fronts[starts-1], &r.OnionBalance}}
 		for i := range sides {
 			side := sides[(i+turn)%len(sides)]
-			progress("transfer %d of %d", turn+1, turns)
+			harness.Progress("transfer %d of %d", turn+1, turns)
 			rate, err := a.transfer(ctx, fmt.Sprintf("bulk-%d-%d", turn, i), side.address)
 			if err != nil {
 				return nil, fmt.Errorf("fetching %d bytes from %s: %w", bulk, side.address, err)

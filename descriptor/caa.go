@@ -73,6 +73,15 @@ func (r CAA) String() string {
 	return strconv.Itoa(int(r.Flags)) + " " + r.Tag + ` "` + escapeCAA.Replace(r.Value) + `"`
 }
 
+// CAAText returns records as the lines of a descriptor, without the end of the last.
+func CAAText(records []CAA) string {
+	lines := make([]string, len(records))
+	for n, r := range records {
+		lines[n] = kwCAA + " " + r.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
 func (r CAA) check() error {
 	if r.Tag == "" || len(r.Tag) > maxTag || strings.ContainsFunc(r.Tag, func(c rune) bool {
 		return (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')

@@ -35,7 +35,7 @@ func TestParseCAA(t *testing.T) {
 }
 
 // TestEncodeCAA: the records stand where the proposal has them, and the first
-// layer says that they are there, once.
+// layer says that they are critical, once, if they are to be.
 func TestEncodeCAA(t *testing.T) {
 	s := newTestService(t, 1)
 	c := torContents(testPoints(t, 1, seeded(1)))
@@ -49,8 +49,15 @@ func TestEncodeCAA(t *testing.T) {
 	if text := openForTest(t, raw, s.keys); !bytes.HasPrefix(text, []byte(want)) {
 		t.Errorf("second layer %.200q, want %q", text, want)
 	}
-	if text := openFirstForTest(t, raw, s.keys); strings.Count(text, "\ncaa-critical\n") != 1 {
-		t.Errorf("first layer %.200q", text)
+	plain := openFirstForTest(t, raw, s.keys)
+	c.CAACritical = true
+	other, err := s.encoder(t).Encode(c, 1, seeded(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	critical := openFirstForTest(t, other, s.keys)
+	if strings.Contains(plain, "caa-critical") || strings.Count(critical, "\ncaa-critical\nencrypted\n") != 1 || len(raw) != len(other) {
+		t.Errorf("first layers %q and %q", plain, critical)
 	}
 }
 
@@ -78,9 +85,9 @@ func TestDecodeCAA(t *testing.T) {
 	if want := append([]CAA{{0, "issue", "ca.example"}}, slices.Repeat([]CAA{{0, "issue", ""}}, maxWords-1)...); !reflect.DeepEqual(l.contents.CAA, want) {
 		t.Errorf("records %+v", l.contents.CAA)
 	}
-	first := renderFirst(&firstLayer{clients: make([]AuthClient, 1), caa: true, blob: []byte("blob")})
+	first := renderFirst(&firstLayer{clients: make([]AuthClient, 1), caaCritical: true, blob: []byte("blob")})
 	first = bytes.Replace(first, []byte("caa-critical\n"), []byte("caa-critical\ncaa-critical x\n"), 1)
-	if f, err := parseFirst(first); err != nil || !f.caa {
+	if f, err := parseFirst(first); err != nil || !f.caaCritical {
 		t.Errorf("caa-critical twice: %+v, %v", f, err)
 	}
 }

@@ -34,6 +34,12 @@ type AuthorizedClient struct {
 	PublicKey [32]byte // x25519
 }
 
+// keyPrefix stands before a key in tor's files, after the address if there is one.
+const keyPrefix = "descriptor:x25519:"
+
+// clientKeyText is how tor's files have keys.
+var clientKeyText = base32.StdEncoding.WithPadding(base32.NoPadding)
+
 // errClientKeyText lists the forms, and never repeats the input.
 var errClientKeyText = errors.New(`want "ADDRESS:descriptor:x25519:KEY", "descriptor:x25519:KEY" or KEY, where KEY is 52 base32 characters`)
 
@@ -89,16 +95,36 @@ func (k *ClientKey) Secret() *locked.Buffer {
 	return b
 }
 
+// Text returns the secret as its holder enters it into Tor Browser. After
+// "LABEL:descriptor:x25519:", with the service's Address.Label, it is what one of
+// tor's .auth_private files contains. The caller clears it.
+func (k *ClientKey) Text() []byte {
+	secret := k.secret().Bytes()
+	defer clear(secret)
+	return clientKeyText.AppendEncode(nil, secret)
+}
+
+// String returns the content of one of tor's .auth files.
+func (c AuthorizedClient) String() string {
+	return keyPrefix + clientKeyText.EncodeToString(c.PublicKey[:])
+}
+
 // Equal reports whether k and other are the same secret, in constant time.
 func (k *ClientKey) Equal(other *ClientKey) bool {
 	return subtle.ConstantTimeCompare(k.secret().Bytes(), other.secret().Bytes()) == 1
 }
 
+var errClientSecret = errors.New("an address stands before the key, as in the .auth_private file of a client, whose key is a secret")
+
 // ParseAuthorizedClient reads a client's public key: the content of one of
 // tor's .auth files, or the base32 key that stands in it.
 func ParseAuthorizedClient(text []byte) (AuthorizedClient, error) {
-	_, key, err := parseKeyText(text)
-	if err == nil {
+	address, key, err := parseKeyText(text)
+	switch {
+	case err != nil:
+	case address != nil:
+		err = errClientSecret
+	default:
 		err = checkX25519([32]byte(key))
 	}
 	if err != nil {
@@ -117,7 +143,10 @@ func parseKeyText(text []byte) (*Address, []byte, error) {
 		return nil, nil, errClientKeyText
 	}
 	var address *Address
-	fields := bytes.Split(bytes.TrimSpace(text), []byte(":"))
+	fields := bytes.Split(text, []byte(":"))
+	for i := range fields {
+		fields[i] = bytes.TrimSpace(fields[i]) // as tor does
+	}
 	if len(fields) == 4 {
 		a, err := ParseAddress(string(fields[0]))
 		if err != nil {
@@ -135,7 +164,7 @@ func parseKeyText(text []byte) (*Address, []byte, error) {
 		return nil, nil, errClientKeyText
 	}
 	key := make([]byte, 33)
-	n, err := base32.StdEncoding.WithPadding(base32.NoPadding).Decode(key, bytes.ToUpper(fields[0]))
+	n, err := clientKeyText.Decode(key, bytes.ToUpper(fields[0]))
 	if err != nil || n != 32 {
 		clear(key)
 		return nil, nil, errClientKeyText

@@ -61,9 +61,9 @@ func (d *Decoder) Decode(raw []byte, keys PeriodKeys, client *ClientKey, now tim
 }
 
 // DecodeOuter verifies the outer layer of raw, which tells who signed it, and leaves
-// out what is encrypted: AuthEphemeralKey, AuthClients, CAACritical, Contents and
-// Dropped. It takes a fraction of the time of Decode, has the same errors, and
-// remembers nothing but the certificate.
+// out what is encrypted: AuthEphemeralKey, AuthClients, Contents and Dropped. It takes
+// a fraction of the time of Decode, has the same errors, and remembers nothing but the
+// certificate.
 func (d *Decoder) DecodeOuter(raw []byte, keys PeriodKeys, now time.Time) (*Descriptor, error) {
 	d.once.Do(d.init)
 	if err := checkSize(len(raw), d.MaxSize); err != nil {
@@ -120,8 +120,9 @@ func (d *Decoder) open(raw []byte, keys *PeriodKeys, client *ClientKey) (*opened
 	}
 	second.verifyPoints(outer.cert.Key(), &d.certs)
 	o := &opened{certLine: outer.certLine, points: second.points, descriptor: outer.descriptor()}
-	o.descriptor.AuthEphemeralKey, o.descriptor.AuthClients, o.descriptor.CAACritical = first.ephemeral, first.clients, first.caa
+	o.descriptor.AuthEphemeralKey, o.descriptor.AuthClients = first.ephemeral, first.clients
 	o.descriptor.NeedsClientKey, o.descriptor.Contents, o.descriptor.Dropped = needsKey, second.contents, second.dropped
+	o.descriptor.CAACritical = first.caaCritical
 	return o, nil
 }
 

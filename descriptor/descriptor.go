@@ -39,7 +39,10 @@ type Contents struct {
 	// they stand in: never copy an instance's into a master descriptor.
 	PowParams []PowParams
 	// CAA says which certification authorities may issue for the address.
-	CAA                []CAA
+	CAA []CAA
+	// CAACritical tells readers of the first layer alone that an authority must not
+	// issue before it has read CAA (RFC 9799, section 6.3).
+	CAACritical        bool
 	IntroductionPoints []IntroductionPoint
 	// PointsExpire is when the certificates of all introduction points that Encode
 	// makes expire; if it is zero, each has the expiry of its point. Decode leaves it
@@ -97,9 +100,6 @@ type Descriptor struct {
 	SigningCert      Certificate // type 08: certifies the descriptor-signing key
 	AuthEphemeralKey [32]byte    // x25519
 	AuthClients      []AuthClient
-	// CAACritical says that the second layer has CAA records, to readers of the
-	// first alone.
-	CAACritical bool
 	// NeedsClientKey says that a client key was needed to read Contents.
 	NeedsClientKey bool
 	Contents

@@ -106,7 +106,7 @@ func (e *Encoder) encodeSigned(c *Contents, revision uint64, random io.Reader, s
 	if err := e.sealSecond(room, c, revision, auth.cookie, sign, random); err != nil {
 		return nil, err
 	}
-	if err := e.sealFirst(room, auth, len(c.CAA) > 0, revision, random); err != nil {
+	if err := e.sealFirst(room, auth, c.CAACritical, revision, random); err != nil {
 		return nil, err
 	}
 	first := room.first
@@ -177,13 +177,13 @@ func (e *Encoder) sealSecond(room *layerRoom, c *Contents, revision uint64, cook
 }
 
 // sealFirst writes, pads and encrypts the first layer around the second.
-func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, caa bool, revision uint64, random io.Reader) error {
+func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, caaCritical bool, revision uint64, random io.Reader) error {
 	b, err := startLayer(room.first, random)
 	if err != nil {
 		return err
 	}
 	b = appendAuth(b, auth.ephemeral, auth.lines())
-	if caa {
+	if caaCritical {
 		b = append(b, kwCAACritical+"\n"...)
 	}
 	b = append(b, kwEncrypted+"\n"...)
@@ -199,7 +199,7 @@ func (e *Encoder) sealFirst(room *layerRoom, auth *authSection, caa bool, revisi
 // It is never below 1: CheckRoom tells whether even one fits.
 func (c *Contents) MaxPoints(limit int) int {
 	n := MaxIntroductionPoints
-	for n > 1 && !c.fits(n, limit) {
+	for n > 1 && !c.fits(n, len(c.Clients), limit) {
 		n--
 	}
 	return n
@@ -386,8 +386,8 @@ func appendContents(b []byte, c *Contents) []byte {
 	if c.SingleOnion {
 		b = append(b, kwSingleOnion+"\n"...)
 	}
-	for _, r := range c.CAA {
-		b = append(append(append(b, kwCAA+" "...), r.String()...), '\n')
+	if len(c.CAA) > 0 {
+		b = append(append(b, CAAText(c.CAA)...), '\n')
 	}
 	if f := c.FlowControl; f != nil {
 		b = append(append(append(b, kwFlowControl+" "...), f.Versions...), ' ')

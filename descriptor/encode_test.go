@@ -266,10 +266,18 @@ func TestEncodeForClients(t *testing.T) {
 			t.Errorf("without a key: %v", err)
 		}
 		// A client that is taken off the list is locked out.
-		contents.Clients = clients[1:]
-		raw, err = e.Encode(contents, 8, rand.Reader)
+		before, err := new(Decoder).Decode(raw, s.keys, keys[0], testNow)
 		if err != nil {
 			t.Fatal(err)
+		}
+		contents.Clients = clients[1:]
+		if raw, err = e.Encode(contents, 8, rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := parseOuter(raw); err != nil {
+			t.Error(err)
+		} else if first, err := after.openFirst(&s.keys); err != nil || first.ephemeral == before.AuthEphemeralKey {
+			t.Errorf("without the first of %d clients, the ephemeral key is the same: %v", n, err)
 		}
 		_, err = new(Decoder).Decode(raw, s.keys, keys[0], testNow)
 		if locked := errors.Is(err, ErrClientKey); locked != (n > 1) {

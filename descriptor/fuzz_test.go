@@ -117,7 +117,7 @@ func FuzzOuter(f *testing.F) {
 // renderFirst writes a first layer as Encode does.
 func renderFirst(l *firstLayer) []byte {
 	b := appendAuth(nil, l.ephemeral, l.clients)
-	if l.caa {
+	if l.caaCritical {
 		b = append(b, "caa-critical\n"...)
 	}
 	return appendObject(append(b, "encrypted\n"...), labelMessage, l.blob)

@@ -149,11 +149,11 @@ func (o *outer) verifyCert(blinded BlindedPublicKey, verified *certCache) error 
 // firstLayer is the parsed plaintext of the first layer (rend-spec-v3,
 // section 2.5.1).
 type firstLayer struct {
-	ephemeral [32]byte
-	clients   []AuthClient
-	caa       bool
-	blob      []byte // the second layer, encrypted
-	blobLine  int
+	ephemeral   [32]byte
+	clients     []AuthClient
+	caaCritical bool
+	blob        []byte // the second layer, encrypted
+	blobLine    int
 }
 
 var firstGrammar = grammar[firstLayer]{
@@ -197,7 +197,7 @@ func (f *firstLayer) takeEphemeral(it *item) error {
 
 // takeCAACritical takes any line of the keyword, as clients do, who ignore it.
 func (f *firstLayer) takeCAACritical(it *item) error {
-	f.caa = true
+	f.caaCritical = true
 	return it.checkUnknown()
 }
 

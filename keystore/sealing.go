@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -80,7 +78,7 @@ func sealTo(ctx context.Context, key *descriptor.IdentityKey, tok sealer, o toke
 	if err != nil {
 		return nil, err
 	}
-	err = writeChecked(path, raw, func(written string) error {
+	err = durable.WriteChecked(path, raw, func(written string) error {
 		again, err := readSmall(written)
 		if err == nil {
 			err = unsealsTo(ctx, tok, o, again, key)
@@ -133,44 +131,6 @@ func same(a, b *descriptor.IdentityKey) bool {
 	defer x.Wipe()
 	defer y.Wipe()
 	return x.Equal(y) && a.Address() == b.Address()
-}
-
-// writeChecked writes a new file at path, with mode 0600, which appears there
-// only when check has seen it under another name beside, and is on the disk
-// then. Missing directories are made.
-func writeChecked(path string, content []byte, check func(written string) error) (err error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, privateDir); err != nil {
-		return err
-	}
-	temporary, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if gone := os.Remove(temporary.Name()); !errors.Is(gone, os.ErrNotExist) {
-			err = errors.Join(err, gone)
-		}
-	}()
-	_, err = temporary.Write(content)
-	if err == nil {
-		err = temporary.Sync()
-	}
-	if err = errors.Join(err, temporary.Close()); err != nil {
-		return err
-	}
-	if err := check(temporary.Name()); err != nil {
-		return err
-	}
-	// A link, unlike a new name, overwrites nothing; but the file systems of
-	// sticks have none.
-	err = os.Link(temporary.Name(), path)
-	if errors.Is(err, syscall.EPERM) || errors.Is(err, errors.ErrUnsupported) {
-		if err = CheckNew(path); err == nil {
-			err = os.Rename(temporary.Name(), path)
-		}
-	}
-	return errors.Join(err, durable.SyncDir(dir))
 }
 
 // VerifySealed has the token that uri names unseal the file at uri.Sealed, and

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/durable"
 	"onionbalancer/internal/locked"
 	"onionbalancer/keystore/token"
 )
@@ -95,7 +96,7 @@ func TestSealToFails(t *testing.T) {
 func TestWriteChecked(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "front.sealed")
-	err := writeChecked(path, []byte("new"), func(written string) error {
+	err := durable.WriteChecked(path, []byte("new"), func(written string) error {
 		if content, err := os.ReadFile(written); err != nil || string(content) != "new" {
 			t.Errorf("written is %q, %v", content, err)
 		}

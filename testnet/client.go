@@ -33,6 +33,7 @@ func (n *Network) newClient(name string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.group = n.nextGroup()
 	c := &Client{node: d, socksPort: socksPort, controlPort: controlPort}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -60,7 +61,11 @@ func (n *Network) ControlTarget(client string) string {
 }
 
 // torrc is the client's configuration.
-func (c *Client) torrc() *torrc { return c.net.clientConfig(c.dir, c.socksPort, c.controlPort) }
+func (c *Client) torrc() *torrc {
+	t := c.net.clientConfig(c.dir, c.socksPort, c.controlPort)
+	t.options(c.net.config.ClientOptions)
+	return t
+}
 
 // ready waits until the client can use the whole network. A tor counts itself as
 // bootstrapped with a first consensus of the authorities alone, too.
@@ -96,6 +101,19 @@ func (c *Client) Restart(ctx context.Context) error {
 		return err
 	}
 	return c.ready(ctx)
+}
+
+// Forget has the client drop the descriptors that it keeps, and use new circuits from
+// now on. Tor waits if less than 10 s have passed since the last time.
+func (c *Client) Forget() error {
+	p := c.current()
+	if p == nil || !p.running() {
+		return fmt.Errorf("having client %q forget: its tor does not run", c.name)
+	}
+	if _, err := p.command("SIGNAL NEWNYM"); err != nil {
+		return fmt.Errorf("having client %q forget: %w", c.name, err)
+	}
+	return nil
 }
 
 // SocksAddress is the client's SOCKS port, as "host:port".

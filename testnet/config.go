@@ -49,6 +49,13 @@ type Config struct {
 	// afterwards.
 	Clients []string
 
+	// FirstGroup, if not 0, has each client and each service's tor run under a group
+	// of its own, numbered from it, by which a packet filter can tell them apart:
+	// see Group. That takes root.
+	FirstGroup uint32
+
+	ClientOptions []string // further torrc lines of clients, "Name value"
+
 	// LogLevel is what the tors write to their output.log, as in torrc's Log;
 	// default "notice". "[rend]info notice" tells of onion services in detail.
 	LogLevel string

@@ -25,6 +25,12 @@ func child(how string) {
 		if err != nil {
 			panic(err)
 		}
+		if how == "kill" {
+			// A frozen tor does not see that we are gone. The kernel thaws it, since
+			// nobody is left to.
+			pid, _ := strconv.Atoi(pids[0])
+			syscall.Kill(pid, syscall.SIGSTOP)
+		}
 		fmt.Println(strings.Join(pids, " "))
 		if how == "panic" {
 			panic("as the test asks")

@@ -50,8 +50,15 @@ func (n *Network) murmur() {
 }
 
 // passOn returns when relays have had the chance to tell each other of circuits
-// that ended.
+// that ended before. Those who wait while relays are made to talk share the next time.
 func (n *Network) passOn() {
+	arrived := time.Now()
+	n.passing.Lock()
+	defer n.passing.Unlock()
+	if n.passed.After(arrived) {
+		return
+	}
+	n.passed = time.Now()
 	for range murmurTurns {
 		select {
 		case <-n.stopped:

@@ -53,8 +53,11 @@ type Network struct {
 
 	background sync.WaitGroup // goroutines that run until stopped is closed
 	murmuring  sync.Mutex     // held while relays are made to talk
+	passing    sync.Mutex     // held while they pass news on
+	passed     time.Time      // when that last began
 
 	mu       sync.Mutex
+	grouped  uint32  // groups given away
 	nodes    []*node // that were ever started
 	clients  map[string]*Client
 	services []*Service
@@ -133,6 +136,17 @@ func (n *Network) adopt(d *node, p *process) bool {
 	return true
 }
 
+// nextGroup is a group that no other tor runs under; 0 if they all run under ours.
+func (n *Network) nextGroup() uint32 {
+	if n.config.FirstGroup == 0 {
+		return 0
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.grouped++
+	return n.config.FirstGroup + n.grouped - 1
+}
+
 // crashed reports the first tor that ended without being told to.
 func (n *Network) crashed() error {
 	n.mu.Lock()
@@ -160,7 +174,7 @@ func (n *Network) Stop() error {
 		wg.Wait()
 		n.background.Wait()
 		for _, s := range services {
-			s.backend.close()
+			s.backend.close(closeGrace)
 		}
 		if n.ownDir {
 			n.stopErr = os.RemoveAll(n.dir)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +56,7 @@ func TestNetwork(t *testing.T) {
 	t.Run("control port", func(t *testing.T) { testControlPort(t, n) })
 	t.Run("bulk", func(t *testing.T) { testBulk(ctx, t, n, web) })
 	t.Run("instances", func(t *testing.T) { testInstances(ctx, t, n, web) })
+	t.Run("faults", func(t *testing.T) { testFaults(ctx, t, n, web) })
 	t.Run("kill and restart", func(t *testing.T) { testKillAndRestart(ctx, t, n, web) })
 	t.Run("stop", func(t *testing.T) { testStop(ctx, t, n) })
 }
@@ -155,6 +157,17 @@ func testInstances(ctx context.Context, t *testing.T, n *Network, master *Servic
 			t.Errorf("%s counted %d requests, not 1", s.Name(), got)
 		}
 	}
+	one := services[0]
+	if err := one.SetMasters("example.onion"); err == nil {
+		t.Error("an invalid address came into ob_config")
+	}
+	if err := one.SetMasters(services[1].Address()); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(filepath.Join(one.Dir(), "ob_config"))
+	if want := "MasterOnionAddress " + services[1].Address() + "\n"; err != nil || string(text) != want {
+		t.Errorf("ob_config has %q, %v; want %q", text, err, want)
+	}
 	if _, err := n.Service(ctx, ServiceConfig{Name: "bad", Masters: []string{"example.onion"}}); err == nil {
 		t.Error("an instance of an invalid address was started")
 	}
@@ -188,6 +201,36 @@ func testKillAndRestart(ctx context.Context, t *testing.T, n *Network, web *Serv
 		t.Fatal(err)
 	}
 	expect(ctx, t, n, web, "web\n")
+}
+
+// testFaults has a service fail in ways from which it comes back as it was.
+func testFaults(ctx context.Context, t *testing.T, n *Network, web *Service) {
+	fails := func(what string) {
+		t.Helper()
+		short, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		if body, err := n.Client("c1").Get(short, what, web.URL("/")); err == nil {
+			t.Errorf("%s, it answered %q", what, body)
+		}
+	}
+	web.StopBackend()
+	web.StopBackend()
+	fails("without its web server")
+	if err := web.StartBackend(); err != nil {
+		t.Fatal(err)
+	}
+	expect(ctx, t, n, web, "web\n")
+	if err := web.Freeze(); err != nil {
+		t.Fatal(err)
+	}
+	fails("frozen")
+	if err := web.Thaw(); err != nil {
+		t.Fatal(err)
+	}
+	expect(ctx, t, n, web, "web\n")
+	if err := web.SetMasters(web.Address()); err == nil {
+		t.Error("a service that is no instance got an ob_config")
+	}
 }
 
 func testStop(ctx context.Context, t *testing.T, n *Network) {

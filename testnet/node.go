@@ -22,6 +22,8 @@ type node struct {
 	name string
 	dir  string // its DataDirectory, with torrc and output.log
 
+	group uint32 // that its tor runs under; 0: ours
+
 	mu        sync.Mutex
 	process   *process
 	ending    bool            // we are ending it: its leaving is no surprise
@@ -53,7 +55,7 @@ func (d *node) start(ctx context.Context) error {
 	d.mu.Lock()
 	d.ending, d.bootstrap, d.uploads = false, 0, map[string]uint{}
 	d.mu.Unlock()
-	p, err := startProcess(ctx, d.net.config.TorBinary, d.name, d.dir, d.onEvent)
+	p, err := startProcess(ctx, d.net.config.TorBinary, d.name, d.dir, d.group, d.onEvent)
 	if err != nil {
 		return err
 	}
@@ -171,6 +173,14 @@ func (t *torrc) set(key string, value any) {
 
 // path adds a line whose value is a file name.
 func (t *torrc) path(key, name string) { t.set(key, `"`+name+`"`) }
+
+// options adds lines, "Name value".
+func (t *torrc) options(lines []string) {
+	for _, line := range lines {
+		key, value, _ := strings.Cut(line, " ")
+		t.set(key, value)
+	}
+}
 
 // write replaces dir/torrc.
 func (t *torrc) write(dir string) error {

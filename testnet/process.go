@@ -48,8 +48,9 @@ type process struct {
 // startProcess runs tor with the torrc in dir, and returns when tor has taken
 // its configuration over: keys and host names exist then, listeners are bound.
 // onEvent is called from one goroutine, with one event at a time, until tor
-// has gone; it may be called before startProcess returns.
-func startProcess(ctx context.Context, binary, name, dir string, onEvent func(control.Event)) (*process, error) {
+// has gone; it may be called before startProcess returns. group is the group that
+// it runs under, 0 for ours.
+func startProcess(ctx context.Context, binary, name, dir string, group uint32, onEvent func(control.Event)) (*process, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("starting tor %q: %w", name, err)
@@ -72,6 +73,9 @@ func startProcess(ctx context.Context, binary, name, dir string, onEvent func(co
 	// A group of its own: Ctrl-C at a terminal is for us, who end the
 	// processes in order, not for the whole flock at once.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if group != 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(os.Getuid()), Gid: group}
+	}
 	if err := cmd.Start(); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("starting tor %q: %w", name, err)

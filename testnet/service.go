@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -66,6 +67,7 @@ func (n *Network) Services(ctx context.Context, name string, configs ...ServiceC
 	if err != nil {
 		return nil, err
 	}
+	d.group = n.nextGroup()
 	server := &server{node: d, controlPort: controlPort}
 	for _, config := range configs {
 		s := &Service{config: config, server: server, dir: filepath.Join(d.dir, "service-"+config.Name)}
@@ -85,7 +87,7 @@ func (n *Network) keepService(s *Service) {
 	n.services = append(n.services, s)
 	select {
 	case <-n.stopped:
-		s.backend.close()
+		s.backend.close(closeGrace)
 	default:
 	}
 }
@@ -98,8 +100,16 @@ func (s *Service) prepare() (err error) {
 	if err := s.writeMasters(); err != nil {
 		return err
 	}
-	s.backend, err = startBackend(s.config.Name, s.config.Handler)
-	return err
+	// Its port stays free while it is stopped, as those of outgoing connections do not.
+	address, err := s.server.net.ports.reserve()
+	if err != nil {
+		return err
+	}
+	s.backend = &backend{address: address, handler: s.config.Handler}
+	if s.backend.handler == nil {
+		s.backend.handler = nameHandler(s.config.Name)
+	}
+	return s.backend.start()
 }
 
 // Name is the service's name.
@@ -174,53 +184,66 @@ func (n *Network) parameter(name string, otherwise int) int {
 // maxBulk limits the answer to one request for bulk data.
 const maxBulk = 1 << 30 // 1 GiB
 
-// backend is the web server behind an onion service. It says its name, and
-// serves as many bytes as it is asked for.
-type backend struct {
-	address  string // host:port
-	server   *http.Server
-	done     chan struct{}
-	requests atomic.Int64
-}
-
-// startBackend serves name on a free port:
+// backend is the web server behind an onion service. By default it says its name,
+// and serves as many bytes as it is asked for:
 //
 //	/              the name and a line feed
 //	/bulk?bytes=N  N bytes
-//
-// Any other handler can take its place.
-func startBackend(name string, handler http.Handler) (*backend, error) {
-	l, err := net.Listen("tcp4", host+":0")
+type backend struct {
+	address  string // host:port
+	handler  http.Handler
+	requests atomic.Int64
+
+	mu     sync.Mutex
+	server *http.Server // nil while it is stopped
+	done   chan struct{}
+}
+
+// start listens and serves.
+func (b *backend) start() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.server != nil {
+		return nil
+	}
+	l, err := net.Listen("tcp4", b.address)
 	if err != nil {
-		return nil, fmt.Errorf("starting the backend of %q: %w", name, err)
+		return fmt.Errorf("starting a web server: %w", err)
 	}
-	if handler == nil {
-		handler = nameHandler(name)
-	}
-	b := &backend{address: l.Addr().String(), done: make(chan struct{})}
-	b.server = &http.Server{
+	server := &http.Server{
 		ReadHeaderTimeout: 30 * time.Second,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			b.requests.Add(1)
-			handler.ServeHTTP(w, r)
+			b.handler.ServeHTTP(w, r)
 		}),
 	}
+	done := make(chan struct{})
 	go func() {
-		defer close(b.done)
-		b.server.Serve(l)
+		defer close(done)
+		server.Serve(l)
 	}()
-	return b, nil
+	b.server, b.done = server, done
+	return nil
 }
 
-// close drops all connections.
-func (b *backend) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+// close drops all connections; grace is for requests that are being answered.
+func (b *backend) close(grace time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.server == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	if b.server.Shutdown(ctx) != nil {
 		b.server.Close()
 	}
 	<-b.done
+	b.server = nil
 }
+
+// closeGrace is for requests at the end of a network.
+const closeGrace = 100 * time.Millisecond
 
 // nameHandler is the default handler of a backend.
 func nameHandler(name string) http.Handler {
@@ -285,10 +308,7 @@ func (s *Service) torrc(t *torrc) {
 	if s.config.IntroductionPoints > 0 {
 		t.set("HiddenServiceNumIntroductionPoints", s.config.IntroductionPoints)
 	}
-	for _, option := range s.config.Options {
-		key, value, _ := strings.Cut(option, " ")
-		t.set(key, value)
-	}
+	t.options(s.config.Options)
 }
 
 // writeMasters writes ob_config. Tor crashes on one without an address, and

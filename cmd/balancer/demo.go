@@ -38,7 +38,9 @@ for a new public address with "balancer run", and checks these claims:
   - the public address answers;
   - fetches of it, each by a new visitor with circuits of its own, spread over the
     instances: each gets the share that it can expect, but for chance;
-  - when an instance is killed, the address keeps answering.
+  - when an instance is killed, the address keeps answering;
+  - when one is frozen, which relays do not notice, health checks take it out of the
+    descriptor, and no new visitor is lost.
 
 With --rotate it continues until the network's time period and its shared random
 value have changed, which takes up to five minutes, with a client that keeps the
@@ -75,6 +77,15 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 // not share relays: each instance chooses its three without knowing of the
 // others.
 const demoRelays = 20
+
+// demoChecks are quicker than a public network bears, so that nobody has to wait.
+const demoChecks = `
+[check]
+kind = "http"
+interval = "2s"
+fast_interval = "500ms"
+timeout = "2s"
+`
 
 // demo is a running demonstration.
 type demo struct {
@@ -122,7 +133,7 @@ func runDemo(cmd *cobra.Command, o demoOptions) (err error) {
 // go on; a claim that fails is in the result.
 func (d *demo) show(ctx context.Context) (err error) {
 	began := time.Now()
-	if d.lab, err = startLab(ctx, d.options.dir, d.options.lab, d.line.tell); err != nil {
+	if d.lab, err = startLab(ctx, d.options.dir, d.options.lab, demoChecks, d.line.tell); err != nil {
 		return err
 	}
 	defer d.lab.Stop()
@@ -142,7 +153,7 @@ func (d *demo) show(ctx context.Context) (err error) {
 	ctx, cancel := balancer.WhileRunning(ctx)
 	defer cancel()
 
-	for _, act := range []func(context.Context, *lab.Process) error{d.firstAnswer, d.spread, d.kill} {
+	for _, act := range []func(context.Context, *lab.Process) error{d.firstAnswer, d.spread, d.kill, d.freeze} {
 		if err := act(ctx, balancer); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -9,7 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/internal/status"
+	"onionbalancer/testnet"
 	"onionbalancer/testnet/lab"
 )
 
@@ -127,17 +130,122 @@ func (d *demo) kill(ctx context.Context, _ *lab.Process) error {
 	return nil
 }
 
-// rotation brings the killed instance back and sends a visitor twice a second
-// until the time period and the shared random value have changed. The client
+// freeze brings the killed instance back, and stops the tor of another as a machine
+// that hangs does: its connections stay, relays go on sending it visitors, and only
+// balancer's checks find out.
+func (d *demo) freeze(ctx context.Context, _ *lab.Process) error {
+	back, victim := d.lab.Instances[0], d.lab.Instances[1]
+	d.line.tell(back.Name() + " is coming back")
+	limited, cancel := context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("%s was not published again within a minute", back.Name()))
+	defer cancel()
+	if err := errors.Join(back.Restart(limited), back.Published(limited)); err != nil {
+		return err
+	}
+	reader, err := d.lab.NewReader(limited, lab.Manager)
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	if err := d.awaitPoints(limited, reader, back, true); err != nil {
+		return err
+	}
+	d.line.say("%s is back. Freezing %s: kill -STOP %d", back.Name(), victim.Name(), victim.PID())
+	if err := victim.Freeze(); err != nil {
+		return err
+	}
+	began := time.Now()
+	d.result.Frozen = victim.Name()
+	limited, cancel = context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("%s was still published after a minute", victim.Name()))
+	defer cancel()
+	err = d.awaitPoints(limited, reader, victim, false)
+	d.result.TakenOut = time.Since(began).Seconds()
+	if err != nil && ctx.Err() == nil {
+		d.result.claim(false, "a frozen instance is taken out", "%v", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d.result.claim(true, "a frozen instance is taken out", "of status and every HSDir's descriptor %.1f s after it froze", d.result.TakenOut)
+	d.line.say("%s is out %.1f s after it froze.", victim.Name(), d.result.TakenOut)
+	if err := d.lab.Net.Client(lab.Client).Forget(); err != nil {
+		return err
+	}
+	t := d.tally(func() string { return "new visitors without " + victim.Name() })
+	if err := d.lab.Visits(ctx, d.lab.front, max(10, d.options.fetches/3), visitorsOnce, t); err != nil {
+		return err
+	}
+	r := newTallyResult(d.lab.Names(), t)
+	d.result.AfterFreeze = r
+	d.result.claim(len(r.Failures) == 0 && r.Answers[victim.Name()] == 0, "a frozen instance that is out costs no new visitor",
+		"%d of %d served; the slowest answer took %.1f s", r.answered(), r.Visitors, r.Slowest)
+	d.line.say("%s", strings.TrimRight(r.chart(), "\n"))
+	return victim.Thaw()
+}
+
+// awaitPoints waits until the status and the descriptor of every HSDir that clients ask
+// have introduction points of an instance, or none.
+func (d *demo) awaitPoints(ctx context.Context, reader *lab.Reader, i *testnet.Service, wanted bool) error {
+	own, err := descriptor.ParseAddress(i.Address())
+	if err != nil {
+		return err
+	}
+	front, err := descriptor.ParseAddress(d.lab.front)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	what := map[bool]string{true: "back in", false: "out of"}[wanted]
+	var points lab.Points
+	for {
+		d.line.tell(fmt.Sprintf("%3.0f s until %s is %s the descriptor", time.Since(began).Seconds(), i.Name(), what))
+		if err := reader.Refresh(ctx); err != nil {
+			return err
+		}
+		// Of a frozen instance HSDirs keep the last descriptor.
+		if now, err := reader.Fetch(ctx, own); err == nil {
+			points = lab.PointsOf(now)
+		}
+		if points != nil && d.statusHas(ctx, i.Name()) == wanted && d.hsdirsHave(ctx, reader, front, points, wanted) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// statusHas reports whether balancer says that it publishes points of an instance.
+func (d *demo) statusHas(ctx context.Context, name string) bool {
+	s, err := status.Query(ctx, filepath.Join(d.lab.Dir, "state", status.SocketName))
+	return err == nil && len(s.Services) == 1 && slices.ContainsFunc(s.Services[0].Instances,
+		func(i status.Instance) bool { return i.Name == name && i.Published > 0 })
+}
+
+// hsdirsHave reports whether every HSDir that clients ask has any of the points, or
+// none of them.
+func (d *demo) hsdirsHave(ctx context.Context, reader *lab.Reader, front descriptor.Address, points lab.Points, wanted bool) bool {
+	list, err := reader.HSDirs(front)
+	if err != nil {
+		return false
+	}
+	for _, h := range list {
+		if got, err := reader.Ask(ctx, front, h); err != nil || lab.PointsOf(got).Any(points) != wanted {
+			return false
+		}
+	}
+	return true
+}
+
+// rotation sends a visitor twice a second until the time period and the shared random value have changed. The client
 // is the one of before: it keeps each descriptor for as long as a tor does,
 // over the change of the shared random value, when instances close the
 // introduction points that are in the older one.
 func (d *demo) rotation(ctx context.Context) error {
 	before, err := d.lab.Net.Consensus(ctx)
 	if err != nil {
-		return err
-	}
-	if err := d.lab.Instances[0].Restart(ctx); err != nil {
 		return err
 	}
 	r := &rotationResult{Period: before.NextPeriod(), SharedRandom: before.NextSharedRandom()}
@@ -148,8 +256,8 @@ func (d *demo) rotation(ctx context.Context) error {
 	}
 	// A client may learn of a change one voting interval late.
 	until := last.Add(3 * before.VotingInterval())
-	d.line.say("%s is back. The time period changes at %s, the shared random value at %s: going on until %s.",
-		d.lab.Instances[0].Name(), clock(r.Period), clock(r.SharedRandom), clock(until))
+	d.line.say("The time period changes at %s, the shared random value at %s: going on until %s.",
+		clock(r.Period), clock(r.SharedRandom), clock(until))
 
 	t := d.tally(func() string { return fmt.Sprintf("%3.0f s left", time.Until(until).Seconds()) })
 	if err := d.lab.VisitEvery(ctx, d.lab.front, time.Second/2, func() bool { return time.Now().After(until) }, t); err != nil {

@@ -19,10 +19,14 @@ type demoResult struct {
 	Published   float64 `json:"published_seconds"`    // from the balancer's start
 	FirstAnswer float64 `json:"first_answer_seconds"` // from the balancer's start
 
-	Spread    *tallyResult    `json:"spread,omitempty"`
-	Killed    string          `json:"killed,omitempty"` // the name of an instance
-	AfterKill *tallyResult    `json:"after_kill,omitempty"`
-	Rotation  *rotationResult `json:"rotation,omitempty"`
+	Spread      *tallyResult `json:"spread,omitempty"`
+	Killed      string       `json:"killed,omitempty"` // the name of an instance
+	AfterKill   *tallyResult `json:"after_kill,omitempty"`
+	Frozen      string       `json:"frozen,omitempty"`            // the name of an instance
+	TakenOut    float64      `json:"taken_out_seconds,omitempty"` // from when it froze
+	AfterFreeze *tallyResult `json:"after_freeze,omitempty"`
+
+	Rotation *rotationResult `json:"rotation,omitempty"`
 }
 
 // rotationResult is about a change of the network's period and shared random
@@ -68,7 +72,7 @@ func (r *demoResult) print(out io.Writer) {
 		}
 		fmt.Fprintf(out, "%s  %s (%s)\n", mark, c.What, c.Detail)
 	}
-	all := []*tallyResult{r.Spread, r.AfterKill}
+	all := []*tallyResult{r.Spread, r.AfterKill, r.AfterFreeze}
 	if r.Rotation != nil {
 		all = append(all, r.Rotation.Visitors)
 	}

@@ -22,7 +22,8 @@ func TestDemo(t *testing.T) {
 	if status != exitDone || !r.OK {
 		t.Errorf("status %d\n%s\n%s", status, out, progress)
 	}
-	if len(r.Claims) != 4 || r.Spread.Visitors < 90 || len(r.Spread.Answers) != 3 || r.AfterKill.Answers[r.Killed] != 0 {
+	if len(r.Claims) != 6 || r.Spread.Visitors < 90 || len(r.Spread.Answers) != 3 || r.AfterKill.Answers[r.Killed] != 0 ||
+		r.Frozen == "" || r.TakenOut <= 0 || r.AfterFreeze.Answers[r.Frozen] != 0 {
 		t.Errorf("the result is not whole: %s", out)
 	}
 	if r.FirstAnswer <= 0 || r.FirstAnswer > 30 || r.Published > r.FirstAnswer {

@@ -113,9 +113,11 @@ type descriptorView struct {
 	Ephemeral     string           `json:"desc_auth_ephemeral_key"`
 	AuthCount     int              `json:"auth_client_count"`
 	AuthClients   []authClientView `json:"auth_clients"`
+	CAACritical   bool             `json:"caa_critical"`
 	Create2       []int            `json:"create2_formats"`
 	IntroAuth     []string         `json:"intro_auth_required"`
 	SingleOnion   bool             `json:"single_onion_service"`
+	CAA           []string         `json:"caa"`
 	FlowControl   *string          `json:"flow_control"`
 	PowParams     []string         `json:"pow_params"`
 	PointCount    int              `json:"intro_point_count"`
@@ -205,10 +207,13 @@ func newDescriptorView(f *foundDescriptor) descriptorView {
 		SigningCert: newCertificateView(d.SigningCert), SigningKey: hex.EncodeToString(key[:]),
 		NeedsKey: d.NeedsClientKey, AuthType: "x25519", Ephemeral: hex.EncodeToString(d.AuthEphemeralKey[:]),
 		AuthCount: len(d.AuthClients), Create2: d.Create2Formats, IntroAuth: d.IntroAuthRequired, SingleOnion: d.SingleOnion,
-		PowParams: []string{}, PointCount: len(d.IntroductionPoints), Points: []introPointView{}, Dropped: []faultView{},
+		CAACritical: d.CAACritical, CAA: []string{}, PowParams: []string{}, PointCount: len(d.IntroductionPoints), Points: []introPointView{}, Dropped: []faultView{},
 	}
 	for _, c := range d.AuthClients {
 		v.AuthClients = append(v.AuthClients, authClientView{hex.EncodeToString(c.ID[:]), hex.EncodeToString(c.IV[:]), hex.EncodeToString(c.EncryptedCookie[:])})
+	}
+	for _, r := range d.CAA {
+		v.CAA = append(v.CAA, r.String())
 	}
 	if d.FlowControl != nil {
 		s := d.FlowControl.String()
@@ -305,6 +310,10 @@ func printDescriptor(w io.Writer, v descriptorView, period descriptor.Period) {
 	row("handshakes", formats(v.Create2))
 	row("introduction auth", orNone(strings.Join(v.IntroAuth, " ")))
 	row("single onion", yesNo(v.SingleOnion))
+	row("CAA critical", yesNo(v.CAACritical))
+	for n, record := range v.CAA {
+		row([]string{"CAA", ""}[min(n, 1)], record)
+	}
 	if v.FlowControl == nil {
 		v.FlowControl = new(string)
 	}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -290,6 +291,34 @@ func TestDescriptorShowFarExpiry(t *testing.T) {
 	}
 	if out, err = runDescriptor(t, raw, "show", "--address", address, "-"); err != nil || !strings.Contains(out, "491937-") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestDescriptorShowCAA: records are shown, and whether they are critical.
+func TestDescriptorShowCAA(t *testing.T) {
+	identity, err := descriptor.IdentityKeyFromSeed(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	period := descriptor.PeriodAt(time.Now(), descriptor.DefaultPeriodLength, descriptor.DefaultRotationOffset)
+	for _, critical := range []bool{true, false} {
+		c := &descriptor.Contents{CAACritical: critical, CAA: []descriptor.CAA{{Flags: 128, Tag: "issue", Value: "ca.example; a=b"}, {Tag: "iodef", Value: "mailto:a@example"}}}
+		raw := makeDescriptor(t, identity, period, time.Now(), c)
+		out, err := runDescriptor(t, raw, "show", "--address", identity.Address().String(), "-")
+		word := regexp.MustCompile(`(?m)^CAA critical +(yes|no)\nCAA +128 issue "ca\.example; a=b"\n +0 iodef "mailto:a@example"$`).FindStringSubmatch(out)
+		if err != nil || word == nil || (word[1] == "yes") != critical {
+			t.Errorf("%v in\n%s", err, out)
+		}
+		if out, err = runDescriptor(t, raw, "show", "--json", "--address", identity.Address().String(), "-"); err != nil {
+			t.Fatal(err)
+		}
+		var got struct {
+			Critical bool     `json:"caa_critical"`
+			CAA      []string `json:"caa"`
+		}
+		if err := json.Unmarshal([]byte(out), &got); err != nil || got.Critical != critical || len(got.CAA) != 2 || got.CAA[0] != `128 issue "ca.example; a=b"` {
+			t.Errorf("%+v, %v", got, err)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/clients"
 	"onionbalancer/internal/status"
 	"onionbalancer/keystore/token"
 )
@@ -39,6 +40,10 @@ var hostileCases = map[string][][]string{
 	"balancer run":                          {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--config", "json.toml"}},
 	"balancer check":                        {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--json", "--config", "hostile.toml"}, {"--config", "unknown.toml"}},
 	"balancer status":                       {{"--socket", "s"}, {"--json", "--socket", "s"}, {"--metrics", "--socket", "s"}, {"--socket", hostileName}, {"--config", hostileName}},
+	"balancer drain":                        {{hostileText, "--socket", "s"}, {"web1", "--json", "--socket", "s"}, {hostileText, "--wait", "--timeout", "100ms", "--socket", "s"}, {"web1", "--socket", hostileName}},
+	"balancer maint":                        {{hostileText, "--socket", "s"}, {hostileText, "--wait", "--timeout", "100ms", "--socket", "s"}},
+	"balancer ready":                        {{hostileText, "--socket", "s"}, {"web1", "--config", hostileName}},
+	"balancer weight":                       {{"web1", "50%", "--socket", "s"}, {"web1", hostileText, "--socket", "s"}},
 	"balancer plan":                         {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--json", "--config", "unknown.toml"}},
 	"balancer state":                        {{hostileText}},
 	"balancer state show":                   {{"--config", hostileName}, {"--config", "unknown.toml"}, {"--json", "--config", "hostile.toml"}, {"--config", "hostile.toml", "--service", hostileText}},
@@ -48,6 +53,11 @@ var hostileCases = map[string][][]string{
 	"balancer key csr":                      {{"--ca-nonce", "8rDWGfoV1TpKu7Kl", "--out", "csr" + hostileName, "front" + hostileName}, {"--ca-nonce", "8rDWGfoV1TpKu7Kl", "--san", hostileText, "front" + hostileName}},
 	"balancer key seal":                     {{hostileName, "--with", "pkcs11:object=" + hostileText}, {hostileName, "--with", "pkcs11:object=x?module-path=/none&x-sealed=s%E2%80%AEFORGED"}},
 	"balancer key rewrap":                   {{"pkcs11:object=" + hostileText, "--with", "pkcs11:"}, {"pkcs11:object=x?x-sealed=x", "--with", "pkcs11:object=x?module-path=/none&x-sealed=s%E2%80%AEFORGED"}},
+	"balancer key caa":                      {{"--caa", hostileText, "front" + hostileName}, {"--none", hostileName}, {"--config", "hostile.toml", "--service", hostileText}},
+	"balancer client":                       {{hostileText}},
+	"balancer client add":                   {{hostileName, "--config", "clients.toml"}, {"alice", "--config", "clients.toml", "--public", hostileText}, {"alice", "--config", "clients.toml", "--out", "out" + hostileName}},
+	"balancer client list":                  {{"--config", "clients.toml"}, {"--json", "--config", "clients.toml"}, {"--config", "hostile.toml"}, {"--config", hostileName}},
+	"balancer client remove":                {{hostileName, "--config", "clients.toml"}, {"x" + hostileName, "--config", "clients.toml"}},
 	"balancer ceremony":                     {{hostileText}},
 	"balancer ceremony request":             {{"--dir", "new" + hostileName, "ADDRESS", "--out", "new.json" + hostileName, "--split", "parts" + hostileName}, {"--dir", "off" + hostileName, "--out", "again.json", "--json"}, {"--dir", hostileName, "--out", "x"}},
 	"balancer ceremony sign":                {{"request" + hostileName, "--key", "front" + hostileName, "--out", "x"}, {"stick", "--key", "front" + hostileName, "--out", "x"}, {hostileName, "--key", "x", "--out", "x"}},
@@ -187,6 +197,11 @@ func hostileFiles(t *testing.T, dir string) *strings.Replacer {
 	config := fmt.Sprintf("[[service]]\nkey = %s\n[[service.instance]]\naddress = \"zkorpcleemqj5fkprbp7k7no4sio4qrrmy72zwixbn7dhhwruajlcqid.onion\"\n[tor]\nbinary = %s\n",
 		tomlText("front"+hostileWord), tomlText(at("tor"+hostileWord)))
 	write("hostile.toml", config, 0o600)
+	write("clients.toml", strings.Replace(config, "\n", "\nclients = "+tomlText("clients"+hostileWord)+"\n", 1), 0o600)
+	if err := clients.Add(at("clients"+hostileWord), clients.Client{Name: "x", Key: descriptor.AuthorizedClient{PublicKey: [32]byte{9}}}); err != nil {
+		t.Fatal(err)
+	}
+	write("clients"+hostileWord+"/"+hostileName+".auth", descriptor.AuthorizedClient{PublicKey: [32]byte{10}}.String(), 0o600)
 	write("json.toml", config+"[log]\nformat = \"json\"\n", 0o600)
 	write("unknown.toml", tomlText(hostileWord)+" = 1\n"+config, 0o600)
 	write("broken"+hostileName+"/testnet.json", "{", 0o600)
@@ -296,6 +311,16 @@ func serveHostile(t *testing.T, path string) {
 		_ = json.NewEncoder(w).Encode(filled(reflect.TypeFor[status.Snapshot](), hostileText).Interface())
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "# HELP %s\xff\n", hostileWord) })
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("word") == "weight" {
+			w.WriteHeader(http.StatusConflict)
+			_ = json.NewEncoder(w).Encode(map[string]string{"error": hostileText})
+			return
+		}
+		_ = json.NewEncoder(w).Encode(filled(reflect.TypeFor[status.Answer](), hostileText).Interface())
+	}
+	mux.HandleFunc("POST /instances/{word}", answer)
+	mux.HandleFunc("GET /instances/{name}", answer)
 	server := &http.Server{Handler: mux}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })

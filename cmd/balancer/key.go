@@ -55,7 +55,7 @@ period's one certificate is signed.
 Instances need no key here: each has its own, made by its own tor.`,
 	}
 	addTryPINFlag(cmd.PersistentFlags())
-	addCommands(cmd, newKeyNewCommand(), newKeyShowCommand(), newKeySealCommand(), newKeyRewrapCommand(), newKeyCSRCommand())
+	addCommands(cmd, newKeyNewCommand(), newKeyShowCommand(), newKeySealCommand(), newKeyRewrapCommand(), newKeyCSRCommand(), newKeyCAACommand())
 	return cmd
 }
 

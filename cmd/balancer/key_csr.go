@@ -122,17 +122,19 @@ func (o *csrOptions) make(ctx context.Context, ref string) (*csrMade, error) {
 	if o.asDER && o.asJSON && o.out == "" {
 		return nil, usageError{errors.New("--json holds the request in base64 already; give --der an --out FILE")}
 	}
-	if err := owner.Check(o.out); err != nil {
-		return nil, err
+	if err := checkNewPublic(o.out); err != nil {
+		return nil, fmt.Errorf("writing the request: %w", err)
 	}
-	if _, err := os.Lstat(o.out); o.out != "" && err == nil {
-		return nil, fmt.Errorf("writing the request: %q exists already, and is not overwritten: %w", o.out, os.ErrExist)
-	}
+	return withSigner(ctx, ref, func(signer keystore.IdentitySigner) (*csrMade, error) { return o.sign(ctx, signer, caNonce) })
+}
+
+// withSigner has do sign with the identity key that ref names.
+func withSigner[T any](ctx context.Context, ref string, do func(keystore.IdentitySigner) (T, error)) (made T, err error) {
 	signer, err := keystore.OpenIdentitySigner(ctx, ref)
 	if err != nil {
-		return nil, err
+		return made, err
 	}
-	made, err := o.sign(ctx, signer, caNonce)
+	made, err = do(signer)
 	return made, errors.Join(err, signer.Close())
 }
 
@@ -208,6 +210,15 @@ func (m *csrMade) write(w io.Writer, o *csrOptions) error {
 	_, err := fmt.Fprintf(w, "address   %s\nnames     %s\nCA nonce  %s (hex)\npath      %s\n\nIn full: openssl req%s -in %s -noout -verify -text\n",
 		m.Address, strings.Join(m.Names, "\n          "), m.CANonce, printable.Text(m.Path), form, shell.Quote(o.out))
 	return err
+}
+
+// checkNewPublic refuses what writeNewPublic would, before a key is used. No path is
+// one, too.
+func checkNewPublic(path string) error {
+	if _, err := os.Lstat(path); path != "" && err == nil {
+		return fmt.Errorf("%q exists already, and is not overwritten: %w", path, os.ErrExist)
+	}
+	return owner.Check(path)
 }
 
 // writeNewPublic writes a new file that anyone may read.

@@ -94,14 +94,8 @@ func checkCSR(t *testing.T, ref string, address descriptor.Address) (made csrMad
 	if said, err := openssl.CombinedOutput(); err != nil || !bytes.Contains(said, []byte("verify OK")) {
 		t.Errorf("openssl: %v\n%s", err, said)
 	}
+	checkCAA(t, address, `0 issue "ca.example"`, "--caa", "0 issue ca.example", ref)
 	return made
-}
-
-func stderrOf(err error) string {
-	if exit, ok := err.(*exec.ExitError); ok {
-		return string(exit.Stderr)
-	}
-	return ""
 }
 
 // publicOf asks OpenSC for the public key of an Ed25519 pair, and not us.

@@ -97,6 +97,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newPlanCommand(),
 		newStateCommand(),
 		newKeyCommand(),
+		newClientCommand(),
 		newCeremonyCommand(),
 		newDescriptorCommand(),
 		newHSDirsCommand(),

@@ -29,6 +29,10 @@ var rootCases = map[string][][]string{
 	"key csr":    {{"--ca-nonce", "8rDWGfoV1TpKu7Kl", "--out", "theirs/x", "front"}},
 	"key seal":   {{"front", "--with", "pkcs11:object=x?module-path=/none&x-sealed=theirs/x"}},
 	"key rewrap": {{"pkcs11:object=x?x-sealed=y", "--with", "pkcs11:object=x?module-path=/none", "--out", "theirs/x"}},
+	"client add": {
+		{"alice", "--config", "balancer.toml"}, {"alice", "--config", "theirs.toml"}, {"alice", "--config", "mine.toml", "--out", "theirs/x"},
+	},
+	"client remove": {{"alice", "--config", "balancer.toml"}, {"alice", "--config", "theirs.toml"}},
 	"ceremony request": {
 		{"--dir", "theirs/off", "--out", "x"}, {"--dir", "theirs/new", "ADDRESS", "--out", "x"},
 		{"--dir", "x", "ADDRESS", "--out", "theirs/x"}, {"--dir", "x", "ADDRESS", "--out", "y", "--split", "theirs/x"},
@@ -45,7 +49,8 @@ var rootCases = map[string][][]string{
 
 // onlyRead are the commands that write and start nothing.
 var onlyRead = []string{
-	"status", "drain", "ready", "maint", "weight", "state show", "key show", "ceremony show", "descriptor show", "descriptor verify", "version", "help",
+	"status", "drain", "ready", "maint", "weight", "state show", "key show", "key caa", "client list", "ceremony show", "descriptor show", "descriptor verify",
+	"version", "help",
 	"completion bash", "completion zsh", "completion fish", "completion powershell", token.HelperArgument,
 }
 
@@ -110,6 +115,10 @@ func anothersDirectory(t *testing.T, dir string) string {
 	for name, state := range map[string]string{"balancer.toml": "theirs/state", "theirs/balancer.toml": dir + "/state"} {
 		text := fmt.Sprintf("state_dir = %q\n", state) + strings.Replace(service, "/front", dir+"/front", 1)
 		must(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	for _, whose := range []string{"theirs", "mine"} {
+		text := strings.Replace(service, "/front", dir+"/front\"\nclients = \""+whose, 1)
+		must(os.WriteFile(filepath.Join(dir, whose+".toml"), []byte(text), 0o600))
 	}
 	must(filepath.WalkDir(filepath.Join(dir, "theirs"), func(path string, _ fs.DirEntry, err error) error {
 		must(err)

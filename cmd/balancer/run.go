@@ -12,10 +12,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/daemon"
 	"onionbalancer/internal/logging"
 	"onionbalancer/internal/owner"
+	"onionbalancer/keystore"
 )
 
 func newRunCommand() *cobra.Command {
@@ -121,6 +123,48 @@ func loadOwnConfig(path string) (*config.Config, error) {
 		err = owner.Check(cfg.File, cfg.StateDir)
 	}
 	return cfg, err
+}
+
+// findService returns the service of the address and its address: without one, the only
+// service that is wanted. what are the services that are wanted.
+func findService(cfg *config.Config, address, what string, wanted func(config.Service) bool) (found config.Service, a descriptor.Address, err error) {
+	if address != "" {
+		if a, err = descriptor.ParseAddress(address); err != nil {
+			return found, a, usageError{fmt.Errorf("--service: %w", err)}
+		}
+	}
+	number := 0
+	for _, s := range cfg.Services {
+		if address == "" && !wanted(s) {
+			continue
+		}
+		custodian, err := keystore.Open(s.Key)
+		if err != nil {
+			return found, a, err
+		}
+		its := custodian.Address()
+		if err := custodian.Close(); err != nil {
+			return found, a, err
+		}
+		if address == "" || its == a {
+			found, a = s, its
+			number++
+		}
+	}
+	switch {
+	case number == 1:
+		return found, a, nil
+	case number > 1:
+		return found, a, usageError{fmt.Errorf("%s has %d %s: name one with --service ADDRESS", cfg.File, number, what)}
+	case address != "":
+		return found, a, usageError{fmt.Errorf("--service: %s has no service with the address %s", cfg.File, address)}
+	}
+	return found, a, fmt.Errorf("%s has no %s", cfg.File, what)
+}
+
+// addServiceFlag adds the flag that findService takes the address from.
+func addServiceFlag(cmd *cobra.Command, address *string) {
+	cmd.Flags().StringVar(address, "service", "", "the `ADDRESS` of the service, if the configuration has several")
 }
 
 // stateDir returns the state directory that the configuration names, even if

@@ -196,6 +196,9 @@ func torText(t status.Tor) string {
 func printService(w io.Writer, now time.Time, s status.Service) {
 	fmt.Fprintf(w, "\n%s\t%s, strategy %s\n", printable.Text(s.Address), printable.Text(strings.ToUpper(string(s.State))), printable.Text(s.Strategy))
 	fmt.Fprintf(w, "  custody: %s\n", printable.Text(custodyText(now, s.Custody)))
+	if s.Clients > 0 {
+		fmt.Fprintf(w, "  clients: %d authorized, and nobody else\n", s.Clients)
+	}
 	if !s.ReadBack.IsZero() {
 		fmt.Fprintf(w, "  read back: clients got the published descriptor %s\n", ago(now, s.ReadBack))
 	}
@@ -205,10 +208,13 @@ func printService(w io.Writer, now time.Time, s status.Service) {
 	for _, warning := range s.Warnings {
 		warn(w, "  WARNING", warning)
 	}
-	fmt.Fprintf(w, "  instance\tstate\tpoints\tpublished\tshare\trenewed\tlast fetch\t\n")
+	fmt.Fprintf(w, "  instance\tstate\tpoints\tpublished\tshare\tcheck\trenewed\tlast fetch\t\n")
 	for _, i := range s.Instances {
-		fmt.Fprintf(w, "  %s\t%s\t%d\t%d\t%.0f %%\t%s\t%s\t%s\n", printable.Text(i.Name), printable.Text(instanceState(i)),
-			i.IntroductionPoints, i.Published, 100*i.Share, renewed(now, i), ago(now, i.LastFetch), printable.Text(i.Error))
+		fmt.Fprintf(w, "  %s\t%s\t%d\t%d\t%.0f %%\t%s\t%s\t%s\t%s\n", printable.Text(i.Name), printable.Text(instanceState(i)),
+			i.IntroductionPoints, i.Published, 100*i.Share, printable.Text(checkText(now, i.Check)), renewed(now, i), ago(now, i.LastFetch), printable.Text(i.Error))
+		if c := i.Check; c != nil && c.Error != "" {
+			fmt.Fprintf(w, "    check\t%s\n", printable.Text(c.Error))
+		}
 		if i.Drain != nil {
 			fmt.Fprintf(w, "    %s\t%s\n", printable.Text(i.Admin), drainText(now, i.Drain))
 		}
@@ -230,6 +236,24 @@ func printService(w io.Writer, now time.Time, s status.Service) {
 			}
 		}
 	}
+}
+
+// checkText is what the checks of an instance found: its operating state with
+// how long the last check took, or since when it is not up.
+func checkText(now time.Time, c *status.Check) string {
+	switch {
+	case c == nil:
+		return "none"
+	case c.At.IsZero():
+		return "not yet"
+	case c.Operating == string(health.Up):
+		return fmt.Sprintf("up, %.1f s", c.Seconds)
+	case c.Doubt:
+		return "panic, fails since " + ago(now, c.Since)
+	case !c.Held.IsZero():
+		return "up, out for " + roughly(c.Held.Sub(now)+time.Minute-1) + " more"
+	}
+	return c.Operating + " since " + ago(now, c.Since)
 }
 
 // instanceState is an instance's state with what the operator said about it.

@@ -15,7 +15,7 @@ const module = "onionbalancer/"
 // that is.
 var layers = [][]string{
 	{"descriptor"},
-	{"internal/health", "hsdir", "selection", "keystore", "internal/tor", "internal/event", "internal/state", "internal/status"},
+	{"internal/health", "internal/clients", "hsdir", "selection", "keystore", "internal/tor", "internal/event", "internal/state", "internal/status"},
 	{"internal/check", "internal/consensus", "internal/backend", "internal/credential", "internal/probe"},
 	{"internal/balance", "internal/config", "internal/logging"},
 	{"internal/daemon"},

@@ -124,12 +124,24 @@ func (p *pool) take(v View, able []offering) {
 	}
 }
 
-// usable lists the points of one instance that may be published.
+// expiryMargin is how long before its certificates expire a point leaves. HSDirs keep
+// what is published now for as long, and hand it to clients until then.
+const expiryMargin = keptFor
+
+// usable lists the points of one instance that may be published. Those about to
+// expire may as long as it has no others.
 func (p *pool) usable(v View, o offering) []selection.Candidate {
 	var list []selection.Candidate
+	at := v.Now.Add(expiryMargin)
+	if !slices.ContainsFunc(o.Offer.Points, func(p backend.Point) bool { return at.Before(p.Expires) }) {
+		at = v.Now
+	}
 	for n := range o.Offer.Points {
 		point := &o.Offer.Points[n]
-		if !v.Now.Before(point.Expires) {
+		if !at.Before(point.Expires) {
+			if v.Now.Before(point.Expires) {
+				p.leave(o, "its certificates are about to expire")
+			}
 			continue
 		}
 		vouched, err := v.Vouch(&point.IntroductionPoint)

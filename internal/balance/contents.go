@@ -24,7 +24,7 @@ func contents(chosen []selection.Candidate, v View, flow uint64) *descriptor.Con
 	for n, b := range v.Instances.Backends {
 		single[v.Config.Instances[n].Name] = b.Offer.SingleOnion
 	}
-	c := &descriptor.Contents{Create2Formats: []int{ntorHandshake}, Clients: v.Config.Clients, CAA: v.Config.CAA}
+	c := &descriptor.Contents{Create2Formats: []int{ntorHandshake}, CAACritical: v.Config.caaCritical(), Clients: v.Config.Clients, CAA: v.Config.CAA}
 	c.SingleOnion = len(chosen) > 0
 	c.IntroductionPoints = make([]descriptor.IntroductionPoint, 0, len(chosen))
 	for _, candidate := range chosen {
@@ -36,6 +36,9 @@ func contents(chosen []selection.Candidate, v View, flow uint64) *descriptor.Con
 	}
 	return c
 }
+
+// caaCritical reports whether the descriptor says that there are CAA records to read.
+func (c Config) caaCritical() bool { return c.CAACritical && len(c.CAA) > 0 }
 
 // knownFlow are the versions of the FlowCtrl subprotocol whose meaning is known:
 // authenticated SENDMEs and congestion control.
@@ -115,7 +118,7 @@ func versionRanges(set uint64) string {
 // hourly, and the new ones go along with the next descriptor that is due.
 func sameContents(a, b *descriptor.Contents) bool {
 	return a == b || backend.SameFlow(a.FlowControl, b.FlowControl) && a.SingleOnion == b.SingleOnion &&
-		slices.Equal(a.CAA, b.CAA) && slices.Equal(a.Clients, b.Clients) &&
+		slices.Equal(a.CAA, b.CAA) && a.CAACritical == b.CAACritical && slices.Equal(a.Clients, b.Clients) &&
 		slices.EqualFunc(a.IntroductionPoints, b.IntroductionPoints, func(p, q descriptor.IntroductionPoint) bool { return backend.SamePoint(&p, &q) })
 }
 
@@ -127,7 +130,7 @@ func remaining(c *descriptor.Contents, v View) *descriptor.Contents {
 		return nil
 	}
 	left := *c
-	left.Clients, left.CAA = v.Config.Clients, v.Config.CAA
+	left.Clients, left.CAA, left.CAACritical = v.Config.Clients, v.Config.CAA, v.Config.caaCritical()
 	left.IntroductionPoints = slices.DeleteFunc(slices.Clone(c.IntroductionPoints), func(p descriptor.IntroductionPoint) bool {
 		return !v.Now.Before(p.Expires)
 	})

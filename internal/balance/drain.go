@@ -29,12 +29,12 @@ func (d *drained) note(a descriptor.Address, at time.Time) {
 // noteDrained follows the instances that were taken out. What it learns is stored, so
 // that a restart does not make them wait for another period.
 func (s *Service) noteDrained(now time.Time, v backend.View) {
-	out := make(map[descriptor.Address]bool)
+	var out []descriptor.Address
 	for n, b := range v.Backends {
 		if v.TakenOut(n) == "" || s.publishes(b.Address) {
 			continue
 		}
-		out[b.Address] = true
+		out = append(out, b.Address)
 		if _, known := s.drained[b.Address]; known || s.pending(b.Address) > 0 || !s.allMade() {
 			continue
 		}
@@ -44,7 +44,7 @@ func (s *Service) noteDrained(now time.Time, v backend.View) {
 			slog.String("instance", s.cfg.Instances[n].Name))
 	}
 	before := len(s.drained)
-	maps.DeleteFunc(s.drained, func(a descriptor.Address, _ time.Time) bool { return !out[a] })
+	maps.DeleteFunc(s.drained, func(a descriptor.Address, _ time.Time) bool { return !slices.Contains(out, a) })
 	if len(s.drained) != before {
 		s.record.dirty, s.step = true, true
 	}

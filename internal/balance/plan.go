@@ -19,6 +19,7 @@ type Reason string
 const (
 	ReasonNew      Reason = "new period"
 	ReasonChanged  Reason = "introduction points changed"
+	ReasonClients  Reason = "authorized clients changed"
 	ReasonHSDirs   Reason = "HSDirs changed"
 	ReasonRejected Reason = "HSDirs held a higher revision counter"
 	ReasonExpiring Reason = "certificate about to expire"
@@ -205,6 +206,8 @@ func (t *Target) reason(now time.Time, last *Edition) Reason {
 	switch {
 	case last == nil:
 		return ReasonNew
+	case t.Contents[0] != nil && !slices.Equal(last.Contents.Clients, t.Contents[0].Clients):
+		return ReasonClients
 	case t.changed(last):
 		return ReasonChanged
 	case slices.ContainsFunc(t.Slots, func(s hsdir.Slot) bool { return last.slot(s.HSDir) == nil }):
@@ -238,7 +241,7 @@ func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 	switch r {
 	case ReasonNew:
 		return hsdir.UrgencyRotation
-	case ReasonChanged:
+	case ReasonChanged, ReasonClients:
 		alive := 0
 		for n := range last.IntroductionPoints {
 			if slices.ContainsFunc(next.IntroductionPoints, func(p descriptor.IntroductionPoint) bool {
@@ -259,11 +262,12 @@ func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
 
 // staleUntil returns the moment before which no edition may follow last, since
 // no instance has been seen for too long; the zero time if the view is fresh, or
-// HSDirs no longer hold a descriptor that could stay.
+// HSDirs no longer hold a descriptor that could stay. A client that is authorized no
+// more does not wait for that.
 func (v View) staleUntil(r Reason, last *Edition) time.Time {
 	fresh := max(freshFor*v.Instances.Interval(), freshAtBest)
 	heard := v.Instances.Heard()
-	if heard.IsZero() || v.Now.Sub(heard) <= fresh || last.heard.IsZero() || r == ReasonLost || r == ReasonRejected {
+	if heard.IsZero() || v.Now.Sub(heard) <= fresh || last.heard.IsZero() || r == ReasonClients || r == ReasonLost || r == ReasonRejected {
 		return time.Time{}
 	}
 	return last.Built.Add(keptFor - dropMargin)
@@ -272,6 +276,7 @@ func (v View) staleUntil(r Reason, last *Edition) time.Time {
 // expire schedules the next plan for when an instance or a point of this one expires.
 func (p *Plan) expire(v View) {
 	for _, c := range p.Chosen {
+		p.sooner(c.Point.Expires.Add(-expiryMargin), v.Now)
 		p.sooner(c.Point.Expires, v.Now)
 	}
 	for _, b := range v.Instances.Backends {

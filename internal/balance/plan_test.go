@@ -119,12 +119,41 @@ func TestCandidates(t *testing.T) {
 		{"one fetch that finds nothing drops nobody", []*member{missed, testMember("a", 7)}, "m8a7", false},
 		{"the last known are better than none", []*member{silent, unknown, never}, "s1u2", true},
 		{"legacy and expired points stay out", []*member{legacy, expired}, "l4e5", false},
+		{"points that expire soon stay out", []*member{soon(testMember("a", 1, 2, 3), 2), testMember("b", 4)}, "a3b4", false},
+		{"unless there are no others", []*member{soon(testMember("a", 1, 2), 2), testMember("b", 4)}, "a1a2b4", false},
 		{"never seen", []*member{never}, "", true},
 	} {
 		got := gather(testView(8, test.in...))
 		if names(got.candidates) != test.want || got.fallback != test.fallback {
 			t.Errorf("%s: %q, %v; want %q, %v", test.what, names(got.candidates), got.fallback, test.want, test.fallback)
 		}
+	}
+}
+
+// soon has the first n points of an instance expire before clients have forgotten
+// what is published now.
+func soon(m *member, n int) *member {
+	for i := range n {
+		m.Descriptor.IntroductionPoints[i].Expires = testNow.Add(keptFor)
+	}
+	return m
+}
+
+// TestExpiringPoints: a point leaves the descriptor as long before it expires as
+// clients may be given what is published now, and its instance's status says so.
+func TestExpiringPoints(t *testing.T) {
+	m := soon(testMember("a", 1, 2), 1)
+	m.Descriptor.IntroductionPoints[0].Expires, m.Due = testNow.Add(keptFor+time.Minute), testNow.Add(time.Hour)
+	v := testView(8, m)
+	s := made(v)
+	p := makePlan(v, s)
+	if at := testNow.Add(time.Minute); names(p.Chosen) != "a1a2" || p.Next.After(at) {
+		t.Errorf("before: %q, until %v", names(p.Chosen), p.Next)
+	}
+	v.Now = testNow.Add(time.Minute)
+	p = makePlan(v, s)
+	if names(p.Chosen) != "a2" || p.Targets[0].Reason != ReasonChanged || !strings.Contains(strings.Join(p.Left["a"], ""), "about to expire") {
+		t.Errorf("after: %q, %q, %q", names(p.Chosen), p.Targets[0].Reason, p.Left)
 	}
 }
 
@@ -188,6 +217,11 @@ func TestPlan(t *testing.T) {
 		change(s.Editions[testPeriod])
 		return s
 	}
+	records := func(critical bool) func(v *View) {
+		return func(v *View) {
+			v.Config.CAA, v.Config.CAACritical = []descriptor.CAA{{Tag: "issue", Value: "ca.example"}}, critical
+		}
+	}
 	stale := func(v *View) { v.Instances.Backends[0].Heard = testNow.Add(-7 * time.Minute) }
 	for _, test := range []struct {
 		what    string
@@ -218,7 +252,12 @@ func TestPlan(t *testing.T) {
 		{what: "rejected by one, not yet", state: changed(made(view(1)), func(e *Edition) { e.retryAt = testNow.Add(1) }), view: view(1)},
 		{what: "other clients", state: made(view(1)), view: with(view(1), func(v *View) {
 			v.Config.Clients = []descriptor.AuthorizedClient{{PublicKey: [32]byte{9}}}
-		}), reason: ReasonChanged, urgency: hsdir.UrgencyPointsDead},
+		}), reason: ReasonClients, urgency: hsdir.UrgencyPointsDead},
+		{what: "other clients in a stale view", state: made(view(1)), view: with(with(view(1), stale), func(v *View) {
+			v.Config.Clients = []descriptor.AuthorizedClient{{PublicKey: [32]byte{9}}}
+		}), reason: ReasonClients, urgency: hsdir.UrgencyPointsDead},
+		{what: "CAA records critical", state: made(with(view(1), records(false))), view: with(view(1), records(true)), reason: ReasonChanged, urgency: hsdir.UrgencyPointsDead},
+		{what: "none of them critical", state: made(view(1)), view: with(view(1), func(v *View) { v.Config.CAACritical = true })},
 		{what: "a stale view", state: made(view(1)), view: with(view(2), stale), reason: ReasonChanged, urgency: hsdir.UrgencyNoLivePoint, held: true},
 		{what: "a stale view, and HSDirs soon drop the last", state: changed(made(view(1)), func(e *Edition) { e.Built = testNow.Add(-150 * time.Minute) }),
 			view: with(view(2), stale), reason: ReasonChanged, urgency: hsdir.UrgencyNoLivePoint},
@@ -307,7 +346,7 @@ func TestRemainingFollowsConfiguration(t *testing.T) {
 	if !slices.Equal(p.Contents.Clients, v.Config.Clients) || !slices.Equal(p.Contents.CAA, v.Config.CAA) || len(p.Contents.IntroductionPoints) != 2 {
 		t.Errorf("contents: %+v", p.Contents)
 	}
-	if t0 := p.Targets[0]; t0.Reason != ReasonChanged || t0.Held != "" {
+	if t0 := p.Targets[0]; t0.Reason != ReasonClients || t0.Held != "" {
 		t.Errorf("%q, held %q", t0.Reason, t0.Held)
 	}
 	v.Config.Room.Points = 1

@@ -109,13 +109,20 @@ func (r *readback) forget(e *Edition) {
 	}
 }
 
-// pick returns the slot to look at: of those that clients ask, the one that was not
-// for the longest time.
+// pick returns the slot to look at, of those that clients ask: one that was wrong and
+// has confirmed since, or else the one that was not looked at for the longest time.
 func (r *readback) pick(e *Edition) *slot {
 	var oldest *slot
 	for n := range e.slots {
 		at := &e.slots[n]
-		if !at.Reserve && (oldest == nil || r.readings[at.HSDir].tried.Before(r.readings[oldest.HSDir].tried)) {
+		if at.Reserve {
+			continue
+		}
+		is := r.readings[at.HSDir]
+		if !is.at.IsZero() && is.holds != status.HoldsPublished && at.confirmed.After(is.tried) {
+			return at
+		}
+		if oldest == nil || is.tried.Before(r.readings[oldest.HSDir].tried) {
 			oldest = at
 		}
 	}

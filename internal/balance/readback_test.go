@@ -31,7 +31,7 @@ func TestSomebodyElsePublishes(t *testing.T) {
 		}
 		s.want("with a thief", status.StateDegraded)
 		thief.SetOnline(false)
-		s.settle(3 * time.Hour) // until we have published again
+		s.settle(4 * time.Hour) // until we have published again, and looked at each HSDir
 		if got := s.want("without the thief", status.StateOK); warned(got, "somebody else") {
 			t.Errorf("warnings: %q", got.Warnings)
 		}

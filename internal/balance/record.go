@@ -179,7 +179,7 @@ func digest(c *descriptor.Contents, own *descriptor.ClientKey) state.Bytes32 {
 	for _, client := range clients {
 		_ = binary.Write(h, binary.BigEndian, client)
 	}
-	fmt.Fprintf(h, "caa %v", c.CAA)
+	fmt.Fprintf(h, "caa %v critical %t", c.CAA, c.CAACritical)
 	return state.Bytes32(h.Sum(nil))
 }
 

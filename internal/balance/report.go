@@ -26,6 +26,7 @@ const (
 	troubleNetwork  = "network"
 	troublePublish  = "publishing"
 	troubleReadback = "read back"
+	troubleClients  = "clients"
 	troubleVisit    = "visits"
 )
 
@@ -207,7 +208,7 @@ func (s *Service) suspicions(v View) (texts []string) {
 func (s *Service) describe(now time.Time) status.Service {
 	out := status.Service{
 		Address: s.address.String(), State: status.StateStarting, Strategy: s.cfg.Strategy.Name(),
-		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at, Visited: s.visits.passed,
+		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at, Visited: s.visits.passed, Clients: len(s.cfg.Clients),
 	}
 	if s.instances == nil {
 		out.Custody = s.keys.Status(now, descriptor.Period{})

@@ -40,8 +40,11 @@ type Config struct {
 	Instances  []Instance
 	FetchEvery time.Duration                 // how often an instance is fetched while it answers; 0: leave that to the backend.Set
 	Clients    []descriptor.AuthorizedClient // the only ones who can read the descriptor; everybody if none
+	ClientsDir string                        // where Clients were read, for Service.Authorize; empty if everybody may
 	CAA        []descriptor.CAA
-	Visits     Visits // of the public address
+	// CAACritical says that an authority that cannot read CAA must not issue.
+	CAACritical bool
+	Visits      Visits // of the public address
 	// Quiet is for an address that is none of the operator's services: its events are for
 	// debugging alone.
 	Quiet bool
@@ -380,6 +383,7 @@ func (s *Service) Moved() { s.post(func(time.Time) { s.replan = true }) }
 func (s *Service) Reconfigure(cfg Config) {
 	taken := s.post(func(time.Time) {
 		s.keys.Replace(cfg.Keys)
+		s.troubles.set(troubleClients, nil)
 		s.rename(cfg.Instances)
 		s.cfg = cfg
 		s.instances.Update(watched(cfg), cfg.FetchEvery)
@@ -390,6 +394,17 @@ func (s *Service) Reconfigure(cfg Config) {
 	if err := cfg.Keys.Close(); err != nil {
 		s.tell(event.Custody, slog.LevelWarn, "closing keys that came too late", slog.Any("error", err))
 	}
+}
+
+// Authorize takes other clients. With an error the last ones stay authorized, and the
+// status tells it.
+func (s *Service) Authorize(clients []descriptor.AuthorizedClient, err error) {
+	s.post(func(time.Time) {
+		s.troubles.set(troubleClients, err)
+		if err == nil {
+			s.cfg.Clients = clients
+		}
+	})
 }
 
 // rename applies new names of the instances. Published points of an instance

@@ -162,7 +162,6 @@ func (s *Service) visited(now time.Time, known []selection.Candidate, r health.R
 		s.troubles.set(troubleVisit, fmt.Errorf("the public address does not answer visits through tor: %w", v.err))
 	}
 	known = slices.DeleteFunc(slices.Clone(known), func(c selection.Candidate) bool { return !s.offers(c) })
-	suspected := false
 	for name, tried := range Attribute(r.Points, known) {
 		p := s.path(s.addressOf(name))
 		published := 0
@@ -174,11 +173,18 @@ func (s *Service) visited(now time.Time, known []selection.Candidate, r health.R
 		for _, point := range tried {
 			p.Visited(r.Ended, point, published)
 		}
-		suspected = suspected || p.Suspected()
 	}
-	if suspected {
+	if s.suspects() {
 		v.due = earlier(v.due, now.Add(backoff.Jitter(s.cfg.Visits.Spec.FastInterval)))
 	}
+}
+
+// suspects reports whether visits are to show more about an instance that gets visitors.
+func (s *Service) suspects() bool {
+	return slices.ContainsFunc(s.state.Published, func(c selection.Candidate) bool {
+		p := s.visits.paths[s.addressOf(c.Instance)]
+		return p != nil && p.Suspected()
+	})
 }
 
 // Attribute tells which instances' introduction points a visit tried, by their names,

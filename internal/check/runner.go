@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -88,6 +89,17 @@ func (r *Runner) Configure(perSecond float64, canary descriptor.Address, spec he
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.canary = target{canary, spec}
+}
+
+// String says what Configure was told.
+func (r *Runner) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	canary := "none"
+	if r.canary.address != (descriptor.Address{}) {
+		canary = r.canary.address.Short()
+	}
+	return fmt.Sprintf("%v fresh circuits a second, canary %s", r.limit.Limit(), canary)
 }
 
 // target is what a check is made of.

@@ -2,6 +2,6 @@ package child
 
 import "syscall"
 
-func attributes(onDeath syscall.Signal) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: onDeath}
+func setAttributes(a *syscall.SysProcAttr, onDeath syscall.Signal) {
+	a.Setpgid, a.Pdeathsig = true, onDeath
 }

@@ -4,6 +4,4 @@ package child
 
 import "syscall"
 
-func attributes(syscall.Signal) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Setpgid: true}
-}
+func setAttributes(a *syscall.SysProcAttr, _ syscall.Signal) { a.Setpgid = true }

@@ -130,12 +130,18 @@ type Service struct {
 	FetchInterval time.Duration `toml:"fetch_interval" is:"interval"`
 
 	// Clients is the directory of the clients that may read the descriptor, in the
-	// format of tor's authorized_clients: *.auth files. Default: everybody may.
+	// format of tor's authorized_clients: *.auth files. They are read again when they
+	// change. Default: everybody may.
 	Clients string `toml:"clients" is:"directory"`
 
 	// CAA are the CAA records of the public address, which tell certificate
 	// authorities who may certify it, each "FLAGS TAG VALUE". Default: none.
 	CAA []string `toml:"caa" is:"caa"`
+
+	// CAACritical tells certificate authorities that cannot read the CAA records, since
+	// Clients keeps them out, not to certify the address. Default: true, where there are
+	// records.
+	CAACritical bool `toml:"caa_critical" default:"true"`
 
 	// Check overrides keys of Config.Check.
 	Check ServiceCheck `toml:"check"`

@@ -68,11 +68,11 @@ func TestExample(t *testing.T) {
 		Tor: Tor{Controls: []string{"unix:/run/tor/control"}},
 		Log: Log{Level: slog.LevelInfo, Format: FormatText},
 		Services: []Service{
-			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", MaxIntroductionPoints: 20, PointsPerInstance: 3, Instances: []Instance{
+			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", MaxIntroductionPoints: 20, PointsPerInstance: 3, CAACritical: true, Instances: []Instance{
 				{Name: "web1", Address: address(t, addressA), Weight: 1},
 				{Name: "web2", Address: address(t, addressB), Weight: 1},
 			}},
-			{Key: "/etc/balancer/second.pem", Strategy: "weighted", MaxIntroductionPoints: 20, PointsPerInstance: 3, Instances: []Instance{
+			{Key: "/etc/balancer/second.pem", Strategy: "weighted", MaxIntroductionPoints: 20, PointsPerInstance: 3, CAACritical: true, Instances: []Instance{
 				{Name: "large", Address: address(t, addressC), Weight: 3},
 				{Name: "small", Address: address(t, addressD), Weight: 1},
 			}},
@@ -86,7 +86,7 @@ func TestExample(t *testing.T) {
 	if !reflect.DeepEqual(parse(t, defaults), want) {
 		t.Error("a default that the example names is not the default")
 	}
-	const options = "# fetch_interval = \"10m\"\x00# client_key = \"web2.auth_private\"\x00# cookie_file = \x00# password_file = \x00# signing = "
+	const options = "# fetch_interval = \"10m\"\x00# client_key = \"web2.auth_private\"\x00# cookie_file = \x00# password_file = \x00# clients = \x00# caa = \x00# signing = "
 	text := string(raw)
 	for _, option := range strings.Split(options, "\x00") {
 		if !strings.Contains(text, option) {
@@ -116,7 +116,7 @@ func TestLeast(t *testing.T) {
 	want := &Config{
 		File: "/etc/balancer/balancer.toml", StateDir: "/etc/balancer/state", Log: Log{Format: FormatText},
 		Services: []Service{{
-			Key: "/etc/balancer/front", Strategy: selection.Default, MaxIntroductionPoints: descriptor.MaxIntroductionPoints, PointsPerInstance: 3,
+			Key: "/etc/balancer/front", Strategy: selection.Default, MaxIntroductionPoints: descriptor.MaxIntroductionPoints, PointsPerInstance: 3, CAACritical: true,
 			Instances: []Instance{{Name: addressA[:6], Address: address(t, addressA), Weight: 1}},
 		}},
 	}

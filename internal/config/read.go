@@ -140,6 +140,8 @@ func (r *reader) value(v reflect.Value, tag reflect.StructTag, path string, valu
 		var otherwise any = text
 		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 			otherwise = n
+		} else if text == "true" {
+			otherwise = true
 		}
 		_ = set(otherwise) // a default that is wrong fails the tests
 	}

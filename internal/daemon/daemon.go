@@ -19,6 +19,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
+	"onionbalancer/internal/clients"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/filelock"
 	"onionbalancer/internal/health"
@@ -63,7 +64,8 @@ type Daemon struct {
 	initial  map[descriptor.Address]balance.Config // until Start
 	services map[descriptor.Address]*running
 	leaving  map[descriptor.Address]*running // removed, and not at their end yet
-	trouble  error                           // services of the configuration that could not be opened
+	clients  map[descriptor.Address]*clients.Watch
+	trouble  error // services of the configuration that could not be opened
 	reloads  []status.Event
 }
 
@@ -104,6 +106,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 	d := &Daemon{
 		version: version, log: log, open: openTors, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble,
 		services: map[descriptor.Address]*running{}, leaving: map[descriptor.Address]*running{},
+		clients: map[descriptor.Address]*clients.Watch{},
 	}
 	d.fullNames.Store(cfg.Log.FullAddresses)
 	d.serve = d.serveStatus
@@ -146,6 +149,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.initial = nil
 	d.updateProbesLocked()
 	d.wait.Go(d.serve)
+	d.wait.Go(d.followClients)
 	return nil
 }
 
@@ -206,6 +210,7 @@ func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
 		r.Run(ctx)
 	}()
 	d.services[address] = r
+	d.followLocked(address, cfg.ClientsDir)
 }
 
 // stopTimeout bounds Stop: a disk or a token that hangs until then is abandoned.

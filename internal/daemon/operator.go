@@ -171,7 +171,7 @@ func oneOf(services []string) string {
 // isLast reports whether an instance is in service, and no other of the service is.
 func isLast(s status.Service, address descriptor.Address) bool {
 	for _, i := range s.Instances {
-		wanted := i.Drain == nil && i.Weight > 0
+		wanted := i.Drain == nil && i.Weight > 0 && !fails(i)
 		switch {
 		case i.Address == address.String():
 			if !wanted || i.State != status.StateOK && i.State != status.StateStarting {
@@ -182,6 +182,12 @@ func isLast(s status.Service, address descriptor.Address) bool {
 		}
 	}
 	return true
+}
+
+// fails reports whether checks or visits say that visitors of an instance are lost.
+func fails(i status.Instance) bool {
+	out := []string{string(health.Down), string(health.GoingUp)}
+	return i.Path != "" || i.Check != nil && !i.Check.Doubt && slices.Contains(out, i.Check.Operating)
 }
 
 // answerOf describes an instance of some services.
@@ -201,7 +207,6 @@ func answerOf(address descriptor.Address, services []status.Service, word state.
 // notes says what the operator may not expect. last are the services that are left with
 // no instance in service.
 func notes(o status.Order, a status.Answer, last []string) (list []string) {
-	out := a.Uses[0].Instance.Drain != nil
 	switch {
 	case len(a.Uses) == 1:
 	case o.Word == "weight":
@@ -212,16 +217,20 @@ func notes(o status.Order, a status.Answer, last []string) (list []string) {
 	if len(last) > 0 {
 		list = append(list, fmt.Sprintf("no other instance of %s is in service: its introduction points stay published until one is, or until they expire", oneOf(last)))
 	}
-	if o.Word == "ready" && out {
-		list = append(list, fmt.Sprintf("it gets no visitors all the same: its weight is %s", a.Weight))
+	weight, _ := health.ParseWeight(a.Weight)
+	const none = "it gets no visitors all the same: "
+	switch {
+	case o.Word != "ready" && o.Word != "weight" || a.Uses[0].Instance.Drain == nil:
+	case o.Word == "ready" && weight.Zero():
+		list = append(list, none+"its weight is "+a.Weight)
+	case o.Word == "weight" && a.Admin != string(health.Ready):
+		list = append(list, fmt.Sprintf("%sit is %q", none, a.Admin))
+	case !weight.Zero():
+		list = append(list, none+"its agent says so")
 	}
 	if o.Word != "weight" {
 		return list
 	}
-	if a.Admin != string(health.Ready) {
-		list = append(list, fmt.Sprintf("it gets no visitors all the same: it is %q", a.Admin))
-	}
-	weight, _ := health.ParseWeight(a.Weight)
 	for _, u := range a.Uses {
 		if !selection.Weighs(u.Strategy) && weight != (health.Weight{}) && !weight.Zero() {
 			list = append(list, fmt.Sprintf("the strategy %q of %s takes no notice of weights but 0", u.Strategy, u.Service))

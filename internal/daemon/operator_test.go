@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
 )
@@ -61,6 +62,8 @@ func TestIsLast(t *testing.T) {
 		change(&i)
 		return i
 	}
+	failing := with(func(i *status.Instance) { i.Check = &status.Check{Operating: string(health.Down)} })
+	unreached := with(func(i *status.Instance) { i.Path = "no line in its ob_config" })
 	out := with(func(i *status.Instance) { i.Drain = &status.Drain{} })
 	down := with(func(i *status.Instance) { i.State = status.StateUnknown })
 	starting := with(func(i *status.Instance) { i.State = status.StateStarting })
@@ -74,6 +77,8 @@ func TestIsLast(t *testing.T) {
 		{"another is in service", up(), []status.Instance{down, up()}, false},
 		{"alone", up(), nil, true},
 		{"the others are drained, down, starting or of weight 0", up(), []status.Instance{out, down, starting, light}, true},
+		{"the other fails its checks", up(), []status.Instance{failing, unreached}, true},
+		{"it fails its checks", failing, nil, false},
 		{"it may be about to be the only one", starting, []status.Instance{starting}, true},
 		{"it is out", out, []status.Instance{down}, false},
 		{"it is down", down, []status.Instance{down}, false},
@@ -136,7 +141,7 @@ func TestOrders(t *testing.T) {
 			if _, said = order(status.Order{Word: "drain", Instance: "web1", Weight: "3"}); !strings.Contains(said, `alone, not with "drain"`) {
 				t.Errorf("a weight too many: %s", said)
 			}
-			_, said = order(status.Order{Word: "drain", Instance: "web1"})
+			order(status.Order{Word: "drain", Instance: "web1"})
 			if answer, said = order(status.Order{Word: "drain", Instance: "web2", Force: true}); answer.Admin != "drain" || !strings.Contains(said, "stay published until one is") {
 				t.Errorf("the last one by force: %+v, %s", answer, said)
 			}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet/lab"
 	"onionbalancer/testnet/lab/labtest"
 )
@@ -55,7 +57,7 @@ func (w warnings) take() (list []string) {
 // shared random value are the demonstration's (make demo ROTATE=1), and those of
 // a month are the simulated network's.
 func TestOnRealTor(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	keys := t.TempDir()
 	a, b := writeKey(t, filepath.Join(keys, "a"), 1), writeKey(t, filepath.Join(keys, "b"), 2)
@@ -66,21 +68,29 @@ func TestOnRealTor(t *testing.T) {
 		}
 	}
 
-	d, _ := w.daemon(ctx, "a", fmt.Sprintf("control = %q", w.Net.ControlTarget(lab.Manager)))
+	control := fmt.Sprintf("control = %q", w.Net.ControlTarget(lab.Manager))
+	d, _ := w.daemon(ctx, "a", control)
 	defer d.Stop()
 	labtest.Reach(ctx, t, w.Lab, a.String(), 3)
+	t.Run("an instance is drained", func(t *testing.T) { w.drained(ctx, t, d, a.String()) })
 	t.Run("a tor of our own", func(t *testing.T) { w.ownTor(ctx, t, b.String()) })
 	t.Run("tor dies and returns", func(t *testing.T) { w.torReturns(ctx, t, d, a.String()) })
+	t.Run("restricted discovery", func(t *testing.T) { w.restricted(ctx, t, d, a, w.config("a", control)) })
 	t.Run("an instance dies", func(t *testing.T) {
 		w.Instances[0].Kill()
 		labtest.Serve(ctx, t, w.Lab, a.String(), 10, 1)
 	})
 }
 
+// config is a configuration for the key with the lines in its [tor] table.
+func (w *town) config(key, tor string) string {
+	return w.ServiceConfig(key+"-state", tor, key, "fetch_interval = \"15s\"")
+}
+
 // daemon starts a daemon for the key with the lines in its [tor] table.
 func (w *town) daemon(ctx context.Context, key, tor string) (*Daemon, warnings) {
 	w.t.Helper()
-	cfg := parse(w.t, w.Dir, w.ServiceConfig(key+"-state", tor, key, "fetch_interval = \"15s\""))
+	cfg := parse(w.t, w.Dir, w.config(key, tor))
 	said := warnings{slog.NewTextHandler(w.t.Output(), nil), new(sync.Mutex), new([]string)}
 	d, err := New(cfg, "test", slog.New(said))
 	if err != nil {
@@ -90,6 +100,49 @@ func (w *town) daemon(ctx context.Context, key, tor string) (*Daemon, warnings) 
 		w.t.Fatal(err)
 	}
 	return d, said
+}
+
+// drained takes an instance out, visits as someone who has no descriptor yet, and brings
+// it back.
+func (w *town) drained(ctx context.Context, t *testing.T, d *Daemon, address string) {
+	order := func(word string) status.Answer {
+		answer, err := d.Operate(ctx, status.Order{Word: word, Instance: "web1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer
+	}
+	began := time.Now()
+	for answer := order("drain"); answer.Uses[0].Instance.Drain.Left.IsZero(); {
+		time.Sleep(100 * time.Millisecond)
+		var err error
+		if answer, err = d.InstanceStatus("web1", ""); err != nil || ctx.Err() != nil {
+			t.Fatalf("%+v, %v", answer, err)
+		}
+	}
+	t.Logf("no HSDir has it any more after %s", time.Since(began).Round(10*time.Millisecond))
+	w.forget(ctx, t)
+	if answers := labtest.Serve(ctx, t, w.Lab, address, 60, 6); answers["web1"] != 0 || answers["web2"] == 0 || answers["web3"] == 0 {
+		t.Errorf("visitors of a drained instance: %v", answers)
+	}
+	if answer := order("ready"); answer.Admin != "ready" {
+		t.Errorf("ready: %+v", answer)
+	}
+	w.forget(ctx, t)
+	labtest.Reach(ctx, t, w.Lab, address, 3)
+}
+
+// forget has the visitors' tor forget the descriptors that it has.
+func (w *town) forget(ctx context.Context, t *testing.T) {
+	visitor := control.New(control.Config{Dial: control.DialTarget(w.Net.Client(lab.Client).ControlAddress()),
+		CookieFile: filepath.Join(w.Net.Dir(), lab.Client, "control_auth_cookie")})
+	running, end := context.WithCancel(ctx)
+	defer end()
+	go func() { _ = visitor.Run(running) }()
+	if err := errors.Join(visitor.Ready(ctx), visitor.Signal(ctx, "NEWNYM")); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second) // tor acts on it within that
 }
 
 // ownTor publishes the second address through a tor that the daemon starts.

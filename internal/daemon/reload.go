@@ -74,14 +74,15 @@ func (d *Daemon) reload(file *config.Config) error {
 		}
 		r.cfg = built
 		r.Reconfigure(built)
+		d.followLocked(address, built.ClientsDir)
 	}
 	d.updateProbesLocked()
 	if same {
 		d.log.Info("the configuration is the same as before")
 	}
 	if keys := changedKeys("check", general(d.cfg.Check), general(cfg.Check)); len(keys) > 0 {
-		d.log.Info("checks changed", "keys", strings.Join(keys, ", "))
 		d.rooms.Configure(cfg.Check)
+		d.log.Info("checks changed", "keys", strings.Join(keys, ", "), "now", d.rooms.checks)
 	}
 	d.cfg, d.loaded, d.trouble = cfg, time.Now(), nil
 	return nil
@@ -113,6 +114,7 @@ func (d *Daemon) removeLocked(address descriptor.Address) {
 	r := d.services[address]
 	r.cancel()
 	delete(d.services, address)
+	delete(d.clients, address)
 	d.leaving[address] = r
 	d.wait.Go(func() {
 		<-r.done
@@ -168,6 +170,7 @@ func changes(old, now balance.Config) (list []any) {
 	turn("fetch_interval", interval(old), interval(now))
 	turn("check.public_interval", old.Visits.Every, now.Visits.Every)
 	turn("caa", old.CAA, now.CAA)
+	turn("caa_critical", old.CAACritical, now.CAACritical)
 	if !slices.Equal(old.Clients, now.Clients) {
 		turn("clients", len(old.Clients), fmt.Sprintf("%d, some of them others", len(now.Clients)))
 	}

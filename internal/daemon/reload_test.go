@@ -26,7 +26,7 @@ func leafKeys(of reflect.Type, path string, find func(*config.Config) reflect.Va
 		name, isKey := field.Tag.Lookup("toml")
 		in := func(c *config.Config) reflect.Value { return find(c).Field(i) }
 		switch {
-		case !isKey:
+		case !isKey, strings.HasSuffix(path+name, ".check"): // TestReloadChecks has these
 		case field.Type.Kind() == reflect.Struct:
 			leafKeys(field.Type, path+name+".", in, do)
 		case field.Type.Kind() == reflect.Slice && field.Type.Elem().Kind() == reflect.Struct:
@@ -49,12 +49,12 @@ func inForce(d *Daemon) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	logged, _ := json.Marshal(d.Logs.(*configured).Log)
-	text := fmt.Sprintf("%s %v\n", logged, d.fullNames.Load())
+	text := fmt.Sprintf("%s %v %v\n", logged, d.fullNames.Load(), d.rooms.checks)
 	for _, address := range slices.SortedFunc(maps.Keys(d.services), func(a, b descriptor.Address) int { return slices.Compare(a[:], b[:]) }) {
 		c := d.services[address].cfg
-		text += fmt.Sprintln(address, c.Strategy.Name(), c.Room, c.FetchEvery, c.Keys.Reference, c.Keys.Form, c.Keys.Where, c.Clients, c.CAA, c.Visits)
+		text += fmt.Sprintln(address, c.Strategy.Name(), c.Room, c.FetchEvery, c.Keys.Reference, c.Keys.Form, c.Keys.Where, c.Clients, c.CAA, c.CAACritical, c.Visits)
 		for _, i := range c.Instances {
-			text += fmt.Sprintln(i.Name, i.Address, i.Weight, client(i.Client), i.Probe)
+			text += fmt.Sprintln(i.Name, i.Address, i.Weight, client(i.Client), i.Probe, i.Check, client(i.CheckClient))
 		}
 	}
 	return text
@@ -90,6 +90,7 @@ func TestReloadEveryKey(t *testing.T) {
 		"service.strategy":            "weighted",
 		"service.fetch_interval":      10 * time.Minute,
 		"service.instance.client_key": clientKey,
+		"check.canary":                strings.Repeat("a", 56) + ".onion",
 		"service.clients":             clients,
 		"service.caa":                 []string{`0 issue "ca.example"`},
 	}
@@ -126,6 +127,44 @@ func TestReloadEveryKey(t *testing.T) {
 			})
 			if seen < 20 {
 				t.Errorf("only %d keys", seen)
+			}
+		})
+	})
+}
+
+// TestReloadChecks: the tables of checks are in force after a reload, each where it
+// stands.
+func TestReloadChecks(t *testing.T) {
+	dir := t.TempDir()
+	writeKey(t, filepath.Join(dir, "a"), 1)
+	clientKey := filepath.Join(dir, "c.auth_private")
+	if err := os.WriteFile(clientKey, []byte(strings.Repeat("a", 52)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one, other := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
+		plain := torTable + service("a", one)
+		onSim(t, net, parse(t, dir, plain), func(d *Daemon) {
+			d.Logs = new(configured)
+			before := inForce(d)
+			for _, check := range []string{
+				"[check]\nkind = \"none\"\n" + plain,
+				"[check]\nprobe = true\n" + plain,
+				"[check]\npublic_interval = \"0s\"\n" + plain,
+				plain + "[service.instance.check]\nfall = 7\n",
+				plain + fmt.Sprintf("[service.instance.check]\naddress = %q\n", other.Address()),
+				plain + fmt.Sprintf("[service.instance.check]\naddress = %q\nclient_key = %q\n", other.Address(), clientKey),
+			} {
+				last := inForce(d)
+				if err := d.Reload(parse(t, dir, check)); err != nil {
+					t.Fatal(err)
+				}
+				if inForce(d) == last {
+					t.Errorf("not in force:\n%s", check)
+				}
+			}
+			if err := d.Reload(parse(t, dir, plain)); err != nil || inForce(d) != before {
+				t.Errorf("with the first configuration again: %v, in force is\n%s, want\n%s", err, inForce(d), before)
 			}
 		})
 	})

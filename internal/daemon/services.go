@@ -6,13 +6,12 @@ import (
 	"io"
 	"iter"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
+	"onionbalancer/internal/clients"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/health"
@@ -29,15 +28,13 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 	out := balance.Config{
 		Room:       selection.Room{Points: s.MaxIntroductionPoints, PerInstance: s.PointsPerInstance},
 		FetchEvery: s.FetchInterval,
+		ClientsDir: s.Clients, CAACritical: s.CAACritical,
 	}
 	err := checkService(user, s)
 	if err != nil {
 		return out, err
 	}
 	if out.Strategy, err = selection.Lookup(s.Strategy); err != nil {
-		return out, err
-	}
-	if out.Clients, err = authorizedClients(s.Clients); err != nil {
 		return out, err
 	}
 	for _, line := range s.CAA {
@@ -47,8 +44,7 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 		}
 		out.CAA = append(out.CAA, record)
 	}
-	// By tor's own limit: that of the consensus is not known yet.
-	if err := (&descriptor.Contents{Clients: out.Clients, CAA: out.CAA}).CheckRoom(0); err != nil {
+	if out.Clients, err = authorizedClients(s.Clients, out.CAA); err != nil {
 		return out, err
 	}
 	var specs []health.Spec
@@ -83,37 +79,20 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 	return out, nil
 }
 
-// authorizedClients reads the clients in a directory of tor's authorized_clients,
-// one in each .auth file; an empty path has none.
-func authorizedClients(dir string) ([]descriptor.AuthorizedClient, error) {
-	if dir == "" {
-		return nil, nil
-	}
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("opening the authorized clients: %w", err)
-	}
-	var clients []descriptor.AuthorizedClient
-	for _, f := range files {
-		path := filepath.Join(dir, f.Name())
-		if filepath.Ext(path) != ".auth" {
-			continue
+// authorizedClients reads the clients in a directory; an empty path has none. All have
+// room in a descriptor with the CAA records.
+func authorizedClients(dir string, caa []descriptor.CAA) ([]descriptor.AuthorizedClient, error) {
+	var list []clients.Client
+	if dir != "" {
+		var err error
+		if list, err = clients.Read(dir); err != nil {
+			return nil, err
 		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("opening the authorized clients: %w", err)
-		}
-		client, err := descriptor.ParseAuthorizedClient(text)
-		if err != nil {
-			return nil, fmt.Errorf("reading the authorized client %s: %w", path, err)
-		}
-		clients = append(clients, client)
 	}
-	if len(clients) == 0 {
-		// Without any the service would be open to everybody.
-		return nil, fmt.Errorf("opening the authorized clients: no .auth file in %s", dir)
+	if err := clients.CheckRoom(list, caa, nil); err != nil {
+		return nil, err
 	}
-	return clients, nil
+	return clients.Keys(list), nil
 }
 
 // maxClientKeyFile bounds a client-authorization key's file, in bytes.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"syscall"
 )
 
 // WriteNew writes a file that is not there yet, and syncs it: all of it or, on
@@ -24,6 +26,46 @@ func WriteNew(path string, content []byte, mode fs.FileMode) error {
 		return errors.Join(err, os.Remove(path))
 	}
 	return nil
+}
+
+// WriteChecked writes a new file at path, with mode 0600, which appears there with
+// all of its content when check has seen it under another name beside, and is on the
+// disk then. Missing directories are made, with mode 0700.
+func WriteChecked(path string, content []byte, check func(written string) error) (err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	temporary, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if gone := os.Remove(temporary.Name()); !errors.Is(gone, os.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+	}()
+	_, err = temporary.Write(content)
+	if err == nil {
+		err = temporary.Sync()
+	}
+	if err = errors.Join(err, temporary.Close()); err != nil {
+		return err
+	}
+	if err := check(temporary.Name()); err != nil {
+		return err
+	}
+	// A link, unlike a new name, overwrites nothing; but the file systems of
+	// sticks have none.
+	err = os.Link(temporary.Name(), path)
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, errors.ErrUnsupported) {
+		if _, err = os.Lstat(path); err == nil {
+			err = &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+		} else if errors.Is(err, fs.ErrNotExist) {
+			err = os.Rename(temporary.Name(), path)
+		}
+	}
+	return errors.Join(err, SyncDir(dir))
 }
 
 // SyncDir makes files created, renamed or removed in dir durable.

@@ -30,6 +30,7 @@ const (
 	Published     Kind = "published"      // the first HSDir confirmed, for the first time
 	UploadFailed  Kind = "upload_failed"  // one upload was not confirmed
 	Warning       Kind = "warning"        // a warning that was not there before
+	Clients       Kind = "clients"        // other clients may read a descriptor
 	Reload        Kind = "reload"         // a configuration was taken over, or refused
 	Tor           Kind = "tor"            // a tor connected, died or moved its services
 )

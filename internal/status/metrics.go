@@ -52,10 +52,16 @@ var (
 	descOffered   = describe("backend_introduction_points", "Introduction points that could be used.", byService, byBackend)
 	descUsed      = describe("backend_published_points", "Introduction points of the backend in the descriptor.", byService, byBackend)
 	descShare     = describe("backend_expected_share_ratio", "Its expected share of the visitors, 0 to 1.", byService, byBackend)
+	descCheck     = describe("backend_check", "1 for the operating state that the backend's checks found.", byService, byBackend, "state")
+	descChecks    = describe("backend_checks_total", "Checks of the backend by result.", byService, byBackend, "result")
+	descTook      = describe("backend_check_duration_seconds", "How long the last check took.", byService, byBackend)
+	descChecked   = describe("backend_last_check_time_seconds", "When the last check ended.", byService, byBackend)
+	descPanic     = describe("service_panic", "Whether backends stay in use against what checks say.", byService)
 	descAdmin     = describe("backend_admin", "1 for the administrative state that the backend is in.", byService, byBackend, "state")
 	descWeight    = describe("backend_weight", "The weight in force.", byService, byBackend)
 	descRenewed   = describe("backend_renewed_time_seconds", "When it last published, at the latest.", byService, byBackend)
 	descFetched   = describe("backend_last_fetch_time_seconds", "When its descriptor was last asked for.", byService, byBackend)
+	descClients   = describe("service_authorized_clients", "Clients that alone can read the descriptor; 0: everybody can.", byService)
 	descBroken    = describe("backend_path_broken", "Whether visitors of the public address do not reach the backend, though it answers at its own.", byService, byBackend)
 	descVisited   = describe("service_visited_time_seconds", "When a visit of the public address last passed.", byService)
 	descRounds    = describe("service_rounds_total", "Rounds from the consensus to the HSDirs.", byService)
@@ -73,10 +79,11 @@ var (
 
 // The states that a service and an instance can be in.
 var (
-	serviceStates  = []State{StateOK, StateDegraded, StateStarting, StateFailed}
-	adminStates    = []health.Admin{health.Ready, health.Drain, health.Maint}
-	instanceStates = []State{StateOK, StateStarting, StateSilent, StateUnknown, StateUnreachable, StateInvalid}
-	allHolds       = []Holds{HoldsPublished, HoldsOlder, HoldsOther, HoldsNone, HoldsInvalid}
+	serviceStates   = []State{StateOK, StateDegraded, StateStarting, StateFailed}
+	adminStates     = []health.Admin{health.Ready, health.Drain, health.Maint}
+	instanceStates  = []State{StateOK, StateStarting, StateSilent, StateUnknown, StateUnreachable, StateInvalid, StateDown}
+	operatingStates = []health.Operating{health.Unchecked, health.Up, health.GoingDown, health.Down, health.GoingUp}
+	allHolds        = []Holds{HoldsPublished, HoldsOlder, HoldsOther, HoldsNone, HoldsInvalid}
 )
 
 // metricsHandler serves snapshots as Prometheus text.
@@ -157,6 +164,7 @@ func (m meter) service(name string, s Service) {
 	for _, state := range serviceStates {
 		m.gauge(descState, truth(s.State == state), name, string(state))
 	}
+	m.gauge(descPanic, truth(s.Panic), name)
 	m.gauge(descTrouble, float64(len(s.Warnings)), name)
 	counts := map[State]int{}
 	for _, i := range s.Instances {
@@ -168,6 +176,7 @@ func (m meter) service(name string, s Service) {
 	for _, i := range s.Instances {
 		m.instance(name, i)
 	}
+	m.gauge(descClients, float64(s.Clients), name)
 	m.count(descRounds, s.Rounds, name)
 	m.moment(descRoundAt, s.LastRound, name)
 	m.moment(descVisited, s.Visited, name)
@@ -203,6 +212,15 @@ func (m meter) instance(service string, i Instance) {
 	m.gauge(descShare, i.Share, service, i.Name)
 	for _, state := range adminStates {
 		m.gauge(descAdmin, truth(i.Admin == string(state)), service, i.Name, string(state))
+	}
+	if c := i.Check; c != nil {
+		for _, state := range operatingStates {
+			m.gauge(descCheck, truth(c.Operating == string(state)), service, i.Name, string(state))
+		}
+		m.count(descChecks, c.Passed, service, i.Name, "passed")
+		m.count(descChecks, c.Failed, service, i.Name, "failed")
+		m.gauge(descTook, c.Seconds, service, i.Name)
+		m.moment(descChecked, c.At, service, i.Name)
 	}
 	m.gauge(descWeight, i.Weight, service, i.Name)
 	m.gauge(descBroken, truth(i.Path != ""), service, i.Name)

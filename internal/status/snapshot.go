@@ -116,7 +116,8 @@ type Service struct {
 	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got the published descriptor
 	Visited     time.Time    `json:"visited,omitzero"`   // when a visit of the public address last passed
 	VisitError  string       `json:"visit_error,omitempty"`
-	Panic       bool         `json:"panic,omitempty"` // instances stay in use against what checks say
+	Panic       bool         `json:"panic,omitempty"`              // instances stay in use against what checks say
+	Clients     int          `json:"authorized_clients,omitempty"` // the only ones who can read the descriptor; 0: everybody can
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 

@@ -23,6 +23,7 @@ type fakeTor struct {
 	mute  bool              // no HSDir answers uploads
 	info  map[string]string // GETINFO, by key; absent: tor refuses it
 	conns map[*fakeConn]struct{}
+	keys  map[string]string // client keys, by address: the rest of the command that gave it
 }
 
 type fakeConn struct {
@@ -37,6 +38,9 @@ func (f *fakeTor) dial(context.Context) (net.Conn, error) {
 	defer f.mu.Unlock()
 	if f.down {
 		return nil, errDown
+	}
+	if f.keys == nil {
+		f.keys = map[string]string{}
 	}
 	ours, theirs := net.Pipe()
 	c := &fakeConn{Conn: ours}
@@ -67,6 +71,15 @@ func (f *fakeTor) serve(c *fakeConn) {
 			if !f.mute {
 				f.tell(fmt.Sprintf("HS_DESC UPLOADED %s UNKNOWN $%s~relay", words[3], words[1]))
 			}
+		case "ONION_CLIENT_AUTH_VIEW":
+			if key, ok := f.keys[rest]; ok {
+				reply = fmt.Sprintf("250-CLIENT %s %s\r\n250 OK", rest, key)
+			}
+		case "ONION_CLIENT_AUTH_ADD":
+			address, key, _ := strings.Cut(rest, " ")
+			f.keys[address] = key
+		case "ONION_CLIENT_AUTH_REMOVE":
+			delete(f.keys, rest)
 		case "GETINFO":
 			reply = "552 Unrecognized key"
 			if value, ok := f.info[rest]; ok {

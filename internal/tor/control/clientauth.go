@@ -138,10 +138,11 @@ func (l *controlConn) clientKeyHolder(address string) (has holder, err error) {
 			continue
 		}
 		last, err := parseReplyLine(line)
-		if err != nil {
-			return nobody, err
-		}
-		if last.kind != ' ' || last.code != 250 {
+		switch {
+		case err != nil || last.kind != ' ' || last.code != 250 && last.code/100 != 5:
+			clear(line) // it may have a key, so it is not shown
+			return nobody, errors.New("reading its client keys: not what tor answers")
+		case last.code != 250:
 			return nobody, refusal(last.code, last.text)
 		}
 		return has, nil

@@ -34,7 +34,7 @@ func refusal(code int, text string) error {
 		return reply
 	}
 	return advise(fmt.Errorf("a filter before the control port (onion-grater, for instance) does not let the command pass: %w", reply),
-		"use tor's own control port, or have the filter pass AUTHCHALLENGE, SETEVENTS, SIGNAL, GETINFO, GETCONF, HSFETCH and HSPOST")
+		"use tor's own control port, or have the filter pass AUTHCHALLENGE, SETEVENTS, SIGNAL, GETINFO, GETCONF, HSFETCH and HSPOST, and ONION_CLIENT_AUTH_ADD, _VIEW and _REMOVE for client keys")
 }
 
 // Advice is an error together with how an operator can fix it. Its text

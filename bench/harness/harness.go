@@ -1,0 +1,51 @@
+// Package harness is what the programs of the benchmarks share.
+package harness
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+)
+
+// GoTool is the go command, which the environment may name.
+var GoTool = cmp.Or(os.Getenv("GO"), "go")
+
+// Build builds balancer in dir, without cgo, and returns the program's path.
+func Build(ctx context.Context, dir string) (string, error) {
+	program := filepath.Join(dir, "balancer")
+	build := exec.CommandContext(ctx, GoTool, "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./cmd/balancer")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if said, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building balancer: %w\n%s", err, said)
+	}
+	return program, nil
+}
+
+// Progress says on standard error what is going on, if somebody looks on.
+func Progress(format string, args ...any) {
+	if info, err := os.Stderr.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		fmt.Fprintf(os.Stderr, "\r\x1b[K"+format, args...)
+	}
+}
+
+// ClearProgress removes the line that Progress has written.
+func ClearProgress() { Progress("") }
+
+// Machine names the processor.
+func Machine() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return runtime.GOARCH
+	}
+	for line := range bytes.Lines(text) {
+		if key, value, ok := bytes.Cut(line, []byte{':'}); ok && bytes.HasPrefix(key, []byte("model name")) {
+			return fmt.Sprintf("%d × %s", runtime.NumCPU(), bytes.TrimSpace(value))
+		}
+	}
+	return runtime.GOARCH
+}

@@ -205,7 +205,7 @@ func badMonth(t *testing.T, seed uint64, interval time.Duration, do func(t *test
 	onSceneOf(t, cfg, instances, func(t *testing.T, s *scene) {
 		s.checks = health.Spec{Kind: health.HTTP, Port: 80, Path: "/", Status: "200", Interval: interval, FastInterval: 2 * time.Second,
 			Timeout: 10 * time.Second, Rise: 2, Fall: 3, Jitter: 0.2}
-		s.fetchEvery(10 * time.Minute)
+		s.fetchEvery(15 * time.Minute)
 		do(t, s)
 	})
 }
@@ -218,7 +218,7 @@ func repeatable(t *testing.T, s *scene) {
 	t.Cleanup(func() { backoff.Random = random })
 	s.fetching = hsdir.FetchConfig{InFlight: 64, Shuffle: func(int, func(i, j int)) {}}
 	s.restart()
-	s.fetchEvery(10 * time.Minute)
+	s.fetchEvery(15 * time.Minute)
 }
 
 // suffer runs a scene through days of failures, and returns its visitors, who ask at
@@ -252,7 +252,7 @@ func suffer(t *testing.T, s *scene, w *weather, lasts time.Duration) *audience {
 // whose tor answers and whose application does not.
 func TestMonthOfFailures(t *testing.T) {
 	t.Parallel()
-	days, interval, bound := 2, 30*time.Second, 0.0005
+	days, interval, bound := 2, time.Minute, 0.0005
 	if soaking() {
 		days, interval, bound = 30, 10*time.Second, 0.0001
 	}
@@ -275,7 +275,7 @@ func TestFailuresAreDeterministic(t *testing.T) {
 		badMonth(t, seed, 30*time.Second, func(t *testing.T, s *scene) {
 			repeatable(t, s)
 			w := newWeather(seed, s.instances, 30*time.Minute, 5*time.Minute, killed, frozen, cut, appDead)
-			sum = hex.EncodeToString(suffer(t, s, w, time.Hour).log.Sum(nil))
+			sum = hex.EncodeToString(suffer(t, s, w, 40*time.Minute).log.Sum(nil))
 		})
 		return sum
 	}

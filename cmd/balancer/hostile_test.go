@@ -40,6 +40,10 @@ var hostileCases = map[string][][]string{
 	"balancer run":                          {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--config", "json.toml"}},
 	"balancer check":                        {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--json", "--config", "hostile.toml"}, {"--config", "unknown.toml"}},
 	"balancer status":                       {{"--socket", "s"}, {"--json", "--socket", "s"}, {"--metrics", "--socket", "s"}, {"--socket", hostileName}, {"--config", hostileName}},
+	"balancer drain":                        {{hostileText, "--socket", "s"}, {"web1", "--json", "--socket", "s"}, {hostileText, "--wait", "--timeout", "100ms", "--socket", "s"}, {"web1", "--socket", hostileName}},
+	"balancer maint":                        {{hostileText, "--socket", "s"}, {hostileText, "--wait", "--timeout", "100ms", "--socket", "s"}},
+	"balancer ready":                        {{hostileText, "--socket", "s"}, {"web1", "--config", hostileName}},
+	"balancer weight":                       {{"web1", "50%", "--socket", "s"}, {"web1", hostileText, "--socket", "s"}},
 	"balancer plan":                         {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--json", "--config", "unknown.toml"}},
 	"balancer state":                        {{hostileText}},
 	"balancer state show":                   {{"--config", hostileName}, {"--config", "unknown.toml"}, {"--json", "--config", "hostile.toml"}, {"--config", "hostile.toml", "--service", hostileText}},
@@ -307,6 +311,16 @@ func serveHostile(t *testing.T, path string) {
 		_ = json.NewEncoder(w).Encode(filled(reflect.TypeFor[status.Snapshot](), hostileText).Interface())
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "# HELP %s\xff\n", hostileWord) })
+	answer := func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("word") == "weight" {
+			w.WriteHeader(http.StatusConflict)
+			_ = json.NewEncoder(w).Encode(map[string]string{"error": hostileText})
+			return
+		}
+		_ = json.NewEncoder(w).Encode(filled(reflect.TypeFor[status.Answer](), hostileText).Interface())
+	}
+	mux.HandleFunc("POST /instances/{word}", answer)
+	mux.HandleFunc("GET /instances/{name}", answer)
 	server := &http.Server{Handler: mux}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })

@@ -91,6 +91,9 @@ func TestStatusView(t *testing.T) {
 	s.Services[0].ReadBack = statusNow.Add(-time.Minute)
 	s.Services[0].Visited = statusNow.Add(-2 * time.Minute)
 	s.Warnings = []string{"services left out: one\ntwo"}
+	instances := s.Services[0].Instances
+	instances[1].Check = &status.Check{Operating: "up", At: statusNow, Seconds: 0.44}
+	instances[2].Check = &status.Check{Operating: "down", At: statusNow, Since: statusNow.Add(-time.Minute), Error: "status 500"}
 	out, _, _ := statusOf(t, s)
 	for _, line := range []string{
 		"REFUSED        at 2026-11-20 09:30:00 UTC the configuration was not taken over, the old one stays in force:",
@@ -104,9 +107,10 @@ func TestStatusView(t *testing.T) {
 		"  read back: clients got the published descriptor 1m0s ago",
 		"  visited: the public address answered 2m0s ago",
 		"               two",
-		"web1 ok 0 0 0 % 1m0s ago 0s ago",
-		"web2 ok 0 0 0 % before 08:00 UTC 0s ago",
-		"web3 ok 0 0 0 % before 2026-11-19 07:30 UTC 0s ago",
+		"web1 ok 0 0 0 % none 1m0s ago 0s ago",
+		"web2 ok 0 0 0 % up, 0.4 s before 08:00 UTC 0s ago",
+		"web3 ok 0 0 0 % down since 1m0s ago before 2026-11-19 07:30 UTC 0s ago",
+		"check status 500",
 	} {
 		if !strings.Contains("\n"+out, "\n"+line+"\n") && !strings.Contains(strings.Join(strings.Fields(out), " "), line) {
 			t.Errorf("no line %q in\n%s", line, out)

@@ -234,7 +234,10 @@ func TestRunnerDoubtsItself(t *testing.T) {
 // With a canary that answers, the only instance is known to be down.
 func TestRunnerAsksCanary(t *testing.T) {
 	run(t, 10, address(99), 1, func(n *network, watches []*Watch) {
-		if n.checks[address(99)] > 0 {
+		n.mu.Lock()
+		visited := n.checks[address(99)]
+		n.mu.Unlock()
+		if visited > 0 {
 			t.Error("the canary was visited though nothing failed")
 		}
 		n.set(func() { n.frozen[address(1)] = true })

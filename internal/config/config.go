@@ -130,7 +130,8 @@ type Service struct {
 	FetchInterval time.Duration `toml:"fetch_interval" is:"interval"`
 
 	// Clients is the directory of the clients that may read the descriptor, in the
-	// format of tor's authorized_clients: *.auth files. Default: everybody may.
+	// format of tor's authorized_clients: *.auth files. They are read again when they
+	// change. Default: everybody may.
 	Clients string `toml:"clients" is:"directory"`
 
 	// CAA are the CAA records of the public address, which tell certificate

@@ -12,9 +12,14 @@ import (
 	"onionbalancer/internal/event"
 )
 
-// clientsEvery is how often directories of authorized clients are looked at. What
-// changed is taken when it was the same twice.
-const clientsEvery = 2 * time.Second
+// Directories of authorized clients are looked at every clientsEvery, and less often if
+// they are so many that it would take a fiftieth of the time. What changed is taken
+// when it was the same twice.
+const (
+	clientsEvery  = 2 * time.Second
+	clientsSeldom = time.Minute
+	clientsShare  = 50
+)
 
 // followLocked has the clients in a directory followed from now on: all of it is new,
 // since the service may have another one from an earlier configuration.
@@ -28,14 +33,15 @@ func (d *Daemon) followLocked(address descriptor.Address, dir string) {
 // followClients authorizes the clients in the directories of services. Reading may hang,
 // which keeps nothing but this from going on.
 func (d *Daemon) followClients() {
-	ticker := time.NewTicker(clientsEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(clientsEvery)
+	defer timer.Stop()
 	for {
 		select {
 		case <-d.ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
 		}
+		began := time.Now()
 		d.mu.Lock()
 		watches := maps.Clone(d.clients)
 		d.mu.Unlock()
@@ -44,6 +50,7 @@ func (d *Daemon) followClients() {
 				d.authorize(address, w, list, err)
 			}
 		}
+		timer.Reset(min(max(clientsEvery, clientsShare*time.Since(began)), clientsSeldom))
 	}
 }
 

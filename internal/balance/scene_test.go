@@ -20,9 +20,11 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
+	"onionbalancer/internal/check"
 	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/state/statetest"
 	"onionbalancer/internal/status"
@@ -50,6 +52,9 @@ type scene struct {
 	keeper    credential.Custodian // instead of custodian, if not nil
 	handler   slog.Handler
 	fetching  hsdir.FetchConfig
+	checks    health.Spec   // of every instance; the zero Spec for none
+	visits    time.Duration // between those of the public address; 0 for none
+	decoded   map[*byte]map[*sim.Instance]int
 	rejected  atomic.Int32  // uploads, as services heard of them
 	skew      time.Duration // of the service's wall clock
 	mu        sync.Mutex    // protects skew
@@ -238,8 +243,9 @@ func (s *scene) step(by time.Duration) {
 func (s *scene) config() Config {
 	cfg := Config{Keys: credential.Keys{Custodian: cmp.Or[credential.Custodian](s.keeper, s.custodian), Signing: s.signing}, Strategy: selection.Spread{}, Room: selection.Room{Points: 20, PerInstance: 3}, FetchEvery: time.Minute}
 	for n, i := range s.instances {
-		cfg.Instances = append(cfg.Instances, Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address(), Weight: 1})
+		cfg.Instances = append(cfg.Instances, Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address(), Weight: 1, Check: s.checks})
 	}
+	cfg.Visits = Visits{Every: s.visits, Spec: s.checks}
 	if s.custody != nil {
 		s.custody(&cfg)
 	}
@@ -267,11 +273,13 @@ func (s *scene) start() {
 	s.watcher = consensus.New(client, record)
 	s.fetching.Getter = client
 	fetcher := hsdir.NewFetcher(s.fetching)
-	backends := backend.New(backend.Config{Consensus: s.watcher, Fetcher: fetcher, Store: s.store, Record: record, Now: s.now})
+	checks := check.New(check.Config{Prober: check.Through(s.net.Dialer()), Seed: 1})
+	backends := backend.New(backend.Config{Consensus: s.watcher, Fetcher: fetcher, Checks: checks, Store: s.store, Record: record, Now: s.now})
 	queue := hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: client})
 	s.env = Env{
 		Consensus: s.watcher, Backends: backends, Fetcher: fetcher, Store: s.store, Record: record, Now: s.now,
 		Uploads: func(descriptor.Address) Uploader { return queue },
+		Visitor: checks, Checked: backends.LastCheck,
 	}
 	if s.prepare != nil {
 		s.prepare()
@@ -282,6 +290,7 @@ func (s *scene) start() {
 	wait.Go(func() { _ = client.Run(ctx) })
 	wait.Go(func() { s.watcher.Run(ctx) })
 	wait.Go(func() { backends.Run(ctx) })
+	wait.Go(func() { checks.Run(ctx) })
 	services.Go(func() { s.service.Run(ctx) })
 	s.stop = func() {
 		cancel()

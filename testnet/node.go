@@ -53,14 +53,14 @@ func (n *Network) newNode(name string) (*node, error) {
 // start runs the node's tor, which must not be running.
 func (d *node) start(ctx context.Context) error {
 	d.mu.Lock()
-	d.ending, d.bootstrap, d.uploads = false, 0, map[string]uint{}
+	d.bootstrap, d.uploads = 0, map[string]uint{}
 	d.mu.Unlock()
 	p, err := startProcess(ctx, d.net.config.TorBinary, d.name, d.dir, d.group, d.onEvent)
 	if err != nil {
 		return err
 	}
 	d.mu.Lock()
-	d.process = p
+	d.process, d.ending = p, false // until now it was the one before, which was ended
 	d.mu.Unlock()
 	if !d.net.adopt(d, p) {
 		p.kill()

@@ -44,10 +44,10 @@ var faults = []*fault{
 		}},
 	{name: "ob_config", what: "`ob_config` without the public address", victims: 1, restarts: true,
 		cause: func(ctx context.Context, f *field, s *set, v *testnet.Service) error {
-			return errors.Join(v.SetMasters(s.others(v)...), restart(ctx, f, s, v))
+			return errors.Join(v.SetMasters(s.spare), restart(ctx, f, s, v))
 		},
 		cure: func(ctx context.Context, f *field, s *set, v *testnet.Service) error {
-			return errors.Join(v.SetMasters(s.masters(v)...), restart(ctx, f, s, v))
+			return errors.Join(v.SetMasters(s.masters()...), restart(ctx, f, s, v))
 		}},
 	{name: "own", what: "the manager's own tor cut off"},
 	{name: "two", what: "web servers of 2 of 3 killed", victims: 2, cause: stopWeb, cure: startWeb},
@@ -399,15 +399,19 @@ func seconds(d time.Duration) *float64 {
 	return &s
 }
 
-// published waits until balancer says that all its services are.
+// published waits until HSDirs have confirmed the descriptors that clients fetch of all
+// of balancer's services, as it says. It may find fault with instances all the same.
 func (f *field) published(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("balancer has not published within two minutes"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("balancer has not published within five minutes"))
 	defer cancel()
 	for {
 		snapshot, err := status.Query(ctx, f.socket())
 		done := err == nil && len(snapshot.Services) == len(f.sets)
 		for _, s := range snapshot.Services {
-			done = done && lab.Published(s)
+			for _, d := range s.Descriptors {
+				done = done && (!d.Current || d.Confirmed == len(d.Slots))
+			}
+			done = done && len(s.Descriptors) > 0
 		}
 		if done {
 			return nil

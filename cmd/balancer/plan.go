@@ -89,8 +89,10 @@ func printPlan(out io.Writer, p *balance.Plan) {
 	for _, name := range slices.Sorted(maps.Keys(p.Shares)) {
 		fmt.Fprintf(out, "  %-8s %3.0f %% of the visitors\n", printable.Text(name), 100*p.Shares[name])
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.Out)) {
-		fmt.Fprintf(out, "  %-8s left out: %s\n", printable.Text(name), printable.Text(p.Out[name]))
+	for _, list := range []map[string]string{p.Out, p.Down} {
+		for _, name := range slices.Sorted(maps.Keys(list)) {
+			fmt.Fprintf(out, "  %-8s left out: %s\n", printable.Text(name), printable.Text(list[name]))
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Left)) {
 		for _, why := range p.Left[name] {

@@ -140,7 +140,7 @@ func (s *Set) tellCheck(now time.Time, w *watch, is, was health.State) {
 	if is.Out() == was.Out() && is.Doubt == was.Doubt && is.Admin == was.Admin && is.Weight == was.Weight && len(is.Dead) == len(was.Dead) {
 		e.Level = slog.LevelDebug
 	}
-	e.Attrs = append(e.Attrs, slog.String("state", string(is.Operating)), slog.String("was", string(was.Operating)))
+	e.Attrs = append(e.Attrs, slog.String("state", string(is.Operating)))
 	if is.Doubt {
 		e.Level = slog.LevelWarn
 		e.Attrs = append(e.Attrs, slog.String("panic", "it fails, and so does everything else: our own tor may be the cause, and it stays in use"))

@@ -20,6 +20,7 @@ type pool struct {
 	flow     uint64              // versions of congestion control that most instances have
 	left     map[string][]string // by instance: why some of its points are left out
 	thefts   map[string]string   // by instance: which other one's keys it offers
+	down     map[string]string   // by instance: what checks have against it, so that it is left out
 	panic    bool                // instances stay in use against what checks say
 	out      map[string]string   // by instance: why it was taken out on purpose
 }
@@ -42,7 +43,7 @@ func (v View) offering(n int) offering {
 // instances that are ok. While none is, the last known points of the others are
 // better than nothing, but not those of instances that were taken out on purpose.
 func gather(v View) pool {
-	p := pool{left: make(map[string][]string), thefts: make(map[string]string), out: make(map[string]string)}
+	p := pool{left: make(map[string][]string), thefts: make(map[string]string), out: make(map[string]string), down: make(map[string]string)}
 	var all, able []offering
 	for n := range v.Instances.Backends {
 		o := v.offering(n)
@@ -62,7 +63,7 @@ func gather(v View) pool {
 		return p
 	}
 	for _, o := range failed {
-		p.left[o.Name] = append(p.left[o.Name], "it is left out: "+o.failure(v))
+		p.down[o.Name] = o.failure(v)
 	}
 	return p
 }
@@ -72,7 +73,7 @@ func gather(v View) pool {
 func (p *pool) checked(v View, able []offering) (rest, failed []offering) {
 	list := make([]health.Standing, len(able))
 	for n, o := range able {
-		list[n] = health.Standing{Out: o.Health.Out(), Passing: o.Health.Operating == health.GoingUp, Doubt: o.Health.Doubt, Since: o.Health.Since}
+		list[n] = health.Standing{Out: o.Health.Out(), Passing: !o.Health.Held.IsZero(), Doubt: o.Health.Doubt, Since: o.Health.OutSince}
 		if v.Unreached[o.Instance.Address] != "" {
 			list[n].Out, list[n].Passing = true, false
 		}

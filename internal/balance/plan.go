@@ -93,6 +93,7 @@ type Plan struct {
 	Left     map[string][]string   `json:"left_out,omitempty"`
 	Thefts   map[string]string     `json:"thefts,omitempty"`
 	Out      map[string]string     `json:"taken_out,omitempty"` // by instance: why it was taken out on purpose
+	Down     map[string]string     `json:"down,omitempty"`      // by instance: what checks have against it, so that it is left out
 }
 
 // Target is what one of the two descriptors should be.
@@ -128,7 +129,7 @@ func makePlan(v View, s State) Plan {
 		return p
 	}
 	pool := gather(v)
-	p.Panic, p.Fallback, p.Left, p.Thefts, p.Out = pool.panic, pool.fallback, pool.left, pool.thefts, pool.out
+	p.Panic, p.Fallback, p.Left, p.Thefts, p.Out, p.Down = pool.panic, pool.fallback, pool.left, pool.thefts, pool.out, pool.down
 	assigned := choose(v, s.Published, pool.candidates)
 	p.Chosen, p.Shares = assigned.Points[0], assigned.Shares() // every slot holds the same
 	p.Contents = contents(p.Chosen, v, pool.flow)

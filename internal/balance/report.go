@@ -128,7 +128,7 @@ func (s *Service) noteShares(chosen []selection.Candidate) {
 	}
 	before, after := selection.Shares(s.state.Published), selection.Shares(chosen)
 	for _, i := range s.cfg.Instances {
-		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 && s.plan.Out[i.Name] == "" {
+		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 && s.plan.Out[i.Name]+s.plan.Down[i.Name] == "" {
 			s.tell(event.ShareFell, slog.LevelWarn, "an instance's share of the clients fell", slog.String("instance", i.Name),
 				slog.Float64("percent", math.Round(100*is)), slog.Float64("was", math.Round(100*was)))
 		}
@@ -229,6 +229,9 @@ func (s *Service) describe(now time.Time) status.Service {
 	for n := range v.Instances.Backends {
 		i := v.offering(n)
 		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
+		if why := s.plan.Down[i.Name]; why != "" {
+			line.Warnings = append(line.Warnings, "it is left out: "+why)
+		}
 		s.describePath(v, &line)
 		line.Admin = string(v.Instances.Admin(n))
 		switch taken := v.Instances.TakenOut(n) != ""; {

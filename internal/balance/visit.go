@@ -307,7 +307,7 @@ func (s *Service) tellPaths(v View) {
 		}
 		p.told = v.Unreached[i.Address]
 		if p.told == "" {
-			s.tell(event.InstanceState, slog.LevelInfo, "an instance gets visitors of the public address again", slog.String("instance", i.Name))
+			s.tell(event.InstanceState, slog.LevelInfo, "visitors of the public address may reach an instance again", slog.String("instance", i.Name))
 			continue
 		}
 		s.tell(event.InstanceState, slog.LevelWarn, "visitors of the public address do not reach an instance, though it answers at its own: its ob_config lacks a line, which status shows",

@@ -10,7 +10,7 @@ import (
 // introduction points and that the operator has not taken out.
 type Standing struct {
 	Out     bool      // its checks want it out
-	Passing bool      // though its last check passed
+	Passing bool      // though it passes them again, and only waits for its hold to end
 	Doubt   bool      // it would be out, if our own tor were not as likely a cause
 	Since   time.Time // of Out
 }

@@ -2,6 +2,7 @@ package health
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 type State struct {
 	Operating Operating
 	Since     time.Time // of Operating
+	OutSince  time.Time // when it last went down from being used
 	// Doubt says that enough checks failed for the instance to be down, and that
 	// nothing else got through our tor either: the tor is as likely a cause, and
 	// the instance stays in use.
@@ -65,13 +67,22 @@ type Machine struct {
 	through time.Time   // when something else last got through our tor
 	falls   []time.Time // within flapWindow before the last
 	agent   bool        // the agent says that it is down
+	weighed time.Time   // when the agent's weight last changed
 	points  map[descriptor.Fingerprint]trial
 }
 
+// How often an agent may change the weight, and by what share of it at least.
+const (
+	weighEvery = 5 * time.Minute
+	weighStep  = 0.2
+)
+
 // trial is what happened at one introduction point.
 type trial struct {
-	fails int // in a row
-	at    time.Time
+	fails  int  // in a row, with others of the instance working in between
+	unsure bool // it failed, and nothing else worked since
+	at     time.Time
+	dead   time.Time // since when it is; zero if it is not
 }
 
 // NewMachine returns a machine for checks by a Spec. Nothing is known yet, and the
@@ -92,7 +103,7 @@ func (m *Machine) Observe(r Result) {
 		return // it says nothing about the instance
 	}
 	m.state.Last = r
-	m.heed(r.Report)
+	m.heed(r.Ended, r.Report)
 	m.trace(r)
 	if r.Err == nil {
 		m.state.Passed++
@@ -128,7 +139,7 @@ func (m *Machine) judge(now time.Time) {
 		m.sure, m.unsure = m.sure+1, false
 	}
 	enough := m.sure >= m.spec.Fall
-	m.state.Doubt = m.fails >= m.spec.Fall && !enough && !m.state.Out() && !m.agent
+	m.state.Doubt = m.fails-m.sure >= m.spec.Fall && !enough && !m.state.Out() && !m.agent
 	is := m.state.Operating
 	switch {
 	case m.agent, enough:
@@ -159,6 +170,10 @@ func (m *Machine) fall(now time.Time) {
 	if m.state.Out() {
 		return
 	}
+	m.state.OutSince = now
+	if m.state.Passed == 0 {
+		return // it was never up
+	}
 	m.falls = slices.DeleteFunc(m.falls, func(at time.Time) bool { return now.Sub(at) > flapWindow })
 	m.falls = append(m.falls, now)
 }
@@ -176,7 +191,7 @@ func (m *Machine) held() time.Time {
 }
 
 // heed takes what the agent said. What it does not mention stays.
-func (m *Machine) heed(r AgentReport) {
+func (m *Machine) heed(at time.Time, r AgentReport) {
 	switch r.Operating {
 	case Down:
 		m.agent, m.state.Text = true, r.Text
@@ -186,18 +201,32 @@ func (m *Machine) heed(r AgentReport) {
 	if r.Admin != "" {
 		m.state.Admin = r.Admin
 	}
-	if r.Weighted {
-		m.state.Weight = r.Weight
+	if r.Weighted && m.reweighs(at, r.Weight) {
+		m.state.Weight, m.weighed = r.Weight, at
 	}
 }
 
-// trace judges introduction points. A point is dead only while another works, else the
-// instance is judged as a whole.
+// reweighs reports whether an agent's weight is taken over. Each change costs uploads to all
+// HSDirs, and agents that follow a load say another weight each time: so small changes
+// do not count, and greater ones wait, except to and from zero.
+func (m *Machine) reweighs(at time.Time, weight float64) bool {
+	is := m.state.Weight
+	if is == 0 || weight == 0 {
+		return is != weight
+	}
+	return at.Sub(m.weighed) >= weighEvery && math.Abs(weight-is) >= weighStep*max(weight, is)
+}
+
+// trace judges introduction points. A failure counts when the instance is next reached
+// through another one: as long as none works, the instance is judged as a whole.
 func (m *Machine) trace(r Result) {
 	for _, p := range r.Points {
 		t := m.points[p.Relay]
-		if t.fails, t.at = t.fails+1, r.Ended; p.Answered {
-			t.fails = 0
+		if t.unsure, t.at = true, r.Ended; p.Answered {
+			t.fails, t.unsure = 0, false
+		}
+		if p.Answered && r.Ended.Sub(t.dead) >= holdFirst { // one that comes and goes stays out
+			t.dead = time.Time{}
 		}
 		m.points[p.Relay] = t
 	}
@@ -205,9 +234,16 @@ func (m *Machine) trace(r Result) {
 	var dead []descriptor.Fingerprint
 	if r.Stage >= Answered {
 		for relay, t := range m.points {
-			if t.fails >= deadAfter {
+			if t.unsure {
+				t.fails, t.unsure = t.fails+1, false
+			}
+			if t.fails >= deadAfter && t.dead.IsZero() {
+				t.dead = r.Ended
+			}
+			if !t.dead.IsZero() {
 				dead = append(dead, relay)
 			}
+			m.points[relay] = t
 		}
 		slices.SortFunc(dead, func(a, b descriptor.Fingerprint) int { return slices.Compare(a[:], b[:]) })
 		m.state.Dead = dead

@@ -2,6 +2,7 @@ package health
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -66,6 +67,7 @@ func TestMachine(t *testing.T) {
 		{"+!!!+!+", GoingUp, false},
 		{"+!!!++", Up, false},
 		{"+!!!++!!!++", GoingUp, false}, // held
+		{"!!!++!!!++", Up, false},       // the first time it was not up before
 		{"+!!!++!!!++^", Up, false},
 		{"+!!!++!!!+^", GoingUp, false},
 		{"+!!!++!!!++^!!!++^", GoingUp, false}, // for longer
@@ -109,8 +111,10 @@ func TestFlapping(t *testing.T) {
 
 func TestMachineHeedsAgent(t *testing.T) {
 	m := NewMachine(spec, start)
+	at := start
 	say := func(r AgentReport) State {
-		m.Observe(Result{Began: start, Ended: start, Stage: Spoken, Report: r})
+		at = at.Add(time.Second)
+		m.Observe(Result{Began: at, Ended: at, Stage: Spoken, Report: r})
 		return m.State()
 	}
 	if s := say(AgentReport{Weighted: true, Weight: 0.5}); s.Weight != 0.5 || s.Operating != Up || s.Admin != Ready {
@@ -125,6 +129,22 @@ func TestMachineHeedsAgent(t *testing.T) {
 	say(AgentReport{Operating: Up, Admin: Ready})
 	if s := say(AgentReport{}); s.Operating != Up || s.Admin != Ready {
 		t.Errorf("%+v", s)
+	}
+	if s := say(AgentReport{Weighted: true}); s.Weight != 0 {
+		t.Errorf("no visitors at once: %+v", s)
+	}
+	if s := say(AgentReport{Weighted: true, Weight: 1}); s.Weight != 1 {
+		t.Errorf("visitors again at once: %+v", s)
+	}
+	changes := 0
+	for n := range 3600 { // a load that goes up and down
+		before := m.State().Weight
+		if s := say(AgentReport{Weighted: true, Weight: 0.55 + 0.45*math.Sin(float64(n)/200)}); s.Weight != before {
+			changes++
+		}
+	}
+	if changes < 5 || changes > 12 {
+		t.Errorf("%d changes in an hour", changes)
 	}
 }
 
@@ -151,13 +171,22 @@ func TestMachineFindsDeadPoint(t *testing.T) {
 	if dead := visit(Connected); !slices.Equal(dead, []descriptor.Fingerprint{a}) {
 		t.Errorf("after a check on a kept circuit: %v", dead)
 	}
+	if dead := visit(Connected, PointResult{a, true, true}); !slices.Equal(dead, []descriptor.Fingerprint{a}) {
+		t.Errorf("after it worked, too soon: %v", dead)
+	}
+	at = at.Add(10 * time.Minute)
 	if dead := visit(Connected, PointResult{a, true, true}); len(dead) != 0 {
 		t.Errorf("after it worked: %v", dead)
 	}
-	visit(Connected, PointResult{a, false, false}, PointResult{b, true, true})
 	visit(Introduced, PointResult{a, false, false}, PointResult{b, true, false})
 	if dead := visit(Introduced, PointResult{b, true, false}); len(dead) != 0 {
 		t.Errorf("when none works: %v", dead)
+	}
+	visit(Introduced, PointResult{a, true, false})
+	visit(Introduced, PointResult{a, true, false})
+	visit(Introduced, PointResult{b, true, false})
+	if dead := visit(Connected, PointResult{b, true, true}); len(dead) != 0 {
+		t.Errorf("after a time in which none worked: %v", dead)
 	}
 	at = at.Add(time.Hour)
 	visit(Connected)

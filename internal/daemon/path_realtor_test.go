@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/probe"
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/lab"
+	"onionbalancer/testnet/lab/labtest"
+)
+
+// TestPathOnRealTor visits the public address until each instance is known to be
+// reached, adds the line of a probe address and has it answer, and takes the line of the
+// public address away from another instance.
+func TestPathOnRealTor(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	keys := t.TempDir()
+	public := writeKey(t, filepath.Join(keys, "a"), 1)
+	w := &town{t: t, Lab: labtest.Start(ctx, t, lab.Config{Masters: []string{public.String()}, Instances: 3})}
+	if err := os.Rename(filepath.Join(keys, "a"), filepath.Join(w.Dir, "a")); err != nil {
+		t.Fatal(err)
+	}
+	options := "\n[check]\nprobe = true\ninterval = \"2s\"\nfast_interval = \"1s\"\ntimeout = \"10s\"\npublic_interval = \"3s\"\nrate = 10\n"
+	text := w.ServiceConfig("state", fmt.Sprintf("control = %q", w.Net.ControlTarget(lab.Manager)), "a", "fetch_interval = \"15s\"") + options
+	d, err := New(parse(t, w.Dir, text), "test", slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Stop()
+	began := time.Now()
+	await := func(what string, wanted func(instances []status.Instance) bool) {
+		t.Helper()
+		for {
+			s := d.Snapshot().Services[0]
+			if ctx.Err() != nil {
+				t.Fatalf("not %s: %+v, warnings %q, last visit: %s", what, s.Instances, s.Warnings, s.VisitError)
+			}
+			if len(s.Instances) == 3 && wanted(s.Instances) {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		t.Logf("%s after %v", what, time.Since(began).Round(time.Second))
+		began = time.Now()
+	}
+	await("all visited", func(instances []status.Instance) bool {
+		return !instances[0].Visited.IsZero() && !instances[1].Visited.IsZero() && !instances[2].Visited.IsZero()
+	})
+
+	first, err := descriptor.ParseAddress(w.Instances[0].Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, _, _ := d.probes.Of(first)
+	w.obConfig(ctx, t, 0, public, address)
+	await("probe address visited", func([]status.Instance) bool {
+		known := d.probes.path(first)
+		return !known.Answered().IsZero()
+	})
+
+	w.obConfig(ctx, t, 1, address) // another's probe address: it may not be empty
+	await("left out without the line", func(instances []status.Instance) bool {
+		return instances[1].Published == 0 && instances[1].Path == lacksLine(public)
+	})
+	w.obConfig(ctx, t, 1, public)
+	await("no longer named with the line", func(instances []status.Instance) bool { return instances[1].Path == "" })
+	for _, d := range d.Snapshot().Services[0].Descriptors {
+		for _, slot := range d.Slots {
+			if slot.Holds != "" && slot.Holds != status.HoldsPublished {
+				t.Errorf("HSDir %s holds %s", slot.HSDir, slot.Holds)
+			}
+		}
+	}
+}
+
+func lacksLine(a descriptor.Address) string { return "its ob_config lacks the line: " + probe.Line(a) }
+
+// obConfig writes the ob_config of an instance, and restarts its tor.
+func (w *town) obConfig(ctx context.Context, t *testing.T, n int, addresses ...descriptor.Address) {
+	t.Helper()
+	var masters []string
+	for _, a := range addresses {
+		masters = append(masters, a.String())
+	}
+	if err := w.Instances[n].SetMasters(masters...); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Instances[n].Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+}

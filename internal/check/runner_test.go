@@ -24,6 +24,7 @@ type network struct {
 	ends    map[descriptor.Address]chan struct{} // of the connections that are held
 	cut     bool                                 // our own tor is
 	tors    map[descriptor.Address]string        // that serve addresses, other than "tor"
+	noPort  bool                                 // instances have no such port, which is enough
 	cutTor  string                               // is cut off
 	checks  map[descriptor.Address]int
 	fresh   map[descriptor.Address]int
@@ -55,7 +56,7 @@ func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.S
 		}
 	}
 	n.names[circuit] = true
-	hangs, dead, killed := n.cut || n.cutTor == r.Via || n.frozen[a], n.dead[a], n.killed[a]
+	hangs, dead, killed, noPort := n.cut || n.cutTor == r.Via || n.frozen[a], n.dead[a], n.killed[a], n.noPort
 	n.mu.Unlock()
 	wait := 300 * time.Millisecond
 	if hangs {
@@ -68,6 +69,8 @@ func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.S
 	switch {
 	case hangs, killed:
 		r.Stage, r.Err = health.NoPoint, errNot
+	case noPort:
+		r.Stage = health.Answered
 	case dead:
 		r.Stage, r.Err = health.Answered, errNot
 	}
@@ -79,6 +82,9 @@ func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.S
 func (n *network) Hold(ctx context.Context, a descriptor.Address, _ uint16, _ string) (<-chan struct{}, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.noPort {
+		return nil, errNot
+	}
 	if n.ends[a] == nil {
 		n.ends[a] = make(chan struct{})
 	}
@@ -185,6 +191,20 @@ func TestRunnerFindsKilled(t *testing.T) {
 			n.set(func() { n.killed[address(1)] = false })
 			until(t, watches[0], false)
 			time.Sleep(2 * time.Hour)
+		}
+	})
+}
+
+// No connection is held to a port that is not there: its end would be the cause of a
+// check after each check.
+func TestRunnerHoldsNoMissingPort(t *testing.T) {
+	run(t, 10, none, 1, func(n *network, watches []*Watch) {
+		n.set(func() { n.noPort = true; close(n.ends[address(1)]); n.checks[address(1)] = 0 })
+		time.Sleep(10 * time.Minute)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if made := n.checks[address(1)]; made < 250 || made > 310 {
+			t.Errorf("%d checks, one every 2 s", made)
 		}
 	})
 }

@@ -103,9 +103,10 @@ func (w *Watch) run(ctx context.Context) {
 // instance's tor shows at once and not at the next check.
 func (w *Watch) hold(ctx context.Context, held <-chan struct{}) <-chan struct{} {
 	w.runner.mu.Lock()
-	circuit, up := w.circuit, w.machine.State().Operating == health.Up
+	circuit, state := w.circuit, w.machine.State()
 	w.runner.mu.Unlock()
-	if held != nil || circuit == "" || !up || w.spec.Kind == health.Agent {
+	connects := state.Operating == health.Up && state.Last.Stage >= health.Connected
+	if held != nil || circuit == "" || !connects || w.spec.Kind == health.Agent {
 		return held
 	}
 	// It ends with ctx; an attempt that hangs is the next check's to find.

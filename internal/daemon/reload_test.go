@@ -90,12 +90,12 @@ func TestReloadEveryKey(t *testing.T) {
 		"service.strategy":            "weighted",
 		"service.fetch_interval":      10 * time.Minute,
 		"service.instance.client_key": clientKey,
-		"check.canary":                strings.Repeat("a", 56) + ".onion",
 		"service.clients":             clients,
 		"service.caa":                 []string{`0 issue "ca.example"`},
 	}
 	simulated(t, func(t *testing.T, net *sim.Network) {
 		base := parse(t, dir, torTable+service("a", net.AddInstance(sim.InstanceConfig{})))
+		values["check.canary"] = net.AddInstance(sim.InstanceConfig{}).Address().String()
 		values["service.instance.address"] = net.AddInstance(sim.InstanceConfig{}).Address()
 		onSim(t, net, base, func(d *Daemon) {
 			d.Logs = &configured{base.Log}

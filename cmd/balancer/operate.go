@@ -233,7 +233,10 @@ func (f *operateFlags) waitSafe(cmd *cobra.Command, socket string, last status.A
 		if !slices.ContainsFunc(last.Uses, out) {
 			return last, fmt.Errorf("waiting until %s can be stopped: it was set to %q meanwhile", last.Address, last.Admin)
 		}
-		text := fmt.Sprintf("%s: %s", last.Uses[slow].Service, drainText(time.Now(), last.Uses[slow].Instance.Drain))
+		text := last.Uses[slow].Service + ": it is in service"
+		if out(last.Uses[slow]) {
+			text = fmt.Sprintf("%s: %s", last.Uses[slow].Service, drainText(time.Now(), last.Uses[slow].Instance.Drain))
+		}
 		if err != nil {
 			text = err.Error()
 		}

@@ -18,6 +18,7 @@ import (
 type drainOperator struct {
 	orders []status.Order
 	drains []*status.Drain
+	other  bool // another service has it in service
 	err    error
 }
 
@@ -35,10 +36,14 @@ func (o *drainOperator) InstanceStatus(string, string) (status.Answer, error) {
 	if d == nil {
 		admin = "ready"
 	}
-	return status.Answer{
+	a := status.Answer{
 		Address: "zkorpcle.onion", Admin: admin, Weight: "50%", Notes: []string{"a note"},
 		Uses: []status.Use{{Service: "a.onion", Instance: status.Instance{Name: "web1", Drain: d}}},
-	}, o.err
+	}
+	if o.other {
+		a.Uses = append(a.Uses, status.Use{Service: "b.onion", Instance: status.Instance{Name: "web1"}})
+	}
+	return a, o.err
 }
 
 func runOperate(t *testing.T, o *drainOperator, args ...string) (out string, err error) {
@@ -81,6 +86,10 @@ func TestDrainCommand(t *testing.T) {
 	}
 	if _, err = runOperate(t, &drainOperator{drains: []*status.Drain{left, nil}}, "drain", "web1", "--wait"); err == nil || !strings.Contains(err.Error(), `set to "ready" meanwhile`) {
 		t.Errorf("ready meanwhile: %v", err)
+	}
+	_, err = runOperate(t, &drainOperator{drains: []*status.Drain{safe}, other: true}, "drain", "web1", "--wait", "--timeout", "1ms")
+	if err == nil || !strings.Contains(err.Error(), "b.onion: it is in service") {
+		t.Errorf("in service elsewhere: %v", err)
 	}
 	out, err = runOperate(t, &drainOperator{drains: []*status.Drain{safe}}, "drain", "web1", "--wait", "--json")
 	if err != nil || !strings.Contains(out, `"safe_to_stop": true`) || !strings.HasPrefix(out, "{") {

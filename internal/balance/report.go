@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"math"
@@ -317,8 +318,8 @@ func (o offering) checked() *status.Check {
 		Kind: string(o.Check.Kind), Operating: string(h.Operating), Since: h.Since, Doubt: h.Doubt, Held: h.Held,
 		At: h.Last.Ended, Seconds: h.Last.Ended.Sub(h.Last.Began).Seconds(), Passed: h.Passed, Failed: h.Failed, DeadPoints: len(h.Dead), Text: h.Text,
 	}
-	if h.Last.Err != nil {
-		out.Error = h.Last.Err.Error()
+	if err := cmp.Or(h.Unmade, h.Last.Err); err != nil {
+		out.Error = err.Error()
 	}
 	return out
 }

@@ -23,6 +23,7 @@ type State struct {
 	Held time.Time
 
 	Last   Result // the last check that said something about the instance
+	Unmade error  // why no check could be made since; nil if one could
 	Passed uint64 // checks since the start
 	Failed uint64
 
@@ -100,8 +101,10 @@ func (m *Machine) State() State { return m.state }
 // Observe takes the result of a check.
 func (m *Machine) Observe(r Result) {
 	if r.Stage == NoTor {
+		m.state.Unmade = r.Err
 		return // it says nothing about the instance
 	}
+	m.state.Unmade = nil
 	m.state.Last = r
 	m.heed(r.Ended, r.Report)
 	m.trace(r)

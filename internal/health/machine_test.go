@@ -210,6 +210,19 @@ func TestMachineForgivesPoints(t *testing.T) {
 	}
 }
 
+// That checks cannot be made is known, and changes nothing else.
+func TestMachineUnmade(t *testing.T) {
+	m := NewMachine(spec, start)
+	at := play(m, start, "+??")
+	if s := m.State(); s.Unmade == nil || s.Operating != Up || s.Last.Err != nil {
+		t.Errorf("%+v", s)
+	}
+	play(m, at, "+")
+	if s := m.State(); s.Unmade != nil {
+		t.Errorf("%+v", s)
+	}
+}
+
 func TestTakeOut(t *testing.T) {
 	at := func(n int) time.Time { return start.Add(time.Duration(n) * time.Second) }
 	fine, down := Standing{}, func(n int) Standing { return Standing{Out: true, Since: at(n)} }

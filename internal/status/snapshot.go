@@ -175,7 +175,7 @@ type Check struct {
 	Held       time.Time `json:"held_until,omitzero"`  // until when it stays out although it passes
 	At         time.Time `json:"at,omitzero"`          // of the last check
 	Seconds    float64   `json:"seconds"`              // that it took
-	Error      string    `json:"error,omitempty"`      // why it failed
+	Error      string    `json:"error,omitempty"`      // why it failed, or why none can be made
 	Text       string    `json:"agent_text,omitempty"` // what the agent said
 	Passed     uint64    `json:"passed"`               // checks, since the start
 	Failed     uint64    `json:"failed"`

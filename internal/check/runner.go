@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -57,9 +58,9 @@ type Runner struct {
 	ctx      context.Context
 	watches  []*Watch
 	canary   target
-	tested   string          // the tor that the canary is visited through; empty until it was
-	asking   map[string]bool // tors through which a companion is checked now
-	circuits uint64          // named so far
+	asking   map[string]bool             // tors through which a companion is checked now
+	circuits uint64                      // named so far
+	visited  map[descriptor.Address]bool // with a client key, by Visit
 }
 
 // freshEvery is how many checks go by until one gets a circuit of its own, though
@@ -71,7 +72,7 @@ func New(cfg Config) *Runner {
 	if cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64()
 	}
-	r := &Runner{cfg: cfg, limit: rate.NewLimiter(0, 0), asking: map[string]bool{}}
+	r := &Runner{cfg: cfg, limit: rate.NewLimiter(0, 0), asking: map[string]bool{}, visited: map[descriptor.Address]bool{}}
 	r.Configure(DefaultRate, descriptor.Address{}, health.Spec{})
 	return r
 }
@@ -88,7 +89,7 @@ func (r *Runner) Configure(perSecond float64, canary descriptor.Address, spec he
 	r.limit.SetBurst(max(1, int(4*perSecond)))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.canary, r.tested = target{canary, spec}, ""
+	r.canary = target{canary, spec}
 }
 
 // String says what Configure was told.
@@ -109,11 +110,14 @@ type target struct {
 }
 
 // Visit makes one check of the address of spec by circuits of its own, with a
-// client key unless that is nil.
+// client key unless that is nil, which tor keeps until the end of Run.
 func (r *Runner) Visit(ctx context.Context, spec health.Spec, key *descriptor.ClientKey) health.Result {
 	began := time.Now()
 	err := r.limit.Wait(ctx)
 	if err == nil && key != nil {
+		r.mu.Lock()
+		r.visited[spec.Address] = true
+		r.mu.Unlock()
 		err = r.cfg.Prober.Authorize(ctx, spec.Address, key)
 	}
 	if err != nil {
@@ -131,7 +135,7 @@ func (r *Runner) Visit(ctx context.Context, spec health.Spec, key *descriptor.Cl
 	return result
 }
 
-// Run checks until ctx ends.
+// Run checks until ctx ends, and then takes the client keys back from tor.
 func (r *Runner) Run(ctx context.Context) {
 	r.mu.Lock()
 	r.ctx = ctx
@@ -141,6 +145,20 @@ func (r *Runner) Run(ctx context.Context) {
 	r.mu.Unlock()
 	<-ctx.Done()
 	r.wait.Wait()
+	r.mu.Lock()
+	visited := slices.Collect(maps.Keys(r.visited))
+	r.mu.Unlock()
+	for _, a := range visited {
+		r.wait.Go(func() { r.revoke(ctx, a) })
+	}
+	r.wait.Wait()
+}
+
+// revoke takes a client key back from tor. A tor that has gone has forgotten it.
+func (r *Runner) revoke(ctx context.Context, a descriptor.Address) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	defer cancel()
+	_ = r.cfg.Prober.Revoke(ctx, a)
 }
 
 // start runs the checks of w. The caller holds r.mu.
@@ -202,8 +220,8 @@ func differs(a, b health.State) bool {
 }
 
 // companion checks something else through the tor of w, which is suspected, by
-// circuits of its own: the canary, or another instance that is up. So it shows
-// whether the tor works.
+// circuits of its own: the canary, or another instance that is up, if possible one that
+// is checked through that tor anyway. So it shows whether the tor works.
 func (r *Runner) companion(w *Watch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -211,25 +229,30 @@ func (r *Runner) companion(w *Watch) {
 	if r.asking[via] || r.ctx == nil || r.ctx.Err() != nil {
 		return // its result will do
 	}
-	var up []*Watch
+	var near, far []*Watch
 	for _, other := range r.watches {
-		if other.where() != w.where() && other.via == via && other.machine.State().Operating == health.Up {
-			up = append(up, other)
+		switch up := other.where() != w.where() && other.machine.State().Operating == health.Up; {
+		case up && other.via == via:
+			near = append(near, other)
+		case up && other.client == nil: // a client key is with one tor at a time
+			far = append(far, other)
 		}
 	}
 	canary := r.canary
-	if r.tested != "" && r.tested != via {
-		canary = target{} // it says nothing about this tor
-	}
-	if canary.address == (descriptor.Address{}) && len(up) == 0 {
+	var other *Watch
+	switch {
+	case canary.address != (descriptor.Address{}):
+	case len(near) > 0:
+		other = near[w.random.IntN(len(near))]
+		other.since = 0
+	case len(far) > 0:
+		one := far[w.random.IntN(len(far))]
+		canary = target{one.where(), one.spec}
+	default:
 		return
 	}
+	canary.spec.Via = via
 	r.asking[via] = true
-	var other *Watch
-	if canary.address == (descriptor.Address{}) {
-		other = up[w.random.IntN(len(up))]
-		other.since = 0
-	}
 	ctx, circuit := r.ctx, r.name()
 	r.wait.Go(func() {
 		if other == nil {
@@ -244,15 +267,14 @@ func (r *Runner) companion(w *Watch) {
 	})
 }
 
-// judgeCanary visits the canary on behalf of w.
+// judgeCanary visits the canary, or an instance of another tor, on behalf of w.
 func (r *Runner) judgeCanary(ctx context.Context, canary target, w *Watch, circuit string) {
 	result := r.cfg.Prober.Check(ctx, canary.address, canary.spec, circuit, true)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.tested = result.Via
 	if result.Stage < health.Answered || ctx.Err() != nil {
 		return
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if w.machine.Suspected() && w.via == result.Via {
 		r.observe(w, func() { w.machine.Through(result.Ended) })
 	}

@@ -103,9 +103,10 @@ func (w *Watch) run(ctx context.Context) {
 // instance's tor shows at once and not at the next check.
 func (w *Watch) hold(ctx context.Context, held <-chan struct{}) <-chan struct{} {
 	w.runner.mu.Lock()
-	circuit, up := w.circuit, w.machine.State().Operating == health.Up
+	circuit, state := w.circuit, w.machine.State()
 	w.runner.mu.Unlock()
-	if held != nil || circuit == "" || !up || w.spec.Kind == health.Agent {
+	connects := state.Operating == health.Up && state.Last.Stage >= health.Connected
+	if held != nil || circuit == "" || !connects || w.spec.Kind == health.Agent {
 		return held
 	}
 	// It ends with ctx; an attempt that hangs is the next check's to find.
@@ -135,12 +136,9 @@ func (w *Watch) revoke(ctx context.Context) {
 	r.mu.Lock()
 	needed := slices.ContainsFunc(r.watches, func(other *Watch) bool { return other != w && other.client != nil && other.where() == w.where() })
 	r.mu.Unlock()
-	if !w.authorized || needed {
-		return
+	if w.authorized && !needed {
+		r.revoke(ctx, w.where())
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
-	defer cancel()
-	_ = r.cfg.Prober.Revoke(ctx, w.where()) // a tor that has gone has forgotten it
 }
 
 const (

@@ -247,10 +247,10 @@ func checkText(now time.Time, c *status.Check) string {
 		return "none"
 	case c.At.IsZero():
 		return "not yet"
+	case c.Doubt:
+		return "panic: our own tor?"
 	case c.Operating == string(health.Up):
 		return fmt.Sprintf("up, %.1f s", c.Seconds)
-	case c.Doubt:
-		return "panic, fails since " + ago(now, c.Since)
 	case !c.Held.IsZero():
 		return "up, out for " + roughly(c.Held.Sub(now)+time.Minute-1) + " more"
 	}

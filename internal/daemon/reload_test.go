@@ -97,6 +97,7 @@ func TestReloadEveryKey(t *testing.T) {
 		base := parse(t, dir, torTable+service("a", net.AddInstance(sim.InstanceConfig{})))
 		values["check.canary"] = net.AddInstance(sim.InstanceConfig{}).Address().String()
 		values["service.instance.address"] = net.AddInstance(sim.InstanceConfig{}).Address()
+		values["check.canary"] = net.AddInstance(sim.InstanceConfig{}).Address().String()
 		onSim(t, net, base, func(d *Daemon) {
 			d.Logs = &configured{base.Log}
 			seen := 0

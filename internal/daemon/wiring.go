@@ -56,7 +56,7 @@ func (r *Rooms) Configure(c config.Check) {
 	if c.Canary != "" {
 		address, port, err := config.CanaryTarget(c.Canary)
 		if err == nil { // as config.Parse has seen
-			canary, spec = address, health.Spec{Kind: health.TCP, Port: port, AnyPort: true, Timeout: canaryTimeout}
+			canary, spec = address, health.Spec{Kind: health.TCP, Port: port, AnyPort: true, Timeout: canaryTimeout, Patient: true}
 		}
 	}
 	r.checks.Configure(c.Rate, canary, spec)

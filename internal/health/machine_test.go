@@ -52,7 +52,11 @@ func TestMachine(t *testing.T) {
 		{"", Unchecked, false},
 		{"+", Up, false},
 		{"-", GoingDown, false},
-		{"?????", Unchecked, false},
+		{"??", Unchecked, false},
+		{"?????", Unchecked, true},
+		{"+???", Up, true},
+		{"+???+", Up, false},
+		{"+!!!???", Down, false},
 		{"+--+", Up, false},
 		{"+--", GoingDown, false},
 		{"+---", GoingDown, true}, // nothing else got through

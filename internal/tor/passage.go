@@ -33,7 +33,8 @@ type passage struct {
 	remote    string // what the service's tor ended the stream with
 	reason    string // or ours
 	finished  chan struct{}
-	completed bool // finished is closed
+	completed bool   // finished is closed
+	refused   func() // is called when the first introduction point does not know the service; may be nil
 }
 
 // try is an introduction by one point.
@@ -135,8 +136,12 @@ func (p *passage) noteIntroduction(e control.Traffic) {
 		if p.waiting != "" {
 			p.rend[p.waiting], p.waiting = i, ""
 		}
-	case e.Status == "PURPOSE_CHANGED" && e.OldState == "HSCI_INTRO_SENT",
-		e.Status == "CLOSED" || e.Status == "FAILED":
+	case e.Status == "PURPOSE_CHANGED" && e.OldState == "HSCI_INTRO_SENT":
+		p.tries[i].pending = false
+		if p.refused != nil {
+			p.refused()
+		}
+	case e.Status == "CLOSED" || e.Status == "FAILED":
 		p.tries[i].pending = false
 	}
 }

@@ -67,12 +67,19 @@ func (t *Tor) visit(ctx context.Context, v health.Visit, user string) (net.Conn,
 	seen := newPassage()
 	followed, cancel := context.WithCancel(ctx)
 	defer cancel()
+	asked := ctx
+	if !v.Patient {
+		var refuse context.CancelCauseFunc
+		asked, refuse = context.WithCancelCause(ctx)
+		defer refuse(nil)
+		seen.refused = func() { refuse(errUnknown) }
+	}
 	host := v.Address.Label()
 	events, noEvents := t.client.Follow(followed, control.Followed{User: user, Address: host, Port: v.Port})
 	if noEvents == nil {
 		go seen.follow(events, followed.Done())
 	}
-	code, taken, err := socksConnect(ctx, conn, user, host+".onion", v.Port)
+	code, taken, err := socksConnect(asked, conn, user, host+".onion", v.Port)
 	if code != noCode && noEvents == nil {
 		seen.wait(ctx)
 	}
@@ -93,8 +100,14 @@ func (t *Tor) visit(ctx context.Context, v health.Visit, user string) (net.Conn,
 	if trace.Stage, why = seen.outcome(code); noEvents != nil {
 		trace.Stage, why = outcomeOf(code)
 	}
+	if context.Cause(asked) == errUnknown {
+		err = nil // why says it
+	}
 	return nil, trace, both(why, err)
 }
+
+// errUnknown ends a visit whose first introduction point does not know the service.
+var errUnknown = errors.New("refused")
 
 // both joins two errors in one line. Either may be nil.
 func both(first, second error) error {

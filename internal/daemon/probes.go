@@ -83,6 +83,7 @@ func (p *Probes) Update(services []balance.Config) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	maps.DeleteFunc(p.leaving, func(_ descriptor.Address, r *probed) bool { return r.ended() })
 	for address, r := range p.list {
 		if _, stays := wanted[address]; !stays {
 			r.cancel()
@@ -106,6 +107,16 @@ func (p *Probes) Update(services []balance.Config) {
 		case r.service != nil:
 			r.service.Reconfigure(r.config())
 		}
+	}
+}
+
+// ended reports whether the service has ended.
+func (r *probed) ended() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -316,15 +327,17 @@ func (d *Daemon) updateProbesLocked() {
 }
 
 // visitSpec says how a service's public address is visited: as one of its instances is
-// checked, except that an agent's port is not for visitors.
+// checked, except that an agent's port is not for visitors, and that clients are patient.
 func visitSpec(instances []health.Spec) health.Spec {
 	for _, s := range instances {
+		s.Patient = true
 		if s.Kind != health.None && s.Kind != health.Agent && s.Address == (descriptor.Address{}) {
 			return s
 		}
 	}
 	for _, s := range instances {
 		if s.Kind != health.None {
+			s.Patient = true
 			s.Kind, s.Port, s.AnyPort, s.Address = health.TCP, visitPort, true, descriptor.Address{}
 			return s
 		}

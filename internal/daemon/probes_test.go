@@ -86,6 +86,9 @@ func TestProbeAddress(t *testing.T) {
 			if reaches(first, key) {
 				t.Error("it is still published")
 			}
+			if err := d.Reload(without); err != nil || len(d.probes.leaving) > 0 {
+				t.Errorf("%d that have ended are kept, %v", len(d.probes.leaving), err)
+			}
 			for range 2 { // a reload that changes nothing keeps it
 				if err := d.Reload(with); err != nil {
 					t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 
 // Checks checks instances, as *check.Runner does.
 type Checks interface {
-	Watch(a descriptor.Address, spec health.Spec, client *descriptor.ClientKey, changed func()) *check.Watch
+	Watch(a descriptor.Address, spec health.Spec, client *descriptor.ClientKey, earlier *check.Watch, changed func()) *check.Watch
 }
 
 // checked is the check of an instance by one Spec, for all users of that.
@@ -22,6 +22,7 @@ type checked struct {
 	users  int
 	client *descriptor.ClientKey
 	watch  *check.Watch // nil while the instance is not to be checked
+	last   *check.Watch // the one before, whose state still counts
 	news   atomic.Bool  // its state changed, and the users do not know yet
 	told   health.State // in the last event
 }
@@ -29,14 +30,18 @@ type checked struct {
 // unchecked is the state of an instance that is not checked.
 var unchecked = health.State{Operating: health.Unchecked, Admin: health.Ready, Weight: 1}
 
-// use has w checked as i says. The caller holds s.mu.
-func (s *Set) use(w *watch, i Instance) {
+// use has w checked as i says, after it was checked as before says, if that is not nil.
+// The caller holds s.mu.
+func (s *Set) use(w *watch, i Instance, before *checked) {
 	if s.cfg.Checks == nil || i.Spec.Kind == "" || i.Spec.Kind == health.None {
 		return
 	}
 	c := w.checks[i.Spec]
 	if c == nil {
 		c = &checked{told: unchecked}
+		if before != nil {
+			c.last, c.told = before.watch, before.told
+		}
 		w.checks[i.Spec] = c
 	}
 	if c.users++; c.client == nil {
@@ -68,7 +73,7 @@ func (s *Set) reuse(w *watch, before, i Instance) {
 		s.pause(w)
 		return
 	}
-	s.use(w, i)
+	s.use(w, i, w.checks[before.Spec])
 	s.unuse(w, before)
 }
 
@@ -79,7 +84,7 @@ func (s *Set) pause(w *watch) {
 		case maint:
 			c.stop()
 		case c.watch == nil:
-			c.watch = s.cfg.Checks.Watch(w.now.Address, spec, c.client, func() {
+			c.watch = s.cfg.Checks.Watch(w.now.Address, spec, c.client, c.last, func() {
 				c.news.Store(true)
 				s.wake()
 			})
@@ -90,7 +95,7 @@ func (s *Set) pause(w *watch) {
 func (c *checked) stop() {
 	if c.watch != nil {
 		c.watch.Close()
-		c.watch = nil
+		c.watch, c.last = nil, c.watch
 	}
 }
 
@@ -173,8 +178,9 @@ func worse(a, b health.Admin) health.Admin {
 	return cmp.Or(a, health.Ready)
 }
 
-// LastCheck returns the result of the last check of an instance's own address, the
-// zero Result if there was none.
+// LastCheck returns the result of the last check of an instance's own address by
+// circuits of its own, the zero Result if there was none. A circuit that was there says
+// nothing about introductions.
 func (s *Set) LastCheck(a descriptor.Address) (last health.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,7 +189,7 @@ func (s *Set) LastCheck(a descriptor.Address) (last health.Result) {
 		return last
 	}
 	for spec := range w.checks {
-		if r := w.health(spec).Last; spec.Address == (descriptor.Address{}) && r.Ended.After(last.Ended) {
+		if r := w.health(spec).Fresh; spec.Address == (descriptor.Address{}) && r.Ended.After(last.Ended) {
 			last = r
 		}
 	}

@@ -56,7 +56,7 @@ func (sub *Subscription) Update(instances []Instance, every time.Duration) {
 		if used, again := w.users[sub]; again {
 			s.reuse(w, used, i)
 		} else {
-			s.use(w, i)
+			s.use(w, i, nil)
 		}
 		if i.Client == nil && w.users[sub].Client == nil {
 			w.users[sub] = i

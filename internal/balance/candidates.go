@@ -2,6 +2,7 @@ package balance
 
 import (
 	"slices"
+	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/backend"
@@ -73,7 +74,7 @@ func gather(v View) pool {
 func (p *pool) checked(v View, able []offering) (rest, failed []offering) {
 	list := make([]health.Standing, len(able))
 	for n, o := range able {
-		list[n] = health.Standing{Out: o.Health.Out(), Passing: !o.Health.Held.IsZero(), Doubt: o.Health.Doubt, Since: o.Health.OutSince}
+		list[n] = health.Standing{Out: o.Health.Out(), Passing: !o.Health.Held.IsZero() && v.Now.Sub(o.Health.Failing) >= restedAfter, Doubt: o.Health.Doubt, Since: o.Health.OutSince}
 		if v.Unreached[o.Instance.Address] != "" {
 			list[n].Out, list[n].Passing = true, false
 		}
@@ -89,6 +90,11 @@ func (p *pool) checked(v View, able []offering) (rest, failed []offering) {
 	}
 	return rest, failed
 }
+
+// restedAfter is for how long a held instance must have passed its checks to give its
+// place among those that are out to one that fails: two that fail in turns would
+// change places each time.
+const restedAfter = 10 * time.Minute
 
 // failure says why checks want an instance out.
 func (o offering) failure(v View) string {

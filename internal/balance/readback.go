@@ -150,6 +150,9 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, hsDir [20]byte, con
 	r.asking = nil
 	r.due = now.Add(readbackPause(c, s.readbackInterval()))
 	e := s.state.Editions[asked.Keys.Period]
+	if is, _ := s.env.Consensus.Consensus(); is != nil && is.CurrentPeriod() != asked.Keys.Period {
+		e = nil // tor has asked for another one
+	}
 	if e == nil {
 		s.readForVisit(asked, false)
 		return

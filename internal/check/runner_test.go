@@ -137,7 +137,7 @@ func run(t *testing.T, perSecond float64, canary descriptor.Address, count int, 
 		ctx, cancel := context.WithCancel(t.Context())
 		var watches []*Watch
 		for i := range count {
-			watches = append(watches, r.Watch(address(byte(i+1)), quick, nil, func() {}))
+			watches = append(watches, r.Watch(address(byte(i+1)), quick, nil, nil, func() {}))
 		}
 		done := make(chan struct{})
 		go func() { defer close(done); r.Run(ctx) }()
@@ -337,7 +337,7 @@ func TestRunnerAuthorizes(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go r.Run(ctx)
-		w := r.Watch(address(1), quick, new(descriptor.ClientKey), func() {})
+		w := r.Watch(address(1), quick, new(descriptor.ClientKey), nil, func() {})
 		time.Sleep(10 * time.Second)
 		n.set(func() {
 			if !n.allowed[address(1)] {

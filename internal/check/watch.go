@@ -30,10 +30,11 @@ type Watch struct {
 	authorized bool // its own goroutine's
 }
 
-// Watch begins to check the instance at a. client is for where the Spec connects.
+// Watch begins to check the instance at a. client is for where the Spec connects, and
+// what was known by an earlier Watch, unless that is nil, still counts.
 // changed is called, by any goroutine, when the instance should be used
 // otherwise than before; it must not call the Runner.
-func (r *Runner) Watch(a descriptor.Address, spec health.Spec, client *descriptor.ClientKey, changed func()) *Watch {
+func (r *Runner) Watch(a descriptor.Address, spec health.Spec, client *descriptor.ClientKey, earlier *Watch, changed func()) *Watch {
 	w := &Watch{runner: r, address: a, spec: spec, client: client, changed: changed, machine: health.NewMachine(spec, time.Now()), hurry: make(chan struct{}, 1)}
 	w.random = rand.New(rand.NewPCG(r.cfg.Seed, binary.BigEndian.Uint64(a[:])))
 	if spec.Kind == health.None {
@@ -41,6 +42,9 @@ func (r *Runner) Watch(a descriptor.Address, spec health.Spec, client *descripto
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if earlier != nil {
+		w.machine = earlier.machine.With(spec)
+	}
 	r.watches = append(r.watches, w)
 	if r.ctx != nil {
 		r.start(w)

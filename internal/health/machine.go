@@ -22,10 +22,13 @@ type State struct {
 	// down too often; zero if it does not.
 	Held time.Time
 
-	Last   Result // the last check that said something about the instance
-	Unmade error  // why no check could be made since; nil if one could
-	Passed uint64 // checks since the start
-	Failed uint64
+	Last  Result // the last check that said something about the instance
+	Fresh Result // the last of them that had circuits of its own
+	// Failing is when a check last failed.
+	Failing time.Time
+	Unmade  error  // why no check could be made since; nil if one could
+	Passed  uint64 // checks since the start
+	Failed  uint64
 
 	// What the agent said last.
 	Admin  Admin   // Ready unless it said otherwise
@@ -58,19 +61,20 @@ const (
 
 // Machine judges one instance by the results of its checks, in their order.
 type Machine struct {
-	spec    Spec
-	state   State
-	passes  int         // in a row
-	fails   int         // in a row
-	blind   int         // checks in a row that our own tor did not make
-	sure    int         // of the fails, those during which something else got through our tor
-	unsure  bool        // the last fail is not one of these yet
-	began   time.Time   // of the last fail
-	through time.Time   // when something else last got through our tor
-	falls   []time.Time // within flapWindow before the last
-	agent   bool        // the agent says that it is down
-	weighed time.Time   // when the agent's weight last changed
-	points  map[descriptor.Fingerprint]trial
+	spec     Spec
+	state    State
+	passes   int         // in a row
+	fails    int         // in a row
+	blind    int         // checks in a row that our own tor did not make
+	sure     int         // of the fails, those during which something else got through our tor
+	unsure   bool        // the last fail is not one of these yet
+	began    time.Time   // of the last fail
+	through  time.Time   // when something else last got through our tor
+	falls    []time.Time // within flapWindow before the last
+	agent    bool        // the agent says that it is down
+	accepted bool        // the port accepted a connection once
+	weighed  time.Time   // when the agent's weight last changed
+	points   map[descriptor.Fingerprint]trial
 }
 
 // How often an agent may change the weight, and by what share of it at least.
@@ -96,6 +100,14 @@ func NewMachine(spec Spec, now time.Time) *Machine {
 	}
 }
 
+// With returns a machine that knows the same, for checks by another Spec from now on.
+func (m *Machine) With(spec Spec) *Machine {
+	next := *m
+	next.spec, next.points = spec, maps.Clone(m.points)
+	next.passes, next.fails, next.sure, next.unsure = 0, 0, 0, false
+	return &next
+}
+
 // State returns what is known.
 func (m *Machine) State() State { return m.state }
 
@@ -108,7 +120,15 @@ func (m *Machine) Observe(r Result) {
 		return
 	}
 	m.blind, m.state.Unmade = 0, nil
+	if r.Stage >= Connected {
+		m.accepted = true
+	} else if m.spec.Kind == TCP && m.spec.AnyPort && r.Stage == Answered && !m.accepted {
+		r.Err = nil // nobody said that something listens there
+	}
 	m.state.Last = r
+	if r.Fresh {
+		m.state.Fresh = r
+	}
 	m.heed(r.Ended, r.Report)
 	m.trace(r)
 	if r.Err == nil {
@@ -116,6 +136,7 @@ func (m *Machine) Observe(r Result) {
 		m.passes, m.fails, m.sure, m.unsure = m.passes+1, 0, 0, false
 	} else {
 		m.state.Failed++
+		m.state.Failing = r.Ended
 		m.passes, m.fails = 0, m.fails+1
 		m.began, m.unsure = r.Began, true
 		if r.Stage >= Answered {
@@ -133,9 +154,6 @@ func (m *Machine) Through(at time.Time) {
 	}
 	m.judge(at)
 }
-
-// Pass moves the machine on without a check: a hold may be over.
-func (m *Machine) Pass(now time.Time) { m.judge(now) }
 
 // judge derives the operating state. A failed check counts if something else got
 // through since it began, and before the next: when our own tor comes back after a

@@ -18,7 +18,7 @@ var (
 
 // play has checks end one second after the other: "+" passes, "-" fails without an
 // answer, "!" fails with one, "?" is without our tor; after "~" something else gets
-// through; "^" passes ten minutes.
+// through; "^" passes after ten minutes.
 func play(m *Machine, at time.Time, checks string) time.Time {
 	for _, c := range checks {
 		r := Result{Began: at, Ended: at.Add(500 * time.Millisecond), Stage: Connected}
@@ -34,8 +34,7 @@ func play(m *Machine, at time.Time, checks string) time.Time {
 			continue
 		case '^':
 			at = at.Add(10 * time.Minute)
-			m.Pass(at)
-			continue
+			r.Began, r.Ended = at, at
 		}
 		m.Observe(r)
 		at = at.Add(time.Second)
@@ -73,7 +72,7 @@ func TestMachine(t *testing.T) {
 		{"+!!!++!!!++", GoingUp, false}, // held
 		{"!!!++!!!++", Up, false},       // the first time it was not up before
 		{"+!!!++!!!++^", Up, false},
-		{"+!!!++!!!+^", GoingUp, false},
+		{"+!!!++!!!^", GoingUp, false},
 		{"+!!!++!!!++^!!!++^", GoingUp, false}, // for longer
 		{"+!!!++!!!++^!!!++^^", Up, false},
 		{"+!!!++^^^^^^^!!!++", Up, false}, // the first is long ago
@@ -83,6 +82,38 @@ func TestMachine(t *testing.T) {
 		if s := m.State(); s.Operating != test.want || s.Doubt != test.doubt {
 			t.Errorf("%q: %s, doubt %v, want %s, %v", test.checks, s.Operating, s.Doubt, test.want, test.doubt)
 		}
+	}
+}
+
+// With no port configured, a port that never accepted says nothing about the instance.
+func TestMachineAnyPort(t *testing.T) {
+	anyPort := spec
+	anyPort.AnyPort = true
+	m := NewMachine(anyPort, start)
+	at := play(m, start, "!!!!")
+	if s := m.State(); s.Operating != Up || s.Failed > 0 {
+		t.Errorf("before it accepted: %+v", s)
+	}
+	play(m, at, "+!!!")
+	if s := m.State(); s.Operating != Down {
+		t.Errorf("after it accepted: %+v", s)
+	}
+}
+
+// Another Spec does not bring an instance back that is down.
+func TestMachineWith(t *testing.T) {
+	m := NewMachine(spec, start)
+	at := play(m, start, "+!!!")
+	slower := spec
+	slower.Fall, slower.Rise = 5, 3
+	m = m.With(slower)
+	at = play(m, at, "++")
+	if s := m.State(); !s.Out() {
+		t.Errorf("%+v", s)
+	}
+	play(m, at, "+!!!!")
+	if s := m.State(); s.Operating != GoingDown {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -58,13 +58,10 @@ func (t *Tor) visit(ctx context.Context, v health.Visit, user string) (net.Conn,
 	followed, cancel := context.WithCancel(ctx)
 	defer cancel()
 	host := v.Address.Label()
-	events, noEvents := t.client.Follow(followed, control.Followed{User: user, Address: host, Port: v.Port})
-	if noEvents == nil {
-		go seen.follow(events, followed.Done())
-	}
+	lost, noEvents := t.client.Follow(followed, control.Followed{User: user, Address: host, Port: v.Port}, seen.note)
 	code, taken, err := socksConnect(ctx, conn, user, host+".onion", v.Port)
 	if code != noCode && noEvents == nil {
-		seen.wait(ctx)
+		seen.wait(ctx, lost)
 	}
 	trace.Points = seen.points()
 	if code == socksSucceeded && err == nil {
@@ -97,12 +94,14 @@ func both(first, second error) error {
 	return fmt.Errorf("%w: %w", first, second)
 }
 
-// wait waits for the stream's last event.
-func (p *passage) wait(ctx context.Context) {
+// wait waits for the stream's last event, unless the connection by which it would come
+// is lost.
+func (p *passage) wait(ctx context.Context, lost <-chan struct{}) {
 	timer := time.NewTimer(lateEvents)
 	defer timer.Stop()
 	select {
 	case <-p.finished:
+	case <-lost:
 	case <-timer.C:
 	case <-ctx.Done():
 	}

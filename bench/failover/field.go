@@ -62,21 +62,11 @@ type set struct {
 	addresses [len(programs)]descriptor.Address
 	instances []*testnet.Service
 	spare     string // an address in ob_config that nobody publishes
-
-	probes map[*testnet.Service]string // probe addresses, once they are known
 }
 
 // masters are the lines of a sound ob_config.
-func (s *set) masters(v *testnet.Service) []string {
-	return append([]string{s.addresses[ours].String(), s.addresses[theirs].String()}, s.others(v)...)
-}
-
-// others are the lines without the public addresses.
-func (s *set) others(v *testnet.Service) []string {
-	if probe := s.probes[v]; probe != "" {
-		return []string{s.spare, probe}
-	}
-	return []string{s.spare}
+func (s *set) masters() []string {
+	return []string{s.addresses[ours].String(), s.addresses[theirs].String(), s.spare}
 }
 
 // field is the network with everything that runs on it.
@@ -147,7 +137,7 @@ func (f *field) startInstances(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(5)
 	for i := range setCount {
-		s := &set{number: i + 1, instances: make([]*testnet.Service, instancesEach), probes: map[*testnet.Service]string{}}
+		s := &set{number: i + 1, instances: make([]*testnet.Service, instancesEach)}
 		f.sets = append(f.sets, s)
 		for _, p := range programs {
 			key, err := keystore.New(rand.Reader)
@@ -165,41 +155,11 @@ func (f *field) startInstances(ctx context.Context) error {
 			group.Go(func() (err error) {
 				name := fmt.Sprintf("web%d-%d", j+1, s.number)
 				harness.Progress("starting instance %s", name)
-				s.instances[j], err = f.Net.Service(ctx, testnet.ServiceConfig{Name: name, Masters: s.masters(nil)})
+				s.instances[j], err = f.Net.Service(ctx, testnet.ServiceConfig{Name: name, Masters: s.masters()})
 				if err != nil {
 					return err
 				}
 				return s.instances[j].Published(ctx)
-			})
-		}
-	}
-	return group.Wait()
-}
-
-// addProbes adds the probe addresses that balancer has made to the instances'
-// ob_config, as an operator does, and starts their tors again.
-func (f *field) addProbes(ctx context.Context) error {
-	snapshot, err := status.Query(ctx, f.socket())
-	if err != nil {
-		return err
-	}
-	probes := map[string]string{}
-	for _, service := range snapshot.Services {
-		for _, i := range service.Instances {
-			probes[i.Name] = i.Probe
-		}
-	}
-	var group errgroup.Group
-	group.SetLimit(5)
-	for _, s := range f.sets {
-		for _, v := range s.instances {
-			if s.probes[v] = probes[v.Name()]; s.probes[v] == "" {
-				return errors.Join(fmt.Errorf("balancer has no probe address for %s", v.Name()), group.Wait())
-			}
-			lines := s.masters(v)
-			group.Go(func() error {
-				harness.Progress("starting %s with its probe address", v.Name())
-				return errors.Join(v.SetMasters(lines...), v.Restart(ctx), v.Published(ctx))
 			})
 		}
 	}
@@ -225,8 +185,7 @@ fast_interval = "500ms"
 timeout = "2s"
 fall = 3
 rise = 2
-public_interval = "2s"
-probe = true
+public_interval = "5s"
 rate = 50
 `
 

@@ -126,12 +126,6 @@ func (r *report) measure(ctx context.Context, o options, dir string) (err error)
 	if err := f.published(ctx); err != nil {
 		return err
 	}
-	if o.checks {
-		// Balancer has seen all tors go and come.
-		if err := errors.Join(f.addProbes(ctx), f.restartOurs("start"), f.published(ctx)); err != nil {
-			return err
-		}
-	}
 	if err := f.forgets(ctx); err != nil {
 		return err
 	}

@@ -44,10 +44,10 @@ var faults = []*fault{
 		}},
 	{name: "ob_config", what: "`ob_config` without the public address", victims: 1, restarts: true,
 		cause: func(ctx context.Context, f *field, s *set, v *testnet.Service) error {
-			return errors.Join(v.SetMasters(s.others(v)...), restart(ctx, f, s, v))
+			return errors.Join(v.SetMasters(s.spare), restart(ctx, f, s, v))
 		},
 		cure: func(ctx context.Context, f *field, s *set, v *testnet.Service) error {
-			return errors.Join(v.SetMasters(s.masters(v)...), restart(ctx, f, s, v))
+			return errors.Join(v.SetMasters(s.masters()...), restart(ctx, f, s, v))
 		}},
 	{name: "own", what: "the manager's own tor cut off"},
 	{name: "two", what: "web servers of 2 of 3 killed", victims: 2, cause: stopWeb, cure: startWeb},

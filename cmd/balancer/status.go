@@ -30,8 +30,9 @@ published descriptors and how many HSDirs confirmed them. The answer comes over
 a unix socket in state_dir, which only the balancer's user and root can open. It
 names the configuration in force, and says whether a newer one was refused.
 
-"ok" means that an instance's descriptor is fresh. Whether the web server
-behind it answers is not tested.
+"ok" means that an instance's descriptor is fresh and that its health checks pass; the
+column "check" says what they found. With [check] kind = "tcp" a web server that
+answers only errors passes, with "http" it does not.
 
 The exit status is 0 if all is in force as configured and every service is "ok" or
 "degraded": visitors are served. It is 1 if a service is "starting" or "failed" or
@@ -246,10 +247,10 @@ func checkText(now time.Time, c *status.Check) string {
 		return "none"
 	case c.At.IsZero():
 		return "not yet"
+	case c.Doubt:
+		return "panic: our own tor?"
 	case c.Operating == string(health.Up):
 		return fmt.Sprintf("up, %.1f s", c.Seconds)
-	case c.Doubt:
-		return "panic, fails since " + ago(now, c.Since)
 	case !c.Held.IsZero():
 		return "up, out for " + roughly(c.Held.Sub(now)+time.Minute-1) + " more"
 	}

@@ -196,6 +196,12 @@ func TestTwoOfThreeDown(t *testing.T) {
 		if left := len(s.published()); left != 2 {
 			t.Errorf("%d instances are published, want 2", left)
 		}
+		for range 400 { // also while fetches are in flight
+			s.service.Wake()
+			if s.settle(200 * time.Millisecond); !s.service.Status().Panic {
+				t.Fatalf("the panic is over, with plan %+v", s.service.Plan().Waiting)
+			}
+		}
 		for _, i := range s.instances[:2] {
 			frozen.set(i, false)
 		}

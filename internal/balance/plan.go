@@ -81,7 +81,7 @@ type Plan struct {
 	// the record has another one by the time it is carried out.
 	Version uint64 `json:"version"`
 	// Waiting says why nothing is decided yet; empty if Targets are. A service shows
-	// the Targets, Left, Thefts and Out of its plan before meanwhile.
+	// the Targets, Left, Thefts, Out, Down and Panic of its plan before meanwhile.
 	Waiting  string                `json:"waiting,omitempty"`
 	Fallback bool                  `json:"fallback,omitempty"` // no instance is ok: the points are the last known ones
 	Panic    bool                  `json:"panic,omitempty"`    // instances stay in use against what checks say

@@ -228,7 +228,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	s.plan = makePlan(view, s.state)
 	s.urgent = view.Instances.Urgent
 	if s.plan.Waiting != "" {
-		s.plan.Targets, s.plan.Left, s.plan.Thefts, s.plan.Out, s.plan.Down = last.Targets, last.Left, last.Thefts, last.Out, last.Down // the status does not blink
+		s.plan.Targets, s.plan.Left, s.plan.Thefts, s.plan.Out, s.plan.Down, s.plan.Panic = last.Targets, last.Left, last.Thefts, last.Out, last.Down, last.Panic // the status does not blink
 	}
 	s.carryOut(ctx, now, view.Instances)
 	s.visit(ctx, now, c)

@@ -283,7 +283,10 @@ func TestVisitsOfRestrictedAddress(t *testing.T) {
 		if clients() != 2 || !slices.Contains(s.service.Plan().Contents.Clients, key.Client()) {
 			t.Errorf("%d clients of a restricted address", clients())
 		}
-		if last := v.visits[len(v.visits)-1]; last.Err != nil || v.keys[len(v.keys)-1] == nil || v.keys[0] != nil {
+		v.mu.Lock()
+		last, first, own := v.visits[len(v.visits)-1], v.keys[0], v.keys[len(v.keys)-1]
+		v.mu.Unlock()
+		if last.Err != nil || own == nil || first != nil {
 			t.Errorf("the last visit: %v", last.Err)
 		}
 		built := s.service.Status().Descriptors[0].Built
@@ -314,7 +317,10 @@ func TestVisitsCost(t *testing.T) {
 		if n := v.count() - before; n < 21 || n > 27 {
 			t.Errorf("%d visits in two hours, want about 24", n)
 		}
-		if spec := v.specs[0]; spec.Address != s.service.Address() || spec.Port != 80 {
+		v.mu.Lock()
+		spec := v.specs[0]
+		v.mu.Unlock()
+		if spec.Address != s.service.Address() || spec.Port != 80 {
 			t.Errorf("visited %+v", spec)
 		}
 		for _, d := range s.service.Status().Descriptors {

@@ -32,7 +32,7 @@ func Once(ctx context.Context, d Dialer, address descriptor.Address, spec health
 	ctx, cancel := context.WithTimeout(ctx, spec.Timeout)
 	defer cancel()
 	result := health.Result{Began: time.Now(), Fresh: fresh}
-	conn, trace, err := d.Dial(ctx, health.Visit{Address: address, Port: spec.Port, Circuit: circuit})
+	conn, trace, err := d.Dial(ctx, health.Visit{Address: address, Port: spec.Port, Circuit: circuit, Via: spec.Via, Patient: spec.Patient})
 	result.Via, result.Stage, result.Points, result.Err = trace.Via, trace.Stage, trace.Points, err
 	switch {
 	case err != nil:

@@ -171,6 +171,22 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+// What an application sends is not repeated at length by errors, which are stored and shown.
+func TestHTTPErrorIsShort(t *testing.T) {
+	for _, answer := range []string{
+		strings.Repeat("x", 50_000) + "\r\n",
+		"HTTP/1.1 200 OK\r\n" + strings.Repeat("\x01", 50_000) + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: " + strings.Repeat("9", 50_000) + "\r\n\r\n",
+	} {
+		web := spec
+		web.Kind = health.HTTP
+		d := &fakeDialer{stage: health.Connected, serve: answering(answer, new(string))}
+		if r := Once(t.Context(), d, instance, web, "a", false); r.Err == nil || len(r.Err.Error()) > 500 {
+			t.Errorf("%d bytes: %.100v", len(r.Err.Error()), r.Err)
+		}
+	}
+}
+
 func TestHTTPHost(t *testing.T) {
 	for _, test := range []struct {
 		port       uint16

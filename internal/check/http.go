@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/health"
@@ -18,6 +19,7 @@ import (
 const (
 	maxHeader     = 64 << 10 // bytes of an answer's header
 	maxBody       = 64 << 10 // bytes of its body in which the text is searched
+	maxError      = 200      // bytes of an error about it
 	maxProvisions = 5        // answers of class 1xx before the one that counts
 )
 
@@ -37,7 +39,7 @@ func request(ctx context.Context, conn net.Conn, address descriptor.Address, spe
 		if limited.N <= 0 {
 			err = fmt.Errorf("its header is longer than %d bytes", maxHeader)
 		}
-		return false, fmt.Errorf("reading the answer: %w", err)
+		return false, fmt.Errorf("reading the answer: %w", shorten(err))
 	}
 	// The body is not closed: that would read it to its end. The connection is.
 	match, err := health.MatchStatus(spec.Status, answer.StatusCode)
@@ -49,6 +51,14 @@ func request(ctx context.Context, conn net.Conn, address descriptor.Address, spe
 	}
 	limited.N = 2 * maxBody // with the frames of its chunks
 	return true, findText(answer.Body, spec.Text)
+}
+
+// shorten bounds an error that may repeat what the application sent.
+func shorten(err error) error {
+	if text := err.Error(); len(text) > maxError {
+		return errors.New(strings.ToValidUTF8(text[:maxError], "") + "…")
+	}
+	return err
 }
 
 // newRequest has as few headers as HAProxy's httpchk: nothing says who asks.

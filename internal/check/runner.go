@@ -2,8 +2,8 @@ package check
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -58,8 +58,9 @@ type Runner struct {
 	ctx      context.Context
 	watches  []*Watch
 	canary   target
-	asking   map[string]bool // tors through which a companion is checked now
-	circuits uint64          // named so far
+	asking   map[string]bool             // tors through which a companion is checked now
+	circuits uint64                      // named so far
+	visited  map[descriptor.Address]bool // with a client key, by Visit
 }
 
 // freshEvery is how many checks go by until one gets a circuit of its own, though
@@ -71,7 +72,7 @@ func New(cfg Config) *Runner {
 	if cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64()
 	}
-	r := &Runner{cfg: cfg, limit: rate.NewLimiter(0, 0), asking: map[string]bool{}}
+	r := &Runner{cfg: cfg, limit: rate.NewLimiter(0, 0), asking: map[string]bool{}, visited: map[descriptor.Address]bool{}}
 	r.Configure(DefaultRate, descriptor.Address{}, health.Spec{})
 	return r
 }
@@ -109,11 +110,14 @@ type target struct {
 }
 
 // Visit makes one check of the address of spec by circuits of its own, with a
-// client key unless that is nil.
+// client key unless that is nil, which tor keeps until the end of Run.
 func (r *Runner) Visit(ctx context.Context, spec health.Spec, key *descriptor.ClientKey) health.Result {
 	began := time.Now()
 	err := r.limit.Wait(ctx)
 	if err == nil && key != nil {
+		r.mu.Lock()
+		r.visited[spec.Address] = true
+		r.mu.Unlock()
 		err = r.cfg.Prober.Authorize(ctx, spec.Address, key)
 	}
 	if err != nil {
@@ -122,29 +126,16 @@ func (r *Runner) Visit(ctx context.Context, spec health.Spec, key *descriptor.Cl
 	r.mu.Lock()
 	circuit := r.name()
 	r.mu.Unlock()
-	return r.cfg.Prober.Check(ctx, spec.Address, spec, circuit, true)
+	result := r.cfg.Prober.Check(ctx, spec.Address, spec, circuit, true)
+	if result.Stage >= health.Answered {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.through(nil, result.Via, result.Ended)
+	}
+	return result
 }
 
-// Watch is one instance that is checked by one Spec.
-type Watch struct {
-	runner  *Runner
-	address descriptor.Address
-	spec    health.Spec
-	client  *descriptor.ClientKey // for where spec connects to; nil for none
-	changed func()
-	cancel  context.CancelFunc // nil until it runs
-	random  *rand.Rand
-
-	machine *health.Machine
-	via     string // the tor of the last check
-	circuit string // that the last check got through
-	since   int    // checks since the last fresh circuit
-	hurry   chan struct{}
-
-	authorized bool // its own goroutine's
-}
-
-// Run checks until ctx ends.
+// Run checks until ctx ends, and then takes the client keys back from tor.
 func (r *Runner) Run(ctx context.Context) {
 	r.mu.Lock()
 	r.ctx = ctx
@@ -154,24 +145,20 @@ func (r *Runner) Run(ctx context.Context) {
 	r.mu.Unlock()
 	<-ctx.Done()
 	r.wait.Wait()
+	r.mu.Lock()
+	visited := slices.Collect(maps.Keys(r.visited))
+	r.mu.Unlock()
+	for _, a := range visited {
+		r.wait.Go(func() { r.revoke(ctx, a) })
+	}
+	r.wait.Wait()
 }
 
-// Watch begins to check the instance at a. client is for where the Spec connects.
-// changed is called, by any goroutine, when the instance should be used
-// otherwise than before; it must not call the Runner.
-func (r *Runner) Watch(a descriptor.Address, spec health.Spec, client *descriptor.ClientKey, changed func()) *Watch {
-	w := &Watch{runner: r, address: a, spec: spec, client: client, changed: changed, machine: health.NewMachine(spec, time.Now()), hurry: make(chan struct{}, 1)}
-	w.random = rand.New(rand.NewPCG(r.cfg.Seed, binary.BigEndian.Uint64(a[:])))
-	if spec.Kind == health.None {
-		return w
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.watches = append(r.watches, w)
-	if r.ctx != nil {
-		r.start(w)
-	}
-	return w
+// revoke takes a client key back from tor. A tor that has gone has forgotten it.
+func (r *Runner) revoke(ctx context.Context, a descriptor.Address) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
+	defer cancel()
+	_ = r.cfg.Prober.Revoke(ctx, a)
 }
 
 // start runs the checks of w. The caller holds r.mu.
@@ -182,175 +169,6 @@ func (r *Runner) start(w *Watch) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	w.cancel = cancel
 	r.wait.Go(func() { w.run(ctx) })
-}
-
-// Close ends the checks.
-func (w *Watch) Close() {
-	r := w.runner
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.watches = slices.DeleteFunc(r.watches, func(other *Watch) bool { return other == w })
-	if w.cancel != nil {
-		w.cancel()
-	}
-}
-
-// State returns what the checks have found.
-func (w *Watch) State() health.State {
-	w.runner.mu.Lock()
-	defer w.runner.mu.Unlock()
-	return w.machine.State()
-}
-
-// Hurry has the next check made at once: something else says that the instance may
-// have changed.
-func (w *Watch) Hurry() {
-	select {
-	case w.hurry <- struct{}{}:
-	default:
-	}
-}
-
-// run checks until ctx ends.
-func (w *Watch) run(ctx context.Context) {
-	defer w.revoke(ctx)
-	pause := w.next(true)
-	var held <-chan struct{} // closed when the kept circuit ends
-	for {
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-timer.C:
-			held = w.hold(ctx, held)
-		case <-w.hurry:
-		case <-held:
-			held = nil // until the next regular check: an application may end idle connections soon
-		}
-		timer.Stop()
-		began := time.Now()
-		w.once(ctx)
-		pause = max(shortestPause, w.next(false)-time.Since(began))
-	}
-}
-
-// hold keeps a connection open on the circuit of the last check, so that the end of the
-// instance's tor shows at once and not at the next check.
-func (w *Watch) hold(ctx context.Context, held <-chan struct{}) <-chan struct{} {
-	w.runner.mu.Lock()
-	circuit, up := w.circuit, w.machine.State().Operating == health.Up
-	w.runner.mu.Unlock()
-	if held != nil || circuit == "" || !up || w.spec.Kind == health.Agent {
-		return held
-	}
-	// It ends with ctx; an attempt that hangs is the next check's to find.
-	opened := make(chan struct{})
-	go func() {
-		defer close(opened)
-		if closed, err := w.runner.cfg.Prober.Hold(ctx, w.where(), w.spec.Port, circuit); err == nil {
-			<-closed
-		}
-	}()
-	return opened
-}
-
-// authorize gives tor the client key, once: it is kept there, also over restarts.
-func (w *Watch) authorize(ctx context.Context) error {
-	if w.client == nil || w.authorized {
-		return nil
-	}
-	err := w.runner.cfg.Prober.Authorize(ctx, w.where(), w.client)
-	w.authorized = err == nil
-	return err
-}
-
-// revoke takes the client key back, unless another Watch needs it.
-func (w *Watch) revoke(ctx context.Context) {
-	r := w.runner
-	r.mu.Lock()
-	needed := slices.ContainsFunc(r.watches, func(other *Watch) bool { return other != w && other.client != nil && other.where() == w.where() })
-	r.mu.Unlock()
-	if !w.authorized || needed {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
-	defer cancel()
-	_ = r.cfg.Prober.Revoke(ctx, w.where()) // a tor that has gone has forgotten it
-}
-
-const (
-	revokeTimeout = 5 * time.Second
-	shortestPause = 50 * time.Millisecond
-)
-
-// where is the address that is checked.
-func (w *Watch) where() descriptor.Address {
-	if w.spec.Address != (descriptor.Address{}) {
-		return w.spec.Address
-	}
-	return w.address
-}
-
-// next is the time to the next check. The first ones of many instances are spread
-// over a short time.
-func (w *Watch) next(first bool) time.Duration {
-	w.runner.mu.Lock()
-	defer w.runner.mu.Unlock()
-	random := w.random.Float64()
-	if first {
-		return time.Duration(random * float64(w.spec.FastInterval))
-	}
-	return w.machine.Next(random)
-}
-
-// once makes one check.
-func (w *Watch) once(ctx context.Context) {
-	r := w.runner
-	circuit, fresh, suspected := w.choose()
-	switch {
-	case circuit == "":
-		return
-	case suspected:
-		r.companion(w)
-		fallthrough
-	case fresh:
-		if r.limit.Wait(ctx) != nil {
-			return
-		}
-	}
-	if err := w.authorize(ctx); err != nil {
-		now := time.Now()
-		r.take(w, "", health.Result{Began: now, Ended: now, Err: err}) // Stage NoTor
-		return
-	}
-	result := r.cfg.Prober.Check(ctx, w.address, w.spec, circuit, fresh)
-	if ctx.Err() != nil {
-		return
-	}
-	if result.Fresh = fresh; r.take(w, circuit, result) && !suspected {
-		r.companion(w)
-	}
-}
-
-// choose names the circuit of the next check: a new one for the first check, while
-// the instance is suspected or out, and now and then. It names none if the check
-// should wait, since the rate leaves no room beside those that are suspected.
-func (w *Watch) choose() (circuit string, fresh, suspected bool) {
-	r := w.runner
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	state := w.machine.State()
-	suspected = w.machine.Suspected()
-	w.since++
-	switch spare := r.limit.Tokens() >= 1; {
-	case state.Out() && !spare:
-		return "", false, false
-	case w.circuit != "" && !suspected && !state.Out() && (w.since < freshEvery || !spare):
-		return w.circuit, false, false
-	}
-	w.since = 0
-	return r.name(), true, suspected
 }
 
 // name returns the name of a new circuit. The caller holds r.mu.
@@ -402,8 +220,8 @@ func differs(a, b health.State) bool {
 }
 
 // companion checks something else through the tor of w, which is suspected, by
-// circuits of its own: the canary, or another instance that is up. So it shows
-// whether the tor works.
+// circuits of its own: the canary, or another instance that is up, if possible one that
+// is checked through that tor anyway. So it shows whether the tor works.
 func (r *Runner) companion(w *Watch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -411,22 +229,30 @@ func (r *Runner) companion(w *Watch) {
 	if r.asking[via] || r.ctx == nil || r.ctx.Err() != nil {
 		return // its result will do
 	}
-	var up []*Watch
+	var near, far []*Watch
 	for _, other := range r.watches {
-		if other.where() != w.where() && other.via == via && other.machine.State().Operating == health.Up {
-			up = append(up, other)
+		switch up := other.where() != w.where() && other.machine.State().Operating == health.Up; {
+		case up && other.via == via:
+			near = append(near, other)
+		case up && other.client == nil: // a client key is with one tor at a time
+			far = append(far, other)
 		}
 	}
 	canary := r.canary
-	if canary.address == (descriptor.Address{}) && len(up) == 0 {
+	var other *Watch
+	switch {
+	case canary.address != (descriptor.Address{}):
+	case len(near) > 0:
+		other = near[w.random.IntN(len(near))]
+		other.since = 0
+	case len(far) > 0:
+		one := far[w.random.IntN(len(far))]
+		canary = target{one.where(), one.spec}
+	default:
 		return
 	}
+	canary.spec.Via = via
 	r.asking[via] = true
-	var other *Watch
-	if canary.address == (descriptor.Address{}) {
-		other = up[w.random.IntN(len(up))]
-		other.since = 0
-	}
 	ctx, circuit := r.ctx, r.name()
 	r.wait.Go(func() {
 		if other == nil {
@@ -441,7 +267,7 @@ func (r *Runner) companion(w *Watch) {
 	})
 }
 
-// judgeCanary visits the canary on behalf of w.
+// judgeCanary visits the canary, or an instance of another tor, on behalf of w.
 func (r *Runner) judgeCanary(ctx context.Context, canary target, w *Watch, circuit string) {
 	result := r.cfg.Prober.Check(ctx, canary.address, canary.spec, circuit, true)
 	if result.Stage < health.Answered || ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -22,6 +23,9 @@ type network struct {
 	killed  map[descriptor.Address]bool          // relays say no
 	ends    map[descriptor.Address]chan struct{} // of the connections that are held
 	cut     bool                                 // our own tor is
+	tors    map[descriptor.Address]string        // that serve addresses, other than "tor"
+	noPort  bool                                 // instances have no such port, which is enough
+	cutTor  string                               // is cut off
 	checks  map[descriptor.Address]int
 	fresh   map[descriptor.Address]int
 	names   map[string]bool // of circuits
@@ -42,8 +46,8 @@ func (n *network) set(change func()) {
 }
 
 func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.Spec, circuit string, fresh bool) health.Result {
-	r := health.Result{Began: time.Now(), Via: "tor", Stage: health.Connected}
 	n.mu.Lock()
+	r := health.Result{Began: time.Now(), Via: cmp.Or(spec.Via, n.tors[a], "tor"), Stage: health.Connected}
 	n.checks[a]++
 	if fresh {
 		n.fresh[a]++
@@ -52,7 +56,7 @@ func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.S
 		}
 	}
 	n.names[circuit] = true
-	hangs, dead, killed := n.cut || n.frozen[a], n.dead[a], n.killed[a]
+	hangs, dead, killed, noPort := n.cut || n.cutTor == r.Via || n.frozen[a], n.dead[a], n.killed[a], n.noPort
 	n.mu.Unlock()
 	wait := 300 * time.Millisecond
 	if hangs {
@@ -65,6 +69,8 @@ func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.S
 	switch {
 	case hangs, killed:
 		r.Stage, r.Err = health.NoPoint, errNot
+	case noPort:
+		r.Stage = health.Answered
 	case dead:
 		r.Stage, r.Err = health.Answered, errNot
 	}
@@ -76,6 +82,9 @@ func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.S
 func (n *network) Hold(ctx context.Context, a descriptor.Address, _ uint16, _ string) (<-chan struct{}, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.noPort {
+		return nil, errNot
+	}
 	if n.ends[a] == nil {
 		n.ends[a] = make(chan struct{})
 	}
@@ -186,6 +195,20 @@ func TestRunnerFindsKilled(t *testing.T) {
 	})
 }
 
+// No connection is held to a port that is not there: its end would be the cause of a
+// check after each check.
+func TestRunnerHoldsNoMissingPort(t *testing.T) {
+	run(t, 10, none, 1, func(n *network, watches []*Watch) {
+		n.set(func() { n.noPort = true; close(n.ends[address(1)]); n.checks[address(1)] = 0 })
+		time.Sleep(10 * time.Minute)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if made := n.checks[address(1)]; made < 250 || made > 310 {
+			t.Errorf("%d checks, one every 2 s", made)
+		}
+	})
+}
+
 func TestRunnerFindsDeadApplication(t *testing.T) {
 	run(t, 10, none, 1, func(n *network, watches []*Watch) { // its tor's answer is evidence enough
 		n.set(func() { n.dead[address(1)] = true })
@@ -245,6 +268,30 @@ func TestRunnerAsksCanary(t *testing.T) {
 			t.Errorf("out after %v", took)
 		}
 	})
+}
+
+// An instance that is alone on its tor is found, too: what is served by another tor is
+// visited through that one, the canary as well.
+func TestRunnerSeveralTors(t *testing.T) {
+	for name, canary := range map[string]descriptor.Address{"others": none, "canary": address(99)} {
+		t.Run(name, func(t *testing.T) {
+			run(t, 10, canary, 3, func(n *network, watches []*Watch) {
+				n.set(func() { n.tors = map[descriptor.Address]string{address(1): "another"} })
+				time.Sleep(10 * time.Second)
+				n.set(func() { n.frozen[address(1)] = true })
+				if took := until(t, watches[0], true); took > 11*time.Second {
+					t.Errorf("out after %v", took)
+				}
+				n.set(func() { n.frozen[address(1)] = false })
+				until(t, watches[0], false)
+				n.set(func() { n.cutTor = "another" })
+				time.Sleep(10 * time.Minute)
+				if s := watches[0].State(); s.Out() || !s.Doubt {
+					t.Errorf("its tor is cut off: %+v", s)
+				}
+			})
+		})
+	}
 }
 
 // Few checks get circuits of their own, and never more than the rate, however many

@@ -107,6 +107,9 @@ type InstanceCheck struct {
 
 const defaultPort = 80
 
+// minRate is the lowest Rate: with fewer circuits, nothing is found in time.
+const minRate = 0.01
+
 // builtin are the values of keys that no table gives.
 var builtin = Checks{
 	Kind: string(health.TCP), Path: "/", ExpectStatus: "2xx,3xx",
@@ -118,6 +121,9 @@ const PublicInterval = 5 * time.Minute
 
 // checks fills in how the instances of all services are checked.
 func (r *reader) checks(c *Config) {
+	if r.given["check.rate"] && c.Check.Rate < minRate {
+		r.add("check.rate", "%v is too low, want at least %v", c.Check.Rate, minRate)
+	}
 	all := r.inherit(builtin, c.Check.Checks, "check")
 	public := r.publicInterval(PublicInterval, c.Check.PublicChecks, "check")
 	for n := range c.Services {

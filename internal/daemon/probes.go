@@ -316,15 +316,17 @@ func (d *Daemon) updateProbesLocked() {
 }
 
 // visitSpec says how a service's public address is visited: as one of its instances is
-// checked, except that an agent's port is not for visitors.
+// checked, except that an agent's port is not for visitors, and that clients are patient.
 func visitSpec(instances []health.Spec) health.Spec {
 	for _, s := range instances {
+		s.Patient = true
 		if s.Kind != health.None && s.Kind != health.Agent && s.Address == (descriptor.Address{}) {
 			return s
 		}
 	}
 	for _, s := range instances {
 		if s.Kind != health.None {
+			s.Patient = true
 			s.Kind, s.Port, s.AnyPort, s.Address = health.TCP, visitPort, true, descriptor.Address{}
 			return s
 		}

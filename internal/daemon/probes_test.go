@@ -133,6 +133,13 @@ func (v *probeVisitor) Visit(_ context.Context, spec health.Spec, key *descripto
 	return r
 }
 
+// count returns how many visits there were, and how many with a client key.
+func (v *probeVisitor) count() (visits, keys int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.visits, v.keys
+}
+
 func (v *probeVisitor) set(answer bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -164,18 +171,18 @@ func TestProbeVisits(t *testing.T) {
 			if i := web(); i.Published == 0 || i.Path != "" || !strings.Contains(strings.Join(i.Warnings, "\n"), line) {
 				t.Errorf("without its line: %d points, %q, %q", i.Published, i.Path, i.Warnings)
 			}
-			if v.visits < 4 || v.keys != v.visits {
-				t.Errorf("%d visits, %d of them with a key", v.visits, v.keys)
+			if visits, keys := v.count(); visits < 4 || keys != visits {
+				t.Errorf("%d visits, %d of them with a key", visits, keys)
 			}
 			v.set(true)
 			settle(30 * time.Minute)
 			if i := web(); i.Published == 0 || i.Path != "" || len(i.Warnings) > 0 {
 				t.Errorf("with its line: %d points, %q, %q", i.Published, i.Path, i.Warnings)
 			}
-			before := v.visits
+			before, _ := v.count()
 			settle(time.Hour)
-			if n := v.visits - before; n < 10 || n > 14 {
-				t.Errorf("%d visits in an hour, want about 12", n)
+			if after, _ := v.count(); after-before < 10 || after-before > 14 {
+				t.Errorf("%d visits in an hour, want about 12", after-before)
 			}
 			v.set(false)
 			settle(20 * time.Minute)

@@ -90,13 +90,13 @@ func TestReloadEveryKey(t *testing.T) {
 		"service.strategy":            "weighted",
 		"service.fetch_interval":      10 * time.Minute,
 		"service.instance.client_key": clientKey,
-		"check.canary":                strings.Repeat("a", 56) + ".onion",
 		"service.clients":             clients,
 		"service.caa":                 []string{`0 issue "ca.example"`},
 	}
 	simulated(t, func(t *testing.T, net *sim.Network) {
 		base := parse(t, dir, torTable+service("a", net.AddInstance(sim.InstanceConfig{})))
 		values["service.instance.address"] = net.AddInstance(sim.InstanceConfig{}).Address()
+		values["check.canary"] = net.AddInstance(sim.InstanceConfig{}).Address().String()
 		onSim(t, net, base, func(d *Daemon) {
 			d.Logs = &configured{base.Log}
 			seen := 0

@@ -56,7 +56,7 @@ func (r *Rooms) Configure(c config.Check) {
 	if c.Canary != "" {
 		address, port, err := config.CanaryTarget(c.Canary)
 		if err == nil { // as config.Parse has seen
-			canary, spec = address, health.Spec{Kind: health.TCP, Port: port, AnyPort: true, Timeout: canaryTimeout}
+			canary, spec = address, health.Spec{Kind: health.TCP, Port: port, AnyPort: true, Timeout: canaryTimeout, Patient: true}
 		}
 	}
 	r.checks.Configure(c.Rate, canary, spec)
@@ -68,11 +68,13 @@ const canaryTimeout = 15 * time.Second
 // Run runs the components until ctx ends. moved is called when services may have to
 // upload through another tor.
 func (r *Rooms) Run(ctx context.Context, moved func()) {
+	// The connections to tor outlive the checks, which take their client keys back.
+	connected, disconnect := context.WithCancel(context.WithoutCancel(ctx))
 	var wait sync.WaitGroup
-	wait.Go(func() { r.tors.Run(ctx, r.record) })
+	wait.Go(func() { r.tors.Run(connected, r.record) })
 	wait.Go(func() { r.consensus.Run(ctx) })
 	wait.Go(func() { r.backends.Run(ctx) })
-	wait.Go(func() { r.checks.Run(ctx) })
+	wait.Go(func() { defer disconnect(); r.checks.Run(ctx) })
 	for t, queue := range r.queues {
 		// Retry pending uploads at once when tor is back.
 		wait.Go(func() { t.EachConnect(ctx, queue.RetryNow) })

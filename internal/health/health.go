@@ -36,12 +36,16 @@ type Spec struct {
 	Status string // what the status must match, see MatchStatus
 	Text   string // what the body must have; empty: anything
 
+	Patient bool // as in Visit
+
 	Interval     time.Duration // between checks of an instance that is up or down
 	FastInterval time.Duration // between checks while it is going up or down
 	Timeout      time.Duration // of one check
 	Rise         int           // checks in a row that must pass for an instance to be up again
 	Fall         int           // checks in a row that must fail for an instance to be down
 	Jitter       float64       // share of the interval by which it varies, 0 to 1
+
+	Via string // the tor to go through; empty: the one that serves the address
 }
 
 // Stage is how far a check got.
@@ -117,6 +121,11 @@ type Visit struct {
 	// Circuit names the circuits to use: visits to an address under one name share
 	// circuits as long as these live, and a new name has new ones.
 	Circuit string
+	Via     string // the tor to go through; empty: the one that serves the address
+	// Patient has tor go on to other introduction points, as clients do. Otherwise the
+	// visit ends when the first one does not know the service: tor needs seconds to
+	// try them all.
+	Patient bool
 }
 
 // Trace is what a Visit showed on its way.

@@ -14,9 +14,9 @@ type State struct {
 	Operating Operating
 	Since     time.Time // of Operating
 	OutSince  time.Time // when it last went down from being used
-	// Doubt says that enough checks failed for the instance to be down, and that
-	// nothing else got through our tor either: the tor is as likely a cause, and
-	// the instance stays in use.
+	// Doubt says that enough checks failed for the instance to be down, or were not
+	// even made, and that nothing else got through our tor either: the tor is as likely
+	// a cause, and the instance stays in use.
 	Doubt bool
 	// Held is until when an instance that passes its checks stays out, since it was
 	// down too often; zero if it does not.
@@ -61,6 +61,7 @@ type Machine struct {
 	state   State
 	passes  int         // in a row
 	fails   int         // in a row
+	blind   int         // checks in a row that our own tor did not make
 	sure    int         // of the fails, those during which something else got through our tor
 	unsure  bool        // the last fail is not one of these yet
 	began   time.Time   // of the last fail
@@ -99,9 +100,12 @@ func (m *Machine) State() State { return m.state }
 
 // Observe takes the result of a check.
 func (m *Machine) Observe(r Result) {
-	if r.Stage == NoTor {
-		return // it says nothing about the instance
+	if r.Stage == NoTor { // it says nothing about the instance
+		m.blind++
+		m.judge(r.Ended)
+		return
 	}
+	m.blind = 0
 	m.state.Last = r
 	m.heed(r.Ended, r.Report)
 	m.trace(r)
@@ -139,7 +143,7 @@ func (m *Machine) judge(now time.Time) {
 		m.sure, m.unsure = m.sure+1, false
 	}
 	enough := m.sure >= m.spec.Fall
-	m.state.Doubt = m.fails-m.sure >= m.spec.Fall && !enough && !m.state.Out() && !m.agent
+	m.state.Doubt = m.fails-m.sure+m.blind >= m.spec.Fall && !enough && !m.state.Out() && !m.agent
 	is := m.state.Operating
 	switch {
 	case m.agent, enough:

@@ -52,7 +52,11 @@ func TestMachine(t *testing.T) {
 		{"", Unchecked, false},
 		{"+", Up, false},
 		{"-", GoingDown, false},
-		{"?????", Unchecked, false},
+		{"??", Unchecked, false},
+		{"?????", Unchecked, true},
+		{"+???", Up, true},
+		{"+???+", Up, false},
+		{"+!!!???", Down, false},
 		{"+--+", Up, false},
 		{"+--", GoingDown, false},
 		{"+---", GoingDown, true}, // nothing else got through
@@ -192,6 +196,21 @@ func TestMachineFindsDeadPoint(t *testing.T) {
 	visit(Connected)
 	if dead := visit(Connected); len(dead) != 0 {
 		t.Errorf("after an hour: %v", dead)
+	}
+}
+
+// The points of an instance that was frozen for a while are not dead when it is back.
+func TestMachineForgivesPoints(t *testing.T) {
+	a, b, c := descriptor.Fingerprint{1}, descriptor.Fingerprint{2}, descriptor.Fingerprint{3}
+	m := NewMachine(spec, start)
+	for n, relay := range []descriptor.Fingerprint{a, b, c, a, b, c, a} {
+		at := start.Add(time.Duration(n) * time.Second)
+		m.Observe(Result{Began: at, Ended: at, Stage: Introduced, Err: errNot, Points: []PointResult{{relay, true, false}}})
+	}
+	at := start.Add(time.Minute)
+	m.Observe(Result{Began: at, Ended: at, Stage: Connected, Points: []PointResult{{c, true, true}}})
+	if dead := m.State().Dead; len(dead) != 0 {
+		t.Errorf("dead: %v", dead)
 	}
 }
 

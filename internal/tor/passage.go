@@ -34,6 +34,7 @@ type passage struct {
 	reason    string        // or ours
 	finished  chan struct{} // closed after the stream's last event
 	completed bool          // it is closed
+	refused   func()        // is called when the first introduction point does not know the service; may be nil
 }
 
 // try is an introduction by one point.
@@ -113,8 +114,12 @@ func (p *passage) noteIntroduction(e control.Traffic) {
 		if p.waiting != "" {
 			p.rend[p.waiting], p.waiting = i, ""
 		}
-	case e.Status == "PURPOSE_CHANGED" && e.OldState == "HSCI_INTRO_SENT",
-		e.Status == "CLOSED" || e.Status == "FAILED":
+	case e.Status == "PURPOSE_CHANGED" && e.OldState == "HSCI_INTRO_SENT":
+		p.tries[i].pending = false
+		if p.refused != nil {
+			p.refused()
+		}
+	case e.Status == "CLOSED" || e.Status == "FAILED":
 		p.tries[i].pending = false
 	}
 }

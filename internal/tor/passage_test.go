@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"onionbalancer/descriptor"
@@ -92,13 +93,17 @@ func TestPassage(t *testing.T) {
 		"a strange relay": {[]control.Traffic{{Circuit: "5", Status: "PURPOSE_CHANGED", Last: "x", Purpose: "HS_CLIENT_INTRO", State: "HSCI_INTRO_SENT"}, nack},
 			noCode, health.NoPoint, nil, nil},
 	} {
-		p := newPassage()
+		p, refused := newPassage(), false
+		p.refused = func() { refused = true }
 		for _, e := range test.events {
 			p.note(e)
 		}
 		stage, err := p.outcome(test.code)
 		if stage != test.stage || err == nil || test.err != nil && !errors.Is(err, test.err) {
 			t.Errorf("%s: stage %d, %v; want %d, %v", name, stage, err, test.stage, test.err)
+		}
+		if wants := strings.Contains(name, "killed") || strings.Contains(name, "dead point"); refused != wants {
+			t.Errorf("%s: ends at a refusal: %v, want %v", name, refused, wants)
 		}
 		if got := p.points(); !slices.Equal(got, test.points) {
 			t.Errorf("%s: points %+v, want %+v", name, got, test.points)

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"onionbalancer/internal/health"
 	"onionbalancer/internal/tor/control"
 )
 
@@ -347,5 +348,20 @@ func TestSocks(t *testing.T) {
 				t.Errorf("says not what to do: %v", err)
 			}
 		})
+	}
+}
+
+// A visit goes through the tor that it names, whichever serves the address.
+func TestVisitThroughNamedTor(t *testing.T) {
+	p := NewPool(New("tor", nil), New("tor-2", nil), New("tor-3", nil))
+	for _, a := range addresses(20) {
+		for _, named := range p.tors {
+			if got := p.through(health.Visit{Address: a, Via: named.name}); got != named {
+				t.Errorf("through %s, want %s", got.name, named.name)
+			}
+		}
+		if got := p.through(health.Visit{Address: a}); got != p.For(a) {
+			t.Errorf("through %s, want the one that serves it", got.name)
+		}
 	}
 }

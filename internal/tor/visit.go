@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,11 +20,12 @@ import (
 // answer: they come over another connection, a millisecond later as a rule.
 const lateEvents = time.Second
 
-// Dial connects to an onion service through the tor that serves it. The trace
+// Dial connects to an onion service through the tor that serves it, or the one that v
+// names. The trace
 // says how far it came, if there is an error too. Points are those that were tried by
 // circuits of this visit, as far as tor's events say so without doubt. ctx bounds it.
 func (p *Pool) Dial(ctx context.Context, v health.Visit) (net.Conn, health.Trace, error) {
-	t := p.For(v.Address)
+	t := p.through(v)
 	given, err := p.handKey(ctx, t, v.Address)
 	conn, trace, dialErr := t.visit(ctx, v, p.socksUser(v))
 	if dialErr != nil && trace.Stage == health.NoPoint && given && ctx.Err() == nil {
@@ -36,6 +38,14 @@ func (p *Pool) Dial(ctx context.Context, v health.Visit) (net.Conn, health.Trace
 		return nil, trace, fmt.Errorf("visiting %s:%d: %w", v.Address.Short(), v.Port, both(dialErr, err))
 	}
 	return conn, trace, nil
+}
+
+// through returns the tor that a visit goes through.
+func (p *Pool) through(v health.Visit) *Tor {
+	if n := slices.IndexFunc(p.tors, func(t *Tor) bool { return t.name == v.Via }); n >= 0 {
+		return p.tors[n]
+	}
+	return p.For(v.Address)
 }
 
 // socksUser names the circuits of a visit to tor, which isolates SOCKS users. It says
@@ -58,9 +68,16 @@ func (t *Tor) visit(ctx context.Context, v health.Visit, user string) (net.Conn,
 	seen := newPassage()
 	followed, cancel := context.WithCancel(ctx)
 	defer cancel()
+	asked := ctx
+	if !v.Patient {
+		var refuse context.CancelCauseFunc
+		asked, refuse = context.WithCancelCause(ctx)
+		defer refuse(nil)
+		seen.refused = func() { refuse(errUnknown) }
+	}
 	host := v.Address.Label()
 	lost, noEvents := t.client.Follow(followed, control.Followed{User: user, Address: host, Port: v.Port}, seen.note)
-	code, taken, err := socksConnect(ctx, conn, user, host+".onion", v.Port)
+	code, taken, err := socksConnect(asked, conn, user, host+".onion", v.Port)
 	if code != noCode && noEvents == nil {
 		seen.wait(ctx, lost)
 	}
@@ -82,8 +99,14 @@ func (t *Tor) visit(ctx context.Context, v health.Visit, user string) (net.Conn,
 	if trace.Stage, why = seen.outcome(code); noEvents != nil {
 		trace.Stage, why = outcomeOf(code)
 	}
+	if context.Cause(asked) == errUnknown {
+		err = nil // why says it
+	}
 	return nil, trace, both(why, err)
 }
+
+// errUnknown ends a visit whose first introduction point does not know the service.
+var errUnknown = errors.New("refused")
 
 // both joins two errors in one line. Either may be nil.
 func both(first, second error) error {

@@ -54,13 +54,7 @@ const (
 	socksTimeout  = 2 * time.Minute  // and tor gives the request up
 )
 
-const (
-	failureMemory = 2 * time.Minute // of an introduction point that failed
-	// A dead point costs a client several seconds: tor extends the refused
-	// circuit to other points, but asks them for the refused one, until the
-	// circuit may not grow any more. The stream times out after two minutes.
-	maxTries = 16
-)
+const failureMemory = 2 * time.Minute // of an introduction point that failed
 
 // Result is what became of a request.
 type Result struct {
@@ -149,7 +143,7 @@ func (c *Client) request(now time.Time) Result {
 	if patience == 0 {
 		patience = socksTimeout
 	}
-	for result.Tries < maxTries {
+	for {
 		a := c.attempt(now)
 		result.Directory += a.fetching
 		result.Took += a.fetching + a.cost
@@ -173,8 +167,6 @@ func (c *Client) request(now time.Time) Result {
 			result.Silent++
 		}
 	}
-	result.Err = fmt.Errorf("%w: %d tries", ErrNoPoint, result.Tries)
-	return result
 }
 
 // attempt is one introduction: at which point, what came of it, and what it cost.

@@ -1,0 +1,216 @@
+package check
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/health"
+)
+
+// Watch is one instance that is checked by one Spec.
+type Watch struct {
+	runner  *Runner
+	address descriptor.Address
+	spec    health.Spec
+	client  *descriptor.ClientKey // for where spec connects to; nil for none
+	changed func()
+	cancel  context.CancelFunc // nil until it runs
+	random  *rand.Rand
+
+	machine *health.Machine
+	via     string // the tor of the last check
+	circuit string // that the last check got through
+	since   int    // checks since the last fresh circuit
+	hurry   chan struct{}
+
+	authorized bool // its own goroutine's
+}
+
+// Watch begins to check the instance at a. client is for where the Spec connects.
+// changed is called, by any goroutine, when the instance should be used
+// otherwise than before; it must not call the Runner.
+func (r *Runner) Watch(a descriptor.Address, spec health.Spec, client *descriptor.ClientKey, changed func()) *Watch {
+	w := &Watch{runner: r, address: a, spec: spec, client: client, changed: changed, machine: health.NewMachine(spec, time.Now()), hurry: make(chan struct{}, 1)}
+	w.random = rand.New(rand.NewPCG(r.cfg.Seed, binary.BigEndian.Uint64(a[:])))
+	if spec.Kind == health.None {
+		return w
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watches = append(r.watches, w)
+	if r.ctx != nil {
+		r.start(w)
+	}
+	return w
+}
+
+// Close ends the checks.
+func (w *Watch) Close() {
+	r := w.runner
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watches = slices.DeleteFunc(r.watches, func(other *Watch) bool { return other == w })
+	if w.cancel != nil {
+		w.cancel()
+	}
+}
+
+// State returns what the checks have found.
+func (w *Watch) State() health.State {
+	w.runner.mu.Lock()
+	defer w.runner.mu.Unlock()
+	return w.machine.State()
+}
+
+// Hurry has the next check made at once: something else says that the instance may
+// have changed.
+func (w *Watch) Hurry() {
+	select {
+	case w.hurry <- struct{}{}:
+	default:
+	}
+}
+
+// run checks until ctx ends.
+func (w *Watch) run(ctx context.Context) {
+	defer w.revoke(ctx)
+	pause := w.next(true)
+	var held <-chan struct{} // closed when the kept circuit ends
+	for {
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+			held = w.hold(ctx, held)
+		case <-w.hurry:
+		case <-held:
+			held = nil // until the next regular check: an application may end idle connections soon
+		}
+		timer.Stop()
+		began := time.Now()
+		w.once(ctx)
+		pause = max(shortestPause, w.next(false)-time.Since(began))
+	}
+}
+
+// hold keeps a connection open on the circuit of the last check, so that the end of the
+// instance's tor shows at once and not at the next check.
+func (w *Watch) hold(ctx context.Context, held <-chan struct{}) <-chan struct{} {
+	w.runner.mu.Lock()
+	circuit, state := w.circuit, w.machine.State()
+	w.runner.mu.Unlock()
+	connects := state.Operating == health.Up && state.Last.Stage >= health.Connected
+	if held != nil || circuit == "" || !connects || w.spec.Kind == health.Agent {
+		return held
+	}
+	// It ends with ctx; an attempt that hangs is the next check's to find.
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		if closed, err := w.runner.cfg.Prober.Hold(ctx, w.where(), w.spec.Port, circuit); err == nil {
+			<-closed
+		}
+	}()
+	return opened
+}
+
+// authorize gives tor the client key, once: it is kept there, also over restarts.
+func (w *Watch) authorize(ctx context.Context) error {
+	if w.client == nil || w.authorized {
+		return nil
+	}
+	err := w.runner.cfg.Prober.Authorize(ctx, w.where(), w.client)
+	w.authorized = err == nil
+	return err
+}
+
+// revoke takes the client key back, unless another Watch needs it.
+func (w *Watch) revoke(ctx context.Context) {
+	r := w.runner
+	r.mu.Lock()
+	needed := slices.ContainsFunc(r.watches, func(other *Watch) bool { return other != w && other.client != nil && other.where() == w.where() })
+	r.mu.Unlock()
+	if w.authorized && !needed {
+		r.revoke(ctx, w.where())
+	}
+}
+
+const (
+	revokeTimeout = 5 * time.Second
+	shortestPause = 50 * time.Millisecond
+)
+
+// where is the address that is checked.
+func (w *Watch) where() descriptor.Address {
+	if w.spec.Address != (descriptor.Address{}) {
+		return w.spec.Address
+	}
+	return w.address
+}
+
+// next is the time to the next check. The first ones of many instances are spread
+// over a short time.
+func (w *Watch) next(first bool) time.Duration {
+	w.runner.mu.Lock()
+	defer w.runner.mu.Unlock()
+	random := w.random.Float64()
+	if first {
+		return time.Duration(random * float64(w.spec.FastInterval))
+	}
+	return w.machine.Next(random)
+}
+
+// once makes one check.
+func (w *Watch) once(ctx context.Context) {
+	r := w.runner
+	circuit, fresh, suspected := w.choose()
+	switch {
+	case circuit == "":
+		return
+	case suspected:
+		r.companion(w)
+		fallthrough
+	case fresh:
+		if r.limit.Wait(ctx) != nil {
+			return
+		}
+	}
+	if err := w.authorize(ctx); err != nil {
+		now := time.Now()
+		r.take(w, "", health.Result{Began: now, Ended: now, Err: err}) // Stage NoTor
+		return
+	}
+	result := r.cfg.Prober.Check(ctx, w.address, w.spec, circuit, fresh)
+	if ctx.Err() != nil {
+		return
+	}
+	if result.Fresh = fresh; r.take(w, circuit, result) && !suspected {
+		r.companion(w)
+	}
+}
+
+// choose names the circuit of the next check: a new one for the first check, while
+// the instance is suspected or out, and now and then. It names none if the check
+// should wait, since the rate leaves no room beside those that are suspected.
+func (w *Watch) choose() (circuit string, fresh, suspected bool) {
+	r := w.runner
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	state := w.machine.State()
+	suspected = w.machine.Suspected()
+	w.since++
+	switch spare := r.limit.Tokens() >= 1; {
+	case state.Out() && !spare:
+		return "", false, false
+	case w.circuit != "" && !suspected && !state.Out() && (w.since < freshEvery || !spare):
+		return w.circuit, false, false
+	}
+	w.since = 0
+	return r.name(), true, suspected
+}

@@ -10,6 +10,8 @@
 #                 out those that take a network, and make bench-network takes them alone
 #   make bench-scale  memory and processor time of 10 to 10,000 services in virtual
 #                 time, which takes long; JSON=1 prints one object a line
+#   make bench-checks what health checks of 60 instances cost, on a private Tor network, in
+#                 ten minutes; JSON=1 prints all figures
 #   make failover what visitors lose when instances fail, beside OnionBalance, on a private
 #                 Tor network, as root, in an hour; ROWS=kill,web takes those rows,
 #                 JSON=1 prints all figures
@@ -50,7 +52,7 @@ endif
 RACE_FLAGS = -race -gcflags=crypto/internal/fips140/edwards25519/...=-race=false \
 	-gcflags=filippo.io/edwards25519/...=-race=false
 
-.PHONY: all build test soak bench bench-network bench-scale failover fuzz demo deps clean go need-run need-test need-bench need-failover
+.PHONY: all build test soak bench bench-network bench-scale bench-checks failover fuzz demo deps clean go need-run need-test need-bench need-failover
 
 all: need-run build
 
@@ -76,6 +78,9 @@ bench-network: need-bench go
 
 bench-scale: go
 	@GO=$(GO) $(GO) run ./bench/scale/run $(if $(filter 1,$(JSON)),-json)
+
+bench-checks: need-run go
+	@GO=$(GO) $(GO) run ./bench/checks $(if $(filter 1,$(JSON)),-json)
 
 failover: need-failover go
 	@GO=$(GO) $(GO) run ./bench/failover $(if $(ROWS),-rows $(ROWS)) $(if $(filter 1,$(JSON)),-json)

@@ -11,8 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"onionbalancer/bench/cputime"
 	"onionbalancer/bench/harness"
 	"onionbalancer/keystore"
 	"onionbalancer/testnet"
@@ -182,7 +181,7 @@ func watch(ctx context.Context, long time.Duration, both []*contender, into []*s
 	before, began := make([]time.Duration, len(both)), time.Now()
 	var err error
 	for i, c := range both {
-		if before[i], err = c.processorTime(); err != nil {
+		if before[i], err = cputime.Process(c.run.PID()); err != nil {
 			return err
 		}
 	}
@@ -197,24 +196,13 @@ func watch(ctx context.Context, long time.Duration, both []*contender, into []*s
 		return context.Cause(ctx)
 	}
 	for i, c := range both {
-		used, err := c.processorTime()
+		used, err := cputime.Process(c.run.PID())
 		if err != nil {
 			return err
 		}
 		*into[i] = append(*into[i], (used-before[i]).Seconds()/time.Since(began).Seconds())
 	}
 	return nil
-}
-
-// processorTime is what the process has used so far, to the nanosecond: the
-// times in /proc count in hundredths of a second, of which it may need none.
-func (c *contender) processorTime() (time.Duration, error) {
-	const processClock = 2 // the low bits of a clock's number, which say whose time it counts
-	var t unix.Timespec
-	if err := unix.ClockGettime(int32(^c.run.PID())<<3|processClock, &t); err != nil {
-		return 0, fmt.Errorf("reading the processor time of %s: %w", c.name, err)
-	}
-	return time.Duration(t.Nano()), nil
 }
 
 // memory is a field of /proc/PID/status, in bytes.

@@ -26,18 +26,18 @@ type pool struct {
 	out      map[string]string   // by instance: why it was taken out on purpose
 }
 
-// offering is an instance with its current state.
+// offering is an instance with its current state. It is large: pass pointers.
 type offering struct {
-	Instance
+	*Instance
 	*backend.Backend
 	Health health.State
 	Weight float64 // in force
 }
 
 // offering returns the nth instance.
-func (v View) offering(n int) offering {
-	i := v.Config.Instances[n]
-	return offering{i, v.Instances.Backends[n], v.Instances.Checked(n), v.Instances.Weigh(n, i.Weight)}
+func (v View) offering(n int) *offering {
+	i := &v.Config.Instances[n]
+	return &offering{i, v.Instances.Backends[n], v.Instances.Checked(n), v.Instances.Weigh(n, i.Weight)}
 }
 
 // gather lists the introduction points that may be published: those of the
@@ -45,7 +45,7 @@ func (v View) offering(n int) offering {
 // better than nothing, but not those of instances that were taken out on purpose.
 func gather(v View) pool {
 	p := pool{left: make(map[string][]string), thefts: make(map[string]string), out: make(map[string]string), down: make(map[string]string)}
-	var all, able []offering
+	var all, able []*offering
 	for n := range v.Instances.Backends {
 		o := v.offering(n)
 		if why := v.Instances.TakenOut(n); why != "" {
@@ -71,7 +71,7 @@ func gather(v View) pool {
 
 // checked takes out those of the able that fail their checks, or that visitors of the
 // public address do not reach, but no more than half.
-func (p *pool) checked(v View, able []offering) (rest, failed []offering) {
+func (p *pool) checked(v View, able []*offering) (rest, failed []*offering) {
 	list := make([]health.Standing, len(able))
 	for n, o := range able {
 		list[n] = health.Standing{Out: o.Health.Out(), Passing: !o.Health.Held.IsZero() && v.Now.Sub(o.Health.Failing) >= restedAfter, Doubt: o.Health.Doubt, Since: o.Health.OutSince}
@@ -97,7 +97,7 @@ func (p *pool) checked(v View, able []offering) (rest, failed []offering) {
 const restedAfter = 10 * time.Minute
 
 // failure says why checks want an instance out.
-func (o offering) failure(v View) string {
+func (o *offering) failure(v View) string {
 	switch why := v.Unreached[o.Instance.Address]; {
 	case o.Health.Operating == health.Down:
 		return "checks find it down"
@@ -110,7 +110,7 @@ func (o offering) failure(v View) string {
 }
 
 // take gathers the points of some of the instances.
-func (p *pool) take(v View, able []offering) {
+func (p *pool) take(v View, able []*offering) {
 	clear(p.left)
 	clear(p.thefts)
 	points := make([][]selection.Candidate, len(able))
@@ -137,7 +137,7 @@ const expiryMargin = keptFor
 
 // usable lists the points of one instance that may be published. Those about to
 // expire may as long as it has no others.
-func (p *pool) usable(v View, o offering) []selection.Candidate {
+func (p *pool) usable(v View, o *offering) []selection.Candidate {
 	var list []selection.Candidate
 	at := v.Now.Add(expiryMargin)
 	if !slices.ContainsFunc(o.Offer.Points, func(p backend.Point) bool { return at.Before(p.Expires) }) {
@@ -173,7 +173,10 @@ func (p *pool) usable(v View, o offering) []selection.Candidate {
 }
 
 // living leaves out the points that checks found dead, unless no other is left.
-func (p *pool) living(o offering, list []selection.Candidate) []selection.Candidate {
+func (p *pool) living(o *offering, list []selection.Candidate) []selection.Candidate {
+	if len(o.Health.Dead) == 0 {
+		return list
+	}
 	dead := func(c selection.Candidate) bool { return slices.Contains(o.Health.Dead, c.Point.Relay()) }
 	living := slices.DeleteFunc(slices.Clone(list), dead)
 	if len(living) == 0 {
@@ -197,6 +200,6 @@ func (v View) victim(p *backend.Point) string {
 }
 
 // leave records why a point of an instance is left out.
-func (p *pool) leave(o offering, why string) {
+func (p *pool) leave(o *offering, why string) {
 	p.left[o.Name] = append(p.left[o.Name], "an introduction point is left out: "+why)
 }

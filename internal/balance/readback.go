@@ -44,15 +44,21 @@ type readback struct {
 type reading struct {
 	tried    time.Time // when it was asked last, whether it answered or not
 	at       time.Time // when it answered; zero if it never did
-	of       *Edition  // that it had confirmed, and that holds is compared with; nil: none
+	of       which     // edition that it had confirmed, and that holds is compared with; zero: none
 	holds    status.Holds
 	revision uint64 // of what it returned, if that is valid
 	stranger string // what is published by somebody else, if so
 }
 
+// which tells editions of a service apart. What holds one and not the edition does not
+// keep its points in memory for hours.
+type which struct{ period, revision uint64 }
+
+func (e *Edition) which() which { return which{e.Keys.Period.Number, e.Revision} }
+
 // wrong reports whether the HSDir lacks the edition that it confirmed.
 func (r reading) wrong() bool {
-	return r.of != nil && r.holds != status.HoldsPublished && r.holds != status.HoldsOther
+	return r.of != (which{}) && r.holds != status.HoldsPublished && r.holds != status.HoldsOther
 }
 
 // next returns when the next fetch is due; the zero time if none is.
@@ -167,14 +173,14 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, hsDir [20]byte, con
 		read = reading{tried: now, at: now}
 		read.holds, read.revision = s.holds(asked, got, fetchErr)
 		if e == asked && confirmed { // else it may have the one before
-			read.of = e
+			read.of = e.which()
 		}
 		if read.holds == status.HoldsOther {
 			read.stranger = strangers(now, e, got.Raw)
 		}
 	} // else the result is unknown, and an earlier one may still hold
 	r.readings[hsDir] = read
-	if read.at == now && read.of != nil && read.holds == status.HoldsPublished {
+	if read.at == now && read.of != (which{}) && read.holds == status.HoldsPublished {
 		r.at = now
 	}
 	s.readForVisit(asked, e == asked && read.at == now && read.holds == status.HoldsPublished)
@@ -213,9 +219,9 @@ func (s *Service) judge(now time.Time, c *hsdir.Consensus, e *Edition, read, bef
 		switch {
 		case is.holds == status.HoldsOther:
 			stranger = true
-		case is.wrong() && is.of == e:
+		case is.wrong() && is.of == e.which():
 			wrong[is.holds]++
-		case is.of != e && !at.confirmed.IsZero() && is.tried.Before(e.Built):
+		case is.of != e.which() && !at.confirmed.IsZero() && is.tried.Before(e.Built):
 			unread++
 		}
 		others = others || is.wrong() && is != read
@@ -228,7 +234,7 @@ func (s *Service) judge(now time.Time, c *hsdir.Consensus, e *Edition, read, bef
 	case 2*lost > all:
 		err = fmt.Errorf("clients do not find the descriptor that HSDirs confirmed: of the %d HSDirs that they ask, %s", all, counts(wrong))
 		e.lost = true
-	case read.of == e && read.wrong() && unread > 0 && (others || !before.wrong()):
+	case read.of == e.which() && read.wrong() && unread > 0 && (others || !before.wrong()):
 		// It may be the first of many. A single one that was wrong before costs no more.
 		r.due = now.Add(readbackNext)
 		return

@@ -260,7 +260,7 @@ func (s *Service) describe(now time.Time) status.Service {
 }
 
 // report describes one instance. left says why some of its points are left out.
-func (o offering) report(now time.Time, chosen []selection.Candidate, shares map[string]float64, left []string) status.Instance {
+func (o *offering) report(now time.Time, chosen []selection.Candidate, shares map[string]float64, left []string) status.Instance {
 	out := status.Instance{
 		Name:               o.Name,
 		Address:            o.Instance.Address.String(),
@@ -309,7 +309,7 @@ func (o offering) report(now time.Time, chosen []selection.Candidate, shares map
 }
 
 // checked describes the checks of an instance; nil if there are none.
-func (o offering) checked() *status.Check {
+func (o *offering) checked() *status.Check {
 	h := &o.Health
 	if o.Check.Kind == health.None || o.Check.Kind == "" || o.Word.Admin == health.Maint {
 		return nil
@@ -347,7 +347,7 @@ func (s *Service) describePath(v View, line *status.Instance) {
 }
 
 // idle reports whether an instance that should get clients gets none.
-func (o offering) idle(r status.Instance) bool {
+func (o *offering) idle(r status.Instance) bool {
 	return r.State == status.StateOK && r.Published == 0 && r.Weight > 0
 }
 

@@ -30,11 +30,11 @@ type passage struct {
 	sent      bool           // the stream asks for its port
 	noDesc    string         // why no descriptor came
 	gotDesc   bool
-	remote    string // what the service's tor ended the stream with
-	reason    string // or ours
-	finished  chan struct{}
-	completed bool   // finished is closed
-	refused   func() // is called when the first introduction point does not know the service; may be nil
+	remote    string        // what the service's tor ended the stream with
+	reason    string        // or ours
+	finished  chan struct{} // closed after the stream's last event
+	completed bool          // it is closed
+	refused   func()        // is called when the first introduction point does not know the service; may be nil
 }
 
 // try is an introduction by one point.
@@ -45,36 +45,6 @@ type try struct {
 
 func newPassage() *passage {
 	return &passage{of: map[string]int{}, rend: map[string]int{}, finished: make(chan struct{})}
-}
-
-// follow takes in events until their channel is closed or there is no more to learn.
-func (p *passage) follow(events <-chan control.Traffic, done <-chan struct{}) {
-	for {
-		select {
-		case e, ok := <-events:
-			if !ok {
-				p.end()
-				return
-			}
-			p.note(e)
-		case <-done:
-			return
-		}
-	}
-}
-
-// end says that no more is to come.
-func (p *passage) end() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.endLocked()
-}
-
-func (p *passage) endLocked() {
-	if !p.completed {
-		p.completed = true
-		close(p.finished)
-	}
 }
 
 // note takes in an event.
@@ -108,9 +78,17 @@ func (p *passage) noteStream(e control.Traffic) {
 		p.sent = true
 	case "FAILED", "CLOSED":
 		p.remote, p.reason = e.Remote, e.Reason
-		p.endLocked()
+		p.end()
 	case "SUCCEEDED":
-		p.endLocked()
+		p.end()
+	}
+}
+
+// end says that no more is to come.
+func (p *passage) end() {
+	if !p.completed {
+		p.completed = true
+		close(p.finished)
 	}
 }
 

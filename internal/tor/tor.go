@@ -41,6 +41,7 @@ type Tor struct {
 	guards     []string  // fingerprints of the guards it uses
 	sameGuards []string  // names of the pool's tors that use one of them too
 	uploads    uploads
+	socks      port // of the last visit
 
 	judged judgement // by the pool, which guards it
 }

@@ -62,6 +62,7 @@ func (t *Tor) visit(ctx context.Context, v health.Visit, user string) (net.Conn,
 	trace := health.Trace{Via: t.name, Stage: health.NoTor}
 	conn, err := t.dialSocks(ctx)
 	if err != nil {
+		t.answers(false)
 		return nil, trace, err
 	}
 	seen := newPassage()
@@ -75,15 +76,13 @@ func (t *Tor) visit(ctx context.Context, v health.Visit, user string) (net.Conn,
 		seen.refused = func() { refuse(errUnknown) }
 	}
 	host := v.Address.Label()
-	events, noEvents := t.client.Follow(followed, control.Followed{User: user, Address: host, Port: v.Port})
-	if noEvents == nil {
-		go seen.follow(events, followed.Done())
-	}
+	lost, noEvents := t.client.Follow(followed, control.Followed{User: user, Address: host, Port: v.Port}, seen.note)
 	code, taken, err := socksConnect(asked, conn, user, host+".onion", v.Port)
 	if code != noCode && noEvents == nil {
-		seen.wait(ctx)
+		seen.wait(ctx, lost)
 	}
 	trace.Points = seen.points()
+	t.answers(code == socksSucceeded)
 	if code == socksSucceeded && err == nil {
 		trace.Stage = health.Connected
 		return conn, trace, nil
@@ -120,33 +119,72 @@ func both(first, second error) error {
 	return fmt.Errorf("%w: %w", first, second)
 }
 
-// wait waits for the stream's last event.
-func (p *passage) wait(ctx context.Context) {
+// wait waits for the stream's last event, unless the connection by which it would come
+// is lost.
+func (p *passage) wait(ctx context.Context, lost <-chan struct{}) {
 	timer := time.NewTimer(lateEvents)
 	defer timer.Stop()
 	select {
 	case <-p.finished:
+	case <-lost:
 	case <-timer.C:
 	case <-ctx.Done():
 	}
 }
 
+// wellFor is how long a tor that got a visit through is not asked again where its SOCKS
+// port is, and whether it can build circuits: with many checks that would be half
+// of what they ask.
+const wellFor = 10 * time.Second
+
+// port is a SOCKS port by which a visit got through.
+type port struct {
+	network, address string
+	until            time.Time // zero: it is to be asked for
+}
+
+// answers notes whether a visit got through.
+func (t *Tor) answers(through bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.socks.until = (time.Time{}); through {
+		t.socks.until = time.Now().Add(wellFor)
+	}
+}
+
 // dialSocks connects to the SOCKS port of a tor that can build circuits.
 func (t *Tor) dialSocks(ctx context.Context) (net.Conn, error) {
-	enough, err := t.client.GetInfo(ctx, "status/enough-dir-info")
-	switch {
-	case err != nil:
-		return nil, err
-	case strings.TrimSpace(string(enough)) != "1":
-		return nil, errors.New("tor has not enough directory information yet")
-	}
-	network, address, err := t.Socks(ctx)
+	p, err := t.socksPort(ctx)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	conn, err := new(net.Dialer).DialContext(ctx, p.network, p.address)
 	if err != nil {
 		return nil, fmt.Errorf("dialling tor's SOCKS port: %w", err)
 	}
 	return conn, nil
+}
+
+// socksPort returns the SOCKS port, if tor can build circuits.
+func (t *Tor) socksPort(ctx context.Context) (p port, err error) {
+	t.mu.Lock()
+	p = t.socks
+	t.mu.Unlock()
+	if time.Now().Before(p.until) {
+		return p, nil
+	}
+	enough, err := t.client.GetInfo(ctx, "status/enough-dir-info")
+	switch {
+	case err != nil:
+		return p, err
+	case strings.TrimSpace(string(enough)) != "1":
+		return p, errors.New("tor has not enough directory information yet")
+	}
+	if p.network, p.address, err = t.Socks(ctx); err != nil {
+		return p, err
+	}
+	t.mu.Lock()
+	t.socks.network, t.socks.address = p.network, p.address
+	t.mu.Unlock()
+	return p, nil
 }

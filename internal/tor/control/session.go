@@ -106,7 +106,6 @@ func (s *session) run(ctx context.Context) error {
 	s.cause = context.Cause(ctx)
 	s.client.detach(s)
 	close(s.done)
-	s.endFollowers()
 	return s.cause
 }
 

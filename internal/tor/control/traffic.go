@@ -12,10 +12,6 @@ import (
 // they are asked for only while somebody follows.
 const trafficEvents = " CIRC CIRC_MINOR STREAM"
 
-// maxUnread is how many events may wait for a follower: a visit of two minutes has
-// fewer.
-const maxUnread = 1024
-
 // Traffic is an event of a stream, of a circuit or of a descriptor's fetch
 // (control-spec, sections 4.1.1, 4.1.2 and 4.1.25) that belongs to who follows.
 type Traffic struct {
@@ -49,8 +45,7 @@ type follower struct {
 	Followed
 	target string // of the stream, "ADDRESS.onion:PORT"
 	stream string // number; empty until it is new
-	events chan Traffic
-	lost   bool // events were dropped: the channel is closed
+	note   func(Traffic)
 }
 
 // followers are those of a session. Its mutex guards them.
@@ -62,16 +57,16 @@ type followers struct {
 	idle    time.Time     // since when nobody follows
 }
 
-// Follow returns the events of one stream, the next that the SOCKS user opens to the
-// address and port, and of the user's circuits, until ctx ends. Several that follow
-// the same get one stream each, in the order in which they began. The channel is
-// closed when the connection is lost, or when its reader is far behind.
-func (c *Client) Follow(ctx context.Context, what Followed) (<-chan Traffic, error) {
+// Follow tells note the events of one stream, the next that the SOCKS user opens to the
+// address and port, and of the user's circuits, until ctx ends or the connection is
+// lost, and lost is closed. Several that follow the same get one stream each, in the order
+// in which they began. note must return at once: tor's other events wait for it.
+func (c *Client) Follow(ctx context.Context, what Followed, note func(Traffic)) (lost <-chan struct{}, err error) {
 	s, err := c.current()
 	if err != nil {
 		return nil, err
 	}
-	f := &follower{Followed: what, target: fmt.Sprintf("%s.onion:%d", what.Address, what.Port), events: make(chan Traffic, maxUnread)}
+	f := &follower{Followed: what, target: fmt.Sprintf("%s.onion:%d", what.Address, what.Port), note: note}
 	s.mu.Lock()
 	select {
 	case <-s.done:
@@ -99,7 +94,7 @@ func (c *Client) Follow(ctx context.Context, what Followed) (<-chan Traffic, err
 	if s.follow.refused != nil {
 		return nil, fmt.Errorf("asking tor for the events of circuits: %w", s.follow.refused)
 	}
-	return f.events, nil
+	return s.done, nil
 }
 
 // unfollow ends a follower.
@@ -163,35 +158,6 @@ func (s *session) relax(now time.Time, patience time.Duration) {
 	}
 }
 
-// endFollowers closes the channels of all followers.
-func (s *session) endFollowers() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.follow.list {
-		f.close()
-	}
-	s.follow.list = nil
-}
-
-func (f *follower) close() {
-	if !f.lost {
-		f.lost = true
-		close(f.events)
-	}
-}
-
-// send gives an event to a follower, and never blocks.
-func (f *follower) send(t Traffic) {
-	if f.lost {
-		return
-	}
-	select {
-	case f.events <- t:
-	default:
-		f.close()
-	}
-}
-
 // dispatchTraffic passes a line of CIRC, CIRC_MINOR or STREAM to the followers of its
 // user. Most lines are of others, and cost one search.
 func (s *session) dispatchTraffic(keyword, line string) {
@@ -218,7 +184,7 @@ func (s *session) dispatchTraffic(keyword, line string) {
 			parsed = true
 		}
 		if !stream || f.stream == t.Stream {
-			f.send(t)
+			f.note(t)
 		}
 	}
 }
@@ -244,7 +210,7 @@ func (s *session) tellFetch(e *hsDescEvent) {
 	defer s.mu.Unlock()
 	for _, f := range s.follow.list {
 		if f.Address == e.pair.address {
-			f.send(Traffic{Fetch: e.action, Reason: e.reason})
+			f.note(Traffic{Fetch: e.action, Reason: e.reason})
 		}
 	}
 }

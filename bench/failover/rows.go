@@ -164,6 +164,10 @@ func (f *field) restartOurs(name string) error {
 	return errors.Join(f.running[ours].Stop(), f.start(ours))
 }
 
+// settles is how long after a change of period or shared random value, of which one comes
+// every half period, a row begins: all tors have the new consensus by then, and have published.
+const settles = 40 * time.Second
+
 // calm waits until all instances are published by both programs, and nothing of the
 // network's own is about to change.
 func (f *field) calm(ctx context.Context, name string) error {
@@ -172,13 +176,14 @@ func (f *field) calm(ctx context.Context, name string) error {
 	for {
 		c := f.watch.Consensus()
 		left := time.Until(c.NextChange())
-		if left > rowTakes {
+		calm := left > rowTakes && left < c.CurrentPeriod().Length/2-settles
+		if calm {
 			f.learnAll(ctx, f.instances())
 		}
 		missing := f.missing()
 		harness.Progress("%s: waiting for a calm network, next change in %.0f s, %d instances are missing: %v",
 			name, left.Seconds(), len(missing), missing[:min(3, len(missing))])
-		if left > rowTakes && len(missing) == 0 {
+		if calm && len(missing) == 0 {
 			return nil
 		}
 		if !sleep(ctx, 3*time.Second) {

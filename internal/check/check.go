@@ -17,6 +17,9 @@ import (
 // Dialer connects to onion services through tor. internal/tor's Pool is one.
 type Dialer interface {
 	Dial(ctx context.Context, v health.Visit) (net.Conn, health.Trace, error)
+	// Ended returns a channel that is closed when the circuit ends that earlier visits
+	// like v share, or nobody can tell any more. ctx ends the watching.
+	Ended(ctx context.Context, v health.Visit) (ended <-chan struct{}, err error)
 	// Authorize gives tor the client key of an onion service, Revoke takes it back.
 	Authorize(ctx context.Context, address descriptor.Address, key *descriptor.ClientKey) error
 	Revoke(ctx context.Context, address descriptor.Address) error

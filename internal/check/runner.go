@@ -20,8 +20,9 @@ import (
 type Prober interface {
 	// Check makes one check of the instance at a. fresh says that the circuit is new.
 	Check(ctx context.Context, a descriptor.Address, spec health.Spec, circuit string, fresh bool) health.Result
-	// Hold keeps a connection open on a circuit, and closes the channel when it ends.
-	Hold(ctx context.Context, a descriptor.Address, port uint16, circuit string) (closed <-chan struct{}, err error)
+	// Ended returns a channel that is closed when the circuit to a ends. ctx ends the
+	// watching.
+	Ended(ctx context.Context, a descriptor.Address, circuit string) (ended <-chan struct{}, err error)
 	// Authorize lets checks read the descriptor of a, Revoke ends that.
 	Authorize(ctx context.Context, a descriptor.Address, key *descriptor.ClientKey) error
 	Revoke(ctx context.Context, a descriptor.Address) error
@@ -36,8 +37,8 @@ func (t through) Check(ctx context.Context, a descriptor.Address, spec health.Sp
 	return Once(ctx, t.Dialer, a, spec, circuit, fresh)
 }
 
-func (t through) Hold(ctx context.Context, a descriptor.Address, port uint16, circuit string) (<-chan struct{}, error) {
-	return Hold(ctx, t.Dialer, a, port, circuit)
+func (t through) Ended(ctx context.Context, a descriptor.Address, circuit string) (<-chan struct{}, error) {
+	return t.Dialer.Ended(ctx, health.Visit{Address: a, Circuit: circuit})
 }
 
 // Config is the configuration of a Runner.

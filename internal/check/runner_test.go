@@ -21,7 +21,7 @@ type network struct {
 	frozen  map[descriptor.Address]bool          // does not answer
 	dead    map[descriptor.Address]bool          // its tor says no
 	killed  map[descriptor.Address]bool          // relays say no
-	ends    map[descriptor.Address]chan struct{} // of the connections that are held
+	ends    map[descriptor.Address]chan struct{} // of the circuits to it
 	cut     bool                                 // our own tor is
 	tors    map[descriptor.Address]string        // that serve addresses, other than "tor"
 	noPort  bool                                 // instances have no such port, which is enough
@@ -78,8 +78,8 @@ func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.S
 	return r
 }
 
-// Hold holds until the tor of a is killed.
-func (n *network) Hold(ctx context.Context, a descriptor.Address, _ uint16, _ string) (<-chan struct{}, error) {
+// Ended tells when the tor of a is killed.
+func (n *network) Ended(ctx context.Context, a descriptor.Address, _ string) (<-chan struct{}, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.noPort {
@@ -180,7 +180,7 @@ func TestRunnerFindsFrozen(t *testing.T) {
 	})
 }
 
-// A killed tor ends the connection that is held, and relays say no at once.
+// A killed tor ends the circuit, and relays say no at once.
 func TestRunnerFindsKilled(t *testing.T) {
 	run(t, 10, none, 3, func(n *network, watches []*Watch) {
 		for range 5 {

@@ -83,7 +83,8 @@ func (w *Watch) Hurry() {
 func (w *Watch) run(ctx context.Context) {
 	defer w.revoke(ctx)
 	pause := w.next(true)
-	var held <-chan struct{} // closed when the kept circuit ends
+	held := following{stop: func() {}}
+	defer func() { held.stop() }()
 	for {
 		timer := time.NewTimer(pause)
 		select {
@@ -91,37 +92,61 @@ func (w *Watch) run(ctx context.Context) {
 			timer.Stop()
 			return
 		case <-timer.C:
-			held = w.hold(ctx, held)
 		case <-w.hurry:
-		case <-held:
-			held = nil // until the next regular check: an application may end idle connections soon
+		case <-held.ended:
+			held.ended = nil
+			w.forget(held.circuit)
 		}
 		timer.Stop()
 		began := time.Now()
 		w.once(ctx)
+		held = w.follow(ctx, held)
 		pause = max(shortestPause, w.next(false)-time.Since(began))
 	}
 }
 
-// hold keeps a connection open on the circuit of the last check, so that the end of the
+// following is the watching of one circuit.
+type following struct {
+	circuit string
+	ended   <-chan struct{} // closed when the circuit ended
+	stop    context.CancelFunc
+}
+
+// follow watches the circuit that the last check got through, so that the end of the
 // instance's tor shows at once and not at the next check.
-func (w *Watch) hold(ctx context.Context, held <-chan struct{}) <-chan struct{} {
+func (w *Watch) follow(ctx context.Context, held following) following {
 	w.runner.mu.Lock()
-	circuit, state := w.circuit, w.machine.State()
+	circuit := w.circuit
 	w.runner.mu.Unlock()
-	connects := state.Operating == health.Up && state.Last.Stage >= health.Connected
-	if held != nil || circuit == "" || !connects || w.spec.Kind == health.Agent {
+	if circuit == held.circuit {
 		return held
 	}
-	// It ends with ctx; an attempt that hangs is the next check's to find.
-	opened := make(chan struct{})
-	go func() {
-		defer close(opened)
-		if closed, err := w.runner.cfg.Prober.Hold(ctx, w.where(), w.spec.Port, circuit); err == nil {
-			<-closed
-		}
-	}()
-	return opened
+	held.stop()
+	ctx, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	if circuit != "" {
+		go func() {
+			closed, err := w.runner.cfg.Prober.Ended(ctx, w.where(), circuit)
+			if err != nil {
+				return
+			}
+			select {
+			case <-closed:
+				close(ended)
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return following{circuit, ended, stop}
+}
+
+// forget has the next check use another circuit than the one that ended.
+func (w *Watch) forget(circuit string) {
+	w.runner.mu.Lock()
+	defer w.runner.mu.Unlock()
+	if w.circuit == circuit {
+		w.circuit = ""
+	}
 }
 
 // authorize gives tor the client key, once: it is kept there, also over restarts.

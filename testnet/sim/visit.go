@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -81,6 +82,23 @@ func (d *Dialer) Visits() Visits {
 	d.net.lock()
 	defer d.net.mu.Unlock()
 	return d.counts
+}
+
+// Ended tells when the circuit ends that earlier visits like v share: when a stream on it
+// does.
+func (d *Dialer) Ended(ctx context.Context, v health.Visit) (<-chan struct{}, error) {
+	conn, _, err := d.Dial(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	go func() {
+		defer close(ended)
+		defer stop()
+		_, _ = io.Copy(io.Discard, conn)
+	}()
+	return ended, nil
 }
 
 // Authorize gives the tor the client key for a service.

@@ -1,0 +1,34 @@
+package tor
+
+import (
+	"context"
+	"sync"
+
+	"onionbalancer/internal/health"
+	"onionbalancer/internal/tor/control"
+)
+
+// Ended returns a channel that is closed when the circuit ends that earlier visits like
+// v share, or the connection to tor, which tells. ctx ends the watching.
+func (p *Pool) Ended(ctx context.Context, v health.Visit) (<-chan struct{}, error) {
+	ended := make(chan struct{})
+	end := sync.OnceFunc(func() { close(ended) })
+	// Without an address it is told of no stream.
+	lost, err := p.through(v).client.Follow(ctx, control.Followed{User: p.socksUser(v)}, func(e control.Traffic) {
+		if e.Stream == "" && e.Purpose == "HS_CLIENT_REND" && e.Status == "CLOSED" {
+			end()
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		select {
+		case <-lost:
+			end()
+		case <-ended:
+		case <-ctx.Done():
+		}
+	}()
+	return ended, nil
+}

@@ -1,6 +1,8 @@
 package health
 
 import (
+	"context"
+	"errors"
 	"maps"
 	"math"
 	"slices"
@@ -139,8 +141,8 @@ func (m *Machine) Observe(r Result) {
 		m.state.Failing = r.Ended
 		m.passes, m.fails = 0, m.fails+1
 		m.began, m.unsure = r.Began, true
-		if r.Stage >= Answered {
-			m.through = r.Ended // the check itself got through our tor
+		if r.Stage >= Answered && !errors.Is(r.Err, context.DeadlineExceeded) {
+			m.through = r.Ended // it was answered, through our tor, in time
 		}
 	}
 	m.judge(r.Ended)

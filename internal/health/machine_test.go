@@ -1,7 +1,9 @@
 package health
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -27,6 +29,8 @@ func play(m *Machine, at time.Time, checks string) time.Time {
 			r.Stage, r.Err = NoPoint, errNot
 		case '!':
 			r.Stage, r.Err = Answered, errNot
+		case ':': // an answer that comes too late
+			r.Stage, r.Err = Connected, fmt.Errorf("reading: %w", context.DeadlineExceeded)
 		case '?':
 			r.Stage, r.Err = NoTor, errNot
 		case '~':
@@ -62,6 +66,8 @@ func TestMachine(t *testing.T) {
 		{"+-~-~-~", Down, false},
 		{"-~-~-~", Down, false},
 		{"+!!!", Down, false}, // our tor works, as their answers show
+		{"+:::", GoingDown, true},
+		{"+:~:~:~", Down, false},
 		{"+!!+!!", GoingDown, false},
 		{"+?!?!?!", Down, false},
 		{"+-----~", GoingDown, true}, // our tor came back: one of them may be its fault

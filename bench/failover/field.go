@@ -186,7 +186,7 @@ timeout = "2s"
 fall = 3
 rise = 2
 public_interval = "5s"
-rate = 50
+rate = 6
 `
 
 // prepareOurs writes balancer's configuration, for a tor of its own.

@@ -53,6 +53,7 @@ type Config struct {
 type Runner struct {
 	cfg   Config
 	limit *rate.Limiter // of fresh circuits
+	room  chan struct{} // takes a token of each check that makes its circuits now
 	wait  sync.WaitGroup
 
 	mu       sync.Mutex // protects the fields below, and those of the Watches
@@ -68,12 +69,16 @@ type Runner struct {
 // nothing is suspected: it shows whether the instance can be introduced to.
 const freshEvery = 10
 
+// maxFresh is how many checks make their circuits at the same time. tor works on 32 at
+// most for all its clients (MaxClientCircuitsPending), and a check needs up to three.
+const maxFresh = 8
+
 // New returns a Runner that checks nothing until Run.
 func New(cfg Config) *Runner {
 	if cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64()
 	}
-	r := &Runner{cfg: cfg, limit: rate.NewLimiter(0, 0), asking: map[string]bool{}, visited: map[descriptor.Address]bool{}}
+	r := &Runner{cfg: cfg, limit: rate.NewLimiter(0, 0), room: make(chan struct{}, maxFresh), asking: map[string]bool{}, visited: map[descriptor.Address]bool{}}
 	r.Configure(DefaultRate, descriptor.Address{}, health.Spec{})
 	return r
 }

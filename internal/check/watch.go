@@ -215,6 +215,14 @@ func (w *Watch) once(ctx context.Context) {
 		r.take(w, "", health.Result{Began: now, Ended: now, Err: err}) // Stage NoTor
 		return
 	}
+	if fresh {
+		select {
+		case r.room <- struct{}{}:
+			defer func() { <-r.room }()
+		case <-ctx.Done():
+			return
+		}
+	}
 	result := r.cfg.Prober.Check(ctx, w.address, w.spec, circuit, fresh)
 	if ctx.Err() != nil {
 		return

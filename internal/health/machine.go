@@ -280,7 +280,8 @@ func (m *Machine) trace(r Result) {
 // from 0 to 1.
 func (m *Machine) Next(random float64) time.Duration {
 	every := m.spec.Interval
-	if m.Suspected() || m.state.Operating == GoingUp && m.state.Held.IsZero() {
+	recovering := m.state.Operating == GoingUp && m.state.Held.IsZero()
+	if (m.Suspected() || recovering) && !m.state.Doubt { // a tor that is overloaded gets no more to do
 		every = m.spec.FastInterval
 	}
 	return time.Duration(float64(every) * (1 + m.spec.Jitter*(2*random-1)))

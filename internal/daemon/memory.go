@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"os"
+	"runtime"
 	"runtime/debug"
 )
 
@@ -23,5 +24,6 @@ func TuneMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbagePercent)
 		ballast = make([]byte, ballastSize)
+		runtime.KeepAlive(ballast)
 	}
 }

@@ -65,6 +65,7 @@ const dialerName = "sim"
 var (
 	errNoTor    = fmt.Errorf("connecting to tor's SOCKS port: %w", ErrRefused)
 	errOffline  = errors.New("no circuit could be built")
+	errUnknown  = errors.New("the introduction point does not know the service")
 	errNoAnswer = errors.New("nothing comes back from the service")
 	errClosed   = errors.New("the circuit was closed")
 )
@@ -197,6 +198,8 @@ func (d *Dialer) reach(ctx context.Context, v health.Visit, trace *health.Trace)
 		}
 		if last := trace.Points[len(trace.Points)-1]; last.Acknowledged {
 			trace.Stage = health.Introduced
+		} else if !v.Patient {
+			return nil, errUnknown
 		}
 	}
 }

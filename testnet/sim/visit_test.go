@@ -27,7 +27,7 @@ func (d dialing) visit(a descriptor.Address, circuit string, timeout time.Durati
 	ctx, cancel := context.WithTimeout(d.t.Context(), timeout)
 	defer cancel()
 	began := time.Now()
-	conn, trace, err := d.n.Dialer().Dial(ctx, health.Visit{Address: a, Port: 80, Circuit: circuit})
+	conn, trace, err := d.n.Dialer().Dial(ctx, health.Visit{Address: a, Port: 80, Circuit: circuit, Patient: true})
 	if conn != nil {
 		d.t.Cleanup(func() { _ = conn.Close() }) // twice does no harm
 	}
@@ -104,7 +104,11 @@ func TestVisit(t *testing.T) {
 		if _, err := io.ReadAll(conn); err == nil || time.Since(began) != 3*time.Second {
 			t.Errorf("a stream to an instance that is killed ends after %s with %v", time.Since(began), err)
 		}
-		d.want("killed", i.Address(), "a", health.NoPoint, 3)
+		_, hasty, err := n.Dialer().Dial(t.Context(), health.Visit{Address: i.Address(), Port: 80, Circuit: "hasty"})
+		if err == nil || hasty.Stage != health.NoPoint || len(hasty.Points) != 1 || hasty.Points[0].Acknowledged {
+			t.Errorf("killed, and visited without patience: %+v, %v", hasty, err)
+		}
+		d.want("killed", i.Address(), "a", health.NoPoint, 2)
 		i.SetOnline(true)
 		time.Sleep(2*time.Minute + time.Second) // its points are not known to have failed any more, but gone
 		_, trace = d.want("back", i.Address(), "a", health.Connected, -1)
@@ -113,7 +117,7 @@ func TestVisit(t *testing.T) {
 		}
 		time.Sleep(11 * time.Minute)
 		d.want("on a circuit that nobody used", i.Address(), "a", health.Connected, 1)
-		if got := n.Dialer().Visits(); got.Dials != 11 || got.Fresh != 5 {
+		if got := n.Dialer().Visits(); got.Dials != 12 || got.Fresh != 6 {
 			t.Errorf("%+v", got)
 		}
 	})

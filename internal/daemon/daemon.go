@@ -19,6 +19,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
+	"onionbalancer/internal/check"
 	"onionbalancer/internal/clients"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/filelock"
@@ -40,6 +41,7 @@ type Daemon struct {
 
 	open      func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) // openTors, but in tests
 	serve     func()                                                                 // serveStatus, but in tests
+	dialer    check.Dialer                                                           // nil, but in tests
 	visitor   balance.Visitor
 	checked   func(descriptor.Address) health.Result
 	rooms     *Rooms
@@ -131,7 +133,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		release(maps.Values(d.initial), d.log)
 		return err
 	}
-	d.rooms = NewRooms(tors, d.store, d.events.Record)
+	d.rooms = NewRooms(tors, d.dialer, d.store, d.events.Record)
 	d.env = d.rooms.Env(d.store, d.events.Record)
 	d.rooms.Configure(d.cfg.Check)
 	if d.visitor != nil {

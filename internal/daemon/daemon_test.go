@@ -91,6 +91,7 @@ func onPrepared(t *testing.T, net *sim.Network, cfg *config.Config, prepare, do 
 		return tor.NewPool(tor.New("simulated", control.New(control.Config{Dial: net.Dial}))), nil
 	}
 	d.serve = func() {} // a real socket would stop virtual time
+	d.dialer = net.Dialer()
 	prepare(d)
 	if err := d.Start(t.Context()); err != nil {
 		t.Fatal(err)

@@ -29,14 +29,18 @@ type Rooms struct {
 	backends  *backend.Set
 }
 
-// NewRooms wires the components together. Nothing runs yet.
-func NewRooms(tors *tor.Pool, store *state.DB, record event.Recorder) *Rooms {
+// NewRooms wires the components together. Nothing runs yet. Checks go through dialer,
+// tors if it is nil.
+func NewRooms(tors *tor.Pool, dialer check.Dialer, store *state.DB, record event.Recorder) *Rooms {
+	if dialer == nil {
+		dialer = tors
+	}
 	r := &Rooms{tors: tors, record: record, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
 	for _, t := range tors.Tors() {
 		r.queues[t] = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: t.Poster()})
 		r.fetchers[t] = newFetcher(t)
 	}
-	r.checks = check.New(check.Config{Prober: check.Through(tors)})
+	r.checks = check.New(check.Config{Prober: check.Through(dialer)})
 	r.backends = backend.New(backend.Config{Consensus: r.consensus, Fetcher: r, Checks: r.checks, Store: store, Record: record})
 	return r
 }

@@ -231,9 +231,11 @@ func (v *visits) visitDead(ctx context.Context, t *testing.T, pool string) {
 		expected{health.Introduced, context.DeadlineExceeded, true, acknowledged})
 	v.check(ctx, t, pool, "killed, new circuit", health.Visit{Address: killed, Port: 80, Circuit: "new"}, 20*time.Second,
 		expected{stage: health.NoPoint, err: errAny, points: true})
-	// tor remembers for two minutes which points failed.
+	// tor remembers for two minutes which points failed: the next visit tries another.
 	v.check(ctx, t, pool, "killed, again", health.Visit{Address: killed, Port: 80, Circuit: "again"}, 20*time.Second,
-		expected{stage: health.NoPoint, err: errAny})
+		expected{stage: health.NoPoint, err: errAny, points: true})
+	v.check(ctx, t, pool, "killed, patiently", health.Visit{Address: killed, Port: 80, Circuit: "patient", Patient: true}, 20*time.Second,
+		expected{stage: health.NoPoint, err: errAny, points: true})
 }
 
 // holdUntilKilled measures how soon a kept stream shows that its service was killed.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"onionbalancer/bench/harness"
+	"onionbalancer/internal/backoff"
 	"onionbalancer/testnet"
 )
 
@@ -49,14 +50,14 @@ func (f *field) measureFlap(ctx context.Context, long time.Duration) (*flap, err
 				mu.Lock()
 				r.Flaps++
 				mu.Unlock()
-				sleep(ctx, jitter(flapEvery))
-				if victim.StartBackend() != nil || !sleep(ctx, jitter(flapEvery)) {
+				backoff.Sleep(ctx, jitter(flapEvery))
+				if victim.StartBackend() != nil || !backoff.Sleep(ctx, jitter(flapEvery)) {
 					return
 				}
 			}
 		})
 	}
-	for time.Since(began) < long && sleep(ctx, time.Second) {
+	for time.Since(began) < long && backoff.Sleep(ctx, time.Second) {
 		harness.Progress("flap: %.0f of %.0f s", time.Since(began).Seconds(), long.Seconds())
 	}
 	wg.Wait()
@@ -106,7 +107,7 @@ func (f *field) measureDrain(ctx context.Context) (*drain, error) {
 	}
 	visits := f.visitors.start(ctx)
 	defer visits.end()
-	sleep(ctx, warmUp)
+	backoff.Sleep(ctx, warmUp)
 	for _, s := range f.sets {
 		t.caused[s] = time.Now()
 		if err := f.word(ctx, "drain", t.victims[s][0].Name()); err != nil {
@@ -114,7 +115,7 @@ func (f *field) measureDrain(ctx context.Context) (*drain, error) {
 		}
 	}
 	r := new(drain)
-	for seen := 0; seen < drainVisits && sleep(ctx, time.Second); {
+	for seen := 0; seen < drainVisits && backoff.Sleep(ctx, time.Second); {
 		seen = 0
 		for _, v := range visits.visits() {
 			if v.program == ours && !v.began.Before(t.caused[v.set]) {

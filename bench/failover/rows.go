@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"onionbalancer/bench/harness"
+	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet"
 	"onionbalancer/testnet/lab"
@@ -134,7 +135,7 @@ func (f *field) measure(ctx context.Context, fault *fault) (_ *row, err error) {
 	said := listen(ctx, f)
 	visits := f.visitors.start(ctx)
 	defer func() { visits.end(); said.end() }()
-	sleep(ctx, warmUp)
+	backoff.Sleep(ctx, warmUp)
 	err = t.cause(ctx)
 	if err == nil {
 		t.last(ctx)
@@ -186,7 +187,7 @@ func (f *field) calm(ctx context.Context, name string) error {
 		if calm && len(missing) == 0 {
 			return nil
 		}
-		if !sleep(ctx, 3*time.Second) {
+		if !backoff.Sleep(ctx, 3*time.Second) {
 			return fmt.Errorf("waiting for a calm network: %w; not whole: %v", context.Cause(ctx), missing)
 		}
 	}
@@ -265,7 +266,7 @@ func (t *trial) each(ctx context.Context, when map[*set]time.Time, do func(conte
 	errs := make([]error, len(t.sets))
 	for i, s := range t.sets {
 		if i > 0 {
-			sleep(ctx, stagger)
+			backoff.Sleep(ctx, stagger)
 		}
 		harness.Progress("%s: set %d of %d", t.fault.name, i+1, len(t.sets))
 		when[s] = time.Now()
@@ -299,7 +300,7 @@ func (t *trial) last(ctx context.Context) {
 		case time.Since(clean) > afterClean && time.Since(began) > atLeast:
 			return
 		}
-		if !sleep(ctx, time.Second) {
+		if !backoff.Sleep(ctx, time.Second) {
 			return
 		}
 		t.learn(ctx)
@@ -329,7 +330,7 @@ func (t *trial) recover(ctx context.Context) {
 			}
 		}
 		harness.Progress("%s: over since %.0f s, not back: %d of %d", t.fault.name, time.Since(began).Seconds(), left, len(programs)*len(t.sets))
-		if left == 0 && (t.fault.victims > 0 || time.Since(began) > atLeast) || !sleep(ctx, time.Second) {
+		if left == 0 && (t.fault.victims > 0 || time.Since(began) > atLeast) || !backoff.Sleep(ctx, time.Second) {
 			break
 		}
 	}
@@ -421,7 +422,7 @@ func (f *field) published(ctx context.Context) error {
 		if done {
 			return nil
 		}
-		if !sleep(ctx, 200*time.Millisecond) {
+		if !backoff.Sleep(ctx, 200*time.Millisecond) {
 			return context.Cause(ctx)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/status"
 )
 
@@ -33,7 +34,7 @@ func listen(ctx context.Context, f *field) *said {
 	go func() {
 		defer close(s.done)
 		last := map[string]string{}
-		for sleep(ctx, 300*time.Millisecond) {
+		for backoff.Sleep(ctx, 300*time.Millisecond) {
 			snapshot, err := status.Query(ctx, f.socket())
 			if err != nil {
 				continue

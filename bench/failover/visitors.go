@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"onionbalancer/internal/backoff"
 	"onionbalancer/testnet"
 	"onionbalancer/testnet/lab"
 )
@@ -86,17 +87,17 @@ func (v *visitors) start(ctx context.Context) *outing {
 	for n, s := range v.sets {
 		for _, p := range programs {
 			o.wg.Go(func() {
-				sleep(more, time.Duration(2*n+int(p))*keepEvery/(2*setCount))
+				backoff.Sleep(more, time.Duration(2*n+int(p))*keepEvery/(2*setCount))
 				for more.Err() == nil {
 					o.wg.Go(func() { o.add(v.visit(ctx, v.keeper, p, s, keeps)) })
-					sleep(more, keepEvery)
+					backoff.Sleep(more, keepEvery)
 				}
 			})
 		}
 	}
 	for i, c := range v.dropping {
 		o.wg.Go(func() {
-			sleep(more, time.Duration(i)*newnymEvery/freshTors)
+			backoff.Sleep(more, time.Duration(i)*newnymEvery/freshTors)
 			for more.Err() == nil {
 				v.wave(ctx, more, o, c)
 			}
@@ -110,20 +111,20 @@ func (v *visitors) start(ctx context.Context) *outing {
 func (v *visitors) wave(ctx, more context.Context, o *outing, c *testnet.Client) {
 	began := time.Now()
 	if c.Forget() != nil {
-		sleep(more, time.Second)
+		backoff.Sleep(more, time.Second)
 		return
 	}
 	var wg sync.WaitGroup
 	for _, s := range v.sets {
 		for _, p := range programs {
-			if !sleep(more, newnymEvery/freshTors/(2*setCount)) {
+			if !backoff.Sleep(more, newnymEvery/freshTors/(2*setCount)) {
 				break
 			}
 			wg.Go(func() { o.add(v.visit(ctx, c, p, s, drops)) })
 		}
 	}
 	wg.Wait()
-	sleep(more, newnymEvery-time.Since(began))
+	backoff.Sleep(more, newnymEvery-time.Since(began))
 }
 
 func (o *outing) add(v visit) {

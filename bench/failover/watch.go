@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/backoff"
 	"onionbalancer/testnet/lab"
 )
 
@@ -61,7 +62,7 @@ func startWatcher(ctx context.Context, f *field) (*watcher, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &watcher{Reader: reader, cancel: cancel, addresses: map[descriptor.Address]*watched{}, instances: map[string]*known{}}
 	w.wg.Go(func() {
-		for sleep(ctx, 2*time.Second) {
+		for backoff.Sleep(ctx, 2*time.Second) {
 			_ = w.Refresh(ctx) // the next one will do
 		}
 	})
@@ -89,7 +90,7 @@ func (w *watcher) stop() {
 func (w *watcher) follow(ctx context.Context, a descriptor.Address, pause time.Duration) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for sleep(ctx, pause) {
+	for backoff.Sleep(ctx, pause) {
 		list, err := w.HSDirs(a)
 		if err != nil {
 			continue
@@ -254,16 +255,6 @@ func mostOut(all [][]sighting, instances []lab.Points) int {
 		}
 	}
 	return most
-}
-
-// sleep waits, and reports false when ctx ends first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
 }
 
 // published is how many descriptors of an address, of those that clients fetch, were

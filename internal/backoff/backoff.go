@@ -2,6 +2,7 @@
 package backoff
 
 import (
+	"context"
 	"math/rand/v2"
 	"time"
 )
@@ -51,4 +52,16 @@ func (b *Backoff) Reset() { b.Failures = 0 }
 // do not stay together.
 func Jitter(d time.Duration) time.Duration {
 	return d + time.Duration((Random()-0.5)*0.2*float64(d))
+}
+
+// Sleep waits for d, and reports whether ctx still lives.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }

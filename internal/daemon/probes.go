@@ -180,21 +180,9 @@ func (p *Probes) open(ctx context.Context, r *probed) *balance.Service {
 		if err == nil {
 			return r.service
 		}
-		if !sleep(ctx, retry.Next()) {
+		if !backoff.Sleep(ctx, retry.Next()) {
 			return nil
 		}
-	}
-}
-
-// sleep waits, and reports whether ctx still lives.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 
@@ -207,7 +195,7 @@ const (
 
 // visitAll visits a probe address until ctx ends.
 func (p *Probes) visitAll(ctx context.Context, r *probed) {
-	for pause := time.Duration(0); sleep(ctx, backoff.Jitter(pause)); {
+	for pause := time.Duration(0); backoff.Sleep(ctx, backoff.Jitter(pause)); {
 		p.mu.Lock()
 		visits, spec := r.visits, r.visits.Spec
 		published := r.service.Published()

@@ -8,10 +8,10 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/base32"
 	"errors"
 	"fmt"
 	"io"
@@ -74,7 +74,7 @@ func find(store Store, instance descriptor.Address) (*Key, error) {
 	}
 	k := &Key{store: store, instance: instance}
 	locked.Do(func() {
-		if k.client, err = clientKey(stored.Client); err != nil {
+		if k.client, err = descriptor.NewClientKey(bytes.NewReader(stored.Client[:])); err != nil {
 			return
 		}
 		err = withIdentity(&stored, func(key *descriptor.IdentityKey) error {
@@ -100,13 +100,6 @@ func create(store Store, instance descriptor.Address, random io.Reader) error {
 	}
 	_, err := store.SwapProbe(instance, 0, fresh)
 	return err
-}
-
-func clientKey(secret state.Secret) (*descriptor.ClientKey, error) {
-	coding := base32.StdEncoding.WithPadding(base32.NoPadding)
-	text := coding.AppendEncode(nil, secret[:])
-	defer clear(text)
-	return descriptor.ParseClientKey(text)
 }
 
 func withIdentity(stored *state.Probe, use func(*descriptor.IdentityKey) error) error {

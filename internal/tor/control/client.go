@@ -209,7 +209,7 @@ func (c *Client) Run(ctx context.Context) error {
 			complaint = ""
 		}
 		complaint = c.noteFailure(err, complaint)
-		sleep(ctx, retry.Next())
+		backoff.Sleep(ctx, retry.Next())
 	}
 	return ctx.Err()
 }
@@ -260,15 +260,6 @@ func (c *Client) noteFailure(err error, before string) string {
 	defer c.mu.Unlock()
 	c.failure = err
 	return text
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // current returns the session, or the error of having none.

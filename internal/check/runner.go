@@ -150,10 +150,11 @@ func (r *Runner) Run(ctx context.Context) {
 	}
 	r.mu.Unlock()
 	<-ctx.Done()
-	r.wait.Wait()
+	// Checks are started under r.mu, and none once ctx has ended: Wait misses none.
 	r.mu.Lock()
 	visited := slices.Collect(maps.Keys(r.visited))
 	r.mu.Unlock()
+	r.wait.Wait()
 	for _, a := range visited {
 		r.wait.Go(func() { r.revoke(ctx, a) })
 	}

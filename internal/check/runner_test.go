@@ -27,6 +27,7 @@ type network struct {
 	noPort  bool                                 // instances have no such port, which is enough
 	cutTor  string                               // is cut off
 	checks  map[descriptor.Address]int
+	open    map[descriptor.Address]int // checks that have not ended
 	fresh   map[descriptor.Address]int
 	names   map[string]bool // of circuits
 	allowed map[descriptor.Address]bool
@@ -34,7 +35,7 @@ type network struct {
 
 func newNetwork() *network {
 	return &network{
-		frozen: map[descriptor.Address]bool{}, dead: map[descriptor.Address]bool{}, killed: map[descriptor.Address]bool{}, ends: map[descriptor.Address]chan struct{}{}, checks: map[descriptor.Address]int{},
+		frozen: map[descriptor.Address]bool{}, dead: map[descriptor.Address]bool{}, killed: map[descriptor.Address]bool{}, ends: map[descriptor.Address]chan struct{}{}, checks: map[descriptor.Address]int{}, open: map[descriptor.Address]int{},
 		fresh: map[descriptor.Address]int{}, names: map[string]bool{}, allowed: map[descriptor.Address]bool{},
 	}
 }
@@ -49,6 +50,8 @@ func (n *network) Check(ctx context.Context, a descriptor.Address, spec health.S
 	n.mu.Lock()
 	r := health.Result{Began: time.Now(), Via: cmp.Or(spec.Via, n.tors[a], "tor"), Stage: health.Connected}
 	n.checks[a]++
+	n.open[a]++
+	defer n.set(func() { n.open[a]-- })
 	if fresh {
 		n.fresh[a]++
 		if n.names[circuit] {
@@ -99,8 +102,12 @@ func (n *network) Ended(ctx context.Context, a descriptor.Address, _ string) (<-
 	return closed, nil
 }
 
-// kill kills the tor of a.
+// kill kills the tor of a, between two checks: one that is being made may have its
+// circuit end before that is followed.
 func (n *network) kill(a descriptor.Address) {
+	for n.checking(a) {
+		time.Sleep(10 * time.Millisecond)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.killed[a] = true
@@ -108,6 +115,14 @@ func (n *network) kill(a descriptor.Address) {
 		close(n.ends[a])
 		delete(n.ends, a)
 	}
+}
+
+// checking reports whether a check of a is being made.
+func (n *network) checking(a descriptor.Address) bool {
+	synctest.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.open[a] > 0
 }
 
 func (n *network) Authorize(_ context.Context, a descriptor.Address, _ *descriptor.ClientKey) error {

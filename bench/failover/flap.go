@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
@@ -32,7 +31,7 @@ const flapEvery = 10 * time.Second
 
 // measureFlap has an application of each set but the last go down and up.
 func (f *field) measureFlap(ctx context.Context, long time.Duration) (*flap, error) {
-	if err := errors.Join(f.restartOurs("flap"), f.calm(ctx, "flap")); err != nil {
+	if err := f.calm(ctx, "flap"); err != nil {
 		return nil, err
 	}
 	began := time.Now()
@@ -99,7 +98,7 @@ func (f *field) measureDrain(ctx context.Context) (*drain, error) {
 	for _, s := range f.sets {
 		t.victims[s] = s.instances[:1]
 	}
-	if err := errors.Join(f.restartOurs("drain"), f.calm(ctx, "drain")); err != nil {
+	if err := f.calm(ctx, "drain"); err != nil {
 		return nil, err
 	}
 	if err := f.visitors.keeper.Forget(); err != nil {
@@ -146,12 +145,7 @@ func (f *field) measureDrain(ctx context.Context) (*drain, error) {
 			}
 		}
 	}
-	for _, s := range f.sets {
-		if err := f.word(ctx, "ready", t.victims[s][0].Name()); err != nil {
-			return nil, err
-		}
-	}
-	return r, nil
+	return r, t.forgive(ctx)
 }
 
 // word tells balancer an operator's word about an instance.

@@ -118,10 +118,8 @@ func (r *report) measure(ctx context.Context, o options, dir string) (err error)
 	defer func() { err = errors.Join(err, f.stop()) }()
 	for _, p := range programs {
 		var cancel context.CancelFunc
-		if p == theirs { // balancer is started again between rows
-			ctx, cancel = f.running[p].WhileRunning(ctx)
-			defer cancel()
-		}
+		ctx, cancel = f.running[p].WhileRunning(ctx)
+		defer cancel()
 	}
 	if err := f.published(ctx); err != nil {
 		return err

@@ -117,9 +117,7 @@ func (f *field) measure(ctx context.Context, fault *fault) (_ *row, err error) {
 		caused: map[*set]time.Time{}, cured: map[*set]time.Time{}, before: map[string]uint64{}}
 	r := &row{Name: fault.name, What: fault.what}
 	if f.next+fault.victims > instancesEach {
-		if err := f.restartOurs(fault.name); err != nil {
-			return nil, err
-		}
+		f.next = 0
 	}
 	for _, s := range f.sets {
 		t.victims[s] = s.instances[f.next : f.next+fault.victims]
@@ -155,14 +153,18 @@ func (f *field) measure(ctx context.Context, fault *fault) (_ *row, err error) {
 		}
 	}
 	r.Seconds = time.Since(r.Began).Seconds()
-	return r, nil
+	return r, t.forgive(ctx)
 }
 
-// restartOurs starts a balancer that has seen no instance fail.
-func (f *field) restartOurs(name string) error {
-	harness.Progress("%s: starting balancer again", name)
-	f.next = 0
-	return errors.Join(f.running[ours].Stop(), f.start(ours))
+// forgive has balancer forget that the victims failed, as an operator does who has mended
+// them: else it would hold them down when they fail in a later row.
+func (t *trial) forgive(ctx context.Context) (err error) {
+	for _, victims := range t.victims {
+		for _, v := range victims {
+			err = errors.Join(err, t.word(ctx, "ready", v.Name()))
+		}
+	}
+	return err
 }
 
 // settles is how long after a change of period or shared random value, of which one comes

@@ -40,6 +40,7 @@ type watcher struct {
 
 // watched is what is known of a public address.
 type watched struct {
+	period  descriptor.Period // of newest: counters of different ones do not compare
 	newest  uint64
 	turn    int
 	asking  map[string]time.Time // when an HSDir was last asked
@@ -114,6 +115,9 @@ func (w *watcher) due(a descriptor.Address, list []string) (due []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	at := w.addresses[a]
+	if p := w.Consensus().CurrentPeriod(); p != at.period {
+		at.period, at.newest = p, 0
+	}
 	at.turn++
 	for i, h := range list {
 		seen := at.seen[h]

@@ -83,6 +83,9 @@ func newReadyCommand() *cobra.Command {
 		Short: "Send visitors to an instance again",
 		Long: `Send visitors to an instance again, after "balancer drain" or "balancer maint". A weight
 that was set by "balancer weight" stays.
+
+An instance that was down twice within an hour stays out for a while although its checks
+pass. "balancer ready" ends that, too: whoever says so has mended it.
 ` + instanceLong,
 		Example: "  balancer ready web1 --config /etc/balancer/balancer.toml",
 		Args:    cobra.ExactArgs(1),

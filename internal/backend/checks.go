@@ -118,6 +118,19 @@ func (w *watch) hurry() {
 	}
 }
 
+// Forgive forgets how often an instance was down, and ends what it is held down for.
+func (s *Set) Forgive(a descriptor.Address) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.watches[a]; w != nil {
+		for _, c := range w.checks {
+			if c.watch != nil {
+				c.watch.Forgive()
+			}
+		}
+	}
+}
+
 // noteChecks wakes the users of instances whose checks found something new.
 func (s *Set) noteChecks(now time.Time) {
 	for _, w := range s.watches {

@@ -104,7 +104,7 @@ func (o *offering) failure(v View) string {
 	case why != "":
 		return unreachedText(why)
 	case !o.Health.Held.IsZero():
-		return "it passes its checks, and was down too often to be used at once"
+		return "it passes its checks, and was down too often to be used at once; \"balancer ready\" ends that"
 	}
 	return "it was down, and has not passed enough checks since"
 }

@@ -210,6 +210,30 @@ func TestRunnerFindsKilled(t *testing.T) {
 	})
 }
 
+// Whoever watches is told that an instance is in use again by the operator's word.
+func TestRunnerForgives(t *testing.T) {
+	run(t, 10, none, 3, func(n *network, watches []*Watch) {
+		w, told := watches[0], 0
+		w.changed = func() { told++ }
+		for range 2 {
+			n.set(func() { n.dead[address(1)] = true })
+			until(t, w, true)
+			n.set(func() { n.dead[address(1)] = false })
+			time.Sleep(time.Minute)
+		}
+		if state := w.State(); state.Held.IsZero() {
+			t.Fatalf("not held: %+v", state)
+		}
+		before := told
+		if w.Forgive(); told != before+1 {
+			t.Errorf("told %d times", told-before)
+		}
+		if state := w.State(); state.Out() {
+			t.Errorf("still out: %+v", state)
+		}
+	})
+}
+
 // No connection is held to a port that is not there: its end would be the cause of a
 // check after each check.
 func TestRunnerHoldsNoMissingPort(t *testing.T) {

@@ -70,6 +70,14 @@ func (w *Watch) State() health.State {
 	return w.machine.State()
 }
 
+// Forgive forgets how often the instance was down, and ends what it is held down for.
+func (w *Watch) Forgive() {
+	r := w.runner
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.observe(w, func() { w.machine.Forgive(time.Now()) })
+}
+
 // Hurry has the next check made at once: something else says that the instance may
 // have changed.
 func (w *Watch) Hurry() {

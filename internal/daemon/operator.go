@@ -47,6 +47,9 @@ func (d *Daemon) Operate(ctx context.Context, o status.Order) (status.Answer, er
 	if err != nil {
 		return status.Answer{}, err
 	}
+	if o.Word == string(health.Ready) {
+		d.rooms.backends.Forgive(address)
+	}
 	if _, now, err := d.resolve(address.String(), ""); err == nil { // else they were configured anew meanwhile
 		services = now
 	}

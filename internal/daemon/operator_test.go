@@ -91,6 +91,46 @@ func TestIsLast(t *testing.T) {
 	}
 }
 
+// An instance that fell twice is held down, until the operator says that it is sound.
+func TestReadyEndsHold(t *testing.T) {
+	dir := t.TempDir()
+	writeKey(t, filepath.Join(dir, "a"), 1)
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one, two := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		onSim(t, net, parse(t, dir, torTable+"[check]\ninterval = \"2s\"\n"+service("a", one, two)), func(d *Daemon) {
+			published := func() int {
+				synctest.Wait()
+				answer, err := d.InstanceStatus("web1", "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return answer.Uses[0].Instance.Published
+			}
+			time.Sleep(time.Minute)
+			for range 2 {
+				one.SetFrozen(true)
+				time.Sleep(time.Minute)
+				if published() != 0 {
+					t.Error("a frozen instance is published")
+				}
+				one.SetFrozen(false)
+				time.Sleep(time.Minute)
+			}
+			if published() != 0 {
+				t.Error("it fell twice, and is published at once")
+			}
+			if _, err := d.Operate(t.Context(), status.Order{Word: "ready", Instance: "web1"}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Second)
+			if published() == 0 {
+				t.Error("the operator said that it is ready, and it is not published")
+			}
+		})
+	})
+}
+
 // The operator's orders on a running daemon, with an instance that two services use.
 func TestOrders(t *testing.T) {
 	dir := t.TempDir()

@@ -157,6 +157,13 @@ func (m *Machine) Through(at time.Time) {
 	m.judge(at)
 }
 
+// Forgive ends a hold-down, and forgets how often the instance fell: the operator says
+// that it is sound.
+func (m *Machine) Forgive(now time.Time) {
+	m.falls = nil
+	m.judge(now)
+}
+
 // judge derives the operating state. A failed check counts if something else got
 // through since it began, and before the next: when our own tor comes back after a
 // while, one failure at most is counted wrongly.

@@ -150,6 +150,27 @@ func TestFlapping(t *testing.T) {
 	}
 }
 
+// The operator's word ends a hold-down, and what was before does not count for the next.
+func TestForgive(t *testing.T) {
+	m := NewMachine(spec, start)
+	at := play(m, start, "+!!!++!!!++++")
+	if s := m.State(); s.Operating != GoingUp || s.Held.IsZero() {
+		t.Fatalf("not held: %+v", s)
+	}
+	m.Forgive(at)
+	if s := m.State(); s.Operating != Up || !s.Held.IsZero() {
+		t.Errorf("still held: %+v", s)
+	}
+	at = play(m, at, "!!!++")
+	if s := m.State(); s.Out() {
+		t.Errorf("held by what was forgiven: %+v", s)
+	}
+	at = play(m, at, "!!!+")
+	if m.Forgive(at); !m.state.Out() {
+		t.Errorf("in use before it passed enough checks: %+v", m.State())
+	}
+}
+
 func TestMachineHeedsAgent(t *testing.T) {
 	m := NewMachine(spec, start)
 	at := start

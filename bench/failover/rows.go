@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type fault struct {
 	cause, cure func(ctx context.Context, f *field, s *set, v *testnet.Service) error
 	// restarts says that cure starts the instance's tor: its points are new then.
 	restarts bool
+	atMost   time.Duration // that it lasts, instead of the usual time
 }
 
 var faults = []*fault{
@@ -47,8 +49,10 @@ var faults = []*fault{
 		cause: func(ctx context.Context, f *field, s *set, v *testnet.Service) error {
 			return errors.Join(v.SetMasters(s.spare), restart(ctx, f, s, v))
 		},
+		atMost: 75 * time.Second,
+		// It falls once more by being restarted, and would be held down without a word.
 		cure: func(ctx context.Context, f *field, s *set, v *testnet.Service) error {
-			return errors.Join(v.SetMasters(s.masters()...), restart(ctx, f, s, v))
+			return errors.Join(v.SetMasters(s.masters()...), f.word(ctx, "ready", v.Name()), restart(ctx, f, s, v))
 		}},
 	{name: "own", what: "the manager's own tor cut off"},
 	{name: "two", what: "web servers of 2 of 3 killed", victims: 2, cause: stopWeb, cure: startWeb},
@@ -286,7 +290,7 @@ func (t *trial) each(ctx context.Context, when map[*set]time.Time, do func(conte
 func (t *trial) last(ctx context.Context) {
 	began := time.Now()
 	clean := time.Time{} // when all of balancer's sets were first seen to be so
-	for time.Since(began) < atMost {
+	for time.Since(began) < cmp.Or(t.fault.atMost, atMost) {
 		left := 0
 		for _, s := range t.sets {
 			if _, ok := t.clean(ours, s, time.Now()); !ok {

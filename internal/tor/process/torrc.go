@@ -55,6 +55,10 @@ func (f *files) render(cfg Config, owner int) (string, error) {
 		// by the control port do not count as activity.
 		"DormantTimeoutEnabled 0",
 		"DormantCanceledByStartup 1",
+		// Each fetch and most visits have a circuit of their own, which is of no use
+		// afterwards. tor keeps it for ten minutes, and looks through all of them for
+		// each stream: thousands take most of its time.
+		"MaxCircuitDirtiness 120",
 	}, cfg.ExtraLines...)
 	for _, line := range lines {
 		if strings.ContainsAny(line, "\r\n\x00") || strings.HasSuffix(line, `\`) {

@@ -267,6 +267,7 @@ var refused = []struct{ names, because string }{
 	{"Dormant*", "tor would fall asleep, since fetches and posts of balancer wake it not"},
 	{"FetchDirInfoEarly FetchDirInfoExtraEarly FetchServerDescriptors FetchUselessDescriptors UseMicrodescriptors",
 		"balancer sets what this tor fetches of the network's documents"},
+	{"MaxCircuitDirtiness", "balancer sets for how long this tor keeps circuits that nothing uses"},
 	{"FetchHidServDescriptors PublishHidServDescriptors", "fetching and publishing descriptors is what this tor is for"},
 	{"HiddenService*", "an onion service belongs to a tor of its own"},
 	{"SocksPort* DNSPort* TransPort* NATDPort* HTTPTunnelPort*", "this tor serves balancer alone and opens no port for others; run another for other programs"},

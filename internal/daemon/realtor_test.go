@@ -77,9 +77,19 @@ func TestOnRealTor(t *testing.T) {
 	t.Run("tor dies and returns", func(t *testing.T) { w.torReturns(ctx, t, d, a.String()) })
 	t.Run("restricted discovery", func(t *testing.T) { w.restricted(ctx, t, d, a, w.config("a", control)) })
 	t.Run("an instance dies", func(t *testing.T) {
+		calm(ctx, d)
 		w.Instances[0].Kill()
 		labtest.Serve(ctx, t, w.Lab, a.String(), 10, 1)
 	})
+}
+
+// calm waits until the network changes nothing by itself for a while, which it does every
+// two minutes: all instances have new introduction points then, and visitors of the old ones
+// go on to those of the instance that is dead.
+func calm(ctx context.Context, d *Daemon) {
+	for left := time.Duration(0); (left < 30*time.Second || left > 100*time.Second) && ctx.Err() == nil; time.Sleep(time.Second) {
+		left = time.Until(d.Snapshot().Consensus.NextChange)
+	}
 }
 
 // config is a configuration for the key with the lines in its [tor] table.

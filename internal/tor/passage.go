@@ -66,7 +66,9 @@ func (p *passage) note(e control.Traffic) {
 func (p *passage) noteFetch(e control.Traffic) {
 	switch e.Fetch {
 	case "RECEIVED":
-		p.gotDesc = true
+		if p.gotDesc = true; p.reason != "" {
+			p.end()
+		}
 	case "FAILED":
 		p.noDesc = e.Reason
 	}
@@ -77,8 +79,11 @@ func (p *passage) noteStream(e control.Traffic) {
 	case "SENTCONNECT":
 		p.sent = true
 	case "FAILED", "CLOSED":
-		p.remote, p.reason = e.Remote, e.Reason
-		p.end()
+		// When tor cannot read the descriptor, it fails the stream for a moment before
+		// it says that the descriptor came.
+		if p.remote, p.reason = e.Remote, e.Reason; e.Reason != "MISC" || p.gotDesc {
+			p.end()
+		}
 	case "SUCCEEDED":
 		p.end()
 	}

@@ -57,13 +57,14 @@ func TestPassage(t *testing.T) {
 		err    error // that it wraps, if not nil
 		points []health.PointResult
 	}{
-		"nothing":                               {nil, noCode, health.NoTor, nil, nil},
-		"only a descriptor":                     {[]control.Traffic{{Fetch: "REQUESTED"}, {Fetch: "RECEIVED"}}, noCode, health.NoTor, nil, nil},
-		"no descriptor so far":                  {[]control.Traffic{{Fetch: "FAILED", Reason: "NOT_FOUND"}}, noCode, health.NoPoint, nil, nil},
-		"no descriptor, said by SOCKS":          {nil, socksUnreachable, health.NoPoint, nil, nil},
-		"no client key, without ExtendedErrors": {[]control.Traffic{{Fetch: "RECEIVED"}, stream("FAILED", "MISC", "")}, socksGeneral, health.NoPoint, nil, nil},
-		"tor cannot attach":                     {[]control.Traffic{stream("FAILED", "CANT_ATTACH", "")}, socksGeneral, health.NoTor, nil, nil},
-		"no answer from the relay yet":          {[]control.Traffic{introBuilt("5", 1), ready, sent}, noCode, health.NoPoint, nil, nil},
+		"nothing":                                   {nil, noCode, health.NoTor, nil, nil},
+		"only a descriptor":                         {[]control.Traffic{{Fetch: "REQUESTED"}, {Fetch: "RECEIVED"}}, noCode, health.NoTor, nil, nil},
+		"no descriptor so far":                      {[]control.Traffic{{Fetch: "FAILED", Reason: "NOT_FOUND"}}, noCode, health.NoPoint, nil, nil},
+		"no descriptor, said by SOCKS":              {nil, socksUnreachable, health.NoPoint, nil, nil},
+		"no client key, without ExtendedErrors":     {[]control.Traffic{{Fetch: "RECEIVED"}, stream("FAILED", "MISC", "")}, socksGeneral, health.NoPoint, nil, nil},
+		"no client key, told before the descriptor": {[]control.Traffic{stream("FAILED", "MISC", ""), {Fetch: "RECEIVED"}}, socksGeneral, health.NoPoint, nil, nil},
+		"tor cannot attach":                         {[]control.Traffic{stream("FAILED", "CANT_ATTACH", "")}, socksGeneral, health.NoTor, nil, nil},
+		"no answer from the relay yet":              {[]control.Traffic{introBuilt("5", 1), ready, sent}, noCode, health.NoPoint, nil, nil},
 		"frozen": {[]control.Traffic{ready, introBuilt("5", 1), sent, waiting, ack}, noCode, health.Introduced, nil,
 			[]health.PointResult{point(1, true, false)}},
 		"frozen, second try": {[]control.Traffic{ready, sent, waiting, ack, rend("10", "CONNECTING", "ESTABLISHED_IDLE"),
@@ -102,11 +103,26 @@ func TestPassage(t *testing.T) {
 		if stage != test.stage || err == nil || test.err != nil && !errors.Is(err, test.err) {
 			t.Errorf("%s: stage %d, %v; want %d, %v", name, stage, err, test.stage, test.err)
 		}
+		if strings.Contains(name, "client key") && !p.completed {
+			t.Errorf("%s: more is waited for", name)
+		}
 		if wants := strings.Contains(name, "killed") || strings.Contains(name, "dead point"); refused != wants {
 			t.Errorf("%s: ends at a refusal: %v, want %v", name, refused, wants)
 		}
 		if got := p.points(); !slices.Equal(got, test.points) {
 			t.Errorf("%s: points %+v, want %+v", name, got, test.points)
 		}
+	}
+}
+
+// TestPassageWaitsForDescriptor: a stream that failed for tor's own reasons may be of a
+// descriptor that tor cannot read, and says so only a moment later.
+func TestPassageWaitsForDescriptor(t *testing.T) {
+	p := newPassage()
+	if p.note(stream("FAILED", "MISC", "")); p.completed {
+		t.Error("nothing more is waited for")
+	}
+	if p.note(control.Traffic{Fetch: "RECEIVED"}); !p.completed {
+		t.Error("more is waited for")
 	}
 }

@@ -132,7 +132,7 @@ func (w *watcher) due(a descriptor.Address, list []string) (due []string) {
 
 // look asks one HSDir, and reports whether it has something new.
 func (w *watcher) look(ctx context.Context, a descriptor.Address, h string) (isNew bool) {
-	asked := time.Now()
+	asked, period := time.Now(), w.Consensus().CurrentPeriod()
 	d, err := w.Ask(ctx, a, h)
 	answered := time.Now()
 	w.mu.Lock()
@@ -143,6 +143,9 @@ func (w *watcher) look(ctx context.Context, a descriptor.Address, h string) (isN
 		return false // nothing is published yet, or the HSDir could not be reached
 	}
 	at.seen[h] = append(at.seen[h], sighting{asked, answered, d.RevisionCounter, lab.PointsOf(d)})
+	if period != at.period {
+		return false
+	}
 	isNew = d.RevisionCounter > at.newest && at.newest > 0
 	at.newest = max(at.newest, d.RevisionCounter)
 	return isNew

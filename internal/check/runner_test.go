@@ -228,9 +228,33 @@ func TestRunnerForgives(t *testing.T) {
 		if w.Forgive(); told != before+1 {
 			t.Errorf("told %d times", told-before)
 		}
-		if state := w.State(); state.Out() {
-			t.Errorf("still out: %+v", state)
+		if took := until(t, w, false); took > 2*time.Second {
+			t.Errorf("in use after %v", took)
 		}
+	})
+}
+
+// tor does not keep a circuit that is not used for minutes: the next check knows that it
+// has one of its own.
+func TestRunnerRareChecks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		r := New(Config{Prober: n, Seed: 1})
+		r.Configure(10, none, quick)
+		rare := quick
+		rare.Interval = 5 * time.Minute
+		r.Watch(address(1), rare, nil, nil, func() {})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); r.Run(ctx) }()
+		time.Sleep(time.Hour)
+		n.set(func() {
+			if made := n.checks[address(1)]; made < 10 || n.fresh[address(1)] != made {
+				t.Errorf("%d of %d checks are fresh", n.fresh[address(1)], made)
+			}
+		})
+		cancel()
+		<-done
 	})
 }
 

@@ -22,9 +22,10 @@ type Watch struct {
 	random  *rand.Rand
 
 	machine *health.Machine
-	via     string // the tor of the last check
-	circuit string // that the last check got through
-	since   int    // checks since the last fresh circuit
+	via     string    // the tor of the last check
+	circuit string    // that the last check got through
+	used    time.Time // when the last check began
+	since   int       // checks since the last fresh circuit
 	hurry   chan struct{}
 
 	authorized bool // its own goroutine's
@@ -70,8 +71,10 @@ func (w *Watch) State() health.State {
 	return w.machine.State()
 }
 
-// Forgive forgets how often the instance was down, and ends what it is held down for.
+// Forgive forgets how often the instance was down, and ends what it is held down for. It is
+// checked at once.
 func (w *Watch) Forgive() {
+	defer w.Hurry()
 	r := w.runner
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,6 +181,10 @@ func (w *Watch) revoke(ctx context.Context) {
 	}
 }
 
+// keptFor is for how long a tor keeps a circuit that nothing uses, at least: see
+// MaxCircuitDirtiness of our own.
+const keptFor = 110 * time.Second
+
 const (
 	revokeTimeout = 5 * time.Second
 	shortestPause = 50 * time.Millisecond
@@ -250,6 +257,10 @@ func (w *Watch) choose() (circuit string, fresh, suspected bool) {
 	state := w.machine.State()
 	suspected = w.machine.Suspected()
 	w.since++
+	if time.Since(w.used) > keptFor {
+		w.circuit = ""
+	}
+	w.used = time.Now()
 	switch spare := r.limit.Tokens() >= 1; {
 	case state.Out() && !spare:
 		return "", false, false

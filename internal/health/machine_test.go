@@ -158,8 +158,12 @@ func TestForgive(t *testing.T) {
 		t.Fatalf("not held: %+v", s)
 	}
 	m.Forgive(at)
-	if s := m.State(); s.Operating != Up || !s.Held.IsZero() {
-		t.Errorf("still held: %+v", s)
+	if s := m.State(); !s.Out() || !s.Held.IsZero() {
+		t.Errorf("held, or in use without a check: %+v", s)
+	}
+	at = play(m, at, "++")
+	if s := m.State(); s.Operating != Up {
+		t.Errorf("not in use: %+v", s)
 	}
 	at = play(m, at, "!!!++")
 	if s := m.State(); s.Out() {

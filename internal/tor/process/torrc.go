@@ -14,14 +14,21 @@ import (
 	"onionbalancer/internal/printable"
 )
 
-// write writes torrc, and an empty file for tor's defaults, so that the system's
-// tor configuration is not read.
+// defaults are the lines that an operator may overrule.
+//
+// Each fetch and most visits have a circuit of their own, which is of no use afterwards.
+// tor keeps it for ten minutes, and looks through all of them for each stream: thousands
+// take most of its time.
+const defaults = "MaxCircuitDirtiness 120\n"
+
+// write writes torrc, and a file for tor's defaults, so that the system's tor
+// configuration is not read.
 func (f *files) write(cfg Config) error {
 	text, err := f.render(cfg, os.Getpid())
 	if err != nil {
 		return fmt.Errorf("writing torrc: %w", err)
 	}
-	for name, content := range map[string]string{torrcFile: text, defaultsFile: ""} {
+	for name, content := range map[string]string{torrcFile: text, defaultsFile: defaults} {
 		if err := renameio.WriteFile(name, []byte(content), 0o600, renameio.WithRoot(f.root)); err != nil {
 			return fmt.Errorf("writing torrc: %w", err)
 		}
@@ -55,10 +62,6 @@ func (f *files) render(cfg Config, owner int) (string, error) {
 		// by the control port do not count as activity.
 		"DormantTimeoutEnabled 0",
 		"DormantCanceledByStartup 1",
-		// Each fetch and most visits have a circuit of their own, which is of no use
-		// afterwards. tor keeps it for ten minutes, and looks through all of them for
-		// each stream: thousands take most of its time.
-		"MaxCircuitDirtiness 120",
 	}, cfg.ExtraLines...)
 	for _, line := range lines {
 		if strings.ContainsAny(line, "\r\n\x00") || strings.HasSuffix(line, `\`) {
@@ -267,7 +270,6 @@ var refused = []struct{ names, because string }{
 	{"Dormant*", "tor would fall asleep, since fetches and posts of balancer wake it not"},
 	{"FetchDirInfoEarly FetchDirInfoExtraEarly FetchServerDescriptors FetchUselessDescriptors UseMicrodescriptors",
 		"balancer sets what this tor fetches of the network's documents"},
-	{"MaxCircuitDirtiness", "balancer sets for how long this tor keeps circuits that nothing uses"},
 	{"FetchHidServDescriptors PublishHidServDescriptors", "fetching and publishing descriptors is what this tor is for"},
 	{"HiddenService*", "an onion service belongs to a tor of its own"},
 	{"SocksPort* DNSPort* TransPort* NATDPort* HTTPTunnelPort*", "this tor serves balancer alone and opens no port for others; run another for other programs"},

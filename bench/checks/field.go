@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"onionbalancer/bench/harness"
+	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/status"
 	"onionbalancer/keystore"
@@ -138,7 +139,10 @@ func (f *field) settle(ctx context.Context) error {
 			return fmt.Errorf("connecting to the tor of the balancer of %s: %w", b.way.name, err)
 		}
 	}
-	return sleep(ctx, time.Minute)
+	if !backoff.Sleep(ctx, time.Minute) {
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // take reads all counts.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"onionbalancer/bench/harness"
+	"onionbalancer/internal/backoff"
 )
 
 // options are the flags.
@@ -95,8 +96,8 @@ func (r *report) measure(ctx context.Context, o options, dir string) (err error)
 		return err
 	}
 	harness.Progress("measuring for %v", o.long)
-	if err := sleep(ctx, o.long); err != nil {
-		return err
+	if !backoff.Sleep(ctx, o.long) {
+		return context.Cause(ctx)
 	}
 	after, err := f.take(ctx)
 	if err != nil {
@@ -107,15 +108,6 @@ func (r *report) measure(ctx context.Context, o options, dir string) (err error)
 		r.Rows = append(r.Rows, newRow(b.way, before[i], after[i], before[0], after[0]))
 	}
 	return nil
-}
-
-func sleep(ctx context.Context, long time.Duration) error {
-	select {
-	case <-time.After(long):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // print writes the table, or everything for programs.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -49,8 +48,8 @@ func (f *field) measureFlap(ctx context.Context, long time.Duration) (*flap, err
 				mu.Lock()
 				r.Flaps++
 				mu.Unlock()
-				backoff.Sleep(ctx, jitter(flapEvery))
-				if victim.StartBackend() != nil || !backoff.Sleep(ctx, jitter(flapEvery)) {
+				backoff.Sleep(ctx, backoff.Jitter(flapEvery))
+				if victim.StartBackend() != nil || !backoff.Sleep(ctx, backoff.Jitter(flapEvery)) {
 					return
 				}
 			}
@@ -72,11 +71,6 @@ func (f *field) measureFlap(ctx context.Context, long time.Duration) (*flap, err
 	said.end()
 	r.Said = said.lines
 	return r, nil
-}
-
-// jitter is a duration up to a tenth longer or shorter.
-func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
 }
 
 // drain is what became of visitors of instances that the operator took out of service.

@@ -214,7 +214,9 @@ func TestRunnerFindsKilled(t *testing.T) {
 func TestRunnerForgives(t *testing.T) {
 	run(t, 10, none, 3, func(n *network, watches []*Watch) {
 		w, told := watches[0], 0
+		w.runner.mu.Lock()
 		w.changed = func() { told++ }
+		w.runner.mu.Unlock()
 		for range 2 {
 			n.set(func() { n.dead[address(1)] = true })
 			until(t, w, true)

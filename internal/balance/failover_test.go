@@ -213,11 +213,12 @@ func badMonth(t *testing.T, seed uint64, interval time.Duration, do func(t *test
 // repeatable has the service of a scene do the same in every run: it has no jitter,
 // and asks HSDirs at once and in one order.
 func repeatable(t *testing.T, s *scene) {
+	s.stop()
 	random := backoff.Random
 	backoff.Random = func() float64 { return 0.5 }
 	t.Cleanup(func() { backoff.Random = random })
 	s.fetching = hsdir.FetchConfig{InFlight: 64, Shuffle: func(int, func(i, j int)) {}}
-	s.restart()
+	s.start()
 	s.fetchEvery(15 * time.Minute)
 }
 

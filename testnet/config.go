@@ -113,37 +113,65 @@ func (c *Config) Validate() error {
 // says: it makes a second one.
 const host = "127.0.0.1"
 
-// Ports are chosen below those that systems give to outgoing connections, so
-// that a port that was found free stays free, but for other programs that look
-// for one to listen on at the same moment. Holding it with a listener until
-// tor starts does more harm than good: each process that is started meanwhile
-// has the listener too for a moment, until it has become another program.
+// Ports are chosen below those that systems give to outgoing connections, in blocks
+// of which each belongs to one network, so that a port that was found free stays
+// free. Holding it with a listener until tor starts would do more harm than good: each
+// process that is started meanwhile has the listener too for a moment, until it has
+// become another program.
 const (
 	lowestPort  = 10_000
 	highestPort = 32_000
+	portBlock   = 100
 )
 
 // portPool hands out ports, each once.
 type portPool struct {
-	mu    sync.Mutex
-	given map[string]bool
+	mu        sync.Mutex
+	claims    []net.Listener // on the first port of each block, so that no other network takes it
+	next, end int            // what is left of the last block
 }
 
 // reserve finds a free port; the result is "host:port".
 func (b *portPool) reserve() (string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var err error
-	for range 1000 {
-		address := fmt.Sprintf("%s:%d", host, lowestPort+rand.IntN(highestPort-lowestPort))
-		if b.given[address] {
-			continue
+	for {
+		if b.next == b.end {
+			if err := b.claim(); err != nil {
+				return "", fmt.Errorf("finding a free port: %w", err)
+			}
 		}
-		var l net.Listener
-		if l, err = net.Listen("tcp4", address); err == nil {
-			b.given[address] = true
-			return address, l.Close()
+		l, err := listenOn(b.next)
+		b.next++
+		if err == nil { // else another program has it
+			return l.Addr().String(), l.Close()
 		}
 	}
-	return "", fmt.Errorf("finding a free port: %w", err)
+}
+
+// claim takes a block that no network has. The caller holds b.mu.
+func (b *portPool) claim() (err error) {
+	for _, n := range rand.Perm((highestPort - lowestPort) / portBlock) {
+		first := lowestPort + n*portBlock
+		var l net.Listener
+		if l, err = listenOn(first); err == nil {
+			b.claims, b.next, b.end = append(b.claims, l), first+1, first+portBlock
+			return nil
+		}
+	}
+	return err
+}
+
+// release lets other networks have the ports.
+func (b *portPool) release() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, l := range b.claims {
+		l.Close()
+	}
+	b.claims, b.next, b.end = nil, 0, 0
+}
+
+func listenOn(port int) (net.Listener, error) {
+	return net.ListenTCP("tcp4", &net.TCPAddr{IP: net.ParseIP(host), Port: port})
 }

@@ -70,8 +70,7 @@ func newNetwork(config Config) (*Network, error) {
 	}
 	var err error
 	n := &Network{
-		config: config, began: time.Now(), stopped: make(chan struct{}),
-		clients: map[string]*Client{}, ports: portPool{given: map[string]bool{}},
+		config: config, began: time.Now(), stopped: make(chan struct{}), clients: map[string]*Client{},
 	}
 	if n.config.TorBinary, err = exec.LookPath(config.TorBinary); err != nil {
 		return nil, fmt.Errorf("finding tor (Debian package tor): %w", err)
@@ -176,6 +175,7 @@ func (n *Network) Stop() error {
 		for _, s := range services {
 			s.backend.close(closeGrace)
 		}
+		n.ports.release()
 		if n.ownDir {
 			n.stopErr = os.RemoveAll(n.dir)
 		}

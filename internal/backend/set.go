@@ -406,37 +406,6 @@ func (s *Set) together(w *watch) map[descriptor.Address]bool {
 	return all
 }
 
-// offering lists the instances that offer key.
-func (s *Set) offering(key [32]byte) (list []descriptor.Address) {
-	for a, w := range s.watches {
-		if slices.ContainsFunc(w.now.Offer.Points, func(p Point) bool { return p.AuthKey == key || p.EncKey == key }) {
-			list = append(list, a)
-		}
-	}
-	slices.SortFunc(list, func(a, b descriptor.Address) int { return slices.Compare(a[:], b[:]) })
-	return list
-}
-
-// contest determines which of w's keys others had first.
-func (s *Set) contest(a descriptor.Address, w *watch) {
-	for n := range w.now.Offer.Points {
-		p := &w.now.Offer.Points[n]
-		if !slices.Equal(s.claims.Rivals(a, p), p.Rivals) {
-			w.update(s.rival)
-			s.changed(w)
-			return
-		}
-	}
-}
-
-// rival fills in which other instances had the keys of b's points first.
-func (s *Set) rival(b *Backend) {
-	b.Offer.Points = slices.Clone(b.Offer.Points)
-	for n := range b.Offer.Points {
-		b.Offer.Points[n].Rivals = s.claims.Rivals(b.Address, &b.Offer.Points[n])
-	}
-}
-
 // update replaces the Backend of w by a changed copy.
 func (w *watch) update(change func(b *Backend)) {
 	b := *w.now

@@ -457,65 +457,6 @@ func (s *Service) Plan() Plan {
 	return s.plan
 }
 
-// inbox has results from other goroutines, for the loop to handle.
-type inbox struct {
-	mu     sync.Mutex
-	list   []func(now time.Time)
-	closed bool
-}
-
-func (b *inbox) take() []func(now time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	list := b.list
-	b.list = nil
-	return list
-}
-
-func (b *inbox) close() []func(now time.Time) {
-	list := b.take()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.closed = true
-	return append(list, b.list...)
-}
-
-// post has the loop call f and plan. It reports whether the loop still runs.
-func (s *Service) post(f func(now time.Time)) bool {
-	return s.postQuietly(func(now time.Time) {
-		s.replan = true
-		f(now)
-	})
-}
-
-// postQuietly has the loop call f, which reports whether a new plan
-// is needed.
-func (s *Service) postQuietly(f func(now time.Time)) bool {
-	s.inbox.mu.Lock()
-	defer s.inbox.mu.Unlock()
-	if s.inbox.closed {
-		return false
-	}
-	s.inbox.list = append(s.inbox.list, f)
-	select {
-	case s.woken <- struct{}{}:
-	default:
-	}
-	return true
-}
-
-// Wake has the service plan: what Env says has changed.
-func (s *Service) Wake() { s.wakePlan() }
-
-// wakePlan makes the loop plan.
-func (s *Service) wakePlan() { s.post(func(time.Time) {}) }
-
-func (s *Service) setReplan() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.replan = true
-}
-
 func earlier(a, b time.Time) time.Time {
 	if b.Before(a) {
 		return b

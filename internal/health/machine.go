@@ -160,7 +160,8 @@ func (m *Machine) Through(at time.Time) {
 // Forgive ends a hold-down, and forgets how often the instance fell: the operator says
 // that it is sound. One that is out is used when it has passed Rise checks from then on.
 func (m *Machine) Forgive(now time.Time) {
-	if m.falls = nil; m.state.Out() {
+	m.falls = nil
+	if m.state.Out() {
 		m.passes = 0
 	}
 	m.judge(now)

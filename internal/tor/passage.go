@@ -66,7 +66,8 @@ func (p *passage) note(e control.Traffic) {
 func (p *passage) noteFetch(e control.Traffic) {
 	switch e.Fetch {
 	case "RECEIVED":
-		if p.gotDesc = true; p.reason != "" {
+		p.gotDesc = true
+		if p.reason != "" {
 			p.end()
 		}
 	case "FAILED":
@@ -79,9 +80,10 @@ func (p *passage) noteStream(e control.Traffic) {
 	case "SENTCONNECT":
 		p.sent = true
 	case "FAILED", "CLOSED":
+		p.remote, p.reason = e.Remote, e.Reason
 		// When tor cannot read the descriptor, it fails the stream for a moment before
 		// it says that the descriptor came.
-		if p.remote, p.reason = e.Remote, e.Reason; e.Reason != "MISC" || p.gotDesc {
+		if e.Reason != "MISC" || p.gotDesc {
 			p.end()
 		}
 	case "SUCCEEDED":

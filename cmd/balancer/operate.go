@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -210,10 +209,9 @@ const (
 // waitSafe waits until an instance can be stopped, and returns what is so then.
 func (f *operateFlags) waitSafe(cmd *cobra.Command, socket string, last status.Answer) (status.Answer, error) {
 	ctx := cmd.Context()
+	var timeout <-chan time.Time
 	if f.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, f.timeout)
-		defer cancel()
+		timeout = time.After(f.timeout)
 	}
 	progress := newProgressLine(cmd.ErrOrStderr())
 	defer progress.clear()
@@ -240,14 +238,16 @@ func (f *operateFlags) waitSafe(cmd *cobra.Command, socket string, last status.A
 		if out(last.Uses[slow]) {
 			text = fmt.Sprintf("%s: %s", last.Uses[slow].Service, drainText(time.Now(), last.Uses[slow].Instance.Drain))
 		}
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			text = err.Error()
 		}
 		progress.tell(text)
 		select {
 		case <-time.After(waitEvery):
+			continue
+		case <-timeout:
 		case <-ctx.Done():
-			return last, fmt.Errorf("%s cannot be stopped without loss yet, and stays %s: %s", last.Address, last.Admin, text)
 		}
+		return last, fmt.Errorf("%s cannot be stopped without loss yet, and stays %s: %s", last.Address, last.Admin, text)
 	}
 }

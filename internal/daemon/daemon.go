@@ -192,7 +192,9 @@ func (d *Daemon) wake() {
 
 // serveStatus answers on the status socket. Balancing continues if it cannot.
 func (d *Daemon) serveStatus() {
+	d.mu.Lock() // for a reload may come first
 	path := filepath.Join(d.cfg.StateDir, status.SocketName)
+	d.mu.Unlock()
 	if err := status.Serve(d.ctx, path, d.log, d.Snapshot, d); err != nil {
 		d.log.Error("\"balancer status\" will not work", "error", err)
 	}

@@ -26,7 +26,7 @@ import (
 // TestRealTor holds the rings to where a real tor uploads, and has descriptors
 // of our own published and fetched through one.
 func TestRealTor(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	n, err := testnet.Start(ctx, testnet.Config{Relays: 10, Clients: []string{"manager"}})
 	if err != nil {

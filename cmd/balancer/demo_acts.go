@@ -155,7 +155,7 @@ func (d *demo) freeze(ctx context.Context, _ *lab.Process) error {
 	}
 	began := time.Now()
 	d.result.Frozen = victim.Name()
-	limited, cancel = context.WithTimeoutCause(ctx, time.Minute, fmt.Errorf("%s was still published after a minute", victim.Name()))
+	limited, cancel = context.WithTimeoutCause(ctx, 3*time.Minute, fmt.Errorf("%s was still published after three minutes", victim.Name()))
 	defer cancel()
 	err = d.awaitPoints(limited, reader, victim, false)
 	d.result.TakenOut = time.Since(began).Seconds()

@@ -3,9 +3,12 @@ package token
 import "time"
 
 // Quick makes helpers time out and restart quickly until restore is called.
-func Quick(call time.Duration) (restore func()) {
+func Quick(call time.Duration) (restore func()) { return Limit(call, 300*time.Millisecond) }
+
+// Limit is Quick with another time for helpers to end in.
+func Limit(call, grace time.Duration) (restore func()) {
 	before := limits
-	limits.call, limits.grace, limits.heldBack = call, 300*time.Millisecond, 400*time.Millisecond
+	limits.call, limits.grace, limits.heldBack = call, grace, 400*time.Millisecond
 	limits.retry, limits.retryMax = 100*time.Millisecond, 400*time.Millisecond
 	return func() { limits = before }
 }

@@ -104,8 +104,19 @@ func (r restriction) shut(ctx context.Context, when, client string) {
 	}
 }
 
-// read fetches the public descriptor, in the period that it is by now.
-func (r restriction) read(ctx context.Context, key *descriptor.ClientKey) (hsdir.FetchResult, error) {
+// read fetches the public descriptor. While the period changes, tor asks for one and we
+// expect another for a moment.
+func (r restriction) read(ctx context.Context, key *descriptor.ClientKey) (got hsdir.FetchResult, err error) {
+	for ; ; time.Sleep(time.Second) {
+		got, err = r.readOnce(ctx, key)
+		if !errors.Is(err, hsdir.ErrInvalid) && !errors.Is(err, hsdir.ErrNotFound) || ctx.Err() != nil {
+			return got, err
+		}
+		r.t.Logf("reading again: %v", err)
+	}
+}
+
+func (r restriction) readOnce(ctx context.Context, key *descriptor.ClientKey) (hsdir.FetchResult, error) {
 	tor, c, stop, err := connect(ctx, r.cfg)
 	if err != nil {
 		return hsdir.FetchResult{}, err

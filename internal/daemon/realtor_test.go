@@ -61,7 +61,7 @@ func TestOnRealTor(t *testing.T) {
 	defer cancel()
 	keys := t.TempDir()
 	a, b := writeKey(t, filepath.Join(keys, "a"), 1), writeKey(t, filepath.Join(keys, "b"), 2)
-	w := &town{t: t, Lab: labtest.Start(ctx, t, lab.Config{Masters: []string{a.String(), b.String()}, Instances: 3})}
+	w := &town{t: t, Lab: labtest.Start(ctx, t, lab.Config{Masters: []string{a.String(), b.String()}, Instances: 3, Managers: []string{lab.Manager, stranger}})}
 	for _, key := range []string{"a", "b"} {
 		if err := os.Rename(filepath.Join(keys, key), filepath.Join(w.Dir, key)); err != nil {
 			t.Fatal(err)

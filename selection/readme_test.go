@@ -105,7 +105,7 @@ func runExample(t *testing.T, s Strategy, text string) {
 		}
 	}
 	for seed := range byte(50) {
-		a := Assign(s, Request{Candidates: pool, Slots: []Slot{{1, true}}, Room: room, Seed: [32]byte{seed}})
+		a := Assign(s, Request{Candidates: pool, Slots: []Slot{{Replica: 1, Asked: true}}, Room: room, Seed: [32]byte{seed}})
 		counts := make([]int, len(rows))
 		for _, c := range a.Points[0] {
 			counts[rowOf[c.Point.AuthKey]]++

@@ -10,7 +10,7 @@
 // computes what a list of points comes to.
 //
 // Selection is stable, and the published descriptor is what makes it so: the
-// caller marks the candidates that stand in it (Mark), and a strategy prefers
+// caller says what each slot holds (Slot.Holds), and a strategy prefers
 // them wherever it has no better reason to choose. A round whose candidates
 // did not change yields the same points in the same order, whatever the random
 // source says, and a point that comes or goes moves as few others as it can.
@@ -50,7 +50,7 @@ type Candidate struct {
 	// Published is when the instance last published, as far as is known.
 	Published time.Time
 	// Place is the point's place in what is published now, counted from 1, or 0 if
-	// it is not published. Mark sets it.
+	// it is not published. Assign sets it.
 	Place int
 }
 
@@ -86,10 +86,14 @@ type Strategy interface {
 type Slot struct {
 	Replica int  // from 1
 	Asked   bool // clients ask it, as long as the ring stays as it is
+	// Holds are the authentication keys of the introduction points that the slot has
+	// now, in their order; empty if it has nothing yet.
+	Holds [][32]byte
 }
 
 // Request is all that an assignment depends on.
 type Request struct {
+	Now        time.Time
 	Candidates []Candidate // in any order
 	Slots      []Slot
 	Room       Room // in each descriptor
@@ -98,6 +102,12 @@ type Request struct {
 	// instance can be checked against the published order. So it should not follow
 	// from public facts alone.
 	Seed [32]byte
+	// Turn counts the refreshes of the descriptor: shares that no single assignment
+	// can give come out over many turns.
+	Turn uint64
+	// Refresh says that a new descriptor is due whatever is assigned. Otherwise
+	// only what has to change does.
+	Refresh bool
 }
 
 // Assignment says which points each slot holds.
@@ -114,6 +124,7 @@ func Assign(s Strategy, r Request) Assignment {
 		c.FirstSeen, c.Published = c.FirstSeen.Round(0), c.Published.Round(0)
 	}
 	slices.SortStableFunc(candidates, compareIdentity)
+	mark(candidates, r.Slots)
 	points := s.Select(candidates, r.Room, rand.New(rand.NewChaCha8(r.Seed)))
 	return Assignment{Slots: slices.Clone(r.Slots), Points: slices.Repeat([][]Candidate{points}, len(r.Slots))}
 }
@@ -140,18 +151,16 @@ func compareIdentity(a, b Candidate) int {
 	)
 }
 
-// Mark sets the Place of each candidate whose introduction point is published,
-// and clears that of all others. published has the points of each slot, in their
-// order; slots that hold the same points may be left out. Points are the same if
-// their authentication keys are: certificates are renewed while a point stays
-// what it is.
-func Mark(candidates []Candidate, published ...[]descriptor.IntroductionPoint) {
+// mark sets the Place of each candidate whose introduction point is published,
+// and clears that of all others. Points are the same if their authentication keys
+// are: certificates are renewed while a point stays what it is.
+func mark(candidates []Candidate, slots []Slot) {
 	place := make(map[[32]byte]int)
 	next := 0
-	for _, points := range published {
-		for i := range points {
-			if next++; place[points[i].AuthKey] == 0 {
-				place[points[i].AuthKey] = next
+	for _, slot := range slots {
+		for _, key := range slot.Holds {
+			if next++; place[key] == 0 {
+				place[key] = next
 			}
 		}
 	}

@@ -34,31 +34,30 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+// TestMark: what stands in any slot is published, in one order.
 func TestMark(t *testing.T) {
 	pool := separate(2, 2)
 	pool[0].Place = 7
-	renewed := *pool[2].Point
-	renewed.Expires = epoch.Add(time.Hour)
-	Mark(pool, []descriptor.IntroductionPoint{renewed, *candidate("z", 50, 50).Point, *pool[1].Point, renewed})
-	var places []int
-	for _, c := range pool {
-		places = append(places, c.Place)
-	}
-	if want := []int{0, 3, 1, 0}; !slices.Equal(places, want) {
-		t.Errorf("places %v, want %v", places, want)
-	}
-}
-
-// TestMarkSlots: what stands in any slot is published, in one order.
-func TestMarkSlots(t *testing.T) {
-	pool := separate(2, 2)
-	Mark(pool, pointsOf([]Candidate{pool[2], pool[0]}), nil, pointsOf([]Candidate{pool[0], pool[3]}))
-	var places []int
-	for _, c := range pool {
-		places = append(places, c.Place)
-	}
-	if want := []int{2, 0, 1, 4}; !slices.Equal(places, want) {
-		t.Errorf("places %v, want %v", places, want)
+	other := candidate("z", 50, 50)
+	for _, test := range []struct {
+		slots [][]Candidate
+		want  []int
+	}{
+		{[][]Candidate{{pool[2], other, pool[1], pool[2]}}, []int{0, 3, 1, 0}},
+		{[][]Candidate{{pool[2], pool[0]}, nil, {pool[0], pool[3]}}, []int{2, 0, 1, 4}},
+	} {
+		var slots []Slot
+		for _, points := range test.slots {
+			slots = append(slots, Slot{Holds: keysOf(points)})
+		}
+		mark(pool, slots)
+		var places []int
+		for _, c := range pool {
+			places = append(places, c.Place)
+		}
+		if !slices.Equal(places, test.want) {
+			t.Errorf("places %v, want %v", places, test.want)
+		}
 	}
 }
 
@@ -96,7 +95,7 @@ func TestAssignmentShares(t *testing.T) {
 	} {
 		assignment := Assignment{Points: [][]Candidate{a, b, both}}
 		for _, asked := range test.asked {
-			assignment.Slots = append(assignment.Slots, Slot{1, asked})
+			assignment.Slots = append(assignment.Slots, Slot{Replica: 1, Asked: asked})
 		}
 		got := assignment.Shares()
 		if !maps.EqualFunc(got, test.want, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 }) {
@@ -113,14 +112,14 @@ func TestAssign(t *testing.T) {
 			r := Request{Candidates: drawPool(t), Room: Room{rapid.IntRange(0, 25).Draw(t, "limit"), 3}, Slots: make([]Slot, 3)}
 			r.Seed[0] = rapid.Byte().Draw(t, "seed")
 			if rapid.Bool().Draw(t, "published before") {
-				r.Candidates = published(r.Candidates, Random{}.Select(r.Candidates, Room{10, 3}, source(1)))
+				r.Slots[1].Holds = keysOf(Random{}.Select(r.Candidates, Room{10, 3}, source(1)))
 			}
 			before := slices.Clone(r.Candidates)
 			want := Assign(s, r)
 			if !reflect.DeepEqual(r.Candidates, before) {
 				t.Fatal("the input was changed")
 			}
-			if len(want.Points) != len(r.Slots) || !slices.Equal(want.Slots, r.Slots) {
+			if len(want.Points) != len(r.Slots) || !reflect.DeepEqual(want.Slots, r.Slots) {
 				t.Fatalf("%d slots with %d lists of points, want %d", len(want.Slots), len(want.Points), len(r.Slots))
 			}
 			for _, points := range want.Points[1:] {
@@ -294,18 +293,10 @@ func separate(points ...int) []Candidate {
 
 func source(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, seed)) }
 
-func pointsOf(chosen []Candidate) []descriptor.IntroductionPoint {
-	points := make([]descriptor.IntroductionPoint, len(chosen))
-	for i, c := range chosen {
-		points[i] = *c.Point
-	}
-	return points
-}
-
 // published returns a copy of pool, marked with what was chosen from it.
 func published(pool, chosen []Candidate) []Candidate {
 	marked := slices.Clone(pool)
-	Mark(marked, pointsOf(chosen))
+	mark(marked, []Slot{{Holds: keysOf(chosen)}})
 	return marked
 }
 

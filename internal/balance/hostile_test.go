@@ -180,12 +180,11 @@ func (w *world) round() {
 		v.Instances.Backends = append(v.Instances.Backends, i.Backend)
 	}
 	p := gather(v)
-	before := make([]descriptor.IntroductionPoint, len(w.chosen))
-	for n, c := range w.chosen {
-		before[n] = *c.Point
+	slot := selection.Slot{Replica: 1, Asked: true}
+	for _, c := range w.chosen {
+		slot.Holds = append(slot.Holds, c.Point.AuthKey)
 	}
-	selection.Mark(p.candidates, before)
-	request := selection.Request{Candidates: p.candidates, Slots: []selection.Slot{{Replica: 1, Asked: true}}, Room: v.Config.Room}
+	request := selection.Request{Now: w.now, Candidates: p.candidates, Slots: []selection.Slot{slot}, Room: v.Config.Room}
 	binary.BigEndian.PutUint64(request.Seed[:], w.random.Uint64())
 	w.chosen = selection.Assign(w.strategy, request).Points[0]
 	w.contents = contents(w.chosen, v, p.flow)

@@ -148,15 +148,14 @@ func makePlan(v View, s State) Plan {
 // choose selects the points of the descriptors. Published ones are kept as
 // long as they are as good as any other.
 func choose(v View, published, candidates []selection.Candidate) selection.Assignment {
-	points := make([]descriptor.IntroductionPoint, len(published))
+	holds := make([][32]byte, len(published))
 	for i, c := range published {
-		points[i] = *c.Point
+		holds[i] = c.Point.AuthKey
 	}
-	selection.Mark(candidates, points)
-	request := selection.Request{Candidates: candidates, Room: v.room()}
+	request := selection.Request{Now: v.Now, Candidates: candidates, Room: v.room()}
 	current := v.Targets[v.Current]
 	for _, slot := range current.Slots {
-		request.Slots = append(request.Slots, selection.Slot{Replica: slot.Replica, Asked: !slot.Reserve})
+		request.Slots = append(request.Slots, selection.Slot{Replica: slot.Replica, Asked: !slot.Reserve, Holds: holds})
 	}
 	if current.Credential != nil {
 		request.Seed = current.Credential.Seed

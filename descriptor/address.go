@@ -195,6 +195,16 @@ func (p Period) FirstUse(offset time.Duration) time.Time {
 	return p.Start(offset).Add(-p.Length)
 }
 
+// LastUse returns until when a descriptor of p is published: until the shared random
+// value after p ends or, if periods are not as long as the runs that make one, for a run
+// or a period longer than p.
+func (p Period) LastUse(offset time.Duration) time.Time {
+	if p.Length == 2*offset {
+		return p.End(offset).Add(offset)
+	}
+	return p.End(offset).Add(min(p.Length, 2*offset))
+}
+
 // Next returns the period after p.
 func (p Period) Next() Period { return Period{p.Number + 1, p.Length} }
 

@@ -182,17 +182,26 @@ func SigningCertExpiry(now time.Time) time.Time {
 // does for all points of a descriptor alike.
 func PointExpiry(now time.Time) time.Time { return now.UTC().Truncate(time.Hour).Add(CertLifetime) }
 
+// certHours returns an expiry as certificates have it, rounded down to the hour.
+func certHours(expires time.Time) (uint32, error) {
+	hours := expires.Unix() / 3600
+	if hours < 1 || hours > 1<<32-1 {
+		return 0, fmt.Errorf("expiry %s does not fit", expires.UTC().Format(time.RFC3339))
+	}
+	return uint32(hours), nil
+}
+
 // NewCertificate makes a certificate for key that names its signer. sign is
 // called once, with the bytes to be signed, and returns an Ed25519 signature
 // by signingKey. The expiry counts in hours, and is rounded down.
 func NewCertificate(t CertType, key, signingKey [32]byte, expires time.Time, sign func(msg []byte) ([]byte, error)) (Certificate, error) {
-	hours := expires.Unix() / 3600
-	if hours < 1 || hours > 1<<32-1 {
-		return Certificate{}, fmt.Errorf("making a certificate of type %02X: expiry %s does not fit", byte(t), expires.UTC().Format(time.RFC3339))
+	hours, err := certHours(expires)
+	if err != nil {
+		return Certificate{}, fmt.Errorf("making a certificate of type %02X: %w", byte(t), err)
 	}
 	raw := make([]byte, 0, certLength)
 	raw = append(raw, certVersion, byte(t))
-	raw = binary.BigEndian.AppendUint32(raw, uint32(hours))
+	raw = binary.BigEndian.AppendUint32(raw, hours)
 	raw = append(raw, certKeyEd25519)
 	raw = append(raw, key[:]...)
 	raw = append(raw, 1, 0, ed25519.PublicKeySize, certExtSigner, 0)
@@ -231,10 +240,12 @@ func (c Certificate) Verify(signer [32]byte, now time.Time) error {
 	if err := c.verifySignature(signer); err != nil {
 		return err
 	}
-	return c.verifyTime(now)
+	return c.VerifyTime(now)
 }
 
-func (c Certificate) verifyTime(now time.Time) error {
+// VerifyTime reports whether c is valid at now, in an error that wraps ErrExpired if it
+// is not.
+func (c Certificate) VerifyTime(now time.Time) error {
 	if now.After(c.Expires()) {
 		return fmt.Errorf("certificate of type %02X: %w at %s", byte(c.Type()), ErrExpired, c.Expires().Format(time.RFC3339))
 	}

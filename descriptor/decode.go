@@ -190,7 +190,7 @@ func (l *secondLayer) verifyPoints(signer [32]byte, verified *certCache) {
 
 // at returns the descriptor as it is at the moment now.
 func (o *opened) at(now time.Time) (*Descriptor, error) {
-	if err := o.descriptor.SigningCert.verifyTime(now); err != nil {
+	if err := o.descriptor.SigningCert.VerifyTime(now); err != nil {
 		return nil, &ParseError{Layer: LayerOuter, Line: o.certLine, Keyword: kwSigningCert, Err: err}
 	}
 	d := o.descriptor

@@ -44,10 +44,12 @@ type Contents struct {
 	// issue before it has read CAA (RFC 9799, section 6.3).
 	CAACritical        bool
 	IntroductionPoints []IntroductionPoint
-	// PointsExpire is when the certificates of all introduction points that Encode
-	// makes expire; if it is zero, each has the expiry of its point. Decode leaves it
-	// zero.
-	PointsExpire time.Time
+	// Made is when the descriptor is made, by which Encode dates its certificates as
+	// tor does: those of all introduction points expire at PointExpiry, and that of the
+	// descriptor-signing key is the one of this hour. If it is zero, each point has its
+	// own expiry, and the descriptor-signing key its first certificate. Decode leaves
+	// it zero.
+	Made time.Time
 	// Clients are the only ones who can read the layer, whatever their order; it
 	// is public if there are none. A descriptor does not tell who they are, so
 	// Decode leaves them empty.

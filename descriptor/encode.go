@@ -32,7 +32,7 @@ type Encoder struct {
 	MaxSize int
 
 	keys   PeriodKeys
-	cert   string // the wrapper's text from its first line to the certificate
+	certs  HourlyCertificates
 	public [32]byte
 	signer crypto.Signer
 	secret sealed[signingSecret] // the signer's; nil if it is not in our memory
@@ -49,15 +49,22 @@ type pointCache struct {
 	texts, before map[string]string // with certificates, by the output of appendPointName
 }
 
-// NewEncoder takes the certificate of type 08 by which the blinded key of keys
-// certifies the descriptor-signing key, and the signer of that key. The
-// signer's public key is an ed25519.PublicKey.
+// NewEncoder makes an Encoder as NewHourlyEncoder does, with one certificate for all
+// descriptors.
 func NewEncoder(keys PeriodKeys, cert Certificate, signer crypto.Signer) (*Encoder, error) {
+	return NewHourlyEncoder(keys, Hourly(cert), signer)
+}
+
+// NewHourlyEncoder takes the certificates of type 08 by which the blinded key of keys
+// certifies the descriptor-signing key, and the signer of that key. It verifies them
+// all. The signer's public key is an ed25519.PublicKey.
+func NewHourlyEncoder(keys PeriodKeys, certs HourlyCertificates, signer crypto.Signer) (*Encoder, error) {
 	public, ok := signer.Public().(ed25519.PublicKey)
 	if !ok || len(public) != ed25519.PublicKeySize {
 		return nil, errors.New("making a descriptor encoder: the signer's key is not of Ed25519")
 	}
-	e := &Encoder{keys: keys, public: [32]byte(public), signer: signer}
+	e := &Encoder{keys: keys, certs: certs, public: [32]byte(public), signer: signer}
+	cert := certs.First()
 	named, hasSigner := cert.SigningKey()
 	switch {
 	case cert.Type() != CertHSDescSigning:
@@ -67,7 +74,7 @@ func NewEncoder(keys PeriodKeys, cert Certificate, signer crypto.Signer) (*Encod
 	case !hasSigner || named != keys.Blinded:
 		return nil, errors.New("making a descriptor encoder: the certificate is not by the blinded key of this service and period")
 	}
-	if err := cert.verifySignature(keys.Blinded); err != nil {
+	if err := certs.verifySignatures(keys.Blinded); err != nil {
 		return nil, fmt.Errorf("making a descriptor encoder: %w", err)
 	}
 	if key, ok := signer.(ed25519.PrivateKey); ok {
@@ -76,8 +83,6 @@ func NewEncoder(keys PeriodKeys, cert Certificate, signer crypto.Signer) (*Encod
 			return nil, fmt.Errorf("making a descriptor encoder: %w", err)
 		}
 	}
-	b := append([]byte(nil), kwDescriptor+" "+versionWord+"\n"+kwLifetime+" "+lifetimeWord+"\n"+kwSigningCert+"\n"...)
-	e.cert = string(append(appendObject(b, labelCert, []byte(cert.raw)), '\n'))
 	return e, nil
 }
 
@@ -113,13 +118,14 @@ func (e *Encoder) encodeSigned(c *Contents, revision uint64, random io.Reader, s
 	if err := checkSize(len(first)/3*4, e.MaxSize); err != nil { // before a slow signer is asked
 		return nil, err
 	}
-	return e.signWhole(first, revision, sign, random)
+	return e.signWhole(first, c.Made, revision, sign, random)
 }
 
 // signWhole writes the wrapper around the encrypted first layer.
-func (e *Encoder) signWhole(first []byte, revision uint64, sign signFunc, random io.Reader) ([]byte, error) {
+func (e *Encoder) signWhole(first []byte, made time.Time, revision uint64, sign signFunc, random io.Reader) ([]byte, error) {
 	b := newBody(len(signaturePrefix) + wrapperRoom + objectLength(labelMessage, len(first)))
-	b = append(append(b, signaturePrefix...), e.cert...)
+	b = append(append(b, signaturePrefix...), kwDescriptor+" "+versionWord+"\n"+kwLifetime+" "+lifetimeWord+"\n"+kwSigningCert+"\n"...)
+	b = append(appendObject(b, labelCert, e.certs.appendAt(make([]byte, 0, certLength), made)), '\n')
 	b = append(strconv.AppendUint(append(b, kwRevision+" "...), revision, 10), "\n"+kwSuperencrypted+"\n"...)
 	nonce, err := nonceOf(b, first, random)
 	if err != nil {
@@ -232,7 +238,7 @@ var widest = sync.OnceValue(func() widths {
 // signer for nothing: a slow one is called only when the rest is valid.
 func (e *Encoder) Check(c *Contents, revision uint64, random io.Reader) error {
 	blank := func([]byte, ...[]byte) ([]byte, error) { return make([]byte, ed25519.SignatureSize), nil }
-	trial := &Encoder{MaxSize: e.MaxSize, keys: e.keys, cert: e.cert, public: e.public}
+	trial := &Encoder{MaxSize: e.MaxSize, keys: e.keys, certs: e.certs, public: e.public}
 	if _, err := trial.encodeSigned(c, revision, random, blank); err != nil {
 		return fmt.Errorf("encoding a descriptor: %w", err)
 	}
@@ -269,8 +275,8 @@ func (e *Encoder) appendPoints(b []byte, c *Contents, revision uint64, sign sign
 	for i := range points {
 		p := &points[i]
 		expires := p.Expires
-		if !c.PointsExpire.IsZero() {
-			expires = c.PointsExpire
+		if !c.Made.IsZero() {
+			expires = PointExpiry(c.Made)
 		}
 		name = appendPointName(name[:0], p, expires)
 		text, ok := cache.texts[string(name)]

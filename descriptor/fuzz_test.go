@@ -287,7 +287,7 @@ func sealText(t testing.TB, s testService, text []byte, revision uint64) []byte 
 	if err := e.sealFirst(room, auth, false, revision, seeded(2)); err != nil {
 		t.Fatal(err)
 	}
-	raw, err := e.signWhole(room.first, revision, e.signWith(nil), seeded(3))
+	raw, err := e.signWhole(room.first, testNow, revision, e.signWith(nil), seeded(3))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -167,8 +167,7 @@ func TestLowOrderSigningKey(t *testing.T) {
 	anybody := func([]byte, ...[]byte) ([]byte, error) { // S = 0, R = [0]B
 		return slices.Concat([]byte{1}, make([]byte, ed25519.SignatureSize-1)), nil
 	}
-	b := []byte(kwDescriptor + " " + versionWord + "\n" + kwLifetime + " " + lifetimeWord + "\n" + kwSigningCert + "\n")
-	e := &Encoder{keys: s.keys, public: weak, cert: string(append(appendObject(b, labelCert, cert.Bytes()), '\n'))}
+	e := &Encoder{keys: s.keys, public: weak, certs: Hourly(cert)}
 	raw, err := e.encodeSigned(torContents(nil), 1, seeded(1), anybody)
 	if err != nil {
 		t.Fatal(err)

@@ -142,10 +142,10 @@ func remaining(c *descriptor.Contents, v View) *descriptor.Contents {
 }
 
 // dated returns c as it is published in a descriptor made at now: with one expiry
-// for all points, the one that tor gives. Their own expiries would tell
-// which of them belong to one instance.
+// for all points, the one that tor gives, and this hour's certificate. The points' own
+// expiries would tell which of them belong to one instance.
 func dated(c *descriptor.Contents, now time.Time) *descriptor.Contents {
 	out := *c
-	out.PointsExpire = descriptor.PointExpiry(now)
+	out.Made = now
 	return &out
 }

@@ -7,14 +7,16 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"onionbalancer/descriptor"
 )
 
-// maxRemembered is how many certificates and revision keys are kept; two
-// descriptors of two periods are in use at any time.
-const maxRemembered = 8
+// How many entries are kept; two descriptors of two periods are in use at any time.
+// The certificates of a period take kilobytes, which whoever uses them shares.
+const (
+	maxCertificates = 2
+	maxRevisions    = 8
+)
 
 var errClosed = errors.New("the key is closed")
 
@@ -28,13 +30,13 @@ type remembered struct {
 
 	mu sync.Mutex
 	// Both oldest first.
-	certificates []certified
-	revisions    []revision
+	certified []certified
+	revisions []revision
 }
 
 type certified struct {
 	period descriptor.Period
-	cert   descriptor.Certificate
+	certs  descriptor.HourlyCertificates
 }
 
 type revision struct {
@@ -73,32 +75,31 @@ func (r *remembered) use(ctx context.Context, f func(context.Context) error) err
 	return err
 }
 
-// certify returns the certificate that was made before for the same period and
-// key, unless the one wished for would live longer by half a certificate's life
-// or more; else it has one made, and remembers the revision key that comes with
-// it.
-func (r *remembered) certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time,
-	make func(context.Context, [32]byte) (descriptor.Certificate, descriptor.RevisionKey, error)) (cert descriptor.Certificate, err error) {
+// certify returns the certificates that were made before for the same period and
+// key, unless those wished for end later; else it has them made, and remembers the
+// revision key that comes with them.
+func (r *remembered) certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries,
+	make func(context.Context, [32]byte) (descriptor.HourlyCertificates, descriptor.RevisionKey, error)) (certs descriptor.HourlyCertificates, err error) {
 	if len(signing) != ed25519.PublicKeySize {
-		return cert, fmt.Errorf("certifying for period %s: a signing key of %d bytes, want %d", p, len(signing), ed25519.PublicKeySize)
+		return certs, fmt.Errorf("certifying for period %s: a signing key of %d bytes, want %d", p, len(signing), ed25519.PublicKeySize)
 	}
 	err = r.use(ctx, func(ctx context.Context) error {
-		if found, ok := r.certificate(p, [32]byte(signing)); ok && expires.Sub(found.Expires()) < descriptor.CertLifetime/2 {
-			cert = found
+		if found, ok := r.certificates(p, [32]byte(signing)); ok && !expiries.Last().After(found.Expires()) {
+			certs = found
 			return nil
 		}
 		made, key, err := make(ctx, [32]byte(signing))
 		if err != nil {
 			return err
 		}
-		cert = made
-		r.keep(p, &made, key)
+		certs = made
+		r.keep(p, made, key)
 		return nil
 	})
 	if err != nil {
-		return descriptor.Certificate{}, fmt.Errorf("certifying for period %s: %w", p, err)
+		return descriptor.HourlyCertificates{}, fmt.Errorf("certifying for period %s: %w", p, err)
 	}
-	return cert, nil
+	return certs, nil
 }
 
 // revisionKey returns the cached revision key of p, or has it made.
@@ -114,7 +115,7 @@ func (r *remembered) revisionKey(ctx context.Context, p descriptor.Period,
 			return err
 		}
 		key = made
-		r.keep(p, nil, made)
+		r.keep(p, descriptor.HourlyCertificates{}, made)
 		return nil
 	})
 	if err != nil {
@@ -123,16 +124,16 @@ func (r *remembered) revisionKey(ctx context.Context, p descriptor.Period,
 	return key, nil
 }
 
-func (r *remembered) certificate(p descriptor.Period, signing [32]byte) (descriptor.Certificate, bool) {
+func (r *remembered) certificates(p descriptor.Period, signing [32]byte) (descriptor.HourlyCertificates, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// The newest first: a renewal stands behind what it renews.
-	for _, c := range slices.Backward(r.certificates) {
-		if c.period == p && c.cert.Key() == signing {
-			return c.cert, true
+	for _, c := range slices.Backward(r.certified) {
+		if c.period == p && c.certs.First().Key() == signing {
+			return c.certs, true
 		}
 	}
-	return descriptor.Certificate{}, false
+	return descriptor.HourlyCertificates{}, false
 }
 
 func (r *remembered) revision(p descriptor.Period) (descriptor.RevisionKey, bool) {
@@ -144,25 +145,25 @@ func (r *remembered) revision(p descriptor.Period) (descriptor.RevisionKey, bool
 	return descriptor.RevisionKey{}, false
 }
 
-// keep caches a certificate, if there is one, and a revision key.
-func (r *remembered) keep(p descriptor.Period, cert *descriptor.Certificate, key descriptor.RevisionKey) {
+// keep caches certificates, if there are any, and a revision key.
+func (r *remembered) keep(p descriptor.Period, certs descriptor.HourlyCertificates, key descriptor.RevisionKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.life.Err() != nil {
 		return
 	}
-	if cert != nil {
-		r.certificates = remember(r.certificates, certified{p, *cert})
+	if !certs.IsZero() {
+		r.certified = remember(r.certified, certified{p, certs}, maxCertificates)
 	}
 	if !slices.ContainsFunc(r.revisions, func(r revision) bool { return r.period == p }) {
-		r.revisions = remember(r.revisions, revision{p, key})
+		r.revisions = remember(r.revisions, revision{p, key}, maxRevisions)
 	}
 }
 
-// remember appends new entries and drops the oldest.
-func remember[T any](list []T, item T) []T {
+// remember appends a new entry and drops the oldest.
+func remember[T any](list []T, item T, most int) []T {
 	list = append(list, item)
-	return slices.Delete(list, 0, max(len(list)-maxRemembered, 0))
+	return slices.Delete(list, 0, max(len(list)-most, 0))
 }
 
 // forget cancels all use and clears the cache. It does not wait.
@@ -170,5 +171,5 @@ func (r *remembered) forget() {
 	r.end()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.certificates, r.revisions = nil, nil
+	r.certified, r.revisions = nil, nil
 }

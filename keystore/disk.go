@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
@@ -62,17 +61,16 @@ func (k *DiskKey) Form() Form { return k.form }
 // Path returns the path of the key file.
 func (k *DiskKey) Path() string { return k.path }
 
-// Certify implements Custodian. A certificate made before for the same period
-// and key is returned again, unless the one wished for would live longer by
-// half a certificate's life or more.
-func (k *DiskKey) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error) {
-	return k.certify(ctx, p, signing, expires, func(_ context.Context, signing [32]byte) (cert descriptor.Certificate, key descriptor.RevisionKey, err error) {
+// Certify implements Custodian. Certificates made before for the same period
+// and key are returned again, unless those wished for end later.
+func (k *DiskKey) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (descriptor.HourlyCertificates, error) {
+	return k.certify(ctx, p, signing, expiries, func(_ context.Context, signing [32]byte) (certs descriptor.HourlyCertificates, key descriptor.RevisionKey, err error) {
 		err = k.withBlinded(p, func(blinded *descriptor.BlindedKey) (err error) {
 			key = blinded.RevisionKey()
-			cert, err = blinded.Certify(signing, expires)
+			certs, err = blinded.CertifyHours(signing, expiries)
 			return err
 		})
-		return cert, key, err
+		return certs, key, err
 	})
 }
 

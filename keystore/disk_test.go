@@ -18,6 +18,7 @@ import (
 
 var (
 	wish   = time.Date(2026, 11, 22, 6, 0, 0, 0, time.UTC)
+	hours  = descriptor.Expiries{First: wish, Count: 3}
 	period = descriptor.Period{Number: 20777, Length: descriptor.DefaultPeriodLength}
 )
 
@@ -58,33 +59,34 @@ func newDisk(t testing.TB) *DiskKey {
 }
 
 // TestOneCertificationEach: the file is read once for each period and signing
-// key, and again only when a certificate should live much longer.
+// key, and again only when certificates should live longer.
 func TestOneCertificationEach(t *testing.T) {
 	key := newDisk(t)
 	other := ed25519.NewKeyFromSeed(append(make([]byte, 31), 1)).Public().(ed25519.PublicKey)
 	signing := [][]byte{signingKey, other}
-	first, err := key.Certify(t.Context(), period, signing[0], wish)
+	first, err := key.Certify(t.Context(), period, signing[0], hours)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if first.Type() != descriptor.CertHSDescSigning || !first.Expires().Equal(wish) || first.Key() != [32]byte(signing[0]) {
-		t.Errorf("certificate of type %x for %x until %s", first.Type(), first.Key(), first.Expires())
+	if cert := first.First(); cert.Type() != descriptor.CertHSDescSigning || !cert.Expires().Equal(wish) || !first.Expires().Equal(hours.Last()) || cert.Key() != [32]byte(signing[0]) {
+		t.Errorf("certificates of type %x for %x from %s to %s", cert.Type(), cert.Key(), cert.Expires(), first.Expires())
 	}
+	later := descriptor.Expiries{First: wish.Add(2 * time.Hour), Count: 2} // the last is one hour later
 	away := key.path + ".away"
 	if err := os.Rename(key.path, away); err != nil {
 		t.Fatal(err)
 	}
-	if again, err := key.Certify(t.Context(), period, signing[0], wish.Add(time.Hour)); err != nil || again != first {
+	if again, err := key.Certify(t.Context(), period, signing[0], descriptor.Expiries{First: wish.Add(time.Hour), Count: 2}); err != nil || again != first {
 		t.Errorf("the second call gave another certificate, or %v", err)
 	}
 	if _, err := key.RevisionKey(t.Context(), period); err != nil {
 		t.Errorf("the revision key of a certified period: %v", err)
 	}
 	for name, call := range map[string]func() error{
-		"another signing key": func() error { _, err := key.Certify(t.Context(), period, signing[1], wish); return err },
-		"another period":      func() error { _, err := key.Certify(t.Context(), period.Next(), signing[0], wish); return err },
+		"another signing key": func() error { _, err := key.Certify(t.Context(), period, signing[1], hours); return err },
+		"another period":      func() error { _, err := key.Certify(t.Context(), period.Next(), signing[0], hours); return err },
 		"a renewal": func() error {
-			_, err := key.Certify(t.Context(), period, signing[0], wish.Add(50*time.Hour))
+			_, err := key.Certify(t.Context(), period, signing[0], later)
 			return err
 		},
 		"another revision key": func() error { _, err := key.RevisionKey(t.Context(), period.Next()); return err },
@@ -96,7 +98,7 @@ func TestOneCertificationEach(t *testing.T) {
 	if err := os.Rename(away, key.path); err != nil {
 		t.Fatal(err)
 	}
-	if renewed, err := key.Certify(t.Context(), period, signing[0], wish.Add(50*time.Hour)); err != nil || renewed == first {
+	if renewed, err := key.Certify(t.Context(), period, signing[0], later); err != nil || renewed == first {
 		t.Errorf("no renewal: %v", err)
 	}
 }
@@ -104,13 +106,13 @@ func TestOneCertificationEach(t *testing.T) {
 func TestForgetsOldPeriods(t *testing.T) {
 	key, p := newDisk(t), period
 	for range 100 {
-		if _, err := key.Certify(t.Context(), p, signingKey, wish); err != nil {
+		if _, err := key.Certify(t.Context(), p, signingKey, hours); err != nil {
 			t.Fatal(err)
 		}
 		p = p.Next()
 	}
-	if len(key.certificates) != maxRemembered || len(key.revisions) != maxRemembered {
-		t.Errorf("%d certificates and %d revision keys remembered", len(key.certificates), len(key.revisions))
+	if len(key.certified) != maxCertificates || len(key.revisions) != maxRevisions {
+		t.Errorf("certificates of %d periods and %d revision keys remembered", len(key.certified), len(key.revisions))
 	}
 }
 
@@ -118,12 +120,12 @@ func TestCertifyRefuses(t *testing.T) {
 	key := newDisk(t)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := key.Certify(ended, period, signingKey, wish); !errors.Is(err, context.Canceled) {
+	if _, err := key.Certify(ended, period, signingKey, hours); !errors.Is(err, context.Canceled) {
 		t.Errorf("an ended context gives %v", err)
 	}
-	_, err := key.Certify(t.Context(), period, make([]byte, 31), wish)
+	_, err := key.Certify(t.Context(), period, make([]byte, 31), hours)
 	wantError(t, "a short signing key", err, "31 bytes")
-	_, err = key.Certify(t.Context(), period, signingKey, time.Unix(-1, 0))
+	_, err = key.Certify(t.Context(), period, signingKey, descriptor.Expiries{First: time.Unix(-1, 0), Count: 1})
 	wantError(t, "an expiry before all", err, "expiry")
 
 	if err := os.Remove(key.path); err != nil {
@@ -137,7 +139,7 @@ func TestCertifyRefuses(t *testing.T) {
 	if err := newKey(t).WriteTor(filepath.Dir(key.path)); err != nil {
 		t.Fatal(err)
 	}
-	_, err = key.Certify(t.Context(), period, signingKey, wish)
+	_, err = key.Certify(t.Context(), period, signingKey, hours)
 	wantError(t, "another key in its place", err, "has changed")
 
 	if err := key.Close(); err != nil {
@@ -153,7 +155,7 @@ func TestConcurrentUse(t *testing.T) {
 	for i := range 16 {
 		group.Go(func() {
 			p := descriptor.Period{Number: uint64(i / 4), Length: time.Hour}
-			if _, err := key.Certify(t.Context(), p, signingKey, wish); err != nil {
+			if _, err := key.Certify(t.Context(), p, signingKey, hours); err != nil {
 				t.Error(err)
 			}
 			if _, err := key.RevisionKey(t.Context(), p); err != nil {
@@ -202,15 +204,27 @@ func TestLinks(t *testing.T) {
 	wantError(t, "a link to an open file", err, "chmod 600")
 }
 
-// TestWrongSignature: a signature that does not verify is not let out.
+// TestWrongSignature: a signature that does not verify is not let out: that of a single
+// certificate nowhere, those of many hours in no descriptor.
 func TestWrongSignature(t *testing.T) {
-	blinded, err := newKey(t).key.Blind(period)
+	identity, signing := newKey(t).key, ed25519.NewKeyFromSeed(make([]byte, 32))
+	blinded, err := identity.Blind(period)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := identity.Address().Keys(period)
 	if err != nil {
 		t.Fatal(err)
 	}
 	blinded.Wipe() // the public half stays
 	_, err = blinded.Certify([32]byte(signingKey), wish)
 	wantError(t, "a damaged secret", err, "checking the certificate just made")
+	certs, err := blinded.CertifyHours([32]byte(signing.Public().(ed25519.PublicKey)), hours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = descriptor.NewHourlyEncoder(keys, certs, signing)
+	wantError(t, "a damaged secret, for hours", err, "wrong signature")
 }
 
 // TestSignIdentity: a key on disk signs under its address, and no other key does

@@ -317,7 +317,7 @@ func TestUnclamped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := key.Certify(t.Context(), period, signingKey, wish)
+	cert, err := key.Certify(t.Context(), period, signingKey, hours)
 	if err != nil || cert.Verify(blinded, wish) != nil {
 		t.Errorf("a certificate that does not verify: %v, %v", err, cert.Verify(blinded, wish))
 	}

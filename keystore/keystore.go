@@ -28,7 +28,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/keystore/offline"
@@ -46,13 +45,13 @@ type Custodian interface {
 	// Form says how the key is kept.
 	Form() Form
 
-	// Certify returns a certificate of type descriptor.CertHSDescSigning for
+	// Certify returns certificates of type descriptor.CertHSDescSigning for
 	// signing, an Ed25519 public key, by the address's blinded key of period p.
 	//
-	// expires is a wish: a certificate that was made earlier, here or at an
-	// offline ceremony, may live longer or shorter. The caller checks that it
-	// is valid for long enough.
-	Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error)
+	// expiries is a wish: certificates that were made earlier, here or at an
+	// offline ceremony, may live longer or shorter. The caller verifies them, and
+	// checks that they are valid for long enough.
+	Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (descriptor.HourlyCertificates, error)
 
 	// RevisionKey returns the key of the revision counters of period p.
 	RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error)

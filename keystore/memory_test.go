@@ -56,18 +56,21 @@ func TestMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := disk.Certify(t.Context(), p, signingKey, wish)
+	certs, err := disk.Certify(t.Context(), p, signingKey, hours)
 	if err != nil {
 		t.Fatal(err)
 	}
-	signed := cert.Bytes()[:len(cert.Bytes())-64]
-	digest := sha512.Sum512(append(slices.Clone(v.BlindedSecret[32:]), signed...))
-	secrets["nonce's digest"] = digest[:]
-	nonce, err := edwards25519.NewScalar().SetUniformBytes(digest[:])
-	if err != nil {
-		t.Fatal(err)
+	for n := range hours.Count {
+		cert := certs.At(wish.Add(time.Duration(n)*time.Hour - descriptor.CertLifetime)).Bytes()
+		digest := sha512.Sum512(append(slices.Clone(v.BlindedSecret[32:]), cert[:len(cert)-64]...))
+		name := fmt.Sprintf("hour %d's nonce", n)
+		secrets[name+"'s digest"] = digest[:]
+		nonce, err := edwards25519.NewScalar().SetUniformBytes(digest[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		addForms(t, secrets, name, nonce)
 	}
-	addForms(t, secrets, "nonce", nonce)
 	searchBoth(t, "certify", filepath.Join(dir, torSecretFile), p, secrets)
 }
 
@@ -257,7 +260,7 @@ func certifyOnce(h hunt) error {
 		return err
 	}
 	before := collections()
-	if _, err := disk.Certify(disk.life, h.Period, signingKey, wish); err != nil {
+	if _, err := disk.Certify(disk.life, h.Period, signingKey, hours); err != nil {
 		return err
 	}
 	if _, err := disk.RevisionKey(disk.life, h.Period); err != nil {

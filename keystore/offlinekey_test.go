@@ -40,8 +40,8 @@ func TestOpenOffline(t *testing.T) {
 	if _, err := offline.Install([]string{dir}, []*offline.Bundle{bundle}, wish.Add(-48*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	cert, err := key.Certify(t.Context(), period, wanted.Keys[0], wish)
-	if err != nil || cert.Key() != [ed25519.PublicKeySize]byte(wanted.Keys[0]) {
+	cert, err := key.Certify(t.Context(), period, wanted.Keys[0], hours)
+	if err != nil || cert.First().Key() != [ed25519.PublicKeySize]byte(wanted.Keys[0]) {
 		t.Errorf("certified: %v", err)
 	}
 	if err := fresh.WriteTor(dir); err != nil {

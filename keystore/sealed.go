@@ -20,7 +20,7 @@ import (
 
 // unsealer is a token, or its helper process, where sealed keys are opened.
 type unsealer interface {
-	Certify(ctx context.Context, o token.Object, sealedFile []byte, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, descriptor.RevisionKey, error)
+	Certify(ctx context.Context, o token.Object, sealedFile []byte, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (descriptor.HourlyCertificates, descriptor.RevisionKey, error)
 	SignIdentity(ctx context.Context, o token.Object, sealedFile, message []byte) ([]byte, error)
 	Unseal(ctx context.Context, o token.Object, sealedFile []byte) (*descriptor.IdentityKey, error)
 	Close() error
@@ -77,9 +77,9 @@ func (k *SealedKey) Form() Form { return FormSealed }
 func (k *SealedKey) Path() string { return k.path }
 
 // Certify implements Custodian. Errors of the token keep their token.Code.
-func (k *SealedKey) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error) {
-	return k.certify(ctx, p, signing, expires, func(ctx context.Context, signing [32]byte) (descriptor.Certificate, descriptor.RevisionKey, error) {
-		return k.ask(ctx, p, signing, expires)
+func (k *SealedKey) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (descriptor.HourlyCertificates, error) {
+	return k.certify(ctx, p, signing, expiries, func(ctx context.Context, signing [32]byte) (descriptor.HourlyCertificates, descriptor.RevisionKey, error) {
+		return k.ask(ctx, p, signing, expiries)
 	})
 }
 
@@ -91,39 +91,39 @@ func (k *SealedKey) RevisionKey(ctx context.Context, p descriptor.Period) (descr
 		if err != nil {
 			return descriptor.RevisionKey{}, err
 		}
-		_, key, err := k.ask(ctx, p, [32]byte(nobodys), time.Unix(3600, 0))
+		_, key, err := k.ask(ctx, p, [32]byte(nobodys), descriptor.Expiries{First: time.Unix(3600, 0), Count: 1})
 		return key, err
 	})
 }
 
 // ask has the token certify, and checks the result.
-func (k *SealedKey) ask(ctx context.Context, p descriptor.Period, signing [32]byte, expires time.Time) (descriptor.Certificate, descriptor.RevisionKey, error) {
-	cert, key, err := descriptor.Certificate{}, descriptor.RevisionKey{}, error(nil)
+func (k *SealedKey) ask(ctx context.Context, p descriptor.Period, signing [32]byte, expiries descriptor.Expiries) (descriptor.HourlyCertificates, descriptor.RevisionKey, error) {
+	certs, key, err := descriptor.HourlyCertificates{}, descriptor.RevisionKey{}, error(nil)
 	raw, err := k.read()
 	if err == nil {
-		cert, key, err = k.token.Certify(ctx, k.object, raw, p, signing[:], expires)
+		certs, key, err = k.token.Certify(ctx, k.object, raw, p, signing[:], expiries)
 	}
 	if err == nil {
-		err = k.check(cert, p, signing)
+		err = k.check(certs, p, signing, expiries)
 	}
 	if err != nil {
-		return descriptor.Certificate{}, descriptor.RevisionKey{}, fmt.Errorf("using sealed key %q: %w", k.path, err)
+		return descriptor.HourlyCertificates{}, descriptor.RevisionKey{}, fmt.Errorf("using sealed key %q: %w", k.path, err)
 	}
-	return cert, key, nil
+	return certs, key, nil
 }
 
-// check makes sure that a certificate is the one that was asked for, by the
+// check makes sure that certificates are those that were asked for, by the
 // blinded key of our address.
-func (k *SealedKey) check(cert descriptor.Certificate, p descriptor.Period, signing [32]byte) error {
+func (k *SealedKey) check(certs descriptor.HourlyCertificates, p descriptor.Period, signing [32]byte, expiries descriptor.Expiries) error {
 	blinded, err := k.address.Blind(p)
 	if err != nil {
 		return err
 	}
-	if cert.Type() != descriptor.CertHSDescSigning || cert.Key() != signing {
+	if first := certs.First(); first.Type() != descriptor.CertHSDescSigning || first.Key() != signing || certs.Count() != expiries.Count {
 		return errors.New("the token's helper certified something else")
 	}
-	if err := cert.Verify(blinded, cert.Expires()); err != nil {
-		return fmt.Errorf("checking the certificate of the token's helper: %w", err)
+	if err := certs.Verify(blinded, certs.Expires()); err != nil {
+		return fmt.Errorf("checking the certificates of the token's helper: %w", err)
 	}
 	return nil
 }

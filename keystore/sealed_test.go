@@ -26,7 +26,7 @@ type fakeUnsealer struct {
 	fail   error         // of every call
 	hang   chan struct{} // calls wait for it or for their context
 	other  *descriptor.IdentityKey
-	wrong  func(*descriptor.Certificate)
+	wrong  func(*descriptor.HourlyCertificates)
 	calls  int
 	closed bool
 }
@@ -71,20 +71,20 @@ func (f *fakeUnsealer) open(ctx context.Context, o token.Object, raw []byte) (*d
 	return file.Open(unmask)
 }
 
-func (f *fakeUnsealer) Certify(ctx context.Context, o token.Object, raw []byte, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (cert descriptor.Certificate, key descriptor.RevisionKey, err error) {
+func (f *fakeUnsealer) Certify(ctx context.Context, o token.Object, raw []byte, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (certs descriptor.HourlyCertificates, key descriptor.RevisionKey, err error) {
 	identity, err := f.open(ctx, o, raw)
 	if err != nil {
-		return cert, key, err
+		return certs, key, err
 	}
 	blinded, err := identity.Blind(p)
 	if err != nil {
-		return cert, key, err
+		return certs, key, err
 	}
-	cert, err = blinded.Certify([32]byte(signing), expires)
+	certs, err = blinded.CertifyHours([32]byte(signing), expiries)
 	if f.wrong != nil {
-		f.wrong(&cert)
+		f.wrong(&certs)
 	}
-	return cert, blinded.RevisionKey(), err
+	return certs, blinded.RevisionKey(), err
 }
 
 func (f *fakeUnsealer) SignIdentity(ctx context.Context, o token.Object, raw, message []byte) ([]byte, error) {
@@ -134,7 +134,7 @@ func newSealedKey(t testing.TB) (*SealedKey, *fakeUnsealer, *descriptor.Identity
 func TestSealedKey(t *testing.T) {
 	key, fake, identity := newSealedKey(t)
 	signing := signingKey
-	cert, err := key.Certify(t.Context(), period, signing, wish)
+	cert, err := key.Certify(t.Context(), period, signing, hours)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,14 +142,14 @@ func TestSealedKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cert.Verify(blinded.Public(), wish); err != nil || !cert.Expires().Equal(wish) {
+	if err := cert.Verify(blinded.Public(), wish); err != nil || !cert.First().Expires().Equal(wish) || !cert.Expires().Equal(hours.Last()) {
 		t.Errorf("until %s, %v", cert.Expires(), err)
 	}
 	revision, err := key.RevisionKey(t.Context(), period)
 	if err != nil || string(revision.Bytes()) != string(blinded.RevisionKey().Bytes()) {
 		t.Errorf("another revision key, %v", err)
 	}
-	if again, err := key.Certify(t.Context(), period, signing, wish); err != nil || again != cert || fake.calls != 1 {
+	if again, err := key.Certify(t.Context(), period, signing, hours); err != nil || again != cert || fake.calls != 1 {
 		t.Errorf("%d calls to the token for one period, %v", fake.calls, err)
 	}
 	// The revision key alone, of another period.
@@ -175,7 +175,7 @@ func TestSealedKey(t *testing.T) {
 	if err := key.Close(); err != nil || !fake.closed {
 		t.Errorf("the token was not closed, %v", err)
 	}
-	_, err = key.Certify(t.Context(), period, signing, wish)
+	_, err = key.Certify(t.Context(), period, signing, hours)
 	wantError(t, "closed", err, "closed")
 }
 
@@ -186,7 +186,7 @@ func TestSealedKeyFails(t *testing.T) {
 		key, fake, _ := newSealedKey(t)
 		fake.fail = fmt.Errorf("asking the token: %w", token.Errorf(code, "trouble"))
 		for name, call := range map[string]func() error{
-			"certifying":   func() error { _, err := key.Certify(t.Context(), period, signingKey, wish); return err },
+			"certifying":   func() error { _, err := key.Certify(t.Context(), period, signingKey, hours); return err },
 			"revision key": func() error { _, err := key.RevisionKey(t.Context(), period); return err },
 			"signing":      func() error { _, err := key.SignIdentity(t.Context(), nil); return err },
 			"unsealing":    func() error { _, err := key.Unseal(t.Context()); return err },
@@ -200,7 +200,7 @@ func TestSealedKeyFails(t *testing.T) {
 				t.Errorf("%s: the error stays", name)
 			}
 			fake.fail = err
-			key.certificates, key.revisions = nil, nil
+			key.certified, key.revisions = nil, nil
 		}
 	}
 }
@@ -210,23 +210,32 @@ func TestSealedKeyDistrusts(t *testing.T) {
 	other := newKey(t).Identity()
 	for name, fake := range map[string]*fakeUnsealer{
 		"another address": {other: other},
-		"nothing":         {wrong: func(c *descriptor.Certificate) { *c = descriptor.Certificate{} }},
-		"another signing key": {wrong: func(c *descriptor.Certificate) {
+		"nothing":         {wrong: func(c *descriptor.HourlyCertificates) { *c = descriptor.HourlyCertificates{} }},
+		"fewer hours":     {wrong: func(c *descriptor.HourlyCertificates) { *c = descriptor.Hourly(c.First()) }},
+		"a wrong signature of a later hour": {wrong: func(c *descriptor.HourlyCertificates) {
+			raw := c.Bytes()
+			raw[len(raw)-1] ^= 1
+			var err error
+			if *c, err = descriptor.ParseHourly(raw); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"another signing key": {wrong: func(c *descriptor.HourlyCertificates) {
 			blinded, err := other.Blind(period)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if *c, err = blinded.Certify([32]byte{9}, wish); err != nil {
+			if *c, err = blinded.CertifyHours([32]byte{9}, hours); err != nil {
 				t.Fatal(err)
 			}
 		}},
 	} {
 		key, _, _ := newSealedKey(t)
 		key.token = fake
-		if _, err := key.Certify(t.Context(), period, signingKey, wish); err == nil {
+		if _, err := key.Certify(t.Context(), period, signingKey, hours); err == nil {
 			t.Errorf("%s: a certificate was believed", name)
 		}
-		if len(key.certificates) != 0 || len(key.revisions) != 0 {
+		if len(key.certified) != 0 || len(key.revisions) != 0 {
 			t.Errorf("%s: remembered", name)
 		}
 		if name == "another address" {
@@ -242,8 +251,8 @@ func TestSealedKeyDistrusts(t *testing.T) {
 func TestSealedFileChanges(t *testing.T) {
 	key, fake, identity := newSealedKey(t)
 	certify := func() error {
-		_, err := key.Certify(t.Context(), period, signingKey, wish)
-		key.certificates = nil
+		_, err := key.Certify(t.Context(), period, signingKey, hours)
+		key.certified = nil
 		return err
 	}
 	sealFile(t, key.path, identity) // sealed again
@@ -275,7 +284,7 @@ func TestSealedKeyHangs(t *testing.T) {
 	key, fake, _ := newSealedKey(t)
 	fake.hang = make(chan struct{})
 	certify := func(ctx context.Context) error {
-		_, err := key.Certify(ctx, period, signingKey, wish)
+		_, err := key.Certify(ctx, period, signingKey, hours)
 		return err
 	}
 	first := make(chan error)

@@ -115,12 +115,12 @@ func unsealsTo(ctx context.Context, tok unsealer, o token.Object, raw []byte, ke
 	if err != nil {
 		return err
 	}
-	cert, revision, err := tok.Certify(ctx, o, raw, trial, signing, trial.End(0))
+	certs, revision, err := tok.Certify(ctx, o, raw, trial, signing, descriptor.Expiries{First: trial.End(0), Count: 1})
 	if err != nil {
 		return fmt.Errorf("certifying with the file, for a trial: %w", err)
 	}
-	err = cert.Verify(blinded.Public(), cert.Expires())
-	if err != nil || cert.Key() != [32]byte(signing) || subtle.ConstantTimeCompare(revision.Bytes(), blinded.RevisionKey().Bytes()) != 1 {
+	err = certs.Verify(blinded.Public(), certs.Expires())
+	if err != nil || certs.First().Key() != [32]byte(signing) || subtle.ConstantTimeCompare(revision.Bytes(), blinded.RevisionKey().Bytes()) != 1 {
 		return errors.Join(errors.New("a test certificate by the file differs from one by the key itself"), err)
 	}
 	return nil

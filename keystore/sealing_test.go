@@ -78,7 +78,7 @@ func TestSealToFails(t *testing.T) {
 		"wrap":    {&fakeSealer{failing: map[string]error{"wrap": trouble}}, "trouble"},
 		"unseal":  {&fakeSealer{fakeUnsealer: fakeUnsealer{fail: trouble}}, "unsealing the file"},
 		"other":   {&fakeSealer{fakeUnsealer: fakeUnsealer{other: other}}, "another key than the sealed one"},
-		"certify": {&fakeSealer{fakeUnsealer: fakeUnsealer{wrong: func(c *descriptor.Certificate) { *c = descriptor.Certificate{} }}}, "differs from one by the key itself"},
+		"certify": {&fakeSealer{fakeUnsealer: fakeUnsealer{wrong: func(c *descriptor.HourlyCertificates) { *c = descriptor.HourlyCertificates{} }}}, "differs from one by the key itself"},
 	} {
 		dir := t.TempDir()
 		_, err := sealTo(t.Context(), newKey(t).Identity(), c.fake, token.Object{Label: "seal"}, filepath.Join(dir, "front.sealed"))

@@ -22,7 +22,7 @@ import (
 func TestSecretsDoNotShow(t *testing.T) {
 	fresh := newKey(t)
 	key := newDisk(t)
-	if _, err := key.Certify(t.Context(), period, signingKey, wish); err != nil {
+	if _, err := key.Certify(t.Context(), period, signingKey, hours); err != nil {
 		t.Fatal(err)
 	}
 	revision, err := key.RevisionKey(t.Context(), period)

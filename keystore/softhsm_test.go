@@ -68,11 +68,11 @@ func TestAbsentToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer custodian.Close()
-	if _, err := custodian.Certify(t.Context(), period, signingKey, wish); !errors.Is(err, &token.Error{Code: token.CodeAbsent}) {
+	if _, err := custodian.Certify(t.Context(), period, signingKey, hours); !errors.Is(err, &token.Error{Code: token.CodeAbsent}) {
 		t.Errorf("without the token: %v", err)
 	}
 	hsm.Insert(t)
-	cert, err := custodian.Certify(t.Context(), period, signingKey, wish)
+	cert, err := custodian.Certify(t.Context(), period, signingKey, hours)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -222,7 +222,7 @@ func TestBlindingVectors(t *testing.T) {
 			continue
 		}
 		period := descriptor.Period{Number: v.Number, Length: time.Duration(v.Minutes) * time.Minute}
-		cert, err := key.Certify(t.Context(), period, signing, wish)
+		cert, err := key.Certify(t.Context(), period, signing, hours)
 		if err != nil {
 			t.Errorf("%x: %v", v.Identity[:4], err)
 			continue

@@ -71,31 +71,31 @@ func measure(b *testing.B, operation func(n uint64) error) {
 	b.ReportMetric(float64(cputime.Children()-children)/float64(b.N), cputime.ChildrenMetric)
 }
 
-// certify measures what a balancer asks of a custodian for each period: a
-// certificate for a key that was made just now, and the revision-counter key.
+// certify measures what a balancer asks of a custodian for each period: the
+// certificates of its hours for a key that was made just now, and the revision-counter key.
 func certify(b *testing.B, c keystore.Custodian) {
 	b.Helper()
-	seen := make(map[descriptor.Certificate]bool)
+	seen := make(map[descriptor.HourlyCertificates]bool)
 	measure(b, func(n uint64) error {
 		public, _, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
 			return err
 		}
 		p := offline.Public.Period(first + n)
-		cert, err := c.Certify(b.Context(), p, public, offline.Public.Expiry(p.Number))
+		certs, err := c.Certify(b.Context(), p, public, offline.Public.Expiries(p.Number))
 		if err != nil {
 			return err
 		}
-		if seen[cert] || cert.Key() != [32]byte(public) {
-			return errors.New("the certificate is not a new one")
+		if seen[certs] || certs.First().Key() != [32]byte(public) {
+			return errors.New("the certificates are not new ones")
 		}
-		seen[cert] = true
+		seen[certs] = true
 		_, err = c.RevisionKey(b.Context(), p)
 		return err
 	})
 }
 
-// BenchmarkCertify makes certificates, which every service needs two of in a
+// BenchmarkCertify makes the certificates of a period, which every service needs once a
 // day. Offline, they are not made but looked up and verified.
 func BenchmarkCertify(b *testing.B) {
 	b.Run("disk", func(b *testing.B) { certify(b, open(b, newKey(b))) })
@@ -133,7 +133,7 @@ func lookUp(b *testing.B) {
 	}
 	measure(b, func(n uint64) error {
 		p := offline.Public.Period(first + n%count)
-		if _, err := c.Certify(b.Context(), p, wanted.Keys[n%count], time.Time{}); err != nil {
+		if _, err := c.Certify(b.Context(), p, wanted.Keys[n%count], descriptor.Expiries{}); err != nil {
 			return err
 		}
 		_, err := c.RevisionKey(b.Context(), p)
@@ -180,7 +180,7 @@ func descriptors(b *testing.B, signer crypto.Signer) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	cert, err := c.Certify(b.Context(), p, signer.Public().(ed25519.PublicKey), offline.Public.Expiry(first))
+	certs, err := c.Certify(b.Context(), p, signer.Public().(ed25519.PublicKey), offline.Public.Expiries(first))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func descriptors(b *testing.B, signer crypto.Signer) {
 	if _, ok := signer.(ed25519.PrivateKey); !ok {
 		signer = counted
 	}
-	encoder, err := descriptor.NewEncoder(keys, cert, signer)
+	encoder, err := descriptor.NewHourlyEncoder(keys, certs, signer)
 	if err != nil {
 		b.Fatal(err)
 	}

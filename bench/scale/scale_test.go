@@ -47,13 +47,13 @@ type custodian struct{ key *descriptor.IdentityKey }
 func (c custodian) Address() descriptor.Address { return c.key.Address() }
 func (c custodian) Close() error                { return nil }
 
-func (c custodian) Certify(_ context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error) {
+func (c custodian) Certify(_ context.Context, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (descriptor.HourlyCertificates, error) {
 	blinded, err := c.key.Blind(p)
 	if err != nil {
-		return descriptor.Certificate{}, err
+		return descriptor.HourlyCertificates{}, err
 	}
 	defer blinded.Wipe()
-	return blinded.Certify([32]byte(signing), expires)
+	return blinded.CertifyHours([32]byte(signing), expiries)
 }
 
 func (c custodian) RevisionKey(_ context.Context, p descriptor.Period) (descriptor.RevisionKey, error) {

@@ -56,9 +56,9 @@ leaves memory.
 
 REQUEST is a file, or a directory, which stands for all its *.json files. Give all
 parts of a split request, in any order.
---split writes a file for each period and address besides or instead, each small
-enough for a QR code (version 40, error correction M). "ceremony install" takes any
-of them, in any order.`,
+--split writes small files besides or instead, each small enough for a QR code (version
+40, error correction M): three for each period and address. "ceremony install" takes
+them in any order, of any periods, all three of each.`,
 		Example: `  balancer ceremony sign request.json --key front --out bundle.json
   balancer ceremony sign codes/ --key front --key mail.pem --split signed
   balancer ceremony sign request.json --key front --out bundle.json --yes abcd-efgh-ijkl-mnop-qrst-uvwx`,
@@ -74,7 +74,7 @@ of them, in any order.`,
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.keys, "key", nil, "the identity `KEY` of an address; repeat it for more")
 	flags.StringVar(&o.out, "out", "", "the bundle `FILE` to write; never overwritten")
-	flags.StringVar(&o.split, "split", "", "write a small file for each period and address to the new `DIR`")
+	flags.StringVar(&o.split, "split", "", "write small files, three for each period and address, to the new `DIR`")
 	flags.StringVar(&o.yes, "yes", "", "sign without asking if this is the `FINGERPRINT` of the request")
 	flags.BoolVar(&o.asJSON, "json", false, "print the signed entries as JSON")
 	return cmd
@@ -188,8 +188,9 @@ func (o *signOptions) store(shown *requestShown, b *offline.Bundle) (*signed, er
 	if err != nil {
 		return nil, err
 	}
+	pieces := b.Pieces()
 	parts, err := o.write(raw, b.Split, func(i int) string {
-		return fmt.Sprintf("%s-%d.json", b.Entries[i].Address.Label(), b.Entries[i].Period)
+		return fmt.Sprintf("%s-%d-%d.json", pieces[i].Address.Label(), pieces[i].Period, pieces[i].Piece.Number)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("writing the bundle: %w", err)

@@ -138,9 +138,13 @@ func custodyText(now time.Time, c status.Custody) string {
 	case a.Periods == 0:
 		return text + "; the certificates ENDED at " + moment(a.DarkAt)
 	default:
-		return fmt.Sprintf("%s; %s left of %d, until %s (in %s); renew before %s", text, plural(a.Periods, "period"), a.Horizon,
+		text = fmt.Sprintf("%s; %s left of %d, until %s (in %s); renew before %s", text, plural(a.Periods, "period"), a.Horizon,
 			moment(a.DarkAt), roughly(a.DarkAt.Sub(now)), moment(a.RenewBy))
 	}
+	if c.SameExpiry {
+		text += "; HSDirs see a certificate whose expiry stays the same, of an earlier version: the next ceremony ends that"
+	}
+	return text
 }
 
 // roughly writes a duration in the unit that fits.

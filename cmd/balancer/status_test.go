@@ -210,6 +210,9 @@ func TestCustodyText(t *testing.T) {
 			"PKCS #8 in PEM, as OnionBalance writes it, signing keys on a token; certified until 2026-11-20 09:00 UTC"},
 		{status.Custody{Form: "offline", Signing: "disk", Ahead: &status.Ahead{Periods: 12, Horizon: 60, DarkAt: dark, RenewBy: dark.Add(-12 * time.Hour)}},
 			"certificates prepared offline, signing keys on disk; 12 periods left of 60, until 2026-12-01 12:00 UTC (in 11 days); renew before 2026-12-01 00:00 UTC"},
+		{status.Custody{Form: "offline", Signing: "disk", SameExpiry: true, Ahead: &status.Ahead{Periods: 1, Horizon: 60, DarkAt: dark, RenewBy: dark}},
+			"certificates prepared offline, signing keys on disk; 1 period left of 60, until 2026-12-01 12:00 UTC (in 11 days); renew before 2026-12-01 12:00 UTC; " +
+				"HSDirs see a certificate whose expiry stays the same, of an earlier version: the next ceremony ends that"},
 		{status.Custody{Form: "offline", Signing: "disk", Ahead: &status.Ahead{Horizon: 60, DarkAt: now}},
 			"certificates prepared offline, signing keys on disk; the certificates ENDED at 2026-11-20 09:00 UTC"},
 		{status.Custody{Form: "offline", Signing: "token", Ahead: &status.Ahead{}},

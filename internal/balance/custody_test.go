@@ -199,14 +199,14 @@ func TestPaceOfCertifying(t *testing.T) {
 	}
 }
 
-// brief is a custodian whose certificates last for five hours.
+// brief is a custodian whose certificates, one for all hours, last for five hours.
 type brief struct {
 	*memoryCustodian
 	now func() time.Time
 }
 
-func (b *brief) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ time.Time) (descriptor.Certificate, error) {
-	return b.memoryCustodian.Certify(ctx, p, signing, b.now().Add(5*time.Hour))
+func (b *brief) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ descriptor.Expiries) (descriptor.HourlyCertificates, error) {
+	return b.memoryCustodian.Certify(ctx, p, signing, descriptor.Expiries{First: b.now().Add(5 * time.Hour), Count: 1})
 }
 
 // What waits to be uploaded is not when its certificate has ended meanwhile.

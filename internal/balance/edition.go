@@ -81,6 +81,9 @@ func (e *Edition) share(t *Target) {
 	e.Contents = e.slots[0].contents
 }
 
+// expires returns when clients begin to refuse e.
+func (e *Edition) expires() time.Time { return e.Credential.ExpiresAt(e.Built) }
+
 // slot returns the slot of an HSDir, nil if there is none.
 func (e *Edition) slot(h [20]byte) *slot {
 	if n := e.index(h); n >= 0 {

@@ -58,8 +58,10 @@ type ViewTarget struct {
 	Credential *credential.Credential // nil while no key can sign
 }
 
-func (t ViewTarget) need() credential.Need {
-	return credential.Need{Keys: t.Keys, MaxSize: t.Ring.MaxDescriptorSize()}
+// need returns the credential that a target needs.
+func (v View) need(role hsdir.Role) credential.Need {
+	t := v.Targets[role]
+	return credential.Need{Keys: t.Keys, MaxSize: t.Ring.MaxDescriptorSize(), LastUse: t.Ring.Period.LastUse(v.offset)}
 }
 
 // State is what a service has published.
@@ -189,7 +191,7 @@ func (p *Plan) decide(t *Target, v View, s State) {
 		return
 	}
 	p.sooner(last.Refresh, v.Now)
-	p.sooner(last.Credential.Expires, v.Now)
+	p.sooner(last.expires(), v.Now)
 	p.sooner(last.retryAt, v.Now)
 	if t.Reason == "" {
 		return

@@ -93,7 +93,7 @@ func (s *Service) advance(ctx context.Context, now time.Time) {
 	s.uploads = uploads
 	for _, e := range s.state.inOrder() {
 		switch {
-		case !e.reserved, !now.Before(e.Credential.Expires):
+		case !e.reserved, !now.Before(e.expires()):
 		case e.Credential.External && !e.signing.complete:
 			s.sign(ctx, now, e)
 		case now.Before(e.signing.retryAt):
@@ -110,7 +110,7 @@ func (s *Service) advance(ctx context.Context, now time.Time) {
 // upload hands the unconfirmed slots of an edition to the upload queue.
 func (s *Service) upload(e *Edition) {
 	e.uploaded = true
-	bodies, built := e.signing.bodies, e.Built // only the loop reads the fields of e that it changes
+	bodies, built, expires := e.signing.bodies, e.Built, e.expires() // only the loop reads the fields of e that it changes
 	held := make([]*descriptor.Contents, len(e.slots))
 	for n := range e.slots {
 		held[n] = e.slots[n].contents
@@ -118,7 +118,7 @@ func (s *Service) upload(e *Edition) {
 	u := hsdir.Upload{
 		Address: s.address, Period: e.Keys.Period, Urgency: e.Urgency,
 		Body: func(ctx context.Context, at hsdir.Slot) ([]byte, error) {
-			if e.superseded.Load() || !s.env.Now().Before(e.Credential.Expires) {
+			if e.superseded.Load() || !s.env.Now().Before(expires) {
 				return nil, hsdir.ErrSuperseded
 			}
 			if bodies != nil {

@@ -149,20 +149,19 @@ func (m *memoryCustodian) times() int {
 	return m.certified
 }
 
-func (m *memoryCustodian) Certify(_ context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error) {
+func (m *memoryCustodian) Certify(_ context.Context, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (descriptor.HourlyCertificates, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.asked++
 	if m.broken != nil {
-		return descriptor.Certificate{}, m.broken
+		return descriptor.HourlyCertificates{}, m.broken
 	}
 	m.certified++
 	blinded, err := m.key.Blind(p)
 	if err != nil {
-		return descriptor.Certificate{}, err
+		return descriptor.HourlyCertificates{}, err
 	}
-	return descriptor.NewCertificate(descriptor.CertHSDescSigning, [32]byte(signing), blinded.Public(), expires,
-		func(msg []byte) ([]byte, error) { return blinded.Sign(msg), nil })
+	return blinded.CertifyHours([32]byte(signing), expiries)
 }
 
 func (m *memoryCustodian) RevisionKey(_ context.Context, p descriptor.Period) (descriptor.RevisionKey, error) {

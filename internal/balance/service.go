@@ -295,7 +295,7 @@ func (s *Service) slept(now time.Time) {
 // custodian.
 func (s *Service) credentials(now time.Time, c *hsdir.Consensus, v *View) {
 	s.keys.LookAhead(now, c.CurrentPeriod(), c.RotationOffset())
-	s.keys.Require(now, [2]credential.Need{v.Targets[0].need(), v.Targets[1].need()})
+	s.keys.Require(now, [2]credential.Need{v.need(0), v.need(1)})
 	for role := range v.Targets {
 		v.Targets[role].Credential = s.keys.Usable(now, v.Targets[role].Ring.Period)
 	}

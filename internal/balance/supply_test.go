@@ -42,12 +42,12 @@ func (b *bundle) Supply(from descriptor.Period) (descriptor.Period, int, bool) {
 	return b.last, b.horizon, from.Number <= b.last.Number
 }
 
-func (b *bundle) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ time.Time) (descriptor.Certificate, error) {
+func (b *bundle) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ descriptor.Expiries) (descriptor.HourlyCertificates, error) {
 	if _, _, ok := b.Supply(p); !ok {
-		return descriptor.Certificate{}, errEnded
+		return descriptor.HourlyCertificates{}, errEnded
 	}
-	expires := p.End(descriptor.DefaultRotationOffset).Add(p.Length/2 + 6*time.Hour)
-	return b.memoryCustodian.Certify(ctx, p, signing, expires)
+	expires := p.LastUse(descriptor.DefaultRotationOffset).Add(6 * time.Hour)
+	return b.memoryCustodian.Certify(ctx, p, signing, descriptor.Expiries{First: expires, Count: 1})
 }
 
 func (b *bundle) RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error) {

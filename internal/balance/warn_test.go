@@ -22,9 +22,9 @@ type fickle struct {
 	tries atomic.Int32
 }
 
-func (f *fickle) Certify(ctx context.Context, _ descriptor.Period, _ ed25519.PublicKey, _ time.Time) (descriptor.Certificate, error) {
+func (f *fickle) Certify(ctx context.Context, _ descriptor.Period, _ ed25519.PublicKey, _ descriptor.Expiries) (descriptor.HourlyCertificates, error) {
 	<-ctx.Done()
-	return descriptor.Certificate{}, fmt.Errorf("the helper ended %d times in a row: %w", f.tries.Add(1), ctx.Err())
+	return descriptor.HourlyCertificates{}, fmt.Errorf("the helper ended %d times in a row: %w", f.tries.Add(1), ctx.Err())
 }
 
 // A custodian that goes on failing in other words each time is in the log when

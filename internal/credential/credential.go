@@ -18,8 +18,8 @@ import (
 // for concurrent use.
 type Credential struct {
 	Revision descriptor.RevisionKey
-	Expires  time.Time
-	Public   [32]byte // of the signing key
+	Expires  time.Time // of the last certificate
+	Public   [32]byte  // of the signing key
 	// External says that the signing key is not in memory: signing may take long
 	// or fail for a while.
 	External bool
@@ -27,6 +27,7 @@ type Credential struct {
 	// the same for all who hold the identity key, and must be kept secret.
 	Seed [32]byte
 
+	certs   descriptor.HourlyCertificates
 	encoder *descriptor.Encoder
 	custody *custody
 
@@ -44,6 +45,22 @@ func (c *Credential) Counter(runStart, now time.Time) (uint64, error) {
 		c.runStart, c.counters = runStart, c.Revision.Sequence(runStart)
 	}
 	return c.counters.At(now)
+}
+
+// ExpiresAt returns when a descriptor made at the given time expires: with its
+// certificate, that of the hour.
+func (c *Credential) ExpiresAt(made time.Time) time.Time { return c.certs.ExpiresAt(made) }
+
+// single reports whether there is one certificate for all hours.
+func (c *Credential) single() bool { return c.certs.Count() == 1 }
+
+// renewal returns when c should be replaced by a new one: when its certificates do not
+// reach further than the hour or, with a single one, when that is about to expire.
+func (c *Credential) renewal() time.Time {
+	if c.single() {
+		return c.Expires.Add(-ExpiryMargin)
+	}
+	return c.Expires.Add(-descriptor.CertLifetime)
 }
 
 // Release frees the cache for the next descriptor of the same points.
@@ -64,7 +81,8 @@ func seedOf(key descriptor.RevisionKey, p descriptor.Period) ([32]byte, error) {
 	return [32]byte(h.Sum(nil)), nil
 }
 
-// Encode makes one descriptor, with fresh salts. If the key is external, calls
+// Encode makes one descriptor, with fresh salts and the certificate of the hour at
+// which the contents are made. If the key is external, calls
 // are serialized, and Encode returns when ctx ends, even if the key hangs.
 func (c *Credential) Encode(ctx context.Context, contents *descriptor.Contents, revision uint64) ([]byte, error) {
 	if !c.External {
@@ -92,7 +110,26 @@ func (c *Credential) Check(contents *descriptor.Contents, revision uint64) error
 // Need specifies a credential.
 type Need struct {
 	Keys    descriptor.PeriodKeys
-	MaxSize int // of descriptors, in bytes
+	MaxSize int       // of descriptors, in bytes
+	LastUse time.Time // when the last descriptor of the period is made
+}
+
+// maxAhead bounds for how long certificates are made at once: on the public network,
+// where a period needs 48 hours and ExpiryMargin, it does nothing.
+const maxAhead = 96 * time.Hour
+
+// expiries returns those of the certificates that need lacks at now: for every hour
+// until its last use, and a few more, should the consensus that ends it be late.
+func (need Need) expiries(now time.Time) descriptor.Expiries {
+	until := now
+	if need.LastUse.After(now) {
+		until = need.LastUse
+	}
+	until = until.Add(ExpiryMargin)
+	if most := now.Add(maxAhead); until.After(most) {
+		until = most
+	}
+	return descriptor.SigningCertExpiries(now, until)
 }
 
 // certify has a signing key certified. It is called in c's turn.
@@ -115,21 +152,21 @@ func (c *custody) certify(ctx context.Context, need Need, now time.Time) (*Crede
 	if !ok {
 		return nil, fmt.Errorf("the signing key is a %T, not an Ed25519 key", signer.Public())
 	}
-	cert, err := custodian.Certify(ctx, p, public, descriptor.SigningCertExpiry(now))
+	certs, err := custodian.Certify(ctx, p, public, need.expiries(now))
 	if err != nil {
 		return nil, err
-	}
-	// The custodian may be foreign code or a file from outside.
-	if err := cert.Verify([32]byte(need.Keys.Blinded), now); err != nil {
-		return nil, fmt.Errorf("the custodian's certificate: %w", err)
 	}
 	revision, err := custodian.RevisionKey(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	encoder, err := descriptor.NewEncoder(need.Keys, cert, signer)
+	// The custodian may be foreign code or a file from outside: all are verified.
+	encoder, err := descriptor.NewHourlyEncoder(need.Keys, certs, signer)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("with the custodian's certificates: %w", err)
+	}
+	if err := certs.At(now).VerifyTime(now); err != nil {
+		return nil, fmt.Errorf("the custodian's certificates: %w", err)
 	}
 	encoder.MaxSize = need.MaxSize
 	seed, err := seedOf(revision, p)
@@ -139,7 +176,7 @@ func (c *custody) certify(ctx context.Context, need Need, now time.Time) (*Crede
 	_, inMemory := signer.(ed25519.PrivateKey)
 	return &Credential{
 		Seed:     seed,
-		Revision: revision, Expires: cert.Expires(), Public: [32]byte(public),
-		External: !inMemory, encoder: encoder, custody: c,
+		Revision: revision, Expires: certs.Expires(), Public: [32]byte(public),
+		External: !inMemory, certs: certs, encoder: encoder, custody: c,
 	}, nil
 }

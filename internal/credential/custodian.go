@@ -10,7 +10,6 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
-	"time"
 
 	"onionbalancer/descriptor"
 )
@@ -21,9 +20,10 @@ import (
 type Custodian interface {
 	// Address returns the public half of the identity key.
 	Address() descriptor.Address
-	// Certify signs a certificate for a descriptor-signing key, to be used in p.
-	// expires is only requested: a certificate made earlier may expire sooner or later.
-	Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error)
+	// Certify signs certificates for a descriptor-signing key, to be used in p: one
+	// for each hour. expiries are only requested: certificates made earlier may expire
+	// sooner or later, and there may be a single one.
+	Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (descriptor.HourlyCertificates, error)
 	// RevisionKey returns the key of the revision counters of p.
 	RevisionKey(ctx context.Context, p descriptor.Period) (descriptor.RevisionKey, error)
 	// Close releases the key. It may be called more than once.

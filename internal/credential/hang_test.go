@@ -72,14 +72,13 @@ func (k *slowKeys) counts(t *testing.T, name string) int {
 
 func (k *slowKeys) Address() descriptor.Address { return k.identity.Address() }
 
-func (k *slowKeys) Certify(_ context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, error) {
+func (k *slowKeys) Certify(_ context.Context, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (descriptor.HourlyCertificates, error) {
 	k.call("certify")
 	blinded, err := k.identity.Blind(p)
 	if err != nil {
-		return descriptor.Certificate{}, err
+		return descriptor.HourlyCertificates{}, err
 	}
-	return descriptor.NewCertificate(descriptor.CertHSDescSigning, [32]byte(signing), blinded.Public(), expires,
-		func(msg []byte) ([]byte, error) { return blinded.Sign(msg), nil })
+	return blinded.CertifyHours([32]byte(signing), expiries)
 }
 
 func (k *slowKeys) RevisionKey(_ context.Context, p descriptor.Period) (descriptor.RevisionKey, error) {

@@ -143,7 +143,7 @@ func (k *Keeper) Require(now time.Time, needs [2]Need) {
 // soon.
 func (k *Keeper) lacks(now time.Time, p descriptor.Period) bool {
 	c := k.credentials[p]
-	return c == nil || k.isBroken(c) || c.custody.keys.Reference != k.current.keys.Reference || !now.Add(ExpiryMargin).Before(c.Expires)
+	return c == nil || k.isBroken(c) || c.custody.keys.Reference != k.current.keys.Reference || !now.Before(c.renewal())
 }
 
 func (k *Keeper) isBroken(c *Credential) bool { return k.broken[c] >= brokenAfter }
@@ -311,7 +311,7 @@ func (k *Keeper) Due(now time.Time) (next time.Time) {
 		sooner(k.asked.Add(slowAnswer))
 	}
 	for _, c := range k.credentials {
-		sooner(c.Expires.Add(-ExpiryMargin))
+		sooner(c.renewal())
 		sooner(c.Expires)
 	}
 	sooner(k.supply.refresh)

@@ -189,11 +189,13 @@ func (k *Keeper) CannotSign(p descriptor.Period) bool {
 // Status describes the custody of the keys: the old one until the new keys have
 // certified for p, the period that clients ask for.
 func (k *Keeper) Status(now time.Time, p descriptor.Period) status.Custody {
-	keys, until := k.current.keys, time.Time{}
+	out := status.Custody{}
+	keys := k.current.keys
 	if c := k.credentials[p]; c != nil {
-		keys, until = c.custody.keys, c.Expires // also after it expired
+		keys = c.custody.keys
+		out.CertifiedUntil, out.SameExpiry = c.Expires, c.single() // also after it expired
 	}
-	out := status.Custody{Form: keys.Form, Signing: keys.Where, CertifiedUntil: until}
+	out.Form, out.Signing = keys.Form, keys.Where
 	if o := k.supply.outlook; o.known {
 		ahead := o.report(now)
 		out.Ahead = &ahead

@@ -85,7 +85,7 @@ func (c *checker) tryUnsealing(ctx context.Context, what string, built balance.C
 	if err == nil {
 		// For the present period of the public network: one is as good as another.
 		period := descriptor.PeriodAt(began, descriptor.DefaultPeriodLength, descriptor.DefaultRotationOffset)
-		_, err = built.Keys.Custodian.Certify(ctx, period, nobodys, time.Unix(3600, 0))
+		_, err = built.Keys.Custodian.Certify(ctx, period, nobodys, descriptor.Expiries{First: time.Unix(3600, 0), Count: 1})
 	}
 	if err != nil {
 		c.fail(what, fixToken(err), err)
@@ -98,6 +98,7 @@ func (c *checker) tryUnsealing(ctx context.Context, what string, built balance.C
 type supply interface {
 	credential.Supplier
 	Schedule() offline.Schedule
+	Singles(from uint64) int
 }
 
 // trySupply reports how long the certificates last, and whether the signing key of
@@ -108,6 +109,9 @@ func (c *checker) trySupply(ctx context.Context, what string, s supply, built ba
 	current := schedule.At(now)
 	ahead, warning, urgent := credential.LookAhead(now, s, current, schedule.Offset())
 	detail := fmt.Sprintf("%d of %d periods left, until %s; renew before %s", ahead.Periods, ahead.Horizon, utc(ahead.DarkAt), utc(ahead.RenewBy))
+	if singles := s.Singles(current.Number); singles > 0 {
+		detail += fmt.Sprintf("; %d of them have a single certificate, of a ceremony by an earlier version: HSDirs see its expiry stay the same, which the next ceremony ends", singles)
+	}
 	switch {
 	case ahead.Periods == 0:
 		c.fail(what, fix, errors.New(warning))
@@ -138,7 +142,7 @@ func certifies(ctx context.Context, built balance.Config, p descriptor.Period) e
 	if !ok {
 		return fmt.Errorf("the signing key is a %T", signer.Public())
 	}
-	_, err = built.Keys.Custodian.Certify(ctx, p, public, time.Now())
+	_, err = built.Keys.Custodian.Certify(ctx, p, public, descriptor.Expiries{})
 	return err
 }
 

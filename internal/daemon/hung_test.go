@@ -29,9 +29,9 @@ var errHung = errors.New("it hung")
 
 func (h *hungKeys) Address() descriptor.Address { return h.address }
 
-func (h *hungKeys) Certify(context.Context, descriptor.Period, ed25519.PublicKey, time.Time) (descriptor.Certificate, error) {
+func (h *hungKeys) Certify(context.Context, descriptor.Period, ed25519.PublicKey, descriptor.Expiries) (descriptor.HourlyCertificates, error) {
 	<-h.released
-	return descriptor.Certificate{}, errHung
+	return descriptor.HourlyCertificates{}, errHung
 }
 
 func (h *hungKeys) RevisionKey(context.Context, descriptor.Period) (descriptor.RevisionKey, error) {

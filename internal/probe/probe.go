@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
@@ -118,12 +117,12 @@ func (k *Key) Address() descriptor.Address { return k.address }
 func (k *Key) Client() *descriptor.ClientKey { return k.client }
 
 // Certify implements credential.Custodian.
-func (k *Key) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (cert descriptor.Certificate, err error) {
+func (k *Key) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (certs descriptor.HourlyCertificates, err error) {
 	err = k.withBlinded(ctx, p, func(blinded *descriptor.BlindedKey) (err error) {
-		cert, err = blinded.Certify([32]byte(signing), expires)
+		certs, err = blinded.CertifyHours([32]byte(signing), expiries)
 		return err
 	})
-	return cert, err
+	return certs, err
 }
 
 // RevisionKey implements credential.Custodian.

@@ -61,7 +61,7 @@ func TestCertify(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Date(2026, 11, 20, 9, 0, 0, 0, time.UTC)
-	cert, err := k.Certify(t.Context(), testPeriod, public, descriptor.SigningCertExpiry(now))
+	certs, err := k.Certify(t.Context(), testPeriod, public, descriptor.SigningCertExpiries(now, now.Add(time.Hour)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestCertify(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cert.Verify([32]byte(blinded), now); err != nil || cert.Key() != [32]byte(public) {
+	if err := certs.Verify([32]byte(blinded), now); err != nil || certs.Count() != 2 || certs.First().Key() != [32]byte(public) {
 		t.Errorf("the certificate: %v", err)
 	}
 	one, err := k.RevisionKey(t.Context(), testPeriod)

@@ -71,7 +71,7 @@ var (
 	descConfirmed = describe("descriptor_confirmed_slots", "HSDirs that confirmed a descriptor.", byService, "descriptor")
 	descReadBack  = describe("descriptor_read_back_slots", "HSDirs that clients ask, by what they last returned.", byService, "descriptor", "holds")
 	descCustody   = describe("custody_info", "Constantly 1: who keeps the identity key, and where the signing keys are.", byService, "form", "signing")
-	descExpiry    = describe("certificate_expiry_time_seconds", "When the certificate of the descriptor ends that clients fetch now.", byService)
+	descExpiry    = describe("certificate_expiry_time_seconds", "When the last certificate for the descriptor ends that clients fetch now.", byService)
 	descPeriods   = describe("custody_periods_left", "Periods with certificates made offline, the present one included.", byService)
 	descRemaining = describe("custody_remaining_seconds", "Time until the certificates made offline leave clients without.", byService)
 	descRenewBy   = describe("custody_renew_by_time_seconds", "When the first period without a certificate begins to be published.", byService)

@@ -126,8 +126,11 @@ type Service struct {
 type Custody struct {
 	Form           string    `json:"form"`                     // of the identity key: "tor", "pem", "sealed", "offline"
 	Signing        string    `json:"signing"`                  // where the descriptor-signing keys are: "memory", "disk" or "token"
-	CertifiedUntil time.Time `json:"certified_until,omitzero"` // the end of the certificate in the descriptor that clients fetch
-	*Ahead                   // nil unless the certificates were made at a ceremony
+	CertifiedUntil time.Time `json:"certified_until,omitzero"` // the end of the last certificate for the descriptor that clients fetch
+	// SameExpiry says that this descriptor has one certificate at all hours, whose expiry
+	// HSDirs see stay the same: that of a ceremony by an earlier version.
+	SameExpiry bool `json:"same_expiry,omitempty"`
+	*Ahead          // nil unless the certificates were made at a ceremony
 }
 
 // Ahead is the supply of certificates that were made at a ceremony.

@@ -29,7 +29,14 @@ func newBundle(s Schedule, entries []Entry) *Bundle {
 	slices.SortStableFunc(entries, func(a, b Entry) int {
 		return cmp.Or(cmp.Compare(a.Address.Label(), b.Address.Label()), cmp.Compare(a.Period, b.Period))
 	})
-	return &Bundle{header: header{kindBundle, version}, Schedule: s, Entries: entries}
+	return &Bundle{header: header{kindBundle, versionOf(entries)}, Schedule: s, Entries: entries}
+}
+
+func versionOf(entries []Entry) int {
+	if slices.ContainsFunc(entries, Entry.hourly) {
+		return versionHourly
+	}
+	return version
 }
 
 // ParseBundle reads a bundle, strictly. It verifies no signature: that needs
@@ -75,6 +82,9 @@ func (b *Bundle) validate() error {
 	if n := len(b.Entries); n < 1 || n > maxEntries {
 		return fmt.Errorf("%d entries, want 1 to %d", n, maxEntries)
 	}
+	if want := versionOf(b.Entries); b.Version != want {
+		return fmt.Errorf("version %d, and its certificates are of version %d", b.Version, want)
+	}
 	for i := range b.Entries {
 		e := &b.Entries[i]
 		if err := errors.Join(e.validate(), b.Schedule.validate(e.Period, 1)); err != nil {
@@ -100,12 +110,21 @@ type Entry struct {
 	Periods int         `json:"periods"`
 	Made    time.Time   `json:"made"`
 	Request Fingerprint `json:"request"` // that was signed
-	// Certificate is of type descriptor.CertHSDescSigning.
+	// Certificate is the descriptor.HourlyCertificates, of type
+	// descriptor.CertHSDescSigning; from ceremonies of earlier versions, a single one.
 	Certificate []byte `json:"certificate"`
 	RevisionKey Secret `json:"revision_key"`
 	// Signature is a plain one by the identity key, over all of the above.
 	Signature []byte `json:"signature"`
+	// Piece says which part of Certificate is there, if it is not all: see Pieces.
+	Piece Piece `json:"piece,omitzero"`
 }
+
+// singleLength is the length in bytes of a single certificate.
+const singleLength = 140
+
+// hourly reports whether there are certificates of several hours, or a piece of them.
+func (e Entry) hourly() bool { return len(e.Certificate) > singleLength || e.Piece != (Piece{}) }
 
 // signatureContext begins messages signed by the identity key. A request for a web
 // server's certificate, the only other message it ever signs plainly, begins
@@ -119,8 +138,10 @@ func (e *Entry) validate() error {
 		return fmt.Errorf("a ceremony of %d periods, want 1 to %d", e.Periods, MaxPeriods)
 	case !e.Request.valid():
 		return errors.New("no fingerprint of a request")
-	case len(e.Certificate) > 1024:
-		return fmt.Errorf("a certificate of %d bytes", len(e.Certificate))
+	case len(e.Certificate) > singleLength+(descriptor.MaxHours-1)*ed25519.SignatureSize:
+		return fmt.Errorf("certificates of %d bytes", len(e.Certificate))
+	case e.Piece != (Piece{}) && !e.Piece.valid():
+		return fmt.Errorf("part %d of %d", e.Piece.Number, e.Piece.Of)
 	case len(e.RevisionKey) != 32:
 		return fmt.Errorf("a revision-counter key of %d bytes, want 32", len(e.RevisionKey))
 	case len(e.Signature) != ed25519.SignatureSize:
@@ -145,39 +166,41 @@ func (e *Entry) message(s Schedule) []byte {
 }
 
 // Verify checks that the holder of e's address signed e, and that its
-// certificate is one by the blinded key of the period, of the right type, and
-// lives for as long as the period's descriptor is published. It returns the
-// certificate.
-func (e *Entry) Verify(s Schedule) (descriptor.Certificate, error) {
-	cert, err := e.verify(s)
+// certificates are by the blinded key of the period, of the right type, and
+// live for as long as the period's descriptor is published. It returns them.
+func (e *Entry) Verify(s Schedule) (descriptor.HourlyCertificates, error) {
+	certs, err := e.verify(s)
 	if err != nil {
-		return cert, fmt.Errorf("%s, period %d: %w", e.Address.Short(), e.Period, err)
+		return certs, fmt.Errorf("%s, period %d: %w", e.Address.Short(), e.Period, err)
 	}
-	return cert, nil
+	return certs, nil
 }
 
-func (e *Entry) verify(s Schedule) (cert descriptor.Certificate, err error) {
+func (e *Entry) verify(s Schedule) (certs descriptor.HourlyCertificates, err error) {
+	if e.Piece != (Piece{}) {
+		return certs, fmt.Errorf("this is part %d of %d, which can only be checked with the others: balancer ceremony install takes all of them", e.Piece.Number, e.Piece.Of)
+	}
 	if !ed25519.Verify(e.Address[:], e.message(s), e.Signature) {
-		return cert, errors.New("the signature is not by the key of this address: the entry was changed, or is for another address or period")
+		return certs, errors.New("the signature is not by the key of this address: the entry was changed, or is for another address or period")
 	}
-	if cert, err = descriptor.ParseCertificate(e.Certificate); err != nil {
-		return cert, err
+	if certs, err = descriptor.ParseHourly(e.Certificate); err != nil {
+		return certs, err
 	}
-	if cert.Type() != descriptor.CertHSDescSigning {
-		return cert, fmt.Errorf("a certificate of type %02X, want %02X", byte(cert.Type()), byte(descriptor.CertHSDescSigning))
+	if kind := certs.First().Type(); kind != descriptor.CertHSDescSigning {
+		return certs, fmt.Errorf("a certificate of type %02X, want %02X", byte(kind), byte(descriptor.CertHSDescSigning))
 	}
 	blinded, err := e.Address.Blind(s.Period(e.Period))
 	if err != nil {
-		return cert, err
+		return certs, err
 	}
-	if err := cert.Verify([32]byte(blinded), s.FirstUse(e.Period)); err != nil {
-		return cert, err
+	if err := certs.Verify([32]byte(blinded), s.FirstUse(e.Period)); err != nil {
+		return certs, err
 	}
-	if last := s.LastUse(e.Period); cert.Expires().Before(last.Add(leastSpare)) {
-		return cert, fmt.Errorf("the certificate ends at %s, less than %s after the descriptor's last use at %s",
-			clock(cert.Expires()), leastSpare, clock(last))
+	if last := s.LastUse(e.Period); certs.Expires().Before(last.Add(leastSpare)) {
+		return certs, fmt.Errorf("the certificate ends at %s, less than %s after the descriptor's last use at %s",
+			clock(certs.Expires()), leastSpare, clock(last))
 	}
-	return cert, nil
+	return certs, nil
 }
 
 // clock writes a time for people.
@@ -256,7 +279,7 @@ func (r *Request) match(keys []*descriptor.IdentityKey) (map[descriptor.Address]
 	return given, errors.Join(errs...)
 }
 
-// sign fills in the certificate, the revision key and the signature of e. The
+// sign fills in the certificates, the revision key and the signature of e. The
 // blinded secret lives no longer than this call.
 func (e *Entry) sign(s Schedule, key *descriptor.IdentityKey, signing [32]byte) error {
 	blinded, err := key.Blind(s.Period(e.Period))
@@ -264,11 +287,11 @@ func (e *Entry) sign(s Schedule, key *descriptor.IdentityKey, signing [32]byte) 
 		return err
 	}
 	defer blinded.Wipe()
-	cert, err := blinded.Certify(signing, s.Expiry(e.Period))
+	certs, err := blinded.CertifyHours(signing, s.Expiries(e.Period))
 	if err != nil {
 		return err
 	}
-	e.Certificate, e.RevisionKey = cert.Bytes(), blinded.RevisionKey().Bytes()
+	e.Certificate, e.RevisionKey = certs.Bytes(), blinded.RevisionKey().Bytes()
 	if e.Signature, err = key.Sign(e.message(s)); err != nil {
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/shell"
@@ -159,30 +158,30 @@ func (c *Custodian) Refresh(ctx context.Context) error {
 	return nil
 }
 
-// Certify returns the certificate that a ceremony made for signing in period p.
-// It expires as the ceremony set it, whatever was requested. If there is
+// Certify returns the certificates that a ceremony made for signing in period p.
+// They expire as the ceremony set it, whatever was requested. If there are
 // none, the error says what to do.
-func (c *Custodian) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ time.Time) (descriptor.Certificate, error) {
-	cert, err := withFiles(ctx, c, func(v *view) (cert descriptor.Certificate, err error) {
+func (c *Custodian) Certify(ctx context.Context, p descriptor.Period, signing ed25519.PublicKey, _ descriptor.Expiries) (descriptor.HourlyCertificates, error) {
+	certs, err := withFiles(ctx, c, func(v *view) (certs descriptor.HourlyCertificates, err error) {
 		e, err := c.entry(v, p)
 		if err != nil {
-			return cert, err
+			return certs, err
 		}
-		cert, err = e.Verify(v.keys.Schedule)
-		if err == nil && (len(signing) != ed25519.PublicKeySize || cert.Key() != [32]byte(signing)) {
+		certs, err = e.Verify(v.keys.Schedule)
+		if err == nil && (len(signing) != ed25519.PublicKeySize || certs.First().Key() != [32]byte(signing)) {
 			err = fmt.Errorf("the certificate prepared offline is for signing key %s, and the one in use now is %s: "+
-				"were the keys in %s, or those on the token, replaced since? %s", KeyFingerprint(certKey(cert)), KeyFingerprint(signing), c.dir, c.advice())
+				"were the keys in %s, or those on the token, replaced since? %s", KeyFingerprint(certKey(certs)), KeyFingerprint(signing), c.dir, c.advice())
 		}
-		return cert, err
+		return certs, err
 	})
 	if err != nil {
-		return descriptor.Certificate{}, fmt.Errorf("certifying for period %s: %w", p, err)
+		return descriptor.HourlyCertificates{}, fmt.Errorf("certifying for period %s: %w", p, err)
 	}
-	return cert, nil
+	return certs, nil
 }
 
-func certKey(cert descriptor.Certificate) []byte {
-	key := cert.Key()
+func certKey(certs descriptor.HourlyCertificates) []byte {
+	key := certs.First().Key()
 	return key[:]
 }
 
@@ -276,6 +275,17 @@ func (c *Custodian) Supply(from descriptor.Period) (last descriptor.Period, hori
 		through, horizon = e.Period, max(horizon, e.Periods)
 	}
 	return v.keys.Period(through), horizon, true
+}
+
+// Singles returns for how many certified periods, from number from on, there is one
+// certificate for all hours: an earlier version signed it. It reads no file.
+func (c *Custodian) Singles(from uint64) (n int) {
+	for _, e := range c.view.Load().certified {
+		if e.Period >= from && !e.hourly() {
+			n++
+		}
+	}
+	return n
 }
 
 // Retire removes the signing keys and certificates of periods before all of

@@ -43,7 +43,7 @@ func TestCustodian(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := cert.Verify([32]byte(keys.Blinded), Public.LastUse(number)); err != nil || !cert.Expires().Equal(Public.Expiry(number)) {
+		if err := cert.Verify([32]byte(keys.Blinded), Public.LastUse(number)); err != nil || !cert.First().Expires().Equal(Public.Expiries(number).First) || !cert.Expires().Equal(Public.Expiries(number).Last()) {
 			t.Errorf("certificate until %s: %v", cert.Expires(), err)
 		}
 		// What an identity key here would give.
@@ -58,7 +58,7 @@ func TestCustodian(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := descriptor.NewEncoder(keys, cert, signer); err != nil {
+		if _, err := descriptor.NewHourlyEncoder(keys, cert, signer); err != nil {
 			t.Error(err)
 		}
 		if last, horizon, ok := c.Supply(p); !ok || horizon != 3 || last.Number != current+2 || last.Length != p.Length {
@@ -81,13 +81,13 @@ func TestCustodian(t *testing.T) {
 	_, err = c.RevisionKey(t.Context(), descriptor.Period{Number: current, Length: time.Hour})
 	wantError(t, "another network", err, "the network's periods last 1h0m0s")
 	other, _, _ := ed25519.GenerateKey(nil)
-	_, err = c.Certify(t.Context(), Public.Period(current), other, time.Time{})
+	_, err = c.Certify(t.Context(), Public.Period(current), other, descriptor.Expiries{})
 	wantError(t, "another signing key", err, "is for signing key", "run a ceremony")
-	_, err = c.Certify(t.Context(), Public.Period(current), nil, time.Time{})
+	_, err = c.Certify(t.Context(), Public.Period(current), nil, descriptor.Expiries{})
 	wantError(t, "no signing key", err, "is for signing key")
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := c.Certify(ended, Public.Period(current), other, time.Time{}); !errors.Is(err, context.Canceled) {
+	if _, err := c.Certify(ended, Public.Period(current), other, descriptor.Expiries{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("an ended context: %v", err)
 	}
 	if err := c.Close(); err != nil {
@@ -101,20 +101,20 @@ func TestCustodian(t *testing.T) {
 // TestShortCeremony: a ceremony for two periods within a supply for thirty puts
 // off no warning, be they in the middle of it or at its end.
 func TestShortCeremony(t *testing.T) {
-	for _, first := range []uint64{current, current + 12, current + 30} {
+	for _, first := range []uint64{current, current + 3, current + 8} {
 		m := newManager(t, "front")
-		m.ceremony(noon, current, 30)
+		m.ceremony(noon, current, 8)
 		m.ceremony(noon.Add(time.Hour), first, 2)
-		want := max(current+29, first+1)
-		if last, horizon, ok := m.open().Supply(Public.Period(current)); !ok || horizon != 30 || last.Number != want {
+		want := max(current+7, first+1)
+		if last, horizon, ok := m.open().Supply(Public.Period(current)); !ok || horizon != 8 || last.Number != want {
 			t.Errorf("two from %d: supply until %s, horizon %d", first, last, horizon)
 		}
 	}
 	// The other way round, the long one counts at once.
 	m := newManager(t, "front")
 	m.ceremony(noon, current, 2)
-	m.ceremony(noon.Add(time.Hour), current+1, 30)
-	if last, horizon, ok := m.open().Supply(Public.Period(current)); !ok || horizon != 30 || last.Number != current+30 {
+	m.ceremony(noon.Add(time.Hour), current+1, 8)
+	if last, horizon, ok := m.open().Supply(Public.Period(current)); !ok || horizon != 8 || last.Number != current+8 {
 		t.Errorf("supply until %s, horizon %d", last, horizon)
 	}
 }
@@ -290,7 +290,7 @@ func TestKeysOnToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Certify(t.Context(), Public.Period(current), signer.Public().(ed25519.PublicKey), time.Time{}); err != nil {
+	if _, err := c.Certify(t.Context(), Public.Period(current), signer.Public().(ed25519.PublicKey), descriptor.Expiries{}); err != nil {
 		t.Error(err)
 	}
 	if last, _, ok := c.Supply(Public.Period(current)); !ok || last.Number != current+1 {
@@ -341,7 +341,7 @@ func TestDiskHangs(t *testing.T) {
 		synctest.Wait()
 		for what, call := range map[string]func() error{
 			"Certify": func() error {
-				_, err := c.Certify(ctx, p, signer.Public().(ed25519.PublicKey), time.Time{})
+				_, err := c.Certify(ctx, p, signer.Public().(ed25519.PublicKey), descriptor.Expiries{})
 				return err
 			},
 			"RevisionKey": func() error { _, err := c.RevisionKey(ctx, p); return err },

@@ -165,8 +165,8 @@ func (c *contents) usable(number uint64) *Entry {
 	if e == nil || key == nil {
 		return nil
 	}
-	cert, err := descriptor.ParseCertificate(e.Certificate)
-	if err != nil || cert.Key() != [32]byte(key.Public) {
+	certs, err := descriptor.ParseHourly(e.Certificate)
+	if err != nil || certs.First().Key() != [32]byte(key.Public) {
 		return nil
 	}
 	return e

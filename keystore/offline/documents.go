@@ -27,13 +27,18 @@ type header struct {
 	Version int    `json:"version"`
 }
 
-// The kinds of documents, all of the same version.
+// The kinds of documents.
 const (
 	kindRequest = "balancer ceremony request"
 	kindBundle  = "balancer ceremony bundle"
 	kindKeys    = "balancer ceremony keys"
+)
 
-	version = 1
+// The versions of documents. The second, of bundles alone, has certificates of every
+// hour; a bundle without any is of the first.
+const (
+	version       = 1
+	versionHourly = 2
 )
 
 // MaxFile is the size in bytes of the largest document that is read.
@@ -71,8 +76,8 @@ func decode(raw []byte, kind string, doc any) error {
 		return fmt.Errorf("this is a %q, want a %q", h.Kind, kind)
 	case h.Kind == "":
 		return fmt.Errorf("this is no %s", kind)
-	case h.Version != version:
-		return fmt.Errorf("version %d, and this balancer knows version %d", h.Version, version)
+	case h.Version != version && (kind != kindBundle || h.Version != versionHourly):
+		return fmt.Errorf("version %d, which this balancer does not know: it is older than the one that wrote it", h.Version)
 	}
 	strict := json.NewDecoder(bytes.NewReader(raw))
 	strict.DisallowUnknownFields()

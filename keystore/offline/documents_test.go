@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -24,10 +25,19 @@ func readGolden(t testing.TB, name string) []byte {
 
 // parsers are those of the documents, by the golden file of each.
 var parsers = map[string]func([]byte) (any, error){
-	"request.json": func(raw []byte) (any, error) { return ParseRequest(raw) },
-	"bundle.json":  func(raw []byte) (any, error) { return ParseBundle(raw) },
-	"part.json":    func(raw []byte) (any, error) { return ParseBundle(raw) },
-	"keys.json":    func(raw []byte) (any, error) { return parseKeys(bytes.Clone(raw)) },
+	"request.json":  func(raw []byte) (any, error) { return ParseRequest(raw) },
+	"bundle.json":   func(raw []byte) (any, error) { return ParseBundle(raw) },
+	"part.json":     func(raw []byte) (any, error) { return ParseBundle(raw) },
+	"bundle-1.json": func(raw []byte) (any, error) { return ParseBundle(raw) },
+	"part-1.json":   func(raw []byte) (any, error) { return ParseBundle(raw) },
+	"keys.json":     func(raw []byte) (any, error) { return parseKeys(bytes.Clone(raw)) },
+}
+
+var versionText = regexp.MustCompile(`"version": ?[12]`)
+
+// otherVersion puts the other one of the two versions in a text.
+func otherVersion(text string) string {
+	return strings.NewReplacer("1", "2", "2", "1").Replace(text)
 }
 
 // TestStrict: documents that say something more, twice, or in another way.
@@ -56,7 +66,8 @@ func TestStrict(t *testing.T) {
 			"unknown key":    edit(`"version"`, `"more":1,"version"`),
 			"key twice":      edit(`"kind"`, `"kind":"x","kind"`),
 			"other case":     edit(`"period_length_minutes"`, `"Period_length_minutes"`),
-			"later version":  strings.Replace(strings.Replace(raw, `"version": 1`, `"version": 2`, 1), `"version":1`, `"version":2`, 1),
+			"later version":  versionText.ReplaceAllString(raw, `"version":3`),
+			"other version":  versionText.ReplaceAllStringFunc(raw, otherVersion),
 			"other kind":     edit(`"balancer ceremony `, `"balancer ceremony x`),
 			"no kind":        edit(`"kind"`, `"kinds"`),
 			"upper case":     edit(`67bag3`, `67BAG3`),
@@ -78,7 +89,7 @@ func TestKinds(t *testing.T) {
 	wantError(t, "a bundle", err, `this is a "balancer ceremony bundle"`)
 	_, err = ParseBundle(readGolden(t, "keys.json"))
 	wantError(t, "keys", err, `this is a "balancer ceremony keys"`)
-	for name, want := range map[string]bool{"request.json": false, "part.json": true, "bundle.json": true, "keys.json": false} {
+	for name, want := range map[string]bool{"request.json": false, "part.json": true, "bundle.json": true, "part-1.json": true, "bundle-1.json": true, "keys.json": false} {
 		if got := IsBundle(readGolden(t, name)); got != want {
 			t.Errorf("%s is a bundle: %v", name, got)
 		}
@@ -89,7 +100,7 @@ func TestKinds(t *testing.T) {
 		}
 	}
 	_, err = ParseRequest([]byte(strings.Replace(string(readGolden(t, "request.json")), `"version": 1`, `"version": 2`, 1)))
-	wantError(t, "a later version", err, "version 2", "knows version 1")
+	wantError(t, "a later version", err, "version 2, which this balancer does not know", "older")
 }
 
 // TestRequestRefuses: what is well formed and makes no sense.

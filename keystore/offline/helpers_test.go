@@ -99,19 +99,19 @@ func (m *manager) open() *Custodian {
 	return c
 }
 
-// certify asks c for what a balancer does, and returns the expiry.
-func certify(t testing.TB, c *Custodian, number uint64) (descriptor.Certificate, error) {
+// certify asks c for what a balancer does, and returns the certificates.
+func certify(t testing.TB, c *Custodian, number uint64) (descriptor.HourlyCertificates, error) {
 	t.Helper()
 	p := Public.Period(number)
 	signer, err := c.SigningKey(t.Context(), p)
 	if err != nil {
-		return descriptor.Certificate{}, err
+		return descriptor.HourlyCertificates{}, err
 	}
-	cert, err := c.Certify(t.Context(), p, signer.Public().(ed25519.PublicKey), time.Time{})
+	certs, err := c.Certify(t.Context(), p, signer.Public().(ed25519.PublicKey), descriptor.Expiries{})
 	if err == nil {
 		_, err = c.RevisionKey(t.Context(), p)
 	}
-	return cert, err
+	return certs, err
 }
 
 func wantError(t testing.TB, what string, err error, parts ...string) {

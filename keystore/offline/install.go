@@ -50,6 +50,9 @@ func install(dirs []string, bundles []*Bundle, now time.Time) ([]Installed, erro
 	if err != nil {
 		return nil, err
 	}
+	if bundles, err = joinBundles(bundles); err != nil {
+		return nil, err
+	}
 	for _, b := range bundles {
 		if err := b.validate(); err != nil {
 			return nil, err
@@ -115,7 +118,7 @@ func give(targets []*target, s Schedule, e *Entry, now time.Time) error {
 	if s != t.have.keys.Schedule {
 		return fmt.Errorf("%s: it is for a network with %s, and the keys in %s are for %s", e.Address.Short(), s, t.Dir, t.have.keys.Schedule)
 	}
-	cert, err := e.Verify(s)
+	certs, err := e.Verify(s)
 	if err != nil {
 		return err
 	}
@@ -127,9 +130,9 @@ func give(targets []*target, s Schedule, e *Entry, now time.Time) error {
 	case key == nil:
 		return fmt.Errorf("%s, period %d: %s has no signing key for this period: another manager's bundle, or were the keys lost since the request?",
 			e.Address.Short(), e.Period, t.Dir)
-	case cert.Key() != [32]byte(key.Public):
+	case certs.First().Key() != [32]byte(key.Public):
 		return fmt.Errorf("%s, period %d: the certificate is for signing key %s, and the one in %s is %s: another manager's bundle, or were the keys replaced since the request?",
-			e.Address.Short(), e.Period, KeyFingerprint(certKey(cert)), t.Dir, KeyFingerprint(key.Public))
+			e.Address.Short(), e.Period, KeyFingerprint(certKey(certs)), t.Dir, KeyFingerprint(key.Public))
 	}
 	if other, there := t.fresh[e.Period]; !there || other.Made.Before(e.Made) {
 		t.fresh[e.Period] = *e

@@ -182,25 +182,8 @@ func (r *Request) over(now time.Time) int {
 	return n
 }
 
-// MaxPart is the most bytes that a QR code of version 40 with medium error
-// correction holds.
-const MaxPart = 2331
-
 // keysInPart is how many signing keys fit into a part of a request.
 const keysInPart = 40
-
-// Split returns the bundle in parts of one entry each, smaller than MaxPart.
-func (b *Bundle) Split() ([][]byte, error) {
-	var parts [][]byte
-	for _, e := range b.Entries {
-		part, err := encodePart(newBundle(b.Schedule, []Entry{e}))
-		if err != nil {
-			return nil, fmt.Errorf("splitting a bundle: %w", err)
-		}
-		parts = append(parts, part)
-	}
-	return parts, nil
-}
 
 // Split returns the request in parts, smaller than MaxPart, each a request for
 // some periods of one address. JoinRequests undoes it.
@@ -221,14 +204,6 @@ func (r *Request) Split() ([][]byte, error) {
 		}
 	}
 	return parts, nil
-}
-
-func encodePart(doc any) ([]byte, error) {
-	part, err := compact(doc)
-	if err == nil && len(part) >= MaxPart {
-		err = fmt.Errorf("a part of %d bytes, want less than %d", len(part), MaxPart)
-	}
-	return part, err
 }
 
 // JoinRequests joins the parts of one request again, in any order.

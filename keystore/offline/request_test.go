@@ -199,7 +199,11 @@ func TestEveryByte(t *testing.T) {
 		t.Fatal(err)
 	}
 	accepted := 0
+	certificates := bytes.Index(raw, []byte(`"certificate"`))
 	for i := range raw {
+		if in := i - certificates; in > 300 && in < 4700 && in%17 != 0 { // they are long, and all alike
+			continue
+		}
 		changed := bytes.Clone(raw)
 		changed[i] ^= 1 << (i % 7)
 		b, err := ParseBundle(changed)

@@ -23,20 +23,20 @@
 //     keep it for three hours more.
 //
 // So a descriptor of P is made between S - L/2 and E + L/2 by the clock of the
-// consensus, and may be looked at until E + L/2 + 3 h. The balancer makes a
-// descriptor again four hours before its certificate ends, which no custodian
-// can do that has only one certificate for P. A certificate from a ceremony
-// therefore ends at E + L/2 + 6 h, rounded up to the hour: 54 hours after it was
-// first needed, as long as tor's own live. What that leaves:
+// consensus, and may be looked at until E + L/2 + 3 h. A ceremony makes a certificate
+// for each hour from S - L/2 to E + L/2 + 6 h, which expires 54 hours after that hour, as
+// tor's own of that hour would. What that leaves:
 //
-//   - The manager's clock may be two hours ahead before the balancer thinks that
-//     a certificate of the older period is ending. It then looks for a better
-//     one, says that there is none, and goes on with the one that it has. Behind
-//     does no harm: certificates have no beginning.
-//   - A client's clock may be 15 h ahead: the last that fetch a descriptor of P do
-//     so three hours after E, with a consensus that is about to end, and hold the
-//     certificate against their clock. In the very last minute at which an HSDir
-//     has the descriptor, for clients with a consensus that old, it is three hours.
+//   - The manager's clock, or the consensus that ends the period, may be six hours off
+//     before descriptors have the certificate of another hour than theirs. That one is
+//     still good for two days, and HSDirs see nothing but an expiry that stays.
+//   - Bundles of earlier versions have a single certificate for P, which ends at
+//     E + L/2 + 6 h, 54 hours after it was first needed. HSDirs see that it stays the
+//     same. The balancer makes a descriptor again four hours before its certificate
+//     ends: so the manager's clock may be two hours ahead before it looks for a better
+//     one, says that there is none, and goes on with the one that it has. And a client's
+//     clock may be 15 h ahead: the last that fetch a descriptor of P do so three hours
+//     after E, and hold the certificate against their clock.
 //   - A ceremony that names P as its last period keeps the service published until
 //     E for everybody. P + 1 would be published from E - L/2 on: that is when the
 //     balancer begins to lack something, half a period before it is too late.
@@ -76,10 +76,12 @@ const (
 	endOfTime = 1 << 32 // minutes since the epoch
 )
 
-// What a certificate lives longer than its descriptor is published.
 const (
+	// spare is for how long after a descriptor is last published there are still
+	// certificates for further hours.
 	spare = 6 * time.Hour
-	// leastSpare is what the balancer needs (its certificateMargin).
+	// leastSpare is how much longer than that the last certificate lives at least:
+	// credential.ExpiryMargin.
 	leastSpare = 4 * time.Hour
 )
 
@@ -112,16 +114,13 @@ func (s Schedule) FirstUse(number uint64) time.Time {
 
 // LastUse returns until when a descriptor of period number is published.
 func (s Schedule) LastUse(number uint64) time.Time {
-	if s.likeRuns() {
-		return s.End(number).Add(s.Offset())
-	}
-	return s.End(number).Add(min(s.Length(), s.run()))
+	return s.Period(number).LastUse(s.Offset())
 }
 
-// Expiry returns when a ceremony's certificates for period number end, a whole
-// hour.
-func (s Schedule) Expiry(number uint64) time.Time {
-	return s.LastUse(number).Add(spare + time.Hour - time.Second).Truncate(time.Hour)
+// Expiries returns those of a ceremony's certificates for period number: one for
+// every hour at which a descriptor may be made.
+func (s Schedule) Expiries(number uint64) descriptor.Expiries {
+	return descriptor.SigningCertExpiries(s.FirstUse(number), s.LastUse(number).Add(spare))
 }
 
 // InUse returns the earliest period of which a descriptor is published at now.
@@ -132,11 +131,6 @@ func (s Schedule) InUse(now time.Time) descriptor.Period {
 	}
 	return p
 }
-
-// run is the length of a shared-random run: the offset is its half.
-func (s Schedule) run() time.Duration { return 2 * s.Offset() }
-
-func (s Schedule) likeRuns() bool { return s.Length() == s.run() }
 
 // validate refuses schedules that no network has, and those with which the
 // periods from first on, count of them, cannot be computed.

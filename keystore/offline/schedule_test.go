@@ -12,18 +12,19 @@ import (
 // TestPublicSchedule: the dates that the documentation gives.
 func TestPublicSchedule(t *testing.T) {
 	for what, test := range map[string]struct{ got, want time.Time }{
-		"start":     {Public.Start(current), noon},
-		"end":       {Public.End(current), noon.Add(24 * time.Hour)},
-		"first use": {Public.FirstUse(current), noon.Add(-12 * time.Hour)},
-		"last use":  {Public.LastUse(current), noon.Add(36 * time.Hour)},
-		"expiry":    {Public.Expiry(current), noon.Add(42 * time.Hour)},
+		"start":        {Public.Start(current), noon},
+		"end":          {Public.End(current), noon.Add(24 * time.Hour)},
+		"first use":    {Public.FirstUse(current), noon.Add(-12 * time.Hour)},
+		"last use":     {Public.LastUse(current), noon.Add(36 * time.Hour)},
+		"first expiry": {Public.Expiries(current).First, noon.Add(42 * time.Hour)},
+		"last expiry":  {Public.Expiries(current).Last(), noon.Add((36 + 6 + 54) * time.Hour)},
 	} {
 		if !test.got.Equal(test.want) {
 			t.Errorf("%s: %s, want %s", what, test.got, test.want)
 		}
 	}
-	if life := Public.Expiry(current).Sub(Public.FirstUse(current)); life != descriptor.CertLifetime {
-		t.Errorf("a certificate is good for %s after its first use, tor's for %s", life, descriptor.CertLifetime)
+	if n := Public.Expiries(current).Count; n != 48+6+1 {
+		t.Errorf("certificates for %d hours", n)
 	}
 	for after, want := range map[time.Duration]uint64{
 		-time.Second: current - 1, 0: current - 1, 12*time.Hour - time.Second: current - 1,
@@ -35,8 +36,8 @@ func TestPublicSchedule(t *testing.T) {
 	}
 }
 
-// TestEverySchedule: for any network's timing a certificate outlives the last
-// use of its descriptor by six to seven hours, and ends at a whole hour.
+// TestEverySchedule: for any network's timing there is a certificate for each hour from
+// the first use of the descriptor to six or seven hours after the last.
 func TestEverySchedule(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		minutes := rapid.Uint64Range(1, longestPeriod).Draw(t, "minutes")
@@ -49,9 +50,12 @@ func TestEverySchedule(t *testing.T) {
 		if err := s.validate(number, 1); err != nil {
 			t.Fatal(err)
 		}
-		expiry, last := s.Expiry(number), s.LastUse(number)
-		if over := expiry.Sub(last); over < spare || over >= spare+time.Hour || expiry.Minute() != 0 || expiry.Second() != 0 {
-			t.Errorf("last use %s, expiry %s", last, expiry)
+		expiries, last := s.Expiries(number), s.LastUse(number)
+		if over := expiries.Last().Add(-descriptor.CertLifetime).Sub(last); over < spare || over >= spare+time.Hour {
+			t.Errorf("last use %s, last expiry %s", last, expiries.Last())
+		}
+		if !expiries.First.Equal(descriptor.SigningCertExpiry(s.FirstUse(number))) {
+			t.Errorf("first use %s, first expiry %s", s.FirstUse(number), expiries.First)
 		}
 		if !s.FirstUse(number).Before(s.Start(number)) || !last.After(s.End(number)) {
 			t.Errorf("period from %s to %s, used from %s to %s", s.Start(number), s.End(number), s.FirstUse(number), last)

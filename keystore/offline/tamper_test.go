@@ -117,10 +117,10 @@ func TestSignedNonsense(t *testing.T) {
 		want string
 	}{
 		"another type": {func(b *descriptor.BlindedKey) (descriptor.CertType, [32]byte, time.Time) {
-			return descriptor.CertIntroAuth, b.Public(), Public.Expiry(current)
+			return descriptor.CertIntroAuth, b.Public(), Public.LastUse(current).Add(spare)
 		}, "type 09"},
 		"another signer": {func(*descriptor.BlindedKey) (descriptor.CertType, [32]byte, time.Time) {
-			return descriptor.CertHSDescSigning, m.key.Address(), Public.Expiry(current)
+			return descriptor.CertHSDescSigning, m.key.Address(), Public.LastUse(current).Add(spare)
 		}, "names another signer"},
 		"a short life": {func(b *descriptor.BlindedKey) (descriptor.CertType, [32]byte, time.Time) {
 			return descriptor.CertHSDescSigning, b.Public(), Public.LastUse(current).Add(3 * time.Hour)
@@ -190,8 +190,8 @@ func TestManyAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	var bundles []*Bundle
-	for i := range 10 {
-		part, err := ParseBundle(parts[(i*5)%6])
+	for i := range 25 {
+		part, err := ParseBundle(parts[(i*5)%18])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -354,7 +354,7 @@ func TestNoBlindedSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := b.Entries[0]
-	if len(e.Certificate) != 140 || len(e.RevisionKey) != 32 || len(e.Signature) != ed25519.SignatureSize {
+	if len(e.Certificate) != 140+54*64 || len(e.RevisionKey) != 32 || len(e.Signature) != ed25519.SignatureSize {
 		t.Errorf("%d, %d and %d bytes", len(e.Certificate), len(e.RevisionKey), len(e.Signature))
 	}
 	blinded, err := m.key.Blind(Public.Period(current))

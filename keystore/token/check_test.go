@@ -18,6 +18,7 @@ import (
 var (
 	period  = descriptor.Period{Number: 20777, Length: 24 * time.Hour}
 	expires = time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
+	hours   = descriptor.Expiries{First: expires, Count: 50}
 )
 
 func open(t testing.TB, uri string) *token.Token {
@@ -76,7 +77,7 @@ func checkIdentity(t testing.TB, tok *token.Token, o token.Object, raw []byte, k
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, revision, err := tok.Certify(t.Context(), o, raw, period, public, expires)
+	cert, revision, err := tok.Certify(t.Context(), o, raw, period, public, hours)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,8 +86,8 @@ func checkIdentity(t testing.TB, tok *token.Token, o token.Object, raw []byte, k
 		t.Fatal(err)
 	}
 	defer blinded.Wipe()
-	if err := cert.Verify(blinded.Public(), expires); err != nil || cert.Key() != [32]byte(public) || !cert.Expires().Equal(expires) {
-		t.Errorf("certificate for %x until %s: %v", cert.Key(), cert.Expires(), err)
+	if err := cert.Verify(blinded.Public(), expires); err != nil || cert.First().Key() != [32]byte(public) || !cert.First().Expires().Equal(expires) || !cert.Expires().Equal(hours.Last()) {
+		t.Errorf("certificates for %x until %s: %v", cert.First().Key(), cert.Expires(), err)
 	}
 	if !bytes.Equal(revision.Bytes(), blinded.RevisionKey().Bytes()) {
 		t.Error("another revision key")

@@ -36,7 +36,7 @@ func calls(t *testing.T, tok *token.Token) map[string]func(context.Context) erro
 		},
 		"unwrap": func(ctx context.Context) error { _, err := tok.Unseal(ctx, o, raw); return err },
 		"unwrap ": func(ctx context.Context) error {
-			_, _, err := tok.Certify(ctx, o, raw, period, public, expires)
+			_, _, err := tok.Certify(ctx, o, raw, period, public, hours)
 			return err
 		},
 		"unwrap  ": func(ctx context.Context) error { _, err := tok.SignIdentity(ctx, o, raw, []byte("m")); return err },

@@ -43,7 +43,7 @@ func TestMemory(t *testing.T) {
 		}{
 			{"wrap", func() error { return nil }}, // done by newSecrets
 			{"certify", func() error {
-				_, _, err := tok.Certify(t.Context(), o, s.file, period, public, expires)
+				_, _, err := tok.Certify(t.Context(), o, s.file, period, public, hours)
 				return err
 			}},
 			{"unseal", func() error {

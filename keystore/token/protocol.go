@@ -2,7 +2,6 @@ package token
 
 import (
 	"crypto/ed25519"
-	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/keystore/token/internal/wire"
@@ -25,8 +24,8 @@ import (
 //	wrapping-key   object                                     wrapping
 //	wrap           object, method           secret: data key  data: it, wrapped
 //	unseal         object, sealed                             secret: expanded identity key
-//	certify        object, sealed, period,                    data: certificate
-//	               signing, expires                           secret: revision key
+//	certify        object, sealed, period,                    data: hourly certificates
+//	               signing, expiries                          secret: revision key
 //	sign-identity  object, sealed           data: message     data: signature
 //	generate       object                                     signing
 //	keys           prefix                                     keys
@@ -43,7 +42,7 @@ const HelperArgument = "pkcs11-helper"
 const HelperDescriptor = 3
 
 // ProtocolVersion is raised when the meaning of a message changes.
-const ProtocolVersion = 1
+const ProtocolVersion = 2
 
 // Op names a request.
 type Op string
@@ -72,20 +71,20 @@ const MaxText = 2 << 10
 
 // Request is the header of a request.
 type Request struct {
-	Op      Op                `json:"op"`
-	Number  uint64            `json:"number"`
-	Version int               `json:"version,omitempty"`
-	Module  string            `json:"module,omitempty"` // path
-	Token   Selector          `json:"token,omitzero"`
-	InDoubt bool              `json:"in_doubt,omitempty"` // nobody knows whether the token has refused this PIN
-	Object  Object            `json:"object,omitzero"`
-	Method  Method            `json:"method,omitempty"`
-	Prefix  string            `json:"prefix,omitempty"` // of labels
-	Sealed  []byte            `json:"sealed,omitempty"` // a sealed file
-	Period  descriptor.Period `json:"period,omitzero"`
-	Signing ed25519.PublicKey `json:"signing,omitempty"`
-	Expires time.Time         `json:"expires,omitzero"`
-	Data    []byte            `json:"-"` // bytes to be signed; a frame's data
+	Op       Op                  `json:"op"`
+	Number   uint64              `json:"number"`
+	Version  int                 `json:"version,omitempty"`
+	Module   string              `json:"module,omitempty"` // path
+	Token    Selector            `json:"token,omitzero"`
+	InDoubt  bool                `json:"in_doubt,omitempty"` // nobody knows whether the token has refused this PIN
+	Object   Object              `json:"object,omitzero"`
+	Method   Method              `json:"method,omitempty"`
+	Prefix   string              `json:"prefix,omitempty"` // of labels
+	Sealed   []byte              `json:"sealed,omitempty"` // a sealed file
+	Period   descriptor.Period   `json:"period,omitzero"`
+	Signing  ed25519.PublicKey   `json:"signing,omitempty"`
+	Expiries descriptor.Expiries `json:"expiries,omitzero"`
+	Data     []byte              `json:"-"` // bytes to be signed; a frame's data
 }
 
 // Response is the header of a response.

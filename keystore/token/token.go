@@ -9,11 +9,9 @@ package token
 import (
 	"context"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
@@ -248,38 +246,24 @@ func (t *Token) Unseal(ctx context.Context, o Object, sealedFile []byte) (*descr
 }
 
 // Certify has the helper unseal the identity key, certify signing for period p
-// by it, and wipe it. The caller checks that the certificate's signer is the
-// blinded key of the address that it means.
-func (t *Token) Certify(ctx context.Context, o Object, sealedFile []byte, p descriptor.Period, signing ed25519.PublicKey, expires time.Time) (descriptor.Certificate, descriptor.RevisionKey, error) {
+// by it, and wipe it. The caller verifies the certificates, by the blinded key of the
+// address that it means.
+func (t *Token) Certify(ctx context.Context, o Object, sealedFile []byte, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (descriptor.HourlyCertificates, descriptor.RevisionKey, error) {
 	const doing = "certifying"
-	response, secret, err := t.do(ctx, doing, Request{Op: OpCertify, Object: o, Sealed: sealedFile, Period: p, Signing: signing, Expires: expires}, nil)
+	response, secret, err := t.do(ctx, doing, Request{Op: OpCertify, Object: o, Sealed: sealedFile, Period: p, Signing: signing, Expiries: expiries}, nil)
 	if err != nil {
-		return descriptor.Certificate{}, descriptor.RevisionKey{}, err
+		return descriptor.HourlyCertificates{}, descriptor.RevisionKey{}, err
 	}
 	defer secret.Wipe()
-	cert, err := checkCertificate(response.Data, signing)
+	certs, err := descriptor.ParseHourly(response.Data)
 	var revision descriptor.RevisionKey
 	if err == nil {
 		secret.Do(func(secret []byte) { revision, err = descriptor.NewRevisionKey(secret) })
 	}
 	if err != nil {
-		return descriptor.Certificate{}, descriptor.RevisionKey{}, fmt.Errorf("%s with %s: %w", doing, t.name, err)
+		return descriptor.HourlyCertificates{}, descriptor.RevisionKey{}, fmt.Errorf("%s with %s: %w", doing, t.name, err)
 	}
-	return cert, revision, nil
-}
-
-// checkCertificate reads a certificate and makes sure that it is for signing and
-// signed by whom it says.
-func checkCertificate(raw []byte, signing ed25519.PublicKey) (descriptor.Certificate, error) {
-	cert, err := descriptor.ParseCertificate(raw)
-	if err != nil {
-		return descriptor.Certificate{}, err
-	}
-	signer, ok := cert.SigningKey()
-	if !ok || cert.Type() != descriptor.CertHSDescSigning || cert.Key() != [32]byte(signing) {
-		return descriptor.Certificate{}, errors.New("the helper certified something else")
-	}
-	return cert, cert.Verify(signer, cert.Expires())
+	return certs, revision, nil
 }
 
 // SignIdentity has the helper unseal the identity key, sign message by it with

@@ -106,11 +106,11 @@ func (s *server) certify(request *token.Request, _ *locked.Buffer, response *tok
 			return err
 		}
 		defer blinded.Wipe()
-		cert, err := blinded.Certify([32]byte(request.Signing), request.Expires)
+		certs, err := blinded.CertifyHours([32]byte(request.Signing), request.Expiries)
 		if err != nil {
 			return err
 		}
-		response.Data = cert.Bytes()
+		response.Data = certs.Bytes()
 		counters := blinded.RevisionKey().Bytes()
 		revision.Use(func(revision []byte) { copy(revision, counters) })
 		clear(counters)

@@ -124,9 +124,10 @@ func TestServe(t *testing.T) {
 		{token.Request{Op: token.OpInfo}, nil, token.CodeMisuse, "info before open", ""},
 		{token.Request{Op: "nonsense"}, nil, token.CodeMisuse, "unknown request", ""},
 		{token.Request{Op: token.OpOpen, Version: 99}, nil, token.CodeMisuse, "version 99", ""},
-		{token.Request{Op: token.OpOpen, Version: 1, Module: "missing"}, nil, token.CodeAbsent, "no module", "load missing"},
-		{token.Request{Op: token.OpOpen, Version: 1, Module: "m", Token: token.Selector{Label: "t"}, InDoubt: true}, locked.New(4), "", "", "load m,open t with PIN of 4 in doubt,info"},
-		{token.Request{Op: token.OpOpen, Version: 1, Module: "m"}, nil, token.CodeMisuse, "opened already", ""},
+		{token.Request{Op: token.OpOpen, Version: token.ProtocolVersion - 1}, nil, token.CodeMisuse, "version 1 of the protocol, want 2", ""},
+		{token.Request{Op: token.OpOpen, Version: token.ProtocolVersion, Module: "missing"}, nil, token.CodeAbsent, "no module", "load missing"},
+		{token.Request{Op: token.OpOpen, Version: token.ProtocolVersion, Module: "m", Token: token.Selector{Label: "t"}, InDoubt: true}, locked.New(4), "", "", "load m,open t with PIN of 4 in doubt,info"},
+		{token.Request{Op: token.OpOpen, Version: token.ProtocolVersion, Module: "m"}, nil, token.CodeMisuse, "opened already", ""},
 		{token.Request{Op: token.OpInfo}, nil, "", "", "info"},
 		{token.Request{Op: token.OpWrappingKey}, nil, token.CodeNoKey, "there is nothing", "wrapping-key"},
 		{token.Request{Op: token.OpWrap}, nil, token.CodeMisuse, "without a data key", ""},
@@ -171,7 +172,7 @@ func TestServeOpenFails(t *testing.T) {
 	for label, want := range map[string]string{"nil": "opened nothing", "absent": "plain error"} {
 		n := new(nothing)
 		conn, done := serving(t, n)
-		response := ask(t, conn, token.Request{Op: token.OpOpen, Version: 1, Token: token.Selector{Label: label}}, nil)
+		response := ask(t, conn, token.Request{Op: token.OpOpen, Version: token.ProtocolVersion, Token: token.Selector{Label: label}}, nil)
 		if response.Error == nil || response.Error.Code != token.CodeFailed || !strings.Contains(response.Error.Text, want) {
 			t.Errorf("%s: %+v", label, response.Error)
 		}
@@ -223,7 +224,7 @@ func (s stream) Close() error                { return nil }
 func FuzzServe(f *testing.F) {
 	var b strings.Builder
 	for _, request := range []token.Request{
-		{Op: token.OpOpen, Version: 1}, {Op: token.OpUnseal, Sealed: []byte("{}")}, {Op: token.OpCertify}, {Op: token.OpDestroy}, {Op: token.OpKeys},
+		{Op: token.OpOpen, Version: token.ProtocolVersion}, {Op: token.OpUnseal, Sealed: []byte("{}")}, {Op: token.OpCertify}, {Op: token.OpDestroy}, {Op: token.OpKeys},
 	} {
 		if err := wire.Write(&b, request, []byte("data"), nil); err != nil {
 			f.Fatal(err)

@@ -99,6 +99,9 @@ func runExample(t *testing.T, s Strategy, text string) {
 		for range row.number(t, "offers", 0) {
 			c := candidate(row["instance"], len(pool), len(pool))
 			c.Weight = float64(row.number(t, "weight", 1))
+			if load := float64(row.number(t, "load", -1)); load >= 0 {
+				c.Load = &load
+			}
 			c.FirstSeen = epoch.Add(-time.Duration(row.number(t, "hours old", 0)) * time.Hour)
 			rowOf[c.Point.AuthKey] = n
 			pool = append(pool, c)

@@ -154,8 +154,8 @@ func choose(v View, published, candidates []selection.Candidate) selection.Assig
 	}
 	request := selection.Request{Now: v.Now, Candidates: candidates, Room: v.room()}
 	current := v.Targets[v.Current]
-	for _, slot := range current.Slots {
-		request.Slots = append(request.Slots, selection.Slot{Replica: slot.Replica, Asked: !slot.Reserve, Holds: holds})
+	if len(current.Slots) > 0 { // one for all: every slot holds the same
+		request.Slots = []selection.Slot{{Replica: 1, Asked: true, Holds: holds}}
 	}
 	if current.Credential != nil {
 		request.Seed = current.Credential.Seed

@@ -3,7 +3,6 @@ package balance
 import (
 	"bytes"
 	"encoding/json"
-	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -358,9 +357,7 @@ func TestRemainingFollowsConfiguration(t *testing.T) {
 // chooseNone is a strategy that chooses no point.
 type chooseNone struct{ selection.Spread }
 
-func (chooseNone) Select([]selection.Candidate, selection.Room, *rand.Rand) []selection.Candidate {
-	return nil
-}
+func (chooseNone) Wish([]selection.Standing, time.Time) selection.Wishes { return selection.Wishes{} }
 
 // Without a chosen point something is missing, though an instance is ok.
 func TestLacks(t *testing.T) {

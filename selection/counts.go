@@ -168,10 +168,9 @@ func (q *quota) sample(turn uint64) quota {
 		total = min(total, int(float64(q.slots*q.each)/w+rounding)/q.slots*q.slots)
 	}
 	total = max(total, min(least, most))
-	lightest := 1 / float64(Turns*total)
 	weights := slices.Clone(q.weights)
 	for n, w := range weights {
-		weights[n] = max(w, lightest)
+		weights[n] = max(w, 1/float64(Turns*total))
 	}
 	s.sums, s.count = make([]float64, len(weights)), make([]int, len(weights))
 	sum := 0.0

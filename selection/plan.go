@@ -104,6 +104,9 @@ func distinct(candidates []Candidate) ([]Candidate, map[[32]byte]int) {
 	return list, byKey
 }
 
+// lightest is the least weight that is told from none, relative to the heaviest.
+const lightest = 1e-6
+
 // wish asks the strategy, and notes the instances that are to have anything.
 func (p *plan) wish(s Strategy, candidates []Candidate) {
 	var standings []Standing
@@ -121,12 +124,18 @@ func (p *plan) wish(s Strategy, candidates []Candidate) {
 	p.fill = wishes.Fill
 	list := wishes.Instances[:min(len(wishes.Instances), len(standings))]
 	weighs := func(w Wish) bool { return w.Weight > 0 && !math.IsInf(w.Weight, 1) }
-	none := !slices.ContainsFunc(list, weighs)
+	none, heaviest := !slices.ContainsFunc(list, weighs), 0.0
+	for _, w := range list {
+		if weighs(w) {
+			heaviest = max(heaviest, w.Weight)
+		}
+	}
 	for n, w := range list {
 		if none {
-			w.Weight = 1
+			w.Weight, heaviest = 1, 1
 		}
 		if none || weighs(w) {
+			w.Weight = max(w.Weight/heaviest, lightest)
 			p.parties = append(p.parties, party{name: standings[n].Instance, weight: w.Weight, prefer: w.Prefer})
 		}
 	}
@@ -221,7 +230,7 @@ func (p *plan) assign() Assignment {
 	}
 	a.Points = p.choose(cells)
 	a.Sampled = p.quota.sampled()
-	a.Why = p.why(l, full)
+	a.Why = p.why(l)
 	if a.Sampled {
 		a.mean = make(map[string]float64, len(p.parties))
 		for n, share := range p.quota.mean() {
@@ -232,24 +241,24 @@ func (p *plan) assign() Assignment {
 }
 
 // why explains the numbers of points.
-func (p *plan) why(l *layout, full bool) string {
+func (p *plan) why(l *layout) string {
 	q := &p.quota
-	short := func(i int) bool { return l.of(i) < q.count[i] }
+	off, when := l.worst(q.weights, p.scarce()), ""
+	if q.sampled() {
+		off, when = q.off, fmt.Sprintf(" over %d refreshes: they take turns", Turns)
+	}
+	text := fmt.Sprintf("%d instances on %d places in %d slots, the worst share %.1f %% off%s", len(p.parties), l.total(), l.slots, 100*off, when)
 	lacking := 0
-	for i := range p.parties {
-		if p.parties[i].scarce && short(i) {
+	for i, party := range p.parties {
+		if len(p.parties) > 1 && party.scarce && l.of(i) < q.count[i] {
 			lacking++
 		}
 	}
-	text := fmt.Sprintf("%d instances on %d places in %d slots, the worst share %.1f %% off", len(p.parties), l.total(), len(p.asked), 100*l.worst(q.weights, p.scarce()))
-	if q.sampled() {
-		text = fmt.Sprintf("%d instances on %d places in %d slots take turns: the worst share is %.1f %% off over %d refreshes", len(p.parties), l.total(), len(p.asked), 100*q.off, Turns)
-	}
 	if lacking > 0 {
-		text += fmt.Sprintf("; %d of them offer too few introduction points", lacking)
+		return text + fmt.Sprintf("; %d of them offer too few introduction points", lacking)
 	}
-	if !full && l.total() != q.total() {
-		text += "; evened out at the next refresh"
+	if want := q.total(); len(p.parties) > 1 && l.total() < want {
+		text += fmt.Sprintf("; the next refresh makes it %d places", want)
 	}
 	return text
 }

@@ -117,8 +117,9 @@ func (p *plan) preferBy(a, b int) int {
 }
 
 // stale says which points are taken only for want of others of their instance, and
-// are replaced at a refresh: those that are not fresh enough, or, if the strategy
-// prefers some, those that are not among as many best ones as the instance has places.
+// are replaced at a refresh: those that are not fresh enough; or, if the strategy or the
+// operator prefers some, those that are not among the best ones, as many as the
+// instance may have in a slot.
 func (p *plan) stale(cells [][]int) []bool {
 	stale := make([]bool, len(p.points))
 	for i, party := range p.parties {
@@ -126,13 +127,14 @@ func (p *plan) stale(cells [][]int) []bool {
 		for _, k := range p.asked {
 			places += cells[k][i]
 		}
+		places = max(1, min(places, p.quota.each))
 		for n := party.from; n < party.to; n++ {
 			better := 0
 			for o := party.from; o < party.to && !stale[n]; o++ {
 				if cmp.Or(cmp.Compare(p.points[n].Preferred, p.points[o].Preferred), p.preferBy(o, n)) < 0 {
 					better++
 				}
-				stale[n] = better > 0 && better >= places || party.prefer == nil && p.fresher(o, n)
+				stale[n] = better >= places || party.prefer == nil && p.fresher(o, n)
 			}
 		}
 	}

@@ -27,6 +27,7 @@
 package selection
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -129,7 +130,28 @@ func Assign(s Strategy, r Request) Assignment {
 	}
 	last.Slots = slots
 	last.place()
+	for n := range slots {
+		inPlace(last.Points[n], slots[n].Holds)
+	}
 	return last
+}
+
+// inPlace puts the points that a slot held back into the order that they had there: one that
+// went may have come again.
+func inPlace(points []Candidate, holds [][32]byte) {
+	var at []int
+	var held []Candidate
+	for n, c := range points {
+		if slices.Contains(holds, c.Point.AuthKey) {
+			at, held = append(at, n), append(held, c)
+		}
+	}
+	slices.SortFunc(held, func(a, b Candidate) int {
+		return cmp.Compare(slices.Index(holds, a.Point.AuthKey), slices.Index(holds, b.Point.AuthKey))
+	})
+	for n, c := range held {
+		points[at[n]] = c
+	}
 }
 
 // place sets the Places of the points by what the slots hold.

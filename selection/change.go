@@ -14,41 +14,73 @@ const (
 	better = 0.05
 )
 
-// layout says how many points of each instance the asked slots should hold, and
-// whether everything was laid out anew. Between refreshes only instances that died
-// or came back change, unless that leaves the shares too uneven.
-func (p *plan) layout() (l *layout, full bool) {
+// result is a layout with the points that came of it.
+type result struct {
+	points [][]int // by slot, in their order
+	got    *layout // less than was laid out where relays are short
+	off    float64 // how far the worst share is off
+}
+
+// result chooses the points for a layout; all of it is laid out anew, or not.
+func (p *plan) result(l *layout, anew bool) result {
+	cells := make([][]int, len(p.r.Slots))
+	for n, k := range p.asked {
+		cells[k] = l.cells[n]
+	}
+	for k := range cells {
+		if cells[k] == nil {
+			cells[k] = p.reserve(k, l, anew)
+		}
+	}
+	r := result{points: p.choose(cells), got: newLayout(l.bounds, len(p.parties))}
+	for n, k := range p.asked {
+		for _, point := range r.points[k] {
+			r.got.put(n, p.points[point].party, 1)
+		}
+	}
+	r.off = r.got.worst(p.quota.weights, p.scarce())
+	return r
+}
+
+// best says which points the slots should hold. Between refreshes only instances that
+// died or came back change, unless that leaves the shares too uneven.
+func (p *plan) best() result {
 	held := newLayout(p.quota.bounds, len(p.parties))
-	empty := false
+	empty, changed := false, false
 	for n, k := range p.asked {
 		for _, point := range p.held[k] {
 			held.put(n, p.points[point].party, 1)
 		}
 		empty = empty || len(p.held[k]) == 0
+		changed = changed || len(p.held[k]) < len(p.r.Slots[k].Holds)
 	}
 	if empty || p.r.Refresh && p.quota.sampled() {
-		return p.anew(held), true
+		return p.result(p.anew(held), true)
 	}
-	l = p.mend(held)
-	scarce := p.scarce()
-	off := l.worst(p.quota.weights, scarce)
+	mended := p.result(p.mend(held), false)
+	changed = changed || mended.got.total() > held.total()
+	if !p.r.Refresh && (mended.off <= bearable || !p.lopsided(mended.got) || !changed && p.quota.sampled()) {
+		return mended
+	}
+	layout := p.anew(held)
+	all := p.result(layout, true)
+	if !p.r.Refresh && !changed && all.got.total() < layout.total() {
+		return mended // with another seed, it would be another plan, though nothing happened
+	}
+	points := cmp.Compare(mended.got.total(), all.got.total())
+	rank := cmp.Or(cmp.Compare(max(all.off, even), max(mended.off, even)+rounding), points)
 	switch {
-	case p.r.Refresh:
-		all := p.anew(held)
-		offAll := all.worst(p.quota.weights, scarce)
-		rank := cmp.Or(cmp.Compare(max(offAll, even), max(off, even)+rounding), cmp.Compare(l.total(), all.total()))
-		if p.fill {
-			rank = cmp.Or(cmp.Compare(l.total(), all.total()), cmp.Compare(offAll, off+rounding))
-		}
-		if rank < 0 {
-			return all, true
-		}
-	case off > bearable && p.lopsided(l):
-		if all := p.anew(held); all.worst(p.quota.weights, scarce) <= off-better {
-			return all, true
-		}
+	case slices.Min(all.got.size) < min(enoughPoints, slices.Min(mended.got.size)):
+		return mended // not at the price of a slot with hardly any points
+	case !p.r.Refresh:
+		rank = cmp.Compare(all.off, mended.off-better)
+	case p.fill:
+		rank = cmp.Or(points, cmp.Compare(all.off, mended.off+rounding))
 	}
-	return l, false
+	if rank < 0 {
+		return all
+	}
+	return mended
 }
 
 // lopsided reports whether the numbers are others than rounding explains.
@@ -137,7 +169,7 @@ func (p *plan) mend(held *layout) *layout {
 	if l.offers != nil {
 		l.deal(need)
 	}
-	if q := &p.quota; q.sampled() && l.total() < q.total() {
+	if q := &p.quota; q.sampled() && l.total() < q.places() {
 		if l.offers == nil {
 			l.offers = p.offers()
 		}
@@ -177,11 +209,10 @@ func (p *plan) fillUp(l *layout) {
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		return cmp.Or(cmp.Compare(q.count[b]-l.of(b), q.count[a]-l.of(a)), cmp.Compare(q.weights[b], q.weights[a]))
-	})
+	lacks := func(i int) float64 { return q.expected(i) - float64(l.of(i)) }
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(lacks(b), lacks(a)) })
 	for _, i := range order {
-		if l.total() < q.total() && float64(l.of(i)) < q.expected(i)-rounding {
+		if l.total() < q.places() && lacks(i) > rounding {
 			l.add(i)
 		}
 	}

@@ -195,12 +195,12 @@ func (q *quota) sample(turn uint64) quota {
 // sampled reports whether the numbers differ from turn to turn.
 func (q *quota) sampled() bool { return q.sums != nil }
 
-// total is the number of cells.
-func (q *quota) total() (sum int) {
-	for _, n := range q.count {
-		sum += n
+// places is the number of cells, of the sampled ones in every turn at least.
+func (q *quota) places() int {
+	if q.sampled() {
+		return int(q.sums[len(q.sums)-1] + rounding)
 	}
-	return sum
+	return sum(q.count)
 }
 
 // mean returns the share of each instance by numbers of cells, over the turns.

@@ -218,19 +218,15 @@ func (p *plan) assign() Assignment {
 		a.Why = "there is nothing to choose from"
 		return a
 	}
-	l, full := p.layout()
-	cells := make([][]int, len(p.r.Slots))
-	for n, k := range p.asked {
-		cells[k] = l.cells[n]
-	}
-	for k := range cells {
-		if cells[k] == nil {
-			cells[k] = p.reserve(k, l, full)
+	best := p.best()
+	for k, list := range best.points {
+		a.Points[k] = make([]Candidate, len(list))
+		for i, n := range list {
+			a.Points[k][i] = p.points[n].Candidate
 		}
 	}
-	a.Points = p.choose(cells)
 	a.Sampled = p.quota.sampled()
-	a.Why = p.why(l)
+	a.Why = p.why(best)
 	if a.Sampled {
 		a.mean = make(map[string]float64, len(p.parties))
 		for n, share := range p.quota.mean() {
@@ -241,9 +237,8 @@ func (p *plan) assign() Assignment {
 }
 
 // why explains the numbers of points.
-func (p *plan) why(l *layout) string {
-	q := &p.quota
-	off, when := l.worst(q.weights, p.scarce()), ""
+func (p *plan) why(best result) string {
+	q, l, off, when := &p.quota, best.got, best.off, ""
 	if q.sampled() {
 		off, when = q.off, fmt.Sprintf(" over %d refreshes: they take turns", Turns)
 	}
@@ -257,7 +252,7 @@ func (p *plan) why(l *layout) string {
 	if lacking > 0 {
 		return text + fmt.Sprintf("; %d of them offer too few introduction points", lacking)
 	}
-	if want := q.total(); len(p.parties) > 1 && l.total() < want {
+	if want := q.places(); len(p.parties) > 1 && l.total() < want {
 		text += fmt.Sprintf("; the next refresh makes it %d places", want)
 	}
 	return text

@@ -16,7 +16,7 @@ const (
 )
 
 // choose returns the points of each slot, so many of each instance.
-func (p *plan) choose(cells [][]int) [][]Candidate {
+func (p *plan) choose(cells [][]int) [][]int {
 	stale := make([]bool, len(p.points))
 	if p.r.Refresh || !p.unchanged(cells) {
 		stale = p.stale(cells)
@@ -31,7 +31,7 @@ func (p *plan) choose(cells [][]int) [][]Candidate {
 	var random *rand.Rand // made when needed: most of the time, nothing changes
 	var rank []int
 	idle := p.idle(cells)
-	list := make([][]Candidate, len(cells))
+	list := make([][]int, len(cells))
 	for k := range cells {
 		chosen := kept[k]
 		if want := sum(cells[k]); len(chosen) < want {
@@ -55,10 +55,7 @@ func (p *plan) choose(cells [][]int) [][]Candidate {
 				}
 			}
 		}
-		list[k] = make([]Candidate, len(chosen))
-		for i, n := range chosen {
-			list[k][i] = p.points[n].Candidate
-		}
+		list[k] = chosen
 	}
 	return list
 }

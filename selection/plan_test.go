@@ -557,7 +557,7 @@ func anyPlan(t *rapid.T, s Strategy) {
 	}
 	r.Slots, r.Refresh, r.Seed[0], r.Turn = holding(a), false, r.Seed[0]+1, r.Turn+3
 	if !sameHolds(holding(Assign(s, r)), r.Slots) {
-		t.Fatalf("nothing changed, and the plan did: slots %v asked\n%s", r.Slots[0].Asked, dbg(s, r))
+		t.Fatal("nothing changed, and the plan did")
 	}
 }
 

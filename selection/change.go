@@ -59,7 +59,7 @@ func (p *plan) best() result {
 	}
 	mended := p.result(p.mend(held), false)
 	changed = changed || mended.got.total() > held.total()
-	if !p.r.Refresh && (mended.off <= bearable || !p.lopsided(mended.got) || !changed && p.quota.sampled()) {
+	if !p.r.Refresh && (mended.off <= bearable || !p.lopsided(mended.got) || !changed && (p.wishes.AtRefresh || p.quota.sampled())) {
 		return mended
 	}
 	layout := p.anew(held)
@@ -74,7 +74,7 @@ func (p *plan) best() result {
 		return mended // not at the price of a slot with hardly any points
 	case !p.r.Refresh:
 		rank = cmp.Compare(all.off, mended.off-better)
-	case p.fill:
+	case p.wishes.Fill:
 		rank = cmp.Or(points, cmp.Compare(all.off, mended.off+rounding))
 	}
 	if rank < 0 {

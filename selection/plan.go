@@ -19,7 +19,7 @@ type plan struct {
 	relays  int     // how many different ones the points are on
 	held    [][]int // by slot: the points that it has and may keep, in its order
 	quota   quota
-	fill    bool
+	wishes  Wishes
 }
 
 // party is an instance that is to have points.
@@ -68,7 +68,7 @@ func newPlan(s Strategy, r Request) *plan {
 		weights[n] = party.weight
 	}
 	b := roomFor(r.Room, len(p.asked), len(weights))
-	p.quota = newQuota(weights, b, p.fill, r.Turn)
+	p.quota = newQuota(weights, b, p.wishes.Fill, r.Turn)
 	for n := range p.parties {
 		p.parties[n].scarce = p.parties[n].to-p.parties[n].from < b.each
 	}
@@ -120,9 +120,8 @@ func (p *plan) wish(s Strategy, candidates []Candidate) {
 	if len(standings) == 0 {
 		return
 	}
-	wishes := s.Wish(standings, p.r.Now)
-	p.fill = wishes.Fill
-	list := wishes.Instances[:min(len(wishes.Instances), len(standings))]
+	p.wishes = s.Wish(standings, p.r.Now)
+	list := p.wishes.Instances[:min(len(p.wishes.Instances), len(standings))]
 	weighs := func(w Wish) bool { return w.Weight > 0 && !math.IsInf(w.Weight, 1) }
 	none, heaviest := !slices.ContainsFunc(list, weighs), 0.0
 	for _, w := range list {

@@ -194,7 +194,7 @@ func slotsOf(a Assignment) map[string]int {
 // TestPlanCoversEverybody: up to 60 instances, each is still found when any one HSDir
 // fails; up to 120, each stands somewhere; with more, each has its turns.
 func TestPlanCoversEverybody(t *testing.T) {
-	for n := 1; n <= 200; n += 1 + n/40 {
+	for n := 1; n <= 200; n += 1 + n/12 {
 		list := plans(Spread{}, Request{Now: epoch, Candidates: many(n, equal), Slots: ring(), Room: Room{20, 3}})
 		turns := make(map[string]int)
 		for _, a := range list {
@@ -366,9 +366,12 @@ func TestRotation(t *testing.T) {
 		if n := len(slotsOf(a)); n != 120 {
 			t.Errorf("one died, and %d have a place", n)
 		}
-		for k, points := range a.Points {
-			for _, key := range r.Slots[k].Holds {
-				if !slices.Contains(keysOf(points), key) && key != dead.Point.AuthKey && !slices.Contains(keysOf(without(list[Turns-1].Points[k], dead.Instance)), key) == false {
+		for k := range a.Points {
+			if !a.Slots[k].Asked {
+				continue
+			}
+			for _, key := range keysOf(without(list[Turns-1].Points[k], dead.Instance)) {
+				if !slices.Contains(keysOf(a.Points[k]), key) {
 					t.Errorf("another's point left slot %d", k)
 				}
 			}
@@ -468,6 +471,37 @@ func TestLeastLoaded(t *testing.T) {
 			if got := wishes[i].Weight / wishes[0].Weight * test.want[0]; math.Abs(got-test.want[i]) > 1e-9 {
 				t.Errorf("%d: instance %d has weight %.3f, want %.3f", len(list), i, got, test.want[i])
 			}
+		}
+	}
+}
+
+// TestWeightsChange: a weight that the operator changes counts at once, a load at the
+// next refresh; and what clients do not notice, not before it either.
+func TestWeightsChange(t *testing.T) {
+	for _, test := range []struct {
+		s       Strategy
+		weight  float64
+		refresh bool
+		want    float64 // the share of the first
+	}{
+		{Weighted{}, 3, false, 0.6},
+		{Weighted{}, 1.1, false, 1.0 / 3},
+		{LeastLoaded{}, 1, false, 1.0 / 3},
+		{LeastLoaded{}, 1, true, 0.5},
+	} {
+		pool := separate(3, 3, 3)
+		r := Request{Now: epoch, Candidates: pool, Slots: ring(), Room: Room{20, 3}}
+		r.Slots = holding(Assign(test.s, r))
+		r.Refresh = test.refresh
+		for i := range pool {
+			load := 20.0
+			if pool[i].Instance == "a" {
+				pool[i].Weight, load = test.weight, 10.0
+			}
+			pool[i].Load = &load
+		}
+		if got := Assign(test.s, r).Shares()["a"]; math.Abs(got-test.want) > 0.03 {
+			t.Errorf("%s, weight %.1f, refresh %v: a share of %.2f, want %.2f", test.s.Name(), test.weight, test.refresh, got, test.want)
 		}
 	}
 }

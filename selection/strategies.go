@@ -34,6 +34,8 @@ type Wishes struct {
 	Instances []Wish // as the Standings
 	// Fill asks for as many points as fit, though shares then differ a little.
 	Fill bool
+	// AtRefresh has weights that changed wait for a refresh, since they change often.
+	AtRefresh bool
 }
 
 // Wish is what one instance should get.
@@ -212,7 +214,7 @@ func (Random) Wish(instances []Standing, _ time.Time) Wishes {
 // load it was told to have. Instances that were not told count as the
 // mean of the others. What the load changes is bounded to a factor of four either
 // way, and goes in steps of a half of a doubling, so that a small difference in load
-// changes nothing.
+// changes nothing. It takes effect at refreshes.
 //
 // Use it when the instances' load is told, and clients make unequal demands.
 type LeastLoaded struct{}
@@ -235,7 +237,7 @@ func (LeastLoaded) Wish(instances []Standing, _ time.Time) Wishes {
 		}
 		steps := math.Round(2 * math.Log2(sum/told / *i.Load))
 		return i.Weight * math.Exp2(min(max(steps, -bound), bound)/2)
-	}, Wishes{}, nil)
+	}, Wishes{AtRefresh: true}, nil)
 }
 
 // hasLoad reports whether a load was told that can be one.

@@ -67,20 +67,27 @@ func (p *plan) best() result {
 	if !p.r.Refresh && !changed && all.got.total() < layout.total() {
 		return mended // with another seed, it would be another plan, though nothing happened
 	}
-	points := cmp.Compare(mended.got.total(), all.got.total())
-	rank := cmp.Or(cmp.Compare(max(all.off, even), max(mended.off, even)+rounding), points)
-	switch {
-	case slices.Min(all.got.size) < min(enoughPoints, slices.Min(mended.got.size)):
-		return mended // not at the price of a slot with hardly any points
-	case !p.r.Refresh:
-		rank = cmp.Compare(all.off, mended.off-better)
-	case p.wishes.Fill:
-		rank = cmp.Or(points, cmp.Compare(all.off, mended.off+rounding))
-	}
-	if rank < 0 {
+	if p.improves(all, mended) {
 		return all
 	}
 	return mended
+}
+
+// improves reports whether it is worth it to lay everything out anew.
+func (p *plan) improves(all, mended result) bool {
+	fewer := cmp.Compare(mended.got.total(), all.got.total())
+	nearer := func(least float64) int {
+		return cmp.Compare(math.Round(max(all.off, least)/rounding), math.Round(max(mended.off, least)/rounding))
+	}
+	switch {
+	case slices.Min(all.got.size) < min(enoughPoints, slices.Min(mended.got.size)):
+		return false // not at the price of a slot with hardly any points
+	case !p.r.Refresh:
+		return all.off < mended.off-better
+	case p.wishes.Fill:
+		return cmp.Or(fewer, nearer(0)) < 0
+	}
+	return cmp.Or(nearer(even), fewer) < 0
 }
 
 // lopsided reports whether the numbers are others than rounding explains.

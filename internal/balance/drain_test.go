@@ -56,8 +56,8 @@ func TestDrain(t *testing.T) {
 			}
 			for _, e := range s.service.state.Editions {
 				for _, at := range e.slots {
-					if len(at.contents.IntroductionPoints) != 6 || slices.Contains(e.owners, s.instances[0].Address()) {
-						t.Errorf("%s: %d points of %v in a slot", when, len(at.contents.IntroductionPoints), e.owners)
+					if len(at.holding.IntroductionPoints) != 6 || at.holding.owns(s.instances[0].Address()) {
+						t.Errorf("%s: %d points of %v in a slot", when, len(at.holding.IntroductionPoints), at.holding.owners)
 					}
 				}
 			}

@@ -217,6 +217,8 @@ type Slot struct {
 	Replica   int       `json:"replica"` // counted from 1
 	HSDir     string    `json:"hsdir"`   // fingerprint in hex
 	Reserve   bool      `json:"reserve"` // not asked by clients while the ring stays as it is
+	Left      bool      `json:"left"`    // in the ring no more: clients with an older consensus ask it
+	Points    int       `json:"introduction_points"`
 	Confirmed bool      `json:"confirmed"`
 	At        time.Time `json:"at,omitzero"` // of the confirmation
 	Attempts  int       `json:"attempts"`

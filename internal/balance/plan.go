@@ -1,7 +1,6 @@
 package balance
 
 import (
-	"encoding/json"
 	"slices"
 	"time"
 
@@ -383,58 +382,6 @@ func (p *Plan) sooner(at, now time.Time) {
 	if at.After(now) {
 		p.Next = earlier(p.Next, at)
 	}
-}
-
-// Slot is a slot in a plan, for people and programs to read.
-type Slot struct {
-	Replica int     `json:"replica"`
-	HSDir   string  `json:"hsdir"`
-	Reserve bool    `json:"reserve,omitempty"`
-	Left    bool    `json:"left,omitempty"`      // it is in the ring no more
-	Points  []Point `json:"introduction_points"` // in order
-}
-
-// Point is an introduction point of a Slot.
-type Point struct {
-	Relay    string `json:"relay"`
-	Instance string `json:"instance,omitempty"` // empty if it is no longer configured
-}
-
-// List returns what every slot of t should hold.
-func (p *Plan) List(t *Target) (list []Slot) {
-	for _, at := range t.places {
-		line := Slot{Replica: at.Replica, HSDir: hsdir.Relay{Fingerprint: at.HSDir}.Hex(), Reserve: at.Reserve, Left: at.Left}
-		if !at.holding.empty() {
-			for n := range at.holding.IntroductionPoints {
-				point := &at.holding.IntroductionPoints[n]
-				line.Points = append(line.Points, Point{point.Relay().String(), p.Instance(point)})
-			}
-		}
-		list = append(list, line)
-	}
-	return list
-}
-
-// MarshalJSON writes the plan, without keys.
-func (p Plan) MarshalJSON() ([]byte, error) {
-	type target struct {
-		Role   hsdir.Role `json:"role"`
-		Period uint64     `json:"period"`
-		Reason Reason     `json:"reason,omitempty"`
-		Held   string     `json:"held,omitempty"`
-		Turn   uint64     `json:"turn"`
-		Slots  []Slot     `json:"slots"`
-	}
-	type plain Plan // without this method
-	out := struct {
-		plain
-		Targets []target `json:"targets,omitempty"`
-	}{plain: plain(p)}
-	for n := range p.Targets {
-		t := &p.Targets[n]
-		out.Targets = append(out.Targets, target{t.Role, t.Keys.Period.Number, t.Reason, t.Held, t.Turn, p.List(t)})
-	}
-	return json.Marshal(out)
 }
 
 // target returns the plan's target for a ring, nil if the plan has none.

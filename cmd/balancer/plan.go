@@ -87,7 +87,14 @@ func printPlan(out io.Writer, p *balance.Plan) {
 		fmt.Fprintln(out, "  no instance is ok: these are the last introduction points known")
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Shares)) {
-		fmt.Fprintf(out, "  %-8s %3.0f %% of the visitors\n", printable.Text(name), 100*p.Shares[name])
+		fmt.Fprintf(out, "  %-8s %3.0f %% of the visitors", printable.Text(name), 100*p.Shares[name])
+		if p.OverTurns != nil {
+			fmt.Fprintf(out, " now, %3.1f %% over a day", 100*p.OverTurns[name])
+		}
+		fmt.Fprintln(out)
+	}
+	if p.Why != "" {
+		fmt.Fprintf(out, "  %s\n", p.Why)
 	}
 	for _, list := range []map[string]string{p.Out, p.Down} {
 		for _, name := range slices.Sorted(maps.Keys(list)) {

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 	"time"
 
@@ -133,6 +134,7 @@ type dealer struct {
 
 type dealt struct {
 	points  []selection.Candidate
+	sum     uint64 // of the beginnings of their keys
 	holding *holding
 }
 
@@ -144,13 +146,18 @@ func newDealer(v View, flow uint64) *dealer {
 	return d
 }
 
-// holding returns the holding with the points; nil for none.
+// holding returns the holding with the points; nil for none. The order of points means
+// nothing to clients, so slots with the same ones have them in the same order.
 func (d *dealer) holding(points []selection.Candidate) *holding {
 	if len(points) == 0 {
 		return nil
 	}
+	var sum uint64
+	for _, c := range points {
+		sum += binary.BigEndian.Uint64(c.Point.AuthKey[:])
+	}
 	for _, known := range d.dealt {
-		if samePoints(known.points, points) {
+		if known.sum == sum && samePoints(known.points, points) {
 			return known.holding
 		}
 	}
@@ -158,14 +165,15 @@ func (d *dealer) holding(points []selection.Candidate) *holding {
 	for n, c := range points {
 		h.owners[n] = d.owner[c.Instance]
 	}
-	d.dealt = append(d.dealt, dealt{points, h})
+	d.dealt = append(d.dealt, dealt{points, sum, h})
 	return h
 }
 
-// samePoints reports whether two lists have the same candidates in the same order.
+// samePoints reports whether two lists, each without repetition, have the same candidates.
 func samePoints(a, b []selection.Candidate) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] ||
-		slices.EqualFunc(a, b, func(x, y selection.Candidate) bool { return x.Point == y.Point }))
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(x selection.Candidate) bool {
+		return !slices.ContainsFunc(b, func(y selection.Candidate) bool { return x.Point == y.Point })
+	})
 }
 
 // rest returns what is left of h.

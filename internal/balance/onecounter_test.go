@@ -71,11 +71,15 @@ func (o *ordeal) of(n int) *sim.Relay {
 }
 
 var trials = map[string]func(o *ordeal, n int){
-	"points":   func(o *ordeal, n int) { o.instances[n%len(o.instances)].ReplacePoints() },
-	"instance": func(o *ordeal, n int) { n %= len(o.instances); o.off[n] = !o.off[n]; o.instances[n].SetOnline(!o.off[n]) },
-	"silent":   func(o *ordeal, n int) { o.fault(n, sim.Faults{Silent: true}) },
-	"refuses":  func(o *ordeal, n int) { o.fault(n, sim.Faults{RejectUploads: true}) },
-	"mended":   func(o *ordeal, n int) { o.fault(n, sim.Faults{}) },
+	"points": func(o *ordeal, n int) { o.instances[n%len(o.instances)].ReplacePoints() },
+	"instance": func(o *ordeal, n int) {
+		n %= len(o.instances)
+		o.off[n] = !o.off[n]
+		o.instances[n].SetOnline(!o.off[n])
+	},
+	"silent":  func(o *ordeal, n int) { o.fault(n, sim.Faults{Silent: true}) },
+	"refuses": func(o *ordeal, n int) { o.fault(n, sim.Faults{RejectUploads: true}) },
+	"mended":  func(o *ordeal, n int) { o.fault(n, sim.Faults{}) },
 	"wiped": func(o *ordeal, n int) {
 		if r := o.of(n); r != nil {
 			r.Wipe()

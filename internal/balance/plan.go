@@ -94,6 +94,10 @@ type Plan struct {
 	Panic    bool                  `json:"panic,omitempty"`           // instances stay in use against what checks say
 	Chosen   []selection.Candidate `json:"-"`                         // the points of all slots, each once
 	Shares   map[string]float64    `json:"expected_shares,omitempty"` // of the clients, 0 to 1, by instance
+	// OverTurns are the shares over many refreshes, if there are more instances than
+	// places, so that they take turns; else nil.
+	OverTurns map[string]float64 `json:"expected_shares_over_turns,omitempty"`
+	Why       string             `json:"why,omitempty"` // each instance has as many places as it has
 	// Contents are those of the first slot that clients ask now; nil if there is
 	// nothing to publish.
 	Contents *descriptor.Contents `json:"-"`
@@ -153,7 +157,10 @@ func makePlan(v View, s State) Plan {
 		assigned := t.assign(v, s, pool.candidates)
 		t.hold(assigned, d, s)
 		if role == v.Current {
-			p.Shares = assigned.Shares()
+			p.Shares, p.Why = assigned.Shares(), assigned.Why
+			if assigned.Sampled {
+				p.OverTurns = assigned.OverTurns()
+			}
 		}
 	}
 	p.Chosen = d.chosen()

@@ -239,8 +239,8 @@ func (s *Service) describe(now time.Time) status.Service {
 		switch taken := v.Instances.TakenOut(n) != ""; {
 		case taken:
 			line.Drain = s.describeDrain(v, n)
-		case i.idle(line) && line.Path == "":
-			line.Warnings = append(line.Warnings, v.whyIdle())
+		case i.idle(line) && line.Path == "" && s.plan.OverTurns == nil: // else it has its turn
+			line.Warnings = append(line.Warnings, idleWarning)
 			missing = true
 		case line.State != status.StateOK, line.Path != "":
 			missing = true
@@ -352,17 +352,7 @@ func (o *offering) idle(r status.Instance) bool {
 	return r.State == status.StateOK && r.Published == 0 && r.Weight > 0
 }
 
-// whyIdle returns the warning about an idle instance.
-func (v View) whyIdle() string {
-	switch points := v.room().Points; {
-	case len(v.Config.Instances) <= points:
-		return "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
-	case points < v.Config.Room.Points && len(v.Config.Clients) > 0:
-		return fmt.Sprintf("none of its introduction points is published, as %d authorized clients leave room for %d introduction points: it gets no clients", len(v.Config.Clients), points)
-	default:
-		return fmt.Sprintf("none of its introduction points is published, as there are more instances than the %d that have room: it gets no clients", points)
-	}
-}
+const idleWarning = "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
 
 // counted returns each text once, with its count.
 func counted(texts []string) (out []string) {

@@ -183,9 +183,10 @@ func (o *ordeal) atRest() error {
 // undergo runs trials on a service, and says what is wrong afterwards.
 func undergo(t *testing.T, seed uint64, list []trial) (wrong error) {
 	fewer := map[string]int32{"hsdir_spread_store": 3, "hsdir_spread_fetch": 2}
-	onScene(t, sim.Config{Seed: seed, Relays: 24, Params: fewer, Tor: sim.TorConfig{ConsensusDelay: 2 * time.Minute}}, func(t *testing.T, s *scene) {
+	onSceneOf(t, sim.Config{Seed: seed, Relays: 24, Params: fewer, Tor: sim.TorConfig{ConsensusDelay: 2 * time.Minute}}, make([]sim.InstanceConfig, 5), func(t *testing.T, s *scene) {
 		o := &ordeal{scene: s, given: map[which]map[[20]byte]bool{}, off: make([]bool, len(s.instances))}
 		s.stop()
+		s.custody = func(cfg *Config) { cfg.Room.Points = 4 } // of 15: slots hold different ones
 		s.prepare = func() {
 			x := watch{s.env.Uploads(descriptor.Address{}), o}
 			s.env.Uploads = func(descriptor.Address) Uploader { return x }

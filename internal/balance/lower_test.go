@@ -3,6 +3,7 @@ package balance
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,14 +16,14 @@ import (
 type ahead struct {
 	Uploader
 	of    *scene
-	hsdir *[20]byte // nil: none
+	hsdir *atomic.Pointer[[20]byte] // of nil: none
 }
 
 func (a ahead) Upload(u hsdir.Upload) {
 	e := a.of.service.state.Editions[u.Period] // the loop, which calls, holds the lock
 	body := u.Body
 	u.Body = func(ctx context.Context, at hsdir.Slot) ([]byte, error) {
-		if a.hsdir == nil || at.HSDir != *a.hsdir {
+		if h := a.hsdir.Load(); h == nil || at.HSDir != *h {
 			return body(ctx, at)
 		}
 		n := e.index(at.HSDir)
@@ -40,7 +41,7 @@ func TestLowerCounterLocksOut(t *testing.T) {
 	for _, broken := range []bool{false, true} {
 		onScene(t, sim.Config{Seed: 62, Tor: sim.TorConfig{ConsensusDelay: 2 * time.Minute}}, func(t *testing.T, s *scene) {
 			s.stop()
-			wrong := new([20]byte)
+			wrong := new(atomic.Pointer[[20]byte])
 			s.prepare = func() {
 				x := ahead{s.env.Uploads(descriptor.Address{}), s, wrong}
 				s.env.Uploads = func(descriptor.Address) Uploader { return x }
@@ -54,9 +55,10 @@ func TestLowerCounterLocksOut(t *testing.T) {
 			}
 			slot := s.service.state.Editions[c.CurrentPeriod()].slots[0]
 			if broken {
-				*wrong = slot.HSDir
+				wrong.Store(&slot.HSDir)
 				s.service.Reconfigure(s.configWith("another")) // for an edition with the slot ahead
 				s.settle(time.Minute)
+				wrong.Store(nil)
 			}
 			clients := s.readers(slot.HSDir, 4)
 			for _, i := range s.instances {
@@ -81,7 +83,6 @@ func TestLowerCounterLocksOut(t *testing.T) {
 			if n := lost(8); n != want {
 				t.Errorf("one slot ahead: %v; %d of 32 visits lost, want %d", broken, n, want)
 			}
-			*wrong = [20]byte{}
 			s.settle(time.Until(time.Now().Truncate(24 * time.Hour).Add(14 * time.Hour))) // clients have the next period
 			if n := lost(2); n > 0 {
 				t.Errorf("one slot was ahead: %v; %d of 8 visits lost in the next period", broken, n)

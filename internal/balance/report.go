@@ -384,7 +384,7 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 			slot := status.Slot{
 				Replica: at.Replica, HSDir: hsdir.Relay{Fingerprint: at.HSDir}.Hex(), Reserve: at.Reserve,
 				Confirmed: !at.confirmed.IsZero(), At: at.confirmed, Attempts: at.attempts,
-				Left: at.Left, Points: len(at.holding.IntroductionPoints),
+				Points: len(at.holding.IntroductionPoints),
 			}
 			if at.err != nil {
 				slot.Error = at.err.Error()
@@ -392,7 +392,11 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 			if read := s.readback.readings[at.HSDir]; d.Current && !read.at.IsZero() {
 				slot.ReadBack, slot.Holds, slot.Revision = read.at, read.holds, read.revision
 			}
-			if slot.Confirmed && !slot.Left {
+			if at.Left {
+				d.Left = append(d.Left, slot)
+				continue
+			}
+			if slot.Confirmed {
 				d.Confirmed++
 			}
 			d.Slots = append(d.Slots, slot)

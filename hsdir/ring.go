@@ -161,6 +161,9 @@ type Slot struct {
 	// Reserve marks a slot that clients do not ask as long as the ring is
 	// unchanged: it is a reserve for relays that come and go.
 	Reserve bool
+	// Left marks a slot, always a Reserve one, whose HSDir is in the ring no more:
+	// clients with an older consensus still ask it.
+	Left bool
 }
 
 // Slots returns the slots of the descriptor of the blinded key b, in the order
@@ -180,7 +183,7 @@ func (r *Ring) Slots(b descriptor.BlindedPublicKey) []Slot {
 				continue
 			}
 			h := replica[position]
-			if s := (Slot{h.Fingerprint, h.Replica, !asked[h.Fingerprint]}); s.Reserve {
+			if s := (Slot{HSDir: h.Fingerprint, Replica: h.Replica, Reserve: !asked[h.Fingerprint]}); s.Reserve {
 				reserve = append(reserve, s)
 			} else {
 				slots = append(slots, s)

@@ -26,22 +26,22 @@ func conform(t *rapid.T, s Strategy) {
 	if rapid.Bool().Draw(t, "published before") {
 		// By another strategy, with other room.
 		before := Room{rapid.IntRange(1, 25).Draw(t, "limit before"), rapid.IntRange(1, 8).Draw(t, "per instance before")}
-		pool = published(pool, Random{}.Select(pool, before, source(seed+4)))
+		pool = published(pool, choose(Random{}, pool, before, seed+4))
 	}
 	before := slices.Clone(pool)
 
-	chosen := s.Select(pool, room, source(seed))
+	chosen := choose(s, pool, room, seed)
 	if !reflect.DeepEqual(pool, before) {
 		t.Fatal("the input was changed")
 	}
 	checkChosen(t, pool, chosen, room)
-	if again := s.Select(pool, room, source(seed)); !reflect.DeepEqual(again, chosen) {
+	if again := choose(s, pool, room, seed); !reflect.DeepEqual(again, chosen) {
 		t.Fatalf("the same random source gave %v, then %v", keysOf(chosen), keysOf(again))
 	}
 
 	marked := published(pool, chosen)
-	shuffled(marked, source(seed+1))
-	next := s.Select(marked, room, source(seed+2))
+	slices.Reverse(marked)
+	next := choose(s, marked, room, seed+2)
 	if !slices.Equal(keysOf(next), keysOf(chosen)) {
 		t.Fatalf("nothing changed, but the selection did: %v, then %v", keysOf(chosen), keysOf(next))
 	}
@@ -55,7 +55,7 @@ func conform(t *rapid.T, s Strategy) {
 	idle := slices.DeleteFunc(marked, func(c Candidate) bool {
 		return c.Place == 0 && has[c.Instance] > 0 && wanted[c.Point.Relay()] == 1 && rapid.Bool().Draw(t, "gone")
 	})
-	if next := s.Select(idle, room, source(seed+3)); !slices.Equal(keysOf(next), keysOf(chosen)) {
+	if next := choose(s, idle, room, seed+3); !slices.Equal(keysOf(next), keysOf(chosen)) {
 		t.Fatalf("idle candidates went, and the selection changed: %v, then %v", keysOf(chosen), keysOf(next))
 	}
 }
@@ -96,7 +96,7 @@ func TestOrderTellsNothing(t *testing.T) {
 	for _, s := range strategies {
 		first, neighbours := 0, 0
 		for seed := range uint64(rounds) {
-			chosen := s.Select(separate(3, 3), Room{20, 3}, source(seed))
+			chosen := choose(s, separate(3, 3), Room{20, 3}, seed)
 			if chosen[0].Instance == "a" {
 				first++
 			}
@@ -121,12 +121,12 @@ func TestOrderTellsNothing(t *testing.T) {
 func TestSmallChange(t *testing.T) {
 	for _, s := range strategies {
 		pool := separate(3, 3, 3)
-		chosen := s.Select(pool, Room{20, 3}, source(1))
+		chosen := choose(s, pool, Room{20, 3}, 1)
 		if len(chosen) != 9 {
 			t.Fatalf("%s: %d chosen of 9", s.Name(), len(chosen))
 		}
 		pool[4] = candidate("b", 100, 100)
-		next := s.Select(published(pool, chosen), Room{20, 3}, source(2))
+		next := choose(s, published(pool, chosen), Room{20, 3}, 2)
 		kept := slices.DeleteFunc(slices.Clone(next), func(c Candidate) bool { return c.Place == 0 })
 		var want [][32]byte
 		for _, c := range chosen {
@@ -147,7 +147,7 @@ func TestGrowthDisplacesNobody(t *testing.T) {
 	for _, s := range strategies {
 		for seed := range uint64(50) {
 			marked := published(pool, []Candidate{pool[0], pool[4]})
-			next := s.Select(marked, Room{4, 3}, source(seed))
+			next := Assign(s, Request{Candidates: pool, Slots: []Slot{heldBy(marked)}, Room: Room{4, 3}, Seed: seedOf(seed), Refresh: true}).Points[0]
 			if len(next) != 4 {
 				t.Fatalf("%s: %d chosen", s.Name(), len(next))
 			}

@@ -99,16 +99,25 @@ func runExample(t *testing.T, s Strategy, text string) {
 		for range row.number(t, "offers", 0) {
 			c := candidate(row["instance"], len(pool), len(pool))
 			c.Weight = float64(row.number(t, "weight", 1))
+			if load := float64(row.number(t, "load", -1)); load >= 0 {
+				c.Load = &load
+			}
 			c.FirstSeen = epoch.Add(-time.Duration(row.number(t, "hours old", 0)) * time.Hour)
 			rowOf[c.Point.AuthKey] = n
 			pool = append(pool, c)
 		}
 	}
-	for seed := range byte(50) {
-		a := Assign(s, Request{Candidates: pool, Slots: []Slot{{Replica: 1, Asked: true}}, Room: room, Seed: [32]byte{seed}})
+	for seed := range byte(20) {
+		a := Assign(s, Request{Now: epoch, Candidates: pool, Slots: ring(), Room: room, Seed: [32]byte{seed}})
+		published := make(map[[32]byte]bool)
+		for _, points := range a.Points {
+			for _, c := range points {
+				published[c.Point.AuthKey] = true
+			}
+		}
 		counts := make([]int, len(rows))
-		for _, c := range a.Points[0] {
-			counts[rowOf[c.Point.AuthKey]]++
+		for key := range published {
+			counts[rowOf[key]]++
 		}
 		for n, row := range rows {
 			if got := strconv.Itoa(counts[n]); got != row["published"] {

@@ -9,21 +9,26 @@
 // first has failed, so no strategy ever chooses two points on one relay. Shares
 // computes what a list of points comes to.
 //
-// Selection is stable, and the published descriptor is what makes it so: the
-// caller says what each slot holds (Slot.Holds), and a strategy prefers
-// them wherever it has no better reason to choose. A round whose candidates
-// did not change yields the same points in the same order, whatever the random
-// source says, and a point that comes or goes moves as few others as it can.
+// A strategy says what each instance should get (Wishes); the planner deals: how
+// many points of which instance each slot holds, and which. Slots may hold
+// different points, since a client asks one of them and each is as likely. So there
+// are as many places as all slots have together, shares come out finer, and an
+// instance's clients spread over all its points.
+//
+// The plan is stable, and what is published makes it so: the caller says what each
+// slot holds (Slot.Holds). Nothing changes without a cause: a request of which
+// only the seed and the turn are others yields the same points in the same order.
+// When an instance dies or comes back, only its own points go or come. The rest is
+// evened out when a new descriptor is due anyway (Request.Refresh).
 //
 // Selection is deterministic: Assign gives the same for the same request, on
 // every machine and whatever the order of the candidates. Strategies are pure: no
-// clock, no state, no source of randomness but the one handed in.
+// clock, no state, no source of randomness.
 package selection
 
 import (
-	"bytes"
 	"cmp"
-	"math/rand/v2"
+	"maps"
 	"slices"
 	"time"
 
@@ -37,10 +42,12 @@ type Candidate struct {
 	// Instance is the instance's name, unique within the service.
 	Instance string
 	// Weight is the instance's share of the clients relative to the others', a
-	// finite number from 0 on, the same for all points of an instance. Only the
-	// strategies "spread" and "weighted" read it; an instance of weight 0 gets
-	// clients only when no instance has a weight.
+	// finite number from 0 on, the same for all points of an instance. Whether it
+	// counts is up to the strategy (Weighs).
 	Weight float64
+	// Load is what the instance was last told to be loaded with, in any unit that the
+	// instances have in common; nil if nobody told.
+	Load *float64
 	// Point must not be nil. Strategies read it and never change it.
 	Point *descriptor.IntroductionPoint
 	// FirstSeen is when the point first stood in a descriptor of its instance, for
@@ -49,37 +56,18 @@ type Candidate struct {
 	FirstSeen time.Time
 	// Published is when the instance last published, as far as is known.
 	Published time.Time
-	// Place is the point's place in what is published now, counted from 1, or 0 if
-	// it is not published. Assign sets it.
+	// Preferred is how much the operator wants points like this one: of two points
+	// of an instance, the one with more is taken.
+	Preferred int
+	// Place is the point's first place in what the slots hold, counted from 1 over
+	// all of them, or 0 if none holds it. Assign sets it.
 	Place int
 }
 
 // Room is how many introduction points there is room for.
 type Room struct {
 	Points      int // in the descriptor
-	PerInstance int // of one instance, while there are several; at least 1
-}
-
-// A Strategy chooses the introduction points of one descriptor. Strategies are
-// stateless and safe for concurrent use.
-type Strategy interface {
-	// Name is the strategy's name in the configuration.
-	Name() string
-
-	// Select returns at most as many of the candidates as there is room for, in
-	// the order in which they go into the descriptor. No two of the returned share
-	// a relay or a key, none is returned twice, and the input is left as it was. No
-	// candidates, or no room, give none.
-	//
-	// The result depends on nothing but the arguments. When the candidates with
-	// a Place are what an earlier Select of the same candidates returned, in
-	// that order, it returns the same again, whatever random yields. The order
-	// of the result does not follow the order of instances in the input.
-	//
-	// What an instance offers takes no point of the others out that is chosen, as
-	// long as it offered any before.
-	// Of more instances than room.Points, those that are published stay.
-	Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate
+	PerInstance int // of one instance, while there are several; less than 1 is 1
 }
 
 // Slot is one place that a descriptor goes to: an HSDir, for one replica.
@@ -113,60 +101,95 @@ type Request struct {
 // Assignment says which points each slot holds.
 type Assignment struct {
 	Slots  []Slot
-	Points [][]Candidate // by slot, in the order of the descriptor; read only, slots may share them
+	Points [][]Candidate // by slot, in the order of the descriptor; read only
+	// Sampled says that the shares do not come out in any one assignment but over
+	// Turns of them, see OverTurns.
+	Sampled bool
+	Why     string             // how the numbers of points came about, for people to read
+	mean    map[string]float64 // shares over Turns; nil unless Sampled
 }
 
-// Assign has s choose the points of every slot. All slots hold the same points.
+// settle is how often at most a plan is looked at again: points that have no relay
+// in one slot may find one in another.
+const settle = 8
+
+// Assign chooses the points of every slot as s wishes. It changes nothing of r.
 func Assign(s Strategy, r Request) Assignment {
-	candidates := slices.Clone(r.Candidates)
-	for i := range candidates {
-		c := &candidates[i] // two managers have no monotonic clock in common
-		c.FirstSeen, c.Published = c.FirstSeen.Round(0), c.Published.Round(0)
+	last, before := newPlan(s, r).assign(), r.Slots
+	if sameHolds(before, holding(last)) {
+		return last
 	}
-	slices.SortStableFunc(candidates, compareIdentity)
-	mark(candidates, r.Slots)
-	points := s.Select(candidates, r.Room, rand.New(rand.NewChaCha8(r.Seed)))
-	return Assignment{Slots: slices.Clone(r.Slots), Points: slices.Repeat([][]Candidate{points}, len(r.Slots))}
+	slots := last.Slots
+	for range settle {
+		holds := holding(last)
+		if sameHolds(before, holds) {
+			break
+		}
+		r.Slots, r.Refresh, before = holds, false, holds
+		last = newPlan(s, r).assign()
+	}
+	last.Slots = slots
+	last.place()
+	for n := range slots {
+		inPlace(last.Points[n], slots[n].Holds)
+	}
+	return last
 }
 
-// compareIdentity puts candidates into an order that follows from nothing but
-// themselves.
-func compareIdentity(a, b Candidate) int {
-	if n := cmp.Or(cmp.Compare(a.Instance, b.Instance), bytes.Compare(a.Point.AuthKey[:], b.Point.AuthKey[:])); n != 0 {
-		return n
+// inPlace puts the points that a slot held back into the order that they had there: one that
+// went may have come again.
+func inPlace(points []Candidate, holds [][32]byte) {
+	var at []int
+	var held []Candidate
+	for n, c := range points {
+		if slices.Contains(holds, c.Point.AuthKey) {
+			at, held = append(at, n), append(held, c)
+		}
 	}
-	// A point offered twice, in some other way.
-	return cmp.Or(
-		cmp.Compare(a.Point.Relay().String(), b.Point.Relay().String()),
-		bytes.Compare(a.Point.EncKey[:], b.Point.EncKey[:]),
-		bytes.Compare(a.Point.OnionKey[:], b.Point.OnionKey[:]),
-		slices.CompareFunc(a.Point.LinkSpecifiers, b.Point.LinkSpecifiers, func(a, b descriptor.LinkSpecifier) int {
-			return cmp.Or(cmp.Compare(a.Type, b.Type), bytes.Compare(a.Data, b.Data))
-		}),
-		a.Point.Expires.Compare(b.Point.Expires),
-		a.FirstSeen.Compare(b.FirstSeen),
-		a.Published.Compare(b.Published),
-		cmp.Compare(a.Place, b.Place),
-		cmp.Compare(a.Weight, b.Weight),
-	)
+	slices.SortFunc(held, func(a, b Candidate) int {
+		return cmp.Compare(slices.Index(holds, a.Point.AuthKey), slices.Index(holds, b.Point.AuthKey))
+	})
+	for n, c := range held {
+		points[at[n]] = c
+	}
 }
 
-// mark sets the Place of each candidate whose introduction point is published,
-// and clears that of all others. Points are the same if their authentication keys
-// are: certificates are renewed while a point stays what it is.
-func mark(candidates []Candidate, slots []Slot) {
-	place := make(map[[32]byte]int)
-	next := 0
-	for _, slot := range slots {
+// place sets the Places of the points by what the slots hold.
+func (a Assignment) place() {
+	places, next := make(map[[32]byte]int), 0
+	for _, slot := range a.Slots {
 		for _, key := range slot.Holds {
-			if next++; place[key] == 0 {
-				place[key] = next
+			if next++; places[key] == 0 {
+				places[key] = next
 			}
 		}
 	}
-	for i := range candidates {
-		candidates[i].Place = place[candidates[i].Point.AuthKey]
+	for _, points := range a.Points {
+		for n := range points {
+			points[n].Place = places[points[n].Point.AuthKey]
+		}
 	}
+}
+
+// holding returns the slots of a, with what it assigns to them.
+func holding(a Assignment) []Slot {
+	slots := slices.Clone(a.Slots)
+	for n := range slots {
+		slots[n].Holds = keys(a.Points[n])
+	}
+	return slots
+}
+
+func keys(points []Candidate) [][32]byte {
+	list := make([][32]byte, len(points))
+	for n, c := range points {
+		list[n] = c.Point.AuthKey
+	}
+	return list
+}
+
+func sameHolds(a, b []Slot) bool {
+	return slices.EqualFunc(a, b, func(a, b Slot) bool { return slices.Equal(a.Holds, b.Holds) })
 }
 
 // Shares returns the part of the clients, 0 to 1, that each instance can expect:
@@ -182,6 +205,15 @@ func (a Assignment) Shares() map[string]float64 {
 		asked = a.Points
 	}
 	return Shares(asked...)
+}
+
+// OverTurns returns the part of the clients, 0 to 1, that each instance can expect over
+// Turns refreshes.
+func (a Assignment) OverTurns() map[string]float64 {
+	if a.mean == nil {
+		return a.Shares()
+	}
+	return maps.Clone(a.mean)
 }
 
 // Shares returns the part of the clients, 0 to 1, that each instance can expect

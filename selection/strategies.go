@@ -4,10 +4,51 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"math/rand/v2"
+	"math"
 	"slices"
 	"strings"
+	"time"
 )
+
+// A Strategy says what each instance of a service should get. Strategies are
+// stateless and safe for concurrent use.
+type Strategy interface {
+	// Name is the strategy's name in the configuration.
+	Name() string
+	// Wish says what each of the instances should get. The instances are in the order
+	// of their names, each with a point at least. The result depends on nothing but the
+	// arguments, which are left as they were. An instance that the wishes lack gets nothing.
+	Wish(instances []Standing, now time.Time) Wishes
+}
+
+// Standing is an instance with all that it offers.
+type Standing struct {
+	Instance string
+	Weight   float64
+	Load     *float64    // see Candidate
+	Points   []Candidate // by authentication key
+}
+
+// Wishes say what the instances should get.
+type Wishes struct {
+	Instances []Wish // as the Standings
+	// Fill asks for as many points as fit, though shares then differ a little.
+	Fill bool
+	// AtRefresh has weights that changed wait for a refresh, since they change often.
+	AtRefresh bool
+}
+
+// Wish is what one instance should get.
+type Wish struct {
+	// Weight is its share of the clients relative to the others'. With 0, or what is no
+	// finite number, it gets none, unless no instance has a weight: then all have
+	// the same.
+	Weight float64
+	// Prefer sorts its points, the better one first, as cmp.Compare does. Without
+	// it, those that are fresh enough are taken: a published point stays until it is
+	// old, and the youngest comes in its place.
+	Prefer func(a, b Candidate) int
+}
 
 // Default is the strategy of a service that names none.
 const Default = "spread"
@@ -19,6 +60,7 @@ var strategies = []Strategy{
 	Freshest{},
 	LongestLived{},
 	Random{},
+	LeastLoaded{},
 }
 
 // Lookup returns the strategy of that name; the empty name stands for Default.
@@ -36,7 +78,7 @@ func Lookup(name string) (Strategy, error) {
 
 // Weighs reports whether the strategy of that name heeds weights.
 func Weighs(name string) bool {
-	return name == "" || name == Spread{}.Name() || name == Weighted{}.Name()
+	return slices.Contains([]string{"", Spread{}.Name(), Weighted{}.Name(), LeastLoaded{}.Name()}, name)
 }
 
 // Names lists the strategies, the default first.
@@ -48,17 +90,22 @@ func Names() []string {
 	return names
 }
 
+// wish gives every instance the same wish but for its weight.
+func wish(instances []Standing, weight func(Standing) float64, w Wishes, prefer func(a, b Candidate) int) Wishes {
+	w.Instances = make([]Wish, len(instances))
+	for n, i := range instances {
+		w.Instances[n] = Wish{Weight: weight(i), Prefer: prefer}
+	}
+	return w
+}
+
+func weightOf(i Standing) float64 { return i.Weight }
+func alike(Standing) float64      { return 1 }
+
 // Spread gives every instance the same share of the clients, unless their weights
-// differ: then it does as Weighted does. It goes breadth
-// first: one point of each instance, then a second of each, and so on up to
-// Room.PerInstance, and stops after the last full turn, since a point more for
-// some instances would make the shares uneven without making the service any
-// easier to reach. With seven instances and room for 20, each has two.
-//
-// Only to have three points at all does it go on into a turn that is not full.
-// With more instances than room, as many as there is room for have one point
-// each. An instance that offers fewer points than its turn gives it gets fewer
-// clients; the others' points do not change.
+// differ: then it does as Weighted does. It takes as many points as the shares
+// stay even with. An instance that offers fewer points than its share takes gets
+// fewer clients; the others' points do not change.
 //
 // Use it when the instances are alike. Weights are then for what an operator says at
 // run time.
@@ -67,19 +114,14 @@ type Spread struct{}
 // Name implements Strategy.
 func (Spread) Name() string { return "spread" }
 
-// Select implements Strategy.
-func (Spread) Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate {
-	if slices.ContainsFunc(candidates, func(c Candidate) bool { return c.Weight != candidates[0].Weight }) {
-		return Weighted{}.Select(candidates, room, random)
-	}
-	return apportion(candidates, room, random, rule{})
+// Wish implements Strategy.
+func (Spread) Wish(instances []Standing, _ time.Time) Wishes {
+	return wish(instances, weightOf, Wishes{}, nil)
 }
 
 // Weighted gives each instance a share of the clients in proportion to its
-// weight, as near as whole introduction points allow: of weights 3 and 1 and
-// three points each, 3 and 1 are chosen. Every instance with a weight gets at
-// least one point while the limit allows. An instance of weight 0 is drained:
-// it gets no new clients, as long as some other instance has a weight.
+// weight. An instance of weight 0 is drained: it gets no new clients, as long as
+// some other instance has a weight.
 //
 // The reach of the weights is limited by the number of points that an instance
 // may have (Room.PerInstance) and has (HiddenServiceNumIntroductionPoints in its
@@ -91,36 +133,27 @@ type Weighted struct{}
 // Name implements Strategy.
 func (Weighted) Name() string { return "weighted" }
 
-// Select implements Strategy.
-func (Weighted) Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate {
-	weighted := make([]Candidate, 0, len(candidates))
-	for _, c := range candidates {
-		if c.Weight > 0 {
-			weighted = append(weighted, c)
-		}
-	}
-	if len(weighted) == 0 {
-		return Spread{}.Select(candidates, room, random)
-	}
-	return apportion(weighted, room, random, rule{weight: func(c Candidate) float64 { return c.Weight }})
+// Wish implements Strategy.
+func (Weighted) Wish(instances []Standing, _ time.Time) Wishes {
+	return wish(instances, weightOf, Wishes{}, nil)
 }
 
-// Reach returns the shares that instances of these weights come to when each
-// offers all the points that there is room for, by name.
+// Reach returns the shares that instances of these weights come to over Turns
+// refreshes, by name, when each offers all the points that there is room for and
+// clients ask the usual number of HSDirs.
 func (Weighted) Reach(weights map[string]float64, room Room) map[string]float64 {
-	var candidates []Candidate
+	var names []string
+	var list []float64
 	for _, name := range slices.Sorted(maps.Keys(weights)) {
 		if weight := weights[name]; weight > 0 {
-			candidates = append(candidates, Candidate{Instance: name, Weight: weight})
+			names, list = append(names, name), append(list, weight)
 		}
 	}
-	shares, total := make(map[string]float64), 0.0
-	counts := quotas(candidates, room, rule{weight: func(c Candidate) float64 { return c.Weight }})
-	for _, n := range counts {
-		total += float64(n)
-	}
-	for name, n := range counts {
-		shares[name] = float64(n) / total
+	const asked = 6 // hsdir_spread_fetch for two replicas
+	shares := make(map[string]float64)
+	q := newQuota(list, roomFor(room, asked, len(list)), false, 0)
+	for n, share := range q.mean() {
+		shares[names[n]] = share
 	}
 	return shares
 }
@@ -128,10 +161,8 @@ func (Weighted) Reach(weights map[string]float64, room Room) map[string]float64 
 // Freshest prefers the points that were seen first most recently, and of those
 // equally young the points of the instance that published last. Tor gives up an
 // introduction point within a day of making it, so the youngest have the
-// longest to live. Published points stay for as long as they are offered.
-//
-// It differs from taking all points only when there are more than there is room
-// for.
+// longest to live. It takes as many points as fit, and goes over to younger ones at
+// each refresh, where the other strategies keep what is fresh enough.
 //
 // Use it with many short-lived instances.
 type Freshest struct{}
@@ -139,34 +170,29 @@ type Freshest struct{}
 // Name implements Strategy.
 func (Freshest) Name() string { return "freshest" }
 
-// Select implements Strategy.
-func (Freshest) Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate {
-	return apportion(candidates, room, random, rule{fill: true, compare: func(a, b Candidate) int {
+// Wish implements Strategy.
+func (Freshest) Wish(instances []Standing, _ time.Time) Wishes {
+	return wish(instances, alike, Wishes{Fill: true}, func(a, b Candidate) int {
 		return cmp.Or(b.FirstSeen.Compare(a.FirstSeen), b.Published.Compare(a.Published))
-	}})
+	})
 }
 
 // LongestLived prefers the points that have been there longest: their relays
-// and circuits have held so far. Since tor gives up an introduction point within
-// a day of making it, the oldest are also the next to go.
+// and circuits have held so far. But tor gives up an introduction point 18 to 24
+// hours after making it, so the oldest are also the next to go, and clients
+// meet three to four times as many dead points as with any other strategy.
 //
-// It differs from taking all points only when there are more than there is room
-// for. Then the descriptor changes as seldom as it can, and of more instances
-// than points, those that have just started wait for their first clients until
-// older points go.
-//
-// Use it with many instances when relays or instances fail soon after starting
-// or not at all, or when few new descriptors are wanted.
+// Use it only when relays or instances fail soon after starting or not at all.
 type LongestLived struct{}
 
 // Name implements Strategy.
 func (LongestLived) Name() string { return "longest-lived" }
 
-// Select implements Strategy.
-func (LongestLived) Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate {
-	return apportion(candidates, room, random, rule{fill: true, compare: func(a, b Candidate) int {
+// Wish implements Strategy.
+func (LongestLived) Wish(instances []Standing, _ time.Time) Wishes {
+	return wish(instances, alike, Wishes{Fill: true}, func(a, b Candidate) int {
 		return a.FirstSeen.Compare(b.FirstSeen)
-	}})
+	})
 }
 
 // Random chooses points without regard to age, as many as there is room for,
@@ -179,7 +205,42 @@ type Random struct{}
 // Name implements Strategy.
 func (Random) Name() string { return "random" }
 
-// Select implements Strategy.
-func (Random) Select(candidates []Candidate, room Room, random *rand.Rand) []Candidate {
-	return apportion(candidates, room, random, rule{fill: true})
+// Wish implements Strategy.
+func (Random) Wish(instances []Standing, _ time.Time) Wishes {
+	return wish(instances, alike, Wishes{Fill: true}, func(a, b Candidate) int { return 0 })
+}
+
+// LeastLoaded gives each instance a share in proportion to its weight divided by the
+// load it was told to have. Instances that were not told count as the
+// mean of the others. What the load changes is bounded to a factor of four either
+// way, and goes in steps of a half of a doubling, so that a small difference in load
+// changes nothing. It takes effect at refreshes.
+//
+// Use it when the instances' load is told, and clients make unequal demands.
+type LeastLoaded struct{}
+
+// Name implements Strategy.
+func (LeastLoaded) Name() string { return "least-loaded" }
+
+// Wish implements Strategy.
+func (LeastLoaded) Wish(instances []Standing, _ time.Time) Wishes {
+	sum, told := 0.0, 0.0
+	for _, i := range instances {
+		if hasLoad(i) {
+			sum, told = sum+*i.Load, told+1
+		}
+	}
+	const bound = 4 // half doublings: a factor of four
+	return wish(instances, func(i Standing) float64 {
+		if !hasLoad(i) || sum == 0 {
+			return i.Weight
+		}
+		steps := math.Round(2 * math.Log2(sum/told / *i.Load))
+		return i.Weight * math.Exp2(min(max(steps, -bound), bound)/2)
+	}, Wishes{AtRefresh: true}, nil)
+}
+
+// hasLoad reports whether a load was told that can be one.
+func hasLoad(i Standing) bool {
+	return i.Load != nil && *i.Load >= 0 && !math.IsInf(*i.Load, 1)
 }

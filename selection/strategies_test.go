@@ -32,7 +32,7 @@ func TestSpreadTable(t *testing.T) {
 		{"none", nil, Room{20, 3}, nil},
 	} {
 		for seed := range uint64(20) {
-			counts := slices.Sorted(maps.Values(countByInstance(Spread{}.Select(test.pool, test.room, source(seed)))))
+			counts := slices.Sorted(maps.Values(countByInstance(choose(Spread{}, test.pool, test.room, seed))))
 			if !slices.Equal(counts, test.want) {
 				t.Errorf("%s: chosen by instance %v, want %v", test.name, counts, test.want)
 				break
@@ -49,7 +49,7 @@ func TestSpreadHeedsWeights(t *testing.T) {
 		room := Room{rapid.IntRange(0, 25).Draw(t, "limit"), rapid.IntRange(1, 8).Draw(t, "per instance")}
 		seed := rapid.Uint64().Draw(t, "seed")
 		if differ := slices.ContainsFunc(pool, func(c Candidate) bool { return c.Weight != pool[0].Weight }); differ {
-			if got, want := (Spread{}).Select(pool, room, source(seed)), (Weighted{}).Select(pool, room, source(seed)); !slices.Equal(got, want) {
+			if got, want := choose(Spread{}, pool, room, seed), choose(Weighted{}, pool, room, seed); !slices.Equal(got, want) {
 				t.Fatalf("with weights: %v, want %v", keysOf(got), keysOf(want))
 			}
 		}
@@ -57,7 +57,11 @@ func TestSpreadHeedsWeights(t *testing.T) {
 		for i := range pool {
 			pool[i].Weight = weight
 		}
-		if got, want := (Spread{}).Select(pool, room, source(seed)), apportion(pool, room, source(seed), rule{}); !slices.Equal(got, want) {
+		got := choose(Spread{}, pool, room, seed)
+		for i := range pool {
+			pool[i].Weight = 1
+		}
+		if want := choose(Spread{}, pool, room, seed); !slices.Equal(keysOf(got), keysOf(want)) {
 			t.Fatalf("all of weight %v: %v, want %v", weight, keysOf(got), keysOf(want))
 		}
 	})
@@ -65,7 +69,7 @@ func TestSpreadHeedsWeights(t *testing.T) {
 	for i := range pool[:3] {
 		pool[i].Weight = 0.5
 	}
-	if got := countByInstance(Spread{}.Select(pool, Room{20, 3}, source(1))); !maps.Equal(got, map[string]int{"a": 1, "b": 2, "c": 2}) {
+	if got := countByInstance(choose(Spread{}, pool, Room{20, 3}, 1)); !maps.Equal(got, map[string]int{"a": 1, "b": 2, "c": 2}) {
 		t.Errorf("half the weight: %v", got)
 	}
 }
@@ -81,7 +85,7 @@ func TestSpreadKeepsTheOddOne(t *testing.T) {
 		{[]Candidate{pool[0], pool[1], pool[3]}, map[string]int{"a": 2, "b": 1}},
 		{[]Candidate{pool[0], pool[2], pool[3]}, map[string]int{"a": 1, "b": 2}},
 	} {
-		if got := countByInstance(Spread{}.Select(published(pool, odd.chosen), Room{20, 3}, source(1))); !maps.Equal(got, odd.want) {
+		if got := countByInstance(choose(Spread{}, published(pool, odd.chosen), Room{20, 3}, 1)); !maps.Equal(got, odd.want) {
 			t.Errorf("points by instance %v, want %v", got, odd.want)
 		}
 	}
@@ -96,13 +100,13 @@ func TestSpreadEven(t *testing.T) {
 		for i := range pool {
 			pool[i].FirstSeen, pool[i].Weight = epoch, 1 // nobody came first
 		}
-		counts := countByInstance(Spread{}.Select(pool, Room{limit, 3}, source(seed)))
+		counts := countByInstance(choose(Spread{}, pool, Room{limit, 3}, seed))
 		if want := min(limit, mostInstances(pool)); len(counts) != want {
 			t.Fatalf("%d instances have a point, %d could", len(counts), want)
 		}
 		n := rapid.IntRange(3, 30).Draw(t, "instances with enough")
 		points := slices.Repeat([]int{3}, n)
-		counts = countByInstance(Spread{}.Select(separate(points...), Room{limit, 3}, source(seed)))
+		counts = countByInstance(choose(Spread{}, separate(points...), Room{limit, 3}, seed))
 		sorted := slices.Sorted(maps.Values(counts))
 		if limit >= 3 && sorted[0] != sorted[len(sorted)-1] {
 			t.Fatalf("points by instance: %v", counts)

@@ -107,8 +107,8 @@ stands instead of it; or "default", for the configuration's. Where no weights ar
 configured each is 1, so 50% gives an instance half of what each other one has.
 
 An instance of weight 0 gets no new visitors, as after "balancer drain". Other weights
-are heeded by the strategies "spread" and "weighted", as nearly as whole introduction
-points allow: with three of each instance, half may be one of the others' two.
+are heeded by the strategies "spread", "weighted" and "least-loaded", as nearly as whole
+introduction points allow.
 ` + instanceLong,
 		Example: `  balancer weight web1 50% --config /etc/balancer/balancer.toml
   balancer weight web1 default --config /etc/balancer/balancer.toml`,

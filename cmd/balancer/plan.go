@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"onionbalancer/hsdir"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/daemon"
 	"onionbalancer/internal/printable"
@@ -26,8 +25,9 @@ func newPlanCommand() *cobra.Command {
 the consensus, fetches the descriptors of all instances, and plans as a running
 balancer does: for each service and both of its descriptors the introduction
 points, their relays and instances, in their order; the directories (HSDirs) that
-they go to; the points that are left out, and why; and which share of the
-visitors each instance can expect.
+they go to, which do not all get the same points if there are many instances; the
+points that are left out, and why; and which share of the visitors each instance
+can expect.
 
 The reason "new period" means that nothing is stored for that period; without a
 reason, the last published descriptor would stay. No key is asked to sign.
@@ -87,7 +87,14 @@ func printPlan(out io.Writer, p *balance.Plan) {
 		fmt.Fprintln(out, "  no instance is ok: these are the last introduction points known")
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Shares)) {
-		fmt.Fprintf(out, "  %-8s %3.0f %% of the visitors\n", printable.Text(name), 100*p.Shares[name])
+		fmt.Fprintf(out, "  %-8s %3.0f %% of the visitors", printable.Text(name), 100*p.Shares[name])
+		if p.OverTurns != nil {
+			fmt.Fprintf(out, " now, %3.1f %% over a day", 100*p.OverTurns[name])
+		}
+		fmt.Fprintln(out)
+	}
+	if p.Why != "" {
+		fmt.Fprintf(out, "  %s\n", p.Why)
 	}
 	for _, list := range []map[string]string{p.Out, p.Down} {
 		for _, name := range slices.Sorted(maps.Keys(list)) {
@@ -99,14 +106,13 @@ func printPlan(out io.Writer, p *balance.Plan) {
 			fmt.Fprintf(out, "  %-8s %s\n", printable.Text(name), printable.Text(why))
 		}
 	}
-	if p.Contents != nil {
+	common := p.Common()
+	if common != nil {
 		fmt.Fprintln(out, "  introduction points, in their order:")
-		for n := range p.Contents.IntroductionPoints {
-			point := &p.Contents.IntroductionPoints[n]
-			fmt.Fprintf(out, "    %2d  %s  %s\n", n+1, point.Relay(), printable.Text(p.Instance(point)))
-		}
+		printIntroductionPoints(out, common)
 	}
-	for _, t := range p.Targets {
+	for n := range p.Targets {
+		t := &p.Targets[n]
 		why := "the last published descriptor stays"
 		switch {
 		case t.Held != "":
@@ -115,12 +121,24 @@ func printPlan(out io.Writer, p *balance.Plan) {
 			why = "publish: " + string(t.Reason)
 		}
 		fmt.Fprintf(out, "  %s descriptor, period %s: %s\n", t.Role, t.Keys.Period, why)
-		for _, slot := range t.Slots {
+		for _, slot := range p.List(t) {
 			note := ""
-			if slot.Reserve {
+			switch {
+			case slot.Left:
+				note = "  (only clients with an older consensus ask it)"
+			case slot.Reserve:
 				note = "  (clients do not ask it now)"
 			}
-			fmt.Fprintf(out, "    replica %d  %s%s\n", slot.Replica, hsdir.Relay{Fingerprint: slot.HSDir}.Hex(), note)
+			fmt.Fprintf(out, "    replica %d  %s%s\n", slot.Replica, slot.HSDir, note)
+			if common == nil {
+				printIntroductionPoints(out, slot.Points)
+			}
 		}
+	}
+}
+
+func printIntroductionPoints(out io.Writer, points []balance.Point) {
+	for n, point := range points {
+		fmt.Fprintf(out, "    %2d  %s  %s\n", n+1, point.Relay, printable.Text(point.Instance))
 	}
 }

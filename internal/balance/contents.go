@@ -117,28 +117,13 @@ func versionRanges(set uint64) string {
 // later expiry alone does not count: instances renew their certificates about
 // hourly, and the new ones go along with the next descriptor that is due.
 func sameContents(a, b *descriptor.Contents) bool {
-	return a == b || backend.SameFlow(a.FlowControl, b.FlowControl) && a.SingleOnion == b.SingleOnion &&
-		slices.Equal(a.CAA, b.CAA) && a.CAACritical == b.CAACritical && slices.Equal(a.Clients, b.Clients) &&
+	return a == b || sameBeside(a, b) && a.SingleOnion == b.SingleOnion &&
 		slices.EqualFunc(a.IntroductionPoints, b.IntroductionPoints, func(p, q descriptor.IntroductionPoint) bool { return backend.SamePoint(&p, &q) })
 }
 
-// remaining returns what is left of c: the points that have not expired, as far as
-// there is room, for the clients that are authorized now. It is nil if there are
-// none, or no c.
-func remaining(c *descriptor.Contents, v View) *descriptor.Contents {
-	if c == nil {
-		return nil
-	}
-	left := *c
-	left.Clients, left.CAA, left.CAACritical = v.Config.Clients, v.Config.CAA, v.Config.caaCritical()
-	left.IntroductionPoints = slices.DeleteFunc(slices.Clone(c.IntroductionPoints), func(p descriptor.IntroductionPoint) bool {
-		return !v.Now.Before(p.Expires)
-	})
-	if len(left.IntroductionPoints) == 0 {
-		return nil
-	}
-	left.IntroductionPoints = left.IntroductionPoints[:min(len(left.IntroductionPoints), v.room().Points)]
-	return &left
+// sameBeside compares what is beside the points and does not follow from them.
+func sameBeside(a, b *descriptor.Contents) bool {
+	return backend.SameFlow(a.FlowControl, b.FlowControl) && slices.Equal(a.CAA, b.CAA) && a.CAACritical == b.CAACritical && slices.Equal(a.Clients, b.Clients)
 }
 
 // dated returns c as it is published in a descriptor made at now: with one expiry

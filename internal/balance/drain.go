@@ -12,7 +12,6 @@ import (
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/status"
-	"onionbalancer/selection"
 )
 
 // drained says of instances that were taken out when their introduction points had
@@ -50,20 +49,10 @@ func (s *Service) noteDrained(now time.Time, v backend.View) {
 	}
 }
 
-// owners lists the instances of the points, each once.
-func (s *Service) owners(chosen []selection.Candidate) (list []descriptor.Address) {
-	for _, i := range s.cfg.Instances {
-		if slices.ContainsFunc(chosen, func(c selection.Candidate) bool { return c.Instance == i.Name }) {
-			list = append(list, i.Address)
-		}
-	}
-	return list
-}
-
 // publishes reports whether an edition has points of the instance.
 func (s *Service) publishes(a descriptor.Address) bool {
 	for _, e := range s.state.Editions {
-		if slices.Contains(e.owners, a) {
+		if e.owns(a) {
 			return true
 		}
 	}
@@ -74,7 +63,7 @@ func (s *Service) publishes(a descriptor.Address) bool {
 func (s *Service) pending(a descriptor.Address) (n int) {
 	for _, e := range s.state.Editions {
 		for _, at := range e.slots {
-			if !at.Reserve && (at.confirmed.IsZero() || slices.Contains(e.owners, a)) {
+			if !at.Reserve && (at.confirmed.IsZero() || at.holding.owns(a)) {
 				n++
 			}
 		}
@@ -115,7 +104,7 @@ func safeAt(left time.Time, length, offset, outdated time.Duration) time.Time {
 func (s *Service) describeDrain(v View, n int) *status.Drain {
 	b := v.Instances.Backends[n]
 	d := &status.Drain{Left: s.drained[b.Address]}
-	d.Stays = len(s.plan.Chosen) == 0 && slices.Contains(s.state.Owners, b.Address)
+	d.Stays = len(s.plan.Chosen) == 0 && s.publishes(b.Address)
 	if d.Left.IsZero() {
 		d.Pending = s.pending(b.Address)
 		return d

@@ -24,11 +24,13 @@ type Edition struct {
 	Urgency    hsdir.Urgency
 	Revision   uint64
 	Built      time.Time
-	Refresh    time.Time            // when to make the next even without a change
-	Contents   *descriptor.Contents // of the slots that clients ask
-	owners     []descriptor.Address // the instances whose points Contents has
+	Refresh    time.Time // when to make the next even without a change
+	Turn       uint64    // of the strategy's
 
 	slots      []slot
+	due        time.Time   // when the next Turn begins
+	removed    time.Time   // when an edition last left out dead points, and
+	added      time.Time   // when one last changed others
 	reserved   bool        // its counter is in the store
 	uploaded   bool        // it was handed to the upload queue
 	superseded atomic.Bool // by a later edition
@@ -43,8 +45,7 @@ type Edition struct {
 
 // slot is one place of an edition, with the state of its upload.
 type slot struct {
-	hsdir.Slot
-	contents  *descriptor.Contents
+	place
 	confirmed time.Time // zero until the HSDir confirmed
 	attempts  int
 	err       error // of the last attempt
@@ -55,30 +56,71 @@ type slot struct {
 func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Edition {
 	e := &Edition{
 		Keys: t.Keys, Role: t.Role, Credential: t.Credential, Reason: t.Reason, Urgency: t.Urgency,
-		Revision: revision, Built: now, Refresh: now.Add(refreshAfter(t.Keys, revision)),
+		Revision: revision, Built: now, Turn: t.Turn,
 	}
-	for n, s := range t.Slots {
-		e.slots = append(e.slots, slot{Slot: s, contents: t.Contents[n]})
+	e.Refresh = now.Add(refreshAfter(t.Keys, revision))
+	e.due = e.Refresh
+	if !t.Refresh {
+		// Many changes do not keep the next turn from coming.
+		e.due = earlier(e.due, t.due)
 	}
-	e.Contents = e.slots[0].contents
+	e.slots = make([]slot, len(t.places))
+	for n, p := range t.places {
+		e.slots[n].place = p
+	}
 	if last != nil {
-		e.heard = last.heard
+		e.heard, e.removed, e.added = last.heard, last.removed, last.added
 		if !last.retryAt.IsZero() {
 			e.rejections = last.rejections
 		}
 	}
+	switch t.change {
+	case changeRemoved, changeDead:
+		e.removed = now
+	case changeAdded:
+		e.added = now
+	}
 	return e
 }
 
-// share takes over the contents of a plan that asks for no new edition. They are
-// the same, so a second copy is not needed.
+// share takes over what a plan holds that asks for no new edition. It is the same, so
+// a second copy is not needed.
 func (e *Edition) share(t *Target) {
-	for n, s := range t.Slots {
-		if holds := e.slot(s.HSDir); holds != nil && sameContents(holds.contents, t.Contents[n]) {
-			holds.contents = t.Contents[n]
+	for _, p := range t.places {
+		if at := e.slot(p.HSDir); at != nil && p.holding != nil && sameContents(at.holding.Contents, p.holding.Contents) {
+			at.holding = p.holding
 		}
 	}
-	e.Contents = e.slots[0].contents
+}
+
+// places lists the slots without the state of their uploads.
+func (e *Edition) places() []place {
+	list := make([]place, len(e.slots))
+	for n := range e.slots {
+		list[n] = e.slots[n].place
+	}
+	return list
+}
+
+// points counts the introduction points in the slots that clients ask, each once.
+func (e *Edition) points() int {
+	known := make(map[[32]byte]bool)
+	var before *holding
+	for _, at := range e.slots {
+		if at.Reserve || at.holding == before {
+			continue
+		}
+		before = at.holding
+		for n := range at.holding.IntroductionPoints {
+			known[at.holding.IntroductionPoints[n].AuthKey] = true
+		}
+	}
+	return len(known)
+}
+
+// owns reports whether a slot of e holds a point of the instance.
+func (e *Edition) owns(a descriptor.Address) bool {
+	return slices.ContainsFunc(e.slots, func(s slot) bool { return s.holding.owns(a) })
 }
 
 // expires returns when clients begin to refuse e.
@@ -122,9 +164,9 @@ func (e *Edition) everywhere() bool {
 	return !slices.ContainsFunc(e.slots, func(s slot) bool { return !s.Reserve && s.confirmed.IsZero() })
 }
 
-// complete reports whether every HSDir confirmed e.
+// complete reports whether every HSDir of the ring confirmed e.
 func (e *Edition) complete() bool {
-	return !slices.ContainsFunc(e.slots, func(s slot) bool { return s.confirmed.IsZero() })
+	return !slices.ContainsFunc(e.slots, func(s slot) bool { return !s.Left && s.confirmed.IsZero() })
 }
 
 // inOrder lists the editions, that of the earlier period first.

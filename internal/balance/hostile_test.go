@@ -248,12 +248,23 @@ func (w *world) restart(before map[string][]backend.ID) {
 		w.t.Fatalf("%s has %d points published after a restart, want at least %d", i.Name, got, least)
 	}
 	for _, other := range w.instances[:len(w.instances)-1] {
-		for _, id := range before[other.Name] {
-			if other != i && len(before[i.Name]) > 0 && !slices.Contains(after[other.Name], id) {
-				w.t.Fatalf("%s lost a point to the restart of %s", other.Name, i.Name)
-			}
+		if other != i && len(before[i.Name]) > 0 && lost(before[other.Name], after[other.Name]) {
+			w.t.Fatalf("%s lost a point to the restart of %s", other.Name, i.Name)
 		}
 	}
+}
+
+// lost reports whether an instance has fewer of its published points left than its share.
+// With eight instances at most, that is two of twenty; while M had none, the others
+// may have had one more, and give it up again.
+func lost(was, is []backend.ID) bool {
+	left := 0
+	for _, id := range was {
+		if slices.Contains(is, id) {
+			left++
+		}
+	}
+	return left < min(len(was), 2)
 }
 
 // published returns the points of each instance that are published.
@@ -344,11 +355,8 @@ func (w *world) checkOthers(before map[string][]backend.ID) {
 	}
 	for _, i := range w.instances[:len(w.instances)-1] {
 		was, is := before[i.Name], after[i.Name]
-		for _, id := range was {
-			// With M's return from nothing, the others give up what they had for it.
-			if !slices.Contains(is, id) && len(before["M"]) > 0 {
-				t.Fatalf("%s: the published points %v became %v", i.Name, was, is)
-			}
+		if lost(was, is) {
+			t.Fatalf("%s: the published points %v became %v", i.Name, was, is)
 		}
 		if least := float64(len(is)) / total; visits[i.Name] < least-1e-9 {
 			t.Fatalf("%s gets %.3f of the clients, want at least %.3f: %v", i.Name, visits[i.Name], least, visits)

@@ -1,7 +1,6 @@
 package balance
 
 import (
-	"encoding/json"
 	"slices"
 	"time"
 
@@ -9,6 +8,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/credential"
+	"onionbalancer/internal/state"
 	"onionbalancer/selection"
 )
 
@@ -67,12 +67,19 @@ func (v View) need(role hsdir.Role) credential.Need {
 // State is what a service has published.
 type State struct {
 	Editions map[descriptor.Period]*Edition // the last of each period
-	// Published are the points of the last plan; the next one prefers to keep
-	// them.
+	// Before has what is stored of the editions that an earlier process made.
+	Before map[descriptor.Period]*past
+	// Published are the points of the last plan, and Shares what each instance could
+	// expect of it.
 	Published []selection.Candidate
-	Contents  *descriptor.Contents // of the last plan that had any points
-	Owners    []descriptor.Address // the instances whose points Contents has
-	Version   uint64               // of the stored record that the state goes on from
+	Shares    map[string]float64
+	Version   uint64 // of the stored record that the state goes on from
+}
+
+// past is what is stored of an edition.
+type past struct {
+	made   state.Made
+	places []place // what they hold has no more than keys and relays, and is not published again
 }
 
 // Plan says what should be published at one moment, and why. It is a value: making
@@ -83,29 +90,41 @@ type Plan struct {
 	// the record has another one by the time it is carried out.
 	Version uint64 `json:"version"`
 	// Waiting says why nothing is decided yet; empty if Targets are. A service shows
-	// the Targets, Left, Thefts, Out, Down and Panic of its plan before meanwhile.
+	// the Targets, Contents, Left, Thefts, Out, Down and Panic of its plan before meanwhile.
 	Waiting  string                `json:"waiting,omitempty"`
-	Fallback bool                  `json:"fallback,omitempty"` // no instance is ok: the points are the last known ones
-	Panic    bool                  `json:"panic,omitempty"`    // instances stay in use against what checks say
-	Chosen   []selection.Candidate `json:"-"`
+	Fallback bool                  `json:"fallback,omitempty"`        // no instance is ok: the points are the last known ones
+	Panic    bool                  `json:"panic,omitempty"`           // instances stay in use against what checks say
+	Chosen   []selection.Candidate `json:"-"`                         // the points of all slots, each once
 	Shares   map[string]float64    `json:"expected_shares,omitempty"` // of the clients, 0 to 1, by instance
-	Contents *descriptor.Contents  `json:"-"`                         // of every slot; nil if there is nothing to publish
-	Targets  []Target              `json:"targets,omitempty"`
-	Next     time.Time             `json:"next,omitzero"` // when the next plan may differ, even without an event
-	Left     map[string][]string   `json:"left_out,omitempty"`
-	Thefts   map[string]string     `json:"thefts,omitempty"`
-	Out      map[string]string     `json:"taken_out,omitempty"` // by instance: why it was taken out on purpose
-	Down     map[string]string     `json:"down,omitempty"`      // by instance: what checks have against it, so that it is left out
+	// OverTurns are the shares over many refreshes, if there are more instances than
+	// places, so that they take turns; else nil.
+	OverTurns map[string]float64 `json:"expected_shares_over_turns,omitempty"`
+	Why       string             `json:"why,omitempty"` // each instance has as many places as it has
+	// Contents are those of the first slot that clients ask now; nil if there is
+	// nothing to publish.
+	Contents *descriptor.Contents `json:"-"`
+	Targets  []Target             `json:"targets,omitempty"`
+	Next     time.Time            `json:"next,omitzero"` // when the next plan may differ, even without an event
+	Left     map[string][]string  `json:"left_out,omitempty"`
+	Thefts   map[string]string    `json:"thefts,omitempty"`
+	Out      map[string]string    `json:"taken_out,omitempty"` // by instance: why it was taken out on purpose
+	Down     map[string]string    `json:"down,omitempty"`      // by instance: what checks have against it, so that it is left out
 }
 
 // Target is what one of the two descriptors should be.
 type Target struct {
 	ViewTarget `json:"-"`
 	Role       hsdir.Role
-	Contents   []*descriptor.Contents // of each of Slots
-	Reason     Reason                 // why a new edition is needed; empty if the last one will do
-	Held       string                 // why it is not made despite the reason; empty if it is
+	Reason     Reason // why a new edition is needed; empty if the last one will do
+	Held       string // why it is not made despite the reason; empty if it is
+	Gathers    bool   // it is Held for more changes to come along
 	Urgency    hsdir.Urgency
+	Turn       uint64 // of the strategy's
+	Refresh    bool   // the Turn begins with the edition
+
+	places []place // what each HSDir should hold, those included that left
+	change change
+	due    time.Time // the end of the Turn, if it did not begin now
 }
 
 // HSDirs keep a descriptor for three hours. A service whose instances have not been
@@ -120,7 +139,7 @@ const (
 // makePlan says what should be published, given the view and the published
 // state. It reads no clock and no randomness, and changes nothing.
 func makePlan(v View, s State) Plan {
-	p := Plan{At: v.Now, Version: s.Version, Contents: s.Contents, Chosen: s.Published}
+	p := Plan{At: v.Now, Version: s.Version, Chosen: s.Published, Shares: s.Shares}
 	p.Next = v.Now.Add(time.Hour)
 	if until := v.Instances.Wait(v.Now); v.Now.Before(until) && !v.Urgent {
 		p.Waiting, p.Next = "fetches of instances are in flight", until
@@ -132,37 +151,131 @@ func makePlan(v View, s State) Plan {
 	}
 	pool := gather(v)
 	p.Panic, p.Fallback, p.Left, p.Thefts, p.Out, p.Down = pool.panic, pool.fallback, pool.left, pool.thefts, pool.out, pool.down
-	assigned := choose(v, s.Published, pool.candidates)
-	p.Chosen, p.Shares = assigned.Points[0], assigned.Shares() // every slot holds the same
-	p.Contents = contents(p.Chosen, v, pool.flow)
-	if len(p.Chosen) == 0 {
-		p.Contents = remaining(s.Contents, v) // an empty descriptor is never published
+	p.Targets = make([]Target, len(v.Targets))
+	d := newDealer(v, pool.flow)
+	for _, role := range [2]hsdir.Role{v.Current, 1 - v.Current} {
+		t := &p.Targets[role]
+		t.ViewTarget, t.Role = v.Targets[role], role
+		assigned := t.assign(v, s, pool.candidates)
+		t.hold(assigned, d, s)
+		if role == v.Current {
+			p.Shares, p.Why = assigned.Shares(), assigned.Why
+			if assigned.Sampled {
+				p.OverTurns = assigned.OverTurns()
+			}
+		}
 	}
-	for role, t := range v.Targets {
-		target := Target{ViewTarget: t, Role: hsdir.Role(role), Contents: slices.Repeat([]*descriptor.Contents{p.Contents}, len(t.Slots))}
-		p.decide(&target, v, s)
-		p.Targets = append(p.Targets, target)
+	p.Chosen = d.chosen()
+	for n := range p.Targets {
+		p.decide(&p.Targets[n], v, s, &pool)
+	}
+	if first := p.Targets[v.Current].places[0].holding; first != nil {
+		p.Contents = first.Contents
 	}
 	p.expire(v)
 	return p
 }
 
-// choose selects the points of the descriptors. Published ones are kept as
-// long as they are as good as any other.
-func choose(v View, published, candidates []selection.Candidate) selection.Assignment {
-	holds := make([][32]byte, len(published))
-	for i, c := range published {
-		holds[i] = c.Point.AuthKey
+// assign has the strategy choose the points of every place of t, which it fills in but
+// for what they hold. What they were given before is kept as long as it is as good
+// as anything else.
+func (t *Target) assign(v View, s State, candidates []selection.Candidate) selection.Assignment {
+	last := s.last(t.Keys.Period)
+	t.Turn, t.Refresh, t.due = last.turn, !v.Now.Before(last.due), last.due
+	if last.own && t.Refresh {
+		t.Turn++
 	}
-	request := selection.Request{Now: v.Now, Candidates: candidates, Room: v.room()}
-	current := v.Targets[v.Current]
-	for _, slot := range current.Slots {
-		request.Slots = append(request.Slots, selection.Slot{Replica: slot.Replica, Asked: !slot.Reserve, Holds: holds})
+	var gone []place
+	if last.own && !last.stored {
+		gone = v.left(t.Slots, last.places)
 	}
-	if current.Credential != nil {
-		request.Seed = current.Credential.Seed
+	t.places = make([]place, 0, len(t.Slots)+len(gone))
+	request := selection.Request{Now: v.Now, Candidates: candidates, Room: v.room(), Seed: v.seed(), Turn: t.Turn, Refresh: t.Refresh}
+	var before *holding
+	var keys [][32]byte
+	add := func(slot hsdir.Slot, holds *holding, leftAt int64) {
+		if holds != before {
+			before, keys = holds, holds.keys()
+		}
+		t.places = append(t.places, place{slot, holds, leftAt})
+		request.Slots = append(request.Slots, selection.Slot{Replica: slot.Replica, Asked: !slot.Reserve, Holds: keys})
+	}
+	for n, holds := range given(t.Slots, last.places, last.own) {
+		add(t.Slots[n], holds, 0)
+	}
+	for _, p := range gone {
+		add(p.Slot, p.holding, p.leftAt)
+	}
+	if len(t.Slots) == 0 {
+		return selection.Assignment{}
 	}
 	return selection.Assign(v.Config.Strategy, request)
+}
+
+// hold fills in what the places of t should hold: what was assigned, or what is left of
+// what they were given if that is nothing. An empty descriptor is never published.
+func (t *Target) hold(assigned selection.Assignment, d *dealer, s State) {
+	some := slices.ContainsFunc(assigned.Points, func(points []selection.Candidate) bool { return len(points) > 0 })
+	stored := s.last(t.Keys.Period).stored // then no more than the keys of the points is known
+	for n := range t.places {
+		switch at := &t.places[n]; {
+		case some:
+			at.holding = d.holding(assigned.Points[n])
+		case stored:
+			at.holding = nil
+		default:
+			at.holding = d.rest(at.holding)
+		}
+	}
+	n := slices.IndexFunc(t.places, func(p place) bool { return !p.holding.empty() })
+	for m := range t.places {
+		if n >= 0 && t.places[m].holding.empty() {
+			t.places[m].holding = t.places[n].holding
+		}
+	}
+}
+
+// lastOf is what was published last of a period.
+type lastOf struct {
+	places []place
+	turn   uint64
+	due    time.Time // the end of the turn
+	own    bool      // it was this period's; else another's, as that has nothing yet
+	stored bool      // by an earlier process
+}
+
+// last returns what was published last of a period.
+func (s State) last(p descriptor.Period) (last lastOf) {
+	if e := s.Editions[p]; e != nil {
+		return lastOf{places: e.places(), turn: e.Turn, due: e.due, own: true}
+	}
+	if b := s.Before[p]; b != nil {
+		return lastOf{places: b.places, turn: b.made.Turn, due: b.made.Refresh, own: true, stored: true}
+	}
+	var newest uint64
+	for other, e := range s.Editions {
+		if other.Number >= newest {
+			newest, last = other.Number, lastOf{places: e.places(), turn: e.Turn}
+		}
+	}
+	if last.places != nil {
+		return last
+	}
+	for other, b := range s.Before {
+		if other.Number >= newest {
+			newest, last = other.Number, lastOf{places: b.places, turn: b.made.Turn, stored: true}
+		}
+	}
+	return last
+}
+
+// seed determines what strategies choose at random. It is the same for both
+// descriptors, so that they have the same points unless there is a reason.
+func (v View) seed() (seed [32]byte) {
+	if c := v.Targets[v.Current].Credential; c != nil {
+		return c.Seed
+	}
+	return seed
 }
 
 // room returns what of the configured room there is beside the clients and the CAA
@@ -177,42 +290,47 @@ func (v View) room() selection.Room {
 }
 
 // decide fills in whether t needs a new edition, and why.
-func (p *Plan) decide(t *Target, v View, s State) {
+func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 	last := s.Editions[t.Keys.Period]
-	if p.Contents == nil || len(p.Contents.IntroductionPoints) == 0 || t.Credential == nil || len(t.Slots) == 0 {
+	if t.Credential == nil || len(t.places) == 0 || t.places[0].holding.empty() {
 		return // the published descriptor stays
 	}
-	t.Reason = t.reason(v.Now, last)
 	if last == nil {
-		t.Urgency = hsdir.UrgencyRotation
+		t.Reason, t.Urgency = ReasonNew, hsdir.UrgencyRotation
 		if len(s.Editions) == 0 {
 			t.Urgency = hsdir.UrgencyNew
 		}
 		return
 	}
+	t.change = t.changeSince(last, pool)
+	until := v.gathersUntil(t.change, last)
+	t.Reason = t.reason(v.Now, last, v.Now.Before(until))
 	p.sooner(last.Refresh, v.Now)
 	p.sooner(last.expires(), v.Now)
 	p.sooner(last.retryAt, v.Now)
-	if t.Reason == "" {
+	switch {
+	case t.Reason == "" && t.change != changeNone:
+		t.Reason, t.Held, t.Gathers = ReasonChanged, "changes are gathered until "+clock(until), true
+		p.sooner(until, v.Now)
+	case t.Reason == "":
 		return
 	}
-	t.Urgency = urgency(t.Reason, last.Contents, p.Contents)
+	t.Urgency = t.urgency()
 	if at := v.staleUntil(t.Reason, last); v.Now.Before(at) {
-		t.Held = "no instance has answered for too long to make a new descriptor"
+		t.Held, t.Gathers = "no instance has answered for too long to make a new descriptor", false
 		p.sooner(at, v.Now)
 	}
 }
 
-// reason returns why t needs a new edition, or nothing.
-func (t *Target) reason(now time.Time, last *Edition) Reason {
+// reason returns why t needs a new edition now, or nothing. gathers says that a change
+// of points is no reason yet.
+func (t *Target) reason(now time.Time, last *Edition, gathers bool) Reason {
 	switch {
-	case last == nil:
-		return ReasonNew
-	case t.Contents[0] != nil && !slices.Equal(last.Contents.Clients, t.Contents[0].Clients):
+	case !slices.Equal(last.slots[0].holding.Clients, t.places[0].holding.Clients):
 		return ReasonClients
-	case t.changed(last):
+	case t.change != changeNone && !gathers:
 		return ReasonChanged
-	case slices.ContainsFunc(t.Slots, func(s hsdir.Slot) bool { return last.slot(s.HSDir) == nil }):
+	case slices.ContainsFunc(t.places, func(p place) bool { return last.slot(p.HSDir) == nil }):
 		return ReasonHSDirs // no slot gets a counter that the others lack
 	case last.Credential != t.Credential && now.Add(credential.ExpiryMargin).Before(last.Credential.Expires):
 		return ReasonKey
@@ -228,31 +346,13 @@ func (t *Target) reason(now time.Time, last *Edition) Reason {
 	return ""
 }
 
-// changed reports whether a slot should hold other contents than it does.
-func (t *Target) changed(last *Edition) bool {
-	for n, s := range t.Slots {
-		if holds := last.slot(s.HSDir); holds != nil && !sameContents(holds.contents, t.Contents[n]) {
-			return true
-		}
-	}
-	return false
-}
-
-// urgency says how much clients lose while an edition is pending.
-func urgency(r Reason, last, next *descriptor.Contents) hsdir.Urgency {
-	switch r {
+// urgency says how much clients lose while the edition is pending.
+func (t *Target) urgency() hsdir.Urgency {
+	switch t.Reason {
 	case ReasonNew:
 		return hsdir.UrgencyRotation
 	case ReasonChanged, ReasonClients:
-		alive := 0
-		for n := range last.IntroductionPoints {
-			if slices.ContainsFunc(next.IntroductionPoints, func(p descriptor.IntroductionPoint) bool {
-				return backend.SamePoint(&p, &last.IntroductionPoints[n])
-			}) {
-				alive++
-			}
-		}
-		if alive == 0 {
+		if t.change == changeDead {
 			return hsdir.UrgencyNoLivePoint
 		}
 		return hsdir.UrgencyPointsDead
@@ -291,33 +391,6 @@ func (p *Plan) sooner(at, now time.Time) {
 	if at.After(now) {
 		p.Next = earlier(p.Next, at)
 	}
-}
-
-// MarshalJSON writes the plan for a target, without its keys.
-func (t Target) MarshalJSON() ([]byte, error) {
-	type slot struct {
-		Replica int      `json:"replica"`
-		HSDir   string   `json:"hsdir"`
-		Reserve bool     `json:"reserve,omitempty"`
-		Points  []string `json:"introduction_points"` // relays, in order
-	}
-	out := struct {
-		Role   hsdir.Role `json:"role"`
-		Period uint64     `json:"period"`
-		Reason Reason     `json:"reason,omitempty"`
-		Held   string     `json:"held,omitempty"`
-		Slots  []slot     `json:"slots"`
-	}{Role: t.Role, Period: t.Keys.Period.Number, Reason: t.Reason, Held: t.Held}
-	for n, s := range t.Slots {
-		line := slot{Replica: s.Replica, HSDir: hsdir.Relay{Fingerprint: s.HSDir}.Hex(), Reserve: s.Reserve}
-		if c := t.Contents[n]; c != nil {
-			for _, p := range c.IntroductionPoints {
-				line.Points = append(line.Points, p.Relay().String())
-			}
-		}
-		out.Slots = append(out.Slots, line)
-	}
-	return json.Marshal(out)
 }
 
 // target returns the plan's target for a ring, nil if the plan has none.

@@ -3,7 +3,6 @@ package balance
 import (
 	"bytes"
 	"encoding/json"
-	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -78,9 +77,10 @@ func testView(n byte, members ...*member) View {
 // confirmed everywhere.
 func made(v View) State {
 	p := makePlan(v, State{})
-	s := State{Editions: map[descriptor.Period]*Edition{}, Published: p.Chosen, Contents: p.Contents}
+	s := State{Editions: map[descriptor.Period]*Edition{}, Published: p.Chosen}
 	e := newEdition(testNow.Add(-time.Hour), &p.Targets[0], nil, 5)
 	e.Refresh = testNow.Add(time.Minute)
+	e.due = e.Refresh
 	for n := range e.slots {
 		e.slots[n].confirmed = testNow.Add(-time.Hour)
 	}
@@ -273,8 +273,8 @@ func TestPlan(t *testing.T) {
 		if got.Reason != test.reason || got.Reason != "" && got.Urgency != test.urgency || (got.Held != "") != test.held {
 			t.Errorf("%s: %q, urgency %d, held %q; want %q, %d, %v", test.what, got.Reason, got.Urgency, got.Held, test.reason, test.urgency, test.held)
 		}
-		for n := range got.Contents {
-			if got.Contents[n] != p.Contents {
+		for n, at := range got.places {
+			if at.holding != got.places[0].holding {
 				t.Errorf("%s: slot %d holds something else", test.what, n)
 			}
 		}
@@ -358,9 +358,7 @@ func TestRemainingFollowsConfiguration(t *testing.T) {
 // chooseNone is a strategy that chooses no point.
 type chooseNone struct{ selection.Spread }
 
-func (chooseNone) Select([]selection.Candidate, selection.Room, *rand.Rand) []selection.Candidate {
-	return nil
-}
+func (chooseNone) Wish([]selection.Standing, time.Time) selection.Wishes { return selection.Wishes{} }
 
 // Without a chosen point something is missing, though an instance is ok.
 func TestLacks(t *testing.T) {

@@ -53,11 +53,11 @@ func (p *Plan) compare(now time.Time, stored state.Service) {
 		period := t.Keys.Period
 		made := slices.IndexFunc(stored.Made, func(m state.Made) bool { return m.Period == period.Number && m.Minutes == period.Minutes() })
 		switch {
-		case p.Contents == nil:
+		case len(t.places) == 0 || t.places[0].holding.empty():
 			t.Held = "there is no introduction point to publish"
 		case made < 0:
 			t.Reason = ReasonNew
-		case stored.Made[made].Contents != digest(p.Contents, nil):
+		case stored.Made[made].Contents != digest(t.places, nil):
 			t.Reason = ReasonChanged
 		case !now.Before(stored.Made[made].Refresh):
 			t.Reason = ReasonRefresh

@@ -24,17 +24,14 @@ func (s *Service) carryOut(ctx context.Context, now time.Time, v backend.View) {
 	if s.plan.Waiting != "" {
 		return
 	}
-	s.noteShares(s.plan.Chosen)
-	s.state.Published, s.state.Contents = s.plan.Chosen, s.plan.Contents
-	if len(s.plan.Chosen) > 0 { // else what is left of the contents before
-		s.state.Owners = s.owners(s.plan.Chosen)
-	}
+	s.noteShares()
+	s.state.Published, s.state.Shares = s.plan.Chosen, s.plan.Shares
 	var errs []error
 	for n := range s.plan.Targets {
 		t := &s.plan.Targets[n]
 		last := s.state.Editions[t.Keys.Period]
 		switch {
-		case t.Reason == "" && last != nil && s.plan.Contents != nil:
+		case t.Reason == "" && last != nil:
 			last.share(t)
 		case t.Reason != "" && t.Held == "":
 			if err := s.make(now, t, last); err != nil {
@@ -60,7 +57,6 @@ func (s *Service) make(now time.Time, t *Target, last *Edition) error {
 		last.superseded.Store(true)
 	}
 	e := newEdition(now, t, last, counter)
-	e.owners = s.state.Owners
 	s.state.Editions[t.Keys.Period] = e
 	s.record.dirty = true
 	return nil
@@ -69,12 +65,14 @@ func (s *Service) make(now time.Time, t *Target, last *Edition) error {
 // check returns the error of making t's descriptors that is not the key's. What the
 // last edition has was checked with that one.
 func (t *Target) check(now time.Time, last *Edition) error {
-	if last != nil && last.Credential == t.Credential && !t.changed(last) {
+	if last != nil && last.Credential == t.Credential && t.change == changeNone {
 		return nil
 	}
-	for n, c := range t.Contents {
-		if n == 0 || c != t.Contents[n-1] {
-			if err := t.Credential.Check(dated(c, now), 0); err != nil {
+	checked := make(map[*holding]bool)
+	for _, p := range t.places {
+		if !checked[p.holding] {
+			checked[p.holding] = true
+			if err := t.Credential.Check(dated(p.holding.Contents, now), 0); err != nil {
 				return err
 			}
 		}
@@ -99,7 +97,7 @@ func (s *Service) advance(ctx context.Context, now time.Time) {
 		case now.Before(e.signing.retryAt):
 		case !e.uploaded:
 			s.tell(event.Publishing, slog.LevelInfo, "publishing", slog.Any("descriptor", e.Role), slog.Uint64("period", e.Keys.Period.Number),
-				slog.Any("reason", e.Reason), slog.Int("points", len(e.Contents.IntroductionPoints)), slog.Int("slots", len(e.slots)))
+				slog.Any("reason", e.Reason), slog.Int("points", e.points()), slog.Int("slots", len(e.slots)))
 			s.upload(e)
 		case moved:
 			s.upload(e)
@@ -113,7 +111,7 @@ func (s *Service) upload(e *Edition) {
 	bodies, built, expires := e.signing.bodies, e.Built, e.expires() // only the loop reads the fields of e that it changes
 	held := make([]*descriptor.Contents, len(e.slots))
 	for n := range e.slots {
-		held[n] = e.slots[n].contents
+		held[n] = e.slots[n].holding.Contents
 	}
 	u := hsdir.Upload{
 		Address: s.address, Period: e.Keys.Period, Urgency: e.Urgency,
@@ -214,7 +212,7 @@ func (s *Service) sign(ctx context.Context, now time.Time, e *Edition) {
 		bodies := make(map[[20]byte][]byte, len(slots))
 		var err error
 		for n := 0; n < len(slots) && err == nil && !e.superseded.Load(); n++ {
-			bodies[slots[n].HSDir], err = e.Credential.Encode(ctx, dated(slots[n].contents, built), e.Revision)
+			bodies[slots[n].HSDir], err = e.Credential.Encode(ctx, dated(slots[n].holding.Contents, built), e.Revision)
 		}
 		s.post(func(now time.Time) {
 			e.signing.inFlight = false

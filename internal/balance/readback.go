@@ -160,7 +160,7 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, hsDir [20]byte, con
 		e = nil // tor has asked for another one
 	}
 	if e == nil {
-		s.readForVisit(asked, false)
+		s.readForVisit(nil)
 		return
 	}
 	if r.readings == nil {
@@ -183,7 +183,11 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, hsDir [20]byte, con
 	if read.at == now && read.of != (which{}) && read.holds == status.HoldsPublished {
 		r.at = now
 	}
-	s.readForVisit(asked, e == asked && read.at == now && read.holds == status.HoldsPublished)
+	if at := e.slot(hsDir); at != nil && e == asked && read.at == now && read.holds == status.HoldsPublished {
+		s.readForVisit(at.holding)
+	} else {
+		s.readForVisit(nil) // tor may have another one
+	}
 	s.judge(now, c, e, read, before)
 }
 
@@ -305,8 +309,10 @@ func strangers(now time.Time, e *Edition, raw []byte) string {
 	}
 	n := 0
 	own := make(map[[32]byte]bool)
-	for _, p := range e.Contents.IntroductionPoints {
-		own[p.AuthKey] = true
+	for _, at := range e.slots {
+		for _, p := range at.holding.IntroductionPoints {
+			own[p.AuthKey] = true
+		}
 	}
 	for _, p := range d.IntroductionPoints {
 		if !own[p.AuthKey] {

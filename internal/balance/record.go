@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/state"
@@ -136,31 +137,107 @@ func (s *Service) written() state.Service {
 	for p, counter := range s.counters {
 		out.Ceilings = append(out.Ceilings, state.Ceiling{Period: p.Number, Minutes: p.Minutes(), Counter: counter})
 	}
-	addresses := make(map[string]descriptor.Address, len(s.cfg.Instances))
-	for _, i := range s.cfg.Instances {
-		addresses[i.Name] = i.Address
-	}
-	for p, e := range s.state.Editions {
-		made := state.Made{
-			Period: p.Number, Minutes: p.Minutes(), Revision: e.Revision, Contents: digest(e.Contents, s.client()), Signer: state.Bytes32(e.Credential.Public),
-			Built: e.Built.UTC(), Refresh: e.Refresh.UTC(), Pending: !e.complete(),
-		}
-		out.Made = append(out.Made, made)
-	}
-	for _, c := range s.state.Published {
-		out.Points = append(out.Points, state.Published{
-			Instance: state.Address(addresses[c.Instance]), AuthKey: state.Bytes32(c.Point.AuthKey), EncKey: state.Bytes32(c.Point.EncKey), Relay: c.Point.Relay().String(),
+	points := recordedPoints{out: &out, places: make(map[backend.ID]int)}
+	for _, e := range s.state.inOrder() {
+		p, places := e.Keys.Period, e.places()
+		out.Made = append(out.Made, state.Made{
+			Period: p.Number, Minutes: p.Minutes(), Revision: e.Revision, Contents: digest(places, s.client()), Signer: state.Bytes32(e.Credential.Public),
+			Built: e.Built.UTC(), Refresh: e.Refresh.UTC(), Pending: !e.complete(), Turn: e.Turn, Slots: points.slots(places),
 		})
 	}
+	for p, b := range s.state.Before {
+		if s.state.Editions[p] == nil && p != (descriptor.Period{}) {
+			made := b.made
+			made.Slots = points.slots(b.places)
+			out.Made = append(out.Made, made)
+		}
+	}
+	points.leaveOut()
 	for a, at := range s.drained {
 		out.Drained = append(out.Drained, state.Drained{Instance: state.Address(a), At: at.UTC()})
 	}
 	return out
 }
 
-// digest identifies contents: two managers that make the same, each for itself as
-// another client, have the same digest.
-func digest(c *descriptor.Contents, own *descriptor.ClientKey) state.Bytes32 {
+// recordedPoints collects the points of a record, and says which of them slots hold.
+type recordedPoints struct {
+	out    *state.Service
+	places map[backend.ID]int // in out.Points
+}
+
+// slots returns what HSDirs of the ring hold.
+func (r *recordedPoints) slots(places []place) (list []state.Slot) {
+	for _, at := range places {
+		if at.Left || at.holding == nil {
+			continue
+		}
+		s := state.Slot{HSDir: hsdir.Relay{Fingerprint: at.HSDir}.Hex(), Replica: at.Replica}
+		for n := range at.holding.IntroductionPoints {
+			s.Points = append(s.Points, r.place(&at.holding.IntroductionPoints[n], at.holding.owners[n]))
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+func (r *recordedPoints) place(p *descriptor.IntroductionPoint, owner descriptor.Address) int {
+	id := backend.IDOf(p)
+	n, known := r.places[id]
+	if !known {
+		n = len(r.out.Points)
+		r.places[id] = n
+		r.out.Points = append(r.out.Points, state.Published{
+			Instance: state.Address(owner), AuthKey: state.Bytes32(p.AuthKey), EncKey: state.Bytes32(p.EncKey), Relay: p.Relay().String(),
+		})
+	}
+	return n
+}
+
+// leaveOut removes the slots of editions in which all hold all points.
+func (r *recordedPoints) leaveOut() {
+	for n := range r.out.Made {
+		if !slices.ContainsFunc(r.out.Made[n].Slots, func(s state.Slot) bool { return !r.all(s.Points) }) {
+			r.out.Made[n].Slots = nil
+		}
+	}
+}
+
+func (r *recordedPoints) all(points []int) bool {
+	for n, place := range points {
+		if n != place {
+			return false
+		}
+	}
+	return len(points) == len(r.out.Points)
+}
+
+// digest identifies what all HSDirs of a ring hold: two managers that make the same,
+// each for itself as another client, have the same digest.
+func digest(places []place, own *descriptor.ClientKey) state.Bytes32 {
+	sums := make(map[*holding]state.Bytes32)
+	distinct := make(map[state.Bytes32]bool)
+	h := sha256.New()
+	var last state.Bytes32
+	for _, at := range inOrderOfHSDir(places) {
+		if at.Left || at.holding == nil {
+			continue
+		}
+		sum, known := sums[at.holding]
+		if !known {
+			sum = digestOf(at.holding.Contents, own)
+			sums[at.holding], distinct[sum], last = sum, true, sum
+		}
+		h.Write(at.HSDir[:])
+		h.Write(sum[:])
+	}
+	if len(distinct) == 1 {
+		return last // whatever the HSDirs are
+	}
+	return state.Bytes32(h.Sum(nil))
+}
+
+// digestOf identifies contents.
+func digestOf(c *descriptor.Contents, own *descriptor.ClientKey) state.Bytes32 {
 	clients := c.Clients
 	if own != nil {
 		clients = slices.DeleteFunc(slices.Clone(clients), func(a descriptor.AuthorizedClient) bool { return a == own.Client() })
@@ -211,7 +288,8 @@ func (s *Service) read(ctx context.Context) read {
 }
 
 // restore applies the stored record: the counters that may have been used, and
-// the published points, which have an older right to their relays.
+// the published points, which have an older right to their relays, with the HSDirs
+// that hold them.
 func (s *Service) restore(r read) {
 	s.troubles.set(troubleFloors, r.err)
 	s.record.version, s.state.Version = r.version, r.version
@@ -226,6 +304,44 @@ func (s *Service) restore(r read) {
 			}
 		}
 	}
+	made := r.stored.Made
+	if len(made) == 0 && len(r.stored.Points) > 0 {
+		made = []state.Made{{}} // of a period that is not known
+	}
+	s.state.Before = make(map[descriptor.Period]*past, len(made))
+	for _, m := range made {
+		p := descriptor.Period{Number: m.Period, Length: time.Duration(m.Minutes) * time.Minute}
+		s.state.Before[p] = &past{m, s.storedPlaces(m.Slots, r.stored.Points)}
+	}
+}
+
+// storedPlaces returns what HSDirs were given, of instances that are still
+// configured.
+func (s *Service) storedPlaces(slots []state.Slot, points []state.Published) []place {
+	if len(slots) == 0 { // one place stands for all
+		all := make([]int, len(points))
+		for n := range all {
+			all[n] = n
+		}
+		slots = []state.Slot{{Points: all}}
+	}
+	list := make([]place, 0, len(slots))
+	for _, at := range slots {
+		h := &holding{Contents: new(descriptor.Contents)}
+		for _, n := range at.Points {
+			if n < 0 || n >= len(points) || !slices.ContainsFunc(s.cfg.Instances, func(i Instance) bool { return i.Address == descriptor.Address(points[n].Instance) }) {
+				continue
+			}
+			h.IntroductionPoints = append(h.IntroductionPoints, *storedPoint(points[n]))
+			h.owners = append(h.owners, descriptor.Address(points[n].Instance))
+		}
+		p := place{Slot: hsdir.Slot{Replica: at.Replica}, holding: h}
+		if relay, err := descriptor.ParseFingerprint(at.HSDir); err == nil {
+			p.HSDir = relay
+		}
+		list = append(list, p)
+	}
+	return list
 }
 
 // storedPoint is the part of a published point that the record keeps.

@@ -113,21 +113,23 @@ func (s *Service) noteLack(l lack) {
 		return
 	}
 	points := 0
-	if c := s.state.Contents; c != nil {
-		points = len(c.IntroductionPoints)
+	for _, e := range s.state.Editions {
+		points = max(points, e.points())
 	}
 	s.tell(event.Lack, slog.LevelError, l.warning(), slog.Int("points", points))
 }
 
 // noteShares records when an instance's share of the clients falls to half of what it
 // was, or less.
-func (s *Service) noteShares(chosen []selection.Candidate) {
-	if slices.EqualFunc(s.state.Published, chosen, func(a, b selection.Candidate) bool {
-		return a.Instance == b.Instance && a.Point.AuthKey == b.Point.AuthKey
-	}) {
-		return
+// A new turn of the strategy's is no reason: some instances have few places in one turn,
+// and more in another.
+func (s *Service) noteShares() {
+	for _, t := range s.plan.Targets {
+		if t.Refresh {
+			return
+		}
 	}
-	before, after := selection.Shares(s.state.Published), selection.Shares(chosen)
+	before, after := s.state.Shares, s.plan.Shares
 	for _, i := range s.cfg.Instances {
 		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 && s.plan.Out[i.Name]+s.plan.Down[i.Name] == "" {
 			s.tell(event.ShareFell, slog.LevelWarn, "an instance's share of the clients fell", slog.String("instance", i.Name),
@@ -177,7 +179,7 @@ func (s *Service) warnings(v View) []string {
 	}
 	list = append(list, s.suspicions(v)...)
 	for _, t := range s.plan.Targets {
-		if t.Held != "" {
+		if t.Held != "" && !t.Gathers {
 			list = append(list, "the "+t.Role.String()+" descriptor is not renewed: "+t.Held)
 		}
 	}
@@ -225,11 +227,10 @@ func (s *Service) describe(now time.Time) status.Service {
 		seconds := s.report.published.Sub(s.started).Seconds()
 		out.FirstAnswer = &seconds
 	}
-	shares := selection.Shares(s.state.Published)
 	missing := false // an instance that should have clients
 	for n := range v.Instances.Backends {
 		i := v.offering(n)
-		line := i.report(now, s.state.Published, shares, s.plan.Left[i.Name])
+		line := i.report(now, s.state.Published, s.state.Shares, s.plan.Left[i.Name])
 		if why := s.plan.Down[i.Name]; why != "" {
 			line.Warnings = append(line.Warnings, "it is left out: "+why)
 		}
@@ -238,8 +239,8 @@ func (s *Service) describe(now time.Time) status.Service {
 		switch taken := v.Instances.TakenOut(n) != ""; {
 		case taken:
 			line.Drain = s.describeDrain(v, n)
-		case i.idle(line) && line.Path == "":
-			line.Warnings = append(line.Warnings, v.whyIdle())
+		case i.idle(line) && line.Path == "" && s.plan.OverTurns == nil: // else it has its turn
+			line.Warnings = append(line.Warnings, idleWarning)
 			missing = true
 		case line.State != status.StateOK, line.Path != "":
 			missing = true
@@ -351,17 +352,7 @@ func (o *offering) idle(r status.Instance) bool {
 	return r.State == status.StateOK && r.Published == 0 && r.Weight > 0
 }
 
-// whyIdle returns the warning about an idle instance.
-func (v View) whyIdle() string {
-	switch points := v.room().Points; {
-	case len(v.Config.Instances) <= points:
-		return "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
-	case points < v.Config.Room.Points && len(v.Config.Clients) > 0:
-		return fmt.Sprintf("none of its introduction points is published, as %d authorized clients leave room for %d introduction points: it gets no clients", len(v.Config.Clients), points)
-	default:
-		return fmt.Sprintf("none of its introduction points is published, as there are more instances than the %d that have room: it gets no clients", points)
-	}
-}
+const idleWarning = "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
 
 // counted returns each text once, with its count.
 func counted(texts []string) (out []string) {
@@ -386,19 +377,24 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 	for _, e := range s.state.inOrder() {
 		d := status.Descriptor{
 			Which: e.Role.String(), Period: e.Keys.Period.Number, Minutes: e.Keys.Period.Minutes(),
-			Current: e.Keys.Period == current, Points: len(e.Contents.IntroductionPoints),
+			Current: e.Keys.Period == current, Points: e.points(),
 			Revision: e.Revision, Reason: string(e.Reason), Built: e.Built, Refresh: e.Refresh,
 		}
 		for _, at := range e.slots {
 			slot := status.Slot{
 				Replica: at.Replica, HSDir: hsdir.Relay{Fingerprint: at.HSDir}.Hex(), Reserve: at.Reserve,
 				Confirmed: !at.confirmed.IsZero(), At: at.confirmed, Attempts: at.attempts,
+				Points: len(at.holding.IntroductionPoints),
 			}
 			if at.err != nil {
 				slot.Error = at.err.Error()
 			}
 			if read := s.readback.readings[at.HSDir]; d.Current && !read.at.IsZero() {
 				slot.ReadBack, slot.Holds, slot.Revision = read.at, read.holds, read.revision
+			}
+			if at.Left {
+				d.Left = append(d.Left, slot)
+				continue
 			}
 			if slot.Confirmed {
 				d.Confirmed++

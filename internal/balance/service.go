@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -228,7 +229,8 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	s.plan = makePlan(view, s.state)
 	s.urgent = view.Instances.Urgent
 	if s.plan.Waiting != "" {
-		s.plan.Targets, s.plan.Left, s.plan.Thefts, s.plan.Out, s.plan.Down, s.plan.Panic = last.Targets, last.Left, last.Thefts, last.Out, last.Down, last.Panic // the status does not blink
+		s.plan.Targets, s.plan.Contents, s.plan.Left, s.plan.Thefts = last.Targets, last.Contents, last.Left, last.Thefts // the status does not blink
+		s.plan.Out, s.plan.Down, s.plan.Panic = last.Out, last.Down, last.Panic
 	}
 	s.carryOut(ctx, now, view.Instances)
 	s.visit(ctx, now, c)
@@ -285,6 +287,7 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 func (s *Service) slept(now time.Time) {
 	for _, e := range s.state.Editions {
 		e.Built, e.Refresh, e.heard = e.Built.Round(0), e.Refresh.Round(0), e.heard.Round(0)
+		e.due, e.removed, e.added = e.due.Round(0), e.removed.Round(0), e.added.Round(0)
 	}
 	if r := &s.readback; !r.due.IsZero() {
 		r.due = earlier(r.due, now.Add(readbackFirst))
@@ -326,6 +329,9 @@ func (s *Service) forget(v View) {
 		} else {
 			used = append(used, e.Credential)
 		}
+	}
+	if len(s.state.Editions) > 0 {
+		maps.DeleteFunc(s.state.Before, func(p descriptor.Period, _ *past) bool { return over(p) || s.state.Editions[p] != nil })
 	}
 	s.keys.Forget(over, used)
 	s.counters.forget(v.Targets[0].Ring.Period)
@@ -426,7 +432,7 @@ func (s *Service) rename(instances []Instance) {
 			kept = append(kept, c)
 		}
 	}
-	s.state.Published = kept
+	s.state.Published, s.state.Shares = kept, nil
 }
 
 // tell records an event of the service.

@@ -126,19 +126,17 @@ func (s *Service) visit(ctx context.Context, now time.Time, c *hsdir.Consensus) 
 	}
 }
 
-// readForVisit goes on to a visit that waited for the descriptor to be read back.
-// confirmed says that an HSDir returned the descriptor of e.
-func (s *Service) readForVisit(e *Edition, confirmed bool) {
+// readForVisit goes on to a visit that waited for the descriptor to be read back, which
+// tor has now: h is what is in it, nil if that is not known.
+func (s *Service) readForVisit(h *holding) {
 	v := &s.visits
 	if !v.waiting {
 		return
 	}
 	v.waiting, v.ready, v.known = false, true, nil
-	if !confirmed {
-		return // tor may have another one
-	}
+	keys := h.keys()
 	for _, c := range s.state.Published {
-		if slices.ContainsFunc(e.Contents.IntroductionPoints, func(p descriptor.IntroductionPoint) bool { return p.AuthKey == c.Point.AuthKey }) {
+		if slices.Contains(keys, c.Point.AuthKey) {
 			v.known = append(v.known, c)
 		}
 	}

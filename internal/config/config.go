@@ -165,7 +165,7 @@ type Instance struct {
 
 	// Weight is the instance's share relative to the others', from 0 (no
 	// clients while others have a weight) on. Default: 1. Only for the
-	// strategies "spread" and "weighted".
+	// strategies "spread", "weighted" and "least-loaded".
 	Weight float64 `toml:"weight" default:"1"`
 
 	// ClientKey is the path of a tor .auth_private file, or "credential:NAME", for

@@ -314,6 +314,7 @@ func mergeService(present, old Service) Service {
 	}
 	newer := compareMade(newest(old.Made), newest(present.Made)) > 0
 	for _, m := range old.Made {
+		m.Slots = nil // they are of other points
 		i := slices.IndexFunc(present.Made, func(p Made) bool { return p.Period == m.Period && p.Minutes == m.Minutes })
 		switch {
 		case i >= 0 && present.Made[i].Revision < m.Revision:
@@ -324,6 +325,9 @@ func mergeService(present, old Service) Service {
 	}
 	if newer {
 		present.Points = old.Points
+		for n := range present.Made {
+			present.Made[n].Slots = nil
+		}
 	}
 	return present
 }

@@ -63,7 +63,7 @@ type Service struct {
 	Term     uint64    `json:"term,omitempty"`  // counts the changes of Owner
 	Ceilings []Ceiling `json:"ceilings,omitempty"`
 	Made     []Made    `json:"made,omitempty"`
-	// Points are the introduction points that the master descriptors have.
+	// Points are the introduction points that the master descriptors have, each once.
 	Points  []Published `json:"introduction_points,omitempty"`
 	Drained []Drained   `json:"drained,omitempty"`
 }
@@ -93,9 +93,18 @@ type Made struct {
 	Built    time.Time `json:"built,omitzero"`    // zero if not known
 	Refresh  time.Time `json:"refresh,omitzero"`  // when it is due again
 	Pending  bool      `json:"pending,omitempty"` // not confirmed in every slot
+	Turn     uint64    `json:"turn,omitempty"`    // how often it was refreshed
+	Slots    []Slot    `json:"slots,omitempty"`   // empty if all have all Points, in their order
 }
 
-// Published is an introduction point of the master descriptors, in its order there.
+// Slot says what an HSDir was given.
+type Slot struct {
+	HSDir   string `json:"hsdir"`   // fingerprint, 40 upper-case hexadecimal digits
+	Replica int    `json:"replica"` // from 1
+	Points  []int  `json:"points"`  // their indexes in Service.Points
+}
+
+// Published is an introduction point of the master descriptors.
 type Published struct {
 	Instance Address `json:"instance"`
 	AuthKey  Bytes32 `json:"auth_key"`

@@ -212,7 +212,9 @@ type Descriptor struct {
 	Built     time.Time `json:"built"`
 	Refresh   time.Time `json:"refresh"`
 	Slots     []Slot    `json:"slots"`
-	Confirmed int       `json:"confirmed"`
+	Confirmed int       `json:"confirmed"` // of Slots
+	// Left are HSDirs that left the ring lately: clients with an older consensus ask them.
+	Left []Slot `json:"left,omitempty"`
 }
 
 // Slot is one HSDir that a descriptor goes to.
@@ -220,6 +222,7 @@ type Slot struct {
 	Replica   int       `json:"replica"` // counted from 1
 	HSDir     string    `json:"hsdir"`   // fingerprint in hex
 	Reserve   bool      `json:"reserve"` // not asked by clients while the ring stays as it is
+	Points    int       `json:"introduction_points"`
 	Confirmed bool      `json:"confirmed"`
 	At        time.Time `json:"at,omitzero"` // of the confirmation
 	Attempts  int       `json:"attempts"`

@@ -1,0 +1,295 @@
+package selection
+
+import (
+	"cmp"
+	"math"
+	"slices"
+)
+
+const (
+	// bearable is how far a share may be off before a refresh is due.
+	bearable = 0.1
+	// better is how much nearer the worst share has to come for everything to be laid
+	// out anew without a refresh.
+	better = 0.05
+)
+
+// result is a layout with the points that came of it.
+type result struct {
+	points [][]int // by slot, in their order
+	got    *layout // less than was laid out where relays are short
+	off    float64 // how far the worst share is off
+}
+
+// result chooses the points for a layout; all of it is laid out anew, or not.
+func (p *plan) result(l *layout, anew bool) result {
+	cells := make([][]int, len(p.r.Slots))
+	for n, k := range p.asked {
+		cells[k] = l.cells[n]
+	}
+	for k := range cells {
+		if cells[k] == nil {
+			cells[k] = p.reserve(k, l, anew)
+		}
+	}
+	r := result{points: p.choose(cells), got: newLayout(l.bounds, len(p.parties))}
+	for n, k := range p.asked {
+		for _, point := range r.points[k] {
+			r.got.put(n, p.points[point].party, 1)
+		}
+	}
+	r.off = r.got.worst(p.quota.weights, p.scarce())
+	return r
+}
+
+// best says which points the slots should hold. Between refreshes only instances that
+// died or came back change, unless that leaves the shares too uneven.
+func (p *plan) best() result {
+	held := newLayout(p.quota.bounds, len(p.parties))
+	empty, changed := false, false
+	for n, k := range p.asked {
+		for _, point := range p.held[k] {
+			held.put(n, p.points[point].party, 1)
+		}
+		empty = empty || len(p.held[k]) == 0
+		changed = changed || len(p.held[k]) < len(p.r.Slots[k].Holds)
+	}
+	if empty || p.r.Refresh && p.quota.sampled() {
+		return p.result(p.anew(held), true)
+	}
+	mended := p.result(p.mend(held), false)
+	changed = changed || mended.got.total() > held.total()
+	if !p.r.Refresh && (mended.off <= bearable || !p.lopsided(mended.got) || !changed && (p.wishes.AtRefresh || p.quota.sampled())) {
+		return mended
+	}
+	layout := p.anew(held)
+	all := p.result(layout, true)
+	if !p.r.Refresh && !changed && all.got.total() < layout.total() {
+		return mended // with another seed, it would be another plan, though nothing happened
+	}
+	if p.improves(all, mended) {
+		return all
+	}
+	return mended
+}
+
+// improves reports whether it is worth it to lay everything out anew.
+func (p *plan) improves(all, mended result) bool {
+	fewer := cmp.Compare(mended.got.total(), all.got.total())
+	nearer := func(least float64) int {
+		return cmp.Compare(math.Round(max(all.off, least)/rounding), math.Round(max(mended.off, least)/rounding))
+	}
+	switch {
+	case slices.Min(all.got.size) < min(enoughPoints, slices.Min(mended.got.size)):
+		return false // not at the price of a slot with hardly any points
+	case !p.r.Refresh:
+		return all.off < mended.off-better
+	case p.wishes.Fill:
+		return cmp.Or(fewer, nearer(0)) < 0
+	}
+	return cmp.Or(nearer(even), fewer) < 0
+}
+
+// lopsided reports whether the numbers are others than rounding explains.
+func (p *plan) lopsided(l *layout) bool {
+	fullest := slices.Max(l.size)
+	if fullest-slices.Min(l.size) > 1+fullest/4 {
+		return true
+	}
+	weight, total := 0.0, 0.0
+	for i, party := range p.parties {
+		if !party.scarce {
+			weight += p.quota.weights[i]
+			total += float64(l.of(i))
+		}
+	}
+	for i, party := range p.parties {
+		if !party.scarce && math.Abs(float64(l.of(i))-total*p.quota.weights[i]/weight) >= 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// anew lays everything out as the quota says, and leaves in place what it can.
+func (p *plan) anew(held *layout) *layout {
+	offers := p.offers()
+	lay := func(held *layout) *layout {
+		l := newLayout(p.quota.bounds, len(p.parties))
+		l.offers = offers
+		if held != nil {
+			l.keep(held, p.quota.count)
+		}
+		l.deal(p.quota.count)
+		l.level(held)
+		if !p.quota.sampled() {
+			l.swap(p.quota.weights)
+		}
+		return l
+	}
+	l := lay(held)
+	if p.quota.sampled() || held.total() == 0 {
+		return l
+	}
+	scarce := p.scarce()
+	if off := l.worst(p.quota.weights, scarce); off > max(even, p.quota.off)+rounding {
+		if moved := lay(nil); moved.worst(p.quota.weights, scarce) < off-rounding {
+			return moved
+		}
+	}
+	return l
+}
+
+// offers counts, for each of the asked slots and each instance, the relays that are
+// not another's there.
+func (p *plan) offers() [][]int {
+	list := make([][]int, len(p.asked))
+	for n, k := range p.asked {
+		list[n] = p.offersIn(k)
+	}
+	return list
+}
+
+func (p *plan) offersIn(k int) []int {
+	owner, list := make([]int, p.relays), make([]int, len(p.parties))
+	for _, n := range p.held[k] {
+		owner[p.points[n].relay] = p.points[n].party + 1
+	}
+	for _, point := range p.points {
+		if o := owner[point.relay]; o == 0 || o == point.party+1 {
+			list[point.party]++
+		}
+	}
+	return list
+}
+
+// mend adds to what is held what instances are short of.
+func (p *plan) mend(held *layout) *layout {
+	l := held.clone()
+	need := p.needs(held)
+	for i := range need {
+		if held.of(i) < need[i] {
+			l.offers = p.offers()
+			break
+		}
+	}
+	if l.offers != nil {
+		l.deal(need)
+	}
+	if q := &p.quota; q.sampled() && l.total() < q.places() {
+		if l.offers == nil {
+			l.offers = p.offers()
+		}
+		p.fillUp(l)
+	}
+	return l
+}
+
+// needs returns how many cells each instance should have at least, at the present scale:
+// when others have died, those that are left need not have more before a refresh.
+func (p *plan) needs(held *layout) []int {
+	q, need := &p.quota, make([]int, len(p.parties))
+	scale := 0.0
+	for i, w := range q.weights {
+		if n := held.of(i); n > 1 {
+			scale = max(scale, (float64(n)-0.5)/w)
+		}
+	}
+	for i, w := range q.weights {
+		switch all := q.count[i] == q.slots*q.each && p.parties[i].waiting; {
+		case q.sampled():
+			need[i] = int(q.expected(i) + rounding)
+		case all:
+			need[i] = q.count[i]
+		default:
+			need[i] = min(q.count[i], max(1, int(scale*w+0.5+rounding)))
+		}
+	}
+	return need
+}
+
+// fillUp gives cells that are free to instances that do not have one more than their
+// share yet.
+func (p *plan) fillUp(l *layout) {
+	q := &p.quota
+	order := make([]int, len(p.parties))
+	for i := range order {
+		order[i] = i
+	}
+	lacks := func(i int) float64 { return q.expected(i) - float64(l.of(i)) }
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(lacks(b), lacks(a)) })
+	for _, i := range order {
+		if l.total() < q.places() && lacks(i) > rounding {
+			l.add(i)
+		}
+	}
+}
+
+// reserve says how many points of each instance slot k should hold, which clients do
+// not ask now. It may come to stand in for any of the asked slots of its replica: so it
+// has as many points, first of those instances that have fewest.
+func (p *plan) reserve(k int, l *layout, full bool) []int {
+	row, size := make([]int, len(p.parties)), 0
+	for _, n := range p.held[k] {
+		row[p.points[n].party]++
+		size++
+	}
+	total, most, want, slots := make([]int, len(row)), make([]int, len(row)), 0, 0
+	for n, asked := range p.asked {
+		mine := p.r.Slots[asked].Replica == p.r.Slots[k].Replica
+		if mine {
+			slots++
+			want += l.size[n]
+		}
+		for i, cells := range l.cells[n] {
+			total[i] += cells
+			if mine {
+				most[i] += cells
+			}
+		}
+	}
+	if slots == 0 { // no slot of this replica is asked
+		slots, want, most = len(p.asked), l.total(), slices.Clone(total)
+	}
+	for i := range most {
+		most[i] = (most[i] + slots - 1) / slots
+	}
+	want = (2*want + slots) / (2 * slots)
+	thinnest := func(may func(i int) bool) int {
+		best := -1
+		for i := range row {
+			if may(i) && (best < 0 || cmp.Or(cmp.Compare(row[i], row[best]), cmp.Compare(total[i], total[best])) < 0) {
+				best = i
+			}
+		}
+		return best
+	}
+	if full || p.r.Refresh {
+		for i := range row {
+			over := max(0, row[i]-most[i])
+			row[i], size = row[i]-over, size-over
+		}
+		for size > want {
+			thickest := 0
+			for i := range row {
+				if cmp.Or(cmp.Compare(row[i], row[thickest]), cmp.Compare(total[i], total[thickest])) > 0 {
+					thickest = i
+				}
+			}
+			row[thickest]--
+			size--
+		}
+	}
+	var offers []int
+	for ; size < want; size++ {
+		if offers == nil {
+			offers = p.offersIn(k)
+		}
+		i := thinnest(func(i int) bool { return row[i] < min(most[i], offers[i]) })
+		if i < 0 {
+			break
+		}
+		row[i]++
+	}
+	return row
+}

@@ -54,13 +54,15 @@ type families map[[20]byte]map[[20]byte]bool
 
 // Families says whose families the results of the next calls of Parse shall know, for
 // RelayInfo.InFamily. Without any, none is looked for: the lists are a large part of all
-// microdescriptors, and few are of interest.
-func (p *Parser) Families(of [][20]byte) {
+// microdescriptors, and few are of interest. It reports whether that is news.
+func (p *Parser) Families(of [][20]byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !slices.Equal(p.wanted, of) {
-		p.wanted, p.last = slices.Clone(of), nil
+	if slices.Equal(p.wanted, of) {
+		return false
 	}
+	p.wanted, p.last = slices.Clone(of), nil
+	return true
 }
 
 // declared is what a microdescriptor says of its relay's family. It aliases the

@@ -76,7 +76,7 @@ func TestFamilies(t *testing.T) {
 			t.Errorf("relay %d: families that nobody asked for", n)
 		}
 	}
-	if p.Families([][20]byte{r[0].Fingerprint, r[1].Fingerprint, {1}}); p.last != c {
+	if p.Families([][20]byte{r[0].Fingerprint, r[1].Fingerprint, {1}}) || p.last != c {
 		t.Error("asking again for the same forgets what was parsed")
 	}
 }

@@ -24,6 +24,7 @@ type pool struct {
 	down     map[string]string   // by instance: what checks have against it, so that it is left out
 	panic    bool                // instances stay in use against what checks say
 	out      map[string]string   // by instance: why it was taken out on purpose
+	lifted   bool                // points.avoid leaves no point, and so is not applied
 }
 
 // offering is an instance with its current state. It is large: pass pointers.
@@ -129,6 +130,7 @@ func (p *pool) take(v View, able []*offering) {
 		}
 		p.candidates = append(p.candidates, points[n]...)
 	}
+	p.obey(v)
 }
 
 // expiryMargin is how long before its certificates expire a point leaves. HSDirs keep
@@ -147,18 +149,18 @@ func (p *pool) usable(v View, o *offering) []selection.Candidate {
 		point := &o.Offer.Points[n]
 		if !at.Before(point.Expires) {
 			if v.Now.Before(point.Expires) {
-				p.leave(o, "its certificates are about to expire")
+				p.leave(o.Name, "its certificates are about to expire")
 			}
 			continue
 		}
 		vouched, err := v.Vouch(&point.IntroductionPoint)
 		if err != nil {
-			p.leave(o, err.Error())
+			p.leave(o.Name, err.Error())
 			continue
 		}
 		if victim := v.victim(point); victim != "" {
 			p.thefts[o.Name] = victim
-			p.leave(o, "it has a key that "+victim+" had first")
+			p.leave(o.Name, "it has a key that "+victim+" had first")
 			continue
 		}
 		list = append(list, selection.Candidate{
@@ -183,7 +185,7 @@ func (p *pool) living(o *offering, list []selection.Candidate) []selection.Candi
 		return list
 	}
 	for range len(list) - len(living) {
-		p.leave(o, "checks do not get through it")
+		p.leave(o.Name, "checks do not get through it")
 	}
 	return living
 }
@@ -200,6 +202,6 @@ func (v View) victim(p *backend.Point) string {
 }
 
 // leave records why a point of an instance is left out.
-func (p *pool) leave(o *offering, why string) {
-	p.left[o.Name] = append(p.left[o.Name], "an introduction point is left out: "+why)
+func (p *pool) leave(name, why string) {
+	p.left[name] = append(p.left[name], "an introduction point is left out: "+why)
 }

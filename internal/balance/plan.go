@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -42,10 +43,12 @@ type View struct {
 	// Vouch returns an introduction point as it may be published, or an error if its
 	// relay is not in the consensus as the point names it: Consensus.Vouch.
 	Vouch   func(*descriptor.IntroductionPoint) (*descriptor.IntroductionPoint, error)
-	Current hsdir.Role    // of the descriptor that clients fetch
-	Targets [2]ViewTarget // the first and the second descriptor
-	valid   [2]time.Time  // the consensus, from and until
-	offset  time.Duration // of the beginnings of periods
+	Relay   func(*descriptor.IntroductionPoint) (hsdir.RelayInfo, bool) // Consensus.Relay; nil: none is known
+	Country func(netip.Addr) (code string, open bool)                   // Env.Country
+	Current hsdir.Role                                                  // of the descriptor that clients fetch
+	Targets [2]ViewTarget                                               // the first and the second descriptor
+	valid   [2]time.Time                                                // the consensus, from and until
+	offset  time.Duration                                               // of the beginnings of periods
 	// outdated is how long after a consensus is no longer fresh a client may still use it.
 	outdated time.Duration
 }
@@ -105,8 +108,9 @@ type Plan struct {
 	Next     time.Time            `json:"next,omitzero"` // when the next plan may differ, even without an event
 	Left     map[string][]string  `json:"left_out,omitempty"`
 	Thefts   map[string]string    `json:"thefts,omitempty"`
-	Out      map[string]string    `json:"taken_out,omitempty"` // by instance: why it was taken out on purpose
-	Down     map[string]string    `json:"down,omitempty"`      // by instance: what checks have against it, so that it is left out
+	Out      map[string]string    `json:"taken_out,omitempty"`    // by instance: why it was taken out on purpose
+	Down     map[string]string    `json:"down,omitempty"`         // by instance: what checks have against it, so that it is left out
+	Lifted   bool                 `json:"avoid_lifted,omitempty"` // points.avoid leaves no point, and so is not applied
 }
 
 // Target is what one of the two descriptors should be.
@@ -149,6 +153,7 @@ func makePlan(v View, s State) Plan {
 	}
 	pool := gather(v)
 	p.Panic, p.Fallback, p.Left, p.Thefts, p.Out, p.Down = pool.panic, pool.fallback, pool.left, pool.thefts, pool.out, pool.down
+	p.Lifted = pool.lifted
 	p.Targets = make([]Target, len(v.Targets))
 	d := newDealer(v, pool.flow)
 	for _, role := range [2]hsdir.Role{v.Current, 1 - v.Current} {

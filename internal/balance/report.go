@@ -177,6 +177,9 @@ func (s *Service) warnings(v View) []string {
 	if s.plan.Panic {
 		list = append(list, panicWarning)
 	}
+	if s.plan.Lifted {
+		list = append(list, liftedWarning)
+	}
 	list = append(list, s.suspicions(v)...)
 	for _, t := range s.plan.Targets {
 		if t.Held != "" && !t.Gathers {
@@ -240,7 +243,7 @@ func (s *Service) describe(now time.Time) status.Service {
 		case taken:
 			line.Drain = s.describeDrain(v, n)
 		case i.idle(line) && line.Path == "" && s.plan.OverTurns == nil: // else it has its turn
-			line.Warnings = append(line.Warnings, idleWarning)
+			line.Warnings = append(line.Warnings, whyIdle(line.IntroductionPoints-len(s.plan.Left[i.Name])))
 			missing = true
 		case line.State != status.StateOK, line.Path != "":
 			missing = true
@@ -352,7 +355,14 @@ func (o *offering) idle(r status.Instance) bool {
 	return r.State == status.StateOK && r.Published == 0 && r.Weight > 0
 }
 
-const idleWarning = "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
+// whyIdle returns the warning about an idle instance, some of whose points are not left
+// out.
+func whyIdle(some int) string {
+	if some <= 0 {
+		return "none of its introduction points is published, as all are left out: it gets no clients"
+	}
+	return "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
+}
 
 // counted returns each text once, with its count.
 func counted(texts []string) (out []string) {

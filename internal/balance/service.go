@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/health"
+	"onionbalancer/internal/relayset"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
@@ -38,6 +40,8 @@ type Config struct {
 	Keys       credential.Keys
 	Strategy   selection.Strategy
 	Room       selection.Room // for introduction points in a descriptor
+	Avoid      relayset.Set   // relays whose points are used only if there are no others
+	Prefer     relayset.Set   // relays whose points an instance has published first, best first
 	Instances  []Instance
 	FetchEvery time.Duration                 // how often an instance is fetched while it answers; 0: leave that to the backend.Set
 	Clients    []descriptor.AuthorizedClient // the only ones who can read the descriptor; everybody if none
@@ -87,6 +91,9 @@ type Env struct {
 	Checked func(descriptor.Address) health.Result
 	// Probe returns what is known of the probe address of an instance; nil: none has one.
 	Probe func(descriptor.Address) ProbePath
+	// Country returns the country of a relay's address, as (*tor.Countries).Of does: at
+	// once. nil: none is known.
+	Country func(netip.Addr) (code string, open bool)
 }
 
 // Service keeps the master descriptors of one public address published.
@@ -230,7 +237,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	s.urgent = view.Instances.Urgent
 	if s.plan.Waiting != "" {
 		s.plan.Targets, s.plan.Contents, s.plan.Left, s.plan.Thefts = last.Targets, last.Contents, last.Left, last.Thefts // the status does not blink
-		s.plan.Out, s.plan.Down, s.plan.Panic = last.Out, last.Down, last.Panic
+		s.plan.Out, s.plan.Down, s.plan.Panic, s.plan.Lifted = last.Out, last.Down, last.Panic, last.Lifted
 	}
 	s.carryOut(ctx, now, view.Instances)
 	s.visit(ctx, now, c)
@@ -257,6 +264,8 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	if c == nil {
 		return v, nil
 	}
+	v.Relay, v.Country = c.Relay, s.env.Country
+	v.askCountries()
 	v.Vouch, v.SendmeInc, v.valid = c.Vouch, c.Params.SendmeInc, [2]time.Time{c.ValidAfter, c.ValidUntil}
 	v.offset, v.outdated = c.RotationOffset(), c.ValidUntil.Sub(c.FreshUntil)
 	for role := range v.Targets {

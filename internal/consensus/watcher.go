@@ -120,7 +120,7 @@ func (w *Watcher) Run(ctx context.Context) {
 	w.moved = time.Now()
 	changed := w.source.Watch(ctx)
 	wait := pollMissing // for the connection, which makes changed fire
-	again := false // until it was
+	again := false      // until it was
 	for {
 		timer := time.NewTimer(wait)
 		select {

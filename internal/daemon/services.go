@@ -37,6 +37,9 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 	if out.Strategy, err = selection.Lookup(s.Strategy); err != nil {
 		return out, err
 	}
+	if out.Avoid, out.Prefer, err = rules(s.Points); err != nil {
+		return out, err
+	}
 	for _, line := range s.CAA {
 		record, err := descriptor.ParseCAA(line)
 		if err != nil {

@@ -153,8 +153,11 @@ func (s Set) Families() (list [][20]byte) {
 	return list
 }
 
-// String writes the entries as tor does, with commas between.
+// String writes the entries as tor does, with commas between; "none" if there are none.
 func (s Set) String() string {
+	if len(s) == 0 {
+		return "none"
+	}
 	var list []string
 	for _, p := range s {
 		list = append(list, p.String())

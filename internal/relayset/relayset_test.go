@@ -43,7 +43,7 @@ func TestSet(t *testing.T) {
 	if err != nil || s.String() != "{de},flag:Exit,family:$"+upper || !s.Countries() || len(s.Families()) != 1 {
 		t.Error(s, err, s.Countries(), s.Families())
 	}
-	if Set(s[1:]).Countries() || Set(s[:2]).Families() != nil || Set(nil).String() != "" {
+	if Set(s[1:]).Countries() || Set(s[:2]).Families() != nil || Set(nil).String() != "none" {
 		t.Error("of no entries")
 	}
 	if _, err := ParseSet([]string{"{de}", "x", "{fr}", "y"}); err == nil || strings.Count(err.Error(), "is no relay") != 2 {

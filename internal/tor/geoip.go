@@ -133,6 +133,16 @@ func (c *Countries) settle(a netip.Addr, code string, err error) {
 	c.known[a] = k
 }
 
+// Country asks tor, by its GETINFO command, for the country of an address: as
+// Countries.Of, but it waits for the answer.
+func Country(ctx context.Context, getInfo func(ctx context.Context, key string) ([]byte, error), a netip.Addr) string {
+	answer, err := getInfo(ctx, "ip-to-country/"+a.String())
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(strings.TrimSpace(string(answer)))
+}
+
 // CheckGeoIP returns an error if tor, whose GETINFO command is getInfo, has no GeoIP
 // file of IPv4 addresses.
 func CheckGeoIP(ctx context.Context, getInfo func(ctx context.Context, key string) ([]byte, error)) error {

@@ -36,6 +36,7 @@ type Advisor struct {
 	answered bool              // there was an answer, good or bad
 	told     *Told             // by the last good one
 	at       time.Time         // when it was given
+	shown    Told              // the strategy at the last answer
 	err      error             // of the last question
 }
 
@@ -148,13 +149,15 @@ func (a *Advisor) question(ctx context.Context) {
 	}
 	a.mu.Lock()
 	now := time.Now()
-	was, troubled, open := a.strategy(now), a.err, !a.answered
+	troubled, open := a.err, !a.answered
 	a.answered = true
 	if a.err = err; err == nil {
 		told := toldOf(a.program, answer, q)
 		a.told, a.at, a.err = &told, now, answer.Unknown()
 	}
-	news := open || text(troubled) != text(a.err) || !was.equal(a.strategy(now))
+	is := a.strategy(now)
+	news := open || text(troubled) != text(a.err) || !is.equal(a.shown)
+	a.shown = is
 	a.mu.Unlock()
 	if news {
 		a.wake()

@@ -21,7 +21,7 @@ import (
 // Limits of one run of a program.
 const (
 	deadline    = 5 * time.Second
-	maxQuestion = 8 << 20 // bytes; 200 instances with 20 points each have half a megabyte
+	maxQuestion = 8 << 20 // bytes; 200 instances with 20 points each have one megabyte
 	maxAnswer   = 1 << 20 // bytes
 	maxReason   = 200     // bytes of the first line of its standard error
 	// linger is how long the output of a program that has ended may be held open by
@@ -64,23 +64,20 @@ func ask(ctx context.Context, program string, q *Question) (Answer, error) {
 	if len(question) > maxQuestion {
 		return Answer{}, fmt.Errorf("the question has %d bytes, at most %d are asked", len(question), maxQuestion)
 	}
-	text, err := call(ctx, program, append(question, '\n'))
+	text, err := call(ctx, program, append(question, '\n'), deadline)
 	if err != nil {
 		return Answer{}, err
 	}
 	return parseAnswer(text, q)
 }
 
-var (
-	errDeadline = fmt.Errorf("no answer within %s", deadline)
-	errTooLong  = fmt.Errorf("its answer has more than %d bytes", maxAnswer)
-)
+var errTooLong = fmt.Errorf("its answer has more than %d bytes", maxAnswer)
 
 // call runs a program with the given input, and returns its output.
-func call(ctx context.Context, program string, input []byte) ([]byte, error) {
+func call(ctx context.Context, program string, input []byte, deadline time.Duration) ([]byte, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	timer := time.AfterFunc(deadline, func() { cancel(errDeadline) })
+	timer := time.AfterFunc(deadline, func() { cancel(fmt.Errorf("no answer within %s", deadline)) })
 	defer timer.Stop()
 	cmd := exec.CommandContext(ctx, program)
 	cmd.Dir, cmd.Env = "/", []string{"PATH=" + os.Getenv("PATH")}
@@ -101,10 +98,10 @@ func call(ctx context.Context, program string, input []byte) ([]byte, error) {
 	if errors.Is(err, exec.ErrWaitDelay) {
 		return nil, errors.New("it has ended, and left processes behind that hold its output open")
 	}
-	if line, _, _ := strings.Cut(strings.TrimSpace(reason.String()), "\n"); err != nil && line != "" {
+	if line, _, _ := strings.Cut(strings.TrimSpace(string(reason.kept)), "\n"); err != nil && line != "" {
 		return nil, fmt.Errorf("%w: %s", err, printable.Text(strings.ToValidUTF8(line, "")))
 	}
-	return output.Bytes(), err
+	return output.kept, err
 }
 
 // killGroup kills all processes of a program's group, which the program leads.
@@ -137,16 +134,17 @@ func unprivileged() *syscall.Credential {
 	return &syscall.Credential{Uid: id(nobody.Uid), Gid: id(nobody.Gid)}
 }
 
-// limited keeps the first bytes that are written to it.
+// limited keeps the first bytes that are written to it. (It embeds no bytes.Buffer: that
+// reads by itself, as much as there is.)
 type limited struct {
-	bytes.Buffer
+	kept []byte
 	most int
 	over func() // called when there are more; nil if more are of no interest
 }
 
 func (l *limited) Write(p []byte) (int, error) {
-	fits := min(len(p), l.most-l.Len())
-	l.Buffer.Write(p[:fits])
+	fits := min(len(p), l.most-len(l.kept))
+	l.kept = append(l.kept, p[:fits]...)
 	if fits < len(p) && l.over != nil {
 		l.over()
 		return fits, errTooLong

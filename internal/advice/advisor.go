@@ -33,6 +33,7 @@ type Advisor struct {
 	mu       sync.Mutex
 	request  selection.Request // the last
 	digest   [32]byte          // of what request has that changes
+	since    time.Time         // of the first request
 	answered bool              // there was an answer, good or bad
 	told     *Told             // by the last good one
 	at       time.Time         // when it was given
@@ -55,6 +56,9 @@ func (a *Advisor) Tell(r selection.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.request = r
+	if a.since.IsZero() {
+		a.since = time.Now()
+	}
 	if digest == a.digest {
 		return
 	}
@@ -84,11 +88,11 @@ func digestOf(r selection.Request) [32]byte {
 }
 
 // Open reports whether the program has been asked nothing yet, or not answered the first
-// question: an answer will come within seconds, good or bad.
+// question, for which it has some seconds.
 func (a *Advisor) Open() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return !a.answered
+	return !a.answered && (a.since.IsZero() || time.Since(a.since) < 2*deadline)
 }
 
 // Strategy returns what the program said last, or how to do without it.
@@ -100,7 +104,7 @@ func (a *Advisor) Strategy() selection.Strategy {
 
 func (a *Advisor) strategy(now time.Time) Told {
 	if a.told == nil || now.Sub(a.at) > kept {
-		return Told{program: a.program}
+		return Untold(a.program)
 	}
 	return *a.told
 }

@@ -25,6 +25,9 @@ func toldOf(program string, a Answer, q Question) Told {
 	return t
 }
 
+// Untold is the strategy of a program that has said nothing.
+func Untold(program string) Told { return Told{program: program} }
+
 func (t Told) equal(other Told) bool {
 	return t.given == other.given && maps.Equal(t.weights, other.weights) && maps.Equal(t.prefer, other.prefer)
 }

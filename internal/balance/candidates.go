@@ -33,12 +33,13 @@ type offering struct {
 	*backend.Backend
 	Health health.State
 	Weight float64 // in force
+	Told   health.Load
 }
 
 // offering returns the nth instance.
 func (v View) offering(n int) *offering {
 	i := &v.Config.Instances[n]
-	return &offering{i, v.Instances.Backends[n], v.Instances.Checked(n), v.Instances.Weigh(n, i.Weight)}
+	return &offering{i, v.Instances.Backends[n], v.Instances.Checked(n), v.Instances.Weigh(n, i.Weight), v.Instances.Load(n, v.Now)}
 }
 
 // gather lists the introduction points that may be published: those of the
@@ -166,6 +167,7 @@ func (p *pool) usable(v View, o *offering) []selection.Candidate {
 		list = append(list, selection.Candidate{
 			Instance:  o.Name,
 			Weight:    o.Weight,
+			Load:      o.Told.At(v.Now),
 			Point:     vouched,
 			FirstSeen: point.FirstSeen,
 			Published: o.Renewed,

@@ -29,6 +29,7 @@ const (
 	troubleReadback = "read back"
 	troubleClients  = "clients"
 	troubleVisit    = "visits"
+	troubleAdvice   = "advice"
 )
 
 // set records err under kind, or clears it if err is nil.
@@ -274,6 +275,7 @@ func (o *offering) report(now time.Time, chosen []selection.Candidate, shares ma
 		LastFetch:          o.Asked,
 		NextFetch:          o.Due,
 		Weight:             o.Weight,
+		Load:               o.load(now),
 		Check:              o.checked(),
 	}
 	if out.State == status.StateOK && o.Health.Out() {
@@ -310,6 +312,14 @@ func (o *offering) report(now time.Time, chosen []selection.Candidate, shares ma
 	}
 	out.Warnings = append(out.Warnings, counted(left)...)
 	return out
+}
+
+// load describes the load of an instance; nil if none was told.
+func (o *offering) load(now time.Time) *status.Load {
+	if o.Told.At(now) == nil {
+		return nil
+	}
+	return &status.Load{Value: o.Told.Value, Until: o.Told.Until}
 }
 
 // checked describes the checks of an instance; nil if there are none.

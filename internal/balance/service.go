@@ -11,6 +11,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/advice"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/credential"
@@ -39,6 +40,7 @@ type Instance struct {
 type Config struct {
 	Keys       credential.Keys
 	Strategy   selection.Strategy
+	Program    string         // that says what Strategy should be; empty: none does
 	Room       selection.Room // for introduction points in a descriptor
 	Avoid      relayset.Set   // relays whose points are used only if there are no others
 	Prefer     relayset.Set   // relays whose points an instance has published first, best first
@@ -91,6 +93,8 @@ type Env struct {
 	Checked func(descriptor.Address) health.Result
 	// Probe returns what is known of the probe address of an instance; nil: none has one.
 	Probe func(descriptor.Address) ProbePath
+	// Advise asks the program of a strategy, as advice.Run does; needed if a service has one.
+	Advise advice.Asker
 	// Country returns the country of a relay's address, as (*tor.Countries).Of does: at
 	// once. nil: none is known.
 	Country func(netip.Addr) (code string, open bool)
@@ -119,6 +123,7 @@ type Service struct {
 	report    report
 	drained   drained
 	troubles  troubles
+	advised   advised
 	started   time.Time
 	rounds    uint64
 	lastRound time.Time
@@ -216,6 +221,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 		return s.next
 	}
 	s.replan, s.step = false, false
+	s.followProgram(ctx)
 	s.rounds++
 	s.lastRound = now
 	c, missing := s.env.Consensus.Consensus()
@@ -235,6 +241,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	last := s.plan
 	s.plan = makePlan(view, s.state)
 	s.urgent = view.Instances.Urgent
+	s.tellProgram(&s.plan)
 	if s.plan.Waiting != "" {
 		s.plan.Targets, s.plan.Contents, s.plan.Left, s.plan.Thefts = last.Targets, last.Contents, last.Left, last.Thefts // the status does not blink
 		s.plan.Out, s.plan.Down, s.plan.Panic, s.plan.Lifted = last.Out, last.Down, last.Panic, last.Lifted
@@ -255,6 +262,7 @@ const consensusWait = 5 * time.Second
 func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	v = View{Now: now, Config: s.cfg, Instances: s.instances.View()}
 	v.Config.Clients = s.clients()
+	v.heed(s.advised.advisor)
 	v.Unreached = s.unreached(v.Instances)
 	v.Urgent = v.Instances.Urgent != s.urgent
 	if v.Instances.Jumps != s.jumps {

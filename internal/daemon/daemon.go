@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/advice"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/check"
 	"onionbalancer/internal/clients"
@@ -139,7 +140,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.rooms.Configure(d.cfg.Check)
 	d.rooms.consensus.Families(families(d.cfg))
 	d.countries = tor.NewCountries(poolSource{tors}.GetInfo, d.wake)
-	d.env.Country = d.countries.Of
+	d.env.Country, d.env.Advise = d.countries.Of, advice.Run
 	if d.visitor != nil {
 		d.env.Visitor, d.env.Checked = d.visitor, d.checked
 	}

@@ -13,6 +13,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/advice"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
@@ -54,7 +55,7 @@ func Plans(ctx context.Context, cfg *config.Config, log *slog.Logger) ([]Preview
 	record := event.Recorder(func(event.Event) {})
 	backends := backend.New(backend.Config{Consensus: fixed{c}, Fetcher: newFetcher(t), Store: readOnly{store}, Record: record})
 	defer background(ctx, backends.Run)()
-	env := balance.Env{Consensus: fixed{c}, Backends: backends, Store: readOnly{store}, Record: record, Country: waiting(ctx, t)}
+	env := balance.Env{Consensus: fixed{c}, Backends: backends, Store: readOnly{store}, Record: record, Country: waiting(ctx, t), Advise: advice.Run}
 	var list []Preview
 	for _, address := range slices.SortedFunc(maps.Keys(services), func(a, b descriptor.Address) int { return strings.Compare(a.String(), b.String()) }) {
 		p := Preview{Service: address}

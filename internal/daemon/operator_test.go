@@ -158,7 +158,7 @@ func TestLoadOrders(t *testing.T) {
 				}
 				return now.Uses[0].Instance.Load
 			}
-			if l := load(); l == nil || l.Value != 1.5 || l.Until.Sub(time.Now()) != health.LoadKept {
+			if l := load(); l == nil || l.Value != 1.5 || time.Until(l.Until) != health.LoadKept {
 				t.Errorf("load %+v", l)
 			}
 			if time.Sleep(health.LoadKept); load() != nil {

@@ -11,8 +11,10 @@ import (
 	"onionbalancer/selection"
 )
 
-// How often a program is asked, and how long an answer counts while it gives no other.
+// How often a program is asked, how long an answer counts while it gives no other, and
+// how often Trouble has other words for a program that goes on failing.
 const (
+	sayEvery   = 10 * time.Minute
 	askEvery   = time.Minute
 	askSpacing = 5 * time.Second // at least, however often the candidates change
 	kept       = time.Hour
@@ -38,6 +40,7 @@ type Advisor struct {
 	told     *Told             // by the last good one
 	at       time.Time         // when it was given
 	shown    Told              // the strategy at the last answer
+	failing  time.Time         // since when err is what it is; zero if the last answer was good
 	err      error             // of the last question
 }
 
@@ -96,7 +99,7 @@ func (a *Advisor) Open() bool {
 }
 
 // Strategy returns what the program said last, or how to do without it.
-func (a *Advisor) Strategy() selection.Strategy {
+func (a *Advisor) Strategy() Told {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.strategy(time.Now())
@@ -155,9 +158,12 @@ func (a *Advisor) question(ctx context.Context) {
 	now := time.Now()
 	troubled, open := a.err, !a.answered
 	a.answered = true
-	if a.err = err; err == nil {
+	switch {
+	case err == nil:
 		told := toldOf(a.program, answer, q)
-		a.told, a.at, a.err = &told, now, answer.Unknown()
+		a.told, a.at, a.err, a.failing = &told, now, answer.Unknown(), time.Time{}
+	case now.Sub(a.failing) >= sayEvery:
+		a.err, a.failing = err, now
 	}
 	is := a.strategy(now)
 	news := open || text(troubled) != text(a.err) || !is.equal(a.shown)

@@ -171,6 +171,22 @@ func TestAdvisorFails(t *testing.T) {
 	})
 }
 
+// TestAdvisorFailsInOtherWords: who fails in other words each time is told of every ten
+// minutes.
+func TestAdvisorFailsInOtherWords(t *testing.T) {
+	f := new(fakeProgram)
+	advised(t, f, func(t *testing.T, a *Advisor) {
+		a.Tell(request(time.Now(), "a"))
+		for n := range 60 {
+			f.say(Answer{}, fmt.Errorf("bad %d", n))
+			time.Sleep(time.Minute)
+		}
+		if n, wakes := f.counts(); n < 58 || wakes < 5 || wakes > 8 || a.Trouble().Error() == "bad 0" {
+			t.Errorf("%d questions, %d wakes, %v", n, wakes, a.Trouble())
+		}
+	})
+}
+
 // TestToldPrefers: by ID, each point by its own.
 func TestToldPrefers(t *testing.T) {
 	f := new(fakeProgram)

@@ -28,6 +28,12 @@ func toldOf(program string, a Answer, q Question) Told {
 // Untold is the strategy of a program that has said nothing.
 func Untold(program string) Told { return Told{program: program} }
 
+// Drops reports whether the program gives an instance no clients.
+func (t Told) Drops(instance string) bool {
+	weight, told := t.weights[instance]
+	return told && weight == 0
+}
+
 func (t Told) equal(other Told) bool {
 	return t.given == other.given && maps.Equal(t.weights, other.weights) && maps.Equal(t.prefer, other.prefer)
 }

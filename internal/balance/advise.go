@@ -42,6 +42,11 @@ func (v *View) heed(advisor *advice.Advisor) {
 	}
 }
 
+// drops reports whether the program gives an instance no clients.
+func (a *advised) drops(instance string) bool {
+	return a.advisor != nil && a.advisor.Strategy().Drops(instance)
+}
+
 // adviceWait is how long a plan waits for a program at a time.
 const adviceWait = 10 * time.Second
 

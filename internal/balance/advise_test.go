@@ -85,6 +85,11 @@ func TestAdvice(t *testing.T) {
 		if got = s.want("with one that says something else", status.StateOK); shares(got) != "25 25 50" {
 			t.Errorf("shares %s", shares(got))
 		}
+		a.say(map[string]float64{"web1": 0}, nil)
+		s.settle(3 * time.Hour)
+		if got = s.want("with one that leaves an instance out", status.StateOK); shares(got) != "0 50 50" || !strings.Contains(fmt.Sprint(got.Instances[0].Warnings), "gives it no clients") {
+			t.Errorf("shares %s, %q", shares(got), got.Instances[0].Warnings)
+		}
 		s.custody = nil
 		s.service.Reconfigure(s.config())
 		s.settle(3 * time.Hour)

@@ -243,6 +243,8 @@ func (s *Service) describe(now time.Time) status.Service {
 		switch taken := v.Instances.TakenOut(n) != ""; {
 		case taken:
 			line.Drain = s.describeDrain(v, n)
+		case i.idle(line) && s.advised.drops(i.Name):
+			line.Warnings = append(line.Warnings, "the strategy's program gives it no clients")
 		case i.idle(line) && line.Path == "" && s.plan.OverTurns == nil: // else it has its turn
 			line.Warnings = append(line.Warnings, whyIdle(line.IntroductionPoints-len(s.plan.Left[i.Name])))
 			missing = true

@@ -7,10 +7,15 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/relayset"
+	"onionbalancer/internal/status"
+	"onionbalancer/selection"
+	"onionbalancer/testnet/sim"
 )
 
 // testRelays is a consensus of the relays of testPoint 1 to 9, of which the odd ones
@@ -127,4 +132,50 @@ func TestConfigFamilies(t *testing.T) {
 	if got := fmt.Sprint(c.Families()); got != fmt.Sprint([][20]byte{{19: 1}, {19: 2}}) {
 		t.Error(got)
 	}
+}
+
+// TestAvoidAtReload: a published point whose relay is avoided from now on leaves the
+// descriptors, and the status says why.
+func TestAvoidAtReload(t *testing.T) {
+	onScene(t, sim.Config{Seed: 44, Relays: 60}, func(t *testing.T, s *scene) {
+		s.settle(2 * time.Minute)
+		chosen := func() []selection.Candidate {
+			s.service.mu.Lock()
+			defer s.service.mu.Unlock()
+			return s.service.plan.Chosen
+		}
+		var fingerprint string
+		for _, l := range chosen()[0].Point.LinkSpecifiers {
+			if l.Type == descriptor.LinkRSA {
+				fingerprint = fmt.Sprintf("$%X", l.Data)
+			}
+		}
+		cfg := s.config()
+		cfg.Avoid = relays(t, fingerprint)
+		s.service.Reconfigure(cfg)
+		s.settle(2 * time.Minute)
+		got := s.want("with a rule", status.StateOK)
+		c, err := s.watcher.Consensus()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range chosen() {
+			if relay, known := c.Relay(p.Point); !known || cfg.Avoid.Find(relay, "") >= 0 {
+				t.Errorf("a point of %s is at %s still", p.Instance, p.Point.Relay())
+			}
+		}
+		said := ""
+		for _, i := range got.Instances {
+			said += strings.Join(i.Warnings, "\n")
+		}
+		if got.Descriptors[0].Points != 8 || !strings.Contains(said, "points.avoid has its relay, by "+fingerprint) {
+			t.Errorf("%d points; said %q", got.Descriptors[0].Points, said)
+		}
+		cfg.Avoid = relays(t, "flag:Running")
+		s.service.Reconfigure(cfg)
+		s.settle(10 * time.Minute)
+		if got = s.want("with a rule that leaves nothing", status.StateDegraded); !warned(got, liftedWarning) {
+			t.Errorf("warnings %q", got.Warnings)
+		}
+	})
 }

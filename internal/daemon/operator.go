@@ -286,7 +286,7 @@ func notes(o status.Order, a status.Answer, last []string) (list []string) {
 		return list
 	}
 	for _, u := range a.Uses {
-		if !selection.Weighs(u.Strategy) && weight != (health.Weight{}) && !weight.Zero() {
+		if _, told := advice.Program(u.Strategy); !told && !selection.Weighs(u.Strategy) && weight != (health.Weight{}) && !weight.Zero() {
 			list = append(list, fmt.Sprintf("the strategy %q of %s takes no notice of weights but 0", u.Strategy, u.Service))
 			break
 		}

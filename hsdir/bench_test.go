@@ -55,6 +55,14 @@ func BenchmarkConsensusToRings(b *testing.B) {
 		}
 		cpu.Report(b)
 	})
+	b.Run("families", func(b *testing.B) { // cold, too
+		b.SetBytes(size)
+		for b.Loop() {
+			p := new(Parser)
+			p.Families([][20]byte{net.Relays[0].Fingerprint, net.Relays[9].Fingerprint})
+			bothRings(b, p, consensus, microdescs)
+		}
+	})
 	b.Run("little-changed", func(b *testing.B) {
 		b.SetBytes(size)
 		b.ReportAllocs()

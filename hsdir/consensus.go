@@ -51,6 +51,7 @@ type Consensus struct {
 	Testing                                   bool
 
 	relays   []listedRelay // by fingerprint
+	families families
 	schedule schedule
 	indexes  *indexCache
 	rings    [2]struct {
@@ -116,6 +117,8 @@ type Parser struct {
 	mds     *microdescs
 	indexes *indexCache
 
+	wanted []([20]byte) // relays whose families are looked for
+
 	// Input and result of the last call.
 	relays    int
 	lastInput parserInput
@@ -164,6 +167,9 @@ func (p *Parser) Parse(consensus, microdescs []byte, testing bool) (*Consensus, 
 	}
 	c.Coverage.BadMicrodescs, c.Coverage.Reason = bad, reason
 	c.takeRelays(doc, p.mds)
+	if len(p.wanted) > 0 {
+		c.families = findFamilies(p.wanted, doc, p.mds, microdescs)
+	}
 	if c.schedule, err = newSchedule(c); err != nil {
 		return nil, &ParseError{documentConsensus, 0, fmt.Errorf("working out its time periods: %w", err)}
 	}
@@ -180,7 +186,7 @@ func (c *Consensus) takeRelays(doc *document, mds *microdescs) {
 	names := doc.nicknames()
 	for i := range doc.relays {
 		s := &doc.relays[i]
-		c.relays[i] = listedRelay{fingerprint: s.fingerprint, ipv4: s.ipv4, ipv6: s.ipv6, running: s.running}
+		c.relays[i] = listedRelay{fingerprint: s.fingerprint, ipv4: s.ipv4, ipv6: s.ipv6, flags: s.flags}
 		md, ok := mds.find(s.digest)
 		if ok = ok && s.seen.m && !md.bad; ok {
 			c.relays[i].ed25519 = md.ed25519

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -42,25 +43,27 @@ type routerStatus struct {
 	nickname    []byte   // aliases the document
 	digest      [32]byte // of the microdescriptor; zero if the entry has none
 	ipv4, ipv6  netip.AddrPort
-	running     bool
-	flag        bool // HSDir
-	protocol    bool // HSDir=2
-	broken      bool // of a version that serves descriptors wrongly
+	flags       *flags // of the s line; nil without one
+	protocol    bool   // HSDir=2
+	broken      bool   // of a version that serves descriptors wrongly
 	seen        seenLines
 }
 
 type seenLines struct{ s, pr, v, m, a bool }
 
 // isHSDir reports whether the relay is in the rings, given its identity.
-func (s *routerStatus) isHSDir() bool { return s.flag && s.protocol && !s.broken }
+func (s *routerStatus) isHSDir() bool {
+	return s.flags != nil && s.flags.hsdir && s.protocol && !s.broken
+}
 
 // consensusReader holds the state of one pass over a consensus.
 type consensusReader struct {
 	lines
 	doc  document
-	seen map[string]bool // header keywords that may come once
-	last [20]byte        // identity of the entry before
-	pr   map[string]bool // what pr lines say, of which there are few kinds
+	seen map[string]bool   // header keywords that may come once
+	last [20]byte          // identity of the entry before
+	pr   map[string]bool   // what pr lines say, of which there are few kinds
+	s    map[string]*flags // the same of s lines
 }
 
 // parseConsensus reads a consensus of the microdesc flavour, in one pass and
@@ -72,7 +75,7 @@ func parseConsensus(text []byte, expected int) (*document, error) {
 	if len(text) > maxConsensus {
 		return nil, &ParseError{documentConsensus, 0, fmt.Errorf("%d bytes, want at most %d", len(text), maxConsensus)}
 	}
-	r := &consensusReader{lines: lines{doc: text}, seen: make(map[string]bool), pr: make(map[string]bool)}
+	r := &consensusReader{lines: lines{doc: text}, seen: make(map[string]bool), pr: make(map[string]bool), s: make(map[string]*flags)}
 	r.doc.params = defaultParams()
 	r.doc.relays = make([]routerStatus, 0, min(expected+expected/8, maxRelays))
 	if err := r.read(); err != nil {
@@ -265,7 +268,7 @@ func (r *consensusReader) entryLine(s *routerStatus, keyword, rest []byte) (err 
 			return fmt.Errorf("s: %w", errTwice)
 		}
 		s.seen.s = true
-		s.flag, s.running = hasWord(rest, hsdirName), hasWord(rest, runningName)
+		s.flags = r.flags(rest)
 	case "a":
 		// Of several, tor takes the first IPv6 address.
 		if s.seen.a {
@@ -308,11 +311,25 @@ func (r *consensusReader) protocols(line []byte) (bool, error) {
 		return supported, nil
 	}
 	supported, err := supportsHSDir(line)
-	const kinds = 256
-	if err == nil && len(r.pr) < kinds {
+	if err == nil && len(r.pr) < maxKinds {
 		r.pr[string(line)] = supported
 	}
 	return supported, err
+}
+
+// maxKinds limits how many kinds of a line are remembered.
+const maxKinds = 256
+
+// flags returns what an s line says, which few others say differently.
+func (r *consensusReader) flags(line []byte) *flags {
+	f := r.s[string(line)]
+	if f == nil {
+		f = &flags{names: strings.Fields(string(line)), hsdir: hasWord(line, hsdirName), running: hasWord(line, runningName)}
+		if len(r.s) < maxKinds {
+			r.s[string(line)] = f
+		}
+	}
+	return f
 }
 
 func hasWord(line, want []byte) bool {

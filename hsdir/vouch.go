@@ -17,7 +17,7 @@ type listedRelay struct {
 	fingerprint [20]byte
 	ed25519     [32]byte // zero if it is not known
 	ipv4, ipv6  netip.AddrPort
-	running     bool
+	flags       *flags
 }
 
 // ErrRelay says that the consensus lists no such relay as an introduction point
@@ -35,7 +35,7 @@ func (c *Consensus) Vouch(p *descriptor.IntroductionPoint) (*descriptor.Introduc
 	switch {
 	case relay == nil:
 		return nil, fmt.Errorf("%w: there is no %s", ErrRelay, p.Relay())
-	case !relay.running:
+	case relay.flags == nil || !relay.flags.running:
 		return nil, fmt.Errorf("%w: %s is not running", ErrRelay, p.Relay())
 	}
 	for _, l := range p.LinkSpecifiers {

@@ -25,7 +25,8 @@ version, the consensus and the clock, each instance's descriptor and its
 introduction points, and whether they exceed the limit of 20 introduction points.
 For a key sealed by a token, it has the token unseal it and certify; for signing
 keys on a token, it makes one, has it sign, and destroys it again; for an offline
-key, it says how long the certificates last.
+key, it says how long the certificates last. A strategy from outside is asked once
+about a made-up example.
 
 Each line says "ok", "warning" or "failed", and below it how to fix a problem. The
 exit status is 1 if anything failed. While a tor of its own starts, its progress is

@@ -94,6 +94,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newReadyCommand(),
 		newMaintCommand(),
 		newWeightCommand(),
+		newLoadCommand(),
 		newPlanCommand(),
 		newStateCommand(),
 		newKeyCommand(),

@@ -125,6 +125,49 @@ introduction points allow.
 	return cmd
 }
 
+func newLoadCommand() *cobra.Command {
+	var f operateFlags
+	var long time.Duration
+	cmd := &cobra.Command{
+		Use:   "load NAME LOAD|- --config FILE",
+		Short: "Say how loaded an instance is",
+		Long: `Say how loaded an instance is: its load average, the length of a queue, open
+connections. LOAD is a number from 0 on, in any unit that is the same for all instances
+of a service; "-" takes it back. The strategy "least-loaded" gives an instance of twice
+the load half of the visitors, and strategies from outside ("exec:…") are told.
+
+It counts for ten minutes, or for as long as --for says, then as if it had not been
+said; and it is not kept over a restart of balancer. So a program says it again and
+again, cron every few minutes for instance:
+
+  balancer load web1 $(ssh web1 cut -d' ' -f1 /proc/loadavg) --config balancer.toml
+
+Shares follow when the descriptor is next renewed, after an hour or two: a load that
+changes faster cannot be followed, since clients keep the descriptors that they have.
+An agent can say its instance's load, too: the word "load:1.5" in its line.
+
+NAME is the instance's name in the configuration, or its onion address. If several
+services use that instance, it is meant for all of them; if the name stands for another
+instance in another service, --service says which one.`,
+		Example: `  balancer load web1 0.75 --config /etc/balancer/balancer.toml
+  balancer load web1 12 --for 1h --config /etc/balancer/balancer.toml
+  balancer load web1 - --config /etc/balancer/balancer.toml`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, _, err := health.ParseLoad(args[1]); err != nil {
+				return usageError{err}
+			}
+			if long <= 0 {
+				return usageError{fmt.Errorf("--for %s: want a time from now on, such as 10m", long)}
+			}
+			return f.operate(cmd, status.Order{Word: "load", Instance: args[0], Load: args[1], Seconds: long.Seconds()})
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().DurationVar(&long, "for", health.LoadKept, "how long it counts, a `DURATION` of up to 24h")
+	return cmd
+}
+
 func (f *operateFlags) add(cmd *cobra.Command) {
 	addConfigFlag(cmd, &f.path)
 	cmd.Flags().StringVar(&f.socket, "socket", "", "the status socket's `PATH`, instead of the one that the configuration implies")
@@ -175,6 +218,9 @@ func printAnswer(w io.Writer, a status.Answer) {
 		fmt.Fprintf(w, "  %s of %s", printable.Text(u.Instance.Name), printable.Text(u.Service))
 		if u.Instance.Drain != nil {
 			fmt.Fprintf(w, ": %s", drainText(time.Now(), u.Instance.Drain))
+		}
+		if u.Instance.Load != nil {
+			fmt.Fprintf(w, ": load %s until %s", number(u.Instance.Load.Value), clock(u.Instance.Load.Until))
 		}
 		fmt.Fprintln(w)
 	}

@@ -19,6 +19,7 @@ type drainOperator struct {
 	orders []status.Order
 	drains []*status.Drain
 	other  bool // another service has it in service
+	load   *status.Load
 	err    error
 }
 
@@ -38,7 +39,7 @@ func (o *drainOperator) InstanceStatus(string, string) (status.Answer, error) {
 	}
 	a := status.Answer{
 		Address: "zkorpcle.onion", Admin: admin, Weight: "50%", Notes: []string{"a note"},
-		Uses: []status.Use{{Service: "a.onion", Instance: status.Instance{Name: "web1", Drain: d}}},
+		Uses: []status.Use{{Service: "a.onion", Instance: status.Instance{Name: "web1", Drain: d, Load: o.load}}},
 	}
 	if o.other {
 		a.Uses = append(a.Uses, status.Use{Service: "b.onion", Instance: status.Instance{Name: "web1"}})
@@ -105,17 +106,30 @@ func TestDrainCommand(t *testing.T) {
 	if _, err = runOperate(t, &drainOperator{}, "weight", "web1", "lots"); !errors.As(err, new(usageError)) {
 		t.Errorf("no weight: %v", err)
 	}
+	o = &drainOperator{drains: []*status.Drain{nil}, load: &status.Load{Value: 0.75, Until: time.Date(2026, 11, 20, 9, 0, 0, 0, time.UTC)}}
+	out, err = runOperate(t, o, "load", "web1", "0.75", "--for", "1h")
+	if err != nil || !strings.Contains(out, "web1 of a.onion: load 0.75 until 2026-11-20 09:00:00 UTC\n") || o.orders[0] != (status.Order{Word: "load", Instance: "web1", Load: "0.75", Seconds: 3600}) {
+		t.Errorf("%v, %q, orders %+v", err, out, o.orders)
+	}
+	if out, err = runOperate(t, o, "load", "web1", "-"); err != nil || o.orders[1] != (status.Order{Word: "load", Instance: "web1", Load: "-", Seconds: 600}) {
+		t.Errorf("%v, %q, orders %+v", err, out, o.orders)
+	}
+	for _, args := range [][]string{{"load", "web1", "lots"}, {"load", "web1", "1", "--for", "0s"}, {"load", "web1", "1", "--for=-1m"}} {
+		if _, err = runOperate(t, &drainOperator{}, args...); !errors.As(err, new(usageError)) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
 }
 
 func TestStatusShowsTheOperatorsWord(t *testing.T) {
 	s := wellSnapshot()
 	i := &s.Services[0].Instances[1]
-	i.Admin, i.Said = "maint", &status.Said{Weight: "50%"}
+	i.Admin, i.Said, i.Load = "maint", &status.Said{Weight: "50%"}, &status.Load{Value: 12}
 	i.Drain = &status.Drain{Left: statusNow, SafeAt: statusNow.Add(4*time.Hour + 30*time.Minute)}
 	out, _, err := statusOf(t, s)
 	for _, line := range []string{
 		"web1 ok 0 0 0 %",
-		"web2 ok, maint, weight 50% 0 0 0 %",
+		"web2 ok, maint, weight 50%, load 12 0 0 0 %",
 		"maint no HSDir has its introduction points any more; it can be stopped at 2026-11-20 14:00 UTC, in 4 hours, when no client has an older descriptor",
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), line) {

@@ -86,6 +86,9 @@ func printPlan(out io.Writer, p *balance.Plan) {
 	if p.Fallback {
 		fmt.Fprintln(out, "  no instance is ok: these are the last introduction points known")
 	}
+	if p.Lifted {
+		fmt.Fprintln(out, "  points.avoid leaves no introduction point, so it is not applied")
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.Shares)) {
 		fmt.Fprintf(out, "  %-8s %3.0f %% of the visitors", printable.Text(name), 100*p.Shares[name])
 		if p.OverTurns != nil {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -270,8 +271,14 @@ func instanceState(i status.Instance) string {
 	if i.Said != nil && i.Said.Weight != health.DefaultWeight {
 		text += ", weight " + i.Said.Weight
 	}
+	if i.Load != nil {
+		text += ", load " + number(i.Load.Value)
+	}
 	return text
 }
+
+// number writes a number as people do.
+func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
 // warn prints a text of one or more lines beside what.
 func warn(w io.Writer, what, text string) {

@@ -16,7 +16,7 @@ const module = "onionbalancer/"
 var layers = [][]string{
 	{"descriptor"},
 	{"internal/health", "internal/clients", "hsdir", "selection", "keystore", "internal/tor", "internal/event", "internal/state", "internal/status"},
-	{"internal/check", "internal/consensus", "internal/backend", "internal/credential", "internal/probe"},
+	{"internal/check", "internal/consensus", "internal/backend", "internal/credential", "internal/probe", "internal/advice", "internal/relayset"},
 	{"internal/balance", "internal/config", "internal/logging"},
 	{"internal/daemon"},
 	{"testnet"},
@@ -31,7 +31,7 @@ var forbidden = []struct{ from, to string }{
 	{"internal/backend", "internal/credential"}, {"internal/credential", "internal/backend"},
 	{"internal/backend", "selection"}, {"internal/credential", "hsdir"}, {"internal/credential", "selection"},
 	{"internal/balance", "keystore"}, {"internal/balance", "internal/tor"}, {"internal/balance", "internal/config"},
-	{"internal/check", "internal/tor"},
+	{"internal/check", "internal/tor"}, {"internal/advice", "internal/backend"}, {"internal/advice", "hsdir"}, {"internal/relayset", "internal/tor"},
 	{"internal/daemon", "testnet"},
 }
 

@@ -63,7 +63,8 @@ type Backend struct {
 	Offer      Offer                  // of Descriptor
 	Restless   bool                   // it changes its offer too often, and is fetched less often
 
-	Word state.Word // the operator's
+	Word state.Word  // the operator's
+	Load health.Load // as told at run time; not stored
 	// Urgent counts the changes that should not wait for fetches.
 	Urgent uint64
 

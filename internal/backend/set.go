@@ -86,6 +86,7 @@ type Set struct {
 	planned       time.Time // when the clock is checked next
 	jumps         int       // of the clock, ahead
 	claims        Claims
+	loads         map[descriptor.Address]health.Load // as told; some no longer count
 	version       uint64
 	decoder       descriptor.Decoder
 }
@@ -118,7 +119,7 @@ func New(cfg Config) *Set {
 	}
 	return &Set{
 		cfg: cfg, poke: make(chan struct{}, 1), watches: map[descriptor.Address]*watch{},
-		subscriptions: map[*Subscription]bool{}, claims: Claims{}, saver: newSaver(cfg.Store), words: newWords(cfg.Store),
+		subscriptions: map[*Subscription]bool{}, claims: Claims{}, loads: map[descriptor.Address]health.Load{}, saver: newSaver(cfg.Store), words: newWords(cfg.Store),
 	}
 }
 

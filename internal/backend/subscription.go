@@ -128,7 +128,7 @@ func (sub *Subscription) View() View {
 // s.mu.
 func (s *Set) watch(now time.Time, i Instance) *watch {
 	w := &watch{
-		now: &Backend{Address: i.Address, Due: now, Word: s.words.of(i.Address)}, users: map[*Subscription]Instance{}, checks: map[health.Spec]*checked{},
+		now: &Backend{Address: i.Address, Due: now, Word: s.words.of(i.Address), Load: s.loads[i.Address]}, users: map[*Subscription]Instance{}, checks: map[health.Spec]*checked{},
 		changes: newChanges(), retry: backoff.Backoff{Policy: backoff.Policy{Min: firstRetry, Max: fetchShortest}},
 	}
 	s.watches[i.Address] = w

@@ -35,6 +35,17 @@ func (v View) Weigh(n int, configured float64) float64 {
 	return v.Backends[n].Word.Weight.Of(configured) * v.Checked(n).Weight
 }
 
+// Load returns the load of the nth instance: as somebody told it, else as its agent
+// did; zero if neither counts at now.
+func (v View) Load(n int, now time.Time) health.Load {
+	for _, l := range []health.Load{v.Backends[n].Load, v.Checked(n).Load} {
+		if l.At(now) != nil {
+			return l
+		}
+	}
+	return health.Load{}
+}
+
 // TakenOut says why the nth instance gets no new visitors although it could have some;
 // empty if it may have them.
 func (v View) TakenOut(n int) string {

@@ -24,6 +24,7 @@ type pool struct {
 	down     map[string]string   // by instance: what checks have against it, so that it is left out
 	panic    bool                // instances stay in use against what checks say
 	out      map[string]string   // by instance: why it was taken out on purpose
+	lifted   bool                // points.avoid leaves no point, and so is not applied
 }
 
 // offering is an instance with its current state. It is large: pass pointers.
@@ -32,12 +33,13 @@ type offering struct {
 	*backend.Backend
 	Health health.State
 	Weight float64 // in force
+	Told   health.Load
 }
 
 // offering returns the nth instance.
 func (v View) offering(n int) *offering {
 	i := &v.Config.Instances[n]
-	return &offering{i, v.Instances.Backends[n], v.Instances.Checked(n), v.Instances.Weigh(n, i.Weight)}
+	return &offering{i, v.Instances.Backends[n], v.Instances.Checked(n), v.Instances.Weigh(n, i.Weight), v.Instances.Load(n, v.Now)}
 }
 
 // gather lists the introduction points that may be published: those of the
@@ -129,6 +131,7 @@ func (p *pool) take(v View, able []*offering) {
 		}
 		p.candidates = append(p.candidates, points[n]...)
 	}
+	p.obey(v)
 }
 
 // expiryMargin is how long before its certificates expire a point leaves. HSDirs keep
@@ -147,23 +150,24 @@ func (p *pool) usable(v View, o *offering) []selection.Candidate {
 		point := &o.Offer.Points[n]
 		if !at.Before(point.Expires) {
 			if v.Now.Before(point.Expires) {
-				p.leave(o, "its certificates are about to expire")
+				p.leave(o.Name, "its certificates are about to expire")
 			}
 			continue
 		}
 		vouched, err := v.Vouch(&point.IntroductionPoint)
 		if err != nil {
-			p.leave(o, err.Error())
+			p.leave(o.Name, err.Error())
 			continue
 		}
 		if victim := v.victim(point); victim != "" {
 			p.thefts[o.Name] = victim
-			p.leave(o, "it has a key that "+victim+" had first")
+			p.leave(o.Name, "it has a key that "+victim+" had first")
 			continue
 		}
 		list = append(list, selection.Candidate{
 			Instance:  o.Name,
 			Weight:    o.Weight,
+			Load:      o.Told.At(v.Now),
 			Point:     vouched,
 			FirstSeen: point.FirstSeen,
 			Published: o.Renewed,
@@ -183,7 +187,7 @@ func (p *pool) living(o *offering, list []selection.Candidate) []selection.Candi
 		return list
 	}
 	for range len(list) - len(living) {
-		p.leave(o, "checks do not get through it")
+		p.leave(o.Name, "checks do not get through it")
 	}
 	return living
 }
@@ -200,6 +204,6 @@ func (v View) victim(p *backend.Point) string {
 }
 
 // leave records why a point of an instance is left out.
-func (p *pool) leave(o *offering, why string) {
-	p.left[o.Name] = append(p.left[o.Name], "an introduction point is left out: "+why)
+func (p *pool) leave(name, why string) {
+	p.left[name] = append(p.left[name], "an introduction point is left out: "+why)
 }

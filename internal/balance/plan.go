@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -42,10 +43,14 @@ type View struct {
 	// Vouch returns an introduction point as it may be published, or an error if its
 	// relay is not in the consensus as the point names it: Consensus.Vouch.
 	Vouch   func(*descriptor.IntroductionPoint) (*descriptor.IntroductionPoint, error)
-	Current hsdir.Role    // of the descriptor that clients fetch
-	Targets [2]ViewTarget // the first and the second descriptor
-	valid   [2]time.Time  // the consensus, from and until
-	offset  time.Duration // of the beginnings of periods
+	Relay   func(*descriptor.IntroductionPoint) (hsdir.RelayInfo, bool) // Consensus.Relay; nil: none is known
+	Country func(netip.Addr) (code string, open bool)                   // Env.Country
+	// Unadvised says that the program that Config.Strategy is by has not answered yet.
+	Unadvised bool
+	Current   hsdir.Role    // of the descriptor that clients fetch
+	Targets   [2]ViewTarget // the first and the second descriptor
+	valid     [2]time.Time  // the consensus, from and until
+	offset    time.Duration // of the beginnings of periods
 	// outdated is how long after a consensus is no longer fresh a client may still use it.
 	outdated time.Duration
 }
@@ -107,8 +112,11 @@ type Plan struct {
 	Next     time.Time            `json:"next,omitzero"` // when the next plan may differ, even without an event
 	Left     map[string][]string  `json:"left_out,omitempty"`
 	Thefts   map[string]string    `json:"thefts,omitempty"`
-	Out      map[string]string    `json:"taken_out,omitempty"` // by instance: why it was taken out on purpose
-	Down     map[string]string    `json:"down,omitempty"`      // by instance: what checks have against it, so that it is left out
+	Out      map[string]string    `json:"taken_out,omitempty"`    // by instance: why it was taken out on purpose
+	Down     map[string]string    `json:"down,omitempty"`         // by instance: what checks have against it, so that it is left out
+	Lifted   bool                 `json:"avoid_lifted,omitempty"` // points.avoid leaves no point, and so is not applied
+
+	question selection.Request // for the program of the strategy, if it is one
 }
 
 // Target is what one of the two descriptors should be.
@@ -151,12 +159,20 @@ func makePlan(v View, s State) Plan {
 	}
 	pool := gather(v)
 	p.Panic, p.Fallback, p.Left, p.Thefts, p.Out, p.Down = pool.panic, pool.fallback, pool.left, pool.thefts, pool.out, pool.down
+	p.Lifted = pool.lifted
+	for n := range v.Instances.Backends {
+		p.sooner(v.Instances.Load(n, v.Now).Until, v.Now)
+	}
 	p.Targets = make([]Target, len(v.Targets))
 	d := newDealer(v, pool.flow)
 	for _, role := range [2]hsdir.Role{v.Current, 1 - v.Current} {
 		t := &p.Targets[role]
 		t.ViewTarget, t.Role = v.Targets[role], role
-		assigned := t.assign(v, s, pool.candidates)
+		request := t.request(v, s, pool.candidates)
+		if role == v.Current && p.awaitsAdvice(v, request) {
+			return p
+		}
+		assigned := t.assign(v, request)
 		t.hold(assigned, d, s)
 		if role == v.Current {
 			p.Shares, p.Why = assigned.Shares(), assigned.Why
@@ -176,10 +192,9 @@ func makePlan(v View, s State) Plan {
 	return p
 }
 
-// assign has the strategy choose the points of every place of t, which it fills in but
-// for what they hold. What they were given before is kept as long as it is as good
-// as anything else.
-func (t *Target) assign(v View, s State, candidates []selection.Candidate) selection.Assignment {
+// request returns what an assignment of the points of every place of t depends on, and
+// fills the places in but for what they should hold.
+func (t *Target) request(v View, s State, candidates []selection.Candidate) selection.Request {
 	last := s.last(t.Keys.Period)
 	t.Turn, t.Refresh, t.due = last.turn, !v.Now.Before(last.due), last.due
 	if last.own && t.Refresh {
@@ -206,6 +221,12 @@ func (t *Target) assign(v View, s State, candidates []selection.Candidate) selec
 	for _, p := range gone {
 		add(p.Slot, p.holding, p.leftAt)
 	}
+	return request
+}
+
+// assign has the strategy choose the points of every place of t. What they were given
+// before is kept as long as it is as good as anything else.
+func (t *Target) assign(v View, request selection.Request) selection.Assignment {
 	if len(t.Slots) == 0 {
 		return selection.Assignment{}
 	}

@@ -18,6 +18,9 @@ func Preview(ctx context.Context, cfg Config, env Env) (Plan, error) {
 	s := NewService(cfg, env)
 	s.begin(ctx)
 	defer s.instances.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.followProgram(ctx)
 	for {
 		now := s.env.Now()
 		c, err := s.env.Consensus.Consensus()
@@ -29,6 +32,7 @@ func Preview(ctx context.Context, cfg Config, env Env) (Plan, error) {
 			return Plan{}, fmt.Errorf("planning for %s: %w", s.address.Short(), err)
 		}
 		p := makePlan(v, s.state)
+		s.tellProgram(&p)
 		if p.Waiting == "" {
 			stored, _, err := s.env.Store.Service(s.address)
 			p.compare(now, stored)

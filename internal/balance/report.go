@@ -29,6 +29,7 @@ const (
 	troubleReadback = "read back"
 	troubleClients  = "clients"
 	troubleVisit    = "visits"
+	troubleAdvice   = "advice"
 )
 
 // set records err under kind, or clears it if err is nil.
@@ -177,6 +178,9 @@ func (s *Service) warnings(v View) []string {
 	if s.plan.Panic {
 		list = append(list, panicWarning)
 	}
+	if s.plan.Lifted {
+		list = append(list, liftedWarning)
+	}
 	list = append(list, s.suspicions(v)...)
 	for _, t := range s.plan.Targets {
 		if t.Held != "" && !t.Gathers {
@@ -239,8 +243,10 @@ func (s *Service) describe(now time.Time) status.Service {
 		switch taken := v.Instances.TakenOut(n) != ""; {
 		case taken:
 			line.Drain = s.describeDrain(v, n)
+		case i.idle(line) && s.advised.drops(i.Name):
+			line.Warnings = append(line.Warnings, "the strategy's program gives it no clients")
 		case i.idle(line) && line.Path == "" && s.plan.OverTurns == nil: // else it has its turn
-			line.Warnings = append(line.Warnings, idleWarning)
+			line.Warnings = append(line.Warnings, whyIdle(line.IntroductionPoints-len(s.plan.Left[i.Name])))
 			missing = true
 		case line.State != status.StateOK, line.Path != "":
 			missing = true
@@ -271,6 +277,7 @@ func (o *offering) report(now time.Time, chosen []selection.Candidate, shares ma
 		LastFetch:          o.Asked,
 		NextFetch:          o.Due,
 		Weight:             o.Weight,
+		Load:               o.load(now),
 		Check:              o.checked(),
 	}
 	if out.State == status.StateOK && o.Health.Out() {
@@ -307,6 +314,14 @@ func (o *offering) report(now time.Time, chosen []selection.Candidate, shares ma
 	}
 	out.Warnings = append(out.Warnings, counted(left)...)
 	return out
+}
+
+// load describes the load of an instance; nil if none was told.
+func (o *offering) load(now time.Time) *status.Load {
+	if o.Told.At(now) == nil {
+		return nil
+	}
+	return &status.Load{Value: o.Told.Value, Until: o.Told.Until}
 }
 
 // checked describes the checks of an instance; nil if there are none.
@@ -352,7 +367,14 @@ func (o *offering) idle(r status.Instance) bool {
 	return r.State == status.StateOK && r.Published == 0 && r.Weight > 0
 }
 
-const idleWarning = "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
+// whyIdle returns the warning about an idle instance, some of whose points are not left
+// out.
+func whyIdle(some int) string {
+	if some <= 0 {
+		return "none of its introduction points is published, as all are left out: it gets no clients"
+	}
+	return "none of its introduction points is published: it gets no clients until it has one on a relay where no other instance's was first"
+}
 
 // counted returns each text once, with its count.
 func counted(texts []string) (out []string) {

@@ -5,16 +5,19 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"sync"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/advice"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/health"
+	"onionbalancer/internal/relayset"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
@@ -37,7 +40,10 @@ type Instance struct {
 type Config struct {
 	Keys       credential.Keys
 	Strategy   selection.Strategy
+	Program    string         // that says what Strategy should be; empty: none does
 	Room       selection.Room // for introduction points in a descriptor
+	Avoid      relayset.Set   // relays whose points are used only if there are no others
+	Prefer     relayset.Set   // relays whose points an instance has published first, best first
 	Instances  []Instance
 	FetchEvery time.Duration                 // how often an instance is fetched while it answers; 0: leave that to the backend.Set
 	Clients    []descriptor.AuthorizedClient // the only ones who can read the descriptor; everybody if none
@@ -87,6 +93,11 @@ type Env struct {
 	Checked func(descriptor.Address) health.Result
 	// Probe returns what is known of the probe address of an instance; nil: none has one.
 	Probe func(descriptor.Address) ProbePath
+	// Advise asks the program of a strategy, as advice.Run does; needed if a service has one.
+	Advise advice.Asker
+	// Country returns the country of a relay's address, as (*tor.Countries).Of does: at
+	// once. nil: none is known.
+	Country func(netip.Addr) (code string, open bool)
 }
 
 // Service keeps the master descriptors of one public address published.
@@ -112,6 +123,7 @@ type Service struct {
 	report    report
 	drained   drained
 	troubles  troubles
+	advised   advised
 	started   time.Time
 	rounds    uint64
 	lastRound time.Time
@@ -209,6 +221,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 		return s.next
 	}
 	s.replan, s.step = false, false
+	s.followProgram(ctx)
 	s.rounds++
 	s.lastRound = now
 	c, missing := s.env.Consensus.Consensus()
@@ -228,9 +241,10 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	last := s.plan
 	s.plan = makePlan(view, s.state)
 	s.urgent = view.Instances.Urgent
+	s.tellProgram(&s.plan)
 	if s.plan.Waiting != "" {
 		s.plan.Targets, s.plan.Contents, s.plan.Left, s.plan.Thefts = last.Targets, last.Contents, last.Left, last.Thefts // the status does not blink
-		s.plan.Out, s.plan.Down, s.plan.Panic = last.Out, last.Down, last.Panic
+		s.plan.Out, s.plan.Down, s.plan.Panic, s.plan.Lifted = last.Out, last.Down, last.Panic, last.Lifted
 	}
 	s.carryOut(ctx, now, view.Instances)
 	s.visit(ctx, now, c)
@@ -248,6 +262,7 @@ const consensusWait = 5 * time.Second
 func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	v = View{Now: now, Config: s.cfg, Instances: s.instances.View()}
 	v.Config.Clients = s.clients()
+	v.heed(s.advised.advisor)
 	v.Unreached = s.unreached(v.Instances)
 	v.Urgent = v.Instances.Urgent != s.urgent
 	if v.Instances.Jumps != s.jumps {
@@ -257,6 +272,8 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	if c == nil {
 		return v, nil
 	}
+	v.Relay, v.Country = c.Relay, s.env.Country
+	v.askCountries()
 	v.Vouch, v.SendmeInc, v.valid = c.Vouch, c.Params.SendmeInc, [2]time.Time{c.ValidAfter, c.ValidUntil}
 	v.offset, v.outdated = c.RotationOffset(), c.ValidUntil.Sub(c.FreshUntil)
 	for role := range v.Targets {

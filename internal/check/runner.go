@@ -222,7 +222,7 @@ func (r *Runner) observe(w *Watch, change func()) {
 
 // differs reports whether a plan may differ between a and b.
 func differs(a, b health.State) bool {
-	return a.Out() != b.Out() || a.Held.IsZero() != b.Held.IsZero() || a.Doubt != b.Doubt || a.Admin != b.Admin || a.Weight != b.Weight || !slices.Equal(a.Dead, b.Dead) ||
+	return a.Out() != b.Out() || a.Held.IsZero() != b.Held.IsZero() || a.Doubt != b.Doubt || a.Admin != b.Admin || a.Weight != b.Weight || a.Load.Differs(b.Load) || !slices.Equal(a.Dead, b.Dead) ||
 		a.Out() && a.Operating != b.Operating
 }
 

@@ -112,8 +112,13 @@ type Service struct {
 	// ceremony of an offline key left them.
 	Signing string `toml:"signing" is:"signing"`
 
-	// Strategy chooses the introduction points. Default: selection.Default.
+	// Strategy chooses the introduction points: one of selection.Names, or "exec:" and
+	// the absolute path of a program that says weights (package advice). Default:
+	// selection.Default.
 	Strategy string `toml:"strategy" is:"strategy" default:"spread"`
+
+	// Points says which introduction points are used, by their relays.
+	Points Points `toml:"points"`
 
 	// MaxIntroductionPoints is the most that a descriptor lists, 1 to 20.
 	// Default: 20, more than which no client accepts.
@@ -152,6 +157,17 @@ type Service struct {
 	// Public is the time between visits of the public address, by the tables of
 	// checks; 0 for none.
 	Public time.Duration
+}
+
+// Points is a [service.points]: sets of relays in the notation of package relayset.
+type Points struct {
+	// Avoid are the relays whose introduction points are not used, unless the service
+	// has no others. Default: none.
+	Avoid []string `toml:"avoid" is:"relays"`
+
+	// Prefer are the relays whose introduction points are taken first of those that an
+	// instance has, those of the first entry before those of the second. Default: none.
+	Prefer []string `toml:"prefer" is:"relays"`
 }
 
 // Instance is one [[service.instance]].

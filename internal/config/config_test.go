@@ -86,7 +86,7 @@ func TestExample(t *testing.T) {
 	if !reflect.DeepEqual(parse(t, defaults), want) {
 		t.Error("a default that the example names is not the default")
 	}
-	const options = "# fetch_interval = \"10m\"\x00# client_key = \"web2.auth_private\"\x00# cookie_file = \x00# password_file = \x00# clients = \x00# caa = \x00# signing = "
+	const options = "# fetch_interval = \"10m\"\x00# points.avoid = \x00# points.prefer = \x00# client_key = \"web2.auth_private\"\x00# cookie_file = \x00# password_file = \x00# clients = \x00# caa = \x00# signing = "
 	text := string(raw)
 	for _, option := range strings.Split(options, "\x00") {
 		if !strings.Contains(text, option) {

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
+	"onionbalancer/internal/advice"
+	"onionbalancer/internal/relayset"
 	"onionbalancer/selection"
 )
 
@@ -35,7 +38,14 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%+v", c)
 		}
 		for _, s := range c.Services {
-			if _, err := selection.Lookup(s.Strategy); err != nil || s.Key == "" || s.MaxIntroductionPoints < 1 || s.MaxIntroductionPoints > 20 || len(s.Instances) == 0 {
+			_, err := selection.Lookup(s.Strategy)
+			if program, is := advice.Program(s.Strategy); is && filepath.IsAbs(program) {
+				err = nil
+			}
+			if _, bad := relayset.ParseSet(slices.Concat(s.Points.Avoid, s.Points.Prefer)); bad != nil {
+				t.Fatal(bad)
+			}
+			if err != nil || s.Key == "" || s.MaxIntroductionPoints < 1 || s.MaxIntroductionPoints > 20 || len(s.Instances) == 0 {
 				t.Fatalf("%+v, %v", s, err)
 			}
 			names := make(map[string]bool)

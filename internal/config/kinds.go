@@ -14,8 +14,10 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"onionbalancer/internal/advice"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/relayset"
 	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/selection"
 )
@@ -75,7 +77,8 @@ var kinds = map[string]kind{
 	"text":           {read: text(func(_, s string) (any, error) { return s, nil })},
 	"caa":            {read: text(readCAA)},
 	"format":         {read: choice("format", FormatText, FormatJSON)},
-	"strategy":       {read: choice("strategy", selection.Names()...)},
+	"strategy":       {read: readStrategy},
+	"relays":         {wanted: `a string such as "{de}" or "$FINGERPRINT"`, read: text(readRelays)},
 	"level": {read: func(in reading, value any) (any, error) {
 		var level slog.Level
 		word, err := choice("level", "info", "debug", "warn", "error")(in, value)
@@ -104,6 +107,25 @@ func choice(key string, words ...string) func(reading, any) (any, error) {
 		}
 		return nil, fmt.Errorf("unknown %s %q, want one of \"%s\"%s", key, s, strings.Join(words, `", "`), didYouMean(s, words))
 	})
+}
+
+// readStrategy reads the name of a strategy, or "exec:" and the path of a program.
+func readStrategy(in reading, value any) (any, error) {
+	s, _ := value.(string)
+	path, is := advice.Program(s)
+	switch {
+	case !is:
+		return choice("strategy", append(selection.Names(), advice.Prefix+"/PATH/OF/PROGRAM")...)(in, value)
+	case !filepath.IsAbs(path):
+		return nil, fmt.Errorf("%q is no absolute path: a program is named as in \"%s/usr/local/bin/program\", and gets no arguments", path, advice.Prefix)
+	}
+	return advice.Prefix + filepath.Clean(path), pathProblem(path)
+}
+
+// readRelays reads one entry of a set of relays.
+func readRelays(_, s string) (any, error) {
+	p, err := relayset.Parse(s)
+	return p.String(), err
 }
 
 func readBool(_ reading, value any) (any, error) {

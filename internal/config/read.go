@@ -202,6 +202,7 @@ var tables = []struct {
 	{reflect.TypeFor[Log](), "under [log]"},
 	{reflect.TypeFor[Check](), "under [check]"},
 	{reflect.TypeFor[Service](), "under [[service]]"},
+	{reflect.TypeFor[Points](), "under [service.points]"},
 	{reflect.TypeFor[Instance](), "under [[service.instance]]"},
 }
 

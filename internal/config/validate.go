@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/advice"
 	"onionbalancer/keystore/pkcs11uri"
 	"onionbalancer/selection"
 )
@@ -100,17 +101,32 @@ func (r *reader) validateService(s *Service, path string) {
 	if len(s.Instances) == 0 && !slices.ContainsFunc(r.list, said) {
 		r.add(path+".instance", "the service has none; add a [[service.instance]] with its address")
 	}
+	r.validatePoints(s.Points, path+".points")
 	addresses := unique[descriptor.Address]{&r.complaints, "the same address is in line %[2]d; an instance is listed once", nil}
 	names := unique[string]{&r.complaints, "%q is the name of the instance in line %d as well", nil}
 	for i, instance := range s.Instances {
 		at := fmt.Sprintf("%s.instance[%d]", path, i)
 		addresses.add(instance.Address, at+".address")
 		names.add(instance.Name, at+".name")
-		if r.given[at+".weight"] && !selection.Weighs(s.Strategy) {
+		if _, told := advice.Program(s.Strategy); r.given[at+".weight"] && !told && !selection.Weighs(s.Strategy) {
 			r.add(at+".weight", "the strategy %q takes no notice of it; remove it, or set strategy = %q", s.Strategy, weightedStrategy)
 		}
 	}
 	s.nameInstances()
+}
+
+// validatePoints refuses an entry that is given twice, and so one that is both avoided
+// and preferred.
+func (r *reader) validatePoints(p Points, path string) {
+	seen := unique[string]{&r.complaints, "%s is in line %d as well", nil}
+	for _, l := range []struct {
+		key     string
+		entries []string
+	}{{"avoid", p.Avoid}, {"prefer", p.Prefer}} {
+		for i, entry := range l.entries {
+			seen.add(entry, fmt.Sprintf("%s.%s[%d]", path, l.key, i))
+		}
+	}
 }
 
 var weightedStrategy = selection.Weighted{}.Name()

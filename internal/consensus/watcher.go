@@ -61,6 +61,7 @@ type Watcher struct {
 	source Source
 	record event.Recorder
 	parser hsdir.Parser
+	again  chan struct{} // holds a token when the consensus is to be read again
 
 	// Progress of tor towards a first consensus, and when it was made. Run's alone.
 	percent int
@@ -74,7 +75,19 @@ type Watcher struct {
 
 // New returns a Watcher without a consensus, until Run.
 func New(source Source, record event.Recorder) *Watcher {
-	return &Watcher{source: source, record: record, subscribers: map[chan struct{}]bool{}}
+	return &Watcher{source: source, record: record, again: make(chan struct{}, 1), subscribers: map[chan struct{}]bool{}}
+}
+
+// Families has the consensus know the families of some relays (hsdir.Parser.Families),
+// from the next time on that it is read, which is soon.
+func (w *Watcher) Families(of [][20]byte) {
+	if !w.parser.Families(of) {
+		return
+	}
+	select {
+	case w.again <- struct{}{}:
+	default:
+	}
 }
 
 // Consensus returns the last good consensus, nil before there was one, and the
@@ -107,19 +120,24 @@ func (w *Watcher) Run(ctx context.Context) {
 	w.moved = time.Now()
 	changed := w.source.Watch(ctx)
 	wait := pollMissing // for the connection, which makes changed fire
+	again := false      // until it was
 	for {
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
+		case <-w.again:
+			again = true
 		case <-changed:
 			// The documents of a new consensus may take a moment to be complete.
 			wait = 0
 		case <-timer.C:
 		}
 		timer.Stop()
-		wait = w.nextPoll(w.refresh(ctx), wait)
+		complete := w.refresh(ctx, again)
+		again = again && !complete
+		wait = w.nextPoll(complete, wait)
 	}
 }
 
@@ -132,11 +150,11 @@ func (w *Watcher) nextPoll(complete bool, last time.Duration) time.Duration {
 	return min(max(c.FreshUntil.Sub(c.ValidAfter)/2, pollShortest), pollLongest)
 }
 
-// refresh asks tor for its consensus, unless it is the one we have, and reports
-// whether it is complete.
-func (w *Watcher) refresh(ctx context.Context) (complete bool) {
+// refresh asks tor for its consensus, unless it is the one we have and need not be read
+// again, and reports whether it is complete.
+func (w *Watcher) refresh(ctx context.Context, again bool) (complete bool) {
 	known, _ := w.Consensus()
-	if known != nil && known.Coverage.Missing == 0 {
+	if known != nil && !again && known.Coverage.Missing == 0 {
 		text, err := w.source.GetInfo(ctx, infoValidAfter)
 		if err == nil && string(text) == known.ValidAfter.UTC().Format(time.DateTime) {
 			w.settle(known, nil)

@@ -186,3 +186,35 @@ func TestOldCache(t *testing.T) {
 		})
 	}
 }
+
+// TestFamilies: who asks for other families has the consensus read again, once.
+func TestFamilies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := sim.New(sim.Config{Seed: 1})
+		defer net.Close()
+		time.Sleep(2 * time.Minute)
+		ctx, cancel := context.WithCancel(t.Context())
+		client := control.New(control.Config{Dial: net.Dial})
+		n := New(client, func(event.Event) {})
+		done := make(chan struct{}, 2)
+		go func() { _ = client.Run(ctx); done <- struct{}{} }()
+		go func() { n.Run(ctx); done <- struct{}{} }()
+		time.Sleep(time.Minute)
+		before, err := n.Consensus()
+		if before == nil {
+			t.Fatal(err)
+		}
+		for _, news := range []bool{true, false} {
+			n.Families([][20]byte{{1}})
+			time.Sleep(time.Second)
+			after, _ := n.Consensus()
+			if (after != before) != news || !after.ValidAfter.Equal(before.ValidAfter) {
+				t.Errorf("news %t: %p, then %p", news, before, after)
+			}
+			before = after
+		}
+		cancel()
+		<-done
+		<-done
+	})
+}

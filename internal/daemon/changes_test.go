@@ -13,6 +13,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/credential"
+	"onionbalancer/internal/relayset"
 	"onionbalancer/selection"
 	"onionbalancer/testnet/sim"
 )
@@ -57,6 +58,9 @@ func TestChanges(t *testing.T) {
 		},
 			"[changed web1 weight 1 -> 0, web2 weight 1 -> 2.5 strategy spread -> weighted]"},
 		{"a client key", func(c *balance.Config) { c.Instances[0].Client = clientOf("a") }, "[changed web1 client_key]"},
+		{"rules", func(c *balance.Config) {
+			c.Avoid, _ = relayset.ParseSet([]string{"{de}", "flag:exit"})
+		}, "[points.avoid none -> {de},flag:Exit]"},
 		{"limits", func(c *balance.Config) {
 			c.Room, c.FetchEvery = selection.Room{Points: 12, PerInstance: 3}, 10*time.Minute
 		},

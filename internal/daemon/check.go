@@ -80,6 +80,7 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 	defer func() { release(slices.Values(c.services), log) }()
 	for _, s := range c.services {
 		c.checkWeights(shortName(s), s)
+		c.checkProgram(ctx, s)
 		c.checkProbes(s)
 	}
 	if !offline && !c.torrcBad {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/config"
 	"onionbalancer/internal/tor"
 	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet/sim"
@@ -32,7 +33,7 @@ func onSimTor(t *testing.T, age time.Duration, do func(ctx context.Context, net 
 			t.Fatal(err)
 		}
 		var last Finding
-		do(ctx, net, &checker{log: slog.New(slog.DiscardHandler), tell: func(f Finding) { last = f }, torLog: "see tor's log"}, conn, &last)
+		do(ctx, net, &checker{cfg: new(config.Config), log: slog.New(slog.DiscardHandler), tell: func(f Finding) { last = f }, torLog: "see tor's log"}, conn, &last)
 	})
 }
 

@@ -40,8 +40,9 @@ func (c *checker) checkNetwork(ctx context.Context) {
 		return
 	}
 	if consensus := c.checkConsensus(ctx, first); consensus != nil {
+		c.checkGeoIP(ctx, first)
 		for _, s := range c.services {
-			c.checkInstances(ctx, newFetcher(first), consensus, s)
+			c.checkInstances(ctx, first, consensus, s)
 		}
 	}
 }
@@ -83,7 +84,7 @@ func fixTor(err error) string {
 // checkConsensus waits for a consensus and compares it with the clock.
 func (c *checker) checkConsensus(ctx context.Context, t *tor.Tor) *hsdir.Consensus {
 	const what = "consensus"
-	consensus, err := awaitConsensus(ctx, t, c.log)
+	consensus, err := awaitConsensus(ctx, t, families(c.cfg), c.log)
 	if err != nil {
 		c.fail(what, c.torLog, err)
 		return nil
@@ -131,9 +132,10 @@ func (c *checker) outdated(ctx context.Context, t *tor.Tor, consensus *hsdir.Con
 func utc(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
 
 // checkInstances fetches every instance of a service, and adds up.
-func (c *checker) checkInstances(ctx context.Context, fetcher *hsdir.Fetcher, consensus *hsdir.Consensus, s balance.Config) {
+func (c *checker) checkInstances(ctx context.Context, t *tor.Tor, consensus *hsdir.Consensus, s balance.Config) {
 	ctx, cancel := context.WithTimeout(ctx, checkFetch)
 	defer cancel()
+	fetcher := newFetcher(t)
 	descriptors := make([]*descriptor.Descriptor, len(s.Instances))
 	answers := make([]chan error, len(s.Instances)) // one for each, to tell of them in their order
 	for n, i := range s.Instances {
@@ -146,18 +148,19 @@ func (c *checker) checkInstances(ctx context.Context, fetcher *hsdir.Fetcher, co
 	}
 	points, found := 0, 0
 	for n, i := range s.Instances {
-		err := <-answers[n]
-		c.instance("instance "+shortName(s)+" "+i.Name, descriptors[n], err)
+		err, out := <-answers[n], 0
 		if err == nil {
 			found++
-			points += min(len(descriptors[n].IntroductionPoints), s.Room.PerInstance)
+			out = avoided(ctx, t, consensus, s, descriptors[n])
+			points += min(len(descriptors[n].IntroductionPoints)-out, s.Room.PerInstance)
 		}
+		c.instance("instance "+shortName(s)+" "+i.Name, descriptors[n], out, err)
 	}
 	c.checkLimit(s, found, points)
 }
 
-// instance reports the result for one instance.
-func (c *checker) instance(what string, d *descriptor.Descriptor, err error) {
+// instance reports the result for one instance, of which some points are avoided.
+func (c *checker) instance(what string, d *descriptor.Descriptor, avoided int, err error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, hsdir.ErrNotFound):
@@ -180,6 +183,9 @@ func (c *checker) instance(what string, d *descriptor.Descriptor, err error) {
 	if len(d.IntroductionPoints) == 0 {
 		notes = append(notes, "none of its introduction points can be used")
 	}
+	if note := avoidedNote(avoided, len(d.IntroductionPoints)); note != "" {
+		notes = append(notes, note)
+	}
 	level := LevelOK
 	if len(notes) > 0 {
 		level = LevelWarning
@@ -199,6 +205,8 @@ func (c *checker) checkLimit(s balance.Config, found, points int) {
 		c.fail(what, "fix the instances above", errors.New("none of its instances can be reached, so nothing would be published"))
 	case len(s.Instances) > limit:
 		c.warn(what, "use fewer instances, or put several behind one", "%d instances and at most %s: some instances get no clients", len(s.Instances), printable.Count(limit, "introduction point"))
+	case points == 0:
+		c.warn(what, "have points.avoid name fewer relays", "points.avoid leaves no introduction point of any instance: it is not applied")
 	case points > limit:
 		c.ok(what, "%d introduction points, of which a descriptor takes %d: strategy %q chooses", points, limit, s.Strategy.Name())
 	default:

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/advice"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/check"
 	"onionbalancer/internal/clients"
@@ -49,6 +50,7 @@ type Daemon struct {
 	events    *Recorder
 	env       balance.Env
 	probes    *Probes
+	countries *tor.Countries
 	started   time.Time
 	unlock    func()      // releases state_dir
 	fullNames atomic.Bool // log.full_addresses
@@ -136,6 +138,9 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.rooms = NewRooms(tors, d.dialer, d.store, d.events.Record)
 	d.env = d.rooms.Env(d.store, d.events.Record)
 	d.rooms.Configure(d.cfg.Check)
+	d.rooms.consensus.Families(families(d.cfg))
+	d.countries = tor.NewCountries(poolSource{tors}.GetInfo, d.wake)
+	d.env.Country, d.env.Advise = d.countries.Of, advice.Run
 	if d.visitor != nil {
 		d.env.Visitor, d.env.Checked = d.visitor, d.checked
 	}
@@ -143,6 +148,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.env.Probe = d.probes.path
 	d.wait.Go(func() { d.rooms.Run(d.ctx, d.moved) })
 	d.wait.Go(func() { d.events.Run(d.ctx, d.store) })
+	d.wait.Go(func() { d.countries.Run(d.ctx) })
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for address, cfg := range d.initial {

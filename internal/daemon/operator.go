@@ -6,8 +6,10 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/advice"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
@@ -26,6 +28,9 @@ type member struct {
 func (d *Daemon) Operate(ctx context.Context, o status.Order) (status.Answer, error) {
 	d.orders.Lock()
 	defer d.orders.Unlock()
+	if o.Word == "load" {
+		return d.takeLoad(o)
+	}
 	change, out, err := changeOf(o)
 	if err != nil {
 		return status.Answer{}, err
@@ -58,6 +63,49 @@ func (d *Daemon) Operate(ctx context.Context, o status.Order) (status.Answer, er
 	return answer, nil
 }
 
+// maxLoadKept is how long a load counts at most: it says nothing about tomorrow.
+const maxLoadKept = 24 * time.Hour
+
+// takeLoad takes down how loaded an instance is.
+func (d *Daemon) takeLoad(o status.Order) (status.Answer, error) {
+	value, given, err := health.ParseLoad(o.Load)
+	if err != nil {
+		return status.Answer{}, refuse(http.StatusBadRequest, "%v", err)
+	}
+	long := time.Duration(o.Seconds * float64(time.Second))
+	switch {
+	case o.Weight != "" || o.Force:
+		return status.Answer{}, refuse(http.StatusBadRequest, "the word \"load\" goes with a load alone")
+	case o.Seconds == 0:
+		long = health.LoadKept
+	case !(o.Seconds > 0 && o.Seconds <= maxLoadKept.Seconds()):
+		return status.Answer{}, refuse(http.StatusBadRequest, "a load counts for more than 0 seconds, and for %s at most", maxLoadKept)
+	}
+	address, services, err := d.resolve(o.Instance, o.Service)
+	if err != nil {
+		return status.Answer{}, err
+	}
+	var load health.Load
+	if given {
+		load = health.Load{Value: value, Until: time.Now().Add(long)}
+	}
+	d.rooms.backends.SetLoad(address, load)
+	if _, now, err := d.resolve(address.String(), ""); err == nil {
+		services = now
+	}
+	answer := answerOf(address, services, d.rooms.backends.Word(address))
+	if !given {
+		return answer, nil
+	}
+	for _, u := range answer.Uses {
+		if _, told := advice.Program(u.Strategy); !told && u.Strategy != (selection.LeastLoaded{}).Name() {
+			answer.Notes = append(answer.Notes, fmt.Sprintf("the strategy %q of %s takes no notice of loads", u.Strategy, u.Service))
+			break
+		}
+	}
+	return answer, nil
+}
+
 // InstanceStatus implements status.Operator.
 func (d *Daemon) InstanceStatus(instance, service string) (status.Answer, error) {
 	address, services, err := d.resolve(instance, service)
@@ -70,6 +118,9 @@ func (d *Daemon) InstanceStatus(instance, service string) (status.Answer, error)
 // changeOf returns what an order changes of the operator's word, and whether it takes
 // an instance out.
 func changeOf(o status.Order) (change func(*state.Word), out bool, err error) {
+	if o.Load != "" || o.Seconds != 0 {
+		return nil, false, refuse(http.StatusBadRequest, "a load goes with the word \"load\" alone, not with %q", o.Word)
+	}
 	if o.Word != "weight" {
 		if o.Weight != "" {
 			return nil, false, refuse(http.StatusBadRequest, "a weight goes with the word \"weight\" alone, not with %q", o.Word)
@@ -235,7 +286,7 @@ func notes(o status.Order, a status.Answer, last []string) (list []string) {
 		return list
 	}
 	for _, u := range a.Uses {
-		if !selection.Weighs(u.Strategy) && weight != (health.Weight{}) && !weight.Zero() {
+		if _, told := advice.Program(u.Strategy); !told && !selection.Weighs(u.Strategy) && weight != (health.Weight{}) && !weight.Zero() {
 			list = append(list, fmt.Sprintf("the strategy %q of %s takes no notice of weights but 0", u.Strategy, u.Service))
 			break
 		}

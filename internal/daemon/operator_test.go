@@ -131,6 +131,71 @@ func TestReadyEndsHold(t *testing.T) {
 	})
 }
 
+// TestLoadOrders: a load is taken for a while, for all services that use the instance,
+// and not kept over a restart.
+func TestLoadOrders(t *testing.T) {
+	dir := t.TempDir()
+	writeKey(t, filepath.Join(dir, "a"), 1)
+	b := writeKey(t, filepath.Join(dir, "b"), 2)
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one, two := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
+		cfg := parse(t, dir, torTable+strings.Replace(service("a", one, two), "[[service]]\n", "[[service]]\nstrategy = \"least-loaded\"\n", 1)+service("b", one, two))
+		onSim(t, net, cfg, func(d *Daemon) {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			answer, err := d.Operate(t.Context(), status.Order{Word: "load", Instance: "web1", Load: "1.5"})
+			if err != nil || len(answer.Uses) != 2 || len(answer.Notes) != 1 || !strings.Contains(answer.Notes[0], `"spread" of `+b.String()+" takes no notice of loads") {
+				t.Fatalf("%+v, %v", answer, err)
+			}
+			load := func() *status.Load {
+				t.Helper()
+				now, err := d.InstanceStatus("web1", "")
+				if err != nil || now.Admin != "ready" || now.Weight != "default" {
+					t.Errorf("%+v, %v", now, err)
+				}
+				if a, b := now.Uses[0].Instance.Load, now.Uses[1].Instance.Load; (a == nil) != (b == nil) || a != nil && *a != *b {
+					t.Errorf("for one service %v, for the other %v", a, b)
+				}
+				return now.Uses[0].Instance.Load
+			}
+			if l := load(); l == nil || l.Value != 1.5 || time.Until(l.Until) != health.LoadKept {
+				t.Errorf("load %+v", l)
+			}
+			if time.Sleep(health.LoadKept); load() != nil {
+				t.Errorf("later it is %+v", load())
+			}
+			for _, o := range []status.Order{{Load: "2", Seconds: 7200}, {Load: "0"}, {Load: "-"}} {
+				o.Word, o.Instance = "load", "web1"
+				if _, err := d.Operate(t.Context(), o); err != nil || (load() == nil) != (o.Load == "-") {
+					t.Errorf("%+v: %v, load %+v", o, err, load())
+				}
+				time.Sleep(time.Minute)
+			}
+			for _, o := range []status.Order{
+				{Word: "load"}, {Word: "load", Load: "-1"}, {Word: "load", Load: "NaN"}, {Word: "load", Load: "1", Seconds: -1}, {Word: "load", Load: "1", Seconds: 1e9},
+				{Word: "load", Load: "1", Seconds: 1e300}, {Word: "load", Load: "1", Weight: "1"}, {Word: "load", Load: "1", Force: true},
+				{Word: "drain", Load: "1"}, {Word: "weight", Weight: "1", Seconds: 1},
+			} {
+				o.Instance = "web1"
+				refused := (*status.RefusedError)(nil)
+				if _, err := d.Operate(t.Context(), o); !errors.As(err, &refused) || refused.Status != http.StatusBadRequest || load() != nil {
+					t.Errorf("%+v: %v, load %+v", o, err, load())
+				}
+			}
+			if _, err := d.Operate(t.Context(), status.Order{Word: "load", Instance: "web1", Load: "1"}); err != nil {
+				t.Error(err)
+			}
+		})
+		onSim(t, net, cfg, func(d *Daemon) {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if now, err := d.InstanceStatus("web1", ""); err != nil || now.Uses[0].Instance.Load != nil {
+				t.Errorf("after a restart: %+v, %v", now, err)
+			}
+		})
+	})
+}
+
 // The operator's orders on a running daemon, with an instance that two services use.
 func TestOrders(t *testing.T) {
 	dir := t.TempDir()

@@ -7,16 +7,19 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/advice"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/state"
+	"onionbalancer/internal/tor"
 )
 
 // Preview is the plan of one service.
@@ -52,7 +55,7 @@ func Plans(ctx context.Context, cfg *config.Config, log *slog.Logger) ([]Preview
 	record := event.Recorder(func(event.Event) {})
 	backends := backend.New(backend.Config{Consensus: fixed{c}, Fetcher: newFetcher(t), Store: readOnly{store}, Record: record})
 	defer background(ctx, backends.Run)()
-	env := balance.Env{Consensus: fixed{c}, Backends: backends, Store: readOnly{store}, Record: record}
+	env := balance.Env{Consensus: fixed{c}, Backends: backends, Store: readOnly{store}, Record: record, Country: waiting(ctx, t), Advise: advice.Run}
 	var list []Preview
 	for _, address := range slices.SortedFunc(maps.Keys(services), func(a, b descriptor.Address) int { return strings.Compare(a.String(), b.String()) }) {
 		p := Preview{Service: address}
@@ -64,6 +67,17 @@ func Plans(ctx context.Context, cfg *config.Config, log *slog.Logger) ([]Preview
 		list = append(list, p)
 	}
 	return list, nil
+}
+
+// waiting returns a balance.Env.Country that waits for tor's answers.
+func waiting(ctx context.Context, t *tor.Tor) func(netip.Addr) (string, bool) {
+	known := map[netip.Addr]string{}
+	return func(a netip.Addr) (string, bool) {
+		if _, found := known[a]; !found {
+			known[a] = tor.Country(ctx, t.Client().GetInfo, a)
+		}
+		return known[a], false
+	}
 }
 
 // fixed is a source of one consensus.

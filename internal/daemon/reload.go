@@ -77,6 +77,7 @@ func (d *Daemon) reload(file *config.Config) error {
 		d.followLocked(address, built.ClientsDir)
 	}
 	d.updateProbesLocked()
+	d.rooms.consensus.Families(families(cfg))
 	if same {
 		d.log.Info("the configuration is the same as before")
 	}
@@ -167,6 +168,8 @@ func changes(old, now balance.Config) (list []any) {
 	turn("strategy", old.Strategy.Name(), now.Strategy.Name())
 	turn("max_introduction_points", old.Room.Points, now.Room.Points)
 	turn("points_per_instance", old.Room.PerInstance, now.Room.PerInstance)
+	turn("points.avoid", old.Avoid, now.Avoid)
+	turn("points.prefer", old.Prefer, now.Prefer)
 	turn("fetch_interval", interval(old), interval(now))
 	turn("check.public_interval", old.Visits.Every, now.Visits.Every)
 	turn("caa", old.CAA, now.CAA)

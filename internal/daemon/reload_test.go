@@ -52,7 +52,7 @@ func inForce(d *Daemon) string {
 	text := fmt.Sprintf("%s %v %v\n", logged, d.fullNames.Load(), d.rooms.checks)
 	for _, address := range slices.SortedFunc(maps.Keys(d.services), func(a, b descriptor.Address) int { return slices.Compare(a[:], b[:]) }) {
 		c := d.services[address].cfg
-		text += fmt.Sprintln(address, c.Strategy.Name(), c.Room, c.FetchEvery, c.Keys.Reference, c.Keys.Form, c.Keys.Where, c.Clients, c.CAA, c.CAACritical, c.Visits)
+		text += fmt.Sprintln(address, c.Strategy.Name(), c.Room, c.FetchEvery, c.Keys.Reference, c.Keys.Form, c.Keys.Where, c.Clients, c.CAA, c.CAACritical, c.Visits, c.Avoid, c.Prefer)
 		for _, i := range c.Instances {
 			text += fmt.Sprintln(i.Name, i.Address, i.Weight, client(i.Client), i.Probe, i.Check, client(i.CheckClient))
 		}
@@ -92,6 +92,8 @@ func TestReloadEveryKey(t *testing.T) {
 		"service.instance.client_key": clientKey,
 		"service.clients":             clients,
 		"service.caa":                 []string{`0 issue "ca.example"`},
+		"service.points.avoid":        []string{"flag:Exit"},
+		"service.points.prefer":       []string{"family:" + strings.Repeat("ab", 20), "flag:Stable"},
 	}
 	simulated(t, func(t *testing.T, net *sim.Network) {
 		base := parse(t, dir, torTable+service("a", net.AddInstance(sim.InstanceConfig{})))

@@ -34,7 +34,10 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 	if err != nil {
 		return out, err
 	}
-	if out.Strategy, err = selection.Lookup(s.Strategy); err != nil {
+	if out.Strategy, out.Program, err = strategy(s.Strategy); err != nil {
+		return out, err
+	}
+	if out.Avoid, out.Prefer, err = rules(s.Points); err != nil {
 		return out, err
 	}
 	for _, line := range s.CAA {

@@ -75,8 +75,13 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		s.Consensus.PeriodMinutes = c.CurrentPeriod().Minutes()
 		s.Consensus.OffsetSeconds = uint64(c.RotationOffset() / time.Second)
 	}
+	countries := false
 	for _, r := range d.services {
 		s.Services = append(s.Services, r.Status())
+		countries = countries || asksCountries(r.cfg)
+	}
+	if err := d.countries.Trouble(); countries && err != nil {
+		s.Warnings = append(s.Warnings, "countries of relays are not known: "+err.Error())
 	}
 	slices.SortFunc(s.Services, func(a, b status.Service) int { return strings.Compare(a.Address, b.Address) })
 	return s

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"onionbalancer/internal/advice"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/openfile"
@@ -93,11 +94,14 @@ func checkPasswordFile(user strictmodes.User, cfg *config.Config) error {
 	return decisive{"tor.password_file", cfg.Tor.PasswordFile}.check(user)
 }
 
-// checkService reports which of a service's token modules, which are code, and
-// of its instances' keys can be changed by others. The service's own key is checked
+// checkService reports which of a service's token modules and its strategy's program,
+// which are code, and of its instances' keys can be changed by others. The service's own key is checked
 // by checkCustodian.
 func checkService(user strictmodes.User, s config.Service) error {
 	var list []decisive
+	if program, is := advice.Program(s.Strategy); is {
+		list = append(list, decisive{"strategy", program})
+	}
 	for _, d := range []decisive{{"key", s.Key}, {"signing", s.Signing}} {
 		uri := uriOf(d.path)
 		if uri == nil {

@@ -128,7 +128,7 @@ func connect(ctx context.Context, cfg *config.Config) (t *tor.Tor, c *hsdir.Cons
 		return nil, nil, nil, err
 	}
 	if t, err = tors.Ready(ctx); err == nil {
-		c, err = awaitConsensus(ctx, t, silent)
+		c, err = awaitConsensus(ctx, t, families(cfg), silent)
 	}
 	if err != nil {
 		stop()
@@ -146,11 +146,13 @@ const (
 
 // awaitConsensus waits for a complete consensus, as long as tor makes progress and
 // consensusPatience lasts; then it returns an incomplete one, as that is
-// better than none. An old one is returned only if no newer one arrived.
-func awaitConsensus(ctx context.Context, t *tor.Tor, log *slog.Logger) (*hsdir.Consensus, error) {
+// better than none. An old one is returned only if no newer one arrived. It knows the
+// families of some relays.
+func awaitConsensus(ctx context.Context, t *tor.Tor, families [][20]byte, log *slog.Logger) (*hsdir.Consensus, error) {
 	ctx, cancel := context.WithTimeout(ctx, consensusPatience)
 	defer cancel()
 	watcher := consensus.New(t.Client(), func(event.Event) {})
+	watcher.Families(families)
 	changed, unsubscribe := watcher.Subscribe()
 	defer unsubscribe()
 	defer background(ctx, watcher.Run)()

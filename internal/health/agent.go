@@ -13,7 +13,7 @@ const maxDescription = 256 // bytes of an agent's description that are kept
 
 // ParseAgent reads the line of an agent for HAProxy's agent-check (configuration
 // manual, "agent-check"): words delimited by spaces, tabs or commas, in any order and
-// case, up to a description after a sharp. Of two words about the same, the last
+// case, up to a description after a sharp; and "load:1.5", a load (Load). Of two words about the same, the last
 // counts. Words that it does not know are named by the error, and the report has the
 // rest of the line.
 func ParseAgent(line string) (report AgentReport, err error) {
@@ -53,6 +53,11 @@ func (r *AgentReport) word(word string) bool {
 		if limit, found := strings.CutPrefix(lower, "maxconn:"); found {
 			_, err := strconv.ParseUint(strings.TrimSuffix(limit, "%"), 10, 32)
 			return err == nil // tor has no such limit to set
+		}
+		if text, found := strings.CutPrefix(lower, "load:"); found { // not HAProxy's
+			load, given, err := ParseLoad(text)
+			r.Loaded, r.Load = given, load
+			return given && err == nil
 		}
 		digits, found := strings.CutSuffix(word, "%")
 		percent, err := strconv.ParseUint(digits, 10, 32)

@@ -38,6 +38,8 @@ func TestParseAgent(t *testing.T) {
 		"# down":                       {Text: "down"},
 		"up #a, b # c":                 {Operating: Up, Text: "a, b # c"},
 		"MAXCONN:50%":                  {},
+		"up load:1.5 75%":              {Operating: Up, Weighted: true, Weight: 0.75, Loaded: true, Load: 1.5},
+		"LOAD:0":                       {Loaded: true},
 	} {
 		got, err := ParseAgent(line)
 		if got != want || (err != nil) != (line == "fail#x") {
@@ -48,7 +50,7 @@ func TestParseAgent(t *testing.T) {
 
 // TestParseAgentUnknown: what is not known is named, the rest of the line counts.
 func TestParseAgentUnknown(t *testing.T) {
-	for _, word := range []string{"dwon", "75", "%", "-5%", "+5%", "1.5%", "maxconn:", "maxconn:x", "HTTP/1.1"} {
+	for _, word := range []string{"dwon", "75", "%", "-5%", "+5%", "1.5%", "maxconn:", "maxconn:x", "load:", "load:-", "load:-1", "load:NaN", "HTTP/1.1"} {
 		got, err := ParseAgent("up " + word + " drain other")
 		if err == nil || !strings.Contains(err.Error(), `"`+word+`"`) {
 			t.Errorf("%q: error %v", word, err)
@@ -69,6 +71,9 @@ func FuzzParseAgent(f *testing.F) {
 		}
 		if err != nil && (len(err.Error()) > 300 || printable.Text(err.Error()) != err.Error() && !strings.Contains(err.Error(), `\`)) {
 			t.Errorf("error %q", err)
+		}
+		if report.Load < 0 || report.Load > maxLoad || !report.Loaded && report.Load != 0 {
+			t.Errorf("load %v", report.Load)
 		}
 		if !report.Weighted && report.Weight != 0 || report.Weight < 0 || report.Weight > maxWeight {
 			t.Errorf("weight %v", report.Weight)

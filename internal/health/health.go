@@ -111,7 +111,9 @@ type AgentReport struct {
 	Admin     Admin     // empty: not mentioned
 	Weighted  bool      // whether the line has a weight
 	Weight    float64   // as a factor of the configured weight
-	Text      string    // the description
+	Loaded    bool      // whether the line has a load
+	Load      float64
+	Text      string // the description
 }
 
 // Visit is a connection through tor to an onion service.

@@ -35,6 +35,7 @@ type State struct {
 	// What the agent said last.
 	Admin  Admin   // Ready unless it said otherwise
 	Weight float64 // factor of the configured weight
+	Load   Load
 	Text   string
 
 	// Dead are the relays of introduction points that fail while others of the
@@ -236,6 +237,9 @@ func (m *Machine) heed(at time.Time, r AgentReport) {
 	}
 	if r.Admin != "" {
 		m.state.Admin = r.Admin
+	}
+	if r.Loaded {
+		m.state.Load = Load{r.Load, at.Add(LoadKept)}
 	}
 	if r.Weighted && m.reweighs(at, r.Weight) {
 		m.state.Weight, m.weighed = r.Weight, at

@@ -59,6 +59,7 @@ var (
 	descPanic     = describe("service_panic", "Whether backends stay in use against what checks say.", byService)
 	descAdmin     = describe("backend_admin", "1 for the administrative state that the backend is in.", byService, byBackend, "state")
 	descWeight    = describe("backend_weight", "The weight in force.", byService, byBackend)
+	descLoad      = describe("backend_load", "Its load as told, while that counts.", byService, byBackend)
 	descRenewed   = describe("backend_renewed_time_seconds", "When it last published, at the latest.", byService, byBackend)
 	descFetched   = describe("backend_last_fetch_time_seconds", "When its descriptor was last asked for.", byService, byBackend)
 	descClients   = describe("service_authorized_clients", "Clients that alone can read the descriptor; 0: everybody can.", byService)
@@ -223,6 +224,9 @@ func (m meter) instance(service string, i Instance) {
 		m.moment(descChecked, c.At, service, i.Name)
 	}
 	m.gauge(descWeight, i.Weight, service, i.Name)
+	if i.Load != nil {
+		m.gauge(descLoad, i.Load.Value, service, i.Name)
+	}
 	m.gauge(descBroken, truth(i.Path != ""), service, i.Name)
 	m.moment(descRenewed, i.Renewed, service, i.Name)
 	m.moment(descFetched, i.LastFetch, service, i.Name)

@@ -26,7 +26,7 @@ func testSnapshot() Snapshot {
 				Address: "a4mnoi57.onion", State: StateOK, Rounds: 12, LastRound: testNow, Visited: testNow.Add(-time.Hour),
 				Custody: Custody{Form: "sealed", Signing: "token", CertifiedUntil: testNow.Add(time.Hour)},
 				Instances: []Instance{
-					{Name: "web1", Address: "zkorpcle.onion", State: StateOK, IntroductionPoints: 3, Published: 2, Share: 0.25, Admin: "ready", Weight: 3,
+					{Name: "web1", Address: "zkorpcle.onion", State: StateOK, IntroductionPoints: 3, Published: 2, Share: 0.25, Admin: "ready", Weight: 3, Load: &Load{Value: 0.75},
 						Check:   &Check{Kind: "http", Operating: "going down", At: testNow, Seconds: 0.5, Passed: 7, Failed: 2},
 						Renewed: testNow.Add(-time.Hour), LastFetch: testNow.Add(-time.Minute)},
 					{Name: "web2", Address: "cf5mytdf.onion", State: StateOK, Admin: "drain"},
@@ -91,6 +91,7 @@ func TestMetrics(t *testing.T) {
 		`balancer_backend_check_duration_seconds{backend="web1",service="a4mnoi5"} 0.5`,
 		`balancer_backend_last_check_time_seconds{backend="web1",service="a4mnoi5"} 1.795167e+09`,
 		`balancer_backend_weight{backend="web1",service="a4mnoi5"} 3`,
+		`balancer_backend_load{backend="web1",service="a4mnoi5"} 0.75`,
 		`balancer_backend_renewed_time_seconds{backend="web1",service="a4mnoi5"} 1.7951634e+09`,
 		`balancer_backend_last_fetch_time_seconds{backend="web1",service="a4mnoi5"} 1.79516694e+09`,
 		`balancer_backend_path_broken{backend="web1",service="a4mnoi5"} 0`,

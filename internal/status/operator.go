@@ -14,7 +14,7 @@ import (
 )
 
 // Words are what an operator may say about an instance at run time.
-var Words = []string{"drain", "ready", "maint", "weight"}
+var Words = []string{"drain", "ready", "maint", "weight", "load"}
 
 // Order is what an operator says about one instance.
 type Order struct {
@@ -22,7 +22,11 @@ type Order struct {
 	Instance string `json:"instance"`          // name or address
 	Service  string `json:"service,omitempty"` // the public address, for a name that stands for several instances
 	Weight   string `json:"weight,omitempty"`  // with the word "weight": "50", "50%" or "default"
+	Load     string `json:"load,omitempty"`    // with the word "load": a number from 0 on, or "-" for none
 	Force    bool   `json:"force,omitempty"`   // take the last one out as well
+
+	// Seconds is how long Load counts; 0 for health.LoadKept.
+	Seconds float64 `json:"for_seconds,omitempty"`
 }
 
 // Answer says what an order has done, or what is so.

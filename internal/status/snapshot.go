@@ -164,6 +164,7 @@ type Instance struct {
 
 	Admin  string  `json:"admin"`           // "ready", "drain" or "maint"
 	Weight float64 `json:"weight"`          // in force
+	Load   *Load   `json:"load,omitempty"`  // nil unless it was told, and counts
 	Check  *Check  `json:"check,omitempty"` // nil unless it is checked
 	Said   *Said   `json:"said,omitempty"`  // nil unless the operator said something at run time
 	Drain  *Drain  `json:"drain,omitempty"` // nil unless it was taken out
@@ -189,6 +190,12 @@ type Check struct {
 type Said struct {
 	Since  time.Time `json:"since"`
 	Weight string    `json:"weight"` // "50", "50%", or "default" for nothing
+}
+
+// Load is how loaded an instance was told to be.
+type Load struct {
+	Value float64   `json:"value"` // in any unit that the instances have in common
+	Until time.Time `json:"until"` // when it no longer counts
 }
 
 // Drain is how far an instance is on the way out of one service.

@@ -166,15 +166,12 @@ func (p *plan) offersIn(k int) []int {
 // mend adds to what is held what instances are short of.
 func (p *plan) mend(held *layout) *layout {
 	l := held.clone()
-	need := p.needs(held)
-	for i := range need {
-		if held.of(i) < need[i] {
+	for i, n := range p.quota.count {
+		if held.of(i) < n {
 			l.offers = p.offers()
+			l.deal(p.needs(l))
 			break
 		}
-	}
-	if l.offers != nil {
-		l.deal(need)
 	}
 	if q := &p.quota; q.sampled() && l.total() < q.places() {
 		if l.offers == nil {
@@ -185,21 +182,29 @@ func (p *plan) mend(held *layout) *layout {
 	return l
 }
 
-// needs returns how many cells each instance should have at least, at the present scale:
-// when others have died, those that are left need not have more before a refresh.
+// needs returns how many cells each instance should have at least. When others have
+// died, those that are left need not have more before a refresh: nor need one that
+// comes back have more than those have who could have more, if that are most.
 func (p *plan) needs(held *layout) []int {
 	q, need := &p.quota, make([]int, len(p.parties))
-	scale := 0.0
+	scale, content := 0.0, 0
 	for i, w := range q.weights {
-		if n := held.of(i); n > 1 {
-			scale = max(scale, (float64(n)-0.5)/w)
+		could := 0
+		for k := range held.cells {
+			could += held.most(k, i)
 		}
+		if n := held.of(i); n > 0 && n < min(could, q.count[i]) {
+			scale, content = max(scale, (float64(n)-0.5)/w), content+1
+		}
+	}
+	if 4*content < 3*len(p.parties) {
+		scale = math.Inf(1)
 	}
 	for i, w := range q.weights {
 		switch all := q.count[i] == q.slots*q.each && p.parties[i].waiting; {
 		case q.sampled():
 			need[i] = int(q.expected(i) + rounding)
-		case all:
+		case all || math.IsInf(scale, 1):
 			need[i] = q.count[i]
 		default:
 			need[i] = min(q.count[i], max(1, int(scale*w+0.5+rounding)))

@@ -70,6 +70,10 @@ type Config struct {
 	// network.
 	Latency time.Duration
 
+	// Requery is for how long a client that fetches a descriptor does not ask the
+	// same HSDir again. 0 means 15 minutes, or 5 s on a testing network.
+	Requery time.Duration
+
 	// Loss is the share of circuits to HSDirs that die without a sign, be they
 	// the balancer's, an instance's or a client's: half of them before the
 	// HSDir has the request, half of them after it acted on it.
@@ -100,6 +104,8 @@ const (
 	testingInterval = 20 * time.Second
 	defaultLatency  = 2 * time.Second
 	testingLatency  = 100 * time.Millisecond
+	defaultRequery  = 15 * time.Minute
+	testingRequery  = 5 * time.Second
 	defaultVersion  = "0.4.9.11"
 
 	runIntervals    = 24 // voting intervals in a shared-random protocol run
@@ -121,6 +127,12 @@ func (c Config) withDefaults() Config {
 		c.Latency = defaultLatency
 		if c.Testing {
 			c.Latency = testingLatency
+		}
+	}
+	if c.Requery == 0 {
+		c.Requery = defaultRequery
+		if c.Testing {
+			c.Requery = testingRequery
 		}
 	}
 	if c.Tor.Version == "" {

@@ -107,6 +107,10 @@ func (c *Client) Fetches() int {
 func (c *Client) Forget() {
 	c.net.lock()
 	defer c.net.mu.Unlock()
+	c.forget()
+}
+
+func (c *Client) forget() {
 	c.cached = nil
 	clear(c.bad)
 	clear(c.asked)
@@ -118,7 +122,10 @@ func (c *Client) Forget() {
 func (c *Client) Request() Result {
 	c.net.lock()
 	defer c.net.mu.Unlock()
-	now := time.Now()
+	return c.visit(time.Now())
+}
+
+func (c *Client) visit(now time.Time) Result {
 	c.clean(now)
 	before := c.fetches
 	result := c.request(now)

@@ -38,12 +38,13 @@ func (c *Client) fetch(consensus *Consensus, now time.Time) (took time.Duration,
 
 // pick draws the HSDir to ask next; nil if all were asked.
 func (c *Client) pick(ring *ring, keys descriptor.PeriodKeys, now time.Time) *Relay {
-	var left []*Relay
+	left := c.net.scratch.relays[:0]
 	for _, r := range ring.fetch(&c.net.cfg, keys.Blinded) {
 		if at, before := c.asked[question{r, keys.Blinded}]; !before || now.Sub(at) > c.net.cfg.Requery {
 			left = append(left, r)
 		}
 	}
+	c.net.scratch.relays = left
 	if len(left) == 0 {
 		return nil
 	}
@@ -59,7 +60,7 @@ func (c *Client) pick(ring *ring, keys descriptor.PeriodKeys, now time.Time) *Re
 // the same period one with a lower revision counter is dropped, and nobody is told
 // (cache_store_as_client in tor). It says whether the descriptor is in order.
 func (c *Client) take(body []byte, keys descriptor.PeriodKeys, now time.Time) bool {
-	d, err := c.net.decoder.Decode(body, keys, c.cfg.Key, now.Add(c.cfg.ClockOffset))
+	d, err := c.net.read(body, keys, c.cfg.Key, now.Add(c.cfg.ClockOffset))
 	if err != nil {
 		return false
 	}
@@ -69,6 +70,49 @@ func (c *Client) take(body []byte, keys descriptor.PeriodKeys, now time.Time) bo
 		c.cached, c.expires = d, expires
 	}
 	return true
+}
+
+// reading is what a body was decoded with, and by whom: all that read the same one
+// share what they read.
+type reading struct {
+	first *byte
+	key   *descriptor.ClientKey
+}
+
+// readers bounds how many readings are remembered.
+const readers = 1000
+
+// shared is what was read, which nobody may change.
+type shared struct {
+	body       []byte // kept, for its address not to become that of another
+	descriptor *descriptor.Descriptor
+	until      time.Time // the first of what is in it ends then
+}
+
+// read decodes a descriptor once for all clients that are handed the same bytes.
+func (n *Network) read(body []byte, keys descriptor.PeriodKeys, key *descriptor.ClientKey, now time.Time) (*descriptor.Descriptor, error) {
+	if len(body) == 0 {
+		return n.decoder.Decode(body, keys, key, now)
+	}
+	name := reading{&body[0], key}
+	if known, ok := n.readings[name]; ok && len(known.body) == len(body) && !now.After(known.until) {
+		return known.descriptor, nil
+	}
+	d, err := n.decoder.Decode(body, keys, key, now)
+	if err != nil || len(d.Dropped) > 0 {
+		return d, err
+	}
+	until := d.SigningCert.Expires()
+	for i := range d.IntroductionPoints {
+		if ends := d.IntroductionPoints[i].Expires; ends.Before(until) {
+			until = ends
+		}
+	}
+	if n.readings == nil || len(n.readings) >= readers {
+		n.readings = make(map[reading]shared)
+	}
+	n.readings[name] = shared{body, d, until}
+	return d, nil
 }
 
 // fate is what becomes of a request to an HSDir.

@@ -107,18 +107,20 @@ func (c *Client) introduce(a *attempt, circuit *introCircuit, now time.Time) {
 	circuit.of = nil
 }
 
-// usable returns the points of the cached descriptor that are not known to be bad.
+// usable returns the points of the cached descriptor that are not known to be bad. It
+// is good until the next call.
 func (c *Client) usable() []*descriptor.IntroductionPoint {
 	if c.cached == nil {
 		return nil
 	}
-	var points []*descriptor.IntroductionPoint
+	points := c.net.scratch.points[:0]
 	for i := range c.cached.IntroductionPoints {
 		p := &c.cached.IntroductionPoints[i]
 		if b := c.bad[p.AuthKey]; b == nil || !b.refused && b.unreachable < maxUnreachable {
 			points = append(points, p)
 		}
 	}
+	c.net.scratch.points = points
 	return points
 }
 

@@ -35,9 +35,18 @@ type Network struct {
 	points    map[[32]byte]*introPoint // by authentication key, those that a descriptor contained
 	clients   uint64
 	decoder   descriptor.Decoder
+	readings  map[reading]shared
+	scratch   scratch
 	keyring   keyring
 
 	conns sync.WaitGroup // goroutines of control connections
+}
+
+// scratch is what clients write to in the course of a visit, for thousands of them
+// to cost little.
+type scratch struct {
+	relays []*Relay
+	points []*descriptor.IntroductionPoint
 }
 
 // New starts a network at the present moment, as if it had run for long: with

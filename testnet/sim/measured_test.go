@@ -116,7 +116,7 @@ func TestMeasuredShadow(t *testing.T) {
 			return b.client().Request()
 		}
 		most := 0
-		for range 20 {
+		for range 8 {
 			r := visit(shadow, live[0])
 			if perSecond := float64(r.Refused) / r.Took.Seconds(); !errors.Is(r.Err, ErrPatience) || perSecond < 0.7 || perSecond > 1.4 {
 				t.Errorf("dead first: %+v, %.2f refusals a second", r, perSecond)

@@ -185,9 +185,15 @@ func (n *Network) replaceRelays() {
 	share := n.cfg.Churn / runIntervals
 	left := 0
 	for _, r := range n.relays {
-		if share > 0 && n.churn.Float64() < share {
+		if share <= 0 || n.churn.Float64() >= share {
+			continue
+		}
+		left++
+		r.left = true
+		if n.cfg.Linger > 0 {
+			n.agenda.plan(time.Now().Add(n.cfg.Linger), func(time.Time) { r.leave() })
+		} else {
 			r.leave()
-			left++
 		}
 	}
 	n.regroup(left)
@@ -195,7 +201,7 @@ func (n *Network) replaceRelays() {
 
 // regroup drops the relays that left and has others join.
 func (n *Network) regroup(joining int) {
-	n.relays = slices.DeleteFunc(n.relays, func(r *Relay) bool { return r.gone })
+	n.relays = slices.DeleteFunc(n.relays, func(r *Relay) bool { return r.left })
 	for range joining {
 		n.addRelay()
 	}
@@ -208,14 +214,15 @@ func (n *Network) regroup(joining int) {
 func (r *Relay) Remove() {
 	r.net.lock()
 	defer r.net.mu.Unlock()
-	if !r.gone {
+	if !r.left {
 		r.leave()
 		r.net.regroup(0)
 	}
 }
 
+// leave has the relay answer nothing any more.
 func (r *Relay) leave() {
-	r.gone = true
+	r.left, r.gone = true, true
 	for _, i := range r.net.instances {
 		i.lostRelay(r)
 	}

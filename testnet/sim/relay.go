@@ -30,7 +30,8 @@ type Relay struct {
 	microdesc   []byte
 	routerLines []byte // its entry in a consensus
 
-	gone    bool // left the network for good
+	left    bool // is in no new consensus
+	gone    bool // and answers nothing any more
 	indexes [4]struct {
 		ring  ringKey
 		index [32]byte
@@ -58,7 +59,7 @@ func (r *Relay) HSDir() bool { return r.hsdir }
 func (r *Relay) Running() bool {
 	r.net.lock()
 	defer r.net.mu.Unlock()
-	return !r.gone
+	return !r.left
 }
 
 // longName is how events name the relay.

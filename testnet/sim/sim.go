@@ -53,6 +53,9 @@ type Config struct {
 	// Churn is the share of the relays that is replaced by new ones in the
 	// course of a shared-random run (a day). 0 means that none is.
 	Churn float64
+	// Linger is for how long a relay that Churn replaces goes on answering those
+	// who have an older consensus. 0 means not at all.
+	Linger time.Duration
 
 	// Testing gives the timing of a network with TestingTorNetwork: a time
 	// period is 24 voting intervals, which last 20 s unless VotingInterval

@@ -254,7 +254,7 @@ func (c *Consensus) ring(period descriptor.Period, random *[32]byte) *ring {
 	}
 	r := &ring{key: key, fetched: make(map[descriptor.BlindedPublicKey][]*Relay)}
 	for _, relay := range c.Relays {
-		if relay.hsdir {
+		if c.hsdirs[relay] {
 			r.hsdirs = append(r.hsdirs, relay)
 		}
 	}

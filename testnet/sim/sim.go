@@ -53,8 +53,8 @@ type Config struct {
 	// Churn is the share of the relays that is replaced by new ones in the
 	// course of a shared-random run (a day). 0 means that none is.
 	Churn float64
-	// Linger is for how long a relay that Churn replaces goes on answering those
-	// who have an older consensus. 0 means not at all.
+	// Linger is for how long a relay that Churn replaces stays without the HSDir
+	// flag, as one that was restarted, before it leaves. 0 means not at all.
 	Linger time.Duration
 
 	// Testing gives the timing of a network with TestingTorNetwork: a time

@@ -28,7 +28,7 @@ func onBench(t *testing.T, instances int, cfg Config, test func(t *testing.T, b 
 	inNetwork(t, cfg, func(t *testing.T, n *Network) {
 		b := &bench{service: newService(t, n)}
 		for range instances {
-			b.instances = append(b.instances, n.AddInstance(InstanceConfig{PointLife: 48 * time.Hour}))
+			b.instances = append(b.instances, n.AddInstance(InstanceConfig{PointLife: 96 * time.Hour}))
 		}
 		time.Sleep(time.Minute)
 		ring := n.Consensus().current()

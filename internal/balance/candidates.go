@@ -169,11 +169,23 @@ func (p *pool) usable(v View, o *offering) []selection.Candidate {
 			Weight:    o.Weight,
 			Load:      o.Told.At(v.Now),
 			Point:     vouched,
-			FirstSeen: point.FirstSeen,
+			FirstSeen: v.made(point),
 			Published: o.Renewed,
 		})
 	}
 	return p.living(o, list)
+}
+
+// made is when a point was made, as far as can be told. An instance makes the points of
+// a period's descriptor when it first publishes that, half a period before clients, and
+// we, come to it: to take them for newborn would keep them published until they die.
+func (v View) made(p *backend.Point) time.Time {
+	period := v.Targets[v.Current].Keys.Period
+	// A tor may get the first consensus of a period nearly two hours late.
+	if since := p.FirstSeen.Sub(period.Start(v.offset)); since >= 0 && since < period.Length/12 {
+		return period.FirstUse(v.offset)
+	}
+	return p.FirstSeen
 }
 
 // living leaves out the points that checks found dead, unless no other is left.

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -24,11 +23,10 @@ type ClientConfig struct {
 	Patience time.Duration
 }
 
-// Client is a tor that uses one onion service, with a consensus of its own. As
-// tor does, it keeps a descriptor until its consensus reaches the next time
-// period, and an introduction point that refused it goes unused for two
-// minutes; one that acknowledges and leads nowhere is chosen again as if nothing
-// had been. Its methods may be called from any goroutine.
+// Client is a tor that uses one onion service, with a consensus of its own. It
+// does what tor 0.4.9 does as a client: clientfetch.go has how it comes by
+// descriptors, introduce.go how it uses their introduction points. Its methods
+// may be called from any goroutine.
 type Client struct {
 	net     *Network
 	cfg     ClientConfig
@@ -37,33 +35,37 @@ type Client struct {
 	view    *view
 
 	cached  *descriptor.Descriptor
-	expires time.Time // by consensus time
-	failed  map[[32]byte]time.Time
-	asked   map[*Relay]bool // in the course of the present request
+	expires time.Time              // by consensus time
+	bad     map[[32]byte]*badPoint // by authentication key
+	started time.Time              // from when bad is cleaned every half minute
+	asked   map[question]time.Time
 	fetches int
 }
 
 // How long things take a tor whose round trip to its guard is 200 ms, as measured.
 const (
-	introduceTime = 900 * time.Millisecond  // up to the service's answer at the rendezvous
-	connectTime   = 400 * time.Millisecond  // from there to the application's
-	refusalTime   = 1100 * time.Millisecond // an introduction point that knows nothing of the service
-	silenceTime   = 10 * time.Second        // one that acknowledges, and nobody comes to the rendezvous
-	fetchTime     = 600 * time.Millisecond
-	stallTime     = 32 * time.Second // an HSDir that does not answer, until tor asks the next one
-	socksTimeout  = 2 * time.Minute  // and tor gives the request up
+	introduceTime   = 900 * time.Millisecond // up to the service's answer at the rendezvous
+	connectTime     = 400 * time.Millisecond // from there to the application's
+	refusalTime     = 400 * time.Millisecond // an introduction point that knows nothing of the service
+	unreachableTime = 600 * time.Millisecond // one whose relay cannot be extended to
+	retryTick       = time.Second            // how often tor looks for requests that lost their circuit
+	silenceTime     = 10 * time.Second       // one that acknowledges, and nobody comes to the rendezvous
+	fetchTime       = 600 * time.Millisecond
+	stallTime       = 32 * time.Second // an HSDir that does not answer, until tor asks the next one
+	socksTimeout    = 2 * time.Minute  // and tor gives the request up
 )
-
-const failureMemory = 2 * time.Minute // of an introduction point that failed
 
 // Result is what became of a request.
 type Result struct {
 	// Instance answered; nil if none did.
 	Instance *Instance
 	// Tries is how many introduction points were tried, the last one, which
-	// worked, included.
+	// worked, included: circuits that were built for one of them.
 	Tries int
-	// Silent is how many of them acknowledged, and nobody answered.
+	// Refused is how many introductions were refused; more than there were
+	// tries at dead points, as every other circuit goes on to a second point in vain.
+	Refused int
+	// Silent is how many introductions were acknowledged, and nobody answered.
 	Silent int
 	// Fetched is how many descriptors were fetched for the request.
 	Fetched int
@@ -86,8 +88,7 @@ var (
 func (n *Network) NewClient(address descriptor.Address, cfg ClientConfig) *Client {
 	n.lock()
 	defer n.mu.Unlock()
-	c := &Client{net: n, cfg: cfg, address: address, random: n.cfg.source("client", n.clients),
-		failed: make(map[[32]byte]time.Time), asked: make(map[*Relay]bool)}
+	c := &Client{net: n, cfg: cfg, address: address, random: n.cfg.source("client", n.clients), started: time.Now()}
 	n.clients++
 	c.view = &view{net: n, random: c.random, delay: cfg.ConsensusDelay}
 	c.view.follow(time.Now())
@@ -106,8 +107,13 @@ func (c *Client) Fetches() int {
 func (c *Client) Forget() {
 	c.net.lock()
 	defer c.net.mu.Unlock()
+	c.forget()
+}
+
+func (c *Client) forget() {
 	c.cached = nil
-	clear(c.failed)
+	clear(c.bad)
+	clear(c.asked)
 }
 
 // Request makes one connection to the service, over circuits of its own. It
@@ -116,40 +122,29 @@ func (c *Client) Forget() {
 func (c *Client) Request() Result {
 	c.net.lock()
 	defer c.net.mu.Unlock()
-	now := time.Now()
+	return c.visit(time.Now())
+}
+
+func (c *Client) visit(now time.Time) Result {
+	c.clean(now)
 	before := c.fetches
-	clear(c.asked) // tor asks an HSDir twice for one request at most
 	result := c.request(now)
 	result.Fetched = c.fetches - before
-	if result.Err == nil {
+	if result.Instance != nil {
 		result.Instance.answered++
 	}
-	c.forgive(now)
 	return result
 }
 
-// forgive forgets the failures that are too old to count.
-func (c *Client) forgive(now time.Time) {
-	for key, at := range c.failed {
-		if now.Sub(at) > failureMemory {
-			delete(c.failed, key)
-		}
-	}
-}
-
-func (c *Client) request(now time.Time) Result {
-	var result Result
+func (c *Client) request(now time.Time) (result Result) {
 	patience := c.cfg.Patience
 	if patience == 0 {
 		patience = socksTimeout
 	}
+	var circuit introCircuit
 	for {
-		a := c.attempt(now)
-		result.Directory += a.fetching
-		result.Took += a.fetching + a.cost
-		if a.point != nil {
-			result.Tries++
-		}
+		a := c.attempt(now, &circuit)
+		result.note(a)
 		switch {
 		case result.Took > socksTimeout || result.Took-result.Directory > patience:
 			result.Err = fmt.Errorf("%w: %s, %d introduction points tried", ErrPatience, result.Took, result.Tries)
@@ -163,153 +158,24 @@ func (c *Client) request(now time.Time) Result {
 		case a.meeting == answered:
 			result.Instance = a.instance
 			return result
-		case a.meeting == silent:
-			result.Silent++
 		}
 	}
 }
 
-// attempt is one introduction: at which point, what came of it, and what it cost.
-type attempt struct {
-	point    *descriptor.IntroductionPoint // nil if it did not come to that
-	meeting  meeting
-	instance *Instance // that answered
-	fetching time.Duration
-	cost     time.Duration
-	err      error // why no other attempt is made
-}
-
-// attempt asks one introduction point, and fetches the descriptor first if the
-// client has none of use.
-func (c *Client) attempt(now time.Time) attempt {
-	var a attempt
-	consensus := c.view.live(now.Add(c.cfg.ClockOffset))
-	if consensus == nil {
-		a.err = ErrNoConsensus
-		return a
-	}
-	if c.cached != nil && !c.expires.After(consensus.ValidAfter) {
-		c.cached = nil
-	}
-	usable := c.usable(now)
-	if len(usable) == 0 {
-		if a.fetching, a.err = c.fetch(consensus, now); a.err != nil {
-			return a
-		}
-		if usable = c.usable(now); len(usable) == 0 {
-			a.err = fmt.Errorf("%w: %d in the descriptor", ErrNoPoint, len(c.cached.IntroductionPoints))
-			return a
-		}
-	}
-	a.point = c.shadowed(usable[c.random.IntN(len(usable))])
-	p := c.net.points[a.point.AuthKey]
-	if p != nil && p.relay.Fingerprint() == a.point.Relay().String() {
-		a.meeting = p.meet(c.address)
+// note counts an attempt.
+func (r *Result) note(a attempt) {
+	r.Directory += a.fetching
+	r.Took += a.fetching + a.cost
+	switch {
+	case a.point == nil:
+		return
+	case !a.extended:
+		r.Tries++
 	}
 	switch a.meeting {
 	case refused:
-		a.cost = refusalTime
-		c.failed[a.point.AuthKey] = now
+		r.Refused++
 	case silent:
-		a.cost = silenceTime
-	case answered:
-		a.cost = introduceTime + connectTime
-		a.instance = p.owner.instance
+		r.Silent++
 	}
-	return a
-}
-
-// usable returns the points of the cached descriptor that have not failed the
-// client lately.
-func (c *Client) usable(now time.Time) []*descriptor.IntroductionPoint {
-	if c.cached == nil {
-		return nil
-	}
-	var points []*descriptor.IntroductionPoint
-	for i := range c.cached.IntroductionPoints {
-		p := &c.cached.IntroductionPoints[i]
-		if at, failed := c.failed[p.AuthKey]; !failed || now.Sub(at) > failureMemory {
-			points = append(points, p)
-		}
-	}
-	return points
-}
-
-// shadowed is the point that the client uses when it has chosen p: it finds
-// it by p's relay, and takes the first of the descriptor on that relay.
-func (c *Client) shadowed(p *descriptor.IntroductionPoint) *descriptor.IntroductionPoint {
-	for i := range c.cached.IntroductionPoints {
-		if q := &c.cached.IntroductionPoints[i]; q.Relay() == p.Relay() {
-			return q
-		}
-	}
-	return p
-}
-
-// fetch asks HSDirs in random order, until one has a descriptor that decodes. It
-// returns how long that takes.
-func (c *Client) fetch(consensus *Consensus, now time.Time) (took time.Duration, err error) {
-	ring := consensus.current()
-	keys, err := c.net.keyring.of(c.address, ring.key.period)
-	if err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrNoDescriptor, err)
-	}
-	hsdirs := ring.fetch(&c.net.cfg, keys.Blinded)
-	c.random.Shuffle(len(hsdirs), func(i, j int) { hsdirs[i], hsdirs[j] = hsdirs[j], hsdirs[i] })
-	for _, r := range hsdirs {
-		if c.asked[r] {
-			continue
-		}
-		c.asked[r] = true
-		if !r.answers() || r.circuit("client", now) != arrives {
-			took += stallTime
-			continue
-		}
-		took += min(fetchTime+r.faults.Delay, stallTime)
-		if body, status := r.serve(keys.Blinded, now); status == statusOK && c.take(body, keys, now) {
-			return took, nil
-		}
-	}
-	return took, ErrNoDescriptor
-}
-
-// take puts a descriptor into the client's cache, unless that has a newer one. It
-// says whether the descriptor is in order.
-func (c *Client) take(body []byte, keys descriptor.PeriodKeys, now time.Time) bool {
-	d, err := c.net.decoder.Decode(body, keys, c.cfg.Key, now.Add(c.cfg.ClockOffset))
-	if err != nil {
-		return false
-	}
-	c.fetches++
-	expires := keys.Period.End(c.net.cfg.periodOffset())
-	if c.cached == nil || c.expires != expires || c.cached.RevisionCounter <= d.RevisionCounter {
-		c.cached, c.expires = d, expires
-	}
-	return true
-}
-
-// fate is what becomes of a request to an HSDir.
-type fate int
-
-const (
-	arrives  fate = iota // and so does the answer
-	unheard              // the circuit dies before the HSDir has it
-	unspoken             // the circuit dies before the answer is back
-)
-
-// circuit decides the fate of a request that sets out at now. Of those that
-// Config.Loss has die, half do their work before.
-func (r *Relay) circuit(purpose string, now time.Time) fate {
-	loss := r.net.cfg.Loss
-	if loss <= 0 {
-		return arrives
-	}
-	draw := r.net.cfg.derive("circuit", []byte(purpose), r.fingerprint[:], timeBytes(now))
-	switch share := float64(binary.BigEndian.Uint32(draw[:])) / (1 << 32); {
-	case share < loss/2:
-		return unheard
-	case share < loss:
-		return unspoken
-	}
-	return arrives
 }

@@ -28,6 +28,7 @@ type Consensus struct {
 
 	cfg     *Config
 	byID    map[[20]byte]*Relay
+	hsdirs  map[*Relay]bool
 	rings   map[ringKey]*ring
 	text    []byte
 	microds []byte
@@ -88,7 +89,7 @@ func (c *Consensus) Text() []byte {
 	id := strings.ToUpper(hex.EncodeToString(authority[:20]))
 	fmt.Fprintf(&b, "dir-source auth1 %s 198.18.255.254 198.18.255.254 9030 9001\ncontact nobody\nvote-digest %s\n", id, id)
 	for _, r := range c.Relays {
-		b.Write(r.lines())
+		b.Write(r.lines(c.hsdirs[r]))
 	}
 	b.WriteString("directory-footer\nbandwidth-weights Wbd=0 Wbe=0 Wbg=4203 Wbm=10000 Wdb=10000 Web=10000 Wed=10000 Wee=10000 " +
 		"Weg=10000 Wem=10000 Wgb=10000 Wgd=0 Wgg=5797 Wgm=5797 Wmb=10000 Wmd=0 Wme=0 Wmg=4203 Wmm=10000\n")
@@ -157,10 +158,14 @@ func (n *Network) vote(at time.Time) {
 		Relays:     slices.Clone(n.relays),
 		cfg:        &n.cfg,
 		byID:       make(map[[20]byte]*Relay, len(n.relays)),
+		hsdirs:     make(map[*Relay]bool, len(n.relays)),
 		rings:      make(map[ringKey]*ring),
 	}
 	for _, r := range c.Relays {
 		c.byID[r.fingerprint] = r
+		if r.hsdir {
+			c.hsdirs[r] = true
+		}
 	}
 	if !n.noRandom {
 		start := c.RunStart()
@@ -185,10 +190,19 @@ func (n *Network) replaceRelays() {
 	share := n.cfg.Churn / runIntervals
 	left := 0
 	for _, r := range n.relays {
-		if share > 0 && n.churn.Float64() < share {
-			r.leave()
-			left++
+		if share <= 0 || n.cfg.Linger > 0 && !r.hsdir || n.churn.Float64() >= share {
+			continue
 		}
+		left++
+		if n.cfg.Linger == 0 {
+			r.leave()
+			continue
+		}
+		r.hsdir = false
+		n.agenda.plan(time.Now().Add(n.cfg.Linger), func(time.Time) {
+			r.leave()
+			n.regroup(0)
+		})
 	}
 	n.regroup(left)
 }

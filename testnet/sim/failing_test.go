@@ -25,7 +25,7 @@ func TestFrozen(t *testing.T) {
 		before := decode(t, n, i, nil).RevisionCounter
 		i.SetFrozen(true)
 		for range 2 { // the second time as the first
-			if r := visitor.Request(); !errors.Is(r.Err, ErrPatience) || r.Silent != 3 || r.Took > 45*time.Second {
+			if r := visitor.Request(); !errors.Is(r.Err, ErrPatience) || r.Silent != 4 || r.Took > 45*time.Second {
 				t.Errorf("with 30 s of patience: %+v", r)
 			}
 			if r := patient.Request(); !errors.Is(r.Err, ErrPatience) || r.Silent < 10 || r.Fetched != 0 {
@@ -76,7 +76,7 @@ func TestCut(t *testing.T) {
 		points := authKeys(first)
 		i.SetCut(true)
 		time.Sleep(14 * time.Minute)
-		if r := client.Request(); !errors.Is(r.Err, ErrPatience) || r.Silent != 3 {
+		if r := client.Request(); !errors.Is(r.Err, ErrPatience) || r.Silent != 4 {
 			t.Errorf("before relays notice: %+v", r)
 		}
 		i.SetCut(false)

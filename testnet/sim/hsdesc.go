@@ -98,13 +98,9 @@ func (t *Tor) fetchAnywhere(address descriptor.Address, now time.Time) {
 		return
 	}
 	blinded := keys.Blinded
-	gap := 15 * time.Minute
-	if t.net.cfg.Testing {
-		gap = 5 * time.Second
-	}
 	var free []*Relay
 	for _, r := range ring.fetch(&t.net.cfg, blinded) {
-		if at, before := t.asked[question{r, blinded}]; !before || now.Sub(at) > gap {
+		if at, before := t.asked[question{r, blinded}]; !before || now.Sub(at) > t.net.cfg.Requery {
 			free = append(free, r)
 		}
 	}

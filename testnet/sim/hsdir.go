@@ -214,6 +214,7 @@ type ring struct {
 	key     ringKey
 	hsdirs  []*Relay
 	indexes [][32]byte
+	fetched map[descriptor.BlindedPublicKey][]*Relay // where clients fetch
 }
 
 // first, second and current are the rings to which services send their two
@@ -251,9 +252,9 @@ func (c *Consensus) ring(period descriptor.Period, random *[32]byte) *ring {
 	if r := c.rings[key]; r != nil {
 		return r
 	}
-	r := &ring{key: key}
+	r := &ring{key: key, fetched: make(map[descriptor.BlindedPublicKey][]*Relay)}
 	for _, relay := range c.Relays {
-		if relay.hsdir {
+		if c.hsdirs[relay] {
 			r.hsdirs = append(r.hsdirs, relay)
 		}
 	}
@@ -310,7 +311,12 @@ func (r *ring) store(cfg *Config, blinded descriptor.BlindedPublicKey) []*Relay 
 }
 
 func (r *ring) fetch(cfg *Config, blinded descriptor.BlindedPublicKey) []*Relay {
-	return r.responsible(blinded, int(cfg.param("hsdir_n_replicas", 2)), int(cfg.param("hsdir_spread_fetch", 3)))
+	known, ok := r.fetched[blinded]
+	if !ok {
+		known = r.responsible(blinded, int(cfg.param("hsdir_n_replicas", 2)), int(cfg.param("hsdir_spread_fetch", 3)))
+		r.fetched[blinded] = known
+	}
+	return known
 }
 
 // disasterValue stands in for a shared random value that does not exist.

@@ -21,7 +21,8 @@ func alive(n *Network, key [32]byte) bool {
 	n.lock()
 	defer n.mu.Unlock()
 	p := n.points[key]
-	return p.meet(p.owner.instance.Address()) == answered
+	met, _ := n.meet(p.relay.fingerprint, key, p.owner.instance.Address())
+	return met == answered
 }
 
 // authKeys are the introduction points of a descriptor, in order.

@@ -32,21 +32,28 @@ type introPoint struct {
 type meeting int
 
 const (
-	refused  meeting = iota // the relay is not there, or knows nothing of the service
-	silent                  // the relay acknowledges, and nobody comes to the rendezvous
-	answered                // the service's tor does
+	unreachable meeting = iota // no circuit reaches the relay
+	refused                    // the relay knows nothing of the service
+	silent                     // the relay acknowledges, and nobody comes to the rendezvous
+	answered                   // the service's tor does
 )
 
-// meet says what becomes of a client of the service with that address.
-func (p *introPoint) meet(a descriptor.Address) meeting {
-	i := p.owner.instance
-	switch {
-	case p.closed || !i.online || !p.relay.answers():
-		return refused
-	case !i.awake() || i.unlisted[a]:
-		return silent
+// meet says what becomes of a client of the service with that address, that asks
+// a relay for the introduction point with that key, and which instance answers.
+func (n *Network) meet(relay descriptor.Fingerprint, key [32]byte, a descriptor.Address) (meeting, *Instance) {
+	r := n.known[relay]
+	if r == nil || !r.answers() {
+		return unreachable, nil
 	}
-	return answered
+	p := n.points[key]
+	if p == nil || p.relay != r || p.closed || !p.owner.instance.online {
+		return refused, nil
+	}
+	i := p.owner.instance
+	if !i.awake() || i.unlisted[a] {
+		return silent, nil
+	}
+	return answered, i
 }
 
 // Owner is the instance that an introduction point in a descriptor leads to; nil for

@@ -22,9 +22,10 @@ type Network struct {
 
 	mu        sync.Mutex // protects everything of the network, except connections' output
 	agenda    agenda
-	relays    []*Relay // those that are there now
-	everyone  []*Relay // these, and those that left
-	made      uint64   // relays ever made
+	relays    []*Relay                          // those that are there now
+	everyone  []*Relay                          // these, and those that left
+	known     map[descriptor.Fingerprint]*Relay // everyone
+	made      uint64                            // relays ever made
 	churn     *rand.Rand
 	votes     []*Consensus // the last few, oldest first
 	paused    bool
@@ -34,9 +35,18 @@ type Network struct {
 	points    map[[32]byte]*introPoint // by authentication key, those that a descriptor contained
 	clients   uint64
 	decoder   descriptor.Decoder
+	readings  map[reading]shared
+	scratch   scratch
 	keyring   keyring
 
 	conns sync.WaitGroup // goroutines of control connections
+}
+
+// scratch is what clients write to in the course of a visit, for thousands of them
+// to cost little.
+type scratch struct {
+	relays []*Relay
+	points []*descriptor.IntroductionPoint
 }
 
 // New starts a network at the present moment, as if it had run for long: with
@@ -46,6 +56,7 @@ func New(cfg Config) *Network {
 		cfg:      cfg.withDefaults(),
 		services: make(map[descriptor.Address]*Instance),
 		points:   make(map[[32]byte]*introPoint),
+		known:    make(map[descriptor.Fingerprint]*Relay),
 	}
 	n.dialer = newDialer(n)
 	n.agenda.wake = func() {
@@ -107,12 +118,11 @@ func (n *Network) Relays() []*Relay {
 func (n *Network) Relay(fingerprint string) *Relay {
 	n.lock()
 	defer n.mu.Unlock()
-	for _, r := range n.everyone {
-		if r.Fingerprint() == fingerprint {
-			return r
-		}
+	f, err := descriptor.ParseFingerprint(fingerprint)
+	if err != nil {
+		return nil
 	}
-	return nil
+	return n.known[f]
 }
 
 // Consensus is the newest consensus.
@@ -149,6 +159,7 @@ func (n *Network) addRelay() {
 	n.made++
 	n.relays = append(n.relays, r)
 	n.everyone = append(n.everyone, r)
+	n.known[r.fingerprint] = r
 }
 
 func (n *Network) sortRelays() {

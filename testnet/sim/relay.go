@@ -25,11 +25,11 @@ type Relay struct {
 	onionKey    [32]byte // ntor
 	nickname    string
 	address     netip.AddrPort
-	hsdir       bool
 	bandwidth   int
 	microdesc   []byte
-	routerLines []byte // its entry in a consensus
+	routerLines [2][]byte // its entry in a consensus, without the HSDir flag and with it
 
+	hsdir   bool
 	gone    bool // left the network for good
 	indexes [4]struct {
 		ring  ringKey
@@ -52,7 +52,11 @@ func (r *Relay) Ed25519() [32]byte { return r.identity }
 func (r *Relay) Nickname() string { return r.nickname }
 
 // HSDir says whether the relay has the HSDir flag.
-func (r *Relay) HSDir() bool { return r.hsdir }
+func (r *Relay) HSDir() bool {
+	r.net.lock()
+	defer r.net.mu.Unlock()
+	return r.hsdir
+}
 
 // Running says whether the relay is still part of the network.
 func (r *Relay) Running() bool {
@@ -125,17 +129,17 @@ const (
 )
 
 // lines writes the relay's entry in a consensus (dir-spec, section 3.4.1).
-func (r *Relay) lines() []byte {
-	if r.routerLines != nil {
-		return r.routerLines
+func (r *Relay) lines(hsdir bool) []byte {
+	flags, known := "Fast Running V2Dir Valid", &r.routerLines[0]
+	if hsdir {
+		flags, known = "Fast Guard HSDir Running Stable V2Dir Valid", &r.routerLines[1]
 	}
-	flags := "Fast Guard HSDir Running Stable V2Dir Valid"
-	if !r.hsdir {
-		flags = "Fast Running V2Dir Valid"
+	if *known != nil {
+		return *known
 	}
 	digest := sha256.Sum256(r.microdesc)
-	r.routerLines = fmt.Appendf(nil, "r %s %s 2038-01-01 00:00:00 %s %d 0\nm %s\ns %s\nv %s\npr %s\nw Bandwidth=%d\n",
+	*known = fmt.Appendf(nil, "r %s %s 2038-01-01 00:00:00 %s %d 0\nm %s\ns %s\nv %s\npr %s\nw Bandwidth=%d\n",
 		r.nickname, unpadded.EncodeToString(r.fingerprint[:]), r.address.Addr(), r.address.Port(),
 		unpadded.EncodeToString(digest[:]), flags, relayVersion, relayProtocols, r.bandwidth)
-	return r.routerLines
+	return *known
 }

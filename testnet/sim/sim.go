@@ -53,6 +53,9 @@ type Config struct {
 	// Churn is the share of the relays that is replaced by new ones in the
 	// course of a shared-random run (a day). 0 means that none is.
 	Churn float64
+	// Linger is for how long a relay that Churn replaces stays without the HSDir
+	// flag, as one that was restarted, before it leaves. 0 means not at all.
+	Linger time.Duration
 
 	// Testing gives the timing of a network with TestingTorNetwork: a time
 	// period is 24 voting intervals, which last 20 s unless VotingInterval
@@ -69,6 +72,10 @@ type Config struct {
 	// between half of it and all of it. 0 means 2 s, or 100 ms on a testing
 	// network.
 	Latency time.Duration
+
+	// Requery is for how long a client that fetches a descriptor does not ask the
+	// same HSDir again. 0 means 15 minutes, or 5 s on a testing network.
+	Requery time.Duration
 
 	// Loss is the share of circuits to HSDirs that die without a sign, be they
 	// the balancer's, an instance's or a client's: half of them before the
@@ -100,6 +107,8 @@ const (
 	testingInterval = 20 * time.Second
 	defaultLatency  = 2 * time.Second
 	testingLatency  = 100 * time.Millisecond
+	defaultRequery  = 15 * time.Minute
+	testingRequery  = 5 * time.Second
 	defaultVersion  = "0.4.9.11"
 
 	runIntervals    = 24 // voting intervals in a shared-random protocol run
@@ -121,6 +130,12 @@ func (c Config) withDefaults() Config {
 		c.Latency = defaultLatency
 		if c.Testing {
 			c.Latency = testingLatency
+		}
+	}
+	if c.Requery == 0 {
+		c.Requery = defaultRequery
+		if c.Testing {
+			c.Requery = testingRequery
 		}
 	}
 	if c.Tor.Version == "" {

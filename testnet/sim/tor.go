@@ -30,7 +30,7 @@ type Tor struct {
 }
 
 // question is a fetch that tor chose an HSDir for, which it does not repeat
-// within 15 minutes.
+// within Config.Requery.
 type question struct {
 	relay   *Relay
 	blinded descriptor.BlindedPublicKey

@@ -175,52 +175,55 @@ func (d *Dialer) reach(ctx context.Context, v health.Visit, trace *health.Trace)
 	d.counts.Fresh++
 	random := rand.New(rand.NewChaCha8(d.net.cfg.derive("visit", []byte(v.Address.Label()), timeBytes(now))))
 	known := d.visitor(v.Address)
-	known.forgive(now)
-	clear(known.asked)
+	known.clean(now)
+	var intro introCircuit
 	for {
 		if d.net.tor.offline { // it builds no circuit
 			return nil, d.unlocked(func() error { <-ctx.Done(); return fmt.Errorf("%w: %w", errOffline, ctx.Err()) })
 		}
 		trace.Stage = max(trace.Stage, health.NoPoint)
-		c, cost, err := d.introduce(v.Address, random, trace)
-		if paused := d.unlocked(func() error { return pause(ctx, cost) }); paused != nil {
+		a := d.attempt(v.Address, random, &intro, trace)
+		var c *circuit
+		if a.meeting == answered {
+			c = &circuit{instance: a.instance, links: a.instance.links, life: d.net.tor.life}
+			a.cost -= connectTime // that is Dial's
+		}
+		if paused := d.unlocked(func() error { return pause(ctx, a.fetching+a.cost) }); paused != nil {
 			return nil, paused
 		}
-		if err != nil {
-			return nil, err
-		}
-		if c != nil {
+		switch {
+		case a.err != nil:
+			return nil, a.err
+		case c != nil:
 			trace.Stage = health.Introduced
 			trace.Points[len(trace.Points)-1].Answered = true
 			c.used = time.Now()
 			d.circuits[name] = c
 			return c, nil
-		}
-		if last := trace.Points[len(trace.Points)-1]; last.Acknowledged {
+		case a.meeting == silent:
 			trace.Stage = health.Introduced
-		} else if !v.Patient {
+		case a.meeting == refused && !v.Patient:
 			return nil, errUnknown
 		}
 	}
 }
 
-// introduce tries one introduction point. It returns the circuit to the instance if
-// that answers, and how long all of it takes.
-func (d *Dialer) introduce(address descriptor.Address, random *rand.Rand, trace *health.Trace) (*circuit, time.Duration, error) {
+// attempt tries one introduction point. The trace has those that were told the key
+// of their own, as the control port's events show no others.
+func (d *Dialer) attempt(address descriptor.Address, random *rand.Rand, intro *introCircuit, trace *health.Trace) attempt {
 	v := d.visitor(address)
 	now := time.Now()
 	v.read(now)
 	v.random = random
-	a := v.attempt(now)
-	if a.point == nil {
-		return nil, a.fetching, a.err
+	a := v.Client.attempt(now, intro)
+	if a.point == nil || a.meeting == unreachable {
+		return a
 	}
 	d.counts.Introductions++
-	trace.Points = append(trace.Points, health.PointResult{Relay: a.point.Relay(), Acknowledged: a.meeting != refused})
-	if a.meeting != answered {
-		return nil, a.fetching + a.cost, nil
+	if !a.extended {
+		trace.Points = append(trace.Points, health.PointResult{Relay: a.point.Relay(), Acknowledged: a.meeting != refused})
 	}
-	return &circuit{instance: a.instance, links: a.instance.links, life: d.net.tor.life}, a.fetching + introduceTime, nil
+	return a
 }
 
 // wait returns when what is asked over the circuit is answered: at once, unless
@@ -278,8 +281,7 @@ func (c *circuit) gate() chan struct{} {
 func (d *Dialer) visitor(a descriptor.Address) *visitor {
 	v := d.clients[a]
 	if v == nil {
-		v = &visitor{Client: &Client{net: d.net, address: a, view: &d.net.tor.view,
-			failed: make(map[[32]byte]time.Time), asked: make(map[*Relay]bool)}}
+		v = &visitor{Client: &Client{net: d.net, address: a, view: &d.net.tor.view, started: time.Now()}}
 		d.clients[a] = v
 	}
 	return v

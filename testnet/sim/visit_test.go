@@ -110,7 +110,7 @@ func TestVisit(t *testing.T) {
 		}
 		d.want("killed", i.Address(), "a", health.NoPoint, 2)
 		i.SetOnline(true)
-		time.Sleep(2*time.Minute + time.Second) // its points are not known to have failed any more, but gone
+		time.Sleep(150*time.Second + time.Second) // its points are not known to have failed any more, but gone
 		_, trace = d.want("back", i.Address(), "a", health.Connected, -1)
 		if last := trace.Points[len(trace.Points)-1]; !last.Answered || !pointsOf(t, n, i)[last.Relay] {
 			t.Errorf("back: %+v", trace)

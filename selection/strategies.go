@@ -195,9 +195,8 @@ func (LongestLived) Wish(instances []Standing, _ time.Time) Wishes {
 	})
 }
 
-// Random chooses points without regard to age, as many as there is room for,
-// though some instances then have one more than others. A point once chosen
-// stays for as long as its instance offers it.
+// Random takes as many points as there is room for, though some instances then have
+// one more than others, whatever their weights.
 //
 // Use it when as many points as possible matter more than even shares.
 type Random struct{}
@@ -207,7 +206,7 @@ func (Random) Name() string { return "random" }
 
 // Wish implements Strategy.
 func (Random) Wish(instances []Standing, _ time.Time) Wishes {
-	return wish(instances, alike, Wishes{Fill: true}, func(a, b Candidate) int { return 0 })
+	return wish(instances, alike, Wishes{Fill: true}, nil)
 }
 
 // LeastLoaded gives each instance a share in proportion to its weight divided by the

@@ -92,7 +92,7 @@ func printPlan(out io.Writer, p *balance.Plan) {
 	for _, name := range slices.Sorted(maps.Keys(p.Shares)) {
 		fmt.Fprintf(out, "  %-8s %3.0f %% of the visitors", printable.Text(name), 100*p.Shares[name])
 		if p.OverTurns != nil {
-			fmt.Fprintf(out, " now, %3.1f %% over a day", 100*p.OverTurns[name])
+			fmt.Fprintf(out, " now, %3.1f %% over four days", 100*p.OverTurns[name])
 		}
 		fmt.Fprintln(out)
 	}

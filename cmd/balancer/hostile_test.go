@@ -44,6 +44,7 @@ var hostileCases = map[string][][]string{
 	"balancer maint":                        {{hostileText, "--socket", "s"}, {hostileText, "--wait", "--timeout", "100ms", "--socket", "s"}},
 	"balancer ready":                        {{hostileText, "--socket", "s"}, {"web1", "--config", hostileName}},
 	"balancer weight":                       {{"web1", "50%", "--socket", "s"}, {"web1", hostileText, "--socket", "s"}},
+	"balancer load":                         {{hostileText, "1", "--socket", "s"}, {"web1", hostileText, "--socket", "s"}, {"web1", "1", "--json", "--socket", "s"}},
 	"balancer plan":                         {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--json", "--config", "unknown.toml"}},
 	"balancer state":                        {{hostileText}},
 	"balancer state show":                   {{"--config", hostileName}, {"--config", "unknown.toml"}, {"--json", "--config", "hostile.toml"}, {"--config", "hostile.toml", "--service", hostileText}},

@@ -49,7 +49,7 @@ var rootCases = map[string][][]string{
 
 // onlyRead are the commands that write and start nothing.
 var onlyRead = []string{
-	"status", "drain", "ready", "maint", "weight", "state show", "key show", "key caa", "client list", "ceremony show", "descriptor show", "descriptor verify",
+	"status", "drain", "ready", "maint", "weight", "load", "state show", "key show", "key caa", "client list", "ceremony show", "descriptor show", "descriptor verify",
 	"version", "help",
 	"completion bash", "completion zsh", "completion fish", "completion powershell", token.HelperArgument,
 }

@@ -232,7 +232,7 @@ func TestOneCounter(t *testing.T) {
 		kinds = append(kinds, what)
 	}
 	slices.Sort(kinds)
-	cases := 35
+	cases := 30
 	if soaking() {
 		cases = 3000
 	}

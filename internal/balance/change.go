@@ -1,6 +1,8 @@
 package balance
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"slices"
 	"time"
 
@@ -97,4 +99,19 @@ func (v View) gathersUntil(c change, last *Edition) time.Time {
 		return time.Time{}
 	}
 	return since.Add(min(long, v.interval()))
+}
+
+// newsMax is how long after a new shared random value an ordinary tor may hear of it:
+// tors fetch a consensus up to 111 minutes after the one before was fresh.
+const newsMax = 111 * time.Minute
+
+// rotates returns when the first descriptor of a period is due that follows another.
+// Clients do not ask for it before noon. The time follows from the period's key, so
+// that two managers agree; it is zero unless the service is to look ordinary.
+func (v View) rotates(t *Target, s State) time.Time {
+	if last := s.last(t.Keys.Period); !v.Config.Ordinary || t.Role == v.Current || last.own || last.places == nil {
+		return time.Time{}
+	}
+	sum := sha256.Sum256(append([]byte("news"), t.Keys.Blinded[:]...))
+	return t.Ring.RunStart.Add(time.Duration(binary.BigEndian.Uint64(sum[:]) % uint64(newsMax)))
 }

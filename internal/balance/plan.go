@@ -201,7 +201,7 @@ func (t *Target) request(v View, s State, candidates []selection.Candidate) sele
 		t.Turn++
 	}
 	var gone []place
-	if last.own && !last.stored {
+	if last.own && !last.stored && !v.Config.Ordinary {
 		gone = v.left(t.Slots, last.places)
 	}
 	t.places = make([]place, 0, len(t.Slots)+len(gone))
@@ -320,6 +320,10 @@ func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 		t.Reason, t.Urgency = ReasonNew, hsdir.UrgencyRotation
 		if len(s.Editions) == 0 {
 			t.Urgency = hsdir.UrgencyNew
+		}
+		if until := v.rotates(t, s); v.Now.Before(until) {
+			t.Held, t.Gathers = "an ordinary tor would not know of the new period before "+clock(until), true
+			p.sooner(until, v.Now)
 		}
 		return
 	}

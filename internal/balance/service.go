@@ -44,6 +44,7 @@ type Config struct {
 	Room       selection.Room // for introduction points in a descriptor
 	Avoid      relayset.Set   // relays whose points are used only if there are no others
 	Prefer     relayset.Set   // relays whose points an instance has published first, best first
+	Ordinary   bool           // upload where and when an ordinary tor would
 	Instances  []Instance
 	FetchEvery time.Duration                 // how often an instance is fetched while it answers; 0: leave that to the backend.Set
 	Clients    []descriptor.AuthorizedClient // the only ones who can read the descriptor; everybody if none

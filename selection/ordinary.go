@@ -34,8 +34,8 @@ const (
 // in the same call, and the new one has a random place in the order, as in tor's hash
 // map.
 //
-// A new point is of an instance with the fewest points in this descriptor, so that an
-// instance's end looks like the end of a circuit. Of these come first the ones that the
+// A new point is of an instance with none in this descriptor, if there is one, so that
+// an instance's end looks like the end of a circuit. Of these come first the ones that the
 // weights give more than they have in both descriptors, and of those again the ones with
 // a newborn point: tor's points live for 18 hours or more. Then chance decides, with odds
 // that bring the shares near to the weights over many replacements. Of the points of an
@@ -140,8 +140,7 @@ func (o *ordinary) next() (best *offer, found bool) {
 			return cmp.Or(cmp.Compare(a.here, b.here), cmp.Compare(a.points[0].Place, b.points[0].Place))
 		}), true
 	}
-	fewest := slices.MinFunc(left, func(a, b *offer) int { return cmp.Compare(a.here, b.here) }).here
-	left = first(left, func(i *offer) bool { return i.here == fewest })
+	left = first(left, func(i *offer) bool { return i.here == 0 })
 	left = first(left, func(i *offer) bool { return i.claim > 0 })
 	youngest := slices.MaxFunc(left, func(a, b *offer) int { return a.born().Compare(b.born()) }).born()
 	since := o.now.Add(-newborn)

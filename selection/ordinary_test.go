@@ -2,6 +2,7 @@ package selection
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"reflect"
 	"slices"
@@ -140,11 +141,29 @@ func TestOrdinaryTable(t *testing.T) {
 			}
 		}
 	}
-	// Six instances, three of which the other descriptor has: the other three.
+	// Six instances, three of which the other descriptor has: the other three, newborn
+	// points or not.
 	pool := separate(3, 3, 3, 3, 3, 3)
+	for i := range pool[:9] {
+		pool[i].FirstSeen = epoch.Add(24 * time.Hour)
+	}
 	for _, c := range ordinaryPoints(pool, nil, 3, 1, pool[0], pool[3], pool[6]) {
 		if c.Instance < "d" {
 			t.Errorf("%s is in both descriptors while others are in none", c.Instance)
+		}
+	}
+}
+
+// TestOrdinaryWeights: each instance has a point before the weights give one a second.
+func TestOrdinaryWeights(t *testing.T) {
+	pool := separate(9, 9, 9)
+	for i := range pool {
+		pool[i].Weight = []float64{6, 1, 1}[i/9]
+	}
+	for room, want := range map[int]map[string]int{3: {"a": 1, "b": 1, "c": 1}, 5: {"a": 3, "b": 1, "c": 1}, 8: {"a": 6, "b": 1, "c": 1}} {
+		r := Request{Candidates: pool, Slots: make([]Slot, 1), Room: Room{Points: room}}
+		if got := countByInstance(Ordinary(Weighted{}, r, nil).Points[0]); !maps.Equal(got, want) {
+			t.Errorf("of %d points: %v, want %v", room, got, want)
 		}
 	}
 }

@@ -1,0 +1,267 @@
+package tell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/tor/control"
+	"onionbalancer/keystore"
+	"onionbalancer/testnet"
+)
+
+// Of a network of real tors: how many run services, how many services each, and at how
+// many HSDirs each descriptor is read.
+const (
+	tors        = 4
+	perTor      = 25
+	seenAt      = 3
+	readers     = 2
+	atOnce      = 16
+	fetchWithin = 20 * time.Second
+)
+
+// observer reads the descriptors of a network's services.
+type observer struct {
+	clients   []*control.Client
+	parser    hsdir.Parser
+	consensus *hsdir.Consensus
+}
+
+// captureNetwork starts a network, and returns what HSDirs have of its services: of
+// each the descriptor that clients fetch, and if both are wanted, after the next change
+// of the period the one that they fetch then.
+func captureNetwork(ctx context.Context, t *testing.T, both bool) []capture {
+	began := time.Now()
+	note := func(what string) { t.Logf("%5.1f s: %s", time.Since(began).Seconds(), what) }
+	var names []string
+	for n := range readers {
+		names = append(names, fmt.Sprint("reader", n))
+	}
+	n, err := testnet.Start(ctx, testnet.Config{Relays: 8, Clients: names})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Stop()
+	note("the network is up")
+	services := startServices(ctx, t, n)
+	note("all services are published")
+
+	var o observer
+	running, stop := context.WithCancel(ctx)
+	var group errgroup.Group
+	defer func() { stop(); _ = group.Wait() }()
+	for _, name := range names {
+		c := control.New(control.Config{Dial: control.DialTarget(n.ControlTarget(name)), CookieFile: filepath.Join(n.Dir(), name, "control_auth_cookie")})
+		group.Go(func() error { return c.Run(running) })
+		if err := c.Ready(ctx); err != nil {
+			t.Fatal(err)
+		}
+		o.clients = append(o.clients, c)
+	}
+	captures := make([]capture, len(services))
+	for n, s := range services {
+		captures[n].Address = s.Address()
+	}
+	o.refresh(ctx, t)
+	if left := time.Until(o.consensus.NextPeriod()); left < fetchWithin {
+		o.awaitPeriod(ctx, t)
+	}
+	o.fetchAll(ctx, t, services, captures, 0)
+	note("read the first descriptors")
+	if !both {
+		return captures
+	}
+	o.awaitPeriod(ctx, t)
+	note("the period has changed")
+	o.fetchAll(ctx, t, services, captures, 1)
+	note("read the second descriptors")
+	return captures
+}
+
+func startServices(ctx context.Context, t *testing.T, n *testnet.Network) []*testnet.Service {
+	all := make([][]*testnet.Service, tors)
+	group, ctx := errgroup.WithContext(ctx)
+	for v := range all {
+		group.Go(func() (err error) {
+			var configs []testnet.ServiceConfig
+			for s := range perTor {
+				configs = append(configs, testnet.ServiceConfig{Name: fmt.Sprintf("s%d-%d", v, s)})
+			}
+			if all[v], err = n.Services(ctx, fmt.Sprint("server", v), configs...); err != nil {
+				return err
+			}
+			for _, s := range all[v] {
+				err = errors.Join(err, s.Published(ctx))
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return slices.Concat(all...)
+}
+
+// refresh takes over the consensus of the first reader.
+func (o *observer) refresh(ctx context.Context, t *testing.T) {
+	t.Helper()
+	consensus, err := o.clients[0].GetInfo(ctx, "dir/status-vote/current/consensus-microdesc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	microdescs, err := o.clients[0].GetInfo(ctx, "md/all")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.consensus, err = o.parser.Parse(consensus, microdescs, true); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// awaitPeriod waits until the reader and the services know of the next period.
+func (o *observer) awaitPeriod(ctx context.Context, t *testing.T) {
+	t.Helper()
+	for now := o.consensus.CurrentPeriod(); o.consensus.CurrentPeriod() == now; o.refresh(ctx, t) {
+		select {
+		case <-ctx.Done():
+			t.Fatal(context.Cause(ctx))
+		case <-time.After(time.Second):
+		}
+	}
+	time.Sleep(10 * time.Second) // a voting interval, after which all tors have it
+	o.refresh(ctx, t)
+}
+
+// fetchAll reads the current descriptors of all services.
+func (o *observer) fetchAll(ctx context.Context, t *testing.T, services []*testnet.Service, captures []capture, which int) {
+	t.Helper()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(atOnce)
+	for n, s := range services {
+		group.Go(func() (err error) {
+			captures[n].Descriptors[which], err = o.fetch(ctx, o.clients[n%len(o.clients)], s)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fetch reads the current descriptor of a service at several HSDirs.
+func (o *observer) fetch(ctx context.Context, client *control.Client, s *testnet.Service) (d capturedDescriptor, err error) {
+	ring := o.consensus.Current()
+	identity, err := keystore.Load(ctx, s.Dir())
+	if err != nil {
+		return d, err
+	}
+	defer identity.Wipe()
+	blinded, err := identity.Blind(ring.Period)
+	if err != nil {
+		return d, err
+	}
+	defer blinded.Wipe()
+	key := blinded.RevisionKey()
+	d.Period, d.Counter = ring.Period, key.Bytes()
+	for try := 0; ; try++ {
+		d.raw = nil
+		for _, slot := range ring.Slots(blinded.Public())[:seenAt] {
+			ctx, cancel := context.WithTimeout(ctx, fetchWithin)
+			raw, err := client.HSFetch(ctx, identity.Address().Label(), fmt.Sprintf("%X", slot.HSDir[:]))
+			cancel()
+			if err != nil && try == 2 {
+				return d, err
+			}
+			if err == nil {
+				d.raw = append(d.raw, raw)
+			}
+		}
+		if d.runStart(o.consensus, key) && len(d.raw) == seenAt {
+			return d, nil
+		}
+		if try == 2 {
+			return d, fmt.Errorf("%s: its HSDirs have different counters, or one of no moment", s.Name())
+		}
+		time.Sleep(2 * time.Second) // it was uploaded just now
+	}
+}
+
+// runStart sets which run the counter counts from, and reports whether all HSDirs have
+// the same.
+func (d *capturedDescriptor) runStart(c *hsdir.Consensus, key descriptor.RevisionKey) bool {
+	counters := make(map[string]bool)
+	for _, raw := range d.raw {
+		counters[revisionLine.FindString(string(raw))] = true
+	}
+	if len(counters) != 1 {
+		return false
+	}
+	for _, role := range []hsdir.Role{hsdir.FirstRole, hsdir.SecondRole} {
+		d.RunStart = c.RunStart(role)
+		s := &Sample{RunStart: d.RunStart, Counter: key}
+		if at, found := s.made(revision(d.raw[0])); found && at.Before(time.Now().Add(time.Minute)) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestRealTor: what a network of real tors publishes now is told neither from the
+// archive nor from what we make.
+func TestRealTor(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	defer cancel()
+	live := captureNetwork(ctx, t, false)
+	seen, err := samples(live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lot := measureAll(t, seen)
+	_, archived := captured(t)
+	for _, s := range archived {
+		s.Other = nil
+	}
+	for name, other := range map[string][]Features{
+		"the archive": measureAll(t, archived),
+		"ours":        measureAll(t, newOurs(t, live, 3, recipe{}).samples(seen)),
+	} {
+		report := Compare(lot, other)
+		t.Logf("from %s: %v", name, report[0])
+		for _, f := range report.Tells(rare) {
+			t.Errorf("real tor's descriptors are told from %s by %v", name, f)
+		}
+	}
+}
+
+// rare is how often TestRealTor, whose lots are new each time, may fail by chance.
+const rare = 1e-6
+
+// TestCapture writes the archive anew, when it is told to.
+func TestCapture(t *testing.T) {
+	if os.Getenv("BALANCER_CAPTURE") == "" {
+		t.Skip("BALANCER_CAPTURE=1 reads the descriptors of a network of real tors anew")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	captures := captureNetwork(ctx, t, true)
+	if err := os.MkdirAll(filepath.Dir(capturedFile), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeCaptures(capturedFile, captures); err != nil {
+		t.Fatal(err)
+	}
+	again, err := readCaptures(capturedFile)
+	if err != nil || len(again) != len(captures) {
+		t.Fatal(err)
+	}
+}

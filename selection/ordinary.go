@@ -1,10 +1,10 @@
 package selection
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -49,7 +49,8 @@ func Ordinary(s Strategy, r Request, other [][32]byte) Assignment {
 		}
 		o.take(best)
 	}
-	return Assignment{Slots: slices.Clone(r.Slots), Points: slices.Repeat([][]Candidate{o.chosen}, len(r.Slots))}
+	return Assignment{Slots: slices.Clone(r.Slots), Points: slices.Repeat([][]Candidate{o.chosen}, len(r.Slots)),
+		Why: fmt.Sprintf("the same %d points in all slots, each kept until it ends, as an ordinary service has them", len(o.chosen))}
 }
 
 // ordinary is such a choice while it is made.
@@ -72,22 +73,29 @@ type offer struct {
 
 func newOrdinary(s Strategy, r Request, other [][32]byte) *ordinary {
 	o := &ordinary{seed: r.Seed, now: r.Now.Round(0), room: cmp.Or(r.Room.Points, OrdinaryPoints)}
-	candidates := slices.Clone(r.Candidates)
-	for i := range candidates {
-		candidates[i].FirstSeen = candidates[i].FirstSeen.Round(0)
-	}
-	slices.SortStableFunc(candidates, compareIdentity)
-	mark(candidates, r.Slots)
-	weights := wished(s, candidates, r.Now)
-	total := o.room
-	index := make(map[string]*offer)
-	for _, c := range distinct(candidates) {
-		i := index[c.Instance]
-		if i == nil {
-			i = &offer{weight: weights[c.Instance], drained: c.Weight <= 0 && weights[c.Instance] <= 0}
-			index[c.Instance] = i
-			o.offers = append(o.offers, i)
+	candidates, byKey := distinct(r.Candidates)
+	next := 0
+	for _, slot := range r.Slots {
+		for _, key := range slot.Holds {
+			next++
+			if n, known := byKey[key]; known && candidates[n].Place == 0 {
+				candidates[n].Place = next
+			}
 		}
+	}
+	wished := &plan{r: r}
+	wished.wish(s, candidates)
+	weights := make(map[string]float64)
+	for _, party := range wished.parties {
+		weights[party.name] = party.weight
+	}
+	total := o.room
+	for n, c := range candidates {
+		if n == 0 || c.Instance != candidates[n-1].Instance {
+			weight := weights[c.Instance]
+			o.offers = append(o.offers, &offer{weight: weight, drained: c.Weight <= 0 && weight == 0})
+		}
+		i := o.offers[len(o.offers)-1]
 		if slices.Contains(other, c.Point.AuthKey) {
 			i.claim--
 			total++
@@ -97,8 +105,7 @@ func newOrdinary(s Strategy, r Request, other [][32]byte) *ordinary {
 	}
 	for _, i := range o.offers {
 		slices.SortStableFunc(i.points, func(a, b Candidate) int {
-			return cmp.Or(comparePlaced(a, b), cmp.Compare(a.Place, b.Place),
-				cmp.Compare(preferred(b), preferred(a)), b.FirstSeen.Compare(a.FirstSeen), bytes.Compare(a.Point.AuthKey[:], b.Point.AuthKey[:]))
+			return cmp.Or(comparePlaced(a, b), cmp.Compare(a.Place, b.Place), cmp.Compare(b.Preferred, a.Preferred), b.FirstSeen.Compare(a.FirstSeen))
 		})
 	}
 	o.apportion(float64(total))

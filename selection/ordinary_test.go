@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"testing"
@@ -242,7 +243,7 @@ func TestOrdinaryShares(t *testing.T) {
 // descriptors of k points that are chosen in turns. At each end the instance whose point
 // it was has a newborn one, and some others do.
 func turnover(weights []float64, k, ends int) []float64 {
-	random := source(1)
+	random := rand.New(rand.NewPCG(1, 2))
 	held, shares := [2][]Candidate{}, make([]float64, len(weights))
 	key := 0
 	offer := func(n int) Candidate {
@@ -267,7 +268,7 @@ func turnover(weights []float64, k, ends int) []float64 {
 		}
 		r := Request{Now: epoch, Candidates: pool, Slots: []Slot{{Holds: keysOf(held[d])}}, Room: Room{Points: k}}
 		held[d] = Ordinary(Weighted{}, r, keysOf(held[1-d])).Points[0]
-		shuffled(held[d], random) // whose end is next
+		random.Shuffle(len(held[d]), func(i, j int) { held[d][i], held[d][j] = held[d][j], held[d][i] }) // whose end is next
 		for _, c := range slices.Concat(held[0], held[1]) {
 			var n int
 			fmt.Sscan(c.Instance, &n)

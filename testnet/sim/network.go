@@ -37,6 +37,8 @@ type Network struct {
 	keyring   keyring
 
 	conns sync.WaitGroup // goroutines of control connections
+
+	received func(Received) // see OnUpload; nil for nobody
 }
 
 // New starts a network at the present moment, as if it had run for long: with

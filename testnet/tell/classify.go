@@ -44,8 +44,13 @@ func Compare(a, b []Features) Report {
 	for _, j := range judges {
 		report = append(report, try(j, test))
 	}
-	slices.SortStableFunc(report, func(a, b Finding) int { return cmp.Compare(a.P, b.P) })
+	slices.SortStableFunc(report, compareFindings)
 	return report
+}
+
+// compareFindings sorts the most telling first.
+func compareFindings(a, b Finding) int {
+	return cmp.Or(cmp.Compare(a.P, b.P), cmp.Compare(a.Feature, b.Feature))
 }
 
 // lots are the features of two lots of descriptors.

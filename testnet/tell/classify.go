@@ -13,11 +13,14 @@ import (
 type Finding struct {
 	Feature  string  // "all together" for the rule that weighs all features
 	Rule     string  // as learned
-	Accuracy float64 // part of the test half that it judged rightly; 0.5 is guessing
+	Accuracy float64 // part of the test half that it judged rightly; 0.5 is guessing, 0 is of no rule
 	P        float64 // the chance of so good a judgement, or a better one, by guessing
 }
 
 func (f Finding) String() string {
+	if f.Accuracy == 0 {
+		return fmt.Sprintf("%s: by chance %.2g (%s)", f.Feature, f.P, f.Rule)
+	}
 	return fmt.Sprintf("%s: %.0f %% right, by chance %.2g (%s)", f.Feature, 100*f.Accuracy, f.P, f.Rule)
 }
 

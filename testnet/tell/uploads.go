@@ -21,7 +21,7 @@ const together = time.Minute
 // Habits are what uploads tell of their publisher, each as the values of many of them:
 //
 //   - the hours between two versions, as one who keeps all HSDirs sees them;
-//   - the hours between two uploads to one HSDir;
+//   - the hours between two uploads to one HSDir, the first of each version;
 //   - the hour of the day of each version, in UTC;
 //   - the hour of the day of a descriptor's first version;
 //   - the versions of each descriptor in each day;
@@ -49,11 +49,11 @@ func HabitsOf(uploads []Upload, from, to time.Time) Habits {
 			continue
 		}
 		h.add("bytes", float64(u.Bytes))
+		if !isVersion {
+			continue // at the other HSDirs it says the same again
+		}
 		if again {
 			h.add("hours between uploads to an HSDir", u.At.Sub(last).Hours())
-		}
-		if !isVersion {
-			continue
 		}
 		perDay[u.Descriptor+u.At.UTC().Format(" 2006-01-02")]++
 		h.add("hour of the day", hourOfDay(u.At))
@@ -74,12 +74,15 @@ func (h Habits) add(name string, value float64) { h[name] = append(h[name], valu
 func hourOfDay(t time.Time) float64 { return t.Sub(t.UTC().Truncate(24 * time.Hour)).Hours() }
 
 // CompareHabits looks for what tells two publishers apart: the most telling first. The
-// findings have no rule and no accuracy.
+// findings' rules are not learned: they say what was compared.
 func CompareHabits(a, b Habits) (report Report) {
 	for name := range a {
 		p := kolmogorov(a[name], b[name])
-		report = append(report, Finding{Feature: name, P: p, Accuracy: math.NaN(),
+		report = append(report, Finding{Feature: name, P: p,
 			Rule: fmt.Sprintf("medians %.3g and %.3g of %d and %d", median(a[name]), median(b[name]), len(a[name]), len(b[name]))})
+	}
+	for _, name := range []string{"hour of the day", "hour of the first version"} {
+		report = append(report, Finding{Feature: name + ", in ten minutes of it", P: peak(a[name], b[name], 1./6), Rule: "the largest peak"})
 	}
 	slices.SortFunc(report, compareFindings)
 	return report
@@ -121,4 +124,22 @@ func kolmogorov(a, b []float64) float64 {
 		p += 2 * math.Pow(-1, k-1) * math.Exp(-2*k*k*lambda*lambda)
 	}
 	return min(max(p, 0), 1)
+}
+
+// peak is the chance that two samples of one distribution differ as much as these do in
+// any class of a width: it finds peaks, where the distribution as a whole is the same.
+func peak(a, b []float64, width float64) float64 {
+	count := make(map[int][2]int)
+	for l, list := range [][]float64{a, b} {
+		for _, v := range list {
+			c := count[int(v/width)]
+			c[l]++
+			count[int(v/width)] = c
+		}
+	}
+	all, p := len(a)+len(b), 1.0
+	for _, c := range count {
+		p = min(p, fisher(c[0], len(a), c[0]+c[1], all), fisher(c[1], len(b), c[0]+c[1], all))
+	}
+	return min(1, 2*float64(len(count))*p)
 }

@@ -11,6 +11,7 @@ package tell
 
 import (
 	"cmp"
+	"slices"
 	"sort"
 	"time"
 
@@ -52,4 +53,26 @@ func (s *Sample) made(counter uint64) (time.Time, bool) {
 func (s *Sample) counterAt(seconds int) (uint64, bool) {
 	n, err := s.Counter.RevisionCounter(s.RunStart, s.RunStart.Add(time.Duration(seconds)*time.Second))
 	return n, err == nil
+}
+
+// Constants returns the features of which all of a lot have the same value.
+func Constants(lot []Features) Features {
+	same := make(Features)
+	for name, v := range lot[0] {
+		if !slices.ContainsFunc(lot, func(f Features) bool { return f[name] != v }) {
+			same[name] = v
+		}
+	}
+	return same
+}
+
+// Departures returns the names of the features that f has with other values than c.
+func (f Features) Departures(c Features) (names []string) {
+	for name, v := range f {
+		if want, constant := c[name]; constant && v != want {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }

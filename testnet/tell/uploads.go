@@ -13,6 +13,7 @@ type Upload struct {
 	Descriptor string // of which service and period
 	HSDir      string
 	Bytes      int
+	Points     []string // authentication keys; nil to those who do not know the address
 }
 
 // together is how far apart the uploads of one version of a descriptor may be.
@@ -25,7 +26,9 @@ const together = time.Minute
 //   - the hour of the day of each version, in UTC;
 //   - the hour of the day of a descriptor's first version;
 //   - the versions of each descriptor in each day;
-//   - the bytes.
+//   - the bytes;
+//   - the number of points;
+//   - the hours for which a point stood in a descriptor that went on without it.
 type Habits map[string][]float64
 
 // HabitsOf measures the uploads within a time, in any order. Those of a descriptor that
@@ -36,6 +39,7 @@ func HabitsOf(uploads []Upload, from, to time.Time) Habits {
 	slices.SortStableFunc(uploads, func(a, b Upload) int { return a.At.Compare(b.At) })
 	version, atHSDir := make(map[string]time.Time), make(map[[2]string]time.Time)
 	perDay := make(map[string]int)
+	points := make(map[string]map[string]time.Time) // since when a descriptor has them
 	for _, u := range uploads {
 		key := [2]string{u.Descriptor, u.HSDir}
 		before, known := version[u.Descriptor]
@@ -44,6 +48,9 @@ func HabitsOf(uploads []Upload, from, to time.Time) Habits {
 		isVersion := !known || u.At.Sub(before) > together
 		if isVersion {
 			version[u.Descriptor] = u.At
+			if u.Points != nil {
+				h.notePoints(u, points, from)
+			}
 		}
 		if u.At.Before(from) || !u.At.Before(to) {
 			continue
@@ -67,6 +74,25 @@ func HabitsOf(uploads []Upload, from, to time.Time) Habits {
 		h.add("versions a day", float64(n))
 	}
 	return h
+}
+
+// notePoints notes how long the points stood that a version has no more, if they came
+// after from.
+func (h Habits) notePoints(u Upload, points map[string]map[string]time.Time, from time.Time) {
+	h.add("points", float64(len(u.Points)))
+	had, has := points[u.Descriptor], make(map[string]time.Time)
+	for _, p := range u.Points {
+		has[p] = u.At
+		if since, known := had[p]; known {
+			has[p] = since
+		}
+	}
+	for p, since := range had {
+		if _, still := has[p]; !still && !since.Before(from) {
+			h.add("hours of a point", u.At.Sub(since).Hours())
+		}
+	}
+	points[u.Descriptor] = has
 }
 
 func (h Habits) add(name string, value float64) { h[name] = append(h[name], value) }

@@ -1,0 +1,250 @@
+package tell
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/credential"
+	"onionbalancer/internal/daemon"
+	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
+	"onionbalancer/internal/tor"
+	"onionbalancer/internal/tor/control"
+	"onionbalancer/keystore"
+	"onionbalancer/selection"
+	"onionbalancer/testnet/sim"
+)
+
+// simulation is a network with services of a balancer beside ordinary ones, whose
+// descriptors are followed from a midnight on.
+type simulation struct {
+	days, services, plain, instances int
+	fetchEvery                       time.Duration // of the instances
+	config                           func(*balance.Config)
+
+	from, to  time.Time
+	ours, tor *followed
+}
+
+const simChurn = 0.01 // of the relays, in an hour
+
+func (s *simulation) run(t *testing.T, seed uint64) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		n := sim.New(sim.Config{Seed: seed, Relays: 150, Churn: 24 * simChurn})
+		defer n.Close()
+		var backends []*sim.Instance
+		for range s.instances {
+			backends = append(backends, n.AddInstance(sim.InstanceConfig{}))
+		}
+		s.ours, s.tor = new(followed), new(followed)
+		for range s.plain {
+			s.tor.add(n.AddInstance(sim.InstanceConfig{}).Key())
+		}
+		time.Sleep(2 * time.Minute) // until the instances are published
+		defer s.start(t, n, backends)()
+		n.OnUpload(func(r sim.Received) {
+			s.ours.note(t, r)
+			s.tor.note(t, r)
+		})
+		s.from = time.Now().Truncate(24 * time.Hour).Add(24 * time.Hour)
+		s.to = s.from.Add(time.Duration(s.days) * 24 * time.Hour)
+		time.Sleep(time.Until(s.to))
+	})
+}
+
+// followed are services whose uploads are noted.
+type followed struct {
+	keys        []*descriptor.IdentityKey
+	descriptors map[descriptor.BlindedPublicKey]*followedDescriptor // of all periods so far
+	until       time.Time                                           // for which there are descriptors
+	uploads     []Upload
+	decoder     descriptor.Decoder
+}
+
+// followedDescriptor is one of them, with its last version.
+type followedDescriptor struct {
+	key    *descriptor.IdentityKey
+	keys   descriptor.PeriodKeys
+	bodies [][]byte // of the last version, as they were uploaded
+	points []string
+}
+
+func (f *followed) add(key *descriptor.IdentityKey) { f.keys = append(f.keys, key) }
+
+// note takes an upload, if it is of one of the services.
+func (f *followed) note(t *testing.T, r sim.Received) {
+	d := f.find(t, r.Blinded, r.At)
+	if d == nil {
+		return
+	}
+	body := bytes.Clone(r.Body())
+	if len(d.bodies) > 0 && revision(d.bodies[0]) != revision(body) {
+		d.bodies = nil
+	}
+	if d.bodies = append(d.bodies, body); len(d.bodies) == 1 {
+		got, err := f.decoder.Decode(body, d.keys, nil, r.At)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		d.points = nil
+		for _, p := range got.IntroductionPoints {
+			d.points = append(d.points, string(p.AuthKey[:]))
+		}
+	}
+	f.uploads = append(f.uploads, Upload{At: r.At, Descriptor: string(r.Blinded[:]), HSDir: r.By.Fingerprint(), Bytes: len(body), Points: d.points})
+}
+
+func (f *followed) find(t *testing.T, b descriptor.BlindedPublicKey, at time.Time) *followedDescriptor {
+	if f.descriptors == nil {
+		f.descriptors, f.until = make(map[descriptor.BlindedPublicKey]*followedDescriptor), at.Add(-72*time.Hour)
+	}
+	for ; f.until.Before(at.Add(72 * time.Hour)); f.until = f.until.Add(24 * time.Hour) {
+		for _, key := range f.keys {
+			keys, err := key.Address().Keys(descriptor.PeriodAt(f.until, descriptor.DefaultPeriodLength, 12*time.Hour))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.descriptors[keys.Blinded] = &followedDescriptor{key: key, keys: keys}
+		}
+	}
+	return f.descriptors[b]
+}
+
+// samples are the last versions of the descriptors, where all HSDirs have one.
+func (f *followed) samples(t *testing.T) (list []*Sample) {
+	for _, d := range f.descriptors {
+		if len(d.bodies) < 8 {
+			continue
+		}
+		blinded, err := d.key.Blind(d.keys.Period)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The second descriptor's run begins half a day before its period.
+		s := &Sample{Address: d.keys.Address, Period: d.keys.Period, RunStart: d.keys.Period.Start(12 * time.Hour).Add(-12 * time.Hour), Counter: blinded.RevisionKey(), Bodies: d.bodies}
+		next := d.keys.Period.Next()
+		if keys, err := d.keys.Address.Keys(next); err == nil {
+			if o := f.descriptors[keys.Blinded]; o != nil && len(o.bodies) > 0 {
+				s.Other, s.OtherPeriod = o.bodies[0], next
+			}
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// start starts the balancer.
+func (s *simulation) start(t *testing.T, n *sim.Network, backends []*sim.Instance) (stop func()) {
+	store, err := state.Open(t.TempDir(), state.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := control.New(control.Config{Dial: n.Dial})
+	rooms := daemon.NewRooms(tor.NewPool(tor.New("tor", client)), nil, store, func(event.Event) {})
+	env := rooms.Env(store, func(event.Event) {})
+	var services []*balance.Service
+	for number := range s.services {
+		identity, keys := diskKeys(t, number)
+		s.ours.add(identity)
+		cfg := balance.Config{Keys: keys, FetchEvery: s.fetchEvery, Strategy: selection.Spread{}, Room: selection.Room{Points: 20, PerInstance: 3}}
+		for i, b := range backends {
+			cfg.Instances = append(cfg.Instances, balance.Instance{Name: fmt.Sprintf("web%d", i+1), Address: b.Address(), Weight: 1})
+		}
+		if s.config != nil {
+			s.config(&cfg)
+		}
+		services = append(services, balance.NewService(cfg, env))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var shared, running sync.WaitGroup
+	shared.Go(func() {
+		rooms.Run(ctx, func() {
+			for _, service := range services {
+				service.Moved()
+			}
+		})
+	})
+	for _, service := range services {
+		running.Go(func() { service.Run(ctx) })
+	}
+	return func() {
+		cancel()
+		running.Wait()
+		rooms.Close()
+		shared.Wait()
+		if err := store.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// diskKeys are those of the service of a number, its identity in a file.
+func diskKeys(t *testing.T, number int) (*descriptor.IdentityKey, credential.Keys) {
+	identity, err := descriptor.IdentityKeyFromSeed(binary.BigEndian.AppendUint64(make([]byte, 24), uint64(number)+1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "hs_ed25519_secret_key")
+	if err := os.WriteFile(path, append([]byte("== ed25519v1-secret: type0 ==\x00\x00\x00"), identity.Expanded()...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	disk, err := keystore.OpenDisk(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return identity, credential.Keys{Custodian: disk, Signing: credential.Memory{}, Reference: "disk"}
+}
+
+// habits are those of the ordinary services and of ours.
+func (s *simulation) habits() (tor, ours Habits) {
+	return HabitsOf(s.tor.uploads, s.from, s.to), HabitsOf(s.ours.uploads, s.from, s.to)
+}
+
+// departures counts, for each feature that real tor's descriptors have with one value
+// alone, how many of ours have another.
+func (s *simulation) departures(t *testing.T) (counts map[string]int, measured int) {
+	_, real := captured(t)
+	constants := Constants(measureAll(t, real))
+	counts = make(map[string]int)
+	lot := measureAll(t, s.ours.samples(t))
+	for _, f := range lot {
+		for _, name := range f.Departures(constants) {
+			counts[name]++
+		}
+	}
+	return counts, len(lot)
+}
+
+// TestBalancedIsTold: without the profile, a balancer is told by its uploads, and by what
+// is in them.
+func TestBalancedIsTold(t *testing.T) {
+	s := simulation{days: 1, services: 1, plain: 2, instances: 12, fetchEvery: 10 * time.Minute}
+	s.run(t, 1)
+	told := make(map[string]bool)
+	for _, f := range CompareHabits(s.habits()).Tells(habitAlpha) {
+		told[f.Feature] = true
+	}
+	for _, want := range []string{"bytes", "points", "hours between versions", "hours of a point"} {
+		if !told[want] {
+			t.Errorf("not told by %s", want)
+		}
+	}
+	counts, measured := s.departures(t)
+	for _, want := range []string{"points", "outer: bytes", "pair: points in both"} {
+		if counts[want] == 0 {
+			t.Errorf("no descriptor of %d differs in %q: %v", measured, want, counts)
+		}
+	}
+}

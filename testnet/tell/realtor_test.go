@@ -19,11 +19,13 @@ import (
 	"onionbalancer/testnet"
 )
 
-// Of a network of real tors: how many run services, how many services each, and at how
-// many HSDirs each descriptor is read.
+// Of a network of real tors: how many run services, how many services each when a
+// network is captured for the archive and when not, and at how many HSDirs each
+// descriptor is read.
 const (
 	tors          = 4
-	perTor        = 25
+	perTorArchive = 25
+	perTorTest    = 10
 	seenAt        = 3
 	readers       = 2
 	atOnce        = 16
@@ -41,7 +43,7 @@ type observer struct {
 // captureNetwork starts a network, and returns what HSDirs have of its services: of
 // each the descriptor that clients fetch, and if both are wanted, after the next change
 // of the period the one that they fetch then.
-func captureNetwork(ctx context.Context, t *testing.T, both bool) []capture {
+func captureNetwork(ctx context.Context, t *testing.T, perTor int, both bool) []capture {
 	began := time.Now()
 	note := func(what string) { t.Logf("%5.1f s: %s", time.Since(began).Seconds(), what) }
 	var names []string
@@ -54,7 +56,7 @@ func captureNetwork(ctx context.Context, t *testing.T, both bool) []capture {
 	}
 	defer n.Stop()
 	note("the network is up")
-	services := startServices(ctx, t, n)
+	services := startServices(ctx, t, n, perTor)
 	note("all services are published")
 
 	var o observer
@@ -91,7 +93,7 @@ func captureNetwork(ctx context.Context, t *testing.T, both bool) []capture {
 
 // startServices returns once most of the services are published. tor does not retry
 // an upload that failed, so that one of many may never have all.
-func startServices(ctx context.Context, t *testing.T, n *testnet.Network) []*testnet.Service {
+func startServices(ctx context.Context, t *testing.T, n *testnet.Network, perTor int) []*testnet.Service {
 	all := make([][]*testnet.Service, tors)
 	group, starting := errgroup.WithContext(ctx)
 	for v := range all {
@@ -236,14 +238,14 @@ func (d *capturedDescriptor) runStart(c *hsdir.Consensus, key descriptor.Revisio
 func TestRealTor(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
-	live := captureNetwork(ctx, t, false)
+	live := captureNetwork(ctx, t, perTorTest, false)
 	live = slices.DeleteFunc(live, func(c capture) bool { return len(c.Descriptors[0].raw) == 0 })
 	seen, err := samples(live)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(seen) < tors*perTor*3/4 {
-		t.Fatalf("of %d descriptors %d could be read", tors*perTor, len(seen))
+	if len(seen) < tors*perTorTest*3/4 {
+		t.Fatalf("of %d descriptors %d could be read", tors*perTorTest, len(seen))
 	}
 	lot := measureAll(t, seen)
 	_, archived := captured(t)
@@ -272,7 +274,7 @@ func TestCapture(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
-	captures := slices.DeleteFunc(captureNetwork(ctx, t, true), func(c capture) bool {
+	captures := slices.DeleteFunc(captureNetwork(ctx, t, perTorArchive, true), func(c capture) bool {
 		return len(c.Descriptors[0].raw) == 0 || len(c.Descriptors[1].raw) == 0
 	})
 	if err := os.MkdirAll(filepath.Dir(capturedFile), 0o755); err != nil {

@@ -227,13 +227,14 @@ func TestOrdinaryShares(t *testing.T) {
 		{3, 3, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1},
 		{4, 1, 1, 1, 1, 1, 1, 1, 1},
 	} {
-		shares, sum := turnover(weights, 3, 20000), 0.0
-		for _, w := range weights {
-			sum += w
-		}
+		shares, sum := turnover(weights, 3, 3000), 0.0
+		got, want := make(map[float64]float64), make(map[float64]float64) // by weight
 		for n, w := range weights {
-			if want := w / sum; math.Abs(shares[n]-want) > 0.15*want {
-				t.Errorf("weights %v: share %.3f of number %d, want %.3f", weights, shares[n], n, want)
+			got[w], want[w], sum = got[w]+shares[n], want[w]+w, sum+w
+		}
+		for w := range want {
+			if want := want[w] / sum; math.Abs(got[w]-want) > 0.1*want {
+				t.Errorf("weights %v: share %.3f of those of weight %v, want %.3f", weights, got[w], w, want)
 			}
 		}
 	}

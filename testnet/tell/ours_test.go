@@ -33,9 +33,14 @@ type ours struct {
 	t      *testing.T
 	random *rand.Rand
 	bytes  *rand.ChaCha8
-	offers []selection.Candidate
-	flow   *descriptor.FlowControl
+	offers offers
 	recipe recipe
+}
+
+// offers is what instances offer.
+type offers struct {
+	points []selection.Candidate
+	flow   *descriptor.FlowControl
 }
 
 // made is a descriptor that is being made.
@@ -47,13 +52,17 @@ type made struct {
 	contents descriptor.Contents
 }
 
-func newOurs(t *testing.T, captures []capture, seed byte, r recipe) *ours {
-	o := &ours{t: t, random: rand.New(rand.NewChaCha8([32]byte{seed})), bytes: rand.NewChaCha8([32]byte{seed, 1}), recipe: r}
+func newOurs(t *testing.T, offers offers, seed byte, r recipe) *ours {
+	return &ours{t: t, random: rand.New(rand.NewChaCha8([32]byte{seed})), bytes: rand.NewChaCha8([32]byte{seed, 1}), offers: offers, recipe: r}
+}
+
+// offersOf takes the captured services for instances.
+func offersOf(captures []capture) (o offers, err error) {
 	var decoder descriptor.Decoder
 	for _, c := range captures {
 		address, err := descriptor.ParseAddress(c.Address)
 		if err != nil {
-			t.Fatal(err)
+			return o, err
 		}
 		for _, d := range c.Descriptors {
 			if len(d.raw) == 0 {
@@ -61,20 +70,20 @@ func newOurs(t *testing.T, captures []capture, seed byte, r recipe) *ours {
 			}
 			keys, err := address.Keys(d.Period)
 			if err != nil {
-				t.Fatal(err)
+				return o, err
 			}
 			got, err := decoder.Decode(d.raw[0], keys, nil, d.RunStart)
 			if err != nil {
-				t.Fatal(err)
+				return o, err
 			}
 			o.flow = got.FlowControl
 			for _, p := range got.IntroductionPoints {
 				point := p.Publishable()
-				o.offers = append(o.offers, selection.Candidate{Instance: c.Address, Weight: 1, Point: &point})
+				o.points = append(o.points, selection.Candidate{Instance: c.Address, Weight: 1, Point: &point})
 			}
 		}
 	}
-	return o
+	return o, nil
 }
 
 // samples makes descriptors of as many services as there are captured ones, as many of
@@ -115,7 +124,7 @@ func (o *ours) service(like []*Sample) []*Sample {
 		}
 		published = selection.Ordinary(selection.Spread{}, r, other).Points[0]
 		d := &made{identity: identity, period: s.Period, runStart: s.RunStart, at: at}
-		d.contents = descriptor.Contents{FlowControl: o.flow, PointsExpire: descriptor.PointExpiry(at)}
+		d.contents = descriptor.Contents{FlowControl: o.offers.flow, PointsExpire: descriptor.PointExpiry(at)}
 		if o.recipe.byInstance {
 			slices.SortFunc(published, func(a, b selection.Candidate) int { return bytes.Compare(a.Point.AuthKey[:], b.Point.AuthKey[:]) })
 		}
@@ -143,9 +152,9 @@ func keysOf(points []selection.Candidate) (keys [][32]byte) {
 func (o *ours) pool() (pool []selection.Candidate) {
 	instances := make(map[string]time.Duration)
 	for len(instances) < 12 {
-		instances[o.offers[o.random.IntN(len(o.offers))].Instance] = time.Duration(o.random.IntN(3)) * time.Hour
+		instances[o.offers.points[o.random.IntN(len(o.offers.points))].Instance] = time.Duration(o.random.IntN(3)) * time.Hour
 	}
-	for _, c := range o.offers {
+	for _, c := range o.offers.points {
 		if age, ok := instances[c.Instance]; ok {
 			point := *c.Point
 			point.Expires = point.Expires.Add(-age)

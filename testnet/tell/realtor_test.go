@@ -247,14 +247,20 @@ func TestRealTor(t *testing.T) {
 	if len(seen) < tors*perTorTest*3/4 {
 		t.Fatalf("of %d descriptors %d could be read", tors*perTorTest, len(seen))
 	}
-	lot := measureAll(t, seen)
-	_, archived := captured(t)
-	for _, s := range archived {
-		s.Other = nil
+	offers, err := offersOf(live)
+	if err != nil {
+		t.Fatal(err)
 	}
+	var before []Features
+	for _, s := range archived(t).samples {
+		alone := *s
+		alone.Other = nil
+		before = append(before, measureAll(t, []*Sample{&alone})...)
+	}
+	lot := measureAll(t, seen)
 	for name, other := range map[string][]Features{
-		"the archive": measureAll(t, archived),
-		"ours":        measureAll(t, newOurs(t, live, 3, recipe{}).samples(seen)),
+		"the archive": before,
+		"ours":        measureAll(t, newOurs(t, offers, 3, recipe{}).samples(seen)),
 	} {
 		report := Compare(lot, other)
 		t.Logf("from %s: %v", name, report[0])

@@ -3,6 +3,7 @@ package tell
 import (
 	"math"
 	"math/rand/v2"
+	"sync"
 	"testing"
 )
 
@@ -21,29 +22,50 @@ func measureAll(t *testing.T, samples []*Sample) (lot []Features) {
 	return lot
 }
 
-// captured returns what the archive has of real tor, which is read and measured once.
-func captured(t *testing.T) ([]capture, []*Sample) {
+// archive is what the archive has of real tor.
+type archive struct {
+	captures []capture
+	samples  []*Sample
+	lot      []Features
+	offers   offers
+}
+
+var readArchive = sync.OnceValues(func() (a archive, err error) {
+	if a.captures, err = readCaptures(capturedFile); err != nil {
+		return a, err
+	}
+	if a.samples, err = samples(a.captures); err != nil {
+		return a, err
+	}
+	for _, s := range a.samples {
+		f, err := Measure(s)
+		if err != nil {
+			return a, err
+		}
+		a.lot = append(a.lot, f)
+	}
+	a.offers, err = offersOf(a.captures)
+	return a, err
+})
+
+// archived returns the archive, which is read and measured once. It is read only.
+func archived(t *testing.T) archive {
 	t.Helper()
-	captures, err := readCaptures(capturedFile)
+	a, err := readArchive()
 	if err != nil {
 		t.Fatal(err)
 	}
-	real, err := samples(captures)
-	if err != nil {
-		t.Fatal(err)
+	if len(a.samples) < 200 {
+		t.Fatalf("%d captured descriptors", len(a.samples))
 	}
-	if len(real) < 200 {
-		t.Fatalf("%d captured descriptors", len(real))
-	}
-	return captures, real
+	return a
 }
 
 // TestOrdinaryLooksOrdinary: nothing that was measured tells our descriptors from those
 // of real tor better than chance would.
 func TestOrdinaryLooksOrdinary(t *testing.T) {
-	captures, real := captured(t)
-	tor := measureAll(t, real)
-	report := Compare(tor, measureAll(t, newOurs(t, captures, 1, recipe{}).samples(real)))
+	tor := archived(t)
+	report := Compare(tor.lot, measureAll(t, newOurs(t, tor.offers, 1, recipe{}).samples(tor.samples)))
 	for _, f := range report[:5] {
 		t.Log(f)
 	}
@@ -55,9 +77,8 @@ func TestOrdinaryLooksOrdinary(t *testing.T) {
 // TestFaultsAreTold: descriptors with any one fault are told from those of real tor, by
 // the feature that the fault is about.
 func TestFaultsAreTold(t *testing.T) {
-	captures, real := captured(t)
-	real = real[:80]
-	tor := measureAll(t, real)
+	tor := archived(t)
+	tor.samples, tor.lot = tor.samples[:80], tor.lot[:80]
 	for feature, r := range map[string]recipe{
 		"points: expiries":                            {copied: true},
 		"made: points' hours":                         {copied: true},
@@ -72,7 +93,7 @@ func TestFaultsAreTold(t *testing.T) {
 		"second layer: flow-control":                  {noFlow: true},
 		"outer: certificate's hours before a point's": {oneExpiry: true},
 	} {
-		report := Compare(tor, measureAll(t, newOurs(t, captures, 2, r).samples(real)))
+		report := Compare(tor.lot, measureAll(t, newOurs(t, tor.offers, 2, r).samples(tor.samples)))
 		found, together := false, false
 		for _, f := range report.Tells(alpha) {
 			found = found || f.Feature == feature

@@ -25,7 +25,7 @@ type recipe struct {
 	byInstance bool                 // points in the order of instances
 	unpadded   bool
 	noFlow     bool
-	fromHour   bool // a certificate from this hour rather than from now
+	hourEarly  bool // a certificate that expires within 54 hours rather than after
 }
 
 // ours makes descriptors of services whose instances are the captured ones.
@@ -124,7 +124,7 @@ func (o *ours) service(like []*Sample) []*Sample {
 		}
 		published = selection.Ordinary(selection.Spread{}, r, other).Points[0]
 		d := &made{identity: identity, period: s.Period, runStart: s.RunStart, at: at}
-		d.contents = descriptor.Contents{FlowControl: o.offers.flow, PointsExpire: descriptor.PointExpiry(at)}
+		d.contents = descriptor.Contents{FlowControl: o.offers.flow, Made: at}
 		if o.recipe.byInstance {
 			slices.SortFunc(published, func(a, b selection.Candidate) int { return bytes.Compare(a.Point.AuthKey[:], b.Point.AuthKey[:]) })
 		}
@@ -179,24 +179,25 @@ func (o *ours) sample(d *made, hsdirs int) *Sample {
 	var seed [ed25519.SeedSize]byte
 	_, _ = o.bytes.Read(seed[:])
 	signer := ed25519.NewKeyFromSeed(seed[:])
-	certified := d.at
+	// As a credential has them: certified some time before, for this hour and others.
+	expiries := descriptor.SigningCertExpiries(d.at.Add(-time.Duration(o.random.IntN(24))*time.Hour), d.at.Add(time.Hour))
 	switch {
 	case o.recipe.oneExpiry:
-		certified = d.at.Add(-time.Duration(o.random.IntN(24)) * time.Hour)
-	case o.recipe.fromHour:
-		certified = d.at.Truncate(time.Hour)
+		expiries.Count = 1
+	case o.recipe.hourEarly:
+		expiries.First, expiries.Count = descriptor.SigningCertExpiry(d.at).Add(-time.Hour), 1
 	}
-	cert, err := blinded.Certify([32]byte(signer.Public().(ed25519.PublicKey)), descriptor.SigningCertExpiry(certified))
+	certs, err := blinded.CertifyHours([32]byte(signer.Public().(ed25519.PublicKey)), expiries)
 	if err != nil {
 		o.t.Fatal(err)
 	}
-	encoder, err := descriptor.NewEncoder(keys, cert, signer)
+	encoder, err := descriptor.NewHourlyEncoder(keys, certs, signer)
 	if err != nil {
 		o.t.Fatal(err)
 	}
 	s := &Sample{Address: keys.Address, Period: d.period, RunStart: d.runStart, Counter: blinded.RevisionKey()}
 	if o.recipe.copied {
-		d.contents.PointsExpire = time.Time{}
+		d.contents.Made = time.Time{}
 	}
 	if o.recipe.noFlow {
 		d.contents.FlowControl = nil

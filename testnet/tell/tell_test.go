@@ -83,7 +83,7 @@ func TestFaultsAreTold(t *testing.T) {
 		"points: expiries":                            {copied: true},
 		"made: points' hours":                         {copied: true},
 		"made: certificate's hours":                   {oneExpiry: true},
-		"made: certificate's exact hours":             {fromHour: true},
+		"made: certificate's exact hours":             {hourEarly: true},
 		"points":                                      {points: func(r *rand.Rand) int { return 3 + r.IntN(2) }},
 		"second layer: bytes":                         {points: func(*rand.Rand) int { return 8 }},
 		"pair: points in both":                        {alike: true},

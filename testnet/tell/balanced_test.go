@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -80,6 +81,7 @@ type followedDescriptor struct {
 	at     time.Time // of its first upload
 	bodies [][]byte  // as they were uploaded
 	points []string
+	before []byte // the version before it
 }
 
 func (f *followed) add(key *descriptor.IdentityKey) { f.keys = append(f.keys, key) }
@@ -98,7 +100,7 @@ func (f *followed) note(t *testing.T, r sim.Received) {
 	}
 	body := bytes.Clone(r.Body())
 	if len(d.bodies) > 0 && revision(d.bodies[0]) != revision(body) {
-		d.bodies = nil
+		d.before, d.bodies = d.bodies[0], nil
 	}
 	if d.bodies = append(d.bodies, body); len(d.bodies) == 1 {
 		d.at, d.points = r.At, nil
@@ -142,7 +144,7 @@ func (f *followed) samples(t *testing.T) (list []*Sample) {
 			t.Fatal(err)
 		}
 		// The second descriptor's run begins half a day before its period.
-		s := &Sample{Address: d.keys.Address, Period: d.keys.Period, RunStart: d.keys.Period.Start(12 * time.Hour).Add(-12 * time.Hour), Counter: blinded.RevisionKey(), Bodies: d.bodies}
+		s := &Sample{Address: d.keys.Address, Period: d.keys.Period, RunStart: d.keys.Period.Start(12 * time.Hour).Add(-12 * time.Hour), Counter: blinded.RevisionKey(), Bodies: d.bodies, Before: d.before}
 		next := d.keys.Period.Next()
 		if keys, err := d.keys.Address.Keys(next); err == nil {
 			if o := f.descriptors[keys.Blinded]; o != nil && len(o.bodies) > 0 {
@@ -221,10 +223,25 @@ func (s *simulation) habits() (tor, ours Habits) {
 	return HabitsOf(s.tor.uploads, s.from, s.to), HabitsOf(s.ours.uploads, s.from, s.to)
 }
 
+// versionsOfTor are the features of two versions of a descriptor, which the archive does
+// not have: its keys and what authorizes clients are made once, and the certificates and
+// the counter for each version (hs_service.c, refresh_service_descriptor).
+var versionsOfTor = func() Features {
+	f := make(Features)
+	for name, value := range map[string]bool{
+		"one signing key": true, "one first layer": true, "a higher counter": true, "an earlier expiry": false,
+		"another certificate of one expiry": false, "one salt": false, "one number of points": true, "what stays keeps its order": true,
+	} {
+		f.word("versions: "+name, value)
+	}
+	return f
+}()
+
 // departures counts, for each feature that real tor's descriptors have with one value
 // alone, how many of ours have another.
 func (s *simulation) departures(t *testing.T) (counts map[string]int, measured int) {
 	constants := Constants(archived(t).lot)
+	maps.Copy(constants, versionsOfTor)
 	counts = make(map[string]int)
 	lot := measureAll(t, s.ours.samples(t))
 	for _, f := range lot {

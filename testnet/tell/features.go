@@ -47,17 +47,24 @@ func Measure(s *Sample) (Features, error) {
 	f.points(read[0])
 	f.times(s, read[0])
 	f.slots(read)
-	if s.Other == nil {
-		return f, nil
+	if s.Before != nil {
+		before, err := newReading(s.Before, keys)
+		if err != nil {
+			return nil, fmt.Errorf("measuring an earlier version of a descriptor: %w", err)
+		}
+		f.versions(before, read[0])
 	}
-	if keys, err = s.Address.Keys(s.OtherPeriod); err != nil {
-		return nil, fmt.Errorf("measuring a descriptor: %w", err)
+	if s.Other != nil {
+		keys, err := s.Address.Keys(s.OtherPeriod)
+		if err != nil {
+			return nil, fmt.Errorf("measuring a descriptor: %w", err)
+		}
+		other, err := newReading(s.Other, keys)
+		if err != nil {
+			return nil, fmt.Errorf("measuring the other descriptor: %w", err)
+		}
+		f.pair(read[0], other)
 	}
-	other, err := newReading(s.Other, keys)
-	if err != nil {
-		return nil, fmt.Errorf("measuring the other descriptor: %w", err)
-	}
-	f.pair(read[0], other)
 	return f, nil
 }
 
@@ -266,6 +273,29 @@ func (f Features) pair(r, other *reading) {
 	f.word("pair: one first layer", r.first == other.first)
 	f.word("pair: one head", strings.HasPrefix(other.second, r.second[:strings.Index(r.second+"\nintro", "\nintro")]))
 	f.number("pair: bytes more", r.size()-other.size())
+}
+
+// versions measures what stays from version to version.
+func (f Features) versions(before, r *reading) {
+	f.word("versions: one signing key", before.signing.Key() == r.signing.Key())
+	f.word("versions: one first layer", before.first == r.first)
+	f.word("versions: a higher counter", before.revision < r.revision)
+	f.word("versions: an earlier expiry", r.signing.Expires().Before(before.signing.Expires()))
+	f.word("versions: another certificate of one expiry", r.signing != before.signing && r.signing.Expires().Equal(before.signing.Expires()))
+	f.word("versions: one salt", before.firstSalt == r.firstSalt || before.secondSalt == r.secondSalt)
+	f.word("versions: one number of points", len(before.points) == len(r.points))
+	f.word("versions: what stays keeps its order", slices.Equal(staying(before, r), staying(r, before)))
+}
+
+// staying are the keys of the points of r that other has, in their order.
+func staying(r, other *reading) (keys []string) {
+	theirs := sorted(other.points, (*point).key)
+	for n := range r.points {
+		if key := r.points[n].key(); slices.Contains(theirs, key) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // shape is a text without what is different in every one: the keywords, the lengths of

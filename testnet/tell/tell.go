@@ -30,6 +30,9 @@ type Sample struct {
 	// It may be nil.
 	Other       []byte
 	OtherPeriod descriptor.Period
+
+	// Before is an earlier version of the descriptor. It may be nil.
+	Before []byte
 }
 
 // made returns when the descriptor was made, by its revision counter; false if that is

@@ -71,6 +71,7 @@ type followed struct {
 	descriptors map[descriptor.BlindedPublicKey]*followedDescriptor // of all periods so far
 	until       time.Time                                           // for which there are descriptors
 	uploads     []Upload
+	samples     []*Sample // of each version, once 8 HSDirs have it
 	decoder     descriptor.Decoder
 }
 
@@ -115,6 +116,9 @@ func (f *followed) note(t *testing.T, r sim.Received) {
 	}
 	u.Bytes, u.Points = len(body), d.points
 	f.uploads = append(f.uploads, u)
+	if len(d.bodies) == 8 {
+		f.samples = append(f.samples, f.sample(t, d))
+	}
 }
 
 func (f *followed) find(t *testing.T, b descriptor.BlindedPublicKey, at time.Time) *followedDescriptor {
@@ -133,27 +137,26 @@ func (f *followed) find(t *testing.T, b descriptor.BlindedPublicKey, at time.Tim
 	return f.descriptors[b]
 }
 
-// samples are the last versions of the descriptors, where all HSDirs have one.
-func (f *followed) samples(t *testing.T) (list []*Sample) {
-	for _, d := range f.descriptors {
-		if len(d.bodies) < 8 {
-			continue
-		}
-		blinded, err := d.key.Blind(d.keys.Period)
+// sample is the last version of a descriptor.
+func (f *followed) sample(t *testing.T, d *followedDescriptor) *Sample {
+	blinded, err := d.key.Blind(d.keys.Period)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer blinded.Wipe()
+	// Its shared-random run begins half a day before its period.
+	run := d.keys.Period.Start(12 * time.Hour).Add(-12 * time.Hour)
+	s := &Sample{Address: d.keys.Address, Period: d.keys.Period, RunStart: run, Counter: blinded.RevisionKey(), Bodies: d.bodies, Before: d.before}
+	for _, p := range []descriptor.Period{d.keys.Period.Previous(), d.keys.Period.Next()} { // the next, once there is one
+		keys, err := d.keys.Address.Keys(p)
 		if err != nil {
 			t.Fatal(err)
 		}
-		// The second descriptor's run begins half a day before its period.
-		s := &Sample{Address: d.keys.Address, Period: d.keys.Period, RunStart: d.keys.Period.Start(12 * time.Hour).Add(-12 * time.Hour), Counter: blinded.RevisionKey(), Bodies: d.bodies, Before: d.before}
-		next := d.keys.Period.Next()
-		if keys, err := d.keys.Address.Keys(next); err == nil {
-			if o := f.descriptors[keys.Blinded]; o != nil && len(o.bodies) > 0 {
-				s.Other, s.OtherPeriod = o.bodies[0], next
-			}
+		if other := f.descriptors[keys.Blinded]; other != nil && len(other.bodies) > 0 {
+			s.Other, s.OtherPeriod = other.bodies[0], p
 		}
-		list = append(list, s)
 	}
-	return list
+	return s
 }
 
 // start starts the balancer.
@@ -243,7 +246,7 @@ func (s *simulation) departures(t *testing.T) (counts map[string]int, measured i
 	constants := Constants(archived(t).lot)
 	maps.Copy(constants, versionsOfTor)
 	counts = make(map[string]int)
-	lot := measureAll(t, s.ours.samples(t))
+	lot := measureAll(t, s.ours.samples)
 	for _, f := range lot {
 		for _, name := range f.Departures(constants) {
 			counts[name]++

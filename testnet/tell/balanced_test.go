@@ -31,7 +31,8 @@ import (
 type simulation struct {
 	days, services, plain, instances int
 	fetchEvery                       time.Duration // of the instances
-	config                           func(*balance.Config)
+	consensus                        time.Duration // the delay of our tor's; 0: as any tor
+	ordinary                         bool
 
 	from, to  time.Time
 	ours, tor *followed
@@ -42,7 +43,7 @@ const simChurn = 0.01 // of the relays, in an hour
 func (s *simulation) run(t *testing.T, seed uint64) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		n := sim.New(sim.Config{Seed: seed, Relays: 150, Churn: 24 * simChurn})
+		n := sim.New(sim.Config{Seed: seed, Relays: 150, Churn: 24 * simChurn, Tor: sim.TorConfig{ConsensusDelay: s.consensus}})
 		defer n.Close()
 		var backends []*sim.Instance
 		for range s.instances {
@@ -176,8 +177,8 @@ func (s *simulation) start(t *testing.T, n *sim.Network, backends []*sim.Instanc
 		for i, b := range backends {
 			cfg.Instances = append(cfg.Instances, balance.Instance{Name: fmt.Sprintf("web%d", i+1), Address: b.Address(), Weight: 1})
 		}
-		if s.config != nil {
-			s.config(&cfg)
+		if s.ordinary {
+			cfg.Ordinary, cfg.Room.Points = true, selection.OrdinaryPoints
 		}
 		services = append(services, balance.NewService(cfg, env))
 	}
@@ -253,6 +254,50 @@ func (s *simulation) departures(t *testing.T) (counts map[string]int, measured i
 		}
 	}
 	return counts, len(lot)
+}
+
+// TestOrdinaryMonth: with the profile, nothing but the points' lives tells a balancer from
+// ordinary services: not when it uploads, and not what, in any version. Without make
+// soak, the month is a day.
+//
+// Lives of points are left out: instances show clients the points of one of their two
+// descriptors alone, which is half a day old when that begins. So of the points that are
+// to be had, fewer live on for 18 hours than of those that a tor makes when it needs one.
+func TestOrdinaryMonth(t *testing.T) {
+	for name, delay := range map[string]time.Duration{"a tor as any": 0, "a tor that fetches the consensus early": 3 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			s := simulation{days: 1, services: 1, plain: 2, instances: 8, fetchEvery: 15 * time.Minute, consensus: delay, ordinary: true}
+			if soaking() {
+				s.days, s.services, s.plain, s.instances, s.fetchEvery = 30, 3, 6, 12, 5*time.Minute
+			}
+			s.run(t, 4)
+			tor, ours := s.habits()
+			t.Logf("points that lived for 18 hours: %.0f %% of tor's, %.0f %% of ours", 100*long(tor), 100*long(ours))
+			report := CompareHabits(tor, ours)
+			for _, f := range report {
+				t.Log(f)
+			}
+			for _, f := range report.Tells(habitAlpha) {
+				if f.Feature != "hours of a point" {
+					t.Errorf("told by %v", f)
+				}
+			}
+			if counts, measured := s.departures(t); len(counts) > 0 || measured < 15*s.days {
+				t.Errorf("of %d versions, so many differ from real tor's: %v", measured, counts)
+			}
+		})
+	}
+}
+
+// long is the part of the points that lived for 18 hours or more.
+func long(h Habits) float64 {
+	n := 0
+	for _, hours := range h["hours of a point"] {
+		if hours >= 18 {
+			n++
+		}
+	}
+	return float64(n) / float64(len(h["hours of a point"]))
 }
 
 // TestBalancedIsTold: without the profile, a balancer is told by its uploads, and by what

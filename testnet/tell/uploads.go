@@ -23,7 +23,7 @@ const together = time.Minute
 //
 //   - the hours between two versions, as one who keeps all HSDirs sees them;
 //   - the hours between two uploads to one HSDir, the first of each version;
-//   - the hour of the day of each version, in UTC;
+//   - the hour of the day of each version, in UTC, and the minute of the hour;
 //   - the hour of the day of a descriptor's first version;
 //   - the versions of each descriptor in each day;
 //   - the bytes;
@@ -64,6 +64,7 @@ func HabitsOf(uploads []Upload, from, to time.Time) Habits {
 		}
 		perDay[u.Descriptor+u.At.UTC().Format(" 2006-01-02")]++
 		h.add("hour of the day", hourOfDay(u.At))
+		h.add("minute of the hour", u.At.Sub(u.At.Truncate(time.Hour)).Minutes())
 		if known {
 			h.add("hours between versions", u.At.Sub(before).Hours())
 		} else {

@@ -27,7 +27,8 @@ const (
 // service's: a constant number of points, the same at all HSDirs, each kept until its
 // end. There are r.Room.Points, or OrdinaryPoints if that is 0; fewer only if there are
 // no more relays. other has the authentication keys of the service's other descriptor,
-// none of which is chosen.
+// none of which is chosen as long as there are enough others: twice as many points as a
+// descriptor has.
 //
 // What a slot holds stays while it is a candidate, whatever its age and the weights;
 // only a drained instance's goes, as if its circuit had failed. A lost point is replaced
@@ -43,11 +44,11 @@ const (
 func Ordinary(s Strategy, r Request, other [][32]byte) Assignment {
 	o := newOrdinary(s, r, other)
 	for len(o.chosen) < o.room {
-		best, found := o.next()
-		if !found {
+		if best, found := o.next(); found {
+			o.take(best)
+		} else if !o.share() {
 			break
 		}
-		o.take(best)
 	}
 	return Assignment{Slots: slices.Clone(r.Slots), Points: slices.Repeat([][]Candidate{o.chosen}, len(r.Slots)),
 		Why: fmt.Sprintf("the same %d points in all slots, each kept until it ends, as an ordinary service has them", len(o.chosen))}
@@ -65,6 +66,7 @@ type ordinary struct {
 // offer is an instance with what may still be chosen of it.
 type offer struct {
 	points  []Candidate // the best first
+	shared  []Candidate // those of the other descriptor
 	weight  float64
 	drained bool
 	here    int     // points chosen
@@ -99,6 +101,7 @@ func newOrdinary(s Strategy, r Request, other [][32]byte) *ordinary {
 		if slices.Contains(other, c.Point.AuthKey) {
 			i.claim--
 			total++
+			i.shared = append(i.shared, c)
 		} else {
 			i.points = append(i.points, c)
 		}
@@ -158,6 +161,17 @@ func (o *ordinary) next() (best *offer, found bool) {
 	return slices.MinFunc(left, func(a, b *offer) int { return cmp.Compare(o.wait(a), o.wait(b)) }), true
 }
 
+// share offers the points of the other descriptor too, and reports whether there are any:
+// a service that cannot be reached looks less ordinary than one whose descriptors have
+// points in common.
+func (o *ordinary) share() (any bool) {
+	for _, i := range o.offers {
+		i.points, i.shared = i.shared, nil
+		any = any || len(i.points) > 0
+	}
+	return any
+}
+
 // first returns the instances that are so, or all if none is.
 func first(all []*offer, so func(*offer) bool) []*offer {
 	if !slices.ContainsFunc(all, so) {
@@ -206,7 +220,8 @@ func (o *ordinary) take(i *offer) {
 		}
 	}
 	o.chosen = slices.Insert(o.chosen, at, c)
+	taken := func(p Candidate) bool { return p.Point.Relay() == c.Point.Relay() }
 	for _, other := range o.offers {
-		other.points = slices.DeleteFunc(other.points, func(p Candidate) bool { return p.Point.Relay() == c.Point.Relay() })
+		other.points, other.shared = slices.DeleteFunc(other.points, taken), slices.DeleteFunc(other.shared, taken)
 	}
 }

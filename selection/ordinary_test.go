@@ -23,7 +23,8 @@ func ordinaryPoints(pool, published []Candidate, room int, seed byte, other ...C
 }
 
 // TestOrdinaryContract: as many points as the relays allow, none of the other
-// descriptor's, whatever is offered and published; and what was chosen stays.
+// descriptor's while there are others, whatever is offered and published; and what was
+// chosen stays.
 func TestOrdinaryContract(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		pool := drawPool(t)
@@ -44,21 +45,29 @@ func TestOrdinaryContract(t *testing.T) {
 			t.Fatal("the input was changed")
 		}
 		chosen := a.Points[0]
-		relays := make(map[descriptor.Fingerprint]bool)
+		relays, free := make(map[descriptor.Fingerprint]bool), make(map[descriptor.Fingerprint]bool)
 		for _, c := range pool {
+			relays[c.Point.Relay()] = true
 			if !slices.Contains(other, c.Point.AuthKey) {
-				relays[c.Point.Relay()] = true
+				free[c.Point.Relay()] = true
 			}
 		}
 		if len(chosen) != min(len(relays), r.Room.Points) {
 			t.Fatalf("%d chosen of %d relays, want %d", len(chosen), len(relays), r.Room.Points)
 		}
 		clear(relays)
+		apart := 0
 		for _, c := range chosen {
-			if slices.Contains(other, c.Point.AuthKey) || relays[c.Point.Relay()] {
-				t.Fatalf("%x is in the other descriptor, or on a relay twice", c.Point.AuthKey)
+			if relays[c.Point.Relay()] {
+				t.Fatalf("%x is on a relay that another is on", c.Point.AuthKey)
 			}
 			relays[c.Point.Relay()] = true
+			if !slices.Contains(other, c.Point.AuthKey) {
+				apart++
+			}
+		}
+		if apart != min(len(free), r.Room.Points) {
+			t.Fatalf("%d of %d are not in the other descriptor, and %d relays are free of it", apart, len(chosen), len(free))
 		}
 		r.Candidates = rapid.Permutation(pool).Draw(t, "another order")
 		if again := Ordinary(Weighted{}, r, other).Points[2]; !slices.Equal(keysOf(again), keysOf(chosen)) {
@@ -122,7 +131,9 @@ func TestOrdinaryTable(t *testing.T) {
 		{"six in both", []int{3, 3, 3, 3, 3, 3}, 3, nil, []int{0, 3, 6}, []int{1, 1, 1}},
 		{"what stays, stays", []int{3, 3, 3}, 3, []int{0, 1, 2}, nil, []int{3}},
 		{"too many of before", []int{3, 3, 3, 3}, 3, []int{0, 1, 2, 3, 4, 6}, nil, []int{1, 1, 1}},
-		{"not enough", []int{1, 3}, 3, nil, []int{1, 2}, []int{1, 1}},
+		{"not enough for both", []int{1, 3}, 3, nil, []int{1, 2}, []int{1, 2}},
+		{"not enough for one", []int{1, 1}, 3, nil, nil, []int{1, 1}},
+		{"enough by now", []int{3, 3}, 3, []int{0, 1, 3}, []int{0, 1, 3}, []int{1, 2}},
 	} {
 		pool := separate(test.points...)
 		pick := func(places []int) (list []Candidate) {

@@ -165,6 +165,7 @@ func makePlan(v View, s State) Plan {
 	}
 	p.Targets = make([]Target, len(v.Targets))
 	d := newDealer(v, pool.flow)
+	other := s.last(v.Targets[1-v.Current].Keys.Period).keys()
 	for _, role := range [2]hsdir.Role{v.Current, 1 - v.Current} {
 		t := &p.Targets[role]
 		t.ViewTarget, t.Role = v.Targets[role], role
@@ -172,7 +173,10 @@ func makePlan(v View, s State) Plan {
 		if role == v.Current && p.awaitsAdvice(v, request) {
 			return p
 		}
-		assigned := t.assign(v, request)
+		assigned := t.assign(v, request, other)
+		if len(assigned.Points) > 0 {
+			other = keys(assigned.Points[0])
+		}
 		t.hold(assigned, d, s)
 		if role == v.Current {
 			p.Shares, p.Why = assigned.Shares(), assigned.Why
@@ -196,6 +200,12 @@ func makePlan(v View, s State) Plan {
 // fills the places in but for what they should hold.
 func (t *Target) request(v View, s State, candidates []selection.Candidate) selection.Request {
 	last := s.last(t.Keys.Period)
+	if v.Config.Ordinary {
+		candidates = append(slices.Clip(candidates), v.hidden(candidates, s.Published)...)
+		if !last.own { // its points are others than those of the other period
+			last = lastOf{}
+		}
+	}
 	t.Turn, t.Refresh, t.due = last.turn, !v.Now.Before(last.due), last.due
 	if last.own && t.Refresh {
 		t.Turn++
@@ -225,10 +235,14 @@ func (t *Target) request(v View, s State, candidates []selection.Candidate) sele
 }
 
 // assign has the strategy choose the points of every place of t. What they were given
-// before is kept as long as it is as good as anything else.
-func (t *Target) assign(v View, request selection.Request) selection.Assignment {
-	if len(t.Slots) == 0 {
+// before is kept as long as it is as good as anything else. An ordinary service's have
+// none of the points of its other descriptor, whose keys are given.
+func (t *Target) assign(v View, request selection.Request, other [][32]byte) selection.Assignment {
+	switch {
+	case len(t.Slots) == 0:
 		return selection.Assignment{}
+	case v.Config.Ordinary:
+		return selection.Ordinary(v.Config.Strategy, request, other)
 	}
 	return selection.Assign(v.Config.Strategy, request)
 }

@@ -157,6 +157,7 @@ func (r *Relay) keep(blinded descriptor.BlindedPublicKey, s *stored) int {
 		return statusOK
 	}
 	r.store[blinded] = s
+	r.net.tellReceived(r, blinded, s)
 	return statusOK
 }
 

@@ -40,6 +40,8 @@ type Network struct {
 	keyring   keyring
 
 	conns sync.WaitGroup // goroutines of control connections
+
+	received func(Received) // see OnUpload; nil for nobody
 }
 
 // scratch is what clients write to in the course of a visit, for thousands of them

@@ -122,7 +122,7 @@ func (a axis) place(v float64) float64 {
 	return (v - a.From) / (a.To - a.From)
 }
 
-// ticks are round numbers along the axis, four to eight of them.
+// ticks are round numbers along the axis, four to ten of them.
 func (a axis) ticks() (ticks []float64) {
 	if a.Log {
 		for v := a.From; v <= a.To*1.0001; v *= 10 {
@@ -135,7 +135,7 @@ func (a axis) ticks() (ticks []float64) {
 		return []float64{a.From}
 	}
 	step := math.Pow(10, math.Floor(math.Log10(span)))
-	for _, part := range []float64{1, 2, 4, 5, 10} {
+	for _, part := range []float64{1, 2, 5, 10} {
 		if span*part/step >= 4 {
 			step /= part
 			break

@@ -14,7 +14,9 @@ import (
 
 // pages are in the order of the index.
 var pages = []page{
+	{name: "fixed-points", measure: measureFixed},
 	{name: "stale-reads", measure: measureStale, slow: true},
+	{name: "chosen-relays", measure: measureChosen},
 }
 
 func main() {

@@ -22,7 +22,8 @@ type chart struct {
 type axis struct {
 	Label    string // with the unit
 	From, To float64
-	Log      bool `json:",omitempty"`
+	Log      bool    `json:",omitempty"`
+	Step     float64 `json:",omitempty"` // between numbers, where round ones do not fit
 }
 
 // series is one line, or the bars of one colour. X is empty for bars: there is one Y
@@ -140,6 +141,9 @@ func (a axis) ticks() (ticks []float64) {
 			step /= part
 			break
 		}
+	}
+	if a.Step > 0 {
+		step = a.Step
 	}
 	for i := math.Ceil(a.From / step); i*step <= a.To*1.0001; i++ {
 		ticks = append(ticks, round(i*step))

@@ -44,50 +44,79 @@ func slots(distinct bool) []selection.Slot {
 	return slots
 }
 
-// publish returns the editions of the descriptor's day, and one before. What is gone
+// publish returns the editions of the descriptor's day, and some before. What is gone
 // goes out at once, what is added waits for others of the same minutes, and every 60
 // to 120 minutes everything may change.
-func (m *manager) publish(r *rand.Rand, all []*life) (editions []edition) {
-	byKey := make(map[[32]byte]*life)
-	for _, l := range all {
-		byKey[l.point.AuthKey] = l
-	}
-	refresh, added := 0.0, 0.0
+func (m *manager) publish(r *rand.Rand, f *fleet) (editions []edition) {
 	var known []*life
-	for t := float64(dayBegins - hour); t < dayEnds; t++ {
-		offered := slices.DeleteFunc(slices.Clone(all), func(l *life) bool { return !l.lives(t - lag) })
+	var use map[*life]float64
+	refresh, added := 0.0, 0.0
+	for t := 0.0; t < dayEnds; t++ {
+		f.step(t, use)
+		if t < dayBegins-hour { // nobody asks for this descriptor yet
+			continue
+		}
+		offered := f.offered(t - lag)
 		gone := slices.ContainsFunc(known, func(l *life) bool { return !slices.Contains(offered, l) })
 		if added == 0 && slices.ContainsFunc(offered, func(l *life) bool { return !slices.Contains(known, l) }) {
 			added = t + gathered
 		}
-		due := t >= refresh
-		if !due && !gone && (added == 0 || t < added) {
-			continue
-		}
-		known, added = offered, 0
-		e := edition{at: t, changed: m.assign(r, offered, t, due)}
-		if due {
-			refresh = t + 60 + 60*r.Float64()
-		}
-		if !e.changed && !due {
-			continue
-		}
-		for _, slot := range m.slots {
-			if slot.Asked {
-				var points []*life
-				for _, key := range slot.Holds {
-					points = append(points, byKey[key])
-				}
-				e.asked = append(e.asked, points)
+		if due := t >= refresh; due || gone || added > 0 && t >= added {
+			known, added = offered, 0
+			e := edition{at: t, changed: m.assign(r, offered, t, due)}
+			if due {
+				refresh = t + 60 + 60*r.Float64()
+			}
+			if e.changed || due {
+				e.asked = m.asked(offered)
+				editions = append(editions, e)
 			}
 		}
-		editions = append(editions, e)
+		if t >= dayBegins && f.spent > 0 {
+			use = editions[len(editions)-1].use()
+		}
 	}
 	return editions
 }
 
+// asked are the points of the slots that clients ask, which are all offered.
+func (m *manager) asked(offered []*life) (asked [][]*life) {
+	for _, slot := range m.slots {
+		if !slot.Asked {
+			continue
+		}
+		var points []*life
+		for _, key := range slot.Holds {
+			i := slices.IndexFunc(offered, func(l *life) bool { return l.point.AuthKey == key })
+			points = append(points, offered[i])
+		}
+		asked = append(asked, points)
+	}
+	return asked
+}
+
+// use is the part of an instance's load that each point takes, 1 for one that has
+// all of it.
+func (e edition) use() map[*life]float64 {
+	use, whole := make(map[*life]float64), make(map[int]float64)
+	for _, points := range e.asked {
+		for _, l := range points {
+			part := 1 / float64(len(points)*len(e.asked))
+			use[l] += part
+			whole[l.instance] += part
+		}
+	}
+	for l := range use {
+		use[l] /= whole[l.instance]
+	}
+	return use
+}
+
 // assign has the strategy choose, and reports whether any slot changed.
 func (m *manager) assign(r *rand.Rand, offered []*life, t float64, refresh bool) (changed bool) {
+	if c, ok := m.strategy.(*changing); ok && refresh {
+		c.salt = r.Uint64()
+	}
 	request := selection.Request{Now: clock(t), Slots: m.slots, Room: m.room, Turn: m.turn, Refresh: refresh}
 	if refresh {
 		m.turn++

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -15,6 +16,7 @@ type life struct {
 	instance int
 	born     float64
 	dies     float64
+	budget   float64 // minutes of its instance's whole load that it takes; 0: any
 	point    descriptor.IntroductionPoint
 }
 
@@ -24,8 +26,8 @@ func (l *life) lives(t float64) bool { return l.born <= t && t < l.dies }
 type fate struct {
 	loss    float64 // part of the points whose circuit or relay is lost in an hour
 	restart float64 // restarts of an instance in an hour: all its points end
-	spent   float64 // minutes in which half the introductions that a point takes are made; 0: never
 	infant  float64 // part of the new points that end within an hour
+	spent   float64 // minutes in which an instance's clients use up half of what a point takes; 0: never
 }
 
 // The descriptor's day: tor makes its points when the shared random value changes,
@@ -35,38 +37,80 @@ const (
 	dayEnds   = 36 * hour
 )
 
-// fleet returns the points of n instances, so many at a time each, until clients
-// stop asking. A point lives 18 to 24 hours (hs_service.c, get_intro_point_max_lifetime
-// and its minimum), and its successor is made at once.
-func (f fate) fleet(r *rand.Rand, n, points int) (all []*life) {
-	for instance := range n {
-		restarts := []float64{}
+// fleet is the instances of a service with their points.
+type fleet struct {
+	fate
+	places   []place
+	restarts [][]float64 // by instance, ascending
+	all      []*life
+}
+
+// place is where an instance has one point after the other. Its chances are its own,
+// so that they are the same whatever is published.
+type place struct {
+	random *rand.Rand
+	now    *life
+}
+
+func newFleet(seed uint64, f fate, instances, points int) *fleet {
+	fleet := &fleet{fate: f, restarts: make([][]float64, instances)}
+	for i := range instances {
+		r := rand.New(rand.NewPCG(seed, uint64(i)))
 		for t := next(r, f.restart); t < dayEnds; t += next(r, f.restart) {
-			restarts = append(restarts, t)
+			fleet.restarts[i] = append(fleet.restarts[i], t)
 		}
 		for range points {
-			for t := 0.0; t < dayEnds; {
-				l := &life{instance: instance, born: t, dies: t + 18*hour + r.Float64()*6*hour}
-				l.dies = min(l.dies, t+next(r, f.loss))
-				if f.spent > 0 {
-					l.dies = min(l.dies, t+f.spent*(1+r.Float64()))
-				}
-				if r.Float64() < f.infant {
-					l.dies = min(l.dies, t+r.Float64()*hour)
-				}
-				t = l.dies + 0.3 // minutes for a circuit and an upload
-				for _, at := range restarts {
-					if l.born < at && at < l.dies {
-						l.dies, t = at, at+1
-						break
-					}
-				}
-				l.point = somePoint(uint64(len(all)))
-				all = append(all, l)
-			}
+			p := place{random: rand.New(rand.NewPCG(seed, 1<<32+uint64(len(fleet.places))))}
+			p.now = fleet.bear(p.random, i, 0)
+			fleet.places = append(fleet.places, p)
 		}
 	}
-	return all
+	return fleet
+}
+
+// bear makes a point: tor keeps one for 18 to 24 hours (or.h,
+// INTRO_POINT_LIFETIME_MIN_SECONDS), unless something ends it before.
+func (f *fleet) bear(r *rand.Rand, instance int, t float64) *life {
+	l := &life{instance: instance, born: t, dies: t + 18*hour + r.Float64()*6*hour, point: somePoint(uint64(len(f.all)))}
+	l.dies = min(l.dies, t+next(r, f.loss))
+	if early, when := r.Float64(), r.Float64()*hour; early < f.infant {
+		l.dies = min(l.dies, t+when)
+	}
+	l.budget = f.spent * (1 + r.Float64())
+	for _, at := range f.restarts[instance] {
+		if l.born < at && at < l.dies {
+			l.dies = at
+		}
+	}
+	f.all = append(f.all, l)
+	return l
+}
+
+// step makes successors of the points that ended before t. use are the minutes of
+// its instance's load that each point took since the last step.
+func (f *fleet) step(t float64, use map[*life]float64) {
+	for i := range f.places {
+		p := &f.places[i]
+		if l := p.now; f.spent > 0 && use[l] > 0 {
+			if l.budget -= use[l]; l.budget <= 0 {
+				l.dies = min(l.dies, t)
+			}
+		}
+		if p.now.dies <= t {
+			const circuit = 0.3 // minutes for it, and for an upload
+			p.now = f.bear(p.random, p.now.instance, p.now.dies+circuit)
+		}
+	}
+}
+
+// offered are the points that live at t.
+func (f *fleet) offered(t float64) (offered []*life) {
+	for _, l := range f.all {
+		if l.lives(t) {
+			offered = append(offered, l)
+		}
+	}
+	return offered
 }
 
 // next is the time in minutes to an event of that many in an hour.
@@ -77,14 +121,13 @@ func next(r *rand.Rand, rate float64) float64 {
 	return r.ExpFloat64() / rate * hour
 }
 
-// somePoint is an introduction point on a relay of its own.
-func somePoint(id uint64) descriptor.IntroductionPoint {
-	var p descriptor.IntroductionPoint
-	mixed := rand.New(rand.NewPCG(id, 1)) // so that keys sort in no order of age
-	for i := 0; i < 32; i += 8 {
-		binary.BigEndian.PutUint64(p.AuthKey[i:], mixed.Uint64())
+// somePoint is an introduction point on a relay of its own. Its keys say nothing of
+// its age.
+func somePoint(id uint64) (p descriptor.IntroductionPoint) {
+	r := rand.New(rand.NewPCG(id, 1))
+	for i := 0; i < len(p.AuthKey); i += 8 {
+		binary.BigEndian.PutUint64(p.AuthKey[i:], r.Uint64())
 	}
-	binary.BigEndian.PutUint64(p.AuthKey[24:], id)
 	p.LinkSpecifiers = []descriptor.LinkSpecifier{{Type: descriptor.LinkRSA, Data: p.AuthKey[12:]}}
 	return p
 }
@@ -98,6 +141,5 @@ func clock(t float64) time.Time {
 
 // candidate is the point as the manager sees it.
 func (l *life) candidate() selection.Candidate {
-	name := string(binary.BigEndian.AppendUint16([]byte("web"), uint16(l.instance)))
-	return selection.Candidate{Instance: name, Weight: 1, Point: &l.point, FirstSeen: clock(l.born), Published: clock(l.born)}
+	return selection.Candidate{Instance: fmt.Sprintf("web%03d", l.instance), Weight: 1, Point: &l.point, FirstSeen: clock(l.born), Published: clock(l.born)}
 }

@@ -14,6 +14,8 @@ import (
 
 // pages are in the order of the index.
 var pages = []page{
+	{name: "which-selection", measure: measureWhich, slow: true},
+	{name: "any-number", measure: measureNumber, slow: true},
 	{name: "fixed-points", measure: measureFixed},
 	{name: "stale-reads", measure: measureStale, slow: true},
 	{name: "chosen-relays", measure: measureChosen},

@@ -44,11 +44,20 @@ type copyOf struct {
 
 // hsService is a service and what HSDirs have of it.
 type hsService struct {
-	rings            rings
-	places           [replicas]uint64
+	near             [][replicas][]int32 // by hour, the HSDirs of its consensus, nearest first
 	stores           [replicas][]copyOf
 	counter, version int
 	changed          int // when version was made
+}
+
+func newService(all rings, places [replicas]uint64) *hsService {
+	s := &hsService{near: make([][replicas][]int32, len(all))}
+	for h := range all {
+		for replica, place := range places {
+			s.near[h][replica] = all.nearest(h, place, spreadStore)
+		}
+	}
+	return s
 }
 
 // publish puts a new edition to the HSDirs of the consensuses of those hours, and
@@ -58,7 +67,7 @@ func (s *hsService) publish(t int, hours []int) (uploads int) {
 	for replica := range s.stores {
 		var to []int32
 		for _, h := range hours {
-			to = append(to, s.rings.nearest(h, s.places[replica], spreadStore)...)
+			to = append(to, s.near[h][replica]...)
 		}
 		slices.Sort(to)
 		to = slices.Compact(to)
@@ -96,7 +105,7 @@ func (s *hsService) read(r *rand.Rand, t, hour int, n *reads) {
 		return than
 	}
 	for replica := range got {
-		for _, id := range s.rings.nearest(hour, s.places[replica], spreadFetch) {
+		for _, id := range s.near[hour][replica][:spreadFetch] {
 			c := s.ask(replica, id, t)
 			got[replica] = append(got[replica], c)
 			best = newer(c, best)
@@ -129,7 +138,7 @@ func (c staleCase) simulate(seed uint64) reads {
 	all := newRings(r, c.relays, hours, c.churn)
 	var n reads
 	for range c.services {
-		s := &hsService{rings: all, places: [replicas]uint64{r.Uint64(), r.Uint64()}}
+		s := newService(all, [replicas]uint64{r.Uint64(), r.Uint64()})
 		held := holding(r, hours, c.early)
 		var readers [6][]int
 		for i := range readers {
@@ -169,9 +178,8 @@ func (s *hsService) moved(mine []int, hour int) bool {
 	if len(mine) == 0 {
 		return true
 	}
-	for _, place := range s.places {
-		before := s.rings.nearest(mine[len(mine)-1], place, spreadStore)
-		for _, id := range s.rings.nearest(hour, place, spreadStore) {
+	for replica, before := range s.near[mine[len(mine)-1]] {
+		for _, id := range s.near[hour][replica] {
 			if !slices.Contains(before, id) {
 				return true
 			}

@@ -15,6 +15,7 @@ type edition struct {
 	at      float64
 	asked   [][]*life
 	changed bool // in any slot
+	came    int  // points that were not in their slot before
 }
 
 // manager publishes editions of the points of a fleet.
@@ -63,7 +64,8 @@ func (m *manager) publish(r *rand.Rand, f *fleet) (editions []edition) {
 		}
 		if due := t >= refresh; due || gone || added > 0 && t >= added {
 			known, added = offered, 0
-			e := edition{at: t, changed: m.assign(r, offered, t, due)}
+			e := edition{at: t}
+			e.changed, e.came = m.assign(r, offered, t, due)
 			if due {
 				refresh = t + 60 + 60*r.Float64()
 			}
@@ -112,8 +114,9 @@ func (e edition) use() map[*life]float64 {
 	return use
 }
 
-// assign has the strategy choose, and reports whether any slot changed.
-func (m *manager) assign(r *rand.Rand, offered []*life, t float64, refresh bool) (changed bool) {
+// assign has the strategy choose, and reports whether any slot changed, and how many
+// points are new in those that clients ask.
+func (m *manager) assign(r *rand.Rand, offered []*life, t float64, refresh bool) (changed bool, came int) {
 	if c, ok := m.strategy.(*changing); ok && refresh {
 		c.salt = r.Uint64()
 	}
@@ -133,11 +136,14 @@ func (m *manager) assign(r *rand.Rand, offered []*life, t float64, refresh bool)
 		next[i].Holds = nil
 		for _, c := range points {
 			next[i].Holds = append(next[i].Holds, c.Point.AuthKey)
+			if next[i].Asked && !slices.Contains(m.slots[i].Holds, c.Point.AuthKey) {
+				came++
+			}
 		}
 		changed = changed || !sameKeys(next[i].Holds, m.slots[i].Holds)
 	}
 	m.slots = next
-	return changed
+	return changed, came
 }
 
 // sameKeys compares sets: the order of points means nothing to clients.

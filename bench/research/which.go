@@ -94,20 +94,26 @@ type trial struct {
 	distinct         bool // contents of the slots
 }
 
-// run returns what visits met, and the changed editions in a day, mean of all seeds.
-func (c trial) run(choice choice) (m met, changed float64) {
+// day is what a trial came to, means of its seeds.
+type day struct {
+	met
+	editions, came float64 // that changed anything, and points that were new in a slot
+}
+
+func (c trial) run(choice choice) (d day) {
 	for seed := range uint64(c.seeds) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		manager := manager{strategy: choice.strategy(), room: selection.Room{Points: 20, PerInstance: 1}, slots: slots(c.distinct)}
 		editions := manager.publish(r, newFleet(seed, c.fate, c.instances, 3))
-		c.crowd.visit(r, editions, &m)
+		c.crowd.visit(r, editions, &d.met)
 		for _, e := range editions {
 			if e.changed && e.at >= dayBegins {
-				changed += 1 / float64(c.seeds)
+				d.editions += 1 / float64(c.seeds)
+				d.came += float64(e.came) / float64(c.seeds)
 			}
 		}
 	}
-	return m, changed
+	return d
 }
 
 func (m met) per1000(n float64) float64 { return 1000 * n / m.visits }
@@ -117,7 +123,7 @@ func measureWhich(say progress) (figures, error) {
 		X: axis{Label: "how long a client keeps coming back, and how often"}, Y: axis{Label: "dead points met per 1,000 visits"}}
 	byHour := chart{Name: "which-hour", Title: "When points die (clients of 6 hours)",
 		X: axis{Label: "hours after 00:00 UTC of the day on which the descriptor was first made", From: 12, To: 36, Step: 3}, Y: axis{Label: "dead points met per 1,000 visits"}}
-	all := table{Name: "choices", Head: []string{"clients; service", "choice", "dead points met per 1,000 visits", "visits that meet one", "failed per 1,000", "changed editions a day"}}
+	all := table{Name: "choices", Head: []string{"clients; service", "choice", "dead points met per 1,000 visits", "visits that meet one", "changed editions a day", "points replaced a day"}}
 	for _, c := range choices {
 		byStay.Series = append(byStay.Series, series{Name: c.name})
 	}
@@ -127,8 +133,8 @@ func measureWhich(say progress) (figures, error) {
 		}
 		for i, c := range choices {
 			say("%s: %s", s.name, c.name)
-			m, changed := trial{s, 20, 12, false}.run(c)
-			all.add(s.name, c.name, f0(m.per1000(m.dead)), f1(m.per1000(m.withDead)/10)+" %", f2(m.per1000(m.failed)), f0(changed))
+			m := trial{s, 20, 12, false}.run(c)
+			all.add(s.name, c.name, f0(m.per1000(m.dead)), f1(m.per1000(m.withDead)/10)+" %", f0(m.editions), f0(m.came))
 			if s.charts {
 				byStay.Series[i].Y = append(byStay.Series[i].Y, round(float64(int(m.per1000(m.dead)+0.5))))
 			}
@@ -142,13 +148,12 @@ func measureWhich(say progress) (figures, error) {
 		}
 	}
 
-	slotsToo := table{Name: "slots", Head: []string{"clients; service", "choice", "one content for all HSDirs", "distinct contents", "changed editions a day, one / distinct"}}
+	slotsToo := table{Name: "slots", Head: []string{"clients; service", "choice", "one content for all HSDirs", "distinct contents", "changed editions a day, one / distinct", "points replaced a day in a descriptor, one / distinct"}}
 	for _, s := range []setting{settings[1], settings[5]} {
 		for _, c := range choices {
 			say("%s: %s, distinct contents", s.name, c.name)
-			one, changed := trial{s, 20, 12, false}.run(c)
-			many, changedMany := trial{s, 20, 12, true}.run(c)
-			slotsToo.add(s.name, c.name, f0(one.per1000(one.dead)), f0(many.per1000(many.dead)), f0(changed)+" / "+f0(changedMany))
+			one, many := trial{s, 20, 12, false}.run(c), trial{s, 20, 12, true}.run(c)
+			slotsToo.add(s.name, c.name, f0(one.per1000(one.dead)), f0(many.per1000(many.dead)), f0(one.editions)+" / "+f0(many.editions), f0(one.came)+" / "+f0(many.came/spreadFetch/replicas))
 		}
 	}
 	return figures{[]table{all, slotsToo}, []chart{byStay, byHour}}, nil

@@ -86,15 +86,16 @@ func held(a selection.Assignment) []selection.Slot {
 // planned is what a plan for a number of instances comes to.
 type planned struct {
 	n                     int
-	one, day              float64 // worst error of a share, in the first edition and over 16 refreshes
+	one, day, whole       float64 // worst error of a share, in the first edition, over aDay, over selection.Turns
 	fewest, most          int     // points in a slot that clients ask
 	distinct              int     // instances in such a slot, at least
-	asked, askedDay       int     // instances that new clients reach, in an edition and over 16
+	asked, askedDay       int     // instances that new clients reach, in an edition and over aDay
 	deathChanged, deathBy float64 // slots changed by a death, and worst error after it, at most
 	moved                 float64 // points that a refresh changes, mean
 }
 
-const refreshes = selection.Turns
+// aDay is as many refreshes as there are in a day.
+const aDay = 16
 
 func (g group) plan() planned {
 	p := planned{n: len(g.weights), fewest: math.MaxInt, distinct: math.MaxInt}
@@ -113,26 +114,39 @@ func (g group) plan() planned {
 	p.asked = len(a.Shares())
 	p.deathChanged, p.deathBy = g.death(a)
 
-	mean, turns := a.Shares(), a
-	for turn := uint64(1); turn < refreshes; turn++ {
-		before := held(turns)
-		turns = g.assign(before, turn, true)
-		for i, slot := range held(turns) {
+	refreshes := aDay // not all that many where none changes anything
+	if a.Sampled {
+		refreshes = selection.Turns
+	}
+	sum, latest := a.Shares(), a
+	for turn := 1; turn < refreshes; turn++ {
+		before := held(latest)
+		latest = g.assign(before, uint64(turn), true)
+		for i, slot := range held(latest) {
 			for _, key := range slot.Holds {
 				if !slices.Contains(before[i].Holds, key) {
-					p.moved += 1.0 / (refreshes - 1)
+					p.moved += 1 / float64(refreshes-1)
 				}
 			}
 		}
-		for name, share := range turns.Shares() {
-			mean[name] += share
+		for name, share := range latest.Shares() {
+			sum[name] += share
+		}
+		if turn == aDay-1 {
+			p.askedDay, p.day = len(sum), g.worst(mean(sum, aDay))
 		}
 	}
-	for name := range mean {
-		mean[name] /= refreshes
-	}
-	p.askedDay, p.day = len(mean), g.worst(mean)
+	p.whole = g.worst(mean(sum, refreshes))
 	return p
+}
+
+// mean divides each of the sums by n.
+func mean(sums map[string]float64, n int) map[string]float64 {
+	shares := make(map[string]float64, len(sums))
+	for name, sum := range sums {
+		shares[name] = sum / float64(n)
+	}
+	return shares
 }
 
 // death has one instance die, of up to seven, and nothing be due otherwise.
@@ -191,35 +205,40 @@ func spread(shares []float64) (worst float64) {
 const mostInstances = 200
 
 func measureNumber(say progress) (figures, error) {
+	instances := axis{Label: "instances of the service", From: 0, To: mostInstances}
 	reached := chart{Name: "any-number-reached", Title: "Instances that new clients reach",
-		X: axis{Label: "instances of the service", From: 0, To: mostInstances}, Y: axis{Label: "instances reached", From: 0, To: mostInstances}}
-	shares := chart{Name: "any-number-shares", Title: "How far the worst share is off",
-		X: axis{Label: "instances of the service", From: 0, To: mostInstances}, Y: axis{Label: "worst error of a share (%)", From: 0, To: 100}}
-	day, one := series{Name: "balancer, over 16 refreshes"}, series{Name: "balancer, one edition", Dashed: true}
+		X: instances, Y: axis{Label: "instances reached", From: 0, To: mostInstances}}
+	shares := chart{Name: "any-number-shares", Title: "How far the worst share is off over time", X: instances, Y: axis{Label: "worst error of a share (%)"}}
+	single := chart{Name: "any-number-edition", Title: "How far the worst share is off in one edition", X: instances, Y: axis{Label: "worst error of a share (%)", From: 0, To: 100}}
+	day, one := series{Name: "balancer, over a day"}, series{Name: "balancer, one edition", Dashed: true}
 	other, classic := series{Name: "GoBalance, one publication"}, series{Name: "OnionBalance 0.2.2"}
-	lines := []series{{Name: "equal, one edition", Dashed: true}, {Name: "equal, over 16"}, {Name: "uneven, one edition", Dashed: true}, {Name: "uneven, over 16"}, {Name: "GoBalance, equal, one publication", Dashed: true}}
+	shares.Series = []series{{Name: "equal, a day"}, {Name: "uneven, a day"}, {Name: "equal, four days", Dashed: true}, {Name: "uneven, four days", Dashed: true}}
+	single.Series = []series{{Name: "equal"}, {Name: "uneven"}, {Name: "GoBalance, equal", Dashed: true}}
 
-	plans := table{Name: "plans", Head: []string{"instances", "points in a descriptor", "instances in each", "worst share, one edition", "over 16 refreshes", "one dies: descriptors changed", "worst share then", "points changed by a refresh"}}
-	weighted := table{Name: "weights", Head: []string{"weights", "instances", "worst share, one edition", "over 16 refreshes"}}
-	compared := table{Name: "compared", Head: []string{"instances", "OnionBalance 0.2.2: not reached", "GoBalance: not reached, one publication", "worst share", "balancer: not reached, one edition", "over 16 refreshes", "worst share"}}
+	plans := table{Name: "plans", Head: []string{"instances", "points in a descriptor", "instances in each", "worst share, one edition", "a day", "four days", "one dies: descriptors changed", "worst share then", "points changed by a refresh"}}
+	weighted := table{Name: "weights", Head: []string{"weights", "instances", "worst share, one edition", "a day", "four days"}}
+	compared := table{Name: "compared", Head: []string{"instances", "OnionBalance 0.2.2: not reached", "GoBalance: not reached, one publication", "worst share", "balancer: not reached, one edition", "a day", "worst share, a day"}}
 	for n := 1; n <= mostInstances; n++ {
 		e, u := newGroup(n, equal).plan(), newGroup(n, uneven).plan()
-		say("%d instances: %.1f %%, over 16 refreshes %.1f %%; uneven weights %.1f %%, %.1f %%", n, e.one, e.day, u.one, u.day)
+		say("%d instances: %.1f %%, in four days %.1f %%; uneven weights %.1f %%, %.1f %%", n, e.one, e.whole, u.one, u.whole)
 		x := float64(n)
 		rolling, unasked := windows(n)
 		day.add(x, float64(e.askedDay))
 		one.add(x, float64(e.asked))
 		other.add(x, float64(n-unasked))
 		classic.add(x, float64(onionBalance(n)))
-		for i, y := range []float64{e.one, e.day, u.one, u.day, spread(rolling)} {
-			lines[i].add(x, y)
+		for i, y := range []float64{e.day, u.day, e.whole, u.whole} {
+			shares.Series[i].add(x, y)
+		}
+		for i, y := range []float64{e.one, u.one, spread(rolling)} {
+			single.Series[i].add(x, y)
 		}
 		death := f1(e.deathBy) + " %"
 		if e.one > 99 { // not every instance is in an edition
 			death = "over time"
 		}
 		if slices.Contains([]int{1, 3, 6, 7, 10, 13, 20, 21, 30, 41, 50, 60, 61, 80, 100, 120, 150, 200}, n) {
-			plans.add(n, span(e.fewest, e.most), e.distinct, f1(e.one)+" %", f1(e.day)+" %", f0(e.deathChanged)+" of 6", death, f0(e.moved))
+			plans.add(n, span(e.fewest, e.most), e.distinct, f1(e.one)+" %", f1(e.day)+" %", f1(e.whole)+" %", f0(e.deathChanged)+" of 6", death, f0(e.moved))
 		}
 		if slices.Contains([]int{3, 10, 11, 20, 30, 41, 60, 100, 120, 200}, n) {
 			compared.add(n, n-onionBalance(n), unasked, f0(spread(rolling))+" %", n-e.asked, n-e.askedDay, f1(e.day)+" %")
@@ -232,11 +251,11 @@ func measureNumber(say progress) (figures, error) {
 		for _, n := range []int{5, 10, 20, 50, 100, 200} {
 			say("%d instances of weights %s", n, w.name)
 			p := newGroup(n, w.weigh).plan()
-			weighted.add(w.name, n, f1(p.one)+" %", f1(p.day)+" %")
+			weighted.add(w.name, n, f1(p.one)+" %", f1(p.day)+" %", f1(p.whole)+" %")
 		}
 	}
-	reached.Series, shares.Series = []series{day, one, other, classic}, lines
-	return figures{[]table{plans, compared, weighted}, []chart{reached, shares}}, nil
+	reached.Series = []series{day, one, other, classic}
+	return figures{[]table{plans, compared, weighted}, []chart{reached, shares, single}}, nil
 }
 
 func span(least, most int) string {

@@ -15,6 +15,8 @@
 #   make failover what visitors lose when instances fail, beside OnionBalance, on a private
 #                 Tor network, as root, in an hour; ROWS=kill,web takes those rows,
 #                 JSON=1 prints all figures
+#   make research the figures of doc/research, simulated again; PAGES="stale-reads any-number"
+#                 takes those pages, JSON=1 prints all figures
 #   make fuzz     every fuzz target for FUZZTIME (20s), each with FUZZLEAST inputs at
 #                 least (1000); FUZZ=./descriptor takes those of one package
 #   make deps     Debian packages that are missing for any of these
@@ -52,7 +54,7 @@ endif
 RACE_FLAGS = -race -gcflags=crypto/internal/fips140/edwards25519/...=-race=false \
 	-gcflags=filippo.io/edwards25519/...=-race=false
 
-.PHONY: all build test soak bench bench-network bench-scale bench-checks failover fuzz demo deps clean go need-run need-test need-bench need-failover
+.PHONY: all build test soak bench bench-network bench-scale bench-checks failover research fuzz demo deps clean go need-run need-test need-bench need-failover
 
 all: need-run build
 
@@ -69,6 +71,7 @@ test: need-test go
 
 soak: need-test go
 	BALANCER_SOAK=1 CGO_ENABLED=1 $(GO) test -timeout 60m -count=1 -run 'Month|Turnover|Stale|Hostile|ManyFaults|Mutate|Bundle|Rare|OneCounter' ./internal/balance ./testnet/sim ./descriptor
+	BALANCER_SOAK=1 $(GO) test -count=1 -run FiguresAgain ./bench/research
 
 bench: need-bench go
 	GO=$(GO) $(GO) run ./bench $(if $(filter 0,$(NETWORK)),-network=false)
@@ -84,6 +87,9 @@ bench-checks: need-run go
 
 failover: need-failover go
 	@GO=$(GO) $(GO) run ./bench/failover $(if $(ROWS),-rows $(ROWS)) $(if $(filter 1,$(JSON)),-json)
+
+research: go
+	@$(GO) run ./bench/research $(if $(filter 1,$(JSON)),-json) $(PAGES)
 
 fuzz: go
 	@scripts/fuzz $(GO) $(FUZZTIME) $(FUZZLEAST) $(FUZZ)

@@ -64,7 +64,7 @@ func TestLowerCounterLocksOut(t *testing.T) {
 			for _, i := range s.instances {
 				i.ReplacePoints()
 			}
-			s.settle(10 * time.Minute)
+			s.settle(16 * time.Minute) // clients do not ask an HSDir again that was silent a quarter of an hour ago
 			lost := func(visits int) (lost int) {
 				for range visits {
 					for _, client := range clients {

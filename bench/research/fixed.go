@@ -156,7 +156,7 @@ func measureFixed(say progress) (figures, error) {
 		}
 		spent.add(cells...)
 	}
-	return figures{[]table{sizeTable, delayTable, spent}, []chart{size, delay}}, nil
+	return figures{[]table{sizeTable, delayTable, spent, measureServing(say)}, []chart{size, delay}}, nil
 }
 
 // hours writes how long a point lasts, which is never longer than tor's own limit.

@@ -16,7 +16,7 @@ import (
 var pages = []page{
 	{name: "which-selection", measure: measureWhich, slow: true},
 	{name: "any-number", measure: measureNumber, slow: true},
-	{name: "fixed-points", measure: measureFixed},
+	{name: "fixed-points", measure: measureFixed, slow: true},
 	{name: "stale-reads", measure: measureStale, slow: true},
 	{name: "chosen-relays", measure: measureChosen},
 }

@@ -43,6 +43,19 @@ func TestFleetSpends(t *testing.T) {
 	}
 }
 
+// TestServing has as many instances as points serve alike, and more in turns.
+func TestServing(t *testing.T) {
+	for _, day := range serving(1, 3, 3, 2) {
+		if off([][]float64{day}) > 1e-6 {
+			t.Errorf("three instances with three points: %v", day)
+		}
+	}
+	days := serving(1, 12, 3, 8)
+	if day, week := off(days[:1]), off(days); day < 100 || week >= day {
+		t.Errorf("twelve instances with three points are %.0f %% off in a day, %.0f %% in eight", day, week)
+	}
+}
+
 // TestClientsGoOn has clients meet what they should: each dead point once in two
 // minutes, and a new descriptor when none is left.
 func TestClientsGoOn(t *testing.T) {

@@ -24,7 +24,7 @@ func (s *Service) carryOut(ctx context.Context, now time.Time, v backend.View) {
 	if s.plan.Waiting != "" {
 		return
 	}
-	s.noteShares()
+	s.noteShares(v)
 	s.state.Published, s.state.Shares = s.plan.Chosen, s.plan.Shares
 	var errs []error
 	for n := range s.plan.Targets {

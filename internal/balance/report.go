@@ -121,18 +121,27 @@ func (s *Service) noteLack(l lack) {
 }
 
 // noteShares records when an instance's share of the clients falls to half of what it
-// was, or less.
-// A new turn of the strategy's is no reason: some instances have few places in one turn,
-// and more in another.
-func (s *Service) noteShares() {
-	for _, t := range s.plan.Targets {
-		if t.Refresh {
-			return
-		}
+// was, or less, and to less than half of what it should be: more instances leave less for
+// each. It says nothing while instances take turns, or when a turn ends: some then have
+// few places, and more in another.
+func (s *Service) noteShares(v backend.View) {
+	if s.plan.OverTurns != nil || slices.ContainsFunc(s.plan.Targets, func(t Target) bool { return t.Refresh }) {
+		return
 	}
-	before, after := s.state.Shares, s.plan.Shares
-	for _, i := range s.cfg.Instances {
-		if was, is := before[i.Name], after[i.Name]; was > 0 && is <= was/2 && s.plan.Out[i.Name]+s.plan.Down[i.Name] == "" {
+	weights, total := make([]float64, len(s.cfg.Instances)), 0.0
+	for n, i := range s.cfg.Instances {
+		if s.plan.Out[i.Name]+s.plan.Down[i.Name] != "" {
+			continue
+		}
+		weights[n] = 1
+		if selection.Weighs(s.cfg.Strategy.Name()) {
+			weights[n] = v.Weigh(n, i.Weight)
+		}
+		total += weights[n]
+	}
+	for n, i := range s.cfg.Instances {
+		was, is := s.state.Shares[i.Name], s.plan.Shares[i.Name]
+		if was > 0 && is <= was/2 && is < weights[n]/total/2 {
 			s.tell(event.ShareFell, slog.LevelWarn, "an instance's share of the clients fell", slog.String("instance", i.Name),
 				slog.Float64("percent", math.Round(100*is)), slog.Float64("was", math.Round(100*was)))
 		}

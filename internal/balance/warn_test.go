@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/backend"
+	"onionbalancer/internal/event"
+	"onionbalancer/selection"
 	"onionbalancer/testnet/sim"
 )
 
@@ -82,4 +85,36 @@ func TestHeldDoesNotBlink(t *testing.T) {
 			t.Errorf("told %q", *log.list)
 		}
 	})
+}
+
+// A share that falls is told, but not one that only makes room for other instances, nor
+// any while instances take turns.
+func TestShareFell(t *testing.T) {
+	view := backend.View{Backends: make([]*backend.Backend, 4)}
+	cfg := Config{Strategy: selection.Spread{}}
+	for n, name := range []string{"a", "b", "c", "d"} {
+		view.Backends[n] = &backend.Backend{}
+		cfg.Instances = append(cfg.Instances, Instance{Name: name, Weight: 1})
+	}
+	for _, test := range []struct {
+		name    string
+		was, is map[string]float64
+		turns   map[string]float64
+		out     map[string]string
+		told    int
+	}{
+		{"others come", map[string]float64{"a": 0.5, "b": 0.5}, map[string]float64{"a": 0.25, "b": 0.25, "c": 0.25, "d": 0.25}, nil, nil, 0},
+		{"it loses places", map[string]float64{"a": 0.25, "b": 0.75}, map[string]float64{"a": 0.1, "b": 0.9}, nil, nil, 1},
+		{"it loses all", map[string]float64{"a": 0.25, "b": 0.75}, map[string]float64{"b": 1}, nil, nil, 1},
+		{"in turns", map[string]float64{"a": 0.25, "b": 0.75}, map[string]float64{"b": 1}, map[string]float64{"a": 0.3, "b": 0.7}, nil, 0},
+		{"on purpose", map[string]float64{"a": 0.25, "b": 0.75}, map[string]float64{"b": 1}, nil, map[string]string{"a": "drain"}, 0},
+	} {
+		told := 0
+		s := &Service{cfg: cfg, env: Env{Now: time.Now, Record: func(event.Event) { told++ }}}
+		s.state.Shares = test.was
+		s.plan = Plan{Shares: test.is, OverTurns: test.turns, Out: test.out}
+		if s.noteShares(view); told != test.told {
+			t.Errorf("%s: told %d times, want %d", test.name, told, test.told)
+		}
+	}
 }

@@ -86,12 +86,15 @@ func (t *Target) alive(pool *pool) map[[32]byte][]*descriptor.IntroductionPoint 
 
 // gathersUntil returns until when a change waits for others; the zero time if it does
 // not. Nothing waits for longer than a consensus lasts.
-func (v View) gathersUntil(c change, last *Edition) time.Time {
+func (v View) gathersUntil(t *Target, last *Edition) time.Time {
 	var since time.Time
 	var long time.Duration
-	switch c {
+	switch t.change {
 	case changeAdded:
 		since, long = last.added, gatherAdded
+		if instances(t.places) >= 2*instances(last.places()) { // most have just started
+			long = gatherRemoved
+		}
 	case changeRemoved:
 		since, long = last.removed, gatherRemoved
 	}
@@ -99,6 +102,21 @@ func (v View) gathersUntil(c change, last *Edition) time.Time {
 		return time.Time{}
 	}
 	return since.Add(min(long, v.interval()))
+}
+
+// instances counts those that have a point in any of the places.
+func instances(places []place) int {
+	known := make(map[descriptor.Address]bool)
+	var before *holding
+	for _, p := range places {
+		if p.holding != before && p.holding != nil {
+			for _, a := range p.holding.owners {
+				known[a] = true
+			}
+		}
+		before = p.holding
+	}
+	return len(known)
 }
 
 // newsMax is how long after a new shared random value an ordinary tor may hear of it:

@@ -342,7 +342,7 @@ func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 		return
 	}
 	t.change = t.changeSince(last, pool)
-	until := v.gathersUntil(t.change, last)
+	until := v.gathersUntil(t, last)
 	t.Reason = t.reason(v.Now, last, v.Now.Before(until))
 	p.sooner(last.Refresh, v.Now)
 	p.sooner(last.expires(), v.Now)

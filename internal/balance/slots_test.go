@@ -225,6 +225,7 @@ func TestGathered(t *testing.T) {
 		return s.carryOut(v).Targets[0]
 	}
 	a, b, c, d := testMember("a", 1, 2, 3), testMember("b", 4, 5), testMember("c", 6), testMember("d", 7)
+	e, f, g := testMember("e", 8), testMember("f", 9), testMember("g", 10)
 	clients := func(v *View) { v.Config.Clients = []descriptor.AuthorizedClient{{PublicKey: [32]byte{9}}} }
 	moved := func(v *View) { clients(v); v.Targets[0].Slots[0].HSDir = [20]byte{98} }
 	due := func(v *View) {
@@ -246,19 +247,23 @@ func TestGathered(t *testing.T) {
 		{"the first", 0, nil, []*member{a}, ReasonNew, false},
 		{"an addition", time.Second, nil, []*member{a, b}, ReasonChanged, false},
 		{"another soon", time.Second, nil, []*member{a, b, c}, ReasonChanged, true},
-		{"and one more", 4*time.Minute + 58*time.Second, nil, []*member{a, b, c, d}, ReasonChanged, true},
-		{"both when the time is over", time.Second, nil, []*member{a, b, c, d}, ReasonChanged, false},
+		{"still", 4*time.Minute + 58*time.Second, nil, []*member{a, b, c}, ReasonChanged, true},
+		{"when the time is over", time.Second, nil, []*member{a, b, c}, ReasonChanged, false},
+		{"one more", time.Second, nil, []*member{a, b, c, d}, ReasonChanged, true},
 		{"a point died", time.Second, nil, []*member{short, b, c, d}, ReasonChanged, false},
 		{"another died soon", 10 * time.Second, nil, []*member{short, b, d}, ReasonChanged, true},
-		{"still", 19 * time.Second, nil, []*member{shorter, b, d}, ReasonChanged, true},
+		{"still, and another", 19 * time.Second, nil, []*member{shorter, b, d}, ReasonChanged, true},
 		{"both when the half minute is over", time.Second, nil, []*member{shorter, b, d}, ReasonChanged, false},
 		{"none lives", time.Second, nil, []*member{c}, ReasonChanged, false},
-		{"an addition soon after the last", time.Second, nil, []*member{c, d}, ReasonChanged, true},
-		{"other clients", time.Second, clients, []*member{c, d}, ReasonClients, false},
-		{"another one", time.Second, clients, []*member{b, c, d}, ReasonChanged, true},
-		{"another HSDir", time.Second, moved, []*member{b, c, d}, ReasonHSDirs, false},
-		{"one more", time.Second, moved, []*member{a, b, c, d}, ReasonChanged, true},
-		{"the refresh is due", time.Second, due, []*member{a, b, c, d}, ReasonRefresh, false},
+		{"as many again", time.Second, nil, []*member{c, d}, ReasonChanged, false},
+		{"twice as many soon", time.Second, nil, []*member{a, b, c, d}, ReasonChanged, true},
+		{"these after half a minute", 29 * time.Second, nil, []*member{a, b, c, d}, ReasonChanged, false},
+		{"an addition soon after the last", 40 * time.Second, nil, []*member{a, b, c, d, e}, ReasonChanged, true},
+		{"other clients", time.Second, clients, []*member{a, b, c, d, e}, ReasonClients, false},
+		{"another one", time.Second, clients, []*member{a, b, c, d, e, f}, ReasonChanged, true},
+		{"another HSDir", time.Second, moved, []*member{a, b, c, d, e, f}, ReasonHSDirs, false},
+		{"one more addition", time.Second, moved, []*member{a, b, c, d, e, f, g}, ReasonChanged, true},
+		{"the refresh is due", time.Second, due, []*member{a, b, c, d, e, f, g}, ReasonRefresh, false},
 	} {
 		got := step(test.after, test.change, test.members...)
 		if got.Reason != test.reason || got.Gathers != test.gathers || (got.Held != "") != test.gathers {

@@ -1,8 +1,6 @@
 package balance
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"slices"
 	"time"
 
@@ -117,19 +115,4 @@ func instances(places []place) int {
 		before = p.holding
 	}
 	return len(known)
-}
-
-// newsMax is how long after a new shared random value an ordinary tor may hear of it:
-// tors fetch a consensus up to 111 minutes after the one before was fresh.
-const newsMax = 111 * time.Minute
-
-// rotates returns when the first descriptor of a period is due that follows another.
-// Clients do not ask for it before noon. The time follows from the period's key, so
-// that two managers agree; it is zero unless the service is to look ordinary.
-func (v View) rotates(t *Target, s State) time.Time {
-	if last := s.last(t.Keys.Period); !v.Config.Ordinary || t.Role == v.Current || last.own || last.places == nil {
-		return time.Time{}
-	}
-	sum := sha256.Sum256(append([]byte("news"), t.Keys.Blinded[:]...))
-	return t.Ring.RunStart.Add(time.Duration(binary.BigEndian.Uint64(sum[:]) % uint64(newsMax)))
 }

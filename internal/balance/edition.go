@@ -58,7 +58,7 @@ func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Editi
 		Keys: t.Keys, Role: t.Role, Credential: t.Credential, Reason: t.Reason, Urgency: t.Urgency,
 		Revision: revision, Built: now, Turn: t.Turn,
 	}
-	e.Refresh = now.Add(refreshAfter(t.Keys, revision))
+	e.Refresh = now.Add(refreshAfter(t.Credential.Seed, revision))
 	e.due = e.Refresh
 	if !t.Refresh {
 		// Many changes do not keep the next turn from coming.

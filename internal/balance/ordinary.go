@@ -1,13 +1,66 @@
 package balance
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
 	"onionbalancer/selection"
 )
+
+// hearsay is the consensus that an ordinary service goes by. A tor of ours has each as
+// soon as it is made, and an ordinary one 45 to 111 minutes after the one before
+// was no longer fresh: only then does it move its descriptors to new HSDirs, and make
+// those for a new shared random value.
+type hearsay struct {
+	has    *hsdir.Consensus
+	newest time.Time // the valid-after of the newest that is known
+	late   time.Time // when one came that was not made just before: our tor is as any other
+}
+
+const (
+	justMade = 15 * time.Minute
+	lateFor  = 24 * time.Hour // from which on a tor may have become early
+)
+
+// take returns the consensus to go by, when c is the newest.
+func (h *hearsay) take(now time.Time, c *hsdir.Consensus, seed [32]byte) *hsdir.Consensus {
+	switch {
+	case c == nil || h.has == nil:
+		*h = hearsay{has: c}
+		if c != nil {
+			h.newest = c.ValidAfter
+		}
+		return c
+	case c.ValidAfter.After(h.newest):
+		if h.newest = c.ValidAfter; now.Sub(c.ValidAfter) > justMade {
+			h.late = now
+		}
+	}
+	if now.Sub(h.late) < lateFor || !c.ValidAfter.After(h.has.ValidAfter) || !now.Before(h.due(seed)) {
+		h.has = c
+	}
+	return h.has
+}
+
+// due returns when an ordinary tor would have another consensus. It follows from a
+// secret, for nobody to know beforehand.
+func (h *hearsay) due(seed [32]byte) time.Time {
+	start := h.has.FreshUntil.Add(h.has.VotingInterval() * 3 / 4)
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64(append([]byte("hearsay"), seed[:]...), uint64(h.has.ValidAfter.Unix())))
+	return start.Add(time.Duration(binary.BigEndian.Uint64(sum[:]) % uint64(h.has.ValidUntil.Sub(start)*7/8)))
+}
+
+// next returns when h goes by another consensus; the zero time if it has the newest.
+func (h *hearsay) next(seed [32]byte) time.Time {
+	if h.has == nil || !h.newest.After(h.has.ValidAfter) {
+		return time.Time{}
+	}
+	return h.due(seed)
+}
 
 // hidden returns those of the published points that their instances have still, as far
 // as anyone can know, though they show them no more: when the period changes, clients
@@ -35,6 +88,18 @@ func (v View) hidden(candidates, published []selection.Candidate) (list []select
 // draws 18 to 24 hours for each.
 func pointLife(key [32]byte) time.Duration {
 	return 18*time.Hour + time.Duration(binary.BigEndian.Uint64(key[:])%uint64(6*time.Hour))
+}
+
+// beside returns the authentication keys of the descriptors that are published beside a
+// period's own. When that is new, they include those of the one that it follows.
+func (s State) beside(period, other descriptor.Period) [][32]byte {
+	list := s.last(other).keys()
+	if !s.last(period).own {
+		for p := range s.Editions {
+			list = append(list, s.last(p).keys()...)
+		}
+	}
+	return list
 }
 
 // keys are the authentication keys of what the first slot holds, if it is this period's.

@@ -165,7 +165,7 @@ func makePlan(v View, s State) Plan {
 	}
 	p.Targets = make([]Target, len(v.Targets))
 	d := newDealer(v, pool.flow)
-	other := s.last(v.Targets[1-v.Current].Keys.Period).keys()
+	var others [][32]byte // of the points that the current descriptor is to have
 	for _, role := range [2]hsdir.Role{v.Current, 1 - v.Current} {
 		t := &p.Targets[role]
 		t.ViewTarget, t.Role = v.Targets[role], role
@@ -173,9 +173,9 @@ func makePlan(v View, s State) Plan {
 		if role == v.Current && p.awaitsAdvice(v, request) {
 			return p
 		}
-		assigned := t.assign(v, request, other)
+		assigned := t.assign(v, request, append(others, s.beside(t.Keys.Period, v.Targets[1-role].Keys.Period)...))
 		if len(assigned.Points) > 0 {
-			other = keys(assigned.Points[0])
+			others = keys(assigned.Points[0])
 		}
 		t.hold(assigned, d, s)
 		if role == v.Current {
@@ -236,13 +236,13 @@ func (t *Target) request(v View, s State, candidates []selection.Candidate) sele
 
 // assign has the strategy choose the points of every place of t. What they were given
 // before is kept as long as it is as good as anything else. An ordinary service's have
-// none of the points of its other descriptor, whose keys are given.
-func (t *Target) assign(v View, request selection.Request, other [][32]byte) selection.Assignment {
+// none of the points of its other descriptors, whose keys are given.
+func (t *Target) assign(v View, request selection.Request, others [][32]byte) selection.Assignment {
 	switch {
 	case len(t.Slots) == 0:
 		return selection.Assignment{}
 	case v.Config.Ordinary:
-		return selection.Ordinary(v.Config.Strategy, request, other)
+		return selection.Ordinary(v.Config.Strategy, request, others)
 	}
 	return selection.Assign(v.Config.Strategy, request)
 }
@@ -334,10 +334,6 @@ func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 		t.Reason, t.Urgency = ReasonNew, hsdir.UrgencyRotation
 		if len(s.Editions) == 0 {
 			t.Urgency = hsdir.UrgencyNew
-		}
-		if until := v.rotates(t, s); v.Now.Before(until) {
-			t.Held, t.Gathers = "an ordinary tor would not know of the new period before "+clock(until), true
-			p.sooner(until, v.Now)
 		}
 		return
 	}

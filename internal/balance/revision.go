@@ -101,8 +101,9 @@ func lead(last *Edition) time.Duration {
 
 // refreshAfter returns how long an unchanged edition stays before it is
 // refreshed. It follows from the edition, so that another manager knows it,
-// and spreads the refreshes of many services.
-func refreshAfter(keys descriptor.PeriodKeys, revision uint64) time.Duration {
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64(append([]byte("refresh"), keys.Blinded[:]...), revision))
+// and spreads the refreshes of many services. It also follows from the credential's
+// seed, a secret: an HSDir, which sees the key and the revision, could else foretell it.
+func refreshAfter(seed [32]byte, revision uint64) time.Duration {
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64(append([]byte("refresh"), seed[:]...), revision))
 	return refreshMin + time.Duration(binary.BigEndian.Uint64(sum[:])%uint64(refreshMax-refreshMin))
 }

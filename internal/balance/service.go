@@ -125,6 +125,7 @@ type Service struct {
 	drained   drained
 	troubles  troubles
 	advised   advised
+	hearsay   hearsay // of an ordinary service
 	started   time.Time
 	rounds    uint64
 	lastRound time.Time
@@ -226,6 +227,11 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	s.rounds++
 	s.lastRound = now
 	c, missing := s.env.Consensus.Consensus()
+	if s.cfg.Ordinary {
+		c = s.hearsay.take(now, c, s.report.view.seed())
+	} else {
+		s.hearsay = hearsay{}
+	}
 	view, err := s.view(now, c)
 	if c != nil && err == nil {
 		s.credentials(now, c, &view)
@@ -358,7 +364,7 @@ func (s *Service) forget(v View) {
 // due returns when the next turn is due without an event.
 func (s *Service) due(now time.Time) time.Time {
 	next := now.Add(time.Hour)
-	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.next(), s.visits.next(), s.signingDue(now)} {
+	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.next(), s.visits.next(), s.signingDue(now), s.hearsay.next(s.report.view.seed())} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}

@@ -272,30 +272,16 @@ func TestGathered(t *testing.T) {
 	}
 }
 
-// A service that is to look ordinary publishes for a new period when an ordinary tor
-// hears of it, and not to HSDirs that left.
-func TestOrdinaryTimes(t *testing.T) {
-	var s State
-	v := wideView(20, testMember("a", 1, 2))
-	v.Targets[1].Credential = nil
-	s.carryOut(v)
-	v.Config.Ordinary = true
-	v.Targets[1].Credential = testLater
-	v.Targets[1].Ring.RunStart = testNow.Add(-time.Second)
-	until := v.rotates(&Target{ViewTarget: v.Targets[1], Role: hsdir.SecondRole}, s)
-	if after := until.Sub(testNow); after < -time.Second || after > newsMax {
-		t.Fatalf("due %s after the news", after)
-	}
-	v.Targets[0].Slots[3].HSDir = [20]byte{99}
-	if p := makePlan(v, s); !p.Targets[1].Gathers || p.Targets[1].Reason != ReasonNew || p.Next.After(until) || len(p.Targets[0].places) != 8 {
-		t.Errorf("%+v, until %s, %d slots", p.Targets[1].Held, p.Next, len(p.Targets[0].places))
-	}
-	v.Now = until
-	if p := makePlan(v, s); p.Targets[1].Held != "" {
-		t.Errorf("when it is due: %q", p.Targets[1].Held)
-	}
-	v.Now, v.Config.Ordinary = testNow, false
-	if p := makePlan(v, s); p.Targets[1].Held != "" || len(p.Targets[0].places) != 9 {
-		t.Errorf("not ordinary: %q, %d slots", p.Targets[1].Held, len(p.Targets[0].places))
+// A service that is to look ordinary publishes to no HSDirs that left.
+func TestOrdinarySlots(t *testing.T) {
+	for ordinary, want := range map[bool]int{true: 8, false: 9} {
+		var s State
+		v := wideView(20, testMember("a", 1, 2))
+		s.carryOut(v)
+		v.Config.Ordinary = ordinary
+		v.Targets[0].Slots[3].HSDir = [20]byte{99}
+		if p := makePlan(v, s); len(p.Targets[0].places) != want {
+			t.Errorf("ordinary %v: %d slots, want %d", ordinary, len(p.Targets[0].places), want)
+		}
 	}
 }

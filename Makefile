@@ -70,7 +70,7 @@ test: need-test go
 	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 BALANCER_BINARY=$(CURDIR)/bin/balancer $(GO) test $(RACE_FLAGS) -timeout 15m ./...
 
 soak: need-test go
-	BALANCER_SOAK=1 CGO_ENABLED=1 $(GO) test -timeout 60m -count=1 -run 'Month|Turnover|Stale|Hostile|ManyFaults|Mutate|Bundle|Rare|OneCounter' ./internal/balance ./testnet/sim ./descriptor
+	BALANCER_SOAK=1 CGO_ENABLED=1 $(GO) test -timeout 60m -count=1 -run 'Month|Turnover|Stale|Hostile|ManyFaults|Mutate|Bundle|Rare|OneCounter' ./internal/balance ./testnet/sim ./testnet/tell ./descriptor
 	BALANCER_SOAK=1 $(GO) test -count=1 -run FiguresAgain ./bench/research
 
 bench: need-bench go

@@ -247,7 +247,11 @@ func (s *simulation) departures(t *testing.T) (counts map[string]int, measured i
 	constants := Constants(archived(t).lot)
 	maps.Copy(constants, versionsOfTor)
 	counts = make(map[string]int)
-	lot := measureAll(t, s.ours.samples)
+	measure := s.ours.samples
+	if !soaking() {
+		measure = measure[:min(len(measure), 30)]
+	}
+	lot := measureAll(t, measure)
 	for _, f := range lot {
 		for _, name := range f.Departures(constants) {
 			counts[name]++
@@ -265,6 +269,9 @@ func (s *simulation) departures(t *testing.T) (counts map[string]int, measured i
 // to be had, fewer live on for 18 hours than of those that a tor makes when it needs one.
 func TestOrdinaryMonth(t *testing.T) {
 	for name, delay := range map[string]time.Duration{"a tor as any": 0, "a tor that fetches the consensus early": 3 * time.Minute} {
+		if delay == 0 && !soaking() {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			s := simulation{days: 1, services: 1, plain: 2, instances: 8, fetchEvery: 15 * time.Minute, consensus: delay, ordinary: true}
 			if soaking() {
@@ -282,7 +289,7 @@ func TestOrdinaryMonth(t *testing.T) {
 					t.Errorf("told by %v", f)
 				}
 			}
-			if counts, measured := s.departures(t); len(counts) > 0 || measured < 15*s.days {
+			if counts, measured := s.departures(t); len(counts) > 0 || measured < 15 {
 				t.Errorf("of %d versions, so many differ from real tor's: %v", measured, counts)
 			}
 		})
@@ -303,7 +310,7 @@ func long(h Habits) float64 {
 // TestBalancedIsTold: without the profile, a balancer is told by its uploads, and by what
 // is in them.
 func TestBalancedIsTold(t *testing.T) {
-	s := simulation{days: 1, services: 1, plain: 2, instances: 8, fetchEvery: 30 * time.Minute}
+	s := simulation{days: 1, services: 1, plain: 2, instances: 5, fetchEvery: 30 * time.Minute}
 	s.run(t, 1)
 	told := make(map[string]bool)
 	for _, f := range CompareHabits(s.habits()).Tells(habitAlpha) {

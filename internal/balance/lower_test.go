@@ -21,13 +21,16 @@ type ahead struct {
 
 func (a ahead) Upload(u hsdir.Upload) {
 	e := a.of.service.state.Editions[u.Period] // the loop, which calls, holds the lock
+	held := make(map[[20]byte]*descriptor.Contents)
+	for n := range e.slots {
+		held[e.slots[n].HSDir] = e.slots[n].holding.Contents
+	}
 	body := u.Body
 	u.Body = func(ctx context.Context, at hsdir.Slot) ([]byte, error) {
 		if h := a.hsdir.Load(); h == nil || at.HSDir != *h {
 			return body(ctx, at)
 		}
-		n := e.index(at.HSDir)
-		return e.Credential.Encode(ctx, dated(e.slots[n].holding.Contents, e.Built), e.Revision+1<<33)
+		return e.Credential.Encode(ctx, dated(held[at.HSDir], e.Built), e.Revision+1<<33)
 	}
 	a.Uploader.Upload(u)
 }
@@ -53,14 +56,16 @@ func TestLowerCounterLocksOut(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			slot := s.service.state.Editions[c.CurrentPeriod()].slots[0]
+			s.service.mu.Lock()
+			asked := s.service.state.Editions[c.CurrentPeriod()].slots[0].HSDir
+			s.service.mu.Unlock()
 			if broken {
-				wrong.Store(&slot.HSDir)
+				wrong.Store(&asked)
 				s.service.Reconfigure(s.configWith("another")) // for an edition with the slot ahead
 				s.settle(time.Minute)
 				wrong.Store(nil)
 			}
-			clients := s.readers(slot.HSDir, 4)
+			clients := s.readers(asked, 4)
 			for _, i := range s.instances {
 				i.ReplacePoints()
 			}

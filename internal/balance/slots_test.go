@@ -135,6 +135,13 @@ func TestContentsBelongToHSDirs(t *testing.T) {
 	if ring.reasons() != [2]Reason{ReasonHSDirs, ""} || !ring.Targets[0].places[8].Left {
 		t.Errorf("another ring: made for %q", ring.reasons())
 	}
+	// It comes back: it has the edition, and clients ask it again.
+	back := s.carryOut(view())
+	same("the first ring again", back)
+	if e := s.Editions[testPeriod]; back.reasons() != [2]Reason{} || e.slot(left).Left || e.slot(left).Reserve || !e.slot(newcomer).Left || !e.slot(newcomer).Reserve {
+		t.Errorf("the first ring again: made for %q, and the one that is back is %+v", back.reasons(), e.slot(left).Slot)
+	}
+	s.carryOut(v)
 	// Two consensuses later nobody asks the one that left.
 	for hours := range 3 {
 		v.Now, v.valid[0], v.valid[1] = v.Now.Add(15*time.Minute), v.valid[0].Add(time.Hour), v.valid[1].Add(time.Hour)

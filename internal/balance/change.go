@@ -101,6 +101,12 @@ func (v View) gathersUntil(c change, last *Edition) time.Time {
 	return since.Add(min(long, v.interval()))
 }
 
+// heeds reports whether p publishes what it should without delay. If it does not, a
+// change that was urgent still is: it does not wait for fetches afterwards.
+func (p *Plan) heeds() bool {
+	return p.Waiting == "" && !slices.ContainsFunc(p.Targets, func(t Target) bool { return t.Gathers && t.change >= changeRemoved })
+}
+
 // newsMax is how long after a new shared random value an ordinary tor may hear of it:
 // tors fetch a consensus up to 111 minutes after the one before was fresh.
 const newsMax = 111 * time.Minute

@@ -274,6 +274,39 @@ func TestGathered(t *testing.T) {
 	}
 }
 
+// An instance that was taken out while others' end is gathered waits for that, and not for
+// fetches in flight as well.
+func TestGatheredIsUrgent(t *testing.T) {
+	var s State
+	a, b, c := testMember("a", 1), testMember("b", 2), testMember("c", 3)
+	plan := func(after time.Duration, members ...*member) Plan {
+		v := wideView(20, members...)
+		v.Now = testNow.Add(after)
+		return s.carryOut(v)
+	}
+	for _, test := range []struct {
+		what    string
+		after   time.Duration
+		members []*member
+		heeds   bool
+	}{
+		{"the first", 0, []*member{a, b, c}, true},
+		{"one died", time.Second, []*member{b, c}, true},
+		{"another soon", 2 * time.Second, []*member{c}, false},
+		{"when the half minute is over", 31 * time.Second, []*member{c}, true},
+		{"one came", 32 * time.Second, []*member{b, c}, true},
+		{"another soon, which is not urgent", 33 * time.Second, []*member{a, b, c}, true},
+	} {
+		p := plan(test.after, test.members...)
+		if p.heeds() != test.heeds {
+			t.Errorf("%s: %v, %q", test.what, p.heeds(), p.Targets[0].Held)
+		}
+	}
+	if p := (Plan{Waiting: "x"}); p.heeds() {
+		t.Error("a plan that decided nothing heeds what is urgent")
+	}
+}
+
 // A service that is to look ordinary publishes for a new period when an ordinary tor
 // hears of it, and not to HSDirs that left.
 func TestOrdinaryTimes(t *testing.T) {

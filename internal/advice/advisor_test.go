@@ -216,6 +216,31 @@ func TestToldPrefers(t *testing.T) {
 	})
 }
 
+// TestToldAtRefresh: weights that change between refreshes lay nothing out anew, and do
+// at the next one.
+func TestToldAtRefresh(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	r := request(now, "a", "a", "a", "b", "b", "b", "c", "c", "c", "d", "d", "d")
+	for n, c := range r.Candidates {
+		c.Point.LinkSpecifiers = []descriptor.LinkSpecifier{{Type: descriptor.LinkRSA, Data: append(make([]byte, 19), byte(n))}}
+	}
+	r.Slots = []selection.Slot{{Replica: 1, Asked: true}, {Replica: 2, Asked: true}}
+	told := toldOf("/p", Answer{}, Question{})
+	for n, points := range selection.Assign(told, r).Points {
+		for _, c := range points {
+			r.Slots[n].Holds = append(r.Slots[n].Holds, c.Point.AuthKey)
+		}
+	}
+	told.weights = map[string]float64{"a": 3}
+	if shares := selection.Assign(told, r).Shares(); shares["a"] > 0.26 {
+		t.Errorf("at once: %v", shares)
+	}
+	r.Refresh = true
+	if shares := selection.Assign(told, r).Shares(); shares["a"] < 0.4 {
+		t.Errorf("at the next refresh: %v", shares)
+	}
+}
+
 // TestQuestion: what a program is told, and what not.
 func TestQuestion(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)

@@ -27,7 +27,13 @@ const (
 	// linger is how long the output of a program that has ended may be held open by
 	// processes that it left behind.
 	linger = 200 * time.Millisecond
+	// atOnce is how many programs run at once, of all services: each takes a thread
+	// of ours, and Go ends a process with 10,000 of them.
+	atOnce = 16
 )
+
+// running holds a token for each program that runs.
+var running = make(chan struct{}, atOnce)
 
 // CheckFile returns an error if path is no program. Whether others can change it is not
 // looked at.
@@ -47,7 +53,7 @@ func CheckFile(path string) error {
 // Run asks a program a question. The program has no arguments, no environment but PATH,
 // no open files but the three standard ones, / for its working directory, and 5 seconds.
 // If we are root, it runs as nobody. Whatever it left in its process group is killed at
-// the end.
+// the end. While many others run it waits, and the 5 seconds begin afterwards.
 func Run(ctx context.Context, program string, q Question) (Answer, error) {
 	a, err := ask(ctx, program, &q)
 	if err != nil {
@@ -75,6 +81,12 @@ var errTooLong = fmt.Errorf("its answer has more than %d bytes", maxAnswer)
 
 // call runs a program with the given input, and returns its output.
 func call(ctx context.Context, program string, input []byte, deadline time.Duration) ([]byte, error) {
+	select {
+	case running <- struct{}{}:
+		defer func() { <-running }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	timer := time.AfterFunc(deadline, func() { cancel(fmt.Errorf("no answer within %s", deadline)) })

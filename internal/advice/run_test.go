@@ -128,6 +128,47 @@ func TestHangingProgram(t *testing.T) {
 	}
 }
 
+// TestManyPrograms: few run at once, however many services ask, and those that wait
+// end with their context.
+func TestManyPrograms(t *testing.T) {
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := script(t, "touch "+dir+"/$$; exec sleep 1000")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	errs := make(chan error, 3*atOnce)
+	for range cap(errs) {
+		go func() {
+			_, err := call(ctx, path, nil, time.Minute)
+			errs <- err
+		}()
+	}
+	started := func() int {
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	for started() < atOnce {
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(100 * time.Millisecond) // for more, which there should not be
+	if n := started(); n > atOnce {
+		t.Errorf("%d programs run at once", n)
+	}
+	cancel()
+	for range cap(errs) {
+		if err := <-errs; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+}
+
 // TestNothingLeft: what a program started ends with it, however it ends.
 func TestNothingLeft(t *testing.T) {
 	number := regexp.MustCompile(`pid ([0-9]+)`)

@@ -44,6 +44,7 @@ func (t Told) Name() string { return Prefix + t.program }
 // Wish implements selection.Strategy.
 func (t Told) Wish(instances []selection.Standing, now time.Time) selection.Wishes {
 	w := selection.Spread{}.Wish(instances, now)
+	w.AtRefresh = t.given // a program may have other weights every minute
 	for n, i := range instances {
 		if weight, told := t.weights[i.Instance]; told {
 			w.Instances[n].Weight = weight

@@ -102,6 +102,12 @@ func (v View) gathersUntil(t *Target, last *Edition) time.Time {
 	return since.Add(min(long, v.interval()))
 }
 
+// heeds reports whether p publishes what it should without delay. If it does not, a
+// change that was urgent still is: it does not wait for fetches afterwards.
+func (p *Plan) heeds() bool {
+	return p.Waiting == "" && !slices.ContainsFunc(p.Targets, func(t Target) bool { return t.Gathers && t.change >= changeRemoved })
+}
+
 // instances counts those that have a point in any of the places.
 func instances(places []place) int {
 	known := make(map[descriptor.Address]bool)

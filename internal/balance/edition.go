@@ -83,11 +83,17 @@ func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Editi
 	return e
 }
 
-// share takes over what a plan holds that asks for no new edition. It is the same, so
-// a second copy is not needed.
+// share takes over what a plan holds that asks for no new edition: the contents, which are
+// the same, so that a second copy is not needed, and which HSDirs clients ask now. One
+// that had left may be back, and where there are few relays others take no places.
 func (e *Edition) share(t *Target) {
 	for _, p := range t.places {
-		if at := e.slot(p.HSDir); at != nil && p.holding != nil && sameContents(at.holding.Contents, p.holding.Contents) {
+		at := e.slot(p.HSDir)
+		if at == nil {
+			continue
+		}
+		at.Reserve, at.Left, at.leftAt = p.Reserve, p.Left, p.leftAt // upload's Body reads HSDir meanwhile
+		if p.holding != nil && sameContents(at.holding.Contents, p.holding.Contents) {
 			at.holding = p.holding
 		}
 	}

@@ -130,7 +130,7 @@ type Service struct {
 	rounds    uint64
 	lastRound time.Time
 	jumps     int       // clock jumps that were handled
-	urgent    uint64    // urgent changes that were planned for
+	urgent    uint64    // urgent changes that plans heeded
 	replan    bool      // the next turn plans
 	step      bool      // the next turn advances the editions
 	plan      Plan      // the last
@@ -247,7 +247,9 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	}
 	last := s.plan
 	s.plan = makePlan(view, s.state)
-	s.urgent = view.Instances.Urgent
+	if s.plan.heeds() {
+		s.urgent = view.Instances.Urgent
+	}
 	s.tellProgram(&s.plan)
 	if s.plan.Waiting != "" {
 		s.plan.Targets, s.plan.Contents, s.plan.Left, s.plan.Thefts = last.Targets, last.Contents, last.Left, last.Thefts // the status does not blink

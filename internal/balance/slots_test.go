@@ -135,6 +135,13 @@ func TestContentsBelongToHSDirs(t *testing.T) {
 	if ring.reasons() != [2]Reason{ReasonHSDirs, ""} || !ring.Targets[0].places[8].Left {
 		t.Errorf("another ring: made for %q", ring.reasons())
 	}
+	// It comes back: it has the edition, and clients ask it again.
+	back := s.carryOut(view())
+	same("the first ring again", back)
+	if e := s.Editions[testPeriod]; back.reasons() != [2]Reason{} || e.slot(left).Left || e.slot(left).Reserve || !e.slot(newcomer).Left || !e.slot(newcomer).Reserve {
+		t.Errorf("the first ring again: made for %q, and the one that is back is %+v", back.reasons(), e.slot(left).Slot)
+	}
+	s.carryOut(v)
 	// Two consensuses later nobody asks the one that left.
 	for hours := range 3 {
 		v.Now, v.valid[0], v.valid[1] = v.Now.Add(15*time.Minute), v.valid[0].Add(time.Hour), v.valid[1].Add(time.Hour)
@@ -269,6 +276,39 @@ func TestGathered(t *testing.T) {
 		if got.Reason != test.reason || got.Gathers != test.gathers || (got.Held != "") != test.gathers {
 			t.Errorf("%s: %q, held %q, want %q, %v", test.what, got.Reason, got.Held, test.reason, test.gathers)
 		}
+	}
+}
+
+// An instance that was taken out while others' end is gathered waits for that, and not for
+// fetches in flight as well.
+func TestGatheredIsUrgent(t *testing.T) {
+	var s State
+	a, b, c := testMember("a", 1), testMember("b", 2), testMember("c", 3)
+	plan := func(after time.Duration, members ...*member) Plan {
+		v := wideView(20, members...)
+		v.Now = testNow.Add(after)
+		return s.carryOut(v)
+	}
+	for _, test := range []struct {
+		what    string
+		after   time.Duration
+		members []*member
+		heeds   bool
+	}{
+		{"the first", 0, []*member{a, b, c}, true},
+		{"one died", time.Second, []*member{b, c}, true},
+		{"another soon", 2 * time.Second, []*member{c}, false},
+		{"when the half minute is over", 31 * time.Second, []*member{c}, true},
+		{"one came", 32 * time.Second, []*member{b, c}, true},
+		{"another soon, which is not urgent", 33 * time.Second, []*member{a, b, c}, true},
+	} {
+		p := plan(test.after, test.members...)
+		if p.heeds() != test.heeds {
+			t.Errorf("%s: %v, %q", test.what, p.heeds(), p.Targets[0].Held)
+		}
+	}
+	if p := (Plan{Waiting: "x"}); p.heeds() {
+		t.Error("a plan that decided nothing heeds what is urgent")
 	}
 }
 

@@ -31,6 +31,7 @@ type Config struct {
 	Managers  []string       // names of tors for balancers
 	Masters   []string       // public addresses that the instances answer under
 	Instances int            // called web1, web2 and so on
+	PerTor    int            // how many instances run in one tor, called tor1 and so on; 0 and 1: each has its own
 	Services  int            // ordinary ones, called plain1, plain2 and so on
 	Timeout   time.Duration  // for Start; 0 stands for 3 minutes
 	Tell      func(string)   // hears of the progress; may be nil
@@ -89,26 +90,44 @@ func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 	return l, nil
 }
 
-// startServices starts instances and ordinary services, each with its own tor,
-// and waits until HSDirs have their descriptors.
+// startServices starts instances and ordinary services, and waits until HSDirs have
+// their descriptors.
 func (l *Lab) startServices(ctx context.Context, config Config) error {
 	l.Instances = make([]*testnet.Service, config.Instances)
 	l.Services = make([]*testnet.Service, config.Services)
 	config.Tell(fmt.Sprintf("starting %d instances and %d ordinary services", config.Instances, config.Services))
 	group, ctx := errgroup.WithContext(ctx)
-	start := func(into **testnet.Service, c testnet.ServiceConfig) {
-		group.Go(func() (err error) {
-			if *into, err = l.Net.Service(ctx, c); err != nil {
+	start := func(tor string, into []*testnet.Service, configs ...testnet.ServiceConfig) {
+		group.Go(func() error {
+			services, err := l.Net.Services(ctx, tor, configs...)
+			if err != nil {
 				return err
 			}
-			return (*into).Published(ctx)
+			copy(into, services)
+			for _, s := range services {
+				if err := s.Published(ctx); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	}
+	var instances []testnet.ServiceConfig
 	for i := range l.Instances {
-		start(&l.Instances[i], testnet.ServiceConfig{Name: fmt.Sprintf("web%d", i+1), Masters: config.Masters})
+		instances = append(instances, testnet.ServiceConfig{Name: fmt.Sprintf("web%d", i+1), Masters: config.Masters})
+	}
+	each := max(1, config.PerTor)
+	for first := 0; first < len(instances); first += each {
+		some := instances[first:min(first+each, len(instances))]
+		tor := some[0].Name
+		if each > 1 {
+			tor = fmt.Sprintf("tor%d", first/each+1)
+		}
+		start(tor, l.Instances[first:], some...)
 	}
 	for i := range l.Services {
-		start(&l.Services[i], testnet.ServiceConfig{Name: fmt.Sprintf("plain%d", i+1)})
+		c := testnet.ServiceConfig{Name: fmt.Sprintf("plain%d", i+1)}
+		start(c.Name, l.Services[i:], c)
 	}
 	return group.Wait()
 }

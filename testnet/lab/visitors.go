@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -78,6 +79,54 @@ func (l *Lab) VisitEvery(ctx context.Context, address string, interval time.Dura
 		}
 	}
 	return nil
+}
+
+// Chance is the probability that as many visitors, each drawn at random by the shares of
+// what they may come to, are spread at least as unevenly as counted, by the sum of
+// (counted - expected)^2/expected. It is worked out from samples, and so is exact for few
+// visitors too, down to 1/50,000.
+func Chance(counted map[string]int, shares map[string]float64) float64 {
+	const samples = 50_000
+	var n, limits = 0, []float64{} // where the shares end that add up to 1
+	var names []string
+	total := 0.0
+	for _, name := range slices.Sorted(maps.Keys(shares)) {
+		if shares[name] > 0 {
+			total += shares[name]
+			names, limits = append(names, name), append(limits, total)
+		}
+	}
+	at := make([]float64, len(names)) // counts
+	for i, name := range names {
+		at[i] = float64(counted[name])
+		n += counted[name]
+	}
+	for name, count := range counted {
+		if count > 0 && shares[name] <= 0 {
+			return 0 // nobody comes there by chance
+		}
+	}
+	unevenness := func() (sum float64) {
+		for i, name := range names {
+			expected := float64(n) * shares[name] / total
+			sum += (at[i] - expected) * (at[i] - expected) / expected
+		}
+		return sum
+	}
+	found := unevenness()
+	random := rand.New(rand.NewPCG(1, 2)) // the same answer for the same counts
+	as := 0
+	for range samples {
+		clear(at)
+		for range n {
+			i, _ := slices.BinarySearch(limits, total*random.Float64())
+			at[min(i, len(at)-1)]++
+		}
+		if unevenness() >= found-1e-9 {
+			as++
+		}
+	}
+	return float64(as) / samples
 }
 
 // Tally counts who answered visitors.

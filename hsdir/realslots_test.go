@@ -27,7 +27,7 @@ const (
 	slotsVisitors = 12 // tors of visitors
 	// slotsRoom is how long the test takes, and a client's descriptors end with the
 	// period.
-	slotsRoom = 100 * time.Second
+	slotsRoom = 90 * time.Second
 	// slotPatience is for one visit: tor waits half a minute for a dead HSDir.
 	slotPatience = 75 * time.Second
 )
@@ -78,7 +78,7 @@ func startSlots(ctx context.Context, t *testing.T) *slots {
 	}
 	s := &slots{identity: identity, revision: 1000, gone: -1}
 	s.Lab = labtest.Start(ctx, t, lab.Config{
-		Network:  testnet.Config{Relays: 18, VotingInterval: 30 * time.Second},
+		Network:  testnet.Config{Relays: 18, VotingInterval: time.Minute},
 		Managers: tors, Masters: []string{s.address()}, Instances: askedSlots, PerTor: 3,
 	})
 	for _, name := range tors[1:] {
@@ -253,6 +253,11 @@ func (s *slots) visitOnce(ctx context.Context, c *slotVisitor) (v slotVisit) {
 	began := time.Now()
 	v.name, v.err = c.Get(ctx, fmt.Sprint("user", began.UnixNano()), "http://"+s.address()+"/")
 	v.name, v.took = strings.TrimSpace(v.name), time.Since(began)
+	// Each of these visits asks, and tor's event may come a little after its answer.
+	for until := time.Now().Add(5 * time.Second); len(c.Asked(s.address())) == before && time.Now().Before(until); {
+		backoff.Sleep(ctx, 10*time.Millisecond)
+	}
+	backoff.Sleep(ctx, 100*time.Millisecond) // of more than one HSDir, likewise
 	for _, h := range c.Asked(s.address())[before:] {
 		v.asked = append(v.asked, slices.IndexFunc(s.slots, func(slot hsdir.Slot) bool { return fmt.Sprintf("%X", slot.HSDir) == h }))
 	}
@@ -365,7 +370,9 @@ func (s *slots) testHSDirDies(ctx context.Context, t *testing.T) {
 	met := 0
 	var slowest time.Duration
 	for _, v := range s.visit(ctx, t, 1, s.forget) {
-		if !v.served() {
+		// A test network's tor may draw the same HSDir again after 5 s, not 15 minutes.
+		onlyGone := len(v.asked) > 2 && !slices.ContainsFunc(v.asked, func(k int) bool { return k != s.gone })
+		if !v.served() && !onlyGone {
 			t.Error(v)
 		}
 		if slices.Contains(v.asked, s.gone) {

@@ -31,6 +31,7 @@ type Config struct {
 	Managers  []string       // names of tors for balancers
 	Masters   []string       // public addresses that the instances answer under
 	Instances int            // called web1, web2 and so on
+	Crowd     int            // tors of visitors who each fetch the descriptor anew; see NewVisit
 	PerTor    int            // how many instances run in one tor, called tor1 and so on; 0 and 1: each has its own
 	Services  int            // ordinary ones, called plain1, plain2 and so on
 	Timeout   time.Duration  // for Start; 0 stands for 3 minutes
@@ -46,6 +47,7 @@ type Lab struct {
 
 	ownDir   bool
 	visitors atomic.Int64
+	crowd    chan *testnet.Client // those that no visitor uses at the moment
 }
 
 // Start makes a lab and waits until its services are published. A network that is
@@ -77,6 +79,9 @@ func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 	network := config.Network
 	network.Dir = filepath.Join(l.Dir, "net")
 	network.Clients = append([]string{Client}, config.Managers...)
+	for i := range config.Crowd {
+		network.Clients = append(network.Clients, crowdName(i))
+	}
 	network.Progress = func(p testnet.Progress) { config.Tell(p.String()) }
 	if err := os.RemoveAll(network.Dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("removing an earlier test network: %w", err), l.Stop())
@@ -84,11 +89,17 @@ func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 	if l.Net, err = testnet.Start(ctx, network); err != nil {
 		return nil, errors.Join(err, l.Stop())
 	}
+	l.crowd = make(chan *testnet.Client, config.Crowd)
+	for i := range config.Crowd {
+		l.crowd <- l.Net.Client(crowdName(i))
+	}
 	if err := l.startServices(ctx, config); err != nil {
 		return nil, errors.Join(err, l.Stop())
 	}
 	return l, nil
 }
+
+func crowdName(i int) string { return fmt.Sprintf("crowd%d", i+1) }
 
 // startServices starts instances and ordinary services, and waits until HSDirs have
 // their descriptors.

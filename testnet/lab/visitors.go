@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"onionbalancer/testnet"
 )
 
 // fetchTimeout is for one visitor, as long as tor's own SocksTimeout.
@@ -21,6 +23,38 @@ func (l *Lab) Visit(ctx context.Context, address string) (name string, took time
 	defer cancel()
 	began := time.Now()
 	name, err = l.Net.Client(Client).Get(ctx, fmt.Sprintf("visitor%d", l.visitors.Add(1)), "http://"+address+"/")
+	return strings.TrimSpace(name), time.Since(began), err
+}
+
+// NewVisit is Visit by one of Config.Crowd tors, which is nobody else's meanwhile. It
+// fetches the descriptor first, from an HSDir that it draws as every new visitor's tor
+// does, so that descriptors that differ between HSDirs are met by chance.
+func (l *Lab) NewVisit(ctx context.Context, address string) (name string, took time.Duration, err error) {
+	return l.crowdVisit(ctx, address, true)
+}
+
+// HeldVisit is NewVisit with the descriptor that the tor holds already.
+func (l *Lab) HeldVisit(ctx context.Context, address string) (name string, took time.Duration, err error) {
+	return l.crowdVisit(ctx, address, false)
+}
+
+func (l *Lab) crowdVisit(ctx context.Context, address string, fresh bool) (name string, took time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	var c *testnet.Client
+	select {
+	case c = <-l.crowd:
+		defer func() { l.crowd <- c }()
+	case <-ctx.Done():
+		return "", 0, context.Cause(ctx)
+	}
+	began := time.Now()
+	if fresh {
+		err = c.Refetch(ctx, address, "")
+	}
+	if err == nil {
+		name, err = c.Get(ctx, fmt.Sprintf("visitor%d", l.visitors.Add(1)), "http://"+address+"/")
+	}
 	return strings.TrimSpace(name), time.Since(began), err
 }
 
@@ -42,6 +76,11 @@ func (l *Lab) FirstVisit(ctx context.Context, address string) (name string, err 
 // Visits sends count visitors, at most limit of them at a time, and counts into t
 // who answered.
 func (l *Lab) Visits(ctx context.Context, address string, count, limit int, t *Tally) error {
+	return Send(ctx, count, limit, func() { t.Add(l.Visit(ctx, address)) })
+}
+
+// Send calls visit count times, at most limit of them at a time, and waits for all.
+func Send(ctx context.Context, count, limit int, visit func()) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	turns := make(chan struct{}, limit)
@@ -53,7 +92,7 @@ func (l *Lab) Visits(ctx context.Context, address string, count, limit int, t *T
 		}
 		wg.Go(func() {
 			defer func() { <-turns }()
-			t.Add(l.Visit(ctx, address))
+			visit()
 		})
 	}
 	wg.Wait()

@@ -122,29 +122,28 @@ func (l *Lab) VisitEvery(ctx context.Context, address string, interval time.Dura
 
 // Chance is the probability that as many visitors, each drawn at random by the shares of
 // what they may come to, are spread at least as unevenly as counted, by the sum of
-// (counted - expected)^2/expected. It is worked out from samples, and so is exact for few
-// visitors too, down to 1/50,000.
+// (counted - expected)^2/expected. It comes from samples, at most 50,000 of them, and so is
+// good for few visitors too; great probabilities are to a tenth.
 func Chance(counted map[string]int, shares map[string]float64) float64 {
-	const samples = 50_000
-	var n, limits = 0, []float64{} // where the shares end that add up to 1
+	const samples, enough = 50_000, 100
 	var names []string
-	total := 0.0
-	for _, name := range slices.Sorted(maps.Keys(shares)) {
-		if shares[name] > 0 {
-			total += shares[name]
-			names, limits = append(names, name), append(limits, total)
-		}
-	}
-	at := make([]float64, len(names)) // counts
-	for i, name := range names {
-		at[i] = float64(counted[name])
-		n += counted[name]
-	}
-	for name, count := range counted {
-		if count > 0 && shares[name] <= 0 {
+	var ends []float64 // of the shares, one after the other
+	n, total := 0, 0.0
+	for _, name := range slices.Sorted(maps.Keys(counted)) {
+		if n += counted[name]; counted[name] > 0 && shares[name] <= 0 {
 			return 0 // nobody comes there by chance
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(shares)) {
+		if shares[name] > 0 {
+			total += shares[name]
+			names, ends = append(names, name), append(ends, total)
+		}
+	}
+	if n == 0 {
+		return 1
+	}
+	at := make([]float64, len(names))
 	unevenness := func() (sum float64) {
 		for i, name := range names {
 			expected := float64(n) * shares[name] / total
@@ -152,20 +151,24 @@ func Chance(counted map[string]int, shares map[string]float64) float64 {
 		}
 		return sum
 	}
-	found := unevenness()
+	for i, name := range names {
+		at[i] = float64(counted[name])
+	}
+	found := unevenness() - 1e-9          // what rounding may take
 	random := rand.New(rand.NewPCG(1, 2)) // the same answer for the same counts
-	as := 0
-	for range samples {
+	for reached, done := 0, 1; ; done++ {
 		clear(at)
 		for range n {
-			i, _ := slices.BinarySearch(limits, total*random.Float64())
+			i, _ := slices.BinarySearch(ends, total*random.Float64())
 			at[min(i, len(at)-1)]++
 		}
-		if unevenness() >= found-1e-9 {
-			as++
+		if unevenness() >= found {
+			reached++
+		}
+		if reached == enough || done == samples {
+			return float64(reached) / float64(done)
 		}
 	}
-	return float64(as) / samples
 }
 
 // Tally counts who answered visitors.

@@ -46,7 +46,9 @@ for a new public address with "balancer run", and checks these claims:
 
 With more than six instances, or with --limit, no descriptor has room for all of their
 introduction points, and HSDirs hold different ones. Several instances share a tor then,
-each visitor fetches the descriptor anew, and the claims are these:
+each visitor fetches the descriptor anew, and the claims are these (instances for which
+six descriptors of that many points have no room either get their turn at a refresh,
+after an hour or two, which the demonstration does not wait for):
 
   - every instance is visited;
   - the instances share the visitors as planned, but for chance;

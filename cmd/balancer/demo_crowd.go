@@ -142,7 +142,7 @@ func (d *demo) crowdAll(ctx context.Context, _ *lab.Process) error {
 			}
 		}
 		d.line.tell(fmt.Sprintf("%3.0f s until %d of %d instances are published", time.Since(began).Seconds(), have, want))
-		return have >= want && lab.Published(s)
+		return have >= want && lab.Confirmed(s)
 	})
 	if err != nil && ctx.Err() == nil {
 		d.result.claim(false, "the descriptors name all instances that there is room for", "%d, not %d: %v", have, want, err)
@@ -208,7 +208,7 @@ func (d *demo) claimCrowd(r *tallyResult) {
 		detail += ", not " + strings.Join(missed, ", ")
 	}
 	if len(waiting) > 0 {
-		detail += fmt.Sprintf("; %s not published", strings.Join(waiting, ", "))
+		detail += fmt.Sprintf("; %d more wait for a later refresh, as there is no room for all at a time: %s", len(waiting), strings.Join(waiting, ", "))
 	}
 	d.result.claim(len(missed) == 0, "every published instance is visited", "%s", detail)
 	d.result.claim(*r.Chance >= leastChance, "the instances share the visitors as planned",
@@ -242,7 +242,7 @@ func (d *demo) crowdKill(ctx context.Context, _ *lab.Process) error {
 	defer cancel()
 	_, err = lab.Await(limited, filepath.Join(d.lab.Dir, "state", status.SocketName), func(s status.Service) bool {
 		d.line.tell(fmt.Sprintf("%3.0f s until the balancer has taken out %s", time.Since(began).Seconds(), d.result.Killed))
-		return !slices.ContainsFunc(s.Instances, func(i status.Instance) bool { return dead[i.Name] && i.Published > 0 }) && confirmed(s)
+		return !slices.ContainsFunc(s.Instances, func(i status.Instance) bool { return dead[i.Name] && i.Published > 0 }) && lab.Confirmed(s)
 	})
 	if err != nil && ctx.Err() == nil {
 		d.result.claim(false, "dead instances are taken out", "%v", err)
@@ -262,11 +262,6 @@ func (d *demo) crowdKill(ctx context.Context, _ *lab.Process) error {
 	d.result.claim(*fresh.Chance >= leastChance, "the others share the visitors as planned",
 		"chance alone is as uneven as this with a probability of %.3g", *fresh.Chance)
 	return nil
-}
-
-// confirmed reports whether all HSDirs that clients ask have what is published.
-func confirmed(s status.Service) bool {
-	return !slices.ContainsFunc(s.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed < len(d.Slots) })
 }
 
 // claimLoss says whether visitors were served by those that live.

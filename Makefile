@@ -16,6 +16,8 @@
 #   make failover what visitors lose when instances fail, beside OnionBalance, on a private
 #                 Tor network, as root, in an hour; ROWS=kill,web takes those rows,
 #                 JSON=1 prints all figures
+#   make compare  30 instances beside OnionBalance, on a private Tor network, in ten minutes;
+#                 JSON=1 prints all figures
 #   make research the figures of doc/research, simulated again; PAGES="stale-reads any-number"
 #                 takes those pages, JSON=1 prints all figures
 #   make fuzz     every fuzz target for FUZZTIME (20s), each with FUZZLEAST inputs at
@@ -55,7 +57,7 @@ endif
 RACE_FLAGS = -race -gcflags=crypto/internal/fips140/edwards25519/...=-race=false \
 	-gcflags=filippo.io/edwards25519/...=-race=false
 
-.PHONY: all build test soak bench bench-network bench-scale bench-checks failover research fuzz demo deps clean go need-run need-test need-bench need-failover
+.PHONY: all build test soak bench bench-network bench-scale bench-checks failover compare research fuzz demo deps clean go need-run need-test need-bench need-compare need-failover
 
 all: need-run build
 
@@ -89,6 +91,9 @@ bench-checks: need-run go
 failover: need-failover go
 	@GO=$(GO) $(GO) run ./bench/failover $(if $(ROWS),-rows $(ROWS)) $(if $(filter 1,$(JSON)),-json)
 
+compare: need-compare go
+	@GO=$(GO) $(GO) run ./bench/compare $(if $(filter 1,$(JSON)),-json)
+
 research: go
 	@$(GO) run ./bench/research $(if $(filter 1,$(JSON)),-json) $(PAGES)
 
@@ -112,6 +117,9 @@ need-test:
 
 need-bench:
 	@scripts/need tor gcc libc6-dev softhsm2 opensc onionbalance
+
+need-compare:
+	@scripts/need tor onionbalance
 
 need-failover:
 	@scripts/need tor nftables onionbalance

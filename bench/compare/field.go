@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"onionbalancer/bench/harness"
@@ -28,7 +29,8 @@ const (
 	// two points of each.
 	fitting = descriptor.MaxIntroductionPoints / 2
 
-	crowd = 6 // tors of visitors
+	crowd   = 6 // tors of new visitors
+	keepers = 4 // of visitors who keep their descriptors
 
 	// votingInterval is what OnionBalance takes for granted on a test network.
 	votingInterval = 20 * time.Second
@@ -40,6 +42,8 @@ const (
 	theirsTor = "onionbalance"
 	watchTor  = "watch"
 )
+
+func keeperTor(i int) string { return fmt.Sprintf("keeper%d", i+1) }
 
 // side is one program with one public address, and what became of it.
 type side struct {
@@ -60,6 +64,7 @@ type field struct {
 	sides   []*side // balancer first
 	running []*lab.Process
 	reader  *lab.Reader
+	number  atomic.Int64 // of visits by keepers
 }
 
 // startField starts the network, the instances and both programs.
@@ -82,13 +87,17 @@ func startField(ctx context.Context, dir string) (f *field, err error) {
 		}
 		masters = append(masters, s.address().String())
 	}
+	tors := []string{oursTor, theirsTor, watchTor}
+	for i := range keepers {
+		tors = append(tors, keeperTor(i))
+	}
 	f.Lab, err = lab.Start(ctx, lab.Config{
 		Dir: dir, Network: testnet.Config{
 			Relays: relays, VotingInterval: votingInterval,
 			// Each visit has circuits of its own, which tor would keep for ten minutes.
 			ClientOptions: []string{"MaxCircuitDirtiness 10"},
 		},
-		Managers: []string{oursTor, theirsTor, watchTor}, Masters: masters, Instances: instances, PerTor: perTor, Crowd: crowd,
+		Managers: tors, Masters: masters, Instances: instances, PerTor: perTor, Crowd: crowd,
 		Timeout: 5 * time.Minute, Tell: func(what string) { harness.Progress("%s", what) },
 	})
 	if err != nil {

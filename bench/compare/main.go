@@ -122,18 +122,22 @@ func (r *report) print(out io.Writer, asJSON bool) error {
 			each = fmt.Sprint(published.Most)
 		}
 		if published.Refused != "" {
-			each = published.Refused
+			each = "none published"
 		}
 		fmt.Fprintf(out, "| %s | %d of %d | %s | %d | %d | %s | %d |\n", s.Name, s.Backends, r.Instances, each, published.Points,
 			published.Asked, s.Before.served(), s.Before.answered())
 	}
 	fmt.Fprintf(out, "\n%d of the %d instances killed:\n\n", r.Killed, r.Instances)
-	fmt.Fprintln(out, "| program | first answer after the kill | served: who hold a descriptor | new visitors | first answer after the instances were back |")
+	fmt.Fprintln(out, "| program | first answer after the kill | served: who hold a descriptor | new visitors | first answer after the instances were started again |")
 	fmt.Fprintln(out, "|---|---|---|---|---|")
 	for _, s := range r.Sides {
 		if s.Killed != nil {
+			back := seconds(s.Killed.Back, "none")
+			if s.Killed.First != nil {
+				back = "–"
+			}
 			fmt.Fprintf(out, "| %s, %d backends | %s | %s | %s | %s |\n", s.Name, s.Backends, seconds(s.Killed.First, "none"), s.Killed.Held.served(),
-				s.Killed.Fresh.served(), seconds(s.Killed.Back, "–"))
+				s.Killed.Fresh.served(), back)
 		}
 	}
 	fmt.Fprintf(out, "\n%.0f s altogether, %s, %s\n", r.Seconds, r.Machine, r.Began.Format(time.DateOnly))

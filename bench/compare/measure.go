@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +15,9 @@ import (
 	"onionbalancer/internal/backoff"
 	"onionbalancer/testnet/lab"
 )
+
+// pause is the time between two visits of the same.
+const pause = 2 * time.Second
 
 // patience is after how long a visitor without an answer is lost.
 const patience = 30 * time.Second
@@ -152,7 +155,7 @@ type killed struct {
 	Held  count    `json:"held"`          // visitors who held a descriptor
 	Fresh count    `json:"fresh"`         // new visitors
 	First *float64 `json:"first_seconds"` // from the kill to the first answer to any of them; nil: none
-	Back  *float64 `json:"back_seconds"`  // from the instances' return to the first answer; nil: not in time
+	Back  *float64 `json:"back_seconds"`  // of one without answers, from the instances' start to the first; nil: not in time
 }
 
 // killAll kills the instances that OnionBalance's descriptor leads to, watches for a while
@@ -163,29 +166,39 @@ func (f *field) killAll(ctx context.Context, watch time.Duration) (number int, e
 	}
 	var sides []*side
 	for _, s := range f.sides {
-		if s.Published.HSDirs > 0 && s.Before.answered() > 0 {
-			s.Killed = new(killed)
-			sides = append(sides, s)
-			// All hold a descriptor of it.
-			if err := lab.Send(ctx, 2*crowd, crowd, func() { f.visit(ctx, s, new(count), f.NewVisit) }); err != nil {
-				return 0, err
+		if s.Before.answered() == 0 {
+			continue
+		}
+		s.Killed = new(killed)
+		sides = append(sides, s)
+		for i := range keepers {
+			if err := f.keeperVisit(ctx, s, i, new(count)); err != nil {
+				return 0, fmt.Errorf("having a visitor hold a descriptor of %s: %w", s.Name, err)
 			}
 		}
 	}
-	dead := f.Instances[:fitting]
 	var group errgroup.Group
 	for i := 0; i < fitting; i += perTor {
-		group.Go(func() error { dead[i].Kill(); return nil })
+		group.Go(func() error { f.Instances[i].Kill(); return nil })
 	}
 	_ = group.Wait()
 	began := time.Now()
-	if err := f.visitDuring(ctx, sides, watch); err != nil {
-		return fitting, err
-	}
+	f.visitFor(ctx, sides, watch)
 	for _, s := range sides {
 		s.Killed.First = since(began, &s.Killed.Held, &s.Killed.Fresh)
 	}
 	return fitting, f.back(ctx, sides)
+}
+
+// keeperVisit visits as somebody whose tor keeps its descriptors.
+func (f *field) keeperVisit(ctx context.Context, s *side, keeper int, c *count) (err error) {
+	f.visit(ctx, s, c, func(ctx context.Context, address string) (string, time.Duration, error) {
+		began := time.Now()
+		var name string
+		name, err = f.Net.Client(keeperTor(keeper)).Get(ctx, fmt.Sprint("visitor", f.number.Add(1)), "http://"+address+"/")
+		return strings.TrimSpace(name), time.Since(began), err
+	})
+	return err
 }
 
 // since is the time from began to the first answer of any.
@@ -198,53 +211,54 @@ func since(began time.Time, counts ...*count) (took *float64) {
 	return took
 }
 
-// visitDuring sends visitors of both kinds to the addresses in turn, for a while.
-func (f *field) visitDuring(ctx context.Context, sides []*side, long time.Duration) error {
-	until := time.Now().Add(long)
-	for n := 0; time.Now().Before(until); n++ {
-		err := lab.Send(ctx, 2*len(sides), crowd, func() func() {
-			var next atomic.Int64
-			return func() {
-				i := int(next.Add(1) - 1)
-				s := sides[i%len(sides)]
-				if i < len(sides) {
-					f.visit(ctx, s, &s.Killed.Held, f.HeldVisit)
-				} else {
-					f.visit(ctx, s, &s.Killed.Fresh, f.NewVisit)
-				}
-			}
-		}())
-		if err != nil {
-			return err
-		}
-		harness.Progress("%3.0f s left without %d instances", time.Until(until).Seconds(), fitting)
-	}
-	return nil
-}
-
-// back starts the killed instances again, and waits until every address answers.
-func (f *field) back(ctx context.Context, sides []*side) error {
-	harness.Progress("the instances are coming back")
-	began := time.Now()
-	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+// visitFor has each keeper visit each address again and again for a while, and at the same
+// time one new visitor after the other.
+func (f *field) visitFor(ctx context.Context, sides []*side, long time.Duration) {
+	more, cancel := context.WithTimeout(ctx, long)
 	defer cancel()
-	for i := 0; i < fitting; i += perTor {
-		if err := f.Instances[i].Restart(limited); err != nil {
-			return err
-		}
+	var wg sync.WaitGroup
+	again := func(visit func()) {
+		wg.Go(func() {
+			for more.Err() == nil {
+				visit()
+				backoff.Sleep(more, pause)
+			}
+		})
 	}
 	for _, s := range sides {
-		for s.Killed.Back == nil && limited.Err() == nil {
+		for i := range keepers {
+			again(func() { _ = f.keeperVisit(ctx, s, i, &s.Killed.Held) }) // which counts it
+		}
+		for range crowd / len(sides) {
+			again(func() { f.visit(ctx, s, &s.Killed.Fresh, f.NewVisit) })
+		}
+	}
+	harness.Progress("%.0f s without %d instances", long.Seconds(), fitting)
+	wg.Wait()
+}
+
+// back starts the killed instances again, and waits until every address answers that did
+// not.
+func (f *field) back(ctx context.Context, sides []*side) error {
+	harness.Progress("the instances are coming back")
+	limited, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	began := time.Now()
+	var group errgroup.Group
+	for i := 0; i < fitting; i += perTor {
+		group.Go(func() error { return f.Instances[i].Restart(limited) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, s := range sides {
+		for s.Killed.First == nil && s.Killed.Back == nil && limited.Err() == nil {
 			var c count
 			short, cancel := context.WithTimeout(limited, 5*time.Second)
 			f.visit(short, s, &c, f.NewVisit)
 			cancel()
 			s.Killed.Back = since(began, &c)
-			backoff.Sleep(limited, 500*time.Millisecond)
 		}
-	}
-	if errors.Is(limited.Err(), context.DeadlineExceeded) {
-		return nil
 	}
 	return ctx.Err()
 }

@@ -25,9 +25,6 @@ import (
 const (
 	askedSlots    = 6  // of a descriptor, 3 for each of 2 replicas
 	slotsVisitors = 12 // tors of visitors
-	// slotsRoom is how long the test takes, and a client's descriptors end with the
-	// period.
-	slotsRoom = 90 * time.Second
 	// slotPatience is for one visit: tor waits half a minute for a dead HSDir.
 	slotPatience = 75 * time.Second
 )
@@ -96,22 +93,22 @@ func startSlots(ctx context.Context, t *testing.T) *slots {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.reader.Close)
-	s.awaitRoom(ctx, t)
-	s.read(ctx, t)
+	s.read(ctx, t, time.Minute)
 	return s
 }
 
 func (s *slots) address() string { return s.identity.Address().String() }
 
-// awaitRoom waits until neither the period nor the shared random value changes soon.
-func (s *slots) awaitRoom(ctx context.Context, t *testing.T) {
+// awaitRoom waits until neither the period nor the shared random value changes for so
+// long: clients' descriptors end with the period.
+func (s *slots) awaitRoom(ctx context.Context, t *testing.T, long time.Duration) {
 	for {
 		c, err := s.Net.Consensus(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
 		soonest := min(time.Until(c.NextPeriod()), time.Until(c.NextSharedRandom()))
-		if soonest > slotsRoom {
+		if soonest > long {
 			return
 		}
 		t.Logf("the network changes in %v", soonest)
@@ -122,9 +119,11 @@ func (s *slots) awaitRoom(ctx context.Context, t *testing.T) {
 	}
 }
 
-// read reads where descriptors go, and the instances' introduction points.
-func (s *slots) read(ctx context.Context, t *testing.T) {
+// read reads where descriptors go, and the instances' introduction points, when they stay
+// the same for so long.
+func (s *slots) read(ctx context.Context, t *testing.T, long time.Duration) {
 	t.Helper()
+	s.awaitRoom(ctx, t, long)
 	if err := s.reader.Refresh(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -351,6 +350,7 @@ func (s *slots) testSlotAhead(ctx context.Context, t *testing.T) {
 // testHSDirDies: an HSDir that is gone, which no consensus tells yet, costs new visitors
 // time and no visit.
 func (s *slots) testHSDirDies(ctx context.Context, t *testing.T) {
+	s.read(ctx, t, slotPatience+5*time.Second)
 	s.gone = slices.IndexFunc(s.slots[:askedSlots], func(slot hsdir.Slot) bool {
 		return s.Net.KillRelay(fmt.Sprintf("%X", slot.HSDir)) == nil // which authorities survive
 	})

@@ -70,7 +70,7 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 				return usageError{fmt.Errorf("a descriptor has 1 to %d introduction points, not %d", descriptor.MaxIntroductionPoints, o.limit)}
 			}
 			if o.crowd() {
-				o.setCrowd(cmd.Flags().Changed("voting-interval"))
+				o.setCrowd(cmd.Flags().Changed)
 			}
 			if err := o.lab.Network.Validate(); err != nil {
 				return usageError{err}
@@ -83,8 +83,8 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 	flags.IntVar(&o.fetches, "fetches", 90, "`NUMBER` of visitors before an instance is killed")
 	flags.IntVar(&o.lab.Instances, "instances", 3, "`NUMBER` of instances")
 	flags.IntVar(&o.limit, "limit", 0, "`NUMBER` of introduction points that a descriptor may have (max_introduction_points); 20 by default")
-	flags.IntVar(&o.lab.Network.Relays, "relays", demoRelays, "`NUMBER` of relays")
-	flags.DurationVar(&o.lab.Network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more")
+	flags.IntVar(&o.lab.Network.Relays, "relays", demoRelays, "`NUMBER` of relays; 37 by default with many instances")
+	flags.DurationVar(&o.lab.Network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more; 30s by default with more than six instances")
 	flags.StringVar(&o.dir, "dir", "", "`DIRECTORY` for logs and state, which is kept; a temporary one by default")
 	flags.StringVar(&o.lab.Network.LogLevel, "tor-log", "notice", "what the tors log, as in torrc: \"[rend]info notice\" tells more")
 	flags.BoolVar(&o.keep, "keep", false, "keep the temporary directory")

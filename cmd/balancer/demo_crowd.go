@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet"
 	"onionbalancer/testnet/lab"
@@ -23,6 +25,10 @@ const (
 	ownTors      = 8 // instances up to this have a tor each; of more, several share one
 	sharedTors   = 6
 	crowdTors    = 6 // of visitors
+
+	// crowdRelays are enough that hardly any instance finds all of its relays taken in
+	// descriptors of twenty points, none of which share one.
+	crowdRelays = 37
 
 	// crowdInterval leaves five minutes between two times when all introduction points change.
 	crowdInterval = 30 * time.Second
@@ -44,13 +50,16 @@ rate = 10
 // crowd reports whether visitors are a crowd.
 func (o *demoOptions) crowd() bool { return o.lab.Instances > fewInstances || o.limit > 0 }
 
-// setCrowd prepares the lab for a crowd.
-func (o *demoOptions) setCrowd(intervalGiven bool) {
+// setCrowd prepares the lab for a crowd, but for what flags say.
+func (o *demoOptions) setCrowd(given func(flag string) bool) {
 	o.lab.Crowd = crowdTors
 	if o.lab.Instances > ownTors {
 		o.lab.PerTor = (o.lab.Instances + sharedTors - 1) / sharedTors
 	}
-	if !intervalGiven {
+	if points := cmp.Or(o.limit, descriptor.MaxIntroductionPoints); points > demoRelays/2 && o.lab.Instances > ownTors && !given("relays") {
+		o.lab.Network.Relays = crowdRelays
+	}
+	if !given("voting-interval") {
 		o.lab.Network.VotingInterval = crowdInterval
 	}
 	// The circuits of hundreds of visitors, kept for ten minutes, would take all of tor's time.
@@ -131,7 +140,7 @@ func (d *demo) crowdAll(ctx context.Context, _ *lab.Process) error {
 	if d.options.limit > 0 {
 		want = min(want, askedSlots*d.options.limit)
 	}
-	limited, cancel := context.WithTimeoutCause(ctx, 8*time.Minute, fmt.Errorf("not %d instances were published within 8 minutes", want))
+	limited, cancel := context.WithTimeoutCause(ctx, 6*time.Minute, fmt.Errorf("not %d instances were published within six minutes", want))
 	defer cancel()
 	began, have := time.Now(), 0
 	_, err := lab.Await(limited, filepath.Join(d.lab.Dir, "state", status.SocketName), func(s status.Service) bool {

@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	relays    = 20
+	relays    = 37
 	instances = 30
 	perTor    = 5
 	// fitting is how many backends OnionBalance's descriptor has room for: it publishes

@@ -3,7 +3,8 @@
 #   make          what is needed to run, then bin/balancer; PKCS11=0 builds it without
 #                 tokens, and then without a C compiler and without libc
 #   make demo     balancing shown on a private Tor network; ROTATE=1 goes on over
-#                 a change of the time period and of the shared random value
+#                 a change of the time period and of the shared random value; INSTANCES=30
+#                 takes that many, LIMIT=3 that many introduction points in a descriptor
 #   make test     vet, staticcheck and all tests, with the race detector
 #   make soak     tests of months, in virtual time, which take minutes
 #   make bench    figures beside OnionBalance's, in a quarter of an hour; NETWORK=0 leaves
@@ -14,6 +15,8 @@
 #                 ten minutes; JSON=1 prints all figures
 #   make failover what visitors lose when instances fail, beside OnionBalance, on a private
 #                 Tor network, as root, in an hour; ROWS=kill,web takes those rows,
+#                 JSON=1 prints all figures
+#   make compare  30 instances beside OnionBalance, on a private Tor network, in ten minutes;
 #                 JSON=1 prints all figures
 #   make research the figures of doc/research, simulated again; PAGES="stale-reads any-number"
 #                 takes those pages, JSON=1 prints all figures
@@ -54,7 +57,7 @@ endif
 RACE_FLAGS = -race -gcflags=crypto/internal/fips140/edwards25519/...=-race=false \
 	-gcflags=filippo.io/edwards25519/...=-race=false
 
-.PHONY: all build test soak bench bench-network bench-scale bench-checks failover research fuzz demo deps clean go need-run need-test need-bench need-failover
+.PHONY: all build test soak bench bench-network bench-scale bench-checks failover compare research fuzz demo deps clean go need-run need-test need-bench need-compare need-failover
 
 all: need-run build
 
@@ -88,6 +91,9 @@ bench-checks: need-run go
 failover: need-failover go
 	@GO=$(GO) $(GO) run ./bench/failover $(if $(ROWS),-rows $(ROWS)) $(if $(filter 1,$(JSON)),-json)
 
+compare: need-compare go
+	@GO=$(GO) $(GO) run ./bench/compare $(if $(filter 1,$(JSON)),-json)
+
 research: go
 	@$(GO) run ./bench/research $(if $(filter 1,$(JSON)),-json) $(PAGES)
 
@@ -95,7 +101,7 @@ fuzz: go
 	@scripts/fuzz $(GO) $(FUZZTIME) $(FUZZLEAST) $(FUZZ)
 
 demo: all
-	bin/balancer demo $(if $(ROTATE),--rotate)
+	bin/balancer demo $(if $(ROTATE),--rotate) $(if $(INSTANCES),--instances $(INSTANCES)) $(if $(LIMIT),--limit $(LIMIT))
 
 deps: go
 	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd onionbalance nftables
@@ -111,6 +117,9 @@ need-test:
 
 need-bench:
 	@scripts/need tor gcc libc6-dev softhsm2 opensc onionbalance
+
+need-compare:
+	@scripts/need tor onionbalance
 
 need-failover:
 	@scripts/need tor nftables onionbalance

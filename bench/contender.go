@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,12 +68,11 @@ func (a *arena) prepareTheirs(dir string, turn int) ([]string, error) {
 	}
 	config := "services:\n- key: front.key\n  instances:\n" + a.List("  - name: %s\n    address: %s\n")
 	path := filepath.Join(dir, "config.yaml")
-	host, port, err := net.SplitHostPort(a.Net.Client(theirs).ControlAddress())
+	cmd, err := harness.OnionBalance(a.Net.Client(theirs).ControlAddress(), path)
 	if err != nil {
 		return nil, err
 	}
-	return []string{"onionbalance", "--is-testnet", "-v", "info", "-i", host, "-p", port, "-s", filepath.Join(dir, "no-socket"), "-c", path},
-		os.WriteFile(path, []byte(config), 0o600)
+	return cmd.Args, os.WriteFile(path, []byte(config), 0o600)
 }
 
 // start runs the program for the service of that turn.

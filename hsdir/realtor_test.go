@@ -272,6 +272,14 @@ func (n *network) testPublish(ctx context.Context, t *testing.T) {
 
 // encoder makes empty descriptors of a service.
 func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period, revision uint64) (func(context.Context, hsdir.Slot) ([]byte, error), descriptor.BlindedPublicKey) {
+	e, blinded := newEncoder(t, identity, p)
+	return func(context.Context, hsdir.Slot) ([]byte, error) {
+		return e.Encode(&descriptor.Contents{}, revision, rand.Reader)
+	}, blinded
+}
+
+// newEncoder makes the descriptors of a service for a period.
+func newEncoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period) (*descriptor.Encoder, descriptor.BlindedPublicKey) {
 	t.Helper()
 	keys, err := identity.Address().Keys(p)
 	if err != nil {
@@ -294,7 +302,5 @@ func encoder(t *testing.T, identity *descriptor.IdentityKey, p descriptor.Period
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(context.Context, hsdir.Slot) ([]byte, error) {
-		return e.Encode(&descriptor.Contents{}, revision, rand.Reader)
-	}, keys.Blinded
+	return e, keys.Blinded
 }

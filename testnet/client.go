@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/net/proxy"
@@ -114,6 +116,41 @@ func (c *Client) Forget() error {
 		return fmt.Errorf("having client %q forget: %w", c.name, err)
 	}
 	return nil
+}
+
+// Refetch has the client fetch the descriptor of an onion address as a new visitor's tor
+// would, whatever it keeps, and returns when the answer is there. The HSDir is the one
+// given, 40 hexadecimal digits, or drawn by tor if it is empty.
+func (c *Client) Refetch(ctx context.Context, address, hsdir string) error {
+	p := c.current()
+	if p == nil || !p.running() {
+		return fmt.Errorf("having client %q fetch a descriptor: its tor does not run", c.name)
+	}
+	label := strings.TrimSuffix(address, ".onion")
+	before := c.answers(label)
+	line := "HSFETCH " + label
+	if hsdir != "" {
+		line += " SERVER=" + hsdir
+	}
+	if _, err := p.command(line); err != nil {
+		return fmt.Errorf("having client %q fetch a descriptor: %w", c.name, err)
+	}
+	return c.net.until(ctx, time.Second, func() (bool, error) { return c.answers(label) > before, nil })
+}
+
+// answers is how often an HSDir has answered for the descriptor of an address.
+func (c *Client) answers(label string) uint {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fetched[label]
+}
+
+// Asked are the HSDirs that the client has asked for the descriptor of an onion address
+// since it was started, in order, as 40 hexadecimal digits.
+func (c *Client) Asked(address string) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.asked[strings.TrimSuffix(address, ".onion")])
 }
 
 // SocksAddress is the client's SOCKS port, as "host:port".

@@ -20,6 +20,22 @@ func (s *Service) Freeze() error { return s.server.signal(syscall.SIGSTOP) }
 // Thaw lets a frozen tor go on.
 func (s *Service) Thaw() error { return s.server.signal(syscall.SIGCONT) }
 
+// Together are all services of the service's tor, itself among them: they live and die
+// together.
+func (s *Service) Together() []*Service { return s.server.services }
+
+// KillRelay ends a relay's tor by kill -9; fingerprint is 40 hexadecimal digits. The
+// consensus goes on naming it until authorities miss it.
+func (n *Network) KillRelay(fingerprint string) error {
+	for _, r := range n.relays {
+		if r.fingerprint == fingerprint {
+			r.end(true)
+			return nil
+		}
+	}
+	return fmt.Errorf("killing a relay: none has the fingerprint %s", fingerprint)
+}
+
 // StopBackend ends the service's web server alone. Its tor answers that nobody
 // listens.
 func (s *Service) StopBackend() { s.backend.close(0) }

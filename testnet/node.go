@@ -26,9 +26,12 @@ type node struct {
 
 	mu        sync.Mutex
 	process   *process
-	ending    bool            // we are ending it: its leaving is no surprise
-	bootstrap int             // percent, as tor last reported
-	uploads   map[string]uint // descriptors confirmed by an HSDir since the start, by address without .onion
+	ending    bool // we are ending it: its leaving is no surprise
+	bootstrap int  // percent, as tor last reported
+	// Of descriptors since the start, by address without .onion:
+	uploads map[string]uint     // confirmed by an HSDir
+	asked   map[string][]string // HSDirs that were asked, in order
+	fetched map[string]uint     // answers to that, with a descriptor or without
 }
 
 // newNode makes the directory of a node, without what an earlier network may
@@ -53,7 +56,7 @@ func (n *Network) newNode(name string) (*node, error) {
 // start runs the node's tor, which must not be running.
 func (d *node) start(ctx context.Context) error {
 	d.mu.Lock()
-	d.bootstrap, d.uploads = 0, map[string]uint{}
+	d.bootstrap, d.uploads, d.asked, d.fetched = 0, map[string]uint{}, map[string][]string{}, map[string]uint{}
 	d.mu.Unlock()
 	p, err := startProcess(ctx, d.net.config.TorBinary, d.name, d.dir, d.group, d.onEvent)
 	if err != nil {
@@ -78,8 +81,14 @@ func (d *node) onEvent(event control.Event) {
 			d.bootstrap = percent
 		}
 	case *control.HSDescEvent:
-		if e.Action == "UPLOADED" {
+		switch e.Action {
+		case "UPLOADED":
 			d.uploads[e.Address]++
+		case "REQUESTED":
+			hsdir, _, _ := strings.Cut(strings.TrimPrefix(e.HSDir, "$"), "~")
+			d.asked[e.Address] = append(d.asked[e.Address], hsdir)
+		case "RECEIVED", "FAILED":
+			d.fetched[e.Address]++
 		}
 	}
 	d.mu.Unlock()

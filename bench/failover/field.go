@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -256,12 +255,9 @@ func (f *field) start(p program) (err error) {
 		// Its tor runs under the same group.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(os.Getuid()), Gid: oursGroup}}
 	} else {
-		host, port, err := net.SplitHostPort(f.Net.Client(managerTor).ControlAddress())
-		if err != nil {
+		if cmd, err = harness.OnionBalance(f.Net.Client(managerTor).ControlAddress(), filepath.Join(dir, "config.yaml")); err != nil {
 			return err
 		}
-		cmd = exec.Command("onionbalance", "--is-testnet", "-v", "info", "-i", host, "-p", port,
-			"-s", filepath.Join(dir, "no-socket"), "-c", filepath.Join(dir, "config.yaml"))
 	}
 	f.running[p], err = lab.Run(cmd, filepath.Join(dir, "log"))
 	return err

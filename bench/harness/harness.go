@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +25,17 @@ func Build(ctx context.Context, dir string) (string, error) {
 		return "", fmt.Errorf("building balancer: %w\n%s", err, said)
 	}
 	return program, nil
+}
+
+// OnionBalance is the command that runs OnionBalance on a test network, with tor's control
+// port at "host:port".
+func OnionBalance(control, config string) (*exec.Cmd, error) {
+	host, port, err := net.SplitHostPort(control)
+	if err != nil {
+		return nil, err
+	}
+	return exec.Command("onionbalance", "--is-testnet", "-v", "info", "-i", host, "-p", port,
+		"-s", filepath.Join(filepath.Dir(config), "no-socket"), "-c", config), nil
 }
 
 // Progress says on standard error what is going on, if somebody looks on.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/internal/owner"
 	"onionbalancer/testnet"
 	"onionbalancer/testnet/lab"
@@ -19,6 +20,7 @@ import (
 // demoOptions are the flags of "demo".
 type demoOptions struct {
 	lab     lab.Config
+	limit   int // max_introduction_points; 0: the default
 	dir     string
 	fetches int
 	rotate  bool
@@ -42,6 +44,17 @@ for a new public address with "balancer run", and checks these claims:
   - when one is frozen, which relays do not notice, health checks take it out of the
     descriptor, and no new visitor is lost.
 
+With more than six instances, or with --limit, no descriptor has room for all of their
+introduction points, and HSDirs hold different ones. Several instances share a tor then,
+each visitor fetches the descriptor anew, and the claims are these (instances for which
+six descriptors of that many points have no room either get their turn at a refresh,
+after an hour or two, which the demonstration does not wait for):
+
+  - every instance is visited;
+  - the instances share the visitors as planned, but for chance;
+  - when a tor with several instances is killed, no visitor is lost, whether they hold
+    a descriptor or not.
+
 With --rotate it continues until the network's time period and its shared random
 value have changed, which takes up to five minutes, with a client that keeps the
 descriptors it has as long as a tor client does, and checks that
@@ -50,8 +63,14 @@ descriptors it has as long as a tor client does, and checks that
 
 The exit status is 1 if any claim fails; logs are kept then.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.lab.Instances < 2 || o.lab.Instances > 20 || o.fetches < 10 {
-				return usageError{errors.New("a demonstration takes 2 to 20 instances and at least 10 fetches")}
+			if o.lab.Instances < 2 || o.lab.Instances > 60 || o.fetches < 10 {
+				return usageError{errors.New("a demonstration takes 2 to 60 instances and at least 10 fetches")}
+			}
+			if o.limit < 0 || o.limit > descriptor.MaxIntroductionPoints {
+				return usageError{fmt.Errorf("a descriptor has 1 to %d introduction points, not %d", descriptor.MaxIntroductionPoints, o.limit)}
+			}
+			if o.crowd() {
+				o.setCrowd(cmd.Flags().Changed)
 			}
 			if err := o.lab.Network.Validate(); err != nil {
 				return usageError{err}
@@ -63,8 +82,9 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 	flags.BoolVar(&o.rotate, "rotate", false, "go on over a new time period and a new shared random value")
 	flags.IntVar(&o.fetches, "fetches", 90, "`NUMBER` of visitors before an instance is killed")
 	flags.IntVar(&o.lab.Instances, "instances", 3, "`NUMBER` of instances")
-	flags.IntVar(&o.lab.Network.Relays, "relays", demoRelays, "`NUMBER` of relays")
-	flags.DurationVar(&o.lab.Network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more")
+	flags.IntVar(&o.limit, "limit", 0, "`NUMBER` of introduction points that a descriptor may have (max_introduction_points); 20 by default")
+	flags.IntVar(&o.lab.Network.Relays, "relays", demoRelays, "`NUMBER` of relays; 37 by default with many instances")
+	flags.DurationVar(&o.lab.Network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more; 30s by default with more than six instances")
 	flags.StringVar(&o.dir, "dir", "", "`DIRECTORY` for logs and state, which is kept; a temporary one by default")
 	flags.StringVar(&o.lab.Network.LogLevel, "tor-log", "notice", "what the tors log, as in torrc: \"[rend]info notice\" tells more")
 	flags.BoolVar(&o.keep, "keep", false, "keep the temporary directory")
@@ -133,13 +153,20 @@ func runDemo(cmd *cobra.Command, o demoOptions) (err error) {
 // go on; a claim that fails is in the result.
 func (d *demo) show(ctx context.Context) (err error) {
 	began := time.Now()
-	if d.lab, err = startLab(ctx, d.options.dir, d.options.lab, demoChecks, d.line.tell); err != nil {
+	checks, limit := demoChecks, ""
+	if d.options.crowd() {
+		checks = crowdChecks
+	}
+	if d.options.limit > 0 {
+		limit = fmt.Sprintf("max_introduction_points = %d", d.options.limit)
+	}
+	if d.lab, err = startLab(ctx, d.options.dir, d.options.lab, limit, checks, d.line.tell); err != nil {
 		return err
 	}
 	defer d.lab.Stop()
 	d.result.Network = time.Since(began).Seconds()
-	d.line.say("A private Tor network of %d relays and %d instances is up after %.0f s.",
-		d.options.lab.Network.Relays+d.options.lab.Network.Authorities, len(d.lab.Instances), d.result.Network)
+	d.line.say("A private Tor network of %d relays and %s is up after %.0f s.",
+		d.options.lab.Network.Relays+d.options.lab.Network.Authorities, tors(d.lab.Instances), d.result.Network)
 
 	program, err := os.Executable()
 	if err != nil {
@@ -153,7 +180,11 @@ func (d *demo) show(ctx context.Context) (err error) {
 	ctx, cancel := balancer.WhileRunning(ctx)
 	defer cancel()
 
-	for _, act := range []func(context.Context, *lab.Process) error{d.firstAnswer, d.spread, d.kill, d.freeze} {
+	acts := []func(context.Context, *lab.Process) error{d.firstAnswer, d.spread, d.kill, d.freeze}
+	if d.options.crowd() {
+		acts = []func(context.Context, *lab.Process) error{d.firstAnswer, d.crowdAll, d.crowdSpread, d.crowdKill}
+	}
+	for _, act := range acts {
 		if err := act(ctx, balancer); err != nil {
 			return err
 		}

@@ -25,6 +25,7 @@ type demoResult struct {
 	Frozen      string       `json:"frozen,omitempty"`            // the name of an instance
 	TakenOut    float64      `json:"taken_out_seconds,omitempty"` // from when it froze
 	AfterFreeze *tallyResult `json:"after_freeze,omitempty"`
+	AfterLoss   *tallyResult `json:"after_loss,omitempty"` // of a killed tor: new visitors
 
 	Rotation *rotationResult `json:"rotation,omitempty"`
 }
@@ -72,7 +73,7 @@ func (r *demoResult) print(out io.Writer) {
 		}
 		fmt.Fprintf(out, "%s  %s (%s)\n", mark, c.What, c.Detail)
 	}
-	all := []*tallyResult{r.Spread, r.AfterKill, r.AfterFreeze}
+	all := []*tallyResult{r.Spread, r.AfterKill, r.AfterFreeze, r.AfterLoss}
 	if r.Rotation != nil {
 		all = append(all, r.Rotation.Visitors)
 	}
@@ -93,6 +94,10 @@ type tallyResult struct {
 	Failures []string       `json:"failures"`
 	Median   float64        `json:"median_seconds"`
 	Slowest  float64        `json:"slowest_seconds"`
+
+	// Of new visitors who fetched the descriptor:
+	Expected map[string]float64 `json:"expected_shares,omitempty"` // 0 to 1, by instance
+	Chance   *float64           `json:"chance,omitempty"`          // probability of counts as uneven as these
 
 	names []string
 }
@@ -123,6 +128,18 @@ func (r *tallyResult) furthest(expected map[string]float64) (off float64) {
 		off = max(off, math.Abs(share-expected[name]))
 	}
 	return off
+}
+
+// table draws the shares beside those expected.
+func (r *tallyResult) table() string {
+	var b strings.Builder
+	b.WriteString("  instance  share     expected  visitors\n")
+	for _, name := range r.names {
+		count := r.Answers[name]
+		fmt.Fprintf(&b, "  %-8s  %5.2f %%   %7.1f   %7d  %s\n", name, 100*r.Expected[name], r.Expected[name]*float64(r.answered()),
+			count, strings.Repeat("█", min(count, 40)))
+	}
+	return b.String()
 }
 
 // chart draws the shares as bars.

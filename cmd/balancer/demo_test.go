@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -69,5 +71,57 @@ func TestDemoResultFails(t *testing.T) {
 	r.print(&b)
 	if !strings.Contains(b.String(), "FAILED  two (1 of 2)") || !strings.Contains(b.String(), "ok      one (yes)") {
 		t.Errorf("printed:\n%s", b.String())
+	}
+}
+
+// TestDemoCrowd is the demonstration with more instances than a descriptor has room for,
+// so that the HSDirs' descriptors differ.
+func TestDemoCrowd(t *testing.T) {
+	t.Parallel()
+	const instances, limit = 9, 3
+	dir := t.TempDir()
+	out, progress, status := balancer(t, "demo", "--json", "--dir", dir, "--instances", fmt.Sprint(instances), "--limit", fmt.Sprint(limit))
+	var r demoResult
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		t.Fatalf("%v\n%s", err, progress)
+	}
+	if status != exitDone || !r.OK {
+		t.Errorf("status %d\n%s\n%s", status, out, progress)
+	}
+	if r.Spread == nil || r.AfterKill == nil || r.AfterLoss == nil || r.Killed != "web1, web2" {
+		t.Fatalf("the result is not whole: %s", out)
+	}
+	for name, count := range r.Spread.Answers {
+		if count == 0 || r.Spread.Expected[name] <= 0 {
+			t.Errorf("%s was visited %d times, with a share of %v", name, count, r.Spread.Expected[name])
+		}
+	}
+	if len(r.Spread.Answers) != instances || r.AfterLoss.Answers["web1"]+r.AfterLoss.Answers["web2"] != 0 {
+		t.Errorf("the result is not whole: %s", out)
+	}
+}
+
+// TestCrowdClaims: what chance does not explain fails.
+func TestCrowdClaims(t *testing.T) {
+	shares := map[string]float64{"web1": 0.25, "web2": 0.25, "web3": 0.5}
+	for _, c := range []struct {
+		answers map[string]int
+		failed  string // the claims that fail
+	}{
+		{map[string]int{"web1": 30, "web2": 20, "web3": 50}, ""},
+		{map[string]int{"web1": 50, "web2": 0, "web3": 50}, "every published instance is visited; the instances share the visitors as planned"},
+		{map[string]int{"web1": 50, "web2": 25, "web3": 25}, "the instances share the visitors as planned"},
+	} {
+		chance := lab.Chance(c.answers, shares)
+		r := &tallyResult{Answers: c.answers, Visitors: 100, Expected: shares, Chance: &chance, names: []string{"web1", "web2", "web3"}}
+		d := &demo{line: newProgressLine(io.Discard)}
+		d.claimCrowd(r)
+		err := d.result.failed()
+		if (err == nil) != (c.failed == "") || err != nil && err.Error() != "not shown: "+c.failed {
+			t.Errorf("%v: %v, want %q", c.answers, err, c.failed)
+		}
+	}
+	if n := enough(shares); n < 40 || n > 100 {
+		t.Errorf("%d visitors", n)
 	}
 }

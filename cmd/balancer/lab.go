@@ -20,9 +20,9 @@ type publicLab struct {
 }
 
 // startLab makes a lab in dir and waits until its services are published. The
-// key that an earlier lab in dir had is used again. more is added to the
-// balancer's configuration.
-func startLab(ctx context.Context, dir string, config lab.Config, more string, tell func(string)) (*publicLab, error) {
+// key that an earlier lab in dir had is used again. options are lines of the service
+// in the balancer's configuration, to which more is added.
+func startLab(ctx context.Context, dir string, config lab.Config, options, more string, tell func(string)) (*publicLab, error) {
 	front, err := labKey(filepath.Join(dir, "front"))
 	if err != nil {
 		return nil, err
@@ -32,7 +32,7 @@ func startLab(ctx context.Context, dir string, config lab.Config, more string, t
 	if l.Lab, err = lab.Start(ctx, config); err != nil {
 		return nil, err
 	}
-	text := "# For the test network beside this file, which it does not outlive.\n# The address is " + front + "\n" + l.BalancerConfig("front", "") + more
+	text := "# For the test network beside this file, which it does not outlive.\n# The address is " + front + "\n" + l.BalancerConfig("front", options) + more
 	if err := os.WriteFile(l.config, []byte(text), 0o600); err != nil {
 		return nil, errors.Join(fmt.Errorf("writing the balancer's configuration: %w", err), l.Stop())
 	}

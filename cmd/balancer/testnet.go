@@ -118,7 +118,7 @@ func upLab(cmd *cobra.Command, dir string, config lab.Config, asJSON bool) error
 		VotingInterval: config.Network.VotingInterval.Seconds(),
 	}
 	line := newProgressLine(cmd.ErrOrStderr())
-	l, err := startLab(cmd.Context(), dir, config, "", func(progress string) {
+	l, err := startLab(cmd.Context(), dir, config, "", "", func(progress string) {
 		line.tell(progress)
 		state.Progress = progress
 		_ = state.write() // for --detach to show; the next one may be luckier

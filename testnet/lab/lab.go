@@ -31,6 +31,8 @@ type Config struct {
 	Managers  []string       // names of tors for balancers
 	Masters   []string       // public addresses that the instances answer under
 	Instances int            // called web1, web2 and so on
+	Crowd     int            // tors of visitors who each fetch the descriptor anew; see NewVisit
+	PerTor    int            // how many instances run in one tor, called tor1 and so on; 0 and 1: each has its own
 	Services  int            // ordinary ones, called plain1, plain2 and so on
 	Timeout   time.Duration  // for Start; 0 stands for 3 minutes
 	Tell      func(string)   // hears of the progress; may be nil
@@ -45,6 +47,7 @@ type Lab struct {
 
 	ownDir   bool
 	visitors atomic.Int64
+	crowd    chan *testnet.Client // those that no visitor uses at the moment
 }
 
 // Start makes a lab and waits until its services are published. A network that is
@@ -76,6 +79,9 @@ func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 	network := config.Network
 	network.Dir = filepath.Join(l.Dir, "net")
 	network.Clients = append([]string{Client}, config.Managers...)
+	for i := range config.Crowd {
+		network.Clients = append(network.Clients, crowdName(i))
+	}
 	network.Progress = func(p testnet.Progress) { config.Tell(p.String()) }
 	if err := os.RemoveAll(network.Dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("removing an earlier test network: %w", err), l.Stop())
@@ -83,32 +89,56 @@ func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 	if l.Net, err = testnet.Start(ctx, network); err != nil {
 		return nil, errors.Join(err, l.Stop())
 	}
+	l.crowd = make(chan *testnet.Client, config.Crowd)
+	for i := range config.Crowd {
+		l.crowd <- l.Net.Client(crowdName(i))
+	}
 	if err := l.startServices(ctx, config); err != nil {
 		return nil, errors.Join(err, l.Stop())
 	}
 	return l, nil
 }
 
-// startServices starts instances and ordinary services, each with its own tor,
-// and waits until HSDirs have their descriptors.
+func crowdName(i int) string { return fmt.Sprintf("crowd%d", i+1) }
+
+// startServices starts instances and ordinary services, and waits until HSDirs have
+// their descriptors.
 func (l *Lab) startServices(ctx context.Context, config Config) error {
 	l.Instances = make([]*testnet.Service, config.Instances)
 	l.Services = make([]*testnet.Service, config.Services)
 	config.Tell(fmt.Sprintf("starting %d instances and %d ordinary services", config.Instances, config.Services))
 	group, ctx := errgroup.WithContext(ctx)
-	start := func(into **testnet.Service, c testnet.ServiceConfig) {
-		group.Go(func() (err error) {
-			if *into, err = l.Net.Service(ctx, c); err != nil {
+	start := func(tor string, into []*testnet.Service, configs ...testnet.ServiceConfig) {
+		group.Go(func() error {
+			services, err := l.Net.Services(ctx, tor, configs...)
+			if err != nil {
 				return err
 			}
-			return (*into).Published(ctx)
+			copy(into, services)
+			for _, s := range services {
+				if err := s.Published(ctx); err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 	}
+	var instances []testnet.ServiceConfig
 	for i := range l.Instances {
-		start(&l.Instances[i], testnet.ServiceConfig{Name: fmt.Sprintf("web%d", i+1), Masters: config.Masters})
+		instances = append(instances, testnet.ServiceConfig{Name: fmt.Sprintf("web%d", i+1), Masters: config.Masters})
+	}
+	each := max(1, config.PerTor)
+	for first := 0; first < len(instances); first += each {
+		some := instances[first:min(first+each, len(instances))]
+		tor := some[0].Name
+		if each > 1 {
+			tor = fmt.Sprintf("tor%d", first/each+1)
+		}
+		start(tor, l.Instances[first:], some...)
 	}
 	for i := range l.Services {
-		start(&l.Services[i], testnet.ServiceConfig{Name: fmt.Sprintf("plain%d", i+1)})
+		c := testnet.ServiceConfig{Name: fmt.Sprintf("plain%d", i+1)}
+		start(c.Name, l.Services[i:], c)
 	}
 	return group.Wait()
 }

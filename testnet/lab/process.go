@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 
@@ -105,11 +106,10 @@ func Await(ctx context.Context, socket string, wanted func(status.Service) bool)
 
 // Published reports whether all is well and all HSDirs have confirmed the
 // descriptor that clients fetch.
-func Published(s status.Service) bool {
-	for _, d := range s.Descriptors {
-		if d.Current && d.Confirmed < len(d.Slots) {
-			return false
-		}
-	}
-	return s.State == status.StateOK
+func Published(s status.Service) bool { return s.State == status.StateOK && Confirmed(s) }
+
+// Confirmed reports whether all HSDirs have confirmed the descriptor that clients fetch.
+func Confirmed(s status.Service) bool {
+	current := slices.IndexFunc(s.Descriptors, func(d status.Descriptor) bool { return d.Current })
+	return current >= 0 && s.Descriptors[current].Confirmed >= len(s.Descriptors[current].Slots)
 }

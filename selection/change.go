@@ -32,45 +32,82 @@ func (p *plan) result(l *layout, anew bool) result {
 			cells[k] = p.reserve(k, l, anew)
 		}
 	}
-	r := result{points: p.choose(cells), got: newLayout(l.bounds, len(p.parties))}
-	for n, k := range p.asked {
-		for _, point := range r.points[k] {
-			r.got.put(n, p.points[point].party, 1)
-		}
-	}
+	r := result{points: p.choose(cells)}
+	r.got = p.laidOut(r.points)
 	r.off = r.got.worst(p.quota.weights, p.scarce())
 	return r
 }
 
-// best says which points the slots should hold. Between refreshes only instances that
-// died or came back change, unless that leaves the shares too uneven.
-func (p *plan) best() result {
-	held := newLayout(p.quota.bounds, len(p.parties))
-	empty, changed := false, false
-	for n, k := range p.asked {
-		for _, point := range p.held[k] {
-			held.put(n, p.points[point].party, 1)
+// settled returns the points that the slots should hold, and the plan that keeps them.
+//
+// Without a refresh, the same request with slots that hold these points gives them
+// again, whatever its seed and turn. For mending only adds, until nobody finds a relay any
+// more, and whether somebody does is no matter of chance. And whether all is then laid out
+// anew is decided by what comes of it with a seed that is always the same, and only as
+// long as each time brings the worst share nearer.
+func (p *plan) settled() (*plan, result) {
+	empty := slices.ContainsFunc(p.asked, func(k int) bool { return len(p.held[k]) == 0 })
+	if empty || p.r.Refresh {
+		p = p.with(p.refreshed(empty))
+	}
+	before := p
+	p, mended := p.mended()
+	changed := p != before
+	for mended.off > bearable && p.lopsided(mended.got) && (changed || !p.wishes.AtRefresh && !p.quota.sampled()) {
+		next, all := p.relaid([32]byte{})
+		if !p.improves(all, mended) {
+			break
 		}
-		empty = empty || len(p.held[k]) == 0
-		changed = changed || len(p.held[k]) < len(p.r.Slots[k].Holds)
+		if by, chance := p.relaid(p.r.Seed); p.improves(chance, mended) {
+			next, all = by, chance
+		}
+		next.r.Seed = p.r.Seed
+		p, mended = next, all
 	}
-	if empty || p.r.Refresh && p.quota.sampled() {
-		return p.result(p.anew(held), true)
-	}
-	mended := p.result(p.mend(held), false)
-	changed = changed || mended.got.total() > held.total()
-	if !p.r.Refresh && (mended.off <= bearable || !p.lopsided(mended.got) || !changed && (p.wishes.AtRefresh || p.quota.sampled())) {
-		return mended
-	}
-	layout := p.anew(held)
-	all := p.result(layout, true)
-	if !p.r.Refresh && !changed && all.got.total() < layout.total() {
-		return mended // with another seed, it would be another plan, though nothing happened
-	}
-	if p.improves(all, mended) {
+	return p, mended
+}
+
+// refreshed returns the points that a refresh comes to, or one slot that has nothing.
+func (p *plan) refreshed(empty bool) result {
+	held := p.laidOut(p.held)
+	all := p.result(p.anew(held), true)
+	if empty || p.quota.sampled() {
 		return all
 	}
-	return mended
+	if mended := p.result(p.mend(held), false); !p.improves(all, mended) {
+		return mended
+	}
+	return all
+}
+
+// mended adds points where there should be more, until there is none to add: one that has
+// no relay in one slot may find one in another.
+func (p *plan) mended() (*plan, result) {
+	for {
+		r := p.result(p.mend(p.laidOut(p.held)), false)
+		if p.holds(r) {
+			return p, r
+		}
+		p = p.with(r)
+	}
+}
+
+// relaid lays everything out anew with that seed.
+func (p *plan) relaid(seed [32]byte) (*plan, result) {
+	anew := *p
+	anew.r.Seed = seed
+	return anew.with(anew.result(anew.anew(anew.laidOut(anew.held)), true)).mended()
+}
+
+// laidOut counts points by slot.
+func (p *plan) laidOut(points [][]int) *layout {
+	l := newLayout(p.quota.bounds, len(p.parties))
+	for n, k := range p.asked {
+		for _, point := range points[k] {
+			l.put(n, p.points[point].party, 1)
+		}
+	}
+	return l
 }
 
 // improves reports whether it is worth it to lay everything out anew.

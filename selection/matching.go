@@ -42,7 +42,7 @@ func (p *plan) match(k int, cells, kept []int, idle []bool, better func(a, b int
 	var present, spare []int
 	for i, n := range cells {
 		switch {
-		case idle[i]:
+		case idle[i] && !slices.ContainsFunc(kept, func(n int) bool { return p.points[n].party == i }):
 			spare = append(spare, i)
 			continue
 		case n == 0:

@@ -75,18 +75,9 @@ type offer struct {
 
 func newOrdinary(s Strategy, r Request, other [][32]byte) *ordinary {
 	o := &ordinary{seed: r.Seed, now: r.Now.Round(0), room: cmp.Or(r.Room.Points, OrdinaryPoints)}
-	candidates, byKey := distinct(r.Candidates)
-	next := 0
-	for _, slot := range r.Slots {
-		for _, key := range slot.Holds {
-			next++
-			if n, known := byKey[key]; known && candidates[n].Place == 0 {
-				candidates[n].Place = next
-			}
-		}
-	}
-	wished := &plan{r: r}
-	wished.wish(s, candidates)
+	candidates := distinct(r)
+	wished := &plan{s: s, r: r}
+	wished.wish(candidates)
 	weights := make(map[string]float64)
 	for _, party := range wished.parties {
 		weights[party.name] = party.weight

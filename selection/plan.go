@@ -12,6 +12,7 @@ import (
 
 // plan is one assignment in the making.
 type plan struct {
+	s       Strategy
 	r       Request
 	asked   []int // the slots that clients ask
 	parties []party
@@ -42,16 +43,8 @@ type point struct {
 
 // newPlan prepares the choice that s makes for r.
 func newPlan(s Strategy, r Request) *plan {
-	p := &plan{r: r}
-	candidates, byKey := distinct(r.Candidates)
-	next := 0
+	p := &plan{s: s, r: r}
 	for n, slot := range r.Slots {
-		for _, key := range slot.Holds {
-			next++
-			if c, known := byKey[key]; known && candidates[c].Place == 0 {
-				candidates[c].Place = next
-			}
-		}
 		if slot.Asked {
 			p.asked = append(p.asked, n)
 		}
@@ -61,7 +54,8 @@ func newPlan(s Strategy, r Request) *plan {
 			p.asked = append(p.asked, n)
 		}
 	}
-	p.wish(s, candidates)
+	candidates := distinct(r)
+	p.wish(candidates)
 	p.gather(candidates)
 	weights := make([]float64, len(p.parties))
 	for n, party := range p.parties {
@@ -78,12 +72,12 @@ func newPlan(s Strategy, r Request) *plan {
 
 // distinct returns a copy of the candidates in an order that follows from nothing
 // but themselves, with one for each authentication key, the one that was seen first,
-// and where they are by key.
-func distinct(candidates []Candidate) ([]Candidate, map[[32]byte]int) {
-	sorted := slices.Clone(candidates)
+// and with their places.
+func distinct(r Request) []Candidate {
+	sorted, places := slices.Clone(r.Candidates), placesIn(r.Slots)
 	for n := range sorted {
 		c := &sorted[n] // two managers have no monotonic clock in common
-		c.FirstSeen, c.Published, c.Place = c.FirstSeen.Round(0), c.Published.Round(0), 0
+		c.FirstSeen, c.Published, c.Place = c.FirstSeen.Round(0), c.Published.Round(0), places[c.Point.AuthKey]
 	}
 	slices.SortStableFunc(sorted, compareIdentity)
 	byKey := make(map[[32]byte]int, len(sorted))
@@ -98,17 +92,27 @@ func distinct(candidates []Candidate) ([]Candidate, map[[32]byte]int) {
 			list = append(list, c)
 		}
 	}
-	for n, c := range list {
-		byKey[c.Point.AuthKey] = n
+	return list
+}
+
+// placesIn returns where the points stand first that the slots hold, counted from 1.
+func placesIn(slots []Slot) map[[32]byte]int {
+	places, next := make(map[[32]byte]int), 0
+	for _, slot := range slots {
+		for _, key := range slot.Holds {
+			if next++; places[key] == 0 {
+				places[key] = next
+			}
+		}
 	}
-	return list, byKey
+	return places
 }
 
 // lightest is the least weight that is told from none, relative to the heaviest.
 const lightest = 1e-6
 
 // wish asks the strategy, and notes the instances that are to have anything.
-func (p *plan) wish(s Strategy, candidates []Candidate) {
+func (p *plan) wish(candidates []Candidate) {
 	var standings []Standing
 	from := 0
 	for n, c := range candidates {
@@ -120,7 +124,7 @@ func (p *plan) wish(s Strategy, candidates []Candidate) {
 	if len(standings) == 0 {
 		return
 	}
-	p.wishes = s.Wish(standings, p.r.Now)
+	p.wishes = p.s.Wish(standings, p.r.Now)
 	list := p.wishes.Instances[:min(len(p.wishes.Instances), len(standings))]
 	weighs := func(w Wish) bool { return w.Weight > 0 && !math.IsInf(w.Weight, 1) }
 	none, heaviest := !slices.ContainsFunc(list, weighs), 0.0
@@ -210,22 +214,43 @@ func (p *plan) hold() {
 	}
 }
 
-// assign makes the assignment.
-func (p *plan) assign() Assignment {
-	a := Assignment{Slots: slices.Clone(p.r.Slots), Points: make([][]Candidate, len(p.r.Slots))}
-	if len(p.parties) == 0 || len(p.r.Slots) == 0 || p.quota.limit == 0 {
-		a.Why = "there is nothing to choose from"
-		return a
+// with returns the plan for slots that hold the points of r, when no refresh is due.
+func (p *plan) with(r result) *plan {
+	if p.holds(r) {
+		p.r.Refresh = false
+		return p
 	}
-	best := p.best()
+	next := p.r
+	next.Refresh, next.Slots = false, slices.Clone(p.r.Slots)
+	for k, points := range r.points {
+		holds := make([][32]byte, len(points))
+		for i, n := range points {
+			holds[i] = p.points[n].Point.AuthKey
+		}
+		next.Slots[k].Holds = holds
+	}
+	return newPlan(p.s, next)
+}
+
+// holds reports whether the slots hold the points of r.
+func (p *plan) holds(r result) bool {
+	for k, points := range r.points {
+		if !slices.EqualFunc(points, p.r.Slots[k].Holds, func(n int, key [32]byte) bool { return p.points[n].Point.AuthKey == key }) {
+			return false
+		}
+	}
+	return true
+}
+
+// assignment returns what comes of the plan with that result.
+func (p *plan) assignment(best result) Assignment {
+	a := Assignment{Points: make([][]Candidate, len(best.points)), Sampled: p.quota.sampled(), Why: p.why(best)}
 	for k, list := range best.points {
 		a.Points[k] = make([]Candidate, len(list))
 		for i, n := range list {
 			a.Points[k][i] = p.points[n].Candidate
 		}
 	}
-	a.Sampled = p.quota.sampled()
-	a.Why = p.why(best)
 	if a.Sampled {
 		a.mean = make(map[string]float64, len(p.parties))
 		for n, share := range p.quota.mean() {

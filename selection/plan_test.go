@@ -27,6 +27,19 @@ func ring() []Slot {
 	return slots
 }
 
+// holding returns the slots of a, with what it assigns to them.
+func holding(a Assignment) []Slot {
+	slots := slices.Clone(a.Slots)
+	for n := range slots {
+		slots[n].Holds = keysOf(a.Points[n])
+	}
+	return slots
+}
+
+func sameHolds(a, b []Slot) bool {
+	return slices.EqualFunc(a, b, func(a, b Slot) bool { return slices.Equal(a.Holds, b.Holds) })
+}
+
 // many makes a pool of n instances with three points each, of the given weights.
 func many(n int, weight func(i int) float64) []Candidate {
 	var pool []Candidate

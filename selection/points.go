@@ -161,8 +161,14 @@ func (p *plan) keep(k int, cells []int, stale []bool) []int {
 		return p.held[k]
 	}
 	worst := slices.Clone(p.held[k])
-	slices.SortStableFunc(worst, func(a, b int) int {
-		return cmp.Or(cmp.Compare(p.points[a].Preferred, p.points[b].Preferred), compareBool(stale[b], stale[a]), -p.samePartyPrefer(a, b))
+	slices.SortFunc(worst, func(a, b int) int {
+		return cmp.Or(
+			cmp.Compare(p.points[a].party, p.points[b].party),
+			cmp.Compare(p.points[a].Preferred, p.points[b].Preferred),
+			compareBool(stale[b], stale[a]),
+			p.prefer(b, a),
+			cmp.Compare(a, b),
+		)
 	})
 	gone := make(map[int]bool)
 	for _, n := range worst {
@@ -175,14 +181,6 @@ func (p *plan) keep(k int, cells []int, stale []bool) []int {
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(p.held[k]), func(n int) bool { return gone[n] })
-}
-
-// samePartyPrefer is prefer, for points that need not be of one instance.
-func (p *plan) samePartyPrefer(a, b int) int {
-	if p.points[a].party != p.points[b].party {
-		return 0
-	}
-	return p.prefer(a, b)
 }
 
 // arrange orders the chosen points of slot k: what it holds stays in its place, new

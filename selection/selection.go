@@ -109,31 +109,25 @@ type Assignment struct {
 	mean    map[string]float64 // shares over Turns; nil unless Sampled
 }
 
-// settle is how often at most a plan is looked at again: points that have no relay
-// in one slot may find one in another.
-const settle = 8
-
 // Assign chooses the points of every slot as s wishes. It changes nothing of r.
 func Assign(s Strategy, r Request) Assignment {
-	last, before := newPlan(s, r).assign(), r.Slots
-	if sameHolds(before, holding(last)) {
-		return last
+	first := newPlan(s, r)
+	if len(first.parties) == 0 || len(r.Slots) == 0 || first.quota.limit == 0 {
+		return Assignment{Slots: slices.Clone(r.Slots), Points: make([][]Candidate, len(r.Slots)), Why: "there is nothing to choose from"}
 	}
-	slots := last.Slots
-	for range settle {
-		holds := holding(last)
-		if sameHolds(before, holds) {
-			break
+	last, best := first.settled()
+	a := last.assignment(best)
+	a.Slots = slices.Clone(r.Slots)
+	if last != first {
+		places := placesIn(r.Slots)
+		for k, points := range a.Points {
+			for n := range points {
+				points[n].Place = places[points[n].Point.AuthKey]
+			}
+			inPlace(points, r.Slots[k].Holds)
 		}
-		r.Slots, r.Refresh, before = holds, false, holds
-		last = newPlan(s, r).assign()
 	}
-	last.Slots = slots
-	last.place()
-	for n := range slots {
-		inPlace(last.Points[n], slots[n].Holds)
-	}
-	return last
+	return a
 }
 
 // inPlace puts the points that a slot held back into the order that they had there: one that
@@ -152,44 +146,6 @@ func inPlace(points []Candidate, holds [][32]byte) {
 	for n, c := range held {
 		points[at[n]] = c
 	}
-}
-
-// place sets the Places of the points by what the slots hold.
-func (a Assignment) place() {
-	places, next := make(map[[32]byte]int), 0
-	for _, slot := range a.Slots {
-		for _, key := range slot.Holds {
-			if next++; places[key] == 0 {
-				places[key] = next
-			}
-		}
-	}
-	for _, points := range a.Points {
-		for n := range points {
-			points[n].Place = places[points[n].Point.AuthKey]
-		}
-	}
-}
-
-// holding returns the slots of a, with what it assigns to them.
-func holding(a Assignment) []Slot {
-	slots := slices.Clone(a.Slots)
-	for n := range slots {
-		slots[n].Holds = keys(a.Points[n])
-	}
-	return slots
-}
-
-func keys(points []Candidate) [][32]byte {
-	list := make([][32]byte, len(points))
-	for n, c := range points {
-		list[n] = c.Point.AuthKey
-	}
-	return list
-}
-
-func sameHolds(a, b []Slot) bool {
-	return slices.EqualFunc(a, b, func(a, b Slot) bool { return slices.Equal(a.Holds, b.Holds) })
 }
 
 // Shares returns the part of the clients, 0 to 1, that each instance can expect:

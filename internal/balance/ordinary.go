@@ -77,7 +77,11 @@ func (v View) hidden(candidates, published []selection.Candidate) (list []select
 			continue
 		}
 		shows := v.Instances.Backends[n].Period
-		if descriptor.PeriodAt(c.FirstSeen, shows.Length, v.offset) != shows {
+		if descriptor.PeriodAt(c.FirstSeen, shows.Length, v.offset) == shows || c.FirstSeen.Equal(shows.FirstUse(v.offset)) {
+			continue // it is one of those that the instance shows, or was (View.made)
+		}
+		dead := slices.Contains(v.Instances.Checked(n).Dead, c.Point.Relay())
+		if _, err := v.Vouch(c.Point); err == nil && !dead {
 			list = append(list, c)
 		}
 	}

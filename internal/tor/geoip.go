@@ -36,13 +36,14 @@ type Countries struct {
 
 // country is what is known of an address.
 type country struct {
-	code  string    // "de", "??" where tor knows none, "" where tor did not say
-	asked time.Time // when it was first of interest
-	until time.Time // when to ask again; zero before the first answer
+	code    string    // "de", "??" where tor knows none, "" where tor did not say
+	asked   time.Time // when it was first of interest
+	until   time.Time // when to ask again; zero while there is a question
+	settled bool      // a question was answered, or failed
 }
 
 // NewCountries returns Countries that ask by getInfo, the GETINFO command of a tor, once
-// Run runs. changed is called after there were new answers.
+// Run runs. changed is called after answers that are others than before.
 func NewCountries(getInfo func(ctx context.Context, key string) ([]byte, error), changed func()) *Countries {
 	return &Countries{getInfo: getInfo, changed: changed, woken: make(chan struct{}, 1), known: map[netip.Addr]country{}}
 }
@@ -94,14 +95,15 @@ func (c *Countries) Run(ctx context.Context) {
 		c.questions = nil
 		c.mu.Unlock()
 		var err error
+		news := false
 		for _, a := range questions {
 			var code string
 			if !errors.Is(err, context.DeadlineExceeded) { // else the others would hang as well
 				code, err = c.ask(ctx, a)
 			}
-			c.settle(a, code, err)
+			news = c.settle(a, code, err) || news
 		}
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && news {
 			c.changed()
 		}
 	}
@@ -120,17 +122,20 @@ func (c *Countries) ask(ctx context.Context, a netip.Addr) (code string, err err
 	return strings.ToLower(strings.TrimSpace(string(answer))), err
 }
 
-// settle takes an answer down.
-func (c *Countries) settle(a netip.Addr, code string, err error) {
+// settle takes an answer down, and reports whether Of says something else than before.
+func (c *Countries) settle(a netip.Addr, code string, err error) (news bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.trouble = err
 	k := c.known[a]
-	k.until = time.Now().Add(countryRetry)
+	news = !k.settled
+	k.settled, k.until = true, time.Now().Add(countryRetry)
 	if err == nil {
+		news = news || code != k.code
 		k.code, k.until = code, time.Now().Add(countryKept)
 	}
 	c.known[a] = k
+	return news
 }
 
 // Country asks tor, by its GETINFO command, for the country of an address: as

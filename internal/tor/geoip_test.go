@@ -96,6 +96,16 @@ func TestCountries(t *testing.T) {
 		if code, _ := c.Of(first); code != "fr" {
 			t.Errorf("a day later it is still %q", code)
 		}
+		if _, changes := f.count(); changes != 2 {
+			t.Errorf("%d changes, want another one", changes)
+		}
+		time.Sleep(countryKept + time.Second)
+		c.Of(first)
+		c.Of(second)
+		synctest.Wait()
+		if asked, changes := f.count(); asked != 5 || changes != 2 {
+			t.Errorf("the same answers: asked %d times, %d changes", asked, changes)
+		}
 	})
 }
 
@@ -112,6 +122,12 @@ func TestCountriesWithoutFile(t *testing.T) {
 		}
 		if err := c.Trouble(); err == nil || !strings.Contains(err.Error(), "no GeoIP file") {
 			t.Error(err)
+		}
+		time.Sleep(countryRetry + time.Second)
+		c.Of(a)
+		synctest.Wait()
+		if asked, changes := f.count(); asked != 2 || changes != 1 {
+			t.Errorf("there is none again: asked %d times, %d changes", asked, changes)
 		}
 		f.mu.Lock()
 		f.file = map[string]string{"192.0.2.1": "de"}

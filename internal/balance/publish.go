@@ -173,7 +173,7 @@ func (s *Service) confirm(now time.Time, e *Edition, r hsdir.UploadResult) {
 	case r.Rejected:
 		at.rejected = true
 		s.replan = true
-		if e.retryAt.IsZero() {
+		if e.retryAt.IsZero() && !at.Left { // few clients ask that one, and soon none
 			e.rejections++
 			// Fourfold with each: two failures' worth.
 			e.retryAt = now.Add(backoff.Policy{Min: rejectionWait, Max: rejectionWaitMax}.Delay(2*e.rejections - 1))

@@ -180,7 +180,7 @@ func (Freshest) Wish(instances []Standing, _ time.Time) Wishes {
 // LongestLived prefers the points that have been there longest: their relays
 // and circuits have held so far. But tor gives up an introduction point 18 to 24
 // hours after making it, so the oldest are also the next to go, and clients
-// meet three to four times as many dead points as with any other strategy.
+// meet up to three times as many dead points as with any other strategy.
 //
 // Use it only when relays or instances fail soon after starting or not at all.
 type LongestLived struct{}

@@ -11,6 +11,14 @@ import (
 	"onionbalancer/selection"
 )
 
+// Profile is what the configuration calls the way that a service is published.
+func (c Config) Profile() string {
+	if c.Ordinary {
+		return "ordinary"
+	}
+	return "balanced"
+}
+
 // hearsay is the consensus that an ordinary service goes by. A tor of ours has each as
 // soon as it is made, and an ordinary one 45 to 111 minutes after the one before
 // was no longer fresh: only then does it move its descriptors to new HSDirs, and make

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"onionbalancer/internal/balance"
+	"onionbalancer/internal/config"
 	"onionbalancer/internal/daemon"
 	"onionbalancer/internal/printable"
 )
@@ -83,6 +84,9 @@ func printPlans(out io.Writer, list []daemon.Preview) {
 }
 
 func printPlan(out io.Writer, p *balance.Plan) {
+	if p.Profile == config.ProfileOrdinary {
+		fmt.Fprintln(out, "  profile ordinary: what one tor would publish, and when")
+	}
 	if p.Fallback {
 		fmt.Fprintln(out, "  no instance is ok: these are the last introduction points known")
 	}

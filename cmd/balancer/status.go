@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"onionbalancer/internal/config"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
@@ -200,7 +201,11 @@ func torText(t status.Tor) string {
 }
 
 func printService(w io.Writer, now time.Time, s status.Service) {
-	fmt.Fprintf(w, "\n%s\t%s, strategy %s\n", printable.Text(s.Address), printable.Text(strings.ToUpper(string(s.State))), printable.Text(s.Strategy))
+	profile := ""
+	if s.Profile == config.ProfileOrdinary {
+		profile = ", profile " + s.Profile
+	}
+	fmt.Fprintf(w, "\n%s\t%s, strategy %s%s\n", printable.Text(s.Address), printable.Text(strings.ToUpper(string(s.State))), printable.Text(s.Strategy), profile)
 	fmt.Fprintf(w, "  custody: %s\n", printable.Text(custodyText(now, s.Custody)))
 	if s.Clients > 0 {
 		fmt.Fprintf(w, "  clients: %d authorized, and nobody else\n", s.Clients)

@@ -11,6 +11,14 @@ import (
 	"onionbalancer/selection"
 )
 
+// Profile is what the configuration calls the way that a service is published.
+func (c Config) Profile() string {
+	if c.Ordinary {
+		return "ordinary"
+	}
+	return "balanced"
+}
+
 // hearsay is the consensus that an ordinary service goes by. A tor of ours has each as
 // soon as it is made, and an ordinary one 45 to 111 minutes after the one before
 // was no longer fresh: only then does it move its descriptors to new HSDirs, and make
@@ -65,27 +73,40 @@ func (h *hearsay) next(seed [32]byte) time.Time {
 // hidden returns those of the published points that their instances have still, as far
 // as anyone can know, though they show them no more: when the period changes, clients
 // begin to see an instance's next descriptor, which has points of its own. The points of
-// the one before go on until they end by themselves.
+// the one before go on until they end by themselves, or all of the instance's do.
 func (v View) hidden(candidates, published []selection.Candidate) (list []selection.Candidate) {
-	shown, able := make(map[[32]byte]bool), make(map[string]bool)
+	shown, of := make(map[[32]byte]bool), make(map[string][]selection.Candidate)
 	for _, c := range candidates {
-		shown[c.Point.AuthKey], able[c.Instance] = true, true
+		shown[c.Point.AuthKey], of[c.Instance] = true, append(of[c.Instance], c)
 	}
 	for _, c := range published {
 		n := slices.IndexFunc(v.Config.Instances, func(i Instance) bool { return i.Name == c.Instance })
-		if n < 0 || !able[c.Instance] || shown[c.Point.AuthKey] || v.Now.Sub(c.FirstSeen) >= pointLife(c.Point.AuthKey) {
+		if n < 0 || len(of[c.Instance]) == 0 || shown[c.Point.AuthKey] || v.Now.Sub(c.FirstSeen) >= pointLife(c.Point.AuthKey) {
 			continue
 		}
 		shows := v.Instances.Backends[n].Period
 		if descriptor.PeriodAt(c.FirstSeen, shows.Length, v.offset) == shows || c.FirstSeen.Equal(shows.FirstUse(v.offset)) {
 			continue // it is one of those that the instance shows, or was (View.made)
 		}
-		dead := slices.Contains(v.Instances.Checked(n).Dead, c.Point.Relay())
-		if _, err := v.Vouch(c.Point); err == nil && !dead {
-			list = append(list, c)
+		if v.restarted(shows, of[c.Instance]) {
+			continue
 		}
+		vouched, err := v.Vouch(c.Point)
+		if err != nil || slices.Contains(v.Instances.Checked(n).Dead, c.Point.Relay()) {
+			continue
+		}
+		c.Point, c.Weight, c.Load = vouched, of[c.Instance][0].Weight, of[c.Instance][0].Load
+		list = append(list, c)
 	}
 	return list
+}
+
+// restarted reports whether an instance has none of the points left that it had when
+// clients began to see its descriptor of a period: when its tor restarts, those that it
+// does not show end with those that it does.
+func (v View) restarted(shows descriptor.Period, points []selection.Candidate) bool {
+	began := shows.Start(v.offset).Add(shows.Length / 12) // as in View.made
+	return !slices.ContainsFunc(points, func(c selection.Candidate) bool { return c.FirstSeen.Before(began) })
 }
 
 // pointLife is for how long a point is taken to live that is not seen any more. tor

@@ -1,10 +1,12 @@
 package balance
 
 import (
+	"maps"
 	"testing"
 	"time"
 
 	"onionbalancer/hsdir"
+	"onionbalancer/testnet/sim"
 )
 
 // hourly is the consensus of an hour.
@@ -62,4 +64,62 @@ func TestRefreshIsSecret(t *testing.T) {
 	if len(times) < 10 {
 		t.Errorf("%d times of 10 seeds", len(times))
 	}
+}
+
+// chosen are the points of both descriptors, by instance.
+func (s *scene) chosen() map[[32]byte]string {
+	s.service.mu.Lock()
+	defer s.service.mu.Unlock()
+	list := make(map[[32]byte]string)
+	for _, c := range s.service.plan.Chosen {
+		list[c.Point.AuthKey] = c.Instance
+	}
+	return list
+}
+
+// An ordinary service's points stay at noon, when its instances show clients others, and
+// when balancer restarts after that. An instance that restarts takes its own along, those
+// included that it did not show, and one that comes back changes nothing.
+func TestOrdinaryKeepsPoints(t *testing.T) {
+	t.Parallel()
+	onSceneOf(t, sim.Config{Seed: 61}, make([]sim.InstanceConfig, 4), func(t *testing.T, s *scene) {
+		s.stop()
+		s.custody = func(c *Config) { c.Ordinary, c.Room.Points = true, 3 }
+		s.start()
+		s.startAt(35*time.Hour + 30*time.Minute)
+		s.settle(20 * time.Minute)
+		before := s.chosen()
+		if len(before) != 6 {
+			t.Fatalf("%d points in two descriptors of three", len(before))
+		}
+		s.settle(80 * time.Minute)
+		if now := s.chosen(); !maps.Equal(now, before) {
+			t.Errorf("after noon, the points are\n%x, want\n%x", now, before)
+		}
+		s.reach("after noon", 10)
+		s.restart()
+		s.settle(10 * time.Minute)
+		if now := s.chosen(); !maps.Equal(now, before) {
+			t.Errorf("after a restart, the points are\n%x, want\n%x", now, before)
+		}
+		s.settle(50 * time.Minute) // more than two hours after noon
+		s.instances[0].SetOnline(false)
+		s.settle(time.Minute)
+		s.instances[0].SetOnline(true)
+		s.settle(10 * time.Minute)
+		now := s.chosen()
+		for key, name := range before {
+			if _, there := now[key]; there == (name == "web1") {
+				t.Errorf("a point of %s is published is %t after web1 restarted", name, there)
+			}
+		}
+		if len(now) != 6 {
+			t.Errorf("%d points after web1 restarted", len(now))
+		}
+		s.settle(10 * time.Minute)
+		if later := s.chosen(); !maps.Equal(later, now) {
+			t.Error("the points changed again")
+		}
+		s.reach("after web1 restarted", 10)
+	})
 }

@@ -94,6 +94,7 @@ type Plan struct {
 	// Version is that of the record which the plan was made from: it is void if
 	// the record has another one by the time it is carried out.
 	Version uint64 `json:"version"`
+	Profile string `json:"profile"` // "balanced" or "ordinary"
 	// Waiting says why nothing is decided yet; empty if Targets are. A service shows
 	// the Targets, Contents, Left, Thefts, Out, Down and Panic of its plan before meanwhile.
 	Waiting  string                `json:"waiting,omitempty"`
@@ -147,7 +148,7 @@ const (
 // makePlan says what should be published, given the view and the published
 // state. It reads no clock and no randomness, and changes nothing.
 func makePlan(v View, s State) Plan {
-	p := Plan{At: v.Now, Version: s.Version, Chosen: s.Published, Shares: s.Shares}
+	p := Plan{At: v.Now, Version: s.Version, Profile: v.Config.Profile(), Chosen: s.Published, Shares: s.Shares}
 	p.Next = v.Now.Add(time.Hour)
 	if until := v.Instances.Wait(v.Now); v.Now.Before(until) && !v.Urgent {
 		p.Waiting, p.Next = "fetches of instances are in flight", until

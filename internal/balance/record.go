@@ -138,6 +138,9 @@ func (s *Service) written() state.Service {
 		out.Ceilings = append(out.Ceilings, state.Ceiling{Period: p.Number, Minutes: p.Minutes(), Counter: counter})
 	}
 	points := recordedPoints{out: &out, places: make(map[backend.ID]int)}
+	if s.cfg.Ordinary {
+		points.known = s.state.Published
+	}
 	for _, e := range s.state.inOrder() {
 		p, places := e.Keys.Period, e.places()
 		out.Made = append(out.Made, state.Made{
@@ -162,7 +165,8 @@ func (s *Service) written() state.Service {
 // recordedPoints collects the points of a record, and says which of them slots hold.
 type recordedPoints struct {
 	out    *state.Service
-	places map[backend.ID]int // in out.Points
+	places map[backend.ID]int    // in out.Points
+	known  []selection.Candidate // those to be recorded whole
 }
 
 // slots returns what HSDirs of the ring hold.
@@ -186,9 +190,13 @@ func (r *recordedPoints) place(p *descriptor.IntroductionPoint, owner descriptor
 	if !known {
 		n = len(r.out.Points)
 		r.places[id] = n
-		r.out.Points = append(r.out.Points, state.Published{
+		published := state.Published{
 			Instance: state.Address(owner), AuthKey: state.Bytes32(p.AuthKey), EncKey: state.Bytes32(p.EncKey), Relay: p.Relay().String(),
-		})
+		}
+		if at := slices.IndexFunc(r.known, func(c selection.Candidate) bool { return c.Point.AuthKey == p.AuthKey }); at >= 0 {
+			published.Rest = &state.PublishedRest{FirstSeen: r.known[at].FirstSeen.UTC(), Expires: p.Expires.UTC(), OnionKey: state.Bytes32(p.OnionKey), Links: p.LinkSpecifiers}
+		}
+		r.out.Points = append(r.out.Points, published)
 	}
 	return n
 }
@@ -300,7 +308,11 @@ func (s *Service) restore(r read) {
 	for _, p := range r.stored.Points {
 		for _, i := range s.cfg.Instances {
 			if i.Address == descriptor.Address(p.Instance) {
-				s.state.Published = append(s.state.Published, selection.Candidate{Instance: i.Name, Point: storedPoint(p)})
+				c := selection.Candidate{Instance: i.Name, Point: storedPoint(p)}
+				if p.Rest != nil {
+					c.FirstSeen = p.Rest.FirstSeen
+				}
+				s.state.Published = append(s.state.Published, c)
 			}
 		}
 	}
@@ -349,6 +361,9 @@ func storedPoint(p state.Published) *descriptor.IntroductionPoint {
 	point := &descriptor.IntroductionPoint{AuthKey: p.AuthKey, EncKey: p.EncKey}
 	if relay, err := descriptor.ParseFingerprint(p.Relay); err == nil {
 		point.LinkSpecifiers = []descriptor.LinkSpecifier{{Type: descriptor.LinkRSA, Data: relay[:]}}
+	}
+	if p.Rest != nil {
+		point.LinkSpecifiers, point.OnionKey, point.Expires = p.Rest.Links, p.Rest.OnionKey, p.Rest.Expires
 	}
 	return point
 }

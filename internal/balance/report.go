@@ -223,7 +223,7 @@ func (s *Service) suspicions(v View) (texts []string) {
 // describe returns the status of the service.
 func (s *Service) describe(now time.Time) status.Service {
 	out := status.Service{
-		Address: s.address.String(), State: status.StateStarting, Strategy: s.cfg.Strategy.Name(),
+		Address: s.address.String(), State: status.StateStarting, Strategy: s.cfg.Strategy.Name(), Profile: s.cfg.Profile(),
 		Rounds: s.rounds, LastRound: s.lastRound, ReadBack: s.readback.at, Visited: s.visits.passed, Clients: len(s.cfg.Clients),
 	}
 	if s.instances == nil {

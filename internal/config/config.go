@@ -120,13 +120,18 @@ type Service struct {
 	// Points says which introduction points are used, by their relays.
 	Points Points `toml:"points"`
 
+	// Profile is ProfileBalanced or ProfileOrdinary. Default: "balanced".
+	Profile string `toml:"profile" is:"profile" default:"balanced"`
+
 	// MaxIntroductionPoints is the most that a descriptor lists, 1 to 20.
-	// Default: 20, more than which no client accepts.
+	// Default: 20, more than which no client accepts. With ProfileOrdinary it is how many
+	// a descriptor lists, 3 to 8, and the default is 3, as of tor.
 	MaxIntroductionPoints int `toml:"max_introduction_points" range:"1 20" default:"20"`
 
 	// PointsPerInstance is the most that a descriptor lists of one instance while
 	// there are several, 1 to 20. Further points of an instance get it no more
-	// clients. Default: 3, as many as a tor makes unless its torrc says otherwise.
+	// clients. Default: 3, as many as a tor makes unless its torrc says otherwise. Not
+	// with ProfileOrdinary.
 	PointsPerInstance int `toml:"points_per_instance" range:"1 20" default:"3"`
 
 	// FetchInterval is how often the instances' descriptors are fetched, up to
@@ -158,6 +163,14 @@ type Service struct {
 	// checks; 0 for none.
 	Public time.Duration
 }
+
+// The profiles.
+const (
+	// ProfileBalanced spreads clients over as many introduction points as help.
+	ProfileBalanced = "balanced"
+	// ProfileOrdinary publishes what a tor would that serves the address alone, when it would.
+	ProfileOrdinary = "ordinary"
+)
 
 // Points is a [service.points]: sets of relays in the notation of package relayset.
 type Points struct {

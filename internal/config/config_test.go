@@ -68,11 +68,11 @@ func TestExample(t *testing.T) {
 		Tor: Tor{Controls: []string{"unix:/run/tor/control"}},
 		Log: Log{Level: slog.LevelInfo, Format: FormatText},
 		Services: []Service{
-			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", MaxIntroductionPoints: 20, PointsPerInstance: 3, CAACritical: true, Instances: []Instance{
+			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", Profile: "balanced", MaxIntroductionPoints: 20, PointsPerInstance: 3, CAACritical: true, Instances: []Instance{
 				{Name: "web1", Address: address(t, addressA), Weight: 1},
 				{Name: "web2", Address: address(t, addressB), Weight: 1},
 			}},
-			{Key: "/etc/balancer/second.pem", Strategy: "weighted", MaxIntroductionPoints: 20, PointsPerInstance: 3, CAACritical: true, Instances: []Instance{
+			{Key: "/etc/balancer/second.pem", Strategy: "weighted", Profile: "balanced", MaxIntroductionPoints: 20, PointsPerInstance: 3, CAACritical: true, Instances: []Instance{
 				{Name: "large", Address: address(t, addressC), Weight: 3},
 				{Name: "small", Address: address(t, addressD), Weight: 1},
 			}},
@@ -82,7 +82,7 @@ func TestExample(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("the example is\n%+v, want\n%+v", got, want)
 	}
-	defaults := strings.NewReplacer("# max_introduction_points = 20", "max_introduction_points = 20", "# points_per_instance = 3", "points_per_instance = 3").Replace(string(raw))
+	defaults := strings.NewReplacer("# max_introduction_points = 20", "max_introduction_points = 20", "# points_per_instance = 3", "points_per_instance = 3", "# profile = \"balanced\"", "profile = \"balanced\"").Replace(string(raw))
 	if !reflect.DeepEqual(parse(t, defaults), want) {
 		t.Error("a default that the example names is not the default")
 	}
@@ -116,7 +116,7 @@ func TestLeast(t *testing.T) {
 	want := &Config{
 		File: "/etc/balancer/balancer.toml", StateDir: "/etc/balancer/state", Log: Log{Format: FormatText},
 		Services: []Service{{
-			Key: "/etc/balancer/front", Strategy: selection.Default, MaxIntroductionPoints: descriptor.MaxIntroductionPoints, PointsPerInstance: 3, CAACritical: true,
+			Key: "/etc/balancer/front", Strategy: selection.Default, Profile: ProfileBalanced, MaxIntroductionPoints: descriptor.MaxIntroductionPoints, PointsPerInstance: 3, CAACritical: true,
 			Instances: []Instance{{Name: addressA[:6], Address: address(t, addressA), Weight: 1}},
 		}},
 	}

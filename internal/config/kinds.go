@@ -78,6 +78,7 @@ var kinds = map[string]kind{
 	"caa":            {read: text(readCAA)},
 	"format":         {read: choice("format", FormatText, FormatJSON)},
 	"strategy":       {read: readStrategy},
+	"profile":        {read: choice("profile", ProfileBalanced, ProfileOrdinary)},
 	"relays":         {wanted: `a string such as "{de}" or "$FINGERPRINT"`, read: text(readRelays)},
 	"level": {read: func(in reading, value any) (any, error) {
 		var level slog.Level

@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -21,6 +22,20 @@ func TestPoints(t *testing.T) {
 		}
 		if s.Strategy != "exec:/usr/lib/weigh" {
 			t.Errorf("strategy %q", s.Strategy)
+		}
+	}
+}
+
+// TestProfile: an ordinary service has three points unless more are asked for.
+func TestProfile(t *testing.T) {
+	const instance = "\n[[service.instance]]\naddress = \"" + addressA + "\"\n"
+	for text, want := range map[string]int{
+		"": 20, "profile = \"balanced\"": 20, "profile = \"balanced\"\nmax_introduction_points = 2": 2,
+		"profile = \"ordinary\"": 3, "max_introduction_points = 3\nprofile = \"ordinary\"": 3, "profile = \"ordinary\"\nmax_introduction_points = 8": 8,
+	} {
+		s := parse(t, "[[service]]\nkey = \"a\"\n"+text+instance).Services[0]
+		if ordinary := strings.Contains(text, ProfileOrdinary); s.MaxIntroductionPoints != want || ordinary != (s.Profile == ProfileOrdinary) {
+			t.Errorf("%q: profile %q with %d points, want %d", text, s.Profile, s.MaxIntroductionPoints, want)
 		}
 	}
 }

@@ -101,6 +101,9 @@ func (r *reader) validateService(s *Service, path string) {
 	if len(s.Instances) == 0 && !slices.ContainsFunc(r.list, said) {
 		r.add(path+".instance", "the service has none; add a [[service.instance]] with its address")
 	}
+	if s.Profile == ProfileOrdinary {
+		r.validateOrdinary(s, path)
+	}
 	r.validatePoints(s.Points, path+".points")
 	addresses := unique[descriptor.Address]{&r.complaints, "the same address is in line %[2]d; an instance is listed once", nil}
 	names := unique[string]{&r.complaints, "%q is the name of the instance in line %d as well", nil}
@@ -113,6 +116,26 @@ func (r *reader) validateService(s *Service, path string) {
 		}
 	}
 	s.nameInstances()
+}
+
+// ordinaryMost is how many points a descriptor may have to be of the size of most.
+const ordinaryMost = 8
+
+// validateOrdinary fills in how many points an ordinary service has, and refuses what would
+// tell it from one.
+func (r *reader) validateOrdinary(s *Service, path string) {
+	const number, each = ".max_introduction_points", ".points_per_instance"
+	switch points := s.MaxIntroductionPoints; {
+	case !r.given[path+number]:
+		s.MaxIntroductionPoints = selection.OrdinaryPoints
+	case points > 0 && (points < selection.OrdinaryPoints || points > ordinaryMost): // 0 is refused already
+		r.add(path+number, "%d does not look ordinary, want %d to %d with profile = %q: tor makes %d unless its torrc says otherwise, "+
+			"and with more than %d a descriptor is larger than others", points, selection.OrdinaryPoints, ordinaryMost, ProfileOrdinary, selection.OrdinaryPoints, ordinaryMost)
+	}
+	if r.given[path+each] {
+		r.add(path+each, "has no meaning with profile = %q, by which a descriptor has one point of each of max_introduction_points instances "+
+			"while there are as many; remove it", ProfileOrdinary)
+	}
 }
 
 // validatePoints refuses an entry that is given twice, and so one that is both avoided

@@ -65,6 +65,7 @@ func TestChanges(t *testing.T) {
 			c.Room, c.FetchEvery = selection.Room{Points: 12, PerInstance: 3}, 10*time.Minute
 		},
 			"[max_introduction_points 20 -> 12 points_per_instance 6 -> 3 fetch_interval automatic -> 10m0s]"},
+		{"a profile", func(c *balance.Config) { c.Ordinary, c.Room.Points = true, 3 }, "[profile balanced -> ordinary max_introduction_points 20 -> 3]"},
 		{"keys", func(c *balance.Config) { c.Keys.Reference = "front\npkcs11:token=T" }, "[keys changed]"},
 	} {
 		now := base()

@@ -80,6 +80,7 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 	defer func() { release(slices.Values(c.services), log) }()
 	for _, s := range c.services {
 		c.checkWeights(shortName(s), s)
+		c.checkProfile(s)
 		c.checkProgram(ctx, s)
 		c.checkProbes(s)
 	}
@@ -248,7 +249,7 @@ func (c *checker) checkPassword() {
 // checkWeights warns when the weights ask for other shares than the possible numbers of
 // points give.
 func (c *checker) checkWeights(name string, s balance.Config) {
-	if !selection.Weighs(s.Strategy.Name()) {
+	if s.Ordinary || !selection.Weighs(s.Strategy.Name()) {
 		return
 	}
 	weights, sum := make(map[string]float64), 0.0

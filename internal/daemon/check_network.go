@@ -152,7 +152,11 @@ func (c *checker) checkInstances(ctx context.Context, t *tor.Tor, consensus *hsd
 		if err == nil {
 			found++
 			out = avoided(ctx, t, consensus, s, descriptors[n])
-			points += min(len(descriptors[n].IntroductionPoints)-out, s.Room.PerInstance)
+			offered := len(descriptors[n].IntroductionPoints) - out
+			if !s.Ordinary {
+				offered = min(offered, s.Room.PerInstance)
+			}
+			points += offered
 		}
 		c.instance("instance "+shortName(s)+" "+i.Name, descriptors[n], out, err)
 	}
@@ -203,6 +207,8 @@ func (c *checker) checkLimit(s balance.Config, found, points int) {
 	switch {
 	case found == 0:
 		c.fail(what, "fix the instances above", errors.New("none of its instances can be reached, so nothing would be published"))
+	case s.Ordinary:
+		c.checkOffer(s, points)
 	case len(s.Instances) > limit:
 		c.warn(what, "use fewer instances, or put several behind one", "%d instances and at most %s: some instances get no clients", len(s.Instances), printable.Count(limit, "introduction point"))
 	case points == 0:

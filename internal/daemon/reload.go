@@ -166,6 +166,7 @@ func changes(old, now balance.Config) (list []any) {
 	say("removed", strings.Join(removed, ", "))
 	say("changed", strings.Join(other, ", "))
 	turn("strategy", old.Strategy.Name(), now.Strategy.Name())
+	turn("profile", old.Profile(), now.Profile())
 	turn("max_introduction_points", old.Room.Points, now.Room.Points)
 	turn("points_per_instance", old.Room.PerInstance, now.Room.PerInstance)
 	turn("points.avoid", old.Avoid, now.Avoid)

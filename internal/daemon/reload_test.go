@@ -52,7 +52,7 @@ func inForce(d *Daemon) string {
 	text := fmt.Sprintf("%s %v %v\n", logged, d.fullNames.Load(), d.rooms.checks)
 	for _, address := range slices.SortedFunc(maps.Keys(d.services), func(a, b descriptor.Address) int { return slices.Compare(a[:], b[:]) }) {
 		c := d.services[address].cfg
-		text += fmt.Sprintln(address, c.Strategy.Name(), c.Room, c.FetchEvery, c.Keys.Reference, c.Keys.Form, c.Keys.Where, c.Clients, c.CAA, c.CAACritical, c.Visits, c.Avoid, c.Prefer)
+		text += fmt.Sprintln(address, c.Strategy.Name(), c.Ordinary, c.Room, c.FetchEvery, c.Keys.Reference, c.Keys.Form, c.Keys.Where, c.Clients, c.CAA, c.CAACritical, c.Visits, c.Avoid, c.Prefer)
 		for _, i := range c.Instances {
 			text += fmt.Sprintln(i.Name, i.Address, i.Weight, client(i.Client), i.Probe, i.Check, client(i.CheckClient))
 		}
@@ -88,6 +88,7 @@ func TestReloadEveryKey(t *testing.T) {
 		"service.key":                 filepath.Join(dir, "b"),
 		"service.signing":             "pkcs11:token=t?module-path=" + module,
 		"service.strategy":            "weighted",
+		"service.profile":             config.ProfileOrdinary,
 		"service.fetch_interval":      10 * time.Minute,
 		"service.instance.client_key": clientKey,
 		"service.clients":             clients,

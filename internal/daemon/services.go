@@ -27,6 +27,7 @@ import (
 func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance.Config, error) {
 	out := balance.Config{
 		Room:       selection.Room{Points: s.MaxIntroductionPoints, PerInstance: s.PointsPerInstance},
+		Ordinary:   s.Profile == config.ProfileOrdinary,
 		FetchEvery: s.FetchInterval,
 		ClientsDir: s.Clients, CAACritical: s.CAACritical,
 	}

@@ -191,7 +191,7 @@ func (o *oldState) addHeld(service descriptor.Address, held []oldHeld) {
 			auth, enc := Bytes32(p.AuthKey), Bytes32(p.EncKey)
 			i.Points = append(i.Points, Point{auth, enc, p.Relay, p.FirstSeen})
 			if p.Place > 0 {
-				published = append(published, placed{p.Place, Published{Address(h.Instance), auth, enc, p.Relay}})
+				published = append(published, placed{p.Place, Published{Instance: Address(h.Instance), AuthKey: auth, EncKey: enc, Relay: p.Relay}})
 			}
 		}
 		o.instances[h.Instance] = merge(o.instances[h.Instance], i)

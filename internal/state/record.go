@@ -110,6 +110,17 @@ type Published struct {
 	AuthKey  Bytes32 `json:"auth_key"`
 	EncKey   Bytes32 `json:"enc_key"`
 	Relay    string  `json:"relay"` // RSA fingerprint, 40 upper-case hexadecimal digits
+	// Rest is what else it takes to publish the point again when its instance shows it no
+	// more: of a service with the profile "ordinary" only.
+	Rest *PublishedRest `json:"rest,omitempty"`
+}
+
+// PublishedRest is the rest of a Published.
+type PublishedRest struct {
+	FirstSeen time.Time                  `json:"first_seen"`
+	Expires   time.Time                  `json:"expires"`
+	OnionKey  Bytes32                    `json:"onion_key"`
+	Links     []descriptor.LinkSpecifier `json:"link_specifiers"`
 }
 
 // Instance is the record of a backend address: the last good descriptor.

@@ -106,6 +106,7 @@ type Service struct {
 	Address     string       `json:"address"`
 	State       State        `json:"state"`
 	Strategy    string       `json:"strategy"`
+	Profile     string       `json:"profile"` // "balanced" or "ordinary"
 	Custody     Custody      `json:"custody"`
 	Instances   []Instance   `json:"instances"`
 	Descriptors []Descriptor `json:"descriptors"`

@@ -71,6 +71,7 @@ type place struct {
 // new gets what one had that left, of the same replica if there is one. Else the slots
 // get what those of the other period have, one by one.
 func given(slots []hsdir.Slot, from []place, own bool) []*holding {
+	from = slices.DeleteFunc(slices.Clone(from), func(p place) bool { return p.holding == nil })
 	list := make([]*holding, len(slots))
 	var done [2][]bool // of slots and of from
 	done[0], done[1] = make([]bool, len(slots)), make([]bool, len(from))
@@ -107,6 +108,9 @@ const (
 func (v View) left(slots []hsdir.Slot, from []place) (list []place) {
 	for _, p := range from {
 		if slices.ContainsFunc(slots, func(s hsdir.Slot) bool { return s.HSDir == p.HSDir }) {
+			continue
+		}
+		if p.HSDir == ([20]byte{}) { // it stands for all, in a record
 			continue
 		}
 		if !p.Left {

@@ -212,7 +212,7 @@ func (t *Target) request(v View, s State, candidates []selection.Candidate) sele
 		t.Turn++
 	}
 	var gone []place
-	if last.own && !last.stored && !v.Config.Ordinary {
+	if last.own && !v.Config.Ordinary {
 		gone = v.left(t.Slots, last.places)
 	}
 	t.places = make([]place, 0, len(t.Slots)+len(gone))

@@ -146,6 +146,7 @@ func (s *Service) written() state.Service {
 		out.Made = append(out.Made, state.Made{
 			Period: p.Number, Minutes: p.Minutes(), Revision: e.Revision, Contents: digest(places, s.client()), Signer: state.Bytes32(e.Credential.Public),
 			Built: e.Built.UTC(), Refresh: e.Refresh.UTC(), Pending: !e.complete(), Turn: e.Turn, Slots: points.slots(places),
+			Left: left(places),
 		})
 	}
 	for p, b := range s.state.Before {
@@ -323,7 +324,7 @@ func (s *Service) restore(r read) {
 	s.state.Before = make(map[descriptor.Period]*past, len(made))
 	for _, m := range made {
 		p := descriptor.Period{Number: m.Period, Length: time.Duration(m.Minutes) * time.Minute}
-		s.state.Before[p] = &past{m, s.storedPlaces(m.Slots, r.stored.Points)}
+		s.state.Before[p] = &past{m, append(s.storedPlaces(m.Slots, r.stored.Points), storedLeft(m.Left)...)}
 	}
 }
 
@@ -354,6 +355,26 @@ func (s *Service) storedPlaces(slots []state.Slot, points []state.Published) []p
 		list = append(list, p)
 	}
 	return list
+}
+
+// left lists the places that left, for the record.
+func left(places []place) (list []state.Left) {
+	for _, at := range places {
+		if at.Left {
+			list = append(list, state.Left{HSDir: hsdir.Relay{Fingerprint: at.HSDir}.Hex(), Replica: at.Replica, At: time.Unix(at.leftAt, 0).UTC()})
+		}
+	}
+	return list
+}
+
+// storedLeft is the inverse of left; the places hold nothing.
+func storedLeft(list []state.Left) (places []place) {
+	for _, l := range list {
+		if relay, err := descriptor.ParseFingerprint(l.HSDir); err == nil {
+			places = append(places, place{Slot: hsdir.Slot{HSDir: relay, Replica: l.Replica, Reserve: true, Left: true}, leftAt: l.At.Unix()})
+		}
+	}
+	return places
 }
 
 // storedPoint is the part of a published point that the record keeps.

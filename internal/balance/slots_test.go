@@ -325,3 +325,28 @@ func TestOrdinarySlots(t *testing.T) {
 		}
 	}
 }
+
+// After a restart, an HSDir that left the ring before still gets what the others do.
+func TestRestartKnowsWhoLeft(t *testing.T) {
+	for limit, members := range map[int][]*member{20: {testMember("a", 1, 2), testMember("b", 3, 4)}, 4: crowdOf(12)} {
+		var before State
+		v := wideView(limit, members...)
+		before.carryOut(v)
+		gone := v.Targets[0].Slots[3].HSDir
+		v.Targets[0].Slots[3].HSDir = [20]byte{99}
+		before.carryOut(v)
+		old := &Service{cfg: v.Config, state: before}
+		restarted := &Service{cfg: v.Config, state: State{Editions: map[descriptor.Period]*Edition{}}, troubles: troubles{}, counters: counters{}}
+		restarted.restore(read{stored: old.written()})
+		p := makePlan(v, restarted.state)
+		if n := len(p.Targets[0].places); n != 9 {
+			t.Fatalf("room for %d: %d slots, want 9", limit, n)
+		}
+		if at := p.Targets[0].places[8]; at.HSDir != gone || !at.Left || at.holding.empty() {
+			t.Errorf("room for %d: the one that left: %+v", limit, at)
+		}
+		if n := len(p.Targets[1].places); n != 8 {
+			t.Errorf("room for %d: %d slots of the other descriptor, want 8", limit, n)
+		}
+	}
+}

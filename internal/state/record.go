@@ -95,6 +95,15 @@ type Made struct {
 	Pending  bool      `json:"pending,omitempty"` // not confirmed in every slot
 	Turn     uint64    `json:"turn,omitempty"`    // how often it was refreshed
 	Slots    []Slot    `json:"slots,omitempty"`   // empty if all have all Points, in their order
+	Left     []Left    `json:"left,omitempty"`    // HSDirs that got it too
+}
+
+// Left is an HSDir that is in the ring no more, and which clients with an older consensus
+// still ask.
+type Left struct {
+	HSDir   string    `json:"hsdir"` // as in Slot
+	Replica int       `json:"replica"`
+	At      time.Time `json:"at"` // of the first consensus without it
 }
 
 // Slot says what an HSDir was given.

@@ -36,6 +36,7 @@ type View struct {
 	Config    Config
 	Instances backend.View // in the order of Config.Instances
 	Urgent    bool         // something changed that should not wait for fetches
+	Waiting   time.Time    // since when plans have waited for fetches; zero if the last did not
 	// Unreached says why visitors of the public address do not reach an instance that
 	// answers at its own, by its address.
 	Unreached map[descriptor.Address]string
@@ -145,12 +146,19 @@ const (
 	freshAtBest = 6 * time.Minute // with shorter intervals, too
 )
 
+// waitMost is for how long plans wait for fetches, one after the other.
+const waitMost = 15 * time.Second
+
 // makePlan says what should be published, given the view and the published
 // state. It reads no clock and no randomness, and changes nothing.
 func makePlan(v View, s State) Plan {
 	p := Plan{At: v.Now, Version: s.Version, Profile: v.Config.Profile(), Chosen: s.Published, Shares: s.Shares}
 	p.Next = v.Now.Add(time.Hour)
-	if until := v.Instances.Wait(v.Now); v.Now.Before(until) && !v.Urgent {
+	until := v.Instances.Wait(v.Now)
+	if !v.Waiting.IsZero() { // with many instances, fetches are always in flight
+		until = earlier(until, v.Waiting.Add(waitMost))
+	}
+	if v.Now.Before(until) && !v.Urgent {
 		p.Waiting, p.Next = "fetches of instances are in flight", until
 		return p
 	}

@@ -293,6 +293,10 @@ func TestPlanWaits(t *testing.T) {
 	if p := makePlan(testView(8, a, b), State{}); p.Waiting == "" || !p.Next.Equal(testNow.Add(time.Second/2)) {
 		t.Errorf("after an answer, waits until %v: %q", p.Next, p.Waiting)
 	}
+	v := testView(8, a, b)
+	if v.Waiting = testNow.Add(-waitMost); makePlan(v, State{}).Waiting != "" {
+		t.Error("plans wait for one fetch after the other")
+	}
 	a.Asked, b.Answered = testNow.Add(-5*time.Second), testNow.Add(-time.Minute)
 	if p := makePlan(testView(8, a, b), State{}); p.Waiting != "" {
 		t.Errorf("waits for longer than five seconds: %q", p.Waiting)

@@ -131,6 +131,7 @@ type Service struct {
 	lastRound time.Time
 	jumps     int       // clock jumps that were handled
 	urgent    uint64    // urgent changes that plans heeded
+	waiting   time.Time // View.Waiting
 	replan    bool      // the next turn plans
 	step      bool      // the next turn advances the editions
 	plan      Plan      // the last
@@ -247,6 +248,12 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	}
 	last := s.plan
 	s.plan = makePlan(view, s.state)
+	switch {
+	case s.plan.Waiting == "":
+		s.waiting = time.Time{}
+	case s.waiting.IsZero():
+		s.waiting = now
+	}
 	if s.plan.heeds() {
 		s.urgent = view.Instances.Urgent
 	}
@@ -273,7 +280,7 @@ func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	v.Config.Clients = s.clients()
 	v.heed(s.advised.advisor)
 	v.Unreached = s.unreached(v.Instances)
-	v.Urgent = v.Instances.Urgent != s.urgent
+	v.Urgent, v.Waiting = v.Instances.Urgent != s.urgent, s.waiting
 	if v.Instances.Jumps != s.jumps {
 		s.jumps = v.Instances.Jumps
 		s.slept(now)

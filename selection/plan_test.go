@@ -120,7 +120,7 @@ func TestPlanShares(t *testing.T) {
 		"one of five times": {{59, 0.03, 0.03}, {120, 0.08, 0.07}, {200, 0, 0.03}},
 	}
 	for name, weight := range weightings {
-		for _, n := range []int{1, 2, 3, 5, 7, 11, 13, 20, 25, 30, 37, 41, 50, 60, 61, 80, 100, 120, 121, 150, 200} {
+		for _, n := range []int{1, 2, 5, 13, 20, 41, 60, 61, 120, 200} {
 			bound := bounds[name][slices.IndexFunc(bounds[name], func(b struct {
 				instances  int
 				now, turns float64
@@ -222,7 +222,7 @@ func slotsOf(a Assignment) map[string]int {
 // TestPlanCoversEverybody: up to 60 instances, each is still found when any one HSDir
 // fails; up to 120, each stands somewhere; with more, each has its turns.
 func TestPlanCoversEverybody(t *testing.T) {
-	for n := 1; n <= 200; n += 1 + n/12 {
+	for _, n := range []int{1, 2, 3, 7, 20, 21, 41, 60, 61, 120, 121, 200} {
 		list := plans(Spread{}, Request{Now: epoch, Candidates: many(n, equal), Slots: ring(), Room: Room{20, 3}})
 		turns := make(map[string]int)
 		for _, a := range list {
@@ -633,7 +633,8 @@ func anyPlan(t *rapid.T, s Strategy) {
 }
 
 // TestPlanNewcomer: an instance that comes takes no relay where a published point of
-// another stands, as long as that one has as many points in the slot.
+// another stands, as long as that one has as many points, there and in all: one that has
+// to give some up, and gets a place again, may find another relay there.
 func TestPlanNewcomer(t *testing.T) {
 	for _, s := range strategies {
 		rapid.Check(t, func(t *rapid.T) {
@@ -646,6 +647,7 @@ func TestPlanNewcomer(t *testing.T) {
 				r.Candidates = append(r.Candidates, c)
 			}
 			after := Assign(s, r)
+			had, has := countByInstance(slices.Concat(before.Points...)), countByInstance(slices.Concat(after.Points...))
 			for k, points := range after.Points {
 				was, is := countByInstance(before.Points[k]), countByInstance(points)
 				owner := make(map[descriptor.Fingerprint]string)
@@ -653,7 +655,7 @@ func TestPlanNewcomer(t *testing.T) {
 					owner[c.Point.Relay()] = c.Instance
 				}
 				for _, c := range points {
-					if o := owner[c.Point.Relay()]; c.Instance == "newcomer" && o != "" && is[o] >= was[o] {
+					if o := owner[c.Point.Relay()]; c.Instance == "newcomer" && o != "" && is[o] >= was[o] && has[o] >= had[o] {
 						t.Fatalf("slot %d: the newcomer has the relay of %s", k, o)
 					}
 				}

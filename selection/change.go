@@ -42,9 +42,9 @@ func (p *plan) result(l *layout, anew bool) result {
 //
 // Without a refresh, the same request with slots that hold these points gives them
 // again, whatever its seed and turn. For mending only adds, until nobody finds a relay any
-// more, and whether somebody does is no matter of chance. And whether all is then laid out
-// anew is decided by what comes of it with a seed that is always the same, and only as
-// long as each time brings the worst share nearer.
+// more, and whether somebody does is no matter of chance. Whether all is then laid out
+// anew depends on what comes of it with a seed that is always the same. It ends, since
+// each time brings the worst share nearer.
 func (p *plan) settled() (*plan, result) {
 	empty := slices.ContainsFunc(p.asked, func(k int) bool { return len(p.held[k]) == 0 })
 	if empty || p.r.Refresh {
@@ -67,7 +67,7 @@ func (p *plan) settled() (*plan, result) {
 	return p, mended
 }
 
-// refreshed returns the points that a refresh comes to, or one slot that has nothing.
+// refreshed returns the points that a refresh comes to, or a slot that has none yet.
 func (p *plan) refreshed(empty bool) result {
 	held := p.laidOut(p.held)
 	all := p.result(p.anew(held), true)
@@ -270,7 +270,7 @@ func (p *plan) fillUp(l *layout) {
 // reserve says how many points of each instance slot k should hold, which clients do
 // not ask now. It may come to stand in for any of the asked slots of its replica: so it
 // has as many points, first of those instances that have fewest.
-func (p *plan) reserve(k int, l *layout, full bool) []int {
+func (p *plan) reserve(k int, l *layout, anew bool) []int {
 	row, size := make([]int, len(p.parties)), 0
 	for _, n := range p.held[k] {
 		row[p.points[n].party]++
@@ -297,16 +297,8 @@ func (p *plan) reserve(k int, l *layout, full bool) []int {
 		most[i] = (most[i] + slots - 1) / slots
 	}
 	want = (2*want + slots) / (2 * slots)
-	thinnest := func(may func(i int) bool) int {
-		best := -1
-		for i := range row {
-			if may(i) && (best < 0 || cmp.Or(cmp.Compare(row[i], row[best]), cmp.Compare(total[i], total[best])) < 0) {
-				best = i
-			}
-		}
-		return best
-	}
-	if full || p.r.Refresh {
+	compare := func(a, b int) int { return cmp.Or(cmp.Compare(row[a], row[b]), cmp.Compare(total[a], total[b])) }
+	if anew || p.r.Refresh {
 		for i := range row {
 			over := max(0, row[i]-most[i])
 			row[i], size = row[i]-over, size-over
@@ -314,7 +306,7 @@ func (p *plan) reserve(k int, l *layout, full bool) []int {
 		for size > want {
 			thickest := 0
 			for i := range row {
-				if cmp.Or(cmp.Compare(row[i], row[thickest]), cmp.Compare(total[i], total[thickest])) > 0 {
+				if compare(i, thickest) > 0 {
 					thickest = i
 				}
 			}
@@ -327,11 +319,16 @@ func (p *plan) reserve(k int, l *layout, full bool) []int {
 		if offers == nil {
 			offers = p.offersIn(k)
 		}
-		i := thinnest(func(i int) bool { return row[i] < min(most[i], offers[i]) })
-		if i < 0 {
+		thinnest := -1
+		for i := range row {
+			if row[i] < min(most[i], offers[i]) && (thinnest < 0 || compare(i, thinnest) < 0) {
+				thinnest = i
+			}
+		}
+		if thinnest < 0 {
 			break
 		}
-		row[i]++
+		row[thinnest]++
 	}
 	return row
 }

@@ -41,7 +41,7 @@ func (p *plan) match(k int, cells, kept []int, idle []bool, better func(a, b int
 	}
 	var present, spare []int
 	for i, n := range cells {
-		switch {
+		switch { // idle ones that the slot keeps, in reserve, are present
 		case idle[i] && !slices.ContainsFunc(kept, func(n int) bool { return p.points[n].party == i }):
 			spare = append(spare, i)
 			continue

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -339,14 +340,16 @@ func (s *scene) client() *sim.Client {
 	return s.net.NewClient(s.custodian.Address(), sim.ClientConfig{})
 }
 
-// want fails unless the service is in one of the states.
+// want fails unless the service is in one of the states, or is soon.
 func (s *scene) want(when string, states ...status.State) status.Service {
 	s.t.Helper()
 	got := s.service.Status()
-	for _, state := range states {
-		if got.State == state {
+	for range 60 { // an upload may be in flight at any moment
+		if slices.Contains(states, got.State) {
 			return got
 		}
+		s.settle(time.Second)
+		got = s.service.Status()
 	}
 	s.t.Errorf("%s: the service is %s, want %s (warnings %q, instances %+v)", when, got.State, states, got.Warnings, got.Instances)
 	return got

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -206,7 +207,13 @@ func (b *backend) start() error {
 	if b.server != nil {
 		return nil
 	}
+	// A process that is started while the port is found free has that listener, too, until
+	// it has become another program.
 	l, err := net.Listen("tcp4", b.address)
+	for tries := 0; errors.Is(err, syscall.EADDRINUSE) && tries < 100; tries++ {
+		time.Sleep(20 * time.Millisecond)
+		l, err = net.Listen("tcp4", b.address)
+	}
 	if err != nil {
 		return fmt.Errorf("starting a web server: %w", err)
 	}

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -51,28 +50,16 @@ type report struct {
 	Rows      []row     `json:"rows"` // the first does not check
 }
 
-func run(ctx context.Context, o options) (err error) {
-	dir, kept := o.keep, o.keep != ""
-	if !kept {
-		if dir, err = os.MkdirTemp("", "checks-"); err != nil {
+func run(ctx context.Context, o options) error {
+	r := report{Began: time.Now().UTC().Truncate(time.Second), Machine: harness.Machine(), Instances: instances}
+	return harness.InDirectory(o.keep, "checks", func(dir string) error {
+		err := r.measure(ctx, o, dir)
+		harness.ClearProgress()
+		if err != nil {
 			return err
 		}
-	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return err
-	}
-	r := report{Began: time.Now().UTC().Truncate(time.Second), Machine: harness.Machine(), Instances: instances}
-	err = r.measure(ctx, o, dir)
-	harness.ClearProgress()
-	switch {
-	case err != nil && !kept:
-		return fmt.Errorf("%w; logs are in %s", err, dir)
-	case err != nil:
-		return err
-	case !kept:
-		err = os.RemoveAll(dir)
-	}
-	return errors.Join(r.print(o.asJSON), err)
+		return r.print(o.asJSON)
+	})
 }
 
 // measure takes the figures of all balancers at the same time, so that whatever else the

@@ -14,7 +14,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -44,30 +43,17 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, o options) (err error) {
-	dir, kept := o.keep, o.keep != ""
-	if !kept {
-		if dir, err = os.MkdirTemp("", "compare-"); err != nil {
-			return err
-		}
-	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return err
-	}
+func run(ctx context.Context, o options) error {
 	r := report{Began: time.Now().UTC().Truncate(time.Second), Machine: harness.Machine(), Instances: instances}
-	err = r.measure(ctx, o, dir)
-	harness.ClearProgress()
-	r.Seconds = time.Since(r.Began).Seconds()
-	if len(r.Sides) > 0 {
-		err = errors.Join(err, r.print(os.Stdout, o.asJSON))
-	}
-	switch {
-	case err != nil && !kept:
-		return fmt.Errorf("%w; logs are in %s", err, dir)
-	case !kept:
-		return os.RemoveAll(dir)
-	}
-	return err
+	return harness.InDirectory(o.keep, "compare", func(dir string) error {
+		err := r.measure(ctx, o, dir)
+		harness.ClearProgress()
+		r.Seconds = time.Since(r.Began).Seconds()
+		if len(r.Sides) > 0 {
+			err = errors.Join(err, r.print(os.Stdout, o.asJSON))
+		}
+		return err
+	})
 }
 
 // measure measures everything. What was measured before an error stays.

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -78,35 +77,22 @@ type report struct {
 	Flap    *flap     `json:"flap,omitempty"`
 }
 
-func run(ctx context.Context, o options) (err error) {
+func run(ctx context.Context, o options) error {
 	if os.Getuid() != 0 {
 		return errors.New("this takes root: a packet filter cuts tors off")
-	}
-	dir, kept := o.keep, o.keep != ""
-	if !kept {
-		if dir, err = os.MkdirTemp("", "failover-"); err != nil {
-			return err
-		}
-	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return err
 	}
 	r := report{Began: time.Now().UTC().Truncate(time.Second), Machine: harness.Machine()}
 	if o.checks {
 		r.Checks = checks
 	}
-	err = r.measure(ctx, o, dir)
-	harness.ClearProgress()
-	if len(r.Rows) > 0 || r.Drain != nil || r.Flap != nil {
-		err = errors.Join(err, r.print(o.asJSON))
-	}
-	switch {
-	case err != nil && !kept:
-		return fmt.Errorf("%w; logs are in %s", err, dir)
-	case !kept:
-		return os.RemoveAll(dir)
-	}
-	return err
+	return harness.InDirectory(o.keep, "failover", func(dir string) error {
+		err := r.measure(ctx, o, dir)
+		harness.ClearProgress()
+		if len(r.Rows) > 0 || r.Drain != nil || r.Flap != nil {
+			err = errors.Join(err, r.print(o.asJSON))
+		}
+		return err
+	})
 }
 
 // measure measures all rows that are asked for. What was measured before an error stays.

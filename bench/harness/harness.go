@@ -61,3 +61,24 @@ func Machine() string {
 	}
 	return runtime.GOARCH
 }
+
+// InDirectory calls do with a directory for logs: keep, or else a temporary one for the
+// program of that name, which is removed unless do fails.
+func InDirectory(keep, program string, do func(dir string) error) (err error) {
+	dir := keep
+	if keep == "" {
+		if dir, err = os.MkdirTemp("", program+"-"); err != nil {
+			return err
+		}
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	switch err := do(dir); {
+	case keep != "":
+		return err
+	case err != nil:
+		return fmt.Errorf("%w; logs are in %s", err, dir)
+	}
+	return os.RemoveAll(dir)
+}

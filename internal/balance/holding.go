@@ -71,7 +71,10 @@ type place struct {
 // new gets what one had that left, of the same replica if there is one. Else the slots
 // get what those of the other period have, one by one.
 func given(slots []hsdir.Slot, from []place, own bool) []*holding {
-	from = slices.DeleteFunc(slices.Clone(from), func(p place) bool { return p.holding == nil })
+	unknown := func(p place) bool { return p.holding == nil } // of a record, an HSDir that left
+	if slices.ContainsFunc(from, unknown) {
+		from = slices.DeleteFunc(slices.Clone(from), unknown)
+	}
 	list := make([]*holding, len(slots))
 	var done [2][]bool // of slots and of from
 	done[0], done[1] = make([]bool, len(slots)), make([]bool, len(from))

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"os/user"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"onionbalancer/internal/child"
 	"onionbalancer/internal/printable"
@@ -98,6 +101,9 @@ func call(ctx context.Context, program string, input []byte, deadline time.Durat
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: unprivileged()}
 	cmd.Cancel = func() error { return killGroup(cmd) }
 	cmd.WaitDelay = linger
+	// Go opens files for us alone; others may have left some open when they started us.
+	// (Linux before 5.11 cannot.)
+	_ = unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	ended := make(chan error, 1)
 	if err := child.Start(cmd, syscall.SIGKILL, func(err error) { ended <- err }); err != nil {
 		return nil, err

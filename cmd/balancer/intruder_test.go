@@ -80,8 +80,9 @@ func (i *intruder) settle(ctx context.Context) {
 	for ctx.Err() == nil {
 		c := i.consensus(ctx)
 		left := time.Until(c.NextPeriod())
-		// The balancer takes a moment to publish what is new with a period.
-		if left > 90*time.Second && left < c.CurrentPeriod().Length-30*time.Second {
+		// Whoever comes in the first half minute of a period counts as there from its
+		// beginning, of which the balancer hears an interval later.
+		if left > 90*time.Second && left < c.CurrentPeriod().Length-50*time.Second {
 			return
 		}
 		time.Sleep(time.Second)

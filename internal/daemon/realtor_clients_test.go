@@ -71,15 +71,15 @@ type restriction struct {
 	cfg     *config.Config
 }
 
-// published waits until all HSDirs have descriptors that were made after since, with
-// points of all instances.
-func (r restriction) published(ctx context.Context, what string, since time.Time) {
+// published waits until all HSDirs have descriptors for as many clients that were made
+// after since, with points of all instances.
+func (r restriction) published(ctx context.Context, what string, clients int, since time.Time) {
 	r.t.Helper()
 	for ; ; time.Sleep(50 * time.Millisecond) {
 		s := r.d.Snapshot().Services[0]
 		stale := slices.ContainsFunc(s.Descriptors, func(e status.Descriptor) bool { return e.Built.Before(since) || e.Confirmed < len(e.Slots) })
 		idle := slices.ContainsFunc(s.Instances, func(i status.Instance) bool { return i.Published == 0 })
-		if len(s.Descriptors) == 2 && !stale && !idle {
+		if s.Clients == clients && len(s.Descriptors) == 2 && !stale && !idle {
 			r.t.Logf("%s: all HSDirs have it after %v", what, time.Since(since).Round(time.Millisecond))
 			return
 		}
@@ -159,7 +159,7 @@ func (w *town) restricted(ctx context.Context, t *testing.T, d *Daemon, a descri
 	if err := d.Reload(r.cfg); err != nil {
 		t.Fatal(err)
 	}
-	r.published(ctx, "restricted", changed)
+	r.published(ctx, "restricted", 2, changed)
 
 	// The client's tor has the key in a file, as it would be handed to it: NEWNYM, after
 	// which descriptors are fetched again, drops those that are not.
@@ -184,7 +184,7 @@ func (w *town) restricted(ctx context.Context, t *testing.T, d *Daemon, a descri
 	if err := clients.Remove(dir, "alice"); err != nil {
 		t.Fatal(err)
 	}
-	r.published(ctx, "alice removed", changed)
+	r.published(ctx, "alice removed", 1, changed)
 	if _, err := r.read(ctx, alice); !errors.Is(err, descriptor.ErrClientKey) {
 		t.Errorf("with the key that was removed: %v", err)
 	}
@@ -194,7 +194,7 @@ func (w *town) restricted(ctx context.Context, t *testing.T, d *Daemon, a descri
 	if err := clients.Add(dir, clients.Client{Name: "alice", Key: alice.Client()}); err != nil {
 		t.Fatal(err)
 	}
-	r.published(ctx, "alice is back", changed)
+	r.published(ctx, "alice is back", 2, changed)
 	w.tell(t, lab.Client, "SIGNAL NEWNYM")
 	labtest.Reach(ctx, t, w.Lab, a.String(), 3)
 }

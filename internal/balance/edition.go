@@ -152,17 +152,20 @@ func (e *Edition) index(h [20]byte) int {
 // rejected reports whether it is time to follow a rejected edition by the next.
 func (e *Edition) rejected(now time.Time) bool { return !e.retryAt.IsZero() && !now.Before(e.retryAt) }
 
-// allRejected reports whether every HSDir that answered refused e's revision
-// counter: then it is too low. A single one that refuses may be lying.
-func (e *Edition) allRejected() bool {
-	rejected := false
+// mostRejected reports whether more HSDirs refused e's revision counter than confirmed it:
+// then it is too low. A single one that refuses may be lying, and a single one that confirms
+// may have lost what the others hold.
+func (e *Edition) mostRejected() bool {
+	more := 0
 	for _, s := range e.slots {
-		if !s.confirmed.IsZero() {
-			return false
+		switch {
+		case s.rejected:
+			more++
+		case !s.confirmed.IsZero():
+			more--
 		}
-		rejected = rejected || s.rejected
 	}
-	return rejected
+	return more > 0
 }
 
 // everywhere reports whether every HSDir that clients ask confirmed e.

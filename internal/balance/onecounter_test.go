@@ -250,3 +250,18 @@ func TestOneCounter(t *testing.T) {
 		}
 	})
 }
+
+// An HSDir that lost what the others hold confirms a counter that is too low for them. Here
+// they hold one that is far ahead, of which the store did not hear.
+func TestLowCounterConfirmedOnce(t *testing.T) {
+	t.Parallel()
+	list := []trial{
+		{"clock", 0, 15 * time.Second}, {"wiped", 4692, 39 * time.Second}, {"wiped", 20, 18 * time.Second},
+		{"store fails", 1, 142 * time.Second}, {"clock", 6178, 20 * time.Second}, {"instance", 217, 0},
+		{"record lost", 1141, 0}, {"silent", 745, time.Second}, {"refused", 328, 25 * time.Second},
+		{"record lost", 13, 4 * time.Second}, {"clock", 4575, 5 * time.Second}, {"wiped", 77, 0},
+	}
+	if err := undergo(t, 1, list); err != nil {
+		t.Error(err)
+	}
+}

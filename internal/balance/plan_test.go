@@ -324,17 +324,21 @@ func TestPlanPrints(t *testing.T) {
 	}
 }
 
-func TestAllRejected(t *testing.T) {
-	e := &Edition{slots: make([]slot, 3)}
-	e.slots[1].confirmed = testNow
-	e.slots[0].rejected = true
-	if e.allRejected() {
-		t.Error("one liar among three counts as all")
-	}
-	e.slots[1] = slot{rejected: true}
-	e.slots[2].attempts = 4
-	if !e.allRejected() {
-		t.Error("two rejections and one that never answered are not all")
+func TestMostRejected(t *testing.T) {
+	refused, confirmed, silent := slot{rejected: true}, slot{confirmed: testNow}, slot{attempts: 4}
+	for _, test := range []struct {
+		slots []slot
+		want  bool
+	}{
+		{[]slot{refused, confirmed, silent}, false},
+		{[]slot{refused, refused, silent}, true},
+		{[]slot{refused, refused, confirmed}, true}, // which lost what it held
+		{[]slot{refused, confirmed, confirmed}, false},
+		{[]slot{confirmed, silent}, false},
+	} {
+		if got := (&Edition{slots: test.slots}).mostRejected(); got != test.want {
+			t.Errorf("%+v: %t", test.slots, got)
+		}
 	}
 }
 

@@ -77,7 +77,7 @@ func (c counters) forget(p descriptor.Period) {
 	})
 }
 
-// The lead is how far ahead of the clock counters are taken while all HSDirs refuse
+// The lead is how far ahead of the clock counters are taken while most HSDirs refuse
 // ours: another publisher's clock was ahead. It goes up fourfold with every
 // refusal. Once HSDirs have confirmed ours in the period it is bounded, so that
 // two publishers do not race each other to the end of the run.
@@ -89,7 +89,7 @@ const (
 
 // lead returns how far ahead of the clock the counter of the edition after last is.
 func lead(last *Edition) time.Duration {
-	if last == nil || !last.allRejected() {
+	if last == nil || !last.mostRejected() {
 		return 0
 	}
 	longest := leadMax

@@ -16,6 +16,7 @@ func TestLeftRefuses(t *testing.T) {
 		s := State{}
 		v := wideView(20, testMember("a", 1, 2, 3))
 		s.carryOut(v)
+		v.Now = testNow.Add(time.Second)
 		v.Targets[0].Slots[3].HSDir = [20]byte{99}
 		s.carryOut(v)
 		e := s.Editions[testPeriod]

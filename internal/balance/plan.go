@@ -360,6 +360,11 @@ func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 		return
 	}
 	t.Urgency = t.urgency()
+	// A counter is of a second, as tor's are; another edition in it would have one of no moment.
+	if t.Reason != ReasonRejected && v.Now.Unix() == last.Built.Unix() {
+		t.Held, t.Gathers = "the last edition was made in this second", true
+		p.sooner(v.Now.Truncate(time.Second).Add(time.Second), v.Now)
+	}
 	if at := v.staleUntil(t.Reason, last); v.Now.Before(at) {
 		t.Held, t.Gathers = "no instance has answered for too long to make a new descriptor", false
 		p.sooner(at, v.Now)

@@ -324,6 +324,25 @@ func TestPlanPrints(t *testing.T) {
 	}
 }
 
+// Two editions of one second would differ in a counter that no clock explains.
+func TestOneEditionASecond(t *testing.T) {
+	v := testView(8, testMember("a", 1, 2), testMember("b", 3))
+	s := made(v)
+	built := testNow.Truncate(time.Second)
+	s.Editions[testPeriod].Built = built
+	v = testView(8, testMember("a", 1, 2))
+	for after, held := range map[time.Duration]bool{-time.Second: false, 0: true, 900 * time.Millisecond: true, time.Second: false} {
+		v.Now = built.Add(after)
+		p := makePlan(v, s)
+		if is := p.Targets[0]; is.Reason == "" || (is.Held != "") != held {
+			t.Errorf("%v later: %q, held %q", after, is.Reason, is.Held)
+		}
+		if held && !p.Next.Equal(built.Add(time.Second)) {
+			t.Errorf("%v later: planned again at %s", after, p.Next)
+		}
+	}
+}
+
 func TestMostRejected(t *testing.T) {
 	refused, confirmed, silent := slot{rejected: true}, slot{confirmed: testNow}, slot{attempts: 4}
 	for _, test := range []struct {

@@ -124,6 +124,7 @@ func TestContentsBelongToHSDirs(t *testing.T) {
 	}
 	// One HSDir leaves, another joins in its place: of the same replica.
 	v := view()
+	v.Now = v.Now.Add(time.Second)
 	newcomer := [20]byte{99}
 	left := v.Targets[0].Slots[3].HSDir
 	v.Targets[0].Slots[3].HSDir = newcomer
@@ -334,6 +335,7 @@ func TestRestartKnowsWhoLeft(t *testing.T) {
 		before.carryOut(v)
 		gone := v.Targets[0].Slots[3].HSDir
 		v.Targets[0].Slots[3].HSDir = [20]byte{99}
+		v.Now = v.Now.Add(time.Second)
 		before.carryOut(v)
 		old := &Service{cfg: v.Config, state: before}
 		restarted := &Service{cfg: v.Config, state: State{Editions: map[descriptor.Period]*Edition{}}, troubles: troubles{}, counters: counters{}}

@@ -81,12 +81,19 @@ func (c *Client) ready(ctx context.Context) error {
 // upToDate reports whether the client has the first consensus with all relays or a
 // later one, and the microdescriptors that circuits take.
 func (c *Client) upToDate() bool {
+	p, has := c.current(), c.ValidAfter()
+	return p != nil && !has.IsZero() && !has.Before(c.net.complete) && p.info("status/enough-dir-info") == "1"
+}
+
+// ValidAfter is that of the consensus that the client has; zero if it has none. Clients
+// may have a new one two voting intervals late.
+func (c *Client) ValidAfter() time.Time {
 	p := c.current()
 	if p == nil {
-		return false
+		return time.Time{}
 	}
-	has, err := time.Parse(time.DateTime, p.info("consensus/valid-after"))
-	return err == nil && !has.Before(c.net.complete) && p.info("status/enough-dir-info") == "1"
+	at, _ := time.Parse(time.DateTime, p.info("consensus/valid-after")) // zero if it is none
+	return at
 }
 
 // Kill ends the client's tor by kill -9.

@@ -168,6 +168,9 @@ func TestIdleDeath(t *testing.T) {
 			t.Fatal(err)
 		}
 		gone(t, pid)
+		for token.HelperPID(tok) != 0 { // we hear of it a moment later
+			time.Sleep(time.Millisecond)
+		}
 	}
 	if err := tok.Ping(t.Context()); err != nil {
 		t.Error(err)

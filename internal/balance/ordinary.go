@@ -115,13 +115,20 @@ func pointLife(key [32]byte) time.Duration {
 	return 18*time.Hour + time.Duration(binary.BigEndian.Uint64(key[:])%uint64(6*time.Hour))
 }
 
-// beside returns the authentication keys of the descriptors that are published beside a
-// period's own. When that is new, they include those of the one that it follows.
-func (s State) beside(period, other descriptor.Period) [][32]byte {
-	list := s.last(other).keys()
+// beside returns the authentication keys of the descriptors of most so many points that are
+// published beside a period's own. When that is new, they include those of the one that it
+// follows. A descriptor of more points is from before the service was to look ordinary, and
+// gives way.
+func (s State) beside(period, other descriptor.Period, most int) (list [][32]byte) {
+	add := func(p descriptor.Period) {
+		if keys := s.last(p).keys(); len(keys) <= most {
+			list = append(list, keys...)
+		}
+	}
+	add(other)
 	if !s.last(period).own {
 		for p := range s.Editions {
-			list = append(list, s.last(p).keys()...)
+			add(p)
 		}
 	}
 	return list

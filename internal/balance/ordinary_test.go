@@ -5,7 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/selection"
 	"onionbalancer/testnet/sim"
 )
 
@@ -63,6 +65,30 @@ func TestRefreshIsSecret(t *testing.T) {
 	}
 	if len(times) < 10 {
 		t.Errorf("%d times of 10 seeds", len(times))
+	}
+}
+
+// A service that is to look ordinary from now on has a point of each instance in both
+// descriptors, though both had all points.
+func TestOrdinaryFromNowOn(t *testing.T) {
+	var s State
+	v := wideView(20, testMember("a", 1, 2, 3), testMember("b", 4, 5, 6), testMember("c", 7, 8, 9))
+	s.carryOut(v)
+	v.Now, v.Config.Ordinary, v.Config.Room = v.Now.Add(time.Second), true, selection.Room{Points: 3}
+	p := s.carryOut(v)
+	all := make(map[[32]byte]bool)
+	for _, target := range p.Targets {
+		owners := make(map[descriptor.Address]bool)
+		held := target.places[0].holding
+		for n, key := range held.keys() {
+			all[key], owners[held.owners[n]] = true, true
+		}
+		if len(owners) != 3 {
+			t.Errorf("the %s descriptor has points of %d instances, of %d in all", target.Role, len(owners), len(held.owners))
+		}
+	}
+	if len(all) != 6 {
+		t.Errorf("both have %d distinct points, want 6", len(all))
 	}
 }
 

@@ -182,7 +182,7 @@ func makePlan(v View, s State) Plan {
 		if role == v.Current && p.awaitsAdvice(v, request) {
 			return p
 		}
-		assigned := t.assign(v, request, append(others, s.beside(t.Keys.Period, v.Targets[1-role].Keys.Period)...))
+		assigned := t.assign(v, request, append(others, s.beside(t.Keys.Period, v.Targets[1-role].Keys.Period, request.Room.Points)...))
 		if len(assigned.Points) > 0 {
 			others = keys(assigned.Points[0])
 		}

@@ -75,7 +75,7 @@ func (l lack) warning() string {
 	case lackChoice:
 		return "the strategy chooses no introduction point of any instance: points published before stay until they expire"
 	case lackService:
-		return "no instance is in service: those that nobody took out are unreachable; points published before stay until they expire"
+		return "no instance is in service: all are taken out or unreachable; points published before stay until they expire"
 	}
 	return ""
 }

@@ -104,15 +104,10 @@ func chanceBand(n int) float64 { return 4 * math.Sqrt(0.25/float64(n)) }
 // can expect: an even one, unless two instances have an introduction point on the
 // same relay of this small network.
 func (d *demo) expected(ctx context.Context) (map[string]float64, error) {
-	s, err := lab.Await(ctx, filepath.Join(d.lab.Dir, "state", status.SocketName), lab.Published)
-	if err != nil {
+	if _, err := lab.Await(ctx, filepath.Join(d.lab.Dir, "state", status.SocketName), lab.Published); err != nil {
 		return nil, fmt.Errorf("asking the balancer for the shares: %w", err)
 	}
-	shares := make(map[string]float64)
-	for _, i := range s.Instances {
-		shares[i.Name] = i.Share
-	}
-	return shares, nil
+	return d.shares(ctx)
 }
 
 // kill ends the tor of an instance with kill -9, and sends visitors at once.

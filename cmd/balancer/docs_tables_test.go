@@ -86,6 +86,11 @@ func TestDocsConfigurationKeys(t *testing.T) {
 			delete(want, key)
 		}
 	}
+	for key := range want { // a shard has most keys of a service
+		if name, of := strings.CutPrefix(key, "shard."); of && want["service."+name] != "" {
+			delete(want, key)
+		}
+	}
 	if len(want) < 10 {
 		t.Fatalf("only %d keys: %v", len(want), want)
 	}

@@ -17,7 +17,7 @@ var layers = [][]string{
 	{"descriptor"},
 	{"internal/health", "internal/clients", "hsdir", "selection", "keystore", "internal/tor", "internal/event", "internal/state", "internal/status"},
 	{"internal/check", "internal/consensus", "internal/backend", "internal/credential", "internal/probe", "internal/advice", "internal/relayset"},
-	{"internal/balance", "internal/config", "internal/logging"},
+	{"internal/balance", "internal/config", "internal/logging", "internal/hosting"},
 	{"internal/daemon"},
 	{"testnet"},
 	{"cmd", "bench"},

@@ -53,6 +53,12 @@ type Config struct {
 	// CAACritical says that an authority that cannot read CAA must not issue.
 	CAACritical bool
 	Visits      Visits // of the public address
+	// Hosted is for one of thousands of addresses that share instances: it publishes as
+	// seldom as clients allow, and not when all others do.
+	Hosted bool
+	// Withdrawn publishes descriptors without introduction points in the place of those
+	// that HSDirs may have, so that clients who ask find nobody.
+	Withdrawn bool
 	// Quiet is for an address that is none of the operator's services: its events are for
 	// debugging alone.
 	Quiet bool

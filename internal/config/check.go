@@ -127,18 +127,26 @@ func (r *reader) checks(c *Config) {
 	all := r.inherit(builtin, c.Check.Checks, "check")
 	public := r.publicInterval(PublicInterval, c.Check.PublicChecks, "check")
 	for n := range c.Services {
-		s, path := &c.Services[n], fmt.Sprintf("service[%d]", n)
-		own := r.inherit(all, s.Check.Checks, path+".check")
-		if s.Public = r.publicInterval(public, s.Check.PublicChecks, path+".check"); own.Kind == string(health.None) {
-			s.Public = 0
-		}
-		for m := range s.Instances {
-			i, path := &s.Instances[m], fmt.Sprintf("%s.instance[%d].check", path, m)
-			final := r.inherit(own, i.Check.Checks, path)
-			i.Spec, i.Probe = final.spec(i.Check.Address), final.Probe
-			if i.Check.ClientKey != "" && i.Check.Address == (descriptor.Address{}) {
-				r.add(path+".client_key", "needs address, the onion service that it is for; the instance's own client_key is used for its own")
-			}
+		r.checksOf(&c.Services[n].Balancing, fmt.Sprintf("service[%d]", n), all, public)
+	}
+	for n := range c.Shards {
+		r.checksOf(&c.Shards[n].Balancing, fmt.Sprintf("shard[%d]", n), all, public)
+	}
+}
+
+// checksOf fills in how the instances of the service or shard at path are checked. all and
+// public are the values of keys that it does not give.
+func (r *reader) checksOf(s *Balancing, path string, all Checks, public time.Duration) {
+	own := r.inherit(all, s.Check.Checks, path+".check")
+	if s.Public = r.publicInterval(public, s.Check.PublicChecks, path+".check"); own.Kind == string(health.None) {
+		s.Public = 0
+	}
+	for m := range s.Instances {
+		i, path := &s.Instances[m], fmt.Sprintf("%s.instance[%d].check", path, m)
+		final := r.inherit(own, i.Check.Checks, path)
+		i.Spec, i.Probe = final.spec(i.Check.Address), final.Probe
+		if i.Check.ClientKey != "" && i.Check.Address == (descriptor.Address{}) {
+			r.add(path+".client_key", "needs address, the onion service that it is for; the instance's own client_key is used for its own")
 		}
 	}
 }

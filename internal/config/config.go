@@ -36,8 +36,12 @@ type Config struct {
 	// Check says how instances are checked. Default: gently, that their tors answer.
 	Check Check `toml:"check"`
 
-	// Services are the public onion addresses, one [[service]] each; at least one.
+	// Services are the public onion addresses, one [[service]] each.
 	Services []Service `toml:"service"`
+
+	// Shards are backends that many customers share, one [[shard]] each. There is at
+	// least one service or shard.
+	Shards []Shard `toml:"shard"`
 
 	lines lines
 }
@@ -66,6 +70,10 @@ type Tor struct {
 	// HashedControlPassword; a path or "credential:NAME". Default: authenticate by
 	// cookie.
 	PasswordFile string `toml:"password_file" is:"secret"`
+
+	// PublishRate is how many uploads a second go through each tor at most, 1 to 200, after
+	// a burst of ten times as many. Default: 10.
+	PublishRate int `toml:"publish_rate" range:"1 200" default:"10"`
 
 	// Binary is the program to start as tors of our own. Default: tor in PATH.
 	Binary string `toml:"binary" is:"program"`
@@ -112,6 +120,43 @@ type Service struct {
 	// ceremony of an offline key left them.
 	Signing string `toml:"signing" is:"signing"`
 
+	Balancing
+
+	// Clients is the directory of the clients that may read the descriptor, in the
+	// format of tor's authorized_clients: *.auth files. They are read again when they
+	// change. Default: everybody may.
+	Clients string `toml:"clients" is:"directory"`
+
+	// CAA are the CAA records of the public address, which tell certificate
+	// authorities who may certify it, each "FLAGS TAG VALUE". Default: none.
+	CAA []string `toml:"caa" is:"caa"`
+
+	// CAACritical tells certificate authorities that cannot read the CAA records, since
+	// Clients keeps them out, not to certify the address. Default: true, where there are
+	// records.
+	CAACritical bool `toml:"caa_critical" default:"true"`
+}
+
+// Shard is one [[shard]]: customers, each with a public onion address of their own, on
+// the same instances.
+type Shard struct {
+	// Name stands for the shard in commands, logs and the API, required and unique.
+	Name string `toml:"name" is:"shard name"`
+
+	// Customers is the directory of the customers' keys, in the layout of package
+	// hosting, required.
+	Customers string `toml:"customers" is:"customers"`
+
+	// Token is the PKCS #11 URI of the key on a token that seals the keys of all
+	// customers of the shard. Default: each customer's directory holds a key in the clear, or
+	// what a ceremony left.
+	Token string `toml:"token" is:"sealing key"`
+
+	Balancing
+}
+
+// Balancing is what a [[service]] and a [[shard]] have in common.
+type Balancing struct {
 	// Strategy chooses the introduction points: one of selection.Names, or "exec:" and
 	// the absolute path of a program that says weights (package advice). Default:
 	// selection.Default.
@@ -139,24 +184,11 @@ type Service struct {
 	// makes worthwhile.
 	FetchInterval time.Duration `toml:"fetch_interval" is:"interval"`
 
-	// Clients is the directory of the clients that may read the descriptor, in the
-	// format of tor's authorized_clients: *.auth files. They are read again when they
-	// change. Default: everybody may.
-	Clients string `toml:"clients" is:"directory"`
-
-	// CAA are the CAA records of the public address, which tell certificate
-	// authorities who may certify it, each "FLAGS TAG VALUE". Default: none.
-	CAA []string `toml:"caa" is:"caa"`
-
-	// CAACritical tells certificate authorities that cannot read the CAA records, since
-	// Clients keeps them out, not to certify the address. Default: true, where there are
-	// records.
-	CAACritical bool `toml:"caa_critical" default:"true"`
-
 	// Check overrides keys of Config.Check.
 	Check ServiceCheck `toml:"check"`
 
-	// Instances are the backends, one [[service.instance]] each; at least one.
+	// Instances are the backends, one [[service.instance]] or [[shard.instance]] each; at
+	// least one.
 	Instances []Instance `toml:"instance"`
 
 	// Public is the time between visits of the public address, by the tables of

@@ -65,17 +65,17 @@ func TestExample(t *testing.T) {
 	got := parse(t, string(raw))
 	want := &Config{
 		File: "/etc/balancer/balancer.toml", StateDir: "/var/lib/balancer",
-		Tor: Tor{Controls: []string{"unix:/run/tor/control"}},
+		Tor: Tor{Controls: []string{"unix:/run/tor/control"}, PublishRate: 10},
 		Log: Log{Level: slog.LevelInfo, Format: FormatText},
 		Services: []Service{
-			{Key: "/etc/balancer/front/hs_ed25519_secret_key", Strategy: "spread", Profile: "balanced", MaxIntroductionPoints: 20, PointsPerInstance: 3, CAACritical: true, Instances: []Instance{
+			{Key: "/etc/balancer/front/hs_ed25519_secret_key", CAACritical: true, Balancing: Balancing{Strategy: "spread", Profile: "balanced", MaxIntroductionPoints: 20, PointsPerInstance: 3, Instances: []Instance{
 				{Name: "web1", Address: address(t, addressA), Weight: 1},
 				{Name: "web2", Address: address(t, addressB), Weight: 1},
-			}},
-			{Key: "/etc/balancer/second.pem", Strategy: "weighted", Profile: "balanced", MaxIntroductionPoints: 20, PointsPerInstance: 3, CAACritical: true, Instances: []Instance{
+			}}},
+			{Key: "/etc/balancer/second.pem", CAACritical: true, Balancing: Balancing{Strategy: "weighted", Profile: "balanced", MaxIntroductionPoints: 20, PointsPerInstance: 3, Instances: []Instance{
 				{Name: "large", Address: address(t, addressC), Weight: 3},
 				{Name: "small", Address: address(t, addressD), Weight: 1},
-			}},
+			}}},
 		},
 	}
 	withChecks(want)
@@ -114,11 +114,9 @@ func TestExample(t *testing.T) {
 func TestLeast(t *testing.T) {
 	got := parse(t, "[[service]]\nkey = \"front\"\ninstance = [{ address = \""+addressA+"\" }]\n")
 	want := &Config{
-		File: "/etc/balancer/balancer.toml", StateDir: "/etc/balancer/state", Log: Log{Format: FormatText},
+		File: "/etc/balancer/balancer.toml", StateDir: "/etc/balancer/state", Tor: Tor{PublishRate: 10}, Log: Log{Format: FormatText},
 		Services: []Service{{
-			Key: "/etc/balancer/front", Strategy: selection.Default, Profile: ProfileBalanced, MaxIntroductionPoints: descriptor.MaxIntroductionPoints, PointsPerInstance: 3, CAACritical: true,
-			Instances: []Instance{{Name: addressA[:6], Address: address(t, addressA), Weight: 1}},
-		}},
+			Key: "/etc/balancer/front", CAACritical: true, Balancing: Balancing{Strategy: selection.Default, Profile: ProfileBalanced, MaxIntroductionPoints: descriptor.MaxIntroductionPoints, PointsPerInstance: 3, Instances: []Instance{{Name: addressA[:6], Address: address(t, addressA), Weight: 1}}}}},
 	}
 	withChecks(want)
 	if !reflect.DeepEqual(got, want) {

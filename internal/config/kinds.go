@@ -55,6 +55,11 @@ var kinds = map[string]kind{
 	"interval": {wanted: aDuration, read: readInterval},
 	"key": {wanted: "the path of a key file, as a string", read: text(readKey),
 		missing: "it names the file of the service's identity key (\"balancer key new\" makes one)"},
+	"customers": {wanted: "the path of a directory, as a string", read: text(notKey("the path of a directory of key directories", readFile)),
+		missing: "it names the directory of the customers' keys (\"balancer shard new\" makes one)"},
+	"sealing key": {wanted: `a PKCS #11 URI ("pkcs11:…"), as a string`, read: text(readSealingKey)},
+	"shard name": {read: text(matching(shardName, "a name of a-z, A-Z, 0-9, \".\", \"_\" and \"-\" that begins with a letter or a number, with 64 characters at most")),
+		missing: "it stands for the shard in commands and in the log"},
 	"signing":    {wanted: `a PKCS #11 URI ("pkcs11:…"), as a string`, read: text(readSigning)},
 	"client key": {wanted: aFile, read: text(notKey("the path of an .auth_private file", readSecret))},
 	"directory":  {wanted: "the path of a directory, as a string", read: text(notKey("the path of a directory of .auth files", readFile))},
@@ -261,6 +266,20 @@ func readSigning(dir, s string) (any, error) {
 	u, err := readURI(dir, s)
 	if err == nil && (u.Object != "" || len(u.ID) > 0 || u.Sealed != "") {
 		err = errors.New("names a token and no key on it, since balancer makes keys of its own there: leave out object, id and x-sealed")
+	}
+	return u.String(), err
+}
+
+// shardName is what a shard may be called: it is a part of paths and of URLs.
+var shardName = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$`)
+
+func readSealingKey(dir, s string) (any, error) {
+	if !pkcs11uri.Is(s) {
+		return nil, errors.New("must be a PKCS #11 URI that names the key which seals the customers' keys (\"pkcs11:…\"); leave it out for keys on disk")
+	}
+	u, err := readURI(dir, s)
+	if err == nil && u.Sealed != "" {
+		err = errors.New("names the key that seals all customers' keys, and no sealed file: leave out x-sealed")
 	}
 	return u.String(), err
 }

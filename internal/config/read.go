@@ -179,6 +179,8 @@ func hint(key string, value any, known []string) string {
 		switch strings.TrimSuffix(normal(key), "s") {
 		case "service":
 			return "; write [[service]]"
+		case "shard":
+			return "; write [[shard]]"
 		case "instance":
 			return "; write [[service.instance]]"
 		}
@@ -202,6 +204,7 @@ var tables = []struct {
 	{reflect.TypeFor[Log](), "under [log]"},
 	{reflect.TypeFor[Check](), "under [check]"},
 	{reflect.TypeFor[Service](), "under [[service]]"},
+	{reflect.TypeFor[Shard](), "under [[shard]]"},
 	{reflect.TypeFor[Points](), "under [service.points]"},
 	{reflect.TypeFor[Instance](), "under [[service.instance]]"},
 }

@@ -21,7 +21,7 @@ const shortName = 6
 
 // validate checks the relations between values, and fills in missing names.
 func (r *reader) validate(c *Config) {
-	if len(c.Services) == 0 && len(r.list) == 0 {
+	if len(c.Services) == 0 && len(c.Shards) == 0 && len(r.list) == 0 {
 		r.add("service", "no [[service]] is given, so there is nothing to do; it needs a key = \"…\", and a [[service.instance]] with an address = \"….onion\"")
 	}
 	r.validateTor(c.Tor)
@@ -29,7 +29,15 @@ func (r *reader) validate(c *Config) {
 	for i := range c.Services {
 		path := fmt.Sprintf("service[%d]", i)
 		keys.add(sameKey(c.Services[i].Key), path+".key")
-		r.validateService(&c.Services[i], path)
+		r.validateBalancing(&c.Services[i].Balancing, path)
+	}
+	names := unique[string]{&r.complaints, "%q is the name of the shard in line %d as well", nil}
+	dirs := unique[string]{&r.complaints, "the shard in line %[2]d has the same directory; each shard has customers of its own", nil}
+	for i := range c.Shards {
+		path := fmt.Sprintf("shard[%d]", i)
+		names.add(c.Shards[i].Name, path+".name")
+		dirs.add(c.Shards[i].Customers, path+".customers")
+		r.validateBalancing(&c.Shards[i].Balancing, path)
 	}
 	r.checks(c)
 }
@@ -96,10 +104,11 @@ func onThisMachine(control string) bool {
 	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
-func (r *reader) validateService(s *Service, path string) {
+func (r *reader) validateBalancing(s *Balancing, path string) {
 	said := func(e *Error) bool { return strings.HasPrefix(e.path, path+".instance") }
 	if len(s.Instances) == 0 && !slices.ContainsFunc(r.list, said) {
-		r.add(path+".instance", "the service has none; add a [[service.instance]] with its address")
+		table := withoutIndexes(path)
+		r.add(path+".instance", "the %s has none; add a [[%[1]s.instance]] with its address", table)
 	}
 	if s.Profile == ProfileOrdinary {
 		r.validateOrdinary(s, path)
@@ -123,7 +132,7 @@ const ordinaryMost = 8
 
 // validateOrdinary fills in how many points an ordinary service has, and refuses what would
 // tell it from one.
-func (r *reader) validateOrdinary(s *Service, path string) {
+func (r *reader) validateOrdinary(s *Balancing, path string) {
 	const number, each = ".max_introduction_points", ".points_per_instance"
 	switch points := s.MaxIntroductionPoints; {
 	case !r.given[path+number]:
@@ -156,7 +165,7 @@ var weightedStrategy = selection.Weighted{}.Name()
 
 // nameInstances names the instances that have no name by the beginning of their
 // address, as much of it as identifies it among all others of the service.
-func (s *Service) nameInstances() {
+func (s *Balancing) nameInstances() {
 	length := shortName
 	for ; length < len(descriptor.Address{}.Label()); length++ {
 		names := make(map[string]bool)

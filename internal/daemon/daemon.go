@@ -82,6 +82,7 @@ type Logs interface {
 // running is a service with its goroutine.
 type running struct {
 	*balance.Service
+	shard  string         // of a customer's; empty for a service of the configuration
 	cfg    balance.Config // handed over last
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the goroutine has ended

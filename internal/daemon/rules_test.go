@@ -17,8 +17,8 @@ import (
 func TestFamiliesOfConfig(t *testing.T) {
 	one, two := "family:"+strings.Repeat("11", 20), "family:"+strings.Repeat("22", 20)
 	cfg := &config.Config{Services: []config.Service{
-		{Points: config.Points{Avoid: []string{two, "{de}"}, Prefer: []string{one}}},
-		{Points: config.Points{Avoid: []string{one}}},
+		{Balancing: config.Balancing{Points: config.Points{Avoid: []string{two, "{de}"}, Prefer: []string{one}}}},
+		{Balancing: config.Balancing{Points: config.Points{Avoid: []string{one}}}},
 		{},
 	}}
 	if list := families(cfg); len(list) != 2 || list[0][0] != 0x11 || list[1][0] != 0x22 {

@@ -95,6 +95,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newMaintCommand(),
 		newWeightCommand(),
 		newLoadCommand(),
+		newCustomerCommand(),
 		newPlanCommand(),
 		newStateCommand(),
 		newKeyCommand(),

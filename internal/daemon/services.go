@@ -147,22 +147,28 @@ func openKeys(s config.Service, stateDir string) (credential.Keys, error) {
 	if err != nil {
 		return credential.Keys{}, err
 	}
+	return keysOf(custodian, s.Key, s.Signing, stateDir)
+}
+
+// keysOf returns a custodian, which it closes on error, with the signing keys that go
+// with it. ref is the custodian's reference, signing that of a token or empty.
+func keysOf(custodian keystore.Custodian, ref, signing, stateDir string) (credential.Keys, error) {
 	keys := credential.Keys{Custodian: custodian, Form: string(custodian.Form())}
 	// The references name no secret. Neither can contain the line end between.
-	keys.Reference = s.Key + "\n" + s.Signing
-	own, prepared := keystore.Custodian(custodian).(credential.SigningKeys)
+	keys.Reference = ref + "\n" + signing
+	own, prepared := custodian.(credential.SigningKeys)
 	switch {
-	case s.Signing != "":
+	case signing != "":
 		// A ceremony has keys named by the salt of its own directory.
 		dirs := []string{stateDir}
 		if prepared {
-			dirs = []string{s.Key, stateDir}
+			dirs = []string{ref, stateDir}
 		}
-		signing, err := keystore.OpenSigning(s.Signing, custodian.Address(), dirs[0], dirs[1:]...)
+		token, err := keystore.OpenSigning(signing, custodian.Address(), dirs[0], dirs[1:]...)
 		if err != nil {
 			return credential.Keys{}, errors.Join(err, custodian.Close())
 		}
-		keys.Signing, keys.Where = signing, signingToken
+		keys.Signing, keys.Where = token, signingToken
 	case prepared:
 		keys.Signing, keys.Where = own, signingDisk
 	default:

@@ -108,9 +108,6 @@ func checkService(user strictmodes.User, s config.Service) error {
 			continue
 		}
 		list = append(list, decisive{d.what + ": module-path", uri.ModulePath})
-		if uri.Sealed != "" {
-			list = append(list, decisive{d.what + ": x-sealed", uri.Sealed})
-		}
 		if pin, ok := strings.CutPrefix(uri.PINSource, "file:"); ok {
 			list = append(list, decisive{d.what + ": pin-source", pin})
 		}
@@ -124,11 +121,13 @@ func checkService(user strictmodes.User, s config.Service) error {
 }
 
 // checkCustodian reports whether others can change the file that a custodian
-// reads, except a token's.
+// reads.
 func checkCustodian(user strictmodes.User, custodian credential.Custodian) error {
 	switch custodian := custodian.(type) {
 	case *keystore.DiskKey:
 		return decisive{"key", custodian.Path()}.check(user)
+	case *keystore.SealedKey:
+		return decisive{"key: x-sealed", custodian.Path()}.check(user)
 	case keystore.OfflineKey:
 		return decisive{"key", filepath.Join(custodian.Dir(), offline.KeysFile)}.check(user)
 	}

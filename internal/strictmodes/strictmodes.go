@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"onionbalancer/internal/owner"
@@ -21,7 +22,15 @@ type User struct {
 	UID    int
 	Groups []int // numbers of the groups that the user's process is in
 
-	passwd, group string // files of accounts
+	passwd, group string    // files of accounts
+	approved      *sync.Map // whether a directory that passed has the sticky bit, by its path; nil to look each time
+}
+
+// Remembering returns u, whose Check looks at a directory on the way but once: to check
+// thousands of files within moments, not for longer, since modes change.
+func (u User) Remembering() User {
+	u.approved = new(sync.Map)
+	return u
 }
 
 // Current returns the user of this process.
@@ -83,6 +92,16 @@ func (u User) Check(path string) error {
 // the one that path leads to. sticky says that it is a directory in which others can
 // change only their own files.
 func (u User) checkOne(path, at string, last bool) (sticky bool, err error) {
+	if !last && u.approved != nil {
+		if sticky, ok := u.approved.Load(at); ok {
+			return sticky.(bool), nil
+		}
+		defer func() {
+			if err == nil {
+				u.approved.Store(at, sticky)
+			}
+		}()
+	}
 	info, err := os.Stat(at)
 	if err != nil {
 		return false, err

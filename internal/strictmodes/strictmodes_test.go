@@ -374,3 +374,39 @@ func TestMend(t *testing.T) {
 		}
 	}
 }
+
+// TestRemembering: a directory that passed is not looked at again, and one that did not is.
+func TestRemembering(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "key")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := func(mode fs.FileMode) {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u := Current().Remembering()
+	open(0o777)
+	if err := u.Check(path); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Fatalf("in a directory that is open to all: %v", err)
+	}
+	open(0o700)
+	if err := u.Check(path); err != nil {
+		t.Fatalf("after it was closed: %v", err)
+	}
+	open(0o777)
+	if err := u.Check(path); err != nil {
+		t.Errorf("a directory that passed was looked at again: %v", err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Check(path); err == nil {
+		t.Error("the file itself was not looked at")
+	}
+	if err := Current().Check(path); err == nil {
+		t.Error("another user remembers")
+	}
+}

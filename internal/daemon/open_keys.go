@@ -1,0 +1,59 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"onionbalancer/internal/credential"
+	"onionbalancer/internal/strictmodes"
+	"onionbalancer/keystore"
+)
+
+// openedKeys are the keys of one customer, or why they are not there.
+type openedKeys struct {
+	keys credential.Keys
+	err  error
+}
+
+// sayOpening is how often the log tells how many keys are open so far.
+const sayOpening = 3 * time.Second
+
+// openMany opens the keys that refs name, ten thousand of them in seconds, if no one but
+// root and this user can change them, and returns what became of each, in their order. It
+// logs how far it is, and at the end how many there are and how long it took.
+func openMany(ctx context.Context, refs []string, stateDir string, log *slog.Logger) []openedKeys {
+	began := time.Now()
+	said := began
+	user := strictmodes.Current().Remembering()
+	opened := make([]openedKeys, len(refs))
+	failed := 0
+	all := keystore.OpenAll(ctx, refs, func(done int) {
+		if now := time.Now(); now.Sub(said) >= sayOpening {
+			said = now
+			log.Info("opening keys", "done", done, "of", len(refs))
+		}
+	})
+	for i, o := range all {
+		opened[i].keys, opened[i].err = completed(o, refs[i], stateDir, user)
+		if opened[i].err != nil {
+			failed++
+		}
+	}
+	if len(refs) > 0 {
+		log.Info("keys opened", "keys", len(refs)-failed, "failed", failed, "took", time.Since(began).Round(time.Millisecond))
+	}
+	return opened
+}
+
+// completed returns the keys of a customer.
+func completed(o keystore.Opened, ref, stateDir string, user strictmodes.User) (credential.Keys, error) {
+	if o.Err != nil {
+		return credential.Keys{}, o.Err
+	}
+	if err := checkCustodian(user, o.Custodian); err != nil {
+		return credential.Keys{}, errors.Join(err, o.Custodian.Close())
+	}
+	return keysOf(o.Custodian, ref, "", stateDir)
+}

@@ -17,7 +17,9 @@
 // LABEL is an onion address without ".onion". A key directory is what tor keeps in a
 // HiddenServiceDir (hs_ed25519_secret_key), a sealed key (key.sealed), or the directory of an
 // offline ceremony. A key directory in DIR that the store knows nothing of is a customer
-// that the operator brought along, called as the directory is.
+// that the operator brought along, called as the directory is. A pending key that was brought for
+// a customer, from elsewhere or from another shard, has the customer's name in the file
+// "customer": once the replicas know it, it is called DIR/NAME, and never a spare.
 package hosting
 
 import (

@@ -1,0 +1,218 @@
+package hosting
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/durable"
+	"onionbalancer/internal/locked"
+	"onionbalancer/internal/openfile"
+	"onionbalancer/internal/owner"
+	"onionbalancer/keystore"
+	"onionbalancer/keystore/pkcs11uri"
+)
+
+// The files by which key directories are known, beside offline.KeysFile.
+const (
+	torKey    = "hs_ed25519_secret_key"
+	artiKey   = "ks_hs_id.ed25519_expanded_private"
+	sealedKey = "key.sealed"
+)
+
+// customerFile has the name of the customer that a pending key was brought for. It means
+// nothing once the key is at another place.
+const customerFile = "customer"
+
+// makingDir is a key directory that is being written.
+const makingDir = ".making"
+
+const (
+	privateFile = 0o600
+	maxName     = 1 << 10 // 1 KiB
+	maxKeyFile  = 1 << 20 // 1 MiB
+)
+
+// Reference returns what keystore.Open takes for the key in sub, a directory below that of the
+// shard. token is the shard's URI of the key that seals; empty if there is none.
+func (d *Dir) Reference(sub, token string) (string, error) {
+	path := filepath.Join(d.path, sub)
+	sealed := filepath.Join(path, sealedKey)
+	if _, err := os.Stat(sealed); errors.Is(err, fs.ErrNotExist) {
+		return path, nil
+	} else if err != nil {
+		return "", fmt.Errorf("opening key %q: %w", path, owner.Explain(errors.Unwrap(err), path))
+	}
+	if token == "" {
+		return "", fmt.Errorf("opening key %q: it is sealed, and the shard has no token = \"pkcs11:…\" that says by which key", sealed)
+	}
+	uri, err := pkcs11uri.Parse(token)
+	if err != nil {
+		return "", fmt.Errorf("opening key %q: %w", sealed, err)
+	}
+	uri.Sealed = sealed
+	return uri.String(), nil
+}
+
+// Address returns the onion address of the key in sub. It asks no token.
+func (d *Dir) Address(sub string) (descriptor.Address, error) {
+	path := filepath.Join(d.path, sub)
+	sealed := filepath.Join(path, sealedKey)
+	if _, err := os.Stat(sealed); err == nil {
+		file, err := keystore.ReadSealed(sealed)
+		if err != nil {
+			return descriptor.Address{}, err
+		}
+		return file.Address(), nil
+	}
+	key, err := keystore.Open(path)
+	if err != nil {
+		return descriptor.Address{}, err
+	}
+	return key.Address(), key.Close()
+}
+
+// NewKey makes a pending key, with the given source of randomness. With token, the URI of a key
+// that seals, it is on no disk in the clear.
+func (d *Dir) NewKey(ctx context.Context, token string, random io.Reader) (descriptor.Address, error) {
+	fresh, err := keystore.New(random)
+	if err != nil {
+		return descriptor.Address{}, err
+	}
+	defer fresh.Wipe()
+	return fresh.Address(), d.makePending(fresh.Address(), func(dir string) error {
+		if token == "" {
+			return fresh.WriteTor(dir)
+		}
+		return sealTo(ctx, fresh.Identity(), token, dir)
+	})
+}
+
+func sealTo(ctx context.Context, key *descriptor.IdentityKey, token, dir string) error {
+	uri, err := pkcs11uri.Parse(token)
+	if err != nil {
+		return err
+	}
+	uri.Sealed = filepath.Join(dir, sealedKey)
+	_, err = keystore.SealTo(ctx, key, uri)
+	return err
+}
+
+// Bring copies a key directory to the pending ones, for the customer called name, who has
+// it when the replicas know its address (Install). The source stays as it is. The error wraps
+// fs.ErrExist if the key is pending already.
+func (d *Dir) Bring(source string, a descriptor.Address, name string) error {
+	return d.bring(a, name, func(dir string) error { return copyFiles(source, dir) })
+}
+
+// BringSealed is Bring for a key on disk which token, the URI of a key that seals, is to seal.
+func (d *Dir) BringSealed(ctx context.Context, source, token, name string) error {
+	key, err := keystore.Load(ctx, source)
+	if err != nil {
+		return err
+	}
+	defer key.Wipe()
+	return d.bring(key.Address(), name, func(dir string) error { return sealTo(ctx, key, token, dir) })
+}
+
+func (d *Dir) bring(a descriptor.Address, name string, write func(dir string) error) error {
+	if !nameForm.MatchString(name) {
+		return fmt.Errorf("%q: %w", name, ErrName)
+	}
+	return d.makePending(a, func(dir string) error {
+		if err := write(dir); err != nil {
+			return err
+		}
+		return durable.WriteNew(filepath.Join(dir, customerFile), []byte(name+"\n"), privateFile)
+	})
+}
+
+// broughtFor returns the name of the customer that the key in sub was brought for; empty if for
+// nobody.
+func (d *Dir) broughtFor(sub string) (string, error) {
+	f, _, err := openfile.Regular(filepath.Join(d.path, sub, customerFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxName))
+	name := strings.TrimSpace(string(text))
+	if err == nil && !nameForm.MatchString(name) {
+		err = fmt.Errorf("%s: %q: %w", f.Name(), name, ErrName)
+	}
+	return name, err
+}
+
+// makePending has a key directory written and makes it that of a pending key, whole or not at
+// all.
+func (d *Dir) makePending(a descriptor.Address, write func(dir string) error) error {
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	pending := filepath.Join(d.path, pendingDir)
+	target := filepath.Join(pending, a.Label())
+	if _, err := os.Lstat(target); err == nil {
+		return &fs.PathError{Op: "create", Path: target, Err: fs.ErrExist}
+	}
+	made := filepath.Join(pending, makingDir)
+	err = os.RemoveAll(made) // of one who was killed; nobody else is here
+	if err == nil {
+		err = os.MkdirAll(made, privateDir)
+	}
+	if err == nil {
+		err = write(made)
+	}
+	if err == nil {
+		err = errors.Join(durable.SyncDir(made), os.Rename(made, target))
+	}
+	if err != nil {
+		return fmt.Errorf("making a pending key: %w", errors.Join(owner.Explain(err, d.path), os.RemoveAll(made)))
+	}
+	return errors.Join(durable.SyncDir(pending), durable.SyncDir(d.path))
+}
+
+// copyFiles copies the files of a key directory, but not the directories in it.
+func copyFiles(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.IsDir() || entry.Name() == customerFile {
+			continue
+		}
+		if err := copyFile(filepath.Join(from, entry.Name()), filepath.Join(to, entry.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(from, to string) error {
+	f, info, err := openfile.Regular(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if info.Size() > maxKeyFile {
+		return fmt.Errorf("%s: %d bytes are too many for a file of a key", from, info.Size())
+	}
+	content := locked.New(int(info.Size()))
+	defer content.Wipe()
+	if _, err := content.Fill(f); err != nil {
+		return err
+	}
+	content.Use(func(content []byte) { err = durable.WriteNew(to, content, privateFile) })
+	return err
+}

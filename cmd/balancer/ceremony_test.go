@@ -87,7 +87,7 @@ func serveOperator(t *testing.T, path string, s status.Snapshot, operator status
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	group.Go(func() {
-		if err := status.Serve(ctx, path, slog.New(slog.DiscardHandler), func() status.Snapshot { return s }, operator); err != nil {
+		if err := status.Serve(ctx, path, slog.New(slog.DiscardHandler), func() status.Snapshot { return s }, operator, nil); err != nil {
 			t.Error(err)
 		}
 	})

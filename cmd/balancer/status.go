@@ -16,6 +16,7 @@ import (
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
+	"onionbalancer/internal/socket"
 	"onionbalancer/internal/status"
 	"onionbalancer/keystore"
 )
@@ -82,7 +83,7 @@ func statusSocket(path, named string) (socket string, broken, err error) {
 
 // asked adds advice to err if there was no answer.
 func asked(err, broken error) error {
-	if forbidden := (*status.ForbiddenError)(nil); errors.As(err, &forbidden) && forbidden.User != "" {
+	if forbidden := (*socket.ForbiddenError)(nil); errors.As(err, &forbidden) && forbidden.User != "" {
 		err = fmt.Errorf("%w; run: runuser -u %s -- %s", err, shell.Quote(forbidden.User), commandLine())
 	}
 	if err != nil && broken != nil {

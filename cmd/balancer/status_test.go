@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"onionbalancer/internal/socket"
 	"onionbalancer/internal/status"
 )
 
@@ -188,12 +189,12 @@ func TestStatusBrokenConfiguration(t *testing.T) {
 }
 
 func TestStatusForbidden(t *testing.T) {
-	err := asked(&status.ForbiddenError{Socket: "/var/lib/balancer/status.sock", User: "balancer"}, nil)
+	err := asked(&socket.ForbiddenError{Socket: "/var/lib/balancer/status.sock", User: "balancer"}, nil)
 	want := "permission denied: /var/lib/balancer/status.sock is open to the user balancer, and to root; run: runuser -u balancer -- "
 	if err == nil || !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("%v, want %s…", err, want)
 	}
-	if err := asked(&status.ForbiddenError{Socket: "/s"}, nil); strings.Contains(err.Error(), "runuser") {
+	if err := asked(&socket.ForbiddenError{Socket: "/s"}, nil); strings.Contains(err.Error(), "runuser") {
 		t.Errorf("as nobody knows whom: %v", err)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/probe"
 	"onionbalancer/internal/shell"
+	"onionbalancer/internal/socket"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/strictmodes"
@@ -121,7 +122,7 @@ func (c *checker) checkBuild(erases bool) {
 // checkState tries to write where the daemon would.
 func (c *checker) checkState() {
 	what := "state directory " + c.cfg.StateDir
-	if err := status.CheckPath(filepath.Join(c.cfg.StateDir, status.SocketName)); err != nil {
+	if err := socket.CheckPath(filepath.Join(c.cfg.StateDir, status.SocketName)); err != nil {
 		c.warn(what, "choose a shorter state_dir", "\"balancer status\" will not work: %w", err)
 	}
 	if _, err := os.Stat(c.cfg.StateDir); errors.Is(err, fs.ErrNotExist) && os.Geteuid() == 0 {

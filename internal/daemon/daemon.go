@@ -202,7 +202,7 @@ func (d *Daemon) serveStatus() {
 	d.mu.Lock() // for a reload may come first
 	path := filepath.Join(d.cfg.StateDir, status.SocketName)
 	d.mu.Unlock()
-	if err := status.Serve(d.ctx, path, d.log, d.Snapshot, d); err != nil {
+	if err := status.Serve(d.ctx, path, d.log, d.Snapshot, d, nil); err != nil {
 		d.log.Error("\"balancer status\" will not work", "error", err)
 	}
 }

@@ -1,4 +1,4 @@
-package status
+package socket
 
 import (
 	"net"
@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestQueryBelievesTheOwner: the daemon may be that of the user whose the
+// TestBelievesTheOwner: the daemon may be that of the user whose the
 // directory is, but nobody's who could only make a file there.
-func TestQueryBelievesTheOwner(t *testing.T) {
+func TestBelievesTheOwner(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can be another user")
 	}
 	const nobody = 65534
-	dir, err := os.MkdirTemp("", "status")
+	dir, err := os.MkdirTemp("", "socket")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,20 +27,20 @@ func TestQueryBelievesTheOwner(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, SocketName)
+	path := filepath.Join(dir, "s.sock")
 	listener, err := listenAs(nobody, path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer listener.Close()
 	go http.Serve(listener, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("{}")) }))
-	if _, err := Query(t.Context(), path); err == nil || !strings.Contains(err.Error(), "a process of user 65534 listens there") {
+	if _, err := get(t.Context(), path); err == nil || !strings.Contains(err.Error(), "a process of user 65534 listens there") {
 		t.Errorf("a stranger's answer: %v", err)
 	}
 	if err := os.Chown(dir, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Query(t.Context(), path); err != nil {
+	if _, err := get(t.Context(), path); err != nil {
 		t.Errorf("the owner's answer: %v", err)
 	}
 }

@@ -25,6 +25,8 @@ type ServiceConfig struct {
 	// these addresses ("….onion") too. Without any it is an ordinary service.
 	Masters []string
 
+	Key string // a tor HiddenServiceDir whose key it has; one of its own by default
+
 	IntroductionPoints int          // in each descriptor; tor's default is 3
 	Options            []string     // further torrc lines of the service, "HiddenService… value"
 	Handler            http.Handler // instead of the backend that says its name
@@ -101,6 +103,11 @@ func (s *Service) prepare() (err error) {
 	if err := s.writeMasters(); err != nil {
 		return err
 	}
+	if s.config.Key != "" {
+		if err := copyKey(s.config.Key, s.dir); err != nil {
+			return err
+		}
+	}
 	// Its port stays free while it is stopped, as those of outgoing connections do not.
 	address, err := s.server.net.ports.reserve()
 	if err != nil {
@@ -111,6 +118,20 @@ func (s *Service) prepare() (err error) {
 		s.backend.handler = nameHandler(s.config.Name)
 	}
 	return s.backend.start()
+}
+
+// copyKey copies the key of one HiddenServiceDir to another.
+func copyKey(from, to string) error {
+	for _, name := range []string{"hs_ed25519_secret_key", "hs_ed25519_public_key"} {
+		content, err := os.ReadFile(filepath.Join(from, name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, name), content, 0o600)
+		}
+		if err != nil {
+			return fmt.Errorf("copying a key: %w", err)
+		}
+	}
+	return nil
 }
 
 // Name is the service's name.

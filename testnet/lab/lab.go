@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -110,17 +111,9 @@ func (l *Lab) startServices(ctx context.Context, config Config) error {
 	group, ctx := errgroup.WithContext(ctx)
 	start := func(tor string, into []*testnet.Service, configs ...testnet.ServiceConfig) {
 		group.Go(func() error {
-			services, err := l.Net.Services(ctx, tor, configs...)
-			if err != nil {
-				return err
-			}
+			services, err := l.startTor(ctx, tor, configs)
 			copy(into, services)
-			for _, s := range services {
-				if err := s.Published(ctx); err != nil {
-					return err
-				}
-			}
-			return nil
+			return err
 		})
 	}
 	var instances []testnet.ServiceConfig
@@ -141,6 +134,35 @@ func (l *Lab) startServices(ctx context.Context, config Config) error {
 		start(c.Name, l.Services[i:], c)
 	}
 	return group.Wait()
+}
+
+// startTor starts one tor with several services, and waits until HSDirs have their
+// descriptors.
+func (l *Lab) startTor(ctx context.Context, tor string, configs []testnet.ServiceConfig) ([]*testnet.Service, error) {
+	services, err := l.Net.Services(ctx, tor, configs...)
+	for _, s := range services {
+		if err == nil {
+			err = s.Published(ctx)
+		}
+	}
+	return services, err
+}
+
+// StartReplicas adds instances that depend on the network, or take long to prepare: one
+// tor with each group of them, called replica1 and so on. It must not be called while
+// anybody uses the instances.
+func (l *Lab) StartReplicas(ctx context.Context, groups ...[]testnet.ServiceConfig) error {
+	started := make([][]*testnet.Service, len(groups))
+	group, ctx := errgroup.WithContext(ctx)
+	for i, configs := range groups {
+		group.Go(func() (err error) {
+			started[i], err = l.startTor(ctx, fmt.Sprintf("replica%d", i+1), configs)
+			return err
+		})
+	}
+	err := group.Wait()
+	l.Instances = append(l.Instances, slices.Concat(started...)...)
+	return err
 }
 
 // Stop ends everything but the balancers, and waits. It can be called again.

@@ -20,6 +20,8 @@ const (
 	addressB = "cf5mytdfe5ldzihkeiksupcesqgk5cdvdfwymtapb2ktmlftxbfjcaid"
 	addressC = "crxvtejncqzbwmmg7zzplb2yhecrkgv6brijt7ndpohq4idwy2yqh5qd"
 	addressD = "ej7oknbnabay73ug6lnle4us2q47vfjnwwlocusue5ratyx6qzge72qd"
+	addressE = "mnzivix6alclnmg2f72h4outxxjzwcgd64osvc4xrfagvdfcs2kmphyd"
+	addressF = "ifngclrc6drvj6mijdfqkfnpdzbandck4cxsh4tu3eecdlr26nmnhxid"
 )
 
 func address(t testing.TB, s string) descriptor.Address {
@@ -107,6 +109,30 @@ func TestExample(t *testing.T) {
 	if s := all.Services[0]; s.Signing != token || s.FetchInterval != 10*time.Minute || s.Instances[1].ClientKey != "/etc/balancer/web2.auth_private" ||
 		all.Tor.CookieFile != "/run/tor/control.authcookie" || all.Tor.PasswordFile != "/etc/balancer/control-password" {
 		t.Errorf("the example's options are read as %+v", all)
+	}
+	before, shard, _ := strings.Cut(string(raw), "# [[shard]]\n")
+	shard = strings.ReplaceAll(strings.ReplaceAll("\n# [[shard]]\n"+shard, "\n#", "\n"), "\n # ", "\n")
+	all = parse(t, before+shard)
+	if s := all.Shards[0]; s.Name != "s1" || s.Customers != "/etc/balancer/customers/s1" || !strings.Contains(s.Token, "pin-source=file:/etc/balancer/pin") ||
+		len(s.Instances) != 2 || s.Instances[1].Name != "s1b" || len(all.Linked()) > 0 {
+		t.Errorf("the example's shard is read as %+v", all.Shards)
+	}
+}
+
+// TestShard: what a shard is when nothing but the least is given.
+func TestShard(t *testing.T) {
+	c := parse(t, "[[shard]]\nname = \"s1\"\ncustomers = \"c\"\ncheck = { kind = \"none\" }\n[[shard.instance]]\naddress = \""+addressA+"\"\n"+
+		"[[shard]]\nname = \"s2\"\ncustomers = \"d\"\n[[shard.instance]]\naddress = \""+addressB+"\"\ncheck = { port = 81 }\n")
+	if len(c.Services) != 0 || len(c.Shards) != 2 {
+		t.Fatalf("%+v", c)
+	}
+	s1, s2 := c.Shards[0], c.Shards[1]
+	if s1.Strategy != selection.Default || s1.Profile != ProfileBalanced || s1.MaxIntroductionPoints != descriptor.MaxIntroductionPoints || s1.PointsPerInstance != 3 ||
+		s1.Instances[0].Name != addressA[:6] || s1.Instances[0].Spec.Kind != health.None || s1.Public != 0 {
+		t.Errorf("%+v", s1)
+	}
+	if s2.Instances[0].Spec.Port != 81 || s2.Public != PublicInterval {
+		t.Errorf("%+v", s2)
 	}
 }
 
@@ -224,17 +250,23 @@ func TestNames(t *testing.T) {
 
 func TestCheckAddresses(t *testing.T) {
 	c, err := Parse([]byte("[[service]]\nkey = \"one\"\ninstance = [{ address = \""+addressA+"\" }]\n"+
-		"[[service]]\nkey = \"two\"\n[[service.instance]]\naddress = \""+addressB+"\"\n"), "b.toml")
+		"[[service]]\nkey = \"two\"\n[[service.instance]]\naddress = \""+addressB+"\"\n"+
+		"[[shard]]\nname = \"s1\"\ncustomers = \"c\"\n[[shard.instance]]\naddress = \""+addressE+"\"\n"), "b.toml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, test := range []struct{ one, two, want string }{
-		{addressC, addressD, ""},
-		{addressC, addressC, "b.toml:5: service.key: "},
-		{addressA, addressD, "b.toml:3: service.instance.address: zkorpc… is the service's own address"},
-		{addressB, addressD, "b.toml:7: service.instance.address: cf5myt… is itself a service of this file (line 1)"},
+	for _, test := range []struct{ one, two, customer, want string }{
+		{addressC, addressD, addressF, ""},
+		{addressC, addressC, addressF, "b.toml:5: service.key: "},
+		{addressA, addressD, addressF, "b.toml:3: service.instance.address: zkorpc… is the service's own address"},
+		{addressB, addressD, addressF, "b.toml:7: service.instance.address: cf5myt… is itself a service of this file (line 1)"},
+		{addressE, addressD, addressF, "b.toml:12: shard.instance.address: mnzivi… is itself a service of this file (line 1)"},
+		{addressC, addressD, addressE, "b.toml:12: shard.instance.address: mnzivi… is a customer of the shard \"s1\""},
+		{addressC, addressD, addressA, "b.toml:3: service.instance.address: zkorpc… is a customer of the shard \"s1\""},
+		{addressC, addressD, addressD, "b.toml:5: service.key: it is the key of ej7okn…, a customer of the shard \"s1\""},
 	} {
-		err := c.CheckAddresses([]descriptor.Address{address(t, test.one), address(t, test.two)})
+		err := c.CheckAddresses([]descriptor.Address{address(t, test.one), address(t, test.two)},
+			map[descriptor.Address]string{address(t, test.customer): "s1"})
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("%v: %v, want %q", test, err, test.want)
 		}

@@ -241,7 +241,7 @@ func syntaxErrors(text, path string) error {
 		// The parser finds these in the line after.
 		if m := tableLine.FindStringSubmatch(line); m != nil && len(m[1]) != len(m[3]) {
 			lines[i] = "[" + m[2] + "]"
-			if strings.HasPrefix(m[2], "service") {
+			if strings.HasPrefix(m[2], "service") || strings.HasPrefix(m[2], "shard") {
 				lines[i] = "[" + lines[i] + "]"
 			}
 			say(i+1, "the brackets do not fit together: write %s", lines[i])

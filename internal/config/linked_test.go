@@ -22,3 +22,23 @@ func TestLinked(t *testing.T) {
 		}
 	}
 }
+
+// TestLinkedShards: an instance of a shard is not another's, nor a service's.
+func TestLinkedShards(t *testing.T) {
+	shard := func(name, address string) string {
+		return "[[shard]]\nname = \"" + name + "\"\ncustomers = \"" + name + "\"\n[[shard.instance]]\nname = \"web1\"\naddress = \"" + address + "\"\n"
+	}
+	service := "[[service]]\nkey = \"one\"\n[[service.instance]]\nname = \"web1\"\naddress = \"" + addressA + "\"\n"
+	for text, want := range map[string]string{
+		shard("s1", addressA) + shard("s2", addressB):           "",
+		shard("s1", addressA) + shard("s2", addressA):           "web1 of shard s1 and web1 of shard s2 are one backend, zkorpc…",
+		service + shard("s1", addressB):                         "",
+		service + shard("s1", addressA):                         "web1 of service 1 and web1 of shard s1 are one backend",
+		service + shard("s1", addressA) + shard("s2", addressA): "web1 of service 1 and web1 of shard s1 and web1 of shard s2 are",
+	} {
+		got := strings.Join(parse(t, text).Linked(), "\n")
+		if (got == "") != (want == "") || !strings.Contains(got, want) || got != "" && !strings.Contains(got, "its ob_config needs the addresses of all") {
+			t.Errorf("%s\nwarns %q, want %q", text, got, want)
+		}
+	}
+}

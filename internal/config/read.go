@@ -30,7 +30,7 @@ func (r *reader) table(v reflect.Value, path string, values map[string]any) {
 	known := keys(v.Type())
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		if !slices.Contains(known, key) {
-			r.add(join(path, key), "unknown key%s", hint(key, values[key], known))
+			r.add(join(path, key), "unknown key%s", hint(path, key, values[key], known))
 		}
 	}
 }
@@ -173,8 +173,8 @@ func typeName(value any) string {
 	}[fmt.Sprintf("%T", value)], "an array")
 }
 
-// hint suggests the intended key for an unknown one in a table whose keys are known.
-func hint(key string, value any, known []string) string {
+// hint suggests the intended key for an unknown one in the table at path, whose keys are known.
+func hint(path, key string, value any, known []string) string {
 	if kind := reflect.TypeOf(value).Kind(); kind == reflect.Map || kind == reflect.Slice {
 		switch strings.TrimSuffix(normal(key), "s") {
 		case "service":
@@ -182,31 +182,40 @@ func hint(key string, value any, known []string) string {
 		case "shard":
 			return "; write [[shard]]"
 		case "instance":
-			return "; write [[service.instance]]"
+			return "; write [[service.instance]]" + orOf("[[shard.instance]]", path)
 		}
 	}
 	// TOML's trap: a key belongs to the last table before it.
 	for _, table := range tables {
 		if slices.Contains(keys(table.of), key) {
-			return "; it belongs " + table.where
+			return "; it belongs " + table.where + orOf(table.or, path)
 		}
 	}
 	return cmp.Or(didYouMean(key, known), "; known here are "+strings.Join(known, ", "))
 }
 
-// tables says where the keys of each struct stand.
+// orOf says what may be meant as well, unless the complaint is about a service.
+func orOf(other, path string) string {
+	if other == "" || strings.HasPrefix(path, "service") {
+		return ""
+	}
+	return " or " + other
+}
+
+// tables says where the keys of each struct stand, and where else if it is in a shard, too.
 var tables = []struct {
-	of    reflect.Type
-	where string
+	of        reflect.Type
+	where, or string
 }{
-	{reflect.TypeFor[Config](), "at the top of the file, before the first [table]"},
-	{reflect.TypeFor[Tor](), "under [tor]"},
-	{reflect.TypeFor[Log](), "under [log]"},
-	{reflect.TypeFor[Check](), "under [check]"},
-	{reflect.TypeFor[Service](), "under [[service]]"},
-	{reflect.TypeFor[Shard](), "under [[shard]]"},
-	{reflect.TypeFor[Points](), "under [service.points]"},
-	{reflect.TypeFor[Instance](), "under [[service.instance]]"},
+	{reflect.TypeFor[Config](), "at the top of the file, before the first [table]", ""},
+	{reflect.TypeFor[Tor](), "under [tor]", ""},
+	{reflect.TypeFor[Log](), "under [log]", ""},
+	{reflect.TypeFor[Check](), "under [check]", ""},
+	{reflect.TypeFor[Balancing](), "under [[service]]", "[[shard]]"},
+	{reflect.TypeFor[Service](), "under [[service]]", ""},
+	{reflect.TypeFor[Shard](), "under [[shard]]", ""},
+	{reflect.TypeFor[Points](), "under [service.points]", "[shard.points]"},
+	{reflect.TypeFor[Instance](), "under [[service.instance]]", "[[shard.instance]]"},
 }
 
 // didYouMean suggests the known word nearest to s, if one is near enough to be

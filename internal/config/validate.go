@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -22,7 +23,8 @@ const shortName = 6
 // validate checks the relations between values, and fills in missing names.
 func (r *reader) validate(c *Config) {
 	if len(c.Services) == 0 && len(c.Shards) == 0 && len(r.list) == 0 {
-		r.add("service", "no [[service]] is given, so there is nothing to do; it needs a key = \"…\", and a [[service.instance]] with an address = \"….onion\"")
+		r.add("service", "no [[service]] is given, so there is nothing to do; it needs a key = \"…\", and a [[service.instance]] with an address = \"….onion\"; "+
+			"for many addresses on the same instances, \"balancer shard new\" prints a [[shard]]")
 	}
 	r.validateTor(c.Tor)
 	keys := unique[string]{&r.complaints, "the same key is in line %[2]d; one service has one [[service]]", nil}
@@ -190,56 +192,95 @@ func sameKey(ref string) string {
 	return ref
 }
 
-// CheckAddresses checks what needs the opened keys: addresses[i] is the
-// onion address that the key of Services[i] stands for. No two services may
-// have one address, and no instance may be one of the services, whose
-// introduction points would not answer for another.
-func (c *Config) CheckAddresses(addresses []descriptor.Address) error {
+// CheckAddresses checks what needs the opened keys: services[i] is the
+// onion address that the key of Services[i] stands for, and customers has the shard of each
+// customer's address. No two services may have one address, and no instance may be a
+// service or a customer, whose introduction points would not answer for another.
+func (c *Config) CheckAddresses(services []descriptor.Address, customers map[descriptor.Address]string) error {
 	bad := &complaints{file: c.File, lines: c.lines}
-	services := make(map[descriptor.Address]int)
-	for i, a := range addresses {
+	of := make(map[descriptor.Address]int)
+	for i, a := range services {
 		path := fmt.Sprintf("service[%d].key", i)
-		if first, again := services[a]; again {
+		if shard, isCustomer := customers[a]; isCustomer {
+			bad.add(path, "it is the key of %s, a customer of the shard %q; an address is served by one or the other", a.Short(), shard)
+		}
+		if first, again := of[a]; again {
 			bad.add(path, "it is the key of %s, as is the one in line %d; one service has one [[service]]",
 				a.Short(), c.lines.of(fmt.Sprintf("service[%d].key", first)))
 			continue
 		}
-		services[a] = i
+		of[a] = i
 	}
-	for i, s := range c.Services {
-		for j, instance := range s.Instances {
-			path := fmt.Sprintf("service[%d].instance[%d].address", i, j)
-			switch of, isService := services[instance.Address]; {
-			case isService && of == i:
+	for b := range c.balancings() {
+		for j, instance := range b.Instances {
+			path := fmt.Sprintf("%s.instance[%d].address", b.path, j)
+			service, isService := of[instance.Address]
+			shard, isCustomer := customers[instance.Address]
+			switch own := isService && b.path == fmt.Sprintf("service[%d]", service); {
+			case own:
 				bad.add(path, "%s is the service's own address; an instance has an address of its own", instance.Address.Short())
 			case isService:
 				bad.add(path, "%s is itself a service of this file (line %d); list its instances instead",
-					instance.Address.Short(), c.lines.of(fmt.Sprintf("service[%d]", of)))
+					instance.Address.Short(), c.lines.of(fmt.Sprintf("service[%d]", service)))
+			case isCustomer:
+				bad.add(path, "%s is a customer of the shard %q; an instance has an address of its own, that of its tor's hostname file",
+					instance.Address.Short(), shard)
 			}
 		}
 	}
 	return bad.err()
 }
 
-// Linked returns a warning for each instance that several services share. Their
+// balancing is the Balancing of a service or a shard, and what stands for it.
+type balancing struct {
+	*Balancing
+	path string // in the file
+	name string // for people
+}
+
+// balancings are those of all services and then of all shards.
+func (c *Config) balancings() iter.Seq[balancing] {
+	return func(yield func(balancing) bool) {
+		for i := range c.Services {
+			if !yield(balancing{&c.Services[i].Balancing, fmt.Sprintf("service[%d]", i), fmt.Sprintf("service %d", i+1)}) {
+				return
+			}
+		}
+		for i := range c.Shards {
+			if !yield(balancing{&c.Shards[i].Balancing, fmt.Sprintf("shard[%d]", i), "shard " + c.Shards[i].Name}) {
+				return
+			}
+		}
+	}
+}
+
+// Linked returns a warning for each instance that several services or shards share. Their
 // descriptors then list the same introduction points, so that anyone who knows
-// both addresses sees that they belong together.
+// both addresses sees that they belong together. Within a shard that is known.
 func (c *Config) Linked() (warnings []string) {
 	names := make(map[descriptor.Address][]string)
+	shards := make(map[descriptor.Address]bool)
 	var order []descriptor.Address
-	for n, s := range c.Services {
-		for _, i := range s.Instances {
+	for b := range c.balancings() {
+		for _, i := range b.Instances {
 			if names[i.Address] == nil {
 				order = append(order, i.Address)
 			}
-			names[i.Address] = append(names[i.Address], fmt.Sprintf("%s of service %d", i.Name, n+1))
+			names[i.Address] = append(names[i.Address], fmt.Sprintf("%s of %s", i.Name, b.name))
+			shards[i.Address] = shards[i.Address] || strings.HasPrefix(b.path, "shard")
 		}
 	}
 	for _, a := range order {
-		if list := names[a]; len(list) > 1 {
-			warnings = append(warnings, fmt.Sprintf("%s are one backend, %s: anyone who knows the public addresses sees that they belong together; "+
-				"give each service backends of its own if that must not be known", strings.Join(list, " and "), a.Short()))
+		list := names[a]
+		if len(list) < 2 {
+			continue
 		}
+		warning := fmt.Sprintf("%s are one backend, %s: anyone who knows the public addresses sees that they belong together; "+
+			"give each service backends of its own if that must not be known", strings.Join(list, " and "), a.Short())
+		if shards[a] {
+			warning += "; and its ob_config needs the addresses of all, while \"balancer shard\" writes it for one shard alone"
+		}
+		warnings = append(warnings, warning)
 	}
 	return warnings
 }

@@ -41,7 +41,7 @@ func (c *checker) checkKeys(ctx context.Context) {
 		c.tryKeys(ctx, what, s, built)
 	}
 	if len(addresses) == len(c.cfg.Services) {
-		if err := c.cfg.CheckAddresses(addresses); err != nil {
+		if err := c.cfg.CheckAddresses(addresses, nil); err != nil {
 			c.fail("addresses", "correct the file at the line named", err)
 		}
 	}

@@ -206,7 +206,7 @@ func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]bala
 		return services, errors.Join(errs...)
 	}
 	if len(errs) == 0 {
-		errs = append(errs, cfg.CheckAddresses(addresses))
+		errs = append(errs, cfg.CheckAddresses(addresses, nil))
 	}
 	if err := errors.Join(errs...); err != nil {
 		release(slices.Values(all), log)

@@ -38,6 +38,7 @@ type Edition struct {
 	signing    signing
 
 	lost       bool      // clients do not get it, although HSDirs confirmed it
+	older      time.Time // of one without points: when an HSDir may last have confirmed one with some
 	heard      time.Time // when an HSDir last confirmed this edition, or an earlier one of the period
 	rejections int       // editions in a row, this one included, that an HSDir rejected
 	retryAt    time.Time // when to follow a rejected one by the next; zero while none was rejected
@@ -73,6 +74,9 @@ func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Editi
 		if !last.retryAt.IsZero() {
 			e.rejections = last.rejections
 		}
+	}
+	if e.points() == 0 {
+		e.replaces(now, last)
 	}
 	switch t.change {
 	case changeRemoved, changeDead:

@@ -18,15 +18,16 @@ type Reason string
 
 // The reasons; the first that applies is given.
 const (
-	ReasonNew      Reason = "new period"
-	ReasonChanged  Reason = "introduction points changed"
-	ReasonClients  Reason = "authorized clients changed"
-	ReasonHSDirs   Reason = "HSDirs changed"
-	ReasonRejected Reason = "HSDirs held a higher revision counter"
-	ReasonExpiring Reason = "certificate about to expire"
-	ReasonKey      Reason = "descriptor-signing key changed"
-	ReasonLost     Reason = "HSDirs lost it"
-	ReasonRefresh  Reason = "refresh due"
+	ReasonNew       Reason = "new period"
+	ReasonWithdrawn Reason = "withdrawn"
+	ReasonChanged   Reason = "introduction points changed"
+	ReasonClients   Reason = "authorized clients changed"
+	ReasonHSDirs    Reason = "HSDirs changed"
+	ReasonRejected  Reason = "HSDirs held a higher revision counter"
+	ReasonExpiring  Reason = "certificate about to expire"
+	ReasonKey       Reason = "descriptor-signing key changed"
+	ReasonLost      Reason = "HSDirs lost it"
+	ReasonRefresh   Reason = "refresh due"
 )
 
 // View is the input of a plan: the world outside of the service, at one
@@ -80,6 +81,8 @@ type State struct {
 	Published []selection.Candidate
 	Shares    map[string]float64
 	Version   uint64 // of the stored record that the state goes on from
+	// unread is until when HSDirs may have what a record tells that could not be read.
+	unread time.Time
 }
 
 // past is what is stored of an edition.
@@ -154,6 +157,10 @@ const waitMost = 15 * time.Second
 func makePlan(v View, s State) Plan {
 	p := Plan{At: v.Now, Version: s.Version, Profile: v.Config.Profile(), Chosen: s.Published, Shares: s.Shares}
 	p.Next = v.Now.Add(time.Hour)
+	if v.Config.Withdrawn {
+		p.withdraw(v, s)
+		return p
+	}
 	until := v.Instances.Wait(v.Now)
 	if !v.Waiting.IsZero() { // with many instances, fetches are always in flight
 		until = earlier(until, v.Waiting.Add(waitMost))
@@ -257,7 +264,8 @@ func (t *Target) assign(v View, request selection.Request, others [][32]byte) se
 }
 
 // hold fills in what the places of t should hold: what was assigned, or what is left of
-// what they were given if that is nothing. An empty descriptor is never published.
+// what they were given if that is nothing. An empty descriptor is never published,
+// except of a service that is withdrawn.
 func (t *Target) hold(assigned selection.Assignment, d *dealer, s State) {
 	some := slices.ContainsFunc(assigned.Points, func(points []selection.Candidate) bool { return len(points) > 0 })
 	stored := s.last(t.Keys.Period).stored // then no more than the keys of the points is known
@@ -360,14 +368,19 @@ func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 		return
 	}
 	t.Urgency = t.urgency()
-	// A counter is of a second, as tor's are; another edition in it would have one of no moment.
-	if t.Reason != ReasonRejected && v.Now.Unix() == last.Built.Unix() {
-		t.Held, t.Gathers = "the last edition was made in this second", true
-		p.sooner(v.Now.Truncate(time.Second).Add(time.Second), v.Now)
-	}
+	p.separate(t, v, last)
 	if at := v.staleUntil(t.Reason, last); v.Now.Before(at) {
 		t.Held, t.Gathers = "no instance has answered for too long to make a new descriptor", false
 		p.sooner(at, v.Now)
+	}
+}
+
+// separate holds t until the second in which last was made, which may be nil, is over: a
+// counter is of a second, as tor's are; another edition in it would have one of no moment.
+func (p *Plan) separate(t *Target, v View, last *Edition) {
+	if last != nil && t.Reason != ReasonRejected && v.Now.Unix() == last.Built.Unix() {
+		t.Held, t.Gathers = "the last edition was made in this second", true
+		p.sooner(v.Now.Truncate(time.Second).Add(time.Second), v.Now)
 	}
 }
 
@@ -418,7 +431,7 @@ func (t *Target) urgency() hsdir.Urgency {
 func (v View) staleUntil(r Reason, last *Edition) time.Time {
 	fresh := max(freshFor*v.Instances.Interval(), freshAtBest)
 	heard := v.Instances.Heard()
-	if heard.IsZero() || v.Now.Sub(heard) <= fresh || last.heard.IsZero() || r == ReasonClients || r == ReasonLost || r == ReasonRejected {
+	if heard.IsZero() || v.Now.Sub(heard) <= fresh || last.heard.IsZero() || last.points() == 0 || r == ReasonClients || r == ReasonLost || r == ReasonRejected {
 		return time.Time{}
 	}
 	return last.Built.Add(keptFor - dropMargin)

@@ -24,7 +24,9 @@ func (s *Service) carryOut(ctx context.Context, now time.Time, v backend.View) {
 	if s.plan.Waiting != "" {
 		return
 	}
-	s.noteShares(v)
+	if !s.cfg.Withdrawn {
+		s.noteShares(v)
+	}
 	s.state.Published, s.state.Shares = s.plan.Chosen, s.plan.Shares
 	var errs []error
 	for n := range s.plan.Targets {

@@ -97,10 +97,10 @@ func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensu
 	})
 }
 
-// readable returns the edition that clients find, nil if nothing is published.
+// readable returns the edition that clients find, nil if nothing is published, or no more.
 func (s *Service) readable(now time.Time, c *hsdir.Consensus) *Edition {
 	e := s.state.Editions[c.CurrentPeriod()]
-	if e == nil || e.heard.IsZero() || !now.Before(e.expires()) {
+	if e == nil || s.cfg.Withdrawn || e.heard.IsZero() || !now.Before(e.expires()) {
 		return nil
 	}
 	return e

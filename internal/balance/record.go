@@ -302,6 +302,9 @@ func (s *Service) read(ctx context.Context) read {
 func (s *Service) restore(r read) {
 	s.troubles.set(troubleFloors, r.err)
 	s.record.version, s.state.Version = r.version, r.version
+	if r.err != nil {
+		s.state.unread = s.started.Add(keptFor)
+	}
 	s.troubles.set(troubleCounters, s.counters.raise(r.stored.Ceilings))
 	for _, d := range r.stored.Drained {
 		s.drained.note(descriptor.Address(d.Instance), d.At)

@@ -86,6 +86,8 @@ const startPatience = time.Minute
 // lacks returns what is missing after a plan.
 func (s *Service) lacks(now time.Time, p *Plan) lack {
 	switch {
+	case s.cfg.Withdrawn:
+		return lackNone
 	case !p.Fallback && len(p.Chosen) == 0:
 		return lackChoice
 	case !p.Fallback:
@@ -250,6 +252,7 @@ func (s *Service) describe(now time.Time) status.Service {
 		s.describePath(v, &line)
 		line.Admin = string(v.Instances.Admin(n))
 		switch taken := v.Instances.TakenOut(n) != ""; {
+		case s.cfg.Withdrawn:
 		case taken:
 			line.Drain = s.describeDrain(v, n)
 		case i.idle(line) && s.advised.drops(i.Name):

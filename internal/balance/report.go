@@ -178,8 +178,21 @@ func (s *Service) tellRound(v View) {
 }
 
 // warnings lists the service's problems, except those of its keys.
-func (s *Service) warnings(v View) []string {
+func (s *Service) warnings(v View) []string { return append(s.own(), s.common(v)...) }
+
+// own lists the problems that are the service's own.
+func (s *Service) own() []string {
 	list := s.troubles.list()
+	for _, t := range s.plan.Targets {
+		if t.Held != "" && !t.Gathers {
+			list = append(list, "the "+t.Role.String()+" descriptor is not renewed: "+t.Held)
+		}
+	}
+	return list
+}
+
+// common lists the problems that all services with the same instances have.
+func (s *Service) common(v View) (list []string) {
 	if v.Instances.StoreErr != nil {
 		list = append(list, "storing what is known of the instances: "+v.Instances.StoreErr.Error())
 	}
@@ -193,11 +206,6 @@ func (s *Service) warnings(v View) []string {
 		list = append(list, liftedWarning)
 	}
 	list = append(list, s.suspicions(v)...)
-	for _, t := range s.plan.Targets {
-		if t.Held != "" && !t.Gathers {
-			list = append(list, "the "+t.Role.String()+" descriptor is not renewed: "+t.Held)
-		}
-	}
 	if !v.valid[0].IsZero() {
 		list = append(list, clockWarning(v.Now, v.valid[0], v.valid[1])...)
 	}
@@ -273,7 +281,7 @@ func (s *Service) describe(now time.Time) status.Service {
 		out.Warnings = append(out.Warnings, text)
 	}
 	out.Custody = s.keys.Status(now, current)
-	out.State = s.sum(now, current, missing, &out)
+	out.State = s.sum(now, current, missing || len(out.Warnings) > 0)
 	out.Warnings = append(out.Warnings, s.liars()...) // which do not degrade the service
 	return out
 }
@@ -440,11 +448,11 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 	return list
 }
 
-// sum returns the state of the service as a whole.
-func (s *Service) sum(now time.Time, current descriptor.Period, missing bool, out *status.Service) status.State {
-	published := slices.ContainsFunc(out.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed > 0 })
+// sum returns the state of the service as a whole; lesser says that something is missing
+// or warned of.
+func (s *Service) sum(now time.Time, current descriptor.Period, lesser bool) status.State {
 	e := s.state.Editions[current]
-	stays := e != nil && now.Sub(e.heard) < keptFor
+	published, stays := e.published(), e != nil && now.Sub(e.heard) < keptFor
 	switch {
 	case s.report.lack != lackNone:
 		return status.StateFailed
@@ -454,7 +462,7 @@ func (s *Service) sum(now time.Time, current descriptor.Period, missing bool, ou
 		return status.StateFailed
 	case !published:
 		return status.StateStarting
-	case missing || len(out.Warnings) > 0:
+	case lesser:
 		return status.StateDegraded
 	}
 	return status.StateOK

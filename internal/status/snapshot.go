@@ -23,7 +23,8 @@ type Snapshot struct {
 	Tors      []Tor     `json:"tors"`
 	Tor       Tor       `json:"tor"` // the first of Tors, for programs of the time when there was one
 	Consensus Consensus `json:"consensus"`
-	Services  []Service `json:"services"`
+	Services  []Service `json:"services"`           // the [[service]]s of the configuration
+	Shards    []Shard   `json:"shards,omitempty"`   // with all customers, in numbers
 	Warnings  []string  `json:"warnings,omitempty"` // about the daemon as a whole
 	// Events counts events since the start, by kind.
 	Events map[string]uint64 `json:"events,omitempty"`

@@ -1,0 +1,98 @@
+package balance
+
+import (
+	"slices"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/status"
+)
+
+// Summary is what a shard's status needs to know of each of its thousands of services:
+// what is the service's own. What instances do shows in the Status of any of them.
+type Summary struct {
+	// State is that of Status, but for instances that are missing and what all services
+	// with the same ones are warned of.
+	State     status.State
+	Withdrawn bool      // as it was configured
+	Started   time.Time // when Run began; zero if it did not
+	// Made is when the version was made of the descriptor that clients fetch now; zero
+	// if no HSDir has one.
+	Made     time.Time
+	Missing  int      // HSDirs that clients ask now, and that have not confirmed that version
+	Warnings []string // its own
+	Custody  status.Custody
+}
+
+// Summary tells what the service is doing now, in microseconds.
+func (s *Service) Summary() Summary {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, v := s.env.Now(), &s.report.view
+	out := Summary{State: status.StateStarting, Withdrawn: s.cfg.Withdrawn, Started: s.started}
+	current := v.Targets[v.Current].Keys.Period
+	out.Custody = s.keys.Status(now, current)
+	if s.instances == nil {
+		return out
+	}
+	out.Warnings = append(s.own(), s.keys.Warnings(now)...)
+	if text := s.keys.Outlook(); text != "" {
+		out.Warnings = append(out.Warnings, text)
+	}
+	out.State = s.sum(now, current, len(out.Warnings) > 0)
+	out.Warnings = append(out.Warnings, s.liars()...)
+	if e := s.state.Editions[current]; e != nil {
+		out.Made, out.Missing = e.age()
+	}
+	return out
+}
+
+// Common lists what all services with the same instances are warned of.
+func (s *Service) Common() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.instances == nil {
+		return nil
+	}
+	v := s.report.view
+	v.Now, v.Config, v.Instances = s.env.Now(), s.cfg, s.instances.View()
+	return s.common(v)
+}
+
+// Draining tells how far an instance is on its way out; nil if it is not.
+func (s *Service) Draining(instance descriptor.Address) *status.Drain {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := slices.IndexFunc(s.cfg.Instances, func(i Instance) bool { return i.Address == instance })
+	if n < 0 || s.instances == nil {
+		return nil
+	}
+	v := s.report.view
+	v.Now, v.Instances = s.env.Now(), s.instances.View()
+	if n >= len(v.Instances.Backends) || v.Instances.TakenOut(n) == "" {
+		return nil
+	}
+	return s.describeDrain(v, n)
+}
+
+// published reports whether an HSDir of the ring confirmed e.
+func (e *Edition) published() bool {
+	return e != nil && slices.ContainsFunc(e.slots, func(at slot) bool { return !at.Left && !at.confirmed.IsZero() })
+}
+
+// age returns when the version of e was made that HSDirs have, and how many of those that
+// clients ask have not confirmed e. What they have of an earlier version is as old as its
+// last confirmation, or older.
+func (e *Edition) age() (made time.Time, missing int) {
+	made = e.heard
+	for n := range e.slots {
+		switch at := &e.slots[n]; {
+		case at.Left:
+		case !at.confirmed.IsZero():
+			made = e.Built
+		case !at.Reserve:
+			missing++
+		}
+	}
+	return made, missing
+}

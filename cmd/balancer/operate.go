@@ -27,8 +27,8 @@ type operateFlags struct {
 
 const instanceLong = `
 NAME is the instance's name in the configuration, or its onion address. If several
-services use that instance, it is meant for all of them; if the name stands for another
-instance in another service, --service says which one. What is said is kept over
+services or shards use that instance, it is meant for all of them; if the name stands for
+another instance in another one, --service says which. What is said is kept over
 restarts of balancer, and shown by "balancer status".`
 
 const waitLong = `
@@ -147,8 +147,8 @@ changes faster cannot be followed, since clients keep the descriptors that they 
 An agent can say its instance's load, too: the word "load:1.5" in its line.
 
 NAME is the instance's name in the configuration, or its onion address. If several
-services use that instance, it is meant for all of them; if the name stands for another
-instance in another service, --service says which one.`,
+services or shards use that instance, it is meant for all of them; if the name stands for
+another instance in another one, --service says which.`,
 		Example: `  balancer load web1 0.75 --config /etc/balancer/balancer.toml
   balancer load web1 12 --for 1h --config /etc/balancer/balancer.toml
   balancer load web1 - --config /etc/balancer/balancer.toml`,
@@ -171,7 +171,7 @@ instance in another service, --service says which one.`,
 func (f *operateFlags) add(cmd *cobra.Command) {
 	addConfigFlag(cmd, &f.path)
 	cmd.Flags().StringVar(&f.socket, "socket", "", "the status socket's `PATH`, instead of the one that the configuration implies")
-	cmd.Flags().StringVar(&f.service, "service", "", "the instance of that name of the service with this `ADDRESS`")
+	cmd.Flags().StringVar(&f.service, "service", "", "the instance of that name of the service with this `ADDRESS`, or of the shard of this name")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print as JSON, for programs")
 }
 
@@ -215,7 +215,7 @@ func printAnswer(w io.Writer, a status.Answer) {
 	}
 	fmt.Fprintf(w, "%s is %s\n", printable.Text(a.Address), printable.Text(text))
 	for _, u := range a.Uses {
-		fmt.Fprintf(w, "  %s of %s", printable.Text(u.Instance.Name), printable.Text(u.Service))
+		fmt.Fprintf(w, "  %s of %s", printable.Text(u.Instance.Name), printable.Text(u.Name()))
 		if u.Instance.Drain != nil {
 			fmt.Fprintf(w, ": %s", drainText(time.Now(), u.Instance.Drain))
 		}
@@ -236,6 +236,8 @@ func drainText(now time.Time, d *status.Drain) string {
 		return "it can be stopped"
 	case d.Stays:
 		return "its introduction points stay published, as no other instance is in service"
+	case d.Left.IsZero() && d.Customers > 0:
+		return fmt.Sprintf("%s of %s may still have its introduction points", plural(d.Pending, "HSDir"), plural(d.Customers, "customer"))
 	case d.Left.IsZero():
 		return plural(d.Pending, "HSDir") + " may still have its introduction points"
 	case d.SafeAt.IsZero():
@@ -280,9 +282,9 @@ func (f *operateFlags) waitSafe(cmd *cobra.Command, socket string, last status.A
 		if !slices.ContainsFunc(last.Uses, out) {
 			return last, fmt.Errorf("waiting until %s can be stopped: it was set to %q meanwhile", last.Address, last.Admin)
 		}
-		text := last.Uses[slow].Service + ": it is in service"
+		text := last.Uses[slow].Name() + ": it is in service"
 		if out(last.Uses[slow]) {
-			text = fmt.Sprintf("%s: %s", last.Uses[slow].Service, drainText(time.Now(), last.Uses[slow].Instance.Drain))
+			text = fmt.Sprintf("%s: %s", last.Uses[slow].Name(), drainText(time.Now(), last.Uses[slow].Instance.Drain))
 		}
 		if err != nil && ctx.Err() == nil {
 			text = err.Error()

@@ -65,4 +65,3 @@ func TestDraining(t *testing.T) {
 		}
 	})
 }
-

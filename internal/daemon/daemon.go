@@ -51,6 +51,8 @@ type Daemon struct {
 	env       balance.Env
 	probes    *Probes
 	countries *tor.Countries
+	census    census // of the customers; nil without shards
+	shards    shardsCache
 	started   time.Time
 	unlock    func()      // releases state_dir
 	fullNames atomic.Bool // log.full_addresses

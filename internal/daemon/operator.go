@@ -16,11 +16,29 @@ import (
 	"onionbalancer/selection"
 )
 
-// member is an instance as a service has it.
+// member is an instance as a service or a shard has it.
 type member struct {
-	service descriptor.Address
+	service descriptor.Address // the zero Address in a shard
+	shard   string
 	name    string
 	address descriptor.Address
+}
+
+// of names the service or the shard.
+func (m member) of() string {
+	if m.shard != "" {
+		return "shard " + m.shard
+	}
+	return m.service.String()
+}
+
+// user is a service or a shard that uses an instance, as it is now.
+type user struct {
+	name      string // in texts
+	service   string // the public address; empty for a shard
+	shard     string
+	strategy  string
+	instances []status.Instance
 }
 
 // Operate implements status.Operator. Orders are carried out one after the other: two
@@ -35,14 +53,14 @@ func (d *Daemon) Operate(ctx context.Context, o status.Order) (status.Answer, er
 	if err != nil {
 		return status.Answer{}, err
 	}
-	address, services, err := d.resolve(o.Instance, o.Service)
+	address, users, err := d.resolve(o.Instance, o.Service)
 	if err != nil {
 		return status.Answer{}, err
 	}
 	var last []string
-	for _, s := range services {
-		if out && isLast(s, address) {
-			last = append(last, s.Address)
+	for _, u := range users {
+		if out && isLast(u.instances, address) {
+			last = append(last, u.name)
 		}
 	}
 	if len(last) > 0 && !o.Force {
@@ -56,9 +74,9 @@ func (d *Daemon) Operate(ctx context.Context, o status.Order) (status.Answer, er
 		d.rooms.backends.Forgive(address)
 	}
 	if _, now, err := d.resolve(address.String(), ""); err == nil { // else they were configured anew meanwhile
-		services = now
+		users = now
 	}
-	answer := answerOf(address, services, word)
+	answer := answerOf(address, users, word)
 	answer.Notes = notes(o, answer, last)
 	return answer, nil
 }
@@ -81,7 +99,7 @@ func (d *Daemon) takeLoad(o status.Order) (status.Answer, error) {
 	case !(o.Seconds > 0 && o.Seconds <= maxLoadKept.Seconds()):
 		return status.Answer{}, refuse(http.StatusBadRequest, "a load counts for more than 0 seconds, and for %s at most", maxLoadKept)
 	}
-	address, services, err := d.resolve(o.Instance, o.Service)
+	address, users, err := d.resolve(o.Instance, o.Service)
 	if err != nil {
 		return status.Answer{}, err
 	}
@@ -91,15 +109,15 @@ func (d *Daemon) takeLoad(o status.Order) (status.Answer, error) {
 	}
 	d.rooms.backends.SetLoad(address, load)
 	if _, now, err := d.resolve(address.String(), ""); err == nil {
-		services = now
+		users = now
 	}
-	answer := answerOf(address, services, d.rooms.backends.Word(address))
+	answer := answerOf(address, users, d.rooms.backends.Word(address))
 	if !given {
 		return answer, nil
 	}
 	for _, u := range answer.Uses {
 		if _, told := advice.Program(u.Strategy); !told && u.Strategy != (selection.LeastLoaded{}).Name() {
-			answer.Notes = append(answer.Notes, fmt.Sprintf("the strategy %q of %s takes no notice of loads", u.Strategy, u.Service))
+			answer.Notes = append(answer.Notes, fmt.Sprintf("the strategy %q of %s takes no notice of loads", u.Strategy, u.Name()))
 			break
 		}
 	}
@@ -108,11 +126,11 @@ func (d *Daemon) takeLoad(o status.Order) (status.Answer, error) {
 
 // InstanceStatus implements status.Operator.
 func (d *Daemon) InstanceStatus(instance, service string) (status.Answer, error) {
-	address, services, err := d.resolve(instance, service)
+	address, users, err := d.resolve(instance, service)
 	if err != nil {
 		return status.Answer{}, err
 	}
-	return answerOf(address, services, d.rooms.backends.Word(address)), nil
+	return answerOf(address, users, d.rooms.backends.Word(address)), nil
 }
 
 // changeOf returns what an order changes of the operator's word, and whether it takes
@@ -138,49 +156,68 @@ func changeOf(o status.Order) (change func(*state.Word), out bool, err error) {
 	return func(w *state.Word) { w.Weight = weight }, weight.Zero(), nil
 }
 
-// resolve returns the address of an instance and the services that use it, as they are
-// now.
-func (d *Daemon) resolve(instance, service string) (descriptor.Address, []status.Service, error) {
-	d.mu.Lock()
-	var all []member
-	running := make(map[descriptor.Address]*running, len(d.services))
-	for a, r := range d.services {
-		running[a] = r
-		for _, i := range r.cfg.Instances {
-			all = append(all, member{a, i.Name, i.Address})
-		}
-	}
-	d.mu.Unlock()
+// resolve returns the address of an instance and the services and shards that use it, as
+// they are now.
+func (d *Daemon) resolve(instance, service string) (descriptor.Address, []user, error) {
+	all, running := d.members()
 	address, err := find(all, instance, service)
 	if err != nil {
 		return address, nil, err
 	}
-	var services []status.Service
-	for _, c := range all {
-		if c.address != address {
+	shards := map[string]*host{}
+	for _, h := range d.hosts() {
+		shards[h.cfg.Name] = h
+	}
+	var users []user
+	for _, m := range all {
+		if m.address != address {
 			continue
 		}
-		s := running[c.service].Status()
-		if !slices.ContainsFunc(s.Instances, func(i status.Instance) bool { return i.Address == address.String() }) {
-			return address, nil, refuse(http.StatusServiceUnavailable, "%s has only just been configured: try again in a moment", s.Address)
+		var u user
+		if m.shard == "" {
+			s := running[m.service].Status()
+			u = user{m.of(), s.Address, "", s.Strategy, s.Instances}
+		} else if h := shards[m.shard]; h != nil {
+			s := h.describe()
+			u = user{m.of(), "", s.Name, s.Strategy, s.Instances}
 		}
-		services = append(services, s)
+		if !slices.ContainsFunc(u.instances, func(i status.Instance) bool { return i.Address == address.String() }) {
+			return address, nil, refuse(http.StatusServiceUnavailable, "%s has only just been configured: try again in a moment", m.of())
+		}
+		users = append(users, u)
 	}
-	slices.SortFunc(services, func(a, b status.Service) int { return strings.Compare(a.Address, b.Address) })
-	return address, services, nil
+	slices.SortFunc(users, func(a, b user) int { return strings.Compare(a.name, b.name) })
+	return address, users, nil
+}
+
+// members lists all instances of the services and shards, with those services.
+func (d *Daemon) members() (all []member, services map[descriptor.Address]*running) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	services = map[descriptor.Address]*running{}
+	for a, r := range d.services {
+		if r.shard != "" {
+			continue
+		}
+		services[a] = r
+		for _, i := range r.cfg.Instances {
+			all = append(all, member{service: a, name: i.Name, address: i.Address})
+		}
+	}
+	for _, s := range d.cfg.Shards {
+		for _, i := range s.Instances {
+			all = append(all, member{shard: s.Name, name: i.Name, address: i.Address})
+		}
+	}
+	return all, services
 }
 
 // find returns the one address that instance, a name or an address, stands for in all
-// services, or in the one that is named.
+// services and shards, or in the one that is named.
 func find(all []member, instance, service string) (found descriptor.Address, err error) {
 	if service != "" {
-		only, err := descriptor.ParseAddress(service)
-		if err != nil {
-			return found, refuse(http.StatusBadRequest, "--service: %v", err)
-		}
-		all = slices.DeleteFunc(slices.Clone(all), func(c member) bool { return c.service != only })
-		if len(all) == 0 {
-			return found, refuse(http.StatusNotFound, "there is no service %s", service)
+		if all, err = membersOf(all, service); err != nil {
+			return found, err
 		}
 	}
 	named, _ := descriptor.ParseAddress(instance) // zero for a name
@@ -191,7 +228,7 @@ func find(all []member, instance, service string) (found descriptor.Address, err
 		if c.name == instance || c.address == named {
 			found = c.address
 			various[c.address] = true
-			places = append(places, fmt.Sprintf("%s of %s", c.address, c.service))
+			places = append(places, fmt.Sprintf("%s of %s", c.address, c.of()))
 		}
 	}
 	slices.Sort(names)
@@ -203,6 +240,23 @@ func find(all []member, instance, service string) (found descriptor.Address, err
 		return found, refuse(http.StatusConflict, "%q stands for several instances: %s; pick one with --service ADDRESS", instance, listed(places))
 	}
 	return found, nil
+}
+
+// membersOf returns the instances of the service of an address, or of a shard.
+func membersOf(all []member, service string) ([]member, error) {
+	only, err := descriptor.ParseAddress(service)
+	shard := func(m member) bool { return m.shard == service }
+	if err != nil && !slices.ContainsFunc(all, shard) {
+		return nil, refuse(http.StatusBadRequest, "--service: %v, and no shard is called so", err)
+	}
+	others := func(m member) bool { return m.shard != "" || m.service != only }
+	if err != nil {
+		others = func(m member) bool { return !shard(m) }
+	}
+	if all = slices.DeleteFunc(slices.Clone(all), others); len(all) == 0 {
+		return nil, refuse(http.StatusNotFound, "there is no service %s", service)
+	}
+	return all, nil
 }
 
 // listed joins texts, as far as somebody reads them.
@@ -222,9 +276,10 @@ func oneOf(services []string) string {
 	return fmt.Sprintf("%s and %d more", services[0], len(services)-1)
 }
 
-// isLast reports whether an instance is in service, and no other of the service is.
-func isLast(s status.Service, address descriptor.Address) bool {
-	for _, i := range s.Instances {
+// isLast reports whether an instance is in service, and no other of the same service or
+// shard is.
+func isLast(instances []status.Instance, address descriptor.Address) bool {
+	for _, i := range instances {
 		wanted := i.Drain == nil && i.Weight > 0 && !fails(i)
 		switch {
 		case i.Address == address.String():
@@ -244,29 +299,29 @@ func fails(i status.Instance) bool {
 	return i.Path != "" || i.Check != nil && !i.Check.Doubt && slices.Contains(out, i.Check.Operating)
 }
 
-// answerOf describes an instance of some services.
-func answerOf(address descriptor.Address, services []status.Service, word state.Word) status.Answer {
+// answerOf describes an instance of some services and shards.
+func answerOf(address descriptor.Address, users []user, word state.Word) status.Answer {
 	a := status.Answer{Address: address.String(), Weight: word.Weight.String(), Since: word.Since}
-	for _, s := range services {
-		for _, i := range s.Instances {
+	for _, u := range users {
+		for _, i := range u.instances {
 			if i.Address == a.Address {
 				a.Admin = i.Admin
-				a.Uses = append(a.Uses, status.Use{Service: s.Address, Strategy: s.Strategy, Instance: i})
+				a.Uses = append(a.Uses, status.Use{Service: u.service, Shard: u.shard, Strategy: u.strategy, Instance: i})
 			}
 		}
 	}
 	return a
 }
 
-// notes says what the operator may not expect. last are the services that are left with
-// no instance in service.
+// notes says what the operator may not expect. last are the services and
+// shards that are left with no instance in service.
 func notes(o status.Order, a status.Answer, last []string) (list []string) {
 	switch {
 	case len(a.Uses) == 1:
 	case o.Word == "weight":
-		list = append(list, fmt.Sprintf("%d services use it: the weight is the same for all of them", len(a.Uses)))
+		list = append(list, fmt.Sprintf("%s use it: the weight is the same for all of them", a.Users()))
 	default:
-		list = append(list, fmt.Sprintf("%d services use it: it is %q for all of them", len(a.Uses), o.Word))
+		list = append(list, fmt.Sprintf("%s use it: it is %q for all of them", a.Users(), o.Word))
 	}
 	if len(last) > 0 {
 		list = append(list, fmt.Sprintf("no other instance of %s is in service: its introduction points stay published until one is, or until they expire", oneOf(last)))
@@ -287,7 +342,7 @@ func notes(o status.Order, a status.Answer, last []string) (list []string) {
 	}
 	for _, u := range a.Uses {
 		if _, told := advice.Program(u.Strategy); !told && !selection.Weighs(u.Strategy) && weight != (health.Weight{}) && !weight.Zero() {
-			list = append(list, fmt.Sprintf("the strategy %q of %s takes no notice of weights but 0", u.Strategy, u.Service))
+			list = append(list, fmt.Sprintf("the strategy %q of %s takes no notice of weights but 0", u.Strategy, u.Name()))
 			break
 		}
 	}

@@ -22,7 +22,10 @@ func TestFind(t *testing.T) {
 		a[n] = writeKey(t, filepath.Join(dir, string(rune('a'+n))), byte(n+1))
 	}
 	front, back, one, two, three := a[0], a[1], a[2], a[3], a[4]
-	all := []member{{front, "web1", one}, {front, "web2", two}, {back, "web1", one}, {back, "db", three}, {back, "web2", three}}
+	all := []member{
+		{front, "", "web1", one}, {front, "", "web2", two}, {back, "", "web1", one}, {back, "", "db", three}, {back, "", "web2", three},
+		{descriptor.Address{}, "s1", "web1", one}, {descriptor.Address{}, "s1", "web2", two}, {descriptor.Address{}, "s2", "sole", two},
+	}
 	for _, test := range []struct {
 		instance, service string
 		want              descriptor.Address
@@ -36,12 +39,16 @@ func TestFind(t *testing.T) {
 		{"web2", front.String(), two, 0, ""},
 		{"web2", back.Label(), three, 0, ""},
 		{"web2", "", two, http.StatusConflict, "pick one with --service ADDRESS"},
-		{"web3", "", one, http.StatusNotFound, `there is no instance "web3", but db, web1, web2`},
+		{"web2", "s1", two, 0, ""},
+		{"sole", "", two, 0, ""},
+		{"web2", "", two, http.StatusConflict, two.String() + " of shard s1"},
+		{"web3", "", one, http.StatusNotFound, `there is no instance "web3", but db, sole, web1, web2`},
+		{"db", "s1", one, http.StatusNotFound, "but web1, web2"},
 		{"db", front.String(), one, http.StatusNotFound, "but web1, web2"},
 		{front.String(), "", one, http.StatusNotFound, "there is no instance"},
 		{"", "", one, http.StatusNotFound, "there is no instance"},
 		{"web1", one.String(), one, http.StatusNotFound, "there is no service"},
-		{"web1", "front", one, http.StatusBadRequest, "--service: reading address"},
+		{"web1", "front", one, http.StatusBadRequest, "no shard is called so"},
 	} {
 		got, err := find(all, test.instance, test.service)
 		refused := (*status.RefusedError)(nil)
@@ -84,8 +91,7 @@ func TestIsLast(t *testing.T) {
 		{"it is down", down, []status.Instance{down}, false},
 	} {
 		test.target.Address = address.String()
-		s := status.Service{Instances: append(test.others, test.target)}
-		if got := isLast(s, address); got != test.want {
+		if got := isLast(append(test.others, test.target), address); got != test.want {
 			t.Errorf("%s: %v", test.what, got)
 		}
 	}

@@ -16,6 +16,18 @@ import (
 
 // Snapshot returns the current state of the daemon.
 func (d *Daemon) Snapshot() status.Snapshot {
+	s, services := d.overview()
+	for _, r := range services {
+		s.Services = append(s.Services, r.Status())
+	}
+	slices.SortFunc(s.Services, func(a, b status.Service) int { return strings.Compare(a.Address, b.Address) })
+	s.Shards = d.shardStatuses()
+	return s
+}
+
+// overview returns the snapshot without services and shards, and the services of the
+// configuration.
+func (d *Daemon) overview() (status.Snapshot, []*running) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := status.Snapshot{
@@ -32,8 +44,19 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		Events:        d.events.Counts(),
 	}
 	s.Tor = s.Tors[0]
+	var services []*running
+	countries := false
+	for _, r := range d.services {
+		countries = countries || asksCountries(r.cfg)
+		if r.shard == "" {
+			services = append(services, r)
+		}
+	}
+	if err := d.countries.Trouble(); countries && err != nil {
+		s.Warnings = append(s.Warnings, "countries of relays are not known: "+err.Error())
+	}
 	if d.trouble != nil {
-		s.LeftOut = len(d.cfg.Services) - len(d.services)
+		s.LeftOut = len(d.cfg.Services) - len(services)
 		s.Warnings = append(s.Warnings, "services left out: "+d.trouble.Error())
 	}
 	s.Warnings = append(s.Warnings, d.cfg.Linked()...)
@@ -75,14 +98,5 @@ func (d *Daemon) Snapshot() status.Snapshot {
 		s.Consensus.PeriodMinutes = c.CurrentPeriod().Minutes()
 		s.Consensus.OffsetSeconds = uint64(c.RotationOffset() / time.Second)
 	}
-	countries := false
-	for _, r := range d.services {
-		s.Services = append(s.Services, r.Status())
-		countries = countries || asksCountries(r.cfg)
-	}
-	if err := d.countries.Trouble(); countries && err != nil {
-		s.Warnings = append(s.Warnings, "countries of relays are not known: "+err.Error())
-	}
-	slices.SortFunc(s.Services, func(a, b status.Service) int { return strings.Compare(a.Address, b.Address) })
-	return s
+	return s, services
 }

@@ -20,7 +20,7 @@ var Words = []string{"drain", "ready", "maint", "weight", "load"}
 type Order struct {
 	Word     string `json:"-"`                 // one of Words
 	Instance string `json:"instance"`          // name or address
-	Service  string `json:"service,omitempty"` // the public address, for a name that stands for several instances
+	Service  string `json:"service,omitempty"` // the public address, or a shard's name, for a name that stands for several instances
 	Weight   string `json:"weight,omitempty"`  // with the word "weight": "50", "50%" or "default"
 	Load     string `json:"load,omitempty"`    // with the word "load": a number from 0 on, or "-" for none
 	Force    bool   `json:"force,omitempty"`   // take the last one out as well
@@ -39,11 +39,45 @@ type Answer struct {
 	Notes   []string  `json:"notes,omitempty"` // what an operator should know
 }
 
-// Use is a service's use of an instance.
+// Use is a service's use of an instance, or a shard's.
 type Use struct {
-	Service  string   `json:"service"`
+	Service  string   `json:"service,omitempty"` // the public address
+	Shard    string   `json:"shard,omitempty"`   // or the name of a shard
 	Strategy string   `json:"strategy"`
 	Instance Instance `json:"instance"`
+}
+
+// Name is the service's address, or the shard's name.
+func (u Use) Name() string {
+	if u.Shard != "" {
+		return "shard " + u.Shard
+	}
+	return u.Service
+}
+
+// Users says how many services and shards use the instance.
+func (a Answer) Users() string {
+	shards := 0
+	for _, u := range a.Uses {
+		if u.Shard != "" {
+			shards++
+		}
+	}
+	switch services := len(a.Uses) - shards; {
+	case shards == 0:
+		return several(services, "service")
+	case services == 0:
+		return several(shards, "shard")
+	default:
+		return several(services, "service") + " and " + several(shards, "shard")
+	}
+}
+
+func several(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // Operator carries out orders. A *RefusedError says that an order is at fault, any

@@ -207,6 +207,8 @@ type Drain struct {
 	SafeAt  time.Time `json:"safe_at,omitzero"`      // when clients no longer have an older descriptor
 	Safe    bool      `json:"safe_to_stop"`          // no client of this service can come any more
 	Stays   bool      `json:"points_stay,omitempty"` // its introduction points stay, as no other instance is in service
+	// Customers is how many of a shard's customers have HSDirs in Pending.
+	Customers int `json:"pending_customers,omitempty"`
 }
 
 // Descriptor is the first or the second master descriptor of a service.

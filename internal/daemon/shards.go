@@ -1,0 +1,365 @@
+package daemon
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/health"
+	"onionbalancer/internal/hosting"
+	"onionbalancer/internal/hosting/api"
+	"onionbalancer/internal/status"
+)
+
+// census is what the status asks the registry of customers.
+type census interface {
+	Shards() []hosting.Shard
+	Customer(customer string) (api.Detail, error)
+}
+
+// shardsKept is for how long what was found about the shards is told again: it takes some
+// milliseconds for each thousand customers.
+const shardsKept = time.Second
+
+// shardsCache has the last answer about the shards.
+type shardsCache struct {
+	mu   sync.Mutex // held while they are asked
+	at   time.Time
+	list []status.Shard
+}
+
+// shardStatuses describes all shards, in the order of the configuration.
+func (d *Daemon) shardStatuses() []status.Shard {
+	d.shards.mu.Lock()
+	defer d.shards.mu.Unlock()
+	if now := time.Now(); now.Sub(d.shards.at) >= shardsKept || now.Before(d.shards.at) {
+		d.shards.list = nil
+		for _, s := range d.hosts() {
+			d.shards.list = append(d.shards.list, s.describe())
+		}
+		d.shards.at = time.Now()
+	}
+	return slices.Clone(d.shards.list)
+}
+
+// host is a shard with the services of its customers, as they are at one moment.
+type host struct {
+	d        *Daemon
+	cfg      config.Shard
+	services []*running
+	counts   hosting.Shard
+}
+
+// hosts returns all shards, in the order of the configuration.
+func (d *Daemon) hosts() []*host {
+	counts := map[string]hosting.Shard{}
+	if d.census != nil {
+		for _, s := range d.census.Shards() {
+			counts[s.Name] = s
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var list []*host
+	byName := map[string]*host{}
+	for _, s := range d.cfg.Shards {
+		h := &host{d: d, cfg: s, counts: counts[s.Name]}
+		list = append(list, h)
+		byName[s.Name] = h
+	}
+	for _, r := range d.services {
+		if h := byName[r.shard]; h != nil {
+			h.services = append(h.services, r)
+		}
+	}
+	return list
+}
+
+// describe describes the shard.
+func (h *host) describe() status.Shard {
+	now := time.Now()
+	out := status.Shard{
+		Name: h.cfg.Name, Strategy: h.cfg.Strategy, Profile: h.cfg.Profile,
+		Spares: h.counts.Spares, Pending: h.counts.Pending, Lines: h.counts.Lines(),
+		Custody: status.SharedCustody{Forms: map[string]int{}},
+	}
+	out.Customers = status.Customers{Active: h.counts.Active, Suspended: h.counts.Suspended, Removed: h.counts.Removed}
+	var example *running // the one whose instances are shown
+	best := -1
+	var needy []need
+	for _, r := range h.services {
+		s := r.Summary()
+		if s.Withdrawn {
+			out.Customers.Withdrawing++
+			continue
+		}
+		count(&out, s)
+		if text := attention(now, s); text != "" {
+			needy = append(needy, need{r.Address(), s.State, text})
+		}
+		if custodyOf(&out.Custody, s.Custody) {
+			out.Custody.Customer = r.Address().String()
+		}
+		if rank := worth(s); rank > best || rank == best && before(r, example) {
+			example, best = r, rank
+		}
+	}
+	if out.Custody.Customer != "" {
+		out.Custody.Customer = h.d.customerName(out.Custody.Customer)
+	}
+	out.Needy, out.Attention = len(needy), h.d.neediest(needy)
+	lesser := h.describeInstances(&out, example)
+	out.Warnings = append(out.Warnings, h.supply()...)
+	out.State = sum(out, lesser)
+	return out
+}
+
+// count adds an active customer to the numbers.
+func count(out *status.Shard, s balance.Summary) {
+	switch c := &out.Customers; s.State {
+	case status.StateOK:
+		c.OK++
+	case status.StateDegraded:
+		c.Degraded++
+	case status.StateFailed:
+		c.Failed++
+	default:
+		c.Starting++
+	}
+	out.Unconfirmed += s.Missing
+	if !s.Made.IsZero() && (out.Oldest.IsZero() || s.Made.Before(out.Oldest)) {
+		out.Oldest = s.Made
+	}
+}
+
+// custodyOf adds a customer's custody to the shard's, and reports whether its supply of
+// certificates is the shortest so far.
+func custodyOf(all *status.SharedCustody, c status.Custody) bool {
+	all.Forms[c.Form]++
+	if at := c.CertifiedUntil; !at.IsZero() && (all.CertifiedUntil.IsZero() || at.Before(all.CertifiedUntil)) {
+		all.CertifiedUntil = at
+	}
+	if c.Ahead == nil || all.Ahead != nil && all.Remaining <= c.Remaining {
+		return false
+	}
+	all.Ahead = c.Ahead
+	return true
+}
+
+// worth says how good an example of the shard's services one is: what its status says of
+// the instances should be true of the others.
+func worth(s balance.Summary) int {
+	switch s.State {
+	case status.StateOK:
+		return 3
+	case status.StateDegraded:
+		return 2
+	case status.StateFailed:
+		return 1
+	}
+	return 0
+}
+
+// before orders services by their addresses, for the same one to be taken each time.
+func before(r, other *running) bool {
+	a, b := r.Address(), other.Address()
+	return bytes.Compare(a[:], b[:]) < 0
+}
+
+// How long a customer may be on the way to its first descriptor before somebody should look
+// at it, and how old a descriptor may be that HSDirs drop after three hours.
+const (
+	lateAfter = 15 * time.Minute
+	oldAfter  = 170 * time.Minute
+)
+
+// attention says why a customer needs attention; empty if it does not.
+func attention(now time.Time, s balance.Summary) string {
+	switch late, age := now.Sub(s.Started), now.Sub(s.Made); {
+	case len(s.Warnings) > 0:
+		return s.Warnings[0]
+	case s.State == status.StateFailed:
+		return "nothing is published"
+	case s.State == status.StateStarting && !s.Started.IsZero() && late > lateAfter:
+		return fmt.Sprintf("no HSDir has confirmed its descriptor for %s", late.Truncate(time.Minute))
+	case !s.Made.IsZero() && age > oldAfter:
+		return fmt.Sprintf("its descriptor was made %s ago: HSDirs drop it after three hours", age.Truncate(time.Minute))
+	}
+	return ""
+}
+
+// need is a customer that needs attention.
+type need struct {
+	address descriptor.Address
+	state   status.State
+	text    string
+}
+
+// mostAttention is how many of them a shard's status names.
+const mostAttention = 5
+
+// neediest names those that are worst off.
+func (d *Daemon) neediest(all []need) (list []status.Attention) {
+	order := []status.State{status.StateFailed, status.StateStarting, status.StateDegraded, status.StateOK}
+	slices.SortFunc(all, func(a, b need) int {
+		return cmp.Or(slices.Index(order, a.state)-slices.Index(order, b.state), bytes.Compare(a.address[:], b.address[:]))
+	})
+	for _, n := range all[:min(len(all), mostAttention)] {
+		address := n.address.String()
+		list = append(list, status.Attention{Customer: d.customerName(address), Address: address, State: n.state, Text: n.text})
+	}
+	return list
+}
+
+// customerName returns the name of a customer by its address, which stands for itself if
+// the registry does not know it.
+func (d *Daemon) customerName(address string) string {
+	if d.census == nil {
+		return address
+	}
+	c, err := d.census.Customer(address)
+	if err != nil {
+		return address
+	}
+	return c.Name
+}
+
+// describeInstances fills in the instances as a customer's service has them, and what all
+// customers are warned of. It reports whether something is missing.
+func (h *host) describeInstances(out *status.Shard, example *running) (lesser bool) {
+	if example == nil {
+		out.Instances = h.unused()
+		return false
+	}
+	s := example.Status()
+	out.Instances, out.NextFetch = s.Instances, s.NextFetch
+	out.Warnings = example.Common()
+	for n := range out.Instances {
+		if i := &out.Instances[n]; i.Drain != nil {
+			i.Drain = h.draining(i.Address)
+		}
+	}
+	missing := func(i status.Instance) bool {
+		return i.Drain == nil && i.Weight > 0 && (i.State != status.StateOK || fails(i))
+	}
+	return len(out.Warnings) > 0 || slices.ContainsFunc(out.Instances, missing)
+}
+
+// unused describes the instances while no service uses them.
+func (h *host) unused() (list []status.Instance) {
+	for _, i := range h.cfg.Instances {
+		word := h.d.rooms.backends.Word(i.Address)
+		line := status.Instance{
+			Name: i.Name, Address: i.Address.String(), State: status.StateStarting,
+			Admin: string(cmp.Or(word.Admin, health.Ready)), Weight: word.Weight.Of(i.Weight),
+		}
+		if line.Admin != string(health.Ready) || word.Weight.Zero() {
+			line.Drain = &status.Drain{Safe: true}
+		}
+		list = append(list, line)
+	}
+	return list
+}
+
+// draining tells how far an instance is on its way out of all customers' descriptors, the
+// withdrawn ones' included.
+func (h *host) draining(instance string) *status.Drain {
+	address, err := descriptor.ParseAddress(instance)
+	if err != nil {
+		return nil
+	}
+	all := &status.Drain{Safe: true}
+	var left, safe []time.Time
+	for _, r := range h.services {
+		one := r.Draining(address)
+		if one == nil {
+			continue // it heard of the order later than the example
+		}
+		if one.Left.IsZero() {
+			all.Customers++
+		}
+		all.Pending += one.Pending
+		all.Stays = all.Stays || one.Stays
+		all.Safe = all.Safe && one.Safe
+		left, safe = append(left, one.Left), append(safe, one.SafeAt)
+	}
+	all.Left, all.SafeAt = lastOf(left), lastOf(safe)
+	return all
+}
+
+// lastOf returns the last of some times; the zero time if one of them is not known.
+func lastOf(times []time.Time) (last time.Time) {
+	for _, t := range times {
+		if t.IsZero() {
+			return t
+		}
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last
+}
+
+// supply lists what is wrong with the number of the shard's keys.
+func (h *host) supply() (list []string) {
+	if h.counts.Name == "" { // the registry does not know it
+		return nil
+	}
+	if h.counts.Spares == 0 {
+		list = append(list, fmt.Sprintf("no spare key is left, so no customer can be added: balancer shard refill %s", h.cfg.Name))
+	}
+	if n := h.counts.Lines(); n > hosting.ShardMost {
+		list = append(list, fmt.Sprintf("its instances know %d addresses, each of which makes every introduction dearer: %d are enough for a shard", n, hosting.ShardSize))
+	}
+	return list
+}
+
+// sum returns the state of a shard; lesser says that instances are missing, or that all
+// customers are warned of something.
+func sum(s status.Shard, lesser bool) status.State {
+	c := s.Customers
+	switch {
+	case c.Served() == 0 && c.Failed > 0:
+		return status.StateFailed
+	case c.Served() == 0 && c.Starting > 0:
+		return status.StateStarting
+	case lesser, s.Needy > 0, c.Failed > 0:
+		return status.StateDegraded
+	}
+	return status.StateOK
+}
+
+// CustomerStatus implements status.Operator.
+func (d *Daemon) CustomerStatus(customer string) (status.Customer, error) {
+	var out status.Customer
+	address, err := descriptor.ParseAddress(customer)
+	if d.census != nil {
+		c, err := d.census.Customer(customer)
+		if err != nil {
+			return out, refuse(http.StatusNotFound, "%v", err)
+		}
+		address = c.Address
+		out = status.Customer{Name: c.Name, Shard: c.Shard, Hosted: string(c.State), Since: c.Since}
+	} else if err != nil {
+		return out, refuse(http.StatusNotFound, "there is no customer %q", customer)
+	}
+	out.Address = address.String()
+	d.mu.Lock()
+	r := d.services[address]
+	if r != nil && r.shard == "" {
+		r = nil
+	}
+	d.mu.Unlock()
+	if r != nil {
+		s := r.Status()
+		out.Service = &s
+	}
+	return out, nil
+}

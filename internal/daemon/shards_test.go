@@ -1,0 +1,138 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/hosting"
+	"onionbalancer/internal/hosting/api"
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/sim"
+)
+
+// fakeCensus has customers that are called c1, c2 and so on.
+type fakeCensus map[string]descriptor.Address
+
+func (fakeCensus) Shards() []hosting.Shard {
+	return []hosting.Shard{{Name: "s1", Active: 4, Suspended: 1, Spares: 3, Pending: 2}}
+}
+
+func (f fakeCensus) Customer(customer string) (api.Detail, error) {
+	for name, address := range f {
+		if customer == name || customer == address.String() {
+			return api.Detail{Customer: hosting.Customer{Name: name, Address: address, Shard: "s1", State: hosting.Active}}, nil
+		}
+	}
+	return api.Detail{}, fmt.Errorf("%q: %w", customer, hosting.ErrUnknown)
+}
+
+// onShard runs do with a daemon whose services are five customers of the shard s1.
+func onShard(t *testing.T, do func(net *sim.Network, d *Daemon, customers fakeCensus, instances [2]*sim.Instance)) {
+	dir := t.TempDir()
+	customers := fakeCensus{}
+	for n := range 5 {
+		name := fmt.Sprintf("c%d", n+1)
+		customers[name] = writeKey(t, filepath.Join(dir, name), byte(n+1))
+	}
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one, two := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		text := torTable + strings.ReplaceAll(service("s1", one, two), "service", "shard")
+		text = strings.Replace(text, `key = "s1"`, "name = \"s1\"\ncustomers = \"customers\"", 1)
+		for name := range customers {
+			text += service(name, one, two)
+		}
+		onPrepared(t, net, parse(t, dir, text), func(d *Daemon) { d.census = customers }, func(d *Daemon) {
+			d.mu.Lock()
+			for _, r := range d.services {
+				r.shard = "s1"
+			}
+			d.mu.Unlock()
+			do(net, d, customers, [2]*sim.Instance{one, two})
+		})
+	})
+}
+
+// A shard's customers are numbers, and those that need attention have names.
+func TestShardStatus(t *testing.T) {
+	onShard(t, func(net *sim.Network, d *Daemon, customers fakeCensus, instances [2]*sim.Instance) {
+		settle(5 * time.Minute)
+		s := d.Snapshot()
+		if len(s.Services) != 0 || len(s.Shards) != 1 {
+			t.Fatalf("%d services and %d shards", len(s.Services), len(s.Shards))
+		}
+		got := s.Shards[0]
+		if c := got.Customers; got.State != status.StateOK || c.OK != 5 || c.Active != 4 || c.Suspended != 1 || got.Spares != 3 || got.Lines != 10 {
+			t.Errorf("%+v", got)
+		}
+		if len(got.Instances) != 2 || got.Instances[0].State != status.StateOK || got.Instances[0].Published == 0 || got.Oldest.IsZero() || got.Unconfirmed != 0 || got.Custody.Forms["tor"] != 5 {
+			t.Errorf("%+v", got)
+		}
+		one, err := d.CustomerStatus("c3")
+		if err != nil || one.Address != customers["c3"].String() || one.Service == nil || len(one.Service.Descriptors) != 2 {
+			t.Errorf("%+v, %v", one, err)
+		}
+		if _, err := d.CustomerStatus("nobody"); err == nil || !strings.Contains(err.Error(), "there is no such customer") {
+			t.Errorf("nobody: %v", err)
+		}
+
+		instances[0].SetOnline(false)
+		settle(4 * time.Hour)
+		got = d.Snapshot().Shards[0]
+		if got.State != status.StateDegraded || got.Customers.OK != 5 || got.Needy != 0 {
+			t.Errorf("with a dead instance: %+v", got)
+		}
+		instances[1].SetOnline(false)
+		settle(4 * time.Hour)
+		got = d.Snapshot().Shards[0]
+		if got.State != status.StateFailed || got.Customers.Failed != 5 || got.Needy != 5 || len(got.Attention) != mostAttention || got.Attention[0].Customer[:1] != "c" {
+			t.Errorf("with none: %+v", got)
+		}
+		if raw, _ := json.Marshal(got); len(raw) > 4000 {
+			t.Errorf("%d bytes: %s", len(raw), raw)
+		}
+	})
+}
+
+// What an operator says about an instance is about the shard, not about each customer.
+func TestShardOrders(t *testing.T) {
+	onShard(t, func(net *sim.Network, d *Daemon, customers fakeCensus, instances [2]*sim.Instance) {
+		settle(5 * time.Minute)
+		answer, err := d.Operate(t.Context(), status.Order{Word: "drain", Instance: "web1"})
+		if err != nil || len(answer.Uses) != 1 || answer.Uses[0].Name() != "shard s1" || answer.Uses[0].Service != "" || len(answer.Notes) != 0 {
+			t.Fatalf("%+v, %v", answer, err)
+		}
+		if drain := answer.Uses[0].Instance.Drain; drain == nil || drain.Customers != 5 || drain.Safe {
+			t.Errorf("at once: %+v", drain)
+		}
+		_, err = d.Operate(t.Context(), status.Order{Word: "drain", Instance: "web2", Service: "s1"})
+		if refused := (*status.RefusedError)(nil); !errors.As(err, &refused) || refused.Status != http.StatusConflict || !strings.Contains(refused.Reason, "last instance of shard s1") {
+			t.Errorf("the last one: %v", err)
+		}
+		settle(5 * time.Minute)
+		answer, err = d.InstanceStatus("web1", "s1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		drain := answer.Uses[0].Instance.Drain
+		if drain == nil || drain.Pending != 0 || drain.Customers != 0 || drain.Left.IsZero() || drain.SafeAt.Before(time.Now()) || drain.Safe {
+			t.Errorf("five minutes later: %+v", drain)
+		}
+		for _, address := range customers {
+			if one := d.services[address].Draining(instances[0].Address()); one.SafeAt.After(drain.SafeAt) {
+				t.Errorf("safe at %s, and a customer's at %s", drain.SafeAt, one.SafeAt)
+			}
+		}
+		settle(27 * time.Hour)
+		if drain := d.Snapshot().Shards[0].Instances[0].Drain; drain == nil || !drain.Safe {
+			t.Errorf("a day later: %+v", drain)
+		}
+	})
+}

@@ -18,13 +18,14 @@ type pool struct {
 	// fallback says that no instance is ok, and the candidates are the last known
 	// points: stale, which the caller must report loudly.
 	fallback bool
-	flow     uint64              // versions of congestion control that most instances have
-	left     map[string][]string // by instance: why some of its points are left out
-	thefts   map[string]string   // by instance: which other one's keys it offers
-	down     map[string]string   // by instance: what checks have against it, so that it is left out
-	panic    bool                // instances stay in use against what checks say
-	out      map[string]string   // by instance: why it was taken out on purpose
-	lifted   bool                // points.avoid leaves no point, and so is not applied
+	hidden   []selection.Candidate // of a hosted service: those that its instances show no more and have still
+	flow     uint64                // versions of congestion control that most instances have
+	left     map[string][]string   // by instance: why some of its points are left out
+	thefts   map[string]string     // by instance: which other one's keys it offers
+	down     map[string]string     // by instance: what checks have against it, so that it is left out
+	panic    bool                  // instances stay in use against what checks say
+	out      map[string]string     // by instance: why it was taken out on purpose
+	lifted   bool                  // points.avoid leaves no point, and so is not applied
 }
 
 // offering is an instance with its current state. It is large: pass pointers.

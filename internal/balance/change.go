@@ -6,6 +6,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/backend"
+	"onionbalancer/selection"
 )
 
 // change says how what slots should hold differs from what they do, and so how soon
@@ -17,6 +18,7 @@ const (
 	changeNone    change = iota
 	changeAdded          // nothing that is published died
 	changeRemoved        // points that are published died
+	changeScarce         // of a slot's more than a third
 	changeUrgent         // all points are others than clients may use, or what is beside the points changed
 	changeDead           // no point of a slot that clients ask lives
 )
@@ -53,22 +55,38 @@ func changeOf(at *slot, next *holding, alive map[[32]byte][]*descriptor.Introduc
 			living++
 		}
 	}
+	loss := lossOf(living, len(at.holding.IntroductionPoints), at.Reserve)
 	switch {
-	case living == 0 && !at.Reserve:
+	case loss == changeDead:
 		return changeDead
 	case !sameBeside(at.holding.Contents, next.Contents):
 		return changeUrgent
-	case living < len(at.holding.IntroductionPoints):
-		return changeRemoved
+	case loss != changeNone:
+		return loss
 	}
 	return changeAdded
+}
+
+// lossOf says what it means that so many of all points of a slot live.
+func lossOf(living, all int, reserve bool) change {
+	switch {
+	case living == 0 && !reserve:
+		return changeDead
+	case 3*living < 2*all:
+		return changeScarce
+	case living < all:
+		return changeRemoved
+	}
+	return changeNone
 }
 
 // alive returns the points that clients may use, by authentication key.
 func (t *Target) alive(pool *pool) map[[32]byte][]*descriptor.IntroductionPoint {
 	list := make(map[[32]byte][]*descriptor.IntroductionPoint, len(pool.candidates))
-	for _, c := range pool.candidates {
-		list[c.Point.AuthKey] = append(list[c.Point.AuthKey], c.Point)
+	for _, of := range [][]selection.Candidate{pool.candidates, pool.hidden} {
+		for _, c := range of {
+			list[c.Point.AuthKey] = append(list[c.Point.AuthKey], c.Point)
+		}
 	}
 	if len(pool.candidates) > 0 {
 		return list
@@ -85,6 +103,9 @@ func (t *Target) alive(pool *pool) map[[32]byte][]*descriptor.IntroductionPoint 
 // gathersUntil returns until when a change waits for others; the zero time if it does
 // not. Nothing waits for longer than a consensus lasts.
 func (v View) gathersUntil(t *Target, last *Edition) time.Time {
+	if v.Config.Hosted {
+		return v.wantsAt(t, last)
+	}
 	var since time.Time
 	var long time.Duration
 	switch t.change {
@@ -93,7 +114,7 @@ func (v View) gathersUntil(t *Target, last *Edition) time.Time {
 		if instances(t.places) >= 2*instances(last.places()) { // most have just started
 			long = gatherRemoved
 		}
-	case changeRemoved:
+	case changeRemoved, changeScarce:
 		since, long = last.removed, gatherRemoved
 	}
 	if since.IsZero() || v.Now.Before(since) { // the clock was set back

@@ -31,6 +31,7 @@ type Edition struct {
 	due        time.Time   // when the next Turn begins
 	removed    time.Time   // when an edition last left out dead points, and
 	added      time.Time   // when one last changed others
+	wants      time.Time   // of a hosted service: since when it would be made otherwise
 	reserved   bool        // its counter is in the store
 	uploaded   bool        // it was handed to the upload queue
 	superseded atomic.Bool // by a later edition
@@ -59,7 +60,7 @@ func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Editi
 		Keys: t.Keys, Role: t.Role, Credential: t.Credential, Reason: t.Reason, Urgency: t.Urgency,
 		Revision: revision, Built: now, Turn: t.Turn,
 	}
-	e.Refresh = now.Add(refreshAfter(t.Credential.Seed, revision))
+	e.Refresh = now.Add(t.refreshes(revision, last == nil && !t.stored))
 	e.due = e.Refresh
 	if !t.Refresh {
 		// Many changes do not keep the next turn from coming.
@@ -79,7 +80,7 @@ func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Editi
 		e.replaces(now, last)
 	}
 	switch t.change {
-	case changeRemoved, changeDead:
+	case changeRemoved, changeScarce, changeDead:
 		e.removed = now
 	case changeAdded:
 		e.added = now

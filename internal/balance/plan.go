@@ -81,6 +81,8 @@ type State struct {
 	Published []selection.Candidate
 	Shares    map[string]float64
 	Version   uint64 // of the stored record that the state goes on from
+	// hidden are points that instances show no more: View.stillHidden.
+	hidden []selection.Candidate
 	// unread is until when HSDirs may have what a record tells that could not be read.
 	unread time.Time
 }
@@ -121,7 +123,8 @@ type Plan struct {
 	Down     map[string]string    `json:"down,omitempty"`         // by instance: what checks have against it, so that it is left out
 	Lifted   bool                 `json:"avoid_lifted,omitempty"` // points.avoid leaves no point, and so is not applied
 
-	question selection.Request // for the program of the strategy, if it is one
+	hidden   []selection.Candidate // what State.hidden is to be
+	question selection.Request     // for the program of the strategy, if it is one
 }
 
 // Target is what one of the two descriptors should be.
@@ -134,6 +137,10 @@ type Target struct {
 	Urgency    hsdir.Urgency
 	Turn       uint64 // of the strategy's
 	Refresh    bool   // the Turn begins with the edition
+
+	hosted bool
+	moved  bool // there are HSDirs that the last edition did not go to
+	stored bool // HSDirs have what an earlier process published, and it goes on from that
 
 	places []place // what each HSDir should hold, those included that left
 	change change
@@ -176,6 +183,10 @@ func makePlan(v View, s State) Plan {
 	pool := gather(v)
 	p.Panic, p.Fallback, p.Left, p.Thefts, p.Out, p.Down = pool.panic, pool.fallback, pool.left, pool.thefts, pool.out, pool.down
 	p.Lifted = pool.lifted
+	if v.Config.Hosted {
+		pool.hidden = v.stillHidden(pool.candidates, s)
+		p.hidden = pool.hidden
+	}
 	for n := range v.Instances.Backends {
 		p.sooner(v.Instances.Load(n, v.Now).Until, v.Now)
 	}
@@ -184,7 +195,7 @@ func makePlan(v View, s State) Plan {
 	var others [][32]byte // of the points that the current descriptor is to have
 	for _, role := range [2]hsdir.Role{v.Current, 1 - v.Current} {
 		t := &p.Targets[role]
-		t.ViewTarget, t.Role = v.Targets[role], role
+		t.ViewTarget, t.Role, t.hosted = v.Targets[role], role, v.Config.Hosted
 		request := t.request(v, s, pool.candidates)
 		if role == v.Current && p.awaitsAdvice(v, request) {
 			return p
@@ -352,22 +363,29 @@ func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 		if len(s.Editions) == 0 {
 			t.Urgency = hsdir.UrgencyNew
 		}
+		if t.hosted {
+			p.first(t, v, s, pool)
+		}
 		return
 	}
 	t.change = t.changeSince(last, pool)
+	t.moved = slices.ContainsFunc(t.places, func(p place) bool { return last.slot(p.HSDir) == nil })
 	until := v.gathersUntil(t, last)
 	t.Reason = t.reason(v.Now, last, v.Now.Before(until))
 	p.sooner(last.Refresh, v.Now)
 	p.sooner(last.expires(), v.Now)
 	p.sooner(last.retryAt, v.Now)
 	switch {
-	case t.Reason == "" && t.change != changeNone:
+	case t.Reason == "" && (t.change != changeNone || t.moved):
 		t.Reason, t.Held, t.Gathers = ReasonChanged, "changes are gathered until "+clock(until), true
 		p.sooner(until, v.Now)
 	case t.Reason == "":
 		return
 	}
 	t.Urgency = t.urgency()
+	if t.hosted && v.unnoticed(t, last) {
+		t.Urgency = hsdir.UrgencyRefresh
+	}
 	p.separate(t, v, last)
 	if at := v.staleUntil(t.Reason, last); v.Now.Before(at) {
 		t.Held, t.Gathers = "no instance has answered for too long to make a new descriptor", false
@@ -392,7 +410,7 @@ func (t *Target) reason(now time.Time, last *Edition, gathers bool) Reason {
 		return ReasonClients
 	case t.change != changeNone && !gathers:
 		return ReasonChanged
-	case slices.ContainsFunc(t.places, func(p place) bool { return last.slot(p.HSDir) == nil }):
+	case t.moved && !(gathers && t.hosted):
 		return ReasonHSDirs // no slot gets a counter that the others lack
 	case last.Credential != t.Credential && now.Add(credential.ExpiryMargin).Before(last.Credential.Expires):
 		return ReasonKey
@@ -414,8 +432,11 @@ func (t *Target) urgency() hsdir.Urgency {
 	case ReasonNew:
 		return hsdir.UrgencyRotation
 	case ReasonChanged, ReasonClients:
-		if t.change == changeDead {
+		switch {
+		case t.change == changeDead:
 			return hsdir.UrgencyNoLivePoint
+		case t.change == changeAdded && t.hosted:
+			return hsdir.UrgencyRotation
 		}
 		return hsdir.UrgencyPointsDead
 	case ReasonHSDirs, ReasonRejected, ReasonLost:

@@ -27,7 +27,7 @@ func (s *Service) carryOut(ctx context.Context, now time.Time, v backend.View) {
 	if !s.cfg.Withdrawn {
 		s.noteShares(v)
 	}
-	s.state.Published, s.state.Shares = s.plan.Chosen, s.plan.Shares
+	s.state.Published, s.state.Shares, s.state.hidden = s.plan.Chosen, s.plan.Shares, s.plan.hidden
 	var errs []error
 	for n := range s.plan.Targets {
 		t := &s.plan.Targets[n]
@@ -35,6 +35,9 @@ func (s *Service) carryOut(ctx context.Context, now time.Time, v backend.View) {
 		switch {
 		case t.Reason == "" && last != nil:
 			last.share(t)
+			last.wants = time.Time{}
+		case t.Gathers && last != nil && last.wants.IsZero():
+			last.wants = now
 		case t.Reason != "" && t.Held == "":
 			if err := s.make(now, t, last); err != nil {
 				errs = append(errs, fmt.Errorf("making the %s descriptor: %w", t.Role, err))

@@ -411,13 +411,18 @@ func (s *Service) Status() status.Service {
 	return s.describe(s.env.Now())
 }
 
-// Published reports whether an HSDir has confirmed the descriptor that clients fetch now.
+// Published reports whether an HSDir has confirmed the descriptor that clients fetch now,
+// this process's or, of a hosted service, one that it goes on from.
 func (s *Service) Published() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := &s.report.view
 	e := s.state.Editions[v.Targets[v.Current].Keys.Period]
-	return e != nil && !e.heard.IsZero()
+	if e == nil {
+		t := s.plan.target(v.Targets[v.Current].Ring)
+		return t != nil && t.stored
+	}
+	return !e.heard.IsZero()
 }
 
 // Plan returns the last plan.

@@ -45,13 +45,16 @@ func (s *State) carryOut(v View) Plan {
 	if s.Editions == nil {
 		s.Editions = map[descriptor.Period]*Edition{}
 	}
-	s.Published, s.Shares = p.Chosen, p.Shares
+	s.Published, s.Shares, s.hidden = p.Chosen, p.Shares, p.hidden
 	for n := range p.Targets {
 		t := &p.Targets[n]
 		last := s.Editions[t.Keys.Period]
 		switch {
 		case t.Reason == "" && last != nil:
 			last.share(t)
+			last.wants = time.Time{}
+		case t.Gathers && last != nil && last.wants.IsZero():
+			last.wants = v.Now
 		case t.Reason != "" && t.Held == "":
 			e := newEdition(v.Now, t, last, 7)
 			e.Refresh, e.due = v.Now.Add(time.Hour), v.Now.Add(time.Hour)

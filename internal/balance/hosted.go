@@ -1,0 +1,172 @@
+package balance
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/selection"
+)
+
+// A hosted service is one of thousands that share instances. Each upload is a circuit, so
+// these services renew their descriptors as late as HSDirs allow, and what happens to all of
+// them at once (another consensus, shared random value or period, an introduction point of a
+// shard that ends) each of them publishes at a moment of its own, by a hash. What visitors
+// notice is not put off.
+
+// An unchanged descriptor of a hosted service is renewed between these times. HSDirs keep it
+// for three hours, and it may wait for others in the queue. After the first of a period the
+// next comes sooner: ten thousand that began at once are spread by then.
+const (
+	hostedMin   = 130 * time.Minute
+	hostedMax   = 150 * time.Minute
+	hostedFirst = 60 * time.Minute
+)
+
+// hostedGather is for how long at most a change waits that leaves two thirds of the
+// published points alive.
+const hostedGather = 10 * time.Minute
+
+// hostedMove is the share of a period in which hosted services go over to the points that
+// instances show from its beginning on. Those they show no more live as long as
+// hiddenLife: tor keeps a point for 18 to 24 hours.
+const (
+	hostedMove = 12
+	hiddenLife = 20 * time.Hour
+)
+
+// moment returns a duration below limit that follows from a secret, what it is for and a
+// number: the same for every manager, and for nobody else to foretell.
+func moment(seed [32]byte, what string, number uint64, limit time.Duration) time.Duration {
+	if limit <= 0 {
+		return 0
+	}
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64(append([]byte(what), seed[:]...), number))
+	return time.Duration(binary.BigEndian.Uint64(sum[:]) % uint64(limit))
+}
+
+// refreshes returns how long an edition of t stays unless something changes.
+func (t *Target) refreshes(revision uint64, first bool) time.Duration {
+	shortest := hostedMin
+	switch {
+	case !t.hosted:
+		return refreshAfter(t.Credential.Seed, revision)
+	case first:
+		shortest = hostedFirst
+	}
+	return shortest + moment(t.Credential.Seed, "refresh", revision, hostedMax-shortest)
+}
+
+// start returns when the period began whose points instances show.
+func (v View) start() time.Time { return v.Targets[v.Current].Keys.Period.Start(v.offset) }
+
+// asked reports whether clients ask for a period's descriptor, those included whose
+// consensus is old, and those to whom the next period comes soon.
+func (v View) asked(p descriptor.Period) bool {
+	start := p.Start(v.offset)
+	return v.Now.After(start.Add(-p.Length/24)) && v.Now.Before(start.Add(p.Length+v.outdated+v.interval()))
+}
+
+// wantsAt returns when a hosted service makes the edition that t would be otherwise than
+// last, which it is for moved HSDirs or a change of the points; the zero time for at once.
+func (v View) wantsAt(t *Target, last *Edition) time.Time {
+	within := min(hostedGather, v.interval())
+	switch {
+	case v.unnoticed(t, last):
+		return last.Refresh
+	case t.change > changeRemoved:
+		return time.Time{}
+	case t.change == changeAdded && !t.newcomer(last) && instances(t.places) <= instances(last.places()):
+		within = t.Keys.Period.Length / hostedMove
+	}
+	since := last.wants
+	if since.IsZero() || v.Now.Before(since) { // the clock was set back
+		since = v.Now
+	}
+	return since.Add(moment(t.Credential.Seed, "gather", last.Revision, within))
+}
+
+// unnoticed reports whether no client would notice that t is not as last was made.
+func (v View) unnoticed(t *Target, last *Edition) bool {
+	return !v.asked(t.Keys.Period) || t.change == changeNone && !t.newcomer(last)
+}
+
+// newcomer reports whether clients ask an HSDir that last did not go to.
+func (t *Target) newcomer(last *Edition) bool {
+	return t.moved && slices.ContainsFunc(t.places, func(p place) bool { return !p.Reserve && last.slot(p.HSDir) == nil })
+}
+
+// first plans a hosted service's first edition of a period in this process.
+func (p *Plan) first(t *Target, v View, s State, pool *pool) {
+	at := v.Now
+	switch b := s.Before[t.Keys.Period]; {
+	case b != nil && v.Now.Before(b.made.Built.Add(keptFor)) && !b.places[0].holding.empty():
+		switch b.change(t, v, pool) {
+		case changeNone, changeRemoved:
+			t.Reason, t.Urgency, t.stored = ReasonRefresh, hsdir.UrgencyRefresh, true
+			if at = b.made.Refresh; b.made.Pending {
+				at = v.Now
+			} else if start := v.start(); b.made.Built.Before(start) {
+				at = earlier(at, start.Add(moment(t.Credential.Seed, "gather", b.made.Revision, t.Keys.Period.Length/hostedMove)))
+			}
+		case changeScarce:
+			t.Urgency = hsdir.UrgencyPointsDead
+		default:
+			t.Urgency = hsdir.UrgencyNoLivePoint
+		}
+	case v.asked(t.Keys.Period):
+		t.Urgency = hsdir.UrgencyNew
+	default:
+		at = v.rotation(t)
+	}
+	if v.Now.Before(at) {
+		t.Held, t.Gathers = "it is due at "+clock(at), true
+		p.sooner(at, v.Now)
+	}
+}
+
+// rotation returns when the descriptor of the next period is made: at a moment of the time
+// between the shared random value that it goes by and the beginning of its period, the last
+// sixth of which stays free, for what waits and for clients whose clocks are ahead.
+func (v View) rotation(t *Target) time.Time {
+	from, until := t.Ring.RunStart, t.Keys.Period.Start(v.offset)
+	return from.Add(moment(t.Credential.Seed, "rotation", t.Keys.Period.Number, until.Sub(from)*5/6))
+}
+
+// change compares what HSDirs have of an earlier process with the points that clients may
+// use now.
+func (b *past) change(t *Target, v View, pool *pool) change {
+	if !v.asked(t.Keys.Period) || b.made.Built.Before(v.start()) { // then instances show other points
+		return changeNone
+	}
+	alive := t.alive(pool)
+	most := changeNone
+	for _, at := range b.places {
+		if at.Left || at.holding.empty() {
+			continue
+		}
+		living := 0
+		for _, key := range at.holding.keys() {
+			if len(alive[key]) > 0 {
+				living++
+			}
+		}
+		most = max(most, lossOf(living, len(at.holding.IntroductionPoints), at.Reserve))
+	}
+	return most
+}
+
+// stillHidden lists those of the points that editions have, and that their instances do not
+// show any more but have still.
+func (v View) stillHidden(candidates []selection.Candidate, s State) []selection.Candidate {
+	var known []selection.Candidate
+	for _, c := range slices.Concat(s.Published, s.hidden) {
+		if v.Now.Sub(c.FirstSeen) < hiddenLife {
+			known = append(known, c)
+		}
+	}
+	return v.hidden(candidates, known)
+}

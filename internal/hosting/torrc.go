@@ -200,4 +200,3 @@ func (d *Dir) MakeReplica(replica string) (descriptor.Address, error) {
 	}
 	return key.Address(), key.Close()
 }
-

@@ -16,6 +16,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/health"
+	"onionbalancer/internal/hosting"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/state"
 )
@@ -44,7 +45,7 @@ func newStateShowCommand() *cobra.Command {
 		Long: `Show the state that the balancer keeps between two runs: for each service and period
 the highest revision counter that it may have used, and what it published last; for
 each instance the last good descriptor, and what the operator said about it by "balancer
-drain" and its like; for each period which instance was first
+drain" and its like; the customers of each shard (--json lists them); for each period which instance was first
 seen with which keys of introduction points; and the last events.
 
 An HSDir refuses a descriptor whose revision counter is not above that of the one
@@ -85,11 +86,12 @@ the current state of a running balancer, use "balancer status".`,
 
 // stateView is what "balancer state show" prints.
 type stateView struct {
-	Services  []serviceRecord  `json:"services"`
-	Instances []instanceRecord `json:"instances,omitempty"`
-	Words     []wordRecord     `json:"operator,omitempty"`
-	Keys      []keysRecord     `json:"introduction_keys,omitempty"`
-	Events    []event.Stored   `json:"events,omitempty"` // oldest first
+	Services  []serviceRecord    `json:"services"`
+	Instances []instanceRecord   `json:"instances,omitempty"`
+	Words     []wordRecord       `json:"operator,omitempty"`
+	Customers []hosting.Customer `json:"customers,omitempty"`
+	Keys      []keysRecord       `json:"introduction_keys,omitempty"`
+	Events    []event.Stored     `json:"events,omitempty"` // oldest first
 }
 
 type serviceRecord struct {
@@ -157,6 +159,9 @@ func readState(dir string, service *descriptor.Address, events int, log *slog.Lo
 	for _, w := range words {
 		v.Words = append(v.Words, wordRecord{w.Address, w.Version, w.Record})
 	}
+	if v.Customers, err = hosting.Customers(db); err != nil {
+		return nil, err
+	}
 	claims, err := db.AllClaims()
 	for _, c := range claims {
 		v.Keys = append(v.Keys, keysRecord{c.Period.Number, c.Period.Minutes(), c.Version, c.Record})
@@ -203,6 +208,7 @@ func (v *stateView) print(w io.Writer) {
 	for _, o := range v.Words {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\n", o.Address, printable.Text(string(cmp.Or(o.Admin, health.Ready))), o.Weight, stored(o.Since))
 	}
+	v.printCustomers(w)
 	if len(v.Keys) > 0 {
 		fmt.Fprintf(w, "\nkeys of period\tkeys\tof several instances\t\n")
 	}
@@ -225,6 +231,24 @@ func (v *stateView) print(w io.Writer) {
 		}
 		service, _, _ := strings.Cut(e.Service, ".")
 		fmt.Fprintf(w, "%s  %s  %s  %s\n", stored(e.At), e.Level, printable.Text(service[:min(8, len(service))]), printable.Text(text))
+	}
+}
+
+// printCustomers counts the customers of each shard: there may be thousands.
+func (v *stateView) printCustomers(w io.Writer) {
+	counts := map[string]map[hosting.State]int{}
+	for _, c := range v.Customers {
+		if counts[c.Shard] == nil {
+			counts[c.Shard] = map[hosting.State]int{}
+		}
+		counts[c.Shard][c.State]++
+	}
+	if len(counts) > 0 {
+		fmt.Fprintf(w, "\ncustomers of the shard\tactive\tsuspended\tremoved\t\n")
+	}
+	for _, shard := range slices.Sorted(maps.Keys(counts)) {
+		n := counts[shard]
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t\n", printable.Text(shard), n[hosting.Active], n[hosting.Suspended], n[hosting.Removed])
 	}
 }
 

@@ -50,6 +50,10 @@ type Customer struct {
 	Since   time.Time          `json:"since"` // of State
 	// Request is the id of the request that added it; empty if it gave none.
 	Request string `json:"request,omitempty"`
+	// Withdrawn is when no HSDir had its introduction points any more, since State.
+	Withdrawn time.Time `json:"withdrawn,omitzero"`
+	// MovingTo is the shard that it is to move to, once that one's replicas know it.
+	MovingTo string `json:"moving_to,omitempty"`
 }
 
 // Shard is what is known of a shard's customers and keys.
@@ -81,6 +85,7 @@ var (
 	ErrTaken    = errors.New("the name is taken")
 	ErrName     = errors.New("this is no name for a customer")
 	ErrConflict = errors.New("the request id was used for something else")
+	ErrRemoved  = errors.New("the customer was removed")
 )
 
 // nameForm is what a customer may be called: it is the name of a directory, and a part of

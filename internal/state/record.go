@@ -191,7 +191,12 @@ const (
 	operatorPrefix = "operator/"
 	instancePrefix = "instance/"
 	claimsPrefix   = "claims/"
+	// CustomerPrefix is that of the keys of customers' records, which package hosting writes.
+	CustomerPrefix = "customer/"
 )
+
+// CustomerKey returns the key of the record of a customer with a public address.
+func CustomerKey(a descriptor.Address) Key { return Key(CustomerPrefix + a.Label()) }
 
 // OperatorKey returns the key of the operator's word about a backend address.
 func OperatorKey(a descriptor.Address) Key { return Key(operatorPrefix + a.Label()) }
@@ -281,7 +286,7 @@ func (d *DB) SwapProbe(a descriptor.Address, version uint64, p Probe) (uint64, e
 }
 
 // Put returns the change that stores a record, for a Swap of several. record is a
-// Service, an Instance, a Word, a Probe or a Claims.
+// Service, an Instance, a Word, a Probe, a Claims or a customer.
 func Put(key Key, version uint64, record any) (Change, error) {
 	value, err := json.Marshal(record)
 	if err != nil {

@@ -1,0 +1,208 @@
+package hosting
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"onionbalancer/descriptor"
+)
+
+// Set suspends, resumes or removes a customer, by name or address, and returns when that is
+// stored. changed is false if the customer was in that state already.
+func (r *Registry) Set(ctx context.Context, customer string, to State) (c Customer, changed bool, err error) {
+	e, err := r.acquire(ctx, func() (*entry, error) { return r.whose(customer) })
+	if err == nil {
+		c, err = r.carry(ctx, e, func() (err error) { changed, err = r.set(e, to); return err })
+	}
+	if err != nil {
+		return Customer{}, false, fmt.Errorf("changing a customer: %w", err)
+	}
+	return c, changed, nil
+}
+
+func (r *Registry) set(e *entry, to State) (changed bool, err error) {
+	switch e.State {
+	case to:
+		return false, nil
+	case Removed:
+		return false, fmt.Errorf("%q: %w", e.Name, ErrRemoved)
+	}
+	next, wish := e.Customer, e.MovingTo
+	next.State, next.Since, next.Withdrawn = to, now(), time.Time{}
+	if to == Suspended || to == Removed && e.State == Suspended {
+		next.Withdrawn = e.Withdrawn // what is withdrawn stays so
+	}
+	if to == Removed {
+		next.MovingTo = ""
+	}
+	if err := r.put(e, next); err != nil {
+		return false, err
+	}
+	if to == Removed {
+		r.setKeyed(e, false)
+		r.retire(e)
+		r.cancel(e, wish)
+	}
+	return true, nil
+}
+
+// retire puts the key of a removed customer among those of the removed. If that fails, the
+// next Configure does it.
+func (r *Registry) retire(e *entry) {
+	r.mu.Lock()
+	s := r.shards[e.Shard]
+	r.mu.Unlock()
+	if s == nil || s.dir == nil {
+		return
+	}
+	fresh, err := s.dir.retire(e.Name, e.Address)
+	if err != nil {
+		r.log.Warn("the key of a removed customer stays where it is", "customer", e.Name, "shard", e.Shard, "error", err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.keyed = true
+	s.Removed += fresh
+}
+
+// retire is Retire also where the same key is among those of the removed, since its
+// customer was in the shard before. It returns how many more the removed are.
+func (d *Dir) retire(name string, a descriptor.Address) (fresh int, err error) {
+	if is, err := d.Address(name); err != nil || is != a {
+		return 0, errors.Join(fmt.Errorf("%q in %s is not the key of %s", name, d.path, a.Short()), err)
+	}
+	if _, err := os.Lstat(filepath.Join(d.path, removedDir, a.Label())); err != nil {
+		fresh = 1
+	} else if err := d.Erase(a); err != nil {
+		return 0, err
+	}
+	return fresh, d.Retire(name, a)
+}
+
+// Withdrawn notes when no HSDir had introduction points of a suspended or removed customer
+// any more.
+func (r *Registry) Withdrawn(ctx context.Context, a descriptor.Address, at time.Time) error {
+	e, err := r.acquire(ctx, func() (*entry, error) { return r.whose(a.String()) })
+	if err == nil {
+		_, err = r.carry(ctx, e, func() error {
+			next := e.Customer
+			if next.State == Active || !next.Withdrawn.IsZero() {
+				return nil
+			}
+			next.Withdrawn = at.UTC().Truncate(time.Millisecond)
+			return r.put(e, next)
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("noting that a customer is withdrawn: %w", err)
+	}
+	return nil
+}
+
+// Move moves a customer, by name or address, to another shard, if that one's replicas know the
+// address: a copy of the key is in its directory then, called as the customer is. If they do
+// not, the copy is made, for the next "shard refill" and "shard installed", and the customer's
+// MovingTo says where it is to move by the same call.
+func (r *Registry) Move(ctx context.Context, customer, shard string) (c Customer, moved bool, err error) {
+	e, err := r.acquire(ctx, func() (*entry, error) {
+		if r.shards[shard] == nil {
+			return nil, fmt.Errorf("%q: %w", shard, ErrNoShard)
+		}
+		return r.whose(customer)
+	})
+	if err == nil {
+		c, err = r.carry(ctx, e, func() (err error) { moved, err = r.move(e, shard); return err })
+	}
+	if err != nil {
+		return Customer{}, false, fmt.Errorf("moving a customer: %w", err)
+	}
+	return c, moved, nil
+}
+
+func (r *Registry) move(e *entry, shard string) (moved bool, err error) {
+	r.mu.Lock()
+	from, to := r.shards[e.Shard], r.shards[shard]
+	r.mu.Unlock()
+	next, wish := e.Customer, e.MovingTo
+	next.MovingTo = ""
+	switch {
+	case e.State == Removed:
+		return false, fmt.Errorf("%q: %w", e.Name, ErrRemoved)
+	case e.Shard == shard && wish == "":
+		return false, nil
+	case e.Shard == shard:
+		if err := r.put(e, next); err != nil {
+			return false, err
+		}
+		r.cancel(e, wish)
+		return false, nil
+	case to == nil || to.dir == nil:
+		return false, fmt.Errorf("%q: its directory cannot be used", shard)
+	}
+	if is, err := to.dir.Address(e.Name); err == nil && is == e.Address {
+		next.Shard, next.Since = shard, now()
+		if err := r.put(e, next); err != nil {
+			return false, err
+		}
+		r.setKeyed(e, true)
+		if from != nil && from.dir != nil {
+			r.leave(e, from)
+		}
+		if wish != shard {
+			r.cancel(e, wish)
+		}
+		return true, nil
+	}
+	if from == nil || from.dir == nil {
+		return false, fmt.Errorf("%q: the shard it is in, %q, cannot be used", e.Name, e.Shard)
+	}
+	if err := to.dir.Bring(filepath.Join(from.dir.path, e.place()), e.Address, e.Name); err != nil && !errors.Is(err, fs.ErrExist) {
+		return false, err
+	}
+	if wish == shard {
+		return false, nil
+	}
+	next.MovingTo = shard
+	if err := r.put(e, next); err != nil {
+		return false, err
+	}
+	r.cancel(e, wish)
+	return false, nil
+}
+
+// cancel takes the copy of a customer's key out of a shard that it is not to move to any
+// more; an empty name stands for none. What fails, the next Configure makes up for.
+func (r *Registry) cancel(e *entry, name string) {
+	r.mu.Lock()
+	s := r.shards[name]
+	r.mu.Unlock()
+	if s == nil || s.dir == nil {
+		return
+	}
+	if is, err := s.dir.Address(e.Name); err == nil && is == e.Address {
+		r.leave(e, s)
+		return
+	}
+	if err := os.RemoveAll(filepath.Join(s.dir.path, pendingDir, e.label)); err != nil {
+		r.log.Warn("a copy of a customer's key stays among the pending keys", "customer", e.Name, "shard", name, "error", err)
+	}
+}
+
+// leave puts the key that a customer has in a shard it is not in any more among those of
+// the removed there, since that shard's replicas still know the address.
+func (r *Registry) leave(e *entry, from *shard) {
+	fresh, err := from.dir.retire(e.Name, e.Address)
+	if err != nil {
+		r.log.Warn("the key of a customer stays in a shard that it is not in", "customer", e.Name, "shard", from.Name, "error", err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	from.Removed += fresh
+}

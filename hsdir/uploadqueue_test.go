@@ -223,6 +223,44 @@ func TestUploadPace(t *testing.T) {
 	})
 }
 
+// wantPace fails if more uploads were launched in some time than the rate and the burst
+// allow.
+func (s *uploadScene) wantPace(t *testing.T) {
+	t.Helper()
+	tokens, last := float64(s.cfg.Burst), time.Time{}
+	for n, c := range s.tor.seen() {
+		if n > 0 {
+			tokens = min(float64(s.cfg.Burst), tokens+c.at.Sub(last).Seconds()*s.cfg.PerSecond)
+		}
+		if tokens, last = tokens-1, c.at; tokens < -1e-3 {
+			t.Fatalf("upload %d of %d is ahead of %v a second and %d at once", n+1, len(s.tor.seen()), s.cfg.PerSecond, s.cfg.Burst)
+		}
+	}
+}
+
+// Whatever their urgency and however they end, uploads keep to the rate.
+func TestUploadRate(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.cfg.PerSecond, s.cfg.Burst = 10, 100
+		s.tor.set(s.slots[1].HSDir, fails(errSilence))
+		s.tor.set(s.slots[2].HSDir, slowly(7*time.Second, accepts))
+		for n := range 300 {
+			u := s.edition("d", s.slots...)
+			u.Address[0], u.Address[1], u.Urgency, u.Report = byte(n), byte(n>>8), Urgency(n%5), nil
+			s.upload(u)
+			time.Sleep(time.Duration(n%7) * 100 * time.Millisecond)
+			if n == 200 {
+				time.Sleep(10 * time.Minute)
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		s.wantPace(t)
+		if calls := s.tor.seen(); len(calls) < 2400 {
+			t.Errorf("only %d uploads", len(calls))
+		}
+	})
+}
+
 // TestUploadRetries has one HSDir of each failing kind among good ones.
 func TestUploadRetries(t *testing.T) {
 	for _, test := range []struct {

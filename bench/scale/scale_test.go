@@ -170,7 +170,7 @@ func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (sto
 	}
 	pool := tor.NewPool(list...)
 	events := daemon.NewRecorder(log, func(a descriptor.Address) slog.LogValuer { return nil })
-	f.rooms = daemon.NewRooms(pool, nil, store, events.Record)
+	f.rooms = daemon.NewRooms(pool, nil, store, events.Record, 0)
 	ctx, cancel := context.WithCancel(t.Context())
 	var shared, running sync.WaitGroup
 	shared.Go(func() {

@@ -138,7 +138,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		release(maps.Values(d.initial), d.log)
 		return err
 	}
-	d.rooms = NewRooms(tors, d.dialer, d.store, d.events.Record)
+	d.rooms = NewRooms(tors, d.dialer, d.store, d.events.Record, d.cfg.Tor.PublishRate)
 	d.env = d.rooms.Env(d.store, d.events.Record)
 	d.rooms.Configure(d.cfg.Check)
 	d.rooms.consensus.Families(families(d.cfg))

@@ -29,15 +29,19 @@ type Rooms struct {
 	backends  *backend.Set
 }
 
+// publishBurst is how many seconds' uploads may begin at once after a pause.
+const publishBurst = 10
+
 // NewRooms wires the components together. Nothing runs yet. Checks go through dialer,
-// tors if it is nil.
-func NewRooms(tors *tor.Pool, dialer check.Dialer, store *state.DB, record event.Recorder) *Rooms {
+// tors if it is nil. publishRate is how many uploads a second go through each tor in the
+// long run; 0 leaves it to the queues.
+func NewRooms(tors *tor.Pool, dialer check.Dialer, store *state.DB, record event.Recorder, publishRate int) *Rooms {
 	if dialer == nil {
 		dialer = tors
 	}
 	r := &Rooms{tors: tors, record: record, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
 	for _, t := range tors.Tors() {
-		r.queues[t] = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: t.Poster()})
+		r.queues[t] = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: t.Poster(), PerSecond: float64(publishRate), Burst: publishBurst * publishRate})
 		r.fetchers[t] = newFetcher(t)
 	}
 	r.checks = check.New(check.Config{Prober: check.Through(dialer)})

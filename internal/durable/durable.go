@@ -31,7 +31,29 @@ func WriteNew(path string, content []byte, mode fs.FileMode) error {
 // WriteChecked writes a new file at path, with mode 0600, which appears there with
 // all of its content when check has seen it under another name beside, and is on the
 // disk then. Missing directories are made, with mode 0700.
-func WriteChecked(path string, content []byte, check func(written string) error) (err error) {
+func WriteChecked(path string, content []byte, check func(written string) error) error {
+	return writeChecked(path, content, check, func(written string) error {
+		// A link, unlike a new name, overwrites nothing; but the file systems of
+		// sticks have none.
+		err := os.Link(written, path)
+		if errors.Is(err, syscall.EPERM) || errors.Is(err, errors.ErrUnsupported) {
+			if _, err = os.Lstat(path); err == nil {
+				err = &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+			} else if errors.Is(err, fs.ErrNotExist) {
+				err = os.Rename(written, path)
+			}
+		}
+		return err
+	})
+}
+
+// ReplaceChecked is WriteChecked for a file that takes the place of one that may be there.
+func ReplaceChecked(path string, content []byte, check func(written string) error) error {
+	return writeChecked(path, content, check, func(written string) error { return os.Rename(written, path) })
+}
+
+// writeChecked writes a file beside path, and has it named when check has seen it.
+func writeChecked(path string, content []byte, check, name func(written string) error) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -55,17 +77,7 @@ func WriteChecked(path string, content []byte, check func(written string) error)
 	if err := check(temporary.Name()); err != nil {
 		return err
 	}
-	// A link, unlike a new name, overwrites nothing; but the file systems of
-	// sticks have none.
-	err = os.Link(temporary.Name(), path)
-	if errors.Is(err, syscall.EPERM) || errors.Is(err, errors.ErrUnsupported) {
-		if _, err = os.Lstat(path); err == nil {
-			err = &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
-		} else if errors.Is(err, fs.ErrNotExist) {
-			err = os.Rename(temporary.Name(), path)
-		}
-	}
-	return errors.Join(err, SyncDir(dir))
+	return errors.Join(name(temporary.Name()), SyncDir(dir))
 }
 
 // SyncDir makes files created, renamed or removed in dir durable.

@@ -40,3 +40,29 @@ func TestAbsent(t *testing.T) {
 		t.Errorf("syncing what is not there: %v", err)
 	}
 }
+
+// TestReplaceChecked: a new file is seen before it takes the place of the old one.
+func TestReplaceChecked(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "new", "file")
+	bad := errors.New("bad")
+	for _, step := range []struct {
+		content string
+		err     error
+		want    string
+	}{{"one", nil, "one"}, {"two", bad, "one"}, {"three", nil, "three"}} {
+		err := ReplaceChecked(path, []byte(step.content), func(written string) error {
+			if got, err := os.ReadFile(written); err != nil || string(got) != step.content || written == path {
+				t.Errorf("%s has %q, %v", written, got, err)
+			}
+			return step.err
+		})
+		got, _ := os.ReadFile(path)
+		if !errors.Is(err, step.err) || string(got) != step.want {
+			t.Errorf("%q: %v, the file has %q", step.content, err, got)
+		}
+	}
+	if left, err := os.ReadDir(filepath.Dir(path)); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}

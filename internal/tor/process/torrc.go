@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -101,7 +102,10 @@ type TorrcError struct {
 
 // Error writes file:line: option: complaint.
 func (e *TorrcError) Error() string {
-	text := fmt.Sprintf("%s:%d: ", printable.Text(e.File), e.Line)
+	text := fmt.Sprintf("line %d: ", e.Line)
+	if e.File != "" {
+		text = fmt.Sprintf("%s:%d: ", printable.Text(e.File), e.Line)
+	}
 	if e.Key != "" {
 		text += printable.Text(e.Key) + ": "
 	}
@@ -163,6 +167,70 @@ func parseTorrc(text []byte) ([]option, []*TorrcError) {
 		problems = append(problems, syntax)
 	}
 	return list, problems
+}
+
+// Option is an entry of a file in tor's notation.
+type Option struct {
+	Line  int    // where it begins, from 1
+	Key   string // with the "+" or "/" before it, if there is one
+	Value string // without quotes and escapes
+}
+
+// Options reads a text in tor's notation, which a torrc and an ob_config have. The error is a
+// *TorrcError without its file.
+func Options(text []byte) ([]Option, error) {
+	list, syntax := scanTorrc(string(bytes.TrimPrefix(text, []byte("\ufeff"))))
+	if syntax != nil {
+		return nil, syntax
+	}
+	options := make([]Option, len(list))
+	for i, o := range list {
+		options[i] = Option{Line: o.line, Key: o.key, Value: o.value}
+		if strings.HasPrefix(o.value, `"`) {
+			value, err := unquote(o.value)
+			if err != nil {
+				return nil, &TorrcError{Line: o.line, Key: o.key, Err: err}
+			}
+			options[i].Value = value
+		}
+	}
+	return options, nil
+}
+
+// unquote is the opposite of quote. It takes C's escapes, of numbers those that tor takes:
+// one to three octal digits, and two hexadecimal ones.
+func unquote(quoted string) (string, error) {
+	var out strings.Builder
+	for s := quoted[1 : len(quoted)-1]; s != ""; {
+		c := s[0]
+		s = s[1:]
+		if c != '\\' {
+			out.WriteByte(c)
+			continue
+		}
+		if s == "" {
+			return "", errors.New("a backslash at the end of the quotes")
+		}
+		escape, digits, base := s[0], 0, 8
+		switch plain := strings.IndexByte(`nrt"'\`, escape); {
+		case plain >= 0:
+			out.WriteByte("\n\r\t\"'\\"[plain])
+			s = s[1:]
+			continue
+		case escape == 'x':
+			s, digits, base = s[1:], 2, 16
+		default:
+			digits = min(len(s)-len(strings.TrimLeft(s, "01234567")), 3)
+		}
+		digits = min(digits, len(s))
+		n, err := strconv.ParseUint(s[:digits], base, 8)
+		if err != nil || base == 16 && digits < 2 {
+			return "", fmt.Errorf("%q is no escape that tor knows", `\`+string(escape))
+		}
+		out.WriteByte(byte(n))
+		s = s[digits:]
+	}
+	return out.String(), nil
 }
 
 // torrcSpace is white space for tor; carriage returns are removed before.

@@ -212,3 +212,38 @@ func FuzzTorrcLines(f *testing.F) {
 		}
 	})
 }
+
+func TestOptions(t *testing.T) {
+	got, err := Options([]byte("\ufeff# one\nHiddenServiceDir \"/var/lib/a b\\\\\\\"\\x41\\101\\n\"  # two\r\n+HiddenServicePort 80 \\\n# three\n  127.0.0.1:81\nlast"))
+	want := []Option{{2, "HiddenServiceDir", "/var/lib/a b\\\"AA\n"}, {3, "+HiddenServicePort", "80   127.0.0.1:81"}, {6, "last", ""}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	for text, want := range map[string]string{
+		"a \"b":       "line 1: a: the quotes are not closed",
+		"\na \"\\q\"": "line 2: a: \"\\\\q\" is no escape",
+		"a \"\\x4\"":  "no escape",
+		"a \"\\xzz\"": "no escape",
+		"a \"\\777\"": "no escape",
+		"a \"b\" c":   "something follows",
+	} {
+		if got, err := Options([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %+v, %v, want %q", text, got, err, want)
+		}
+	}
+}
+
+// FuzzOptions: what is quoted is read as it was.
+func FuzzOptions(f *testing.F) {
+	f.Add("/var/lib/tor", []byte("a \"\\x4\"\nb"))
+	f.Add("a\\\"\r\n", []byte("a \\\n#\n b"))
+	f.Fuzz(func(t *testing.T, value string, text []byte) {
+		if !strings.ContainsAny(value, "\x00\r") {
+			got, err := Options([]byte("key " + quote(value)))
+			if err != nil || len(got) != 1 || got[0] != (Option{1, "key", value}) {
+				t.Errorf("%q is read as %+v, %v", value, got, err)
+			}
+		}
+		_, _ = Options(text)
+	})
+}

@@ -43,6 +43,7 @@ type UploadQueue struct {
 	waiting  retryHeap
 	inFlight map[route]*flight
 	retrying int // of inFlight, those that are retries
+	results  UploadCounts
 	tokens   *rate.Limiter
 	timer    *time.Timer // for the next retry or token
 	closed   bool
@@ -193,6 +194,28 @@ func (q *UploadQueue) Pending() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.pending
+}
+
+// UploadCounts counts the attempts of a queue, each by its result.
+type UploadCounts struct {
+	Confirmed uint64
+	Rejected  uint64
+	Failed    uint64 // were not answered, and are retried
+}
+
+// UploadLoad is what a queue has to do, in slots, and what it has done.
+type UploadLoad struct {
+	Pending  int // neither confirmed nor given up
+	InFlight int // of these
+	Waiting  int // of these, for another attempt after one that was not answered
+	UploadCounts
+}
+
+// Load returns what there is to do.
+func (q *UploadQueue) Load() UploadLoad {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return UploadLoad{q.pending, len(q.inFlight), len(q.waiting), q.results}
 }
 
 // Close drops all pending uploads, and returns when none is in flight any more.
@@ -401,11 +424,12 @@ func (q *UploadQueue) land(f *flight, result *UploadResult) bool {
 		q.readyList(b).pushFront(b)
 	}
 	defer q.dispatch()
+	result.Rejected = !result.Unencoded && rejected(result.Err)
+	q.results.add(result)
 	if t.edition.dropped {
 		return false
 	}
 	result.Attempts = int(t.failures) + 1
-	result.Rejected = !result.Unencoded && rejected(result.Err)
 	if result.Err == nil || result.Rejected || result.Unencoded {
 		if !result.Unencoded {
 			t.failures = 0
@@ -418,6 +442,19 @@ func (q *UploadQueue) land(f *flight, result *UploadResult) bool {
 	t.retryAt = time.Since(q.began) + result.RetryIn
 	heap.Push(&q.waiting, t)
 	return t.edition.Report != nil
+}
+
+// add counts the result of an attempt; one for which nothing was sent is none.
+func (c *UploadCounts) add(r *UploadResult) {
+	switch {
+	case r.Unencoded:
+	case r.Err == nil:
+		c.Confirmed++
+	case r.Rejected:
+		c.Rejected++
+	default:
+		c.Failed++
+	}
 }
 
 // taskList is a doubly linked list: tasks are in one list at a time, and leave it

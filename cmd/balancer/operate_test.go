@@ -47,6 +47,12 @@ func (o *drainOperator) InstanceStatus(string, string) (status.Answer, error) {
 	return a, o.err
 }
 
+func (o *drainOperator) CustomerStatus(string) (status.Customer, error) {
+	return status.Customer{}, o.err
+}
+
+func (o *drainOperator) EachCustomer(func(status.Published)) {}
+
 func runOperate(t *testing.T, o *drainOperator, args ...string) (out string, err error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "operate") // a socket's path must be short

@@ -363,3 +363,14 @@ func (d *Daemon) CustomerStatus(customer string) (status.Customer, error) {
 	}
 	return out, nil
 }
+
+// EachCustomer implements status.Operator.
+func (d *Daemon) EachCustomer(do func(status.Published)) {
+	for _, h := range d.hosts() {
+		for _, r := range h.services {
+			if s := r.Summary(); !s.Withdrawn {
+				do(status.Published{Shard: h.cfg.Name, Name: d.customerName(r.Address().String()), State: s.State, Made: s.Made})
+			}
+		}
+	}
+}

@@ -38,7 +38,7 @@ func (d *Daemon) overview() (status.Snapshot, []*running) {
 		Config:  d.cfg.File,
 		Loaded:  d.loaded,
 		Reloads: slices.Clone(d.reloads),
-		Tors:    torStatuses(d.rooms.tors),
+		Tors:    d.rooms.torStatuses(),
 
 		FullAddresses: d.cfg.Log.FullAddresses,
 		Events:        d.events.Counts(),

@@ -67,11 +67,17 @@ func torConfig(cfg *config.Config, log *slog.Logger) (tor.Config, error) {
 }
 
 // torStatuses describes the tors for the status.
-func torStatuses(tors *tor.Pool) (list []status.Tor) {
-	for _, s := range tors.Statuses() {
+func (r *Rooms) torStatuses() (list []status.Tor) {
+	tors := r.tors.Tors()
+	for n, s := range r.tors.Statuses() {
+		load := r.queues[tors[n]].Load()
 		list = append(list, status.Tor{
 			Name: s.Name, Serving: s.Serving, Own: s.Own, Control: s.Control, Socket: s.Socket, Restarts: s.Restarts, Connected: s.Connected,
 			Since: s.Since, Version: s.Version, Bootstrap: s.Bootstrap, Error: s.Error,
+			Uploads: status.Uploads{
+				Pending: load.Pending, InFlight: load.InFlight, Waiting: load.Waiting,
+				Confirmed: load.Confirmed, Rejected: load.Rejected, Failed: load.Failed,
+			},
 		})
 	}
 	return list

@@ -2,6 +2,7 @@ package status
 
 import (
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,13 +26,14 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 // program that it reads "instance".
 const (
 	byService = "service"
+	byShard   = "shard"
 	byBackend = "backend"
 	byTor     = "tor"
 )
 
 // The metrics. Labels: service is the public address, shortened; backend is an
-// instance's name; tor is one of balancer's tors; state and form are the words of
-// the status.
+// instance's name; tor is one of balancer's tors; shard is its name; state and form are the
+// words of the status. A backend of a shard has the label shard, and an empty service.
 var (
 	descBuild     = describe("build_info", "Constantly 1: the version that runs.", "version")
 	descStart     = describe("start_time_seconds", "When the daemon started.")
@@ -42,28 +44,30 @@ var (
 	descConnected = describe("tor_connected", "Whether tor's control port answers.", byTor)
 	descServing   = describe("tor_serving", "Whether services use the tor: 0 while they are moved to others.", byTor)
 	descRestarts  = describe("tor_restarts_total", "Restarts of a tor of balancer's own.", byTor)
+	descUploading = describe("tor_uploads_pending", "Uploads to HSDirs that are neither confirmed nor given up.", byTor)
+	descUploads   = describe("tor_uploads_total", "Uploads that were tried, by result.", byTor, "result")
 	descConsensus = describe("consensus_age_seconds", "Time since the consensus in use became valid.")
 	descHSDirs    = describe("consensus_hsdirs", "HSDirs in the consensus.")
 	descEvents    = describe("events_total", "What happened since the start, by kind.", "kind")
 	descState     = describe("service_state", "1 for the state that the service is in.", byService, "state")
 	descTrouble   = describe("service_warnings", "Warnings about the service.", byService)
 	descInstances = describe("service_instances", "Backends by state.", byService, "state")
-	descBackend   = describe("backend_state", "1 for the state that the backend is in.", byService, byBackend, "state")
-	descOffered   = describe("backend_introduction_points", "Introduction points that could be used.", byService, byBackend)
-	descUsed      = describe("backend_published_points", "Introduction points of the backend in the descriptor.", byService, byBackend)
-	descShare     = describe("backend_expected_share_ratio", "Its expected share of the visitors, 0 to 1.", byService, byBackend)
-	descCheck     = describe("backend_check", "1 for the operating state that the backend's checks found.", byService, byBackend, "state")
-	descChecks    = describe("backend_checks_total", "Checks of the backend by result.", byService, byBackend, "result")
-	descTook      = describe("backend_check_duration_seconds", "How long the last check took.", byService, byBackend)
-	descChecked   = describe("backend_last_check_time_seconds", "When the last check ended.", byService, byBackend)
+	descBackend   = describe("backend_state", "1 for the state that the backend is in.", byService, byShard, byBackend, "state")
+	descOffered   = describe("backend_introduction_points", "Introduction points that could be used.", byService, byShard, byBackend)
+	descUsed      = describe("backend_published_points", "Introduction points of the backend in the descriptor.", byService, byShard, byBackend)
+	descShare     = describe("backend_expected_share_ratio", "Its expected share of the visitors, 0 to 1.", byService, byShard, byBackend)
+	descCheck     = describe("backend_check", "1 for the operating state that the backend's checks found.", byService, byShard, byBackend, "state")
+	descChecks    = describe("backend_checks_total", "Checks of the backend by result.", byService, byShard, byBackend, "result")
+	descTook      = describe("backend_check_duration_seconds", "How long the last check took.", byService, byShard, byBackend)
+	descChecked   = describe("backend_last_check_time_seconds", "When the last check ended.", byService, byShard, byBackend)
 	descPanic     = describe("service_panic", "Whether backends stay in use against what checks say.", byService)
-	descAdmin     = describe("backend_admin", "1 for the administrative state that the backend is in.", byService, byBackend, "state")
-	descWeight    = describe("backend_weight", "The weight in force.", byService, byBackend)
-	descLoad      = describe("backend_load", "Its load as told, while that counts.", byService, byBackend)
-	descRenewed   = describe("backend_renewed_time_seconds", "When it last published, at the latest.", byService, byBackend)
-	descFetched   = describe("backend_last_fetch_time_seconds", "When its descriptor was last asked for.", byService, byBackend)
+	descAdmin     = describe("backend_admin", "1 for the administrative state that the backend is in.", byService, byShard, byBackend, "state")
+	descWeight    = describe("backend_weight", "The weight in force.", byService, byShard, byBackend)
+	descLoad      = describe("backend_load", "Its load as told, while that counts.", byService, byShard, byBackend)
+	descRenewed   = describe("backend_renewed_time_seconds", "When it last published, at the latest.", byService, byShard, byBackend)
+	descFetched   = describe("backend_last_fetch_time_seconds", "When its descriptor was last asked for.", byService, byShard, byBackend)
 	descClients   = describe("service_authorized_clients", "Clients that alone can read the descriptor; 0: everybody can.", byService)
-	descBroken    = describe("backend_path_broken", "Whether visitors of the public address do not reach the backend, though it answers at its own.", byService, byBackend)
+	descBroken    = describe("backend_path_broken", "Whether visitors of the public address do not reach the backend, though it answers at its own.", byService, byShard, byBackend)
 	descVisited   = describe("service_visited_time_seconds", "When a visit of the public address last passed.", byService)
 	descRounds    = describe("service_rounds_total", "Rounds from the consensus to the HSDirs.", byService)
 	descRoundAt   = describe("service_last_round_time_seconds", "When the last round was.", byService)
@@ -75,6 +79,20 @@ var (
 	descExpiry    = describe("certificate_expiry_time_seconds", "When the last certificate for the descriptor ends that clients fetch now.", byService)
 	descPeriods   = describe("custody_periods_left", "Periods with certificates made offline, the present one included.", byService)
 	descRemaining = describe("custody_remaining_seconds", "Time until the certificates made offline leave clients without.", byService)
+	descShard     = describe("shard_state", "1 for the state that the shard is in.", byShard, "state")
+	descCustomers = describe("shard_customers", "Customers by what they are to be.", byShard, "state")
+	descPublished = describe("shard_services", "Active customers by how their addresses are published.", byShard, "state")
+	descNeedy     = describe("shard_customers_in_need", "Customers that need attention.", byShard)
+	descShardWarn = describe("shard_warnings", "Warnings about the shard as a whole.", byShard)
+	descSpares    = describe("shard_spare_keys", "Keys for new customers that the backends know.", byShard)
+	descPending   = describe("shard_pending_keys", "Keys that the backends know after their next restart.", byShard)
+	descLines     = describe("shard_addresses", "Addresses that the backends know by then.", byShard)
+	descMissing   = describe("shard_unconfirmed_uploads", "HSDirs that clients ask, and that have not confirmed the last version.", byShard)
+	descOldest    = describe("shard_oldest_descriptor_time_seconds", "When the oldest of the customers' descriptors was made that clients fetch now.", byShard)
+	descShardEnd  = describe("shard_certificate_expiry_time_seconds", "When the first certificate ends of a customer's descriptor that clients fetch now.", byShard)
+	descShardBy   = describe("shard_custody_renew_by_time_seconds", "When the first customer's first period without a certificate begins to be published.", byShard)
+	descServed    = describe("customer_served", "Whether clients get the customer's descriptor; only if asked for.", byShard, "customer")
+	descMade      = describe("customer_descriptor_time_seconds", "When the version was made that clients fetch now; only if asked for.", byShard, "customer")
 	descRenewBy   = describe("custody_renew_by_time_seconds", "When the first period without a certificate begins to be published.", byService)
 )
 
@@ -87,15 +105,33 @@ var (
 	allHolds        = []Holds{HoldsPublished, HoldsOlder, HoldsOther, HoldsNone, HoldsInvalid}
 )
 
-// metricsHandler serves snapshots as Prometheus text.
-func metricsHandler(snapshot func() Snapshot) http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collector(snapshot))
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+// metricsHandler serves snapshots as Prometheus text, and the customers of an operator if
+// the query asks for them.
+func metricsHandler(snapshot func() Snapshot, operator Operator) http.Handler {
+	handler := func(c collector) http.Handler {
+		registry := prometheus.NewRegistry()
+		registry.MustRegister(c)
+		return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	}
+	usual := handler(collector{snapshot: snapshot})
+	if operator == nil {
+		return usual
+	}
+	whole := handler(collector{snapshot, operator.EachCustomer})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked, err := strconv.ParseBool(r.URL.Query().Get("customers")); err == nil && asked {
+			whole.ServeHTTP(w, r)
+			return
+		}
+		usual.ServeHTTP(w, r)
+	})
 }
 
 // collector makes metrics of a snapshot taken when they are asked for.
-type collector func() Snapshot
+type collector struct {
+	snapshot  func() Snapshot
+	customers func(do func(Published)) // nil: there are none for single customers
+}
 
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
@@ -106,33 +142,22 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
-	s := c()
+	s := c.snapshot()
 	m := meter{ch}
-	m.gauge(descBuild, 1, s.Version)
-	m.moment(descStart, s.Started)
-	m.gauge(descWarnings, float64(len(s.Warnings)))
-	m.moment(descLoaded, s.Loaded)
-	if n := len(s.Reloads); n > 0 {
-		m.gauge(descReload, truth(s.Refused() == nil))
-		m.moment(descReloadAt, s.Reloads[n-1].At)
+	m.daemon(s)
+	addresses := make([]string, len(s.Services))
+	for n, service := range s.Services {
+		addresses[n] = service.Address
 	}
-	for _, t := range s.Tors {
-		m.gauge(descConnected, truth(t.Connected), t.Name)
-		m.gauge(descServing, truth(t.Serving), t.Name)
-		if t.Own {
-			m.count(descRestarts, uint64(t.Restarts), t.Name)
-		}
+	names := labels(addresses, func(string) bool { return s.FullAddresses })
+	for n, service := range s.Services {
+		m.service(names[n], service)
 	}
-	if s.Consensus.Known {
-		m.gauge(descConsensus, s.Now.Sub(s.Consensus.ValidAfter).Seconds())
-		m.gauge(descHSDirs, float64(s.Consensus.HSDirs))
+	for _, shard := range s.Shards {
+		m.shard(shard)
 	}
-	for kind, n := range s.Events {
-		m.count(descEvents, n, kind)
-	}
-	names := labels(s)
-	for i, service := range s.Services {
-		m.service(names[i], service)
+	if c.customers != nil {
+		m.customers(c.customers, s.FullAddresses)
 	}
 }
 
@@ -152,6 +177,40 @@ func (m meter) moment(d *prometheus.Desc, t time.Time, labels ...string) {
 	if !t.IsZero() {
 		m.gauge(d, float64(t.UnixMilli())/1000, labels...)
 	}
+}
+
+// daemon sends what is about the daemon as a whole.
+func (m meter) daemon(s Snapshot) {
+	m.gauge(descBuild, 1, s.Version)
+	m.moment(descStart, s.Started)
+	m.gauge(descWarnings, float64(len(s.Warnings)))
+	m.moment(descLoaded, s.Loaded)
+	if n := len(s.Reloads); n > 0 {
+		m.gauge(descReload, truth(s.Refused() == nil))
+		m.moment(descReloadAt, s.Reloads[n-1].At)
+	}
+	for _, t := range s.Tors {
+		m.tor(t)
+	}
+	if s.Consensus.Known {
+		m.gauge(descConsensus, s.Now.Sub(s.Consensus.ValidAfter).Seconds())
+		m.gauge(descHSDirs, float64(s.Consensus.HSDirs))
+	}
+	for kind, n := range s.Events {
+		m.count(descEvents, n, kind)
+	}
+}
+
+func (m meter) tor(t Tor) {
+	m.gauge(descConnected, truth(t.Connected), t.Name)
+	m.gauge(descServing, truth(t.Serving), t.Name)
+	if t.Own {
+		m.count(descRestarts, uint64(t.Restarts), t.Name)
+	}
+	m.gauge(descUploading, float64(t.Uploads.Pending), t.Name)
+	m.count(descUploads, t.Uploads.Confirmed, t.Name, "confirmed")
+	m.count(descUploads, t.Uploads.Rejected, t.Name, "rejected")
+	m.count(descUploads, t.Uploads.Failed, t.Name, "failed")
 }
 
 func truth(b bool) float64 {
@@ -175,7 +234,7 @@ func (m meter) service(name string, s Service) {
 		m.gauge(descInstances, float64(counts[state]), name, string(state))
 	}
 	for _, i := range s.Instances {
-		m.instance(name, i)
+		m.instance(i, name, "")
 	}
 	m.gauge(descClients, float64(s.Clients), name)
 	m.count(descRounds, s.Rounds, name)
@@ -204,57 +263,102 @@ func (m meter) service(name string, s Service) {
 	}
 }
 
-func (m meter) instance(service string, i Instance) {
-	for _, state := range instanceStates {
-		m.gauge(descBackend, truth(i.State == state), service, i.Name, string(state))
+// shard sends a shard's metrics, and those of its backends.
+func (m meter) shard(s Shard) {
+	c := s.Customers
+	for _, state := range serviceStates {
+		m.gauge(descShard, truth(s.State == state), s.Name, string(state))
+		m.gauge(descPublished, float64(c.In(state)), s.Name, string(state))
 	}
-	m.gauge(descOffered, float64(i.IntroductionPoints), service, i.Name)
-	m.gauge(descUsed, float64(i.Published), service, i.Name)
-	m.gauge(descShare, i.Share, service, i.Name)
+	m.gauge(descCustomers, float64(c.Active), s.Name, "active")
+	m.gauge(descCustomers, float64(c.Suspended), s.Name, "suspended")
+	m.gauge(descCustomers, float64(c.Removed), s.Name, "removed")
+	m.gauge(descNeedy, float64(s.Needy), s.Name)
+	m.gauge(descShardWarn, float64(len(s.Warnings)), s.Name)
+	m.gauge(descSpares, float64(s.Spares), s.Name)
+	m.gauge(descPending, float64(s.Pending), s.Name)
+	m.gauge(descLines, float64(s.Lines), s.Name)
+	m.gauge(descMissing, float64(s.Unconfirmed), s.Name)
+	m.moment(descOldest, s.Oldest, s.Name)
+	m.moment(descShardEnd, s.Custody.CertifiedUntil, s.Name)
+	if s.Custody.Ahead != nil {
+		m.moment(descShardBy, s.Custody.RenewBy, s.Name)
+	}
+	for _, i := range s.Instances {
+		m.instance(i, "", s.Name)
+	}
+}
+
+// customers sends two metrics of each customer.
+func (m meter) customers(each func(do func(Published)), full bool) {
+	var list []Published
+	each(func(p Published) { list = append(list, p) })
+	names := make([]string, len(list))
+	for n, p := range list {
+		names[n] = p.Name
+	}
+	named := func(name string) bool { return full || len(name) != addressLabel } // else it is called as its address
+	for n, name := range labels(names, named) {
+		p := list[n]
+		m.gauge(descServed, truth(p.State == StateOK || p.State == StateDegraded), p.Shard, name)
+		m.moment(descMade, p.Made, p.Shard, name)
+	}
+}
+
+// instance sends what is about a backend of a service or of a shard; the other is empty.
+func (m meter) instance(i Instance, service, shard string) {
+	for _, state := range instanceStates {
+		m.gauge(descBackend, truth(i.State == state), service, shard, i.Name, string(state))
+	}
+	m.gauge(descOffered, float64(i.IntroductionPoints), service, shard, i.Name)
+	m.gauge(descUsed, float64(i.Published), service, shard, i.Name)
+	m.gauge(descShare, i.Share, service, shard, i.Name)
 	for _, state := range adminStates {
-		m.gauge(descAdmin, truth(i.Admin == string(state)), service, i.Name, string(state))
+		m.gauge(descAdmin, truth(i.Admin == string(state)), service, shard, i.Name, string(state))
 	}
 	if c := i.Check; c != nil {
 		for _, state := range operatingStates {
-			m.gauge(descCheck, truth(c.Operating == string(state)), service, i.Name, string(state))
+			m.gauge(descCheck, truth(c.Operating == string(state)), service, shard, i.Name, string(state))
 		}
-		m.count(descChecks, c.Passed, service, i.Name, "passed")
-		m.count(descChecks, c.Failed, service, i.Name, "failed")
-		m.gauge(descTook, c.Seconds, service, i.Name)
-		m.moment(descChecked, c.At, service, i.Name)
+		m.count(descChecks, c.Passed, service, shard, i.Name, "passed")
+		m.count(descChecks, c.Failed, service, shard, i.Name, "failed")
+		m.gauge(descTook, c.Seconds, service, shard, i.Name)
+		m.moment(descChecked, c.At, service, shard, i.Name)
 	}
-	m.gauge(descWeight, i.Weight, service, i.Name)
+	m.gauge(descWeight, i.Weight, service, shard, i.Name)
 	if i.Load != nil {
-		m.gauge(descLoad, i.Load.Value, service, i.Name)
+		m.gauge(descLoad, i.Load.Value, service, shard, i.Name)
 	}
-	m.gauge(descBroken, truth(i.Path != ""), service, i.Name)
-	m.moment(descRenewed, i.Renewed, service, i.Name)
-	m.moment(descFetched, i.LastFetch, service, i.Name)
+	m.gauge(descBroken, truth(i.Path != ""), service, shard, i.Name)
+	m.moment(descRenewed, i.Renewed, service, shard, i.Name)
+	m.moment(descFetched, i.LastFetch, service, shard, i.Name)
 }
 
-// shortLabel is how many characters of an address name a service, unless two
-// services begin alike.
-const shortLabel = 6
+// shortLabel is how many characters of an address name a service, unless two services begin
+// alike; addressLabel is how many it has without ".onion".
+const (
+	shortLabel   = 6
+	addressLabel = 56
+)
 
-// labels returns the services' labels: as much of the address as identifies
-// them, since metrics travel as logs do, or all of it if the snapshot says so.
-func labels(s Snapshot) []string {
+// labels returns labels for names: as much as identifies each, since metrics travel as logs
+// do, except of those that stay whole.
+func labels(names []string, whole func(name string) bool) []string {
 	longest := 0
-	for _, service := range s.Services {
-		longest = max(longest, len(service.Address))
+	for _, name := range names {
+		longest = max(longest, len(name))
 	}
-	length := shortLabel
-	if s.FullAddresses {
-		length = longest
-	}
-	for names := make([]string, len(s.Services)); ; length++ {
-		seen := make(map[string]bool)
-		for i, service := range s.Services {
-			names[i] = service.Address[:min(length, len(service.Address))]
-			seen[names[i]] = true
+	for length := shortLabel; length < longest; length++ {
+		short, seen := make([]string, len(names)), make(map[string]bool, len(names))
+		for n, name := range names {
+			if short[n] = name; !whole(name) {
+				short[n] = name[:min(length, len(name))]
+			}
+			seen[short[n]] = true
 		}
-		if len(seen) == len(names) || length >= longest {
-			return names
+		if len(seen) == len(names) {
+			return short
 		}
 	}
+	return names
 }

@@ -19,7 +19,7 @@ func testSnapshot() Snapshot {
 		Version: "v1", Now: testNow, Started: testNow.Add(-time.Hour), Warnings: []string{"a"}, Loaded: testNow.Add(-time.Minute),
 		Reloads:   []Event{{At: testNow.Add(-time.Minute), Error: "no"}, {At: testNow}},
 		Events:    map[string]uint64{"published": 3},
-		Tors:      []Tor{{Name: "tor-1", Own: true, Connected: true, Serving: true, Restarts: 2}, {Name: "tor-2"}},
+		Tors:      []Tor{{Name: "tor-1", Own: true, Connected: true, Serving: true, Restarts: 2, Uploads: Uploads{Pending: 11, Confirmed: 40}}, {Name: "tor-2"}},
 		Consensus: Consensus{Known: true, ValidAfter: testNow.Add(-30 * time.Minute), HSDirs: 4000},
 		Services: []Service{
 			{
@@ -39,13 +39,30 @@ func testSnapshot() Snapshot {
 				Custody: Custody{Form: "offline", Signing: "disk", Ahead: &Ahead{Periods: 3, Horizon: 60, RenewBy: testNow, Remaining: 3600}},
 			},
 		},
+		Shards: []Shard{{
+			Name: "s1", State: StateDegraded, Customers: Customers{Active: 240, Suspended: 3, Removed: 2, OK: 230, Degraded: 4, Starting: 5, Failed: 1},
+			Spares: 25, Pending: 7, Lines: 277, Needy: 6, Unconfirmed: 9, Oldest: testNow.Add(-time.Hour), Warnings: []string{"d"},
+			Custody:   SharedCustody{CertifiedUntil: testNow.Add(time.Hour), Ahead: &Ahead{RenewBy: testNow}},
+			Instances: []Instance{{Name: "s1a", State: StateOK, Published: 3, Admin: "ready"}},
+		}},
 	}
 }
 
-func metrics(t *testing.T, s Snapshot) string {
+// testCustomers has two customers that are called as their addresses are, and one that is
+// not.
+type testCustomers struct{ Operator }
+
+func (testCustomers) EachCustomer(do func(Published)) {
+	do(Published{"s1", "a4mnoi" + strings.Repeat("5", 50), StateOK, testNow})
+	do(Published{"s1", "a4mnoi" + strings.Repeat("6", 50), StateStarting, time.Time{}})
+	do(Published{"s1", "kalypso-books", StateDegraded, testNow})
+}
+
+// metrics returns what is answered for s, with customers if query asks for them.
+func metrics(t *testing.T, s Snapshot, query string) string {
 	t.Helper()
 	recorder := httptest.NewRecorder()
-	metricsHandler(func() Snapshot { return s }).ServeHTTP(recorder, httptest.NewRequest("GET", "/metrics", nil))
+	metricsHandler(func() Snapshot { return s }, testCustomers{}).ServeHTTP(recorder, httptest.NewRequest("GET", "/metrics"+query, nil))
 	if recorder.Code != 200 {
 		t.Fatalf("%d: %s", recorder.Code, recorder.Body)
 	}
@@ -53,7 +70,7 @@ func metrics(t *testing.T, s Snapshot) string {
 }
 
 func TestMetrics(t *testing.T) {
-	got := metrics(t, testSnapshot())
+	got := metrics(t, testSnapshot(), "")
 	for _, line := range []string{
 		`balancer_build_info{version="v1"} 1`,
 		`balancer_warnings 1`,
@@ -72,30 +89,30 @@ func TestMetrics(t *testing.T) {
 		`balancer_service_instances{service="a4mnoi5",state="silent"} 1`,
 		`balancer_service_instances{service="a4mnoi5",state="invalid"} 0`,
 		`balancer_service_instances{service="a4mnoi9",state="ok"} 0`,
-		`balancer_backend_state{backend="web1",service="a4mnoi5",state="ok"} 1`,
-		`balancer_backend_state{backend="web3",service="a4mnoi5",state="ok"} 0`,
-		`balancer_backend_state{backend="web3",service="a4mnoi5",state="silent"} 1`,
-		`balancer_backend_introduction_points{backend="web1",service="a4mnoi5"} 3`,
-		`balancer_backend_published_points{backend="web1",service="a4mnoi5"} 2`,
-		`balancer_backend_published_points{backend="web2",service="a4mnoi5"} 0`,
-		`balancer_backend_expected_share_ratio{backend="web1",service="a4mnoi5"} 0.25`,
-		`balancer_backend_admin{backend="web1",service="a4mnoi5",state="ready"} 1`,
-		`balancer_backend_admin{backend="web1",service="a4mnoi5",state="drain"} 0`,
-		`balancer_backend_admin{backend="web2",service="a4mnoi5",state="ready"} 0`,
-		`balancer_backend_admin{backend="web2",service="a4mnoi5",state="drain"} 1`,
+		`balancer_backend_state{backend="web1",service="a4mnoi5",shard="",state="ok"} 1`,
+		`balancer_backend_state{backend="web3",service="a4mnoi5",shard="",state="ok"} 0`,
+		`balancer_backend_state{backend="web3",service="a4mnoi5",shard="",state="silent"} 1`,
+		`balancer_backend_introduction_points{backend="web1",service="a4mnoi5",shard=""} 3`,
+		`balancer_backend_published_points{backend="web1",service="a4mnoi5",shard=""} 2`,
+		`balancer_backend_published_points{backend="web2",service="a4mnoi5",shard=""} 0`,
+		`balancer_backend_expected_share_ratio{backend="web1",service="a4mnoi5",shard=""} 0.25`,
+		`balancer_backend_admin{backend="web1",service="a4mnoi5",shard="",state="ready"} 1`,
+		`balancer_backend_admin{backend="web1",service="a4mnoi5",shard="",state="drain"} 0`,
+		`balancer_backend_admin{backend="web2",service="a4mnoi5",shard="",state="ready"} 0`,
+		`balancer_backend_admin{backend="web2",service="a4mnoi5",shard="",state="drain"} 1`,
 		`balancer_service_panic{service="a4mnoi5"} 0`,
-		`balancer_backend_check{backend="web1",service="a4mnoi5",state="going down"} 1`,
-		`balancer_backend_check{backend="web1",service="a4mnoi5",state="up"} 0`,
-		`balancer_backend_checks_total{backend="web1",result="passed",service="a4mnoi5"} 7`,
-		`balancer_backend_checks_total{backend="web1",result="failed",service="a4mnoi5"} 2`,
-		`balancer_backend_check_duration_seconds{backend="web1",service="a4mnoi5"} 0.5`,
-		`balancer_backend_last_check_time_seconds{backend="web1",service="a4mnoi5"} 1.795167e+09`,
-		`balancer_backend_weight{backend="web1",service="a4mnoi5"} 3`,
-		`balancer_backend_load{backend="web1",service="a4mnoi5"} 0.75`,
-		`balancer_backend_renewed_time_seconds{backend="web1",service="a4mnoi5"} 1.7951634e+09`,
-		`balancer_backend_last_fetch_time_seconds{backend="web1",service="a4mnoi5"} 1.79516694e+09`,
-		`balancer_backend_path_broken{backend="web1",service="a4mnoi5"} 0`,
-		`balancer_backend_path_broken{backend="web3",service="a4mnoi5"} 1`,
+		`balancer_backend_check{backend="web1",service="a4mnoi5",shard="",state="going down"} 1`,
+		`balancer_backend_check{backend="web1",service="a4mnoi5",shard="",state="up"} 0`,
+		`balancer_backend_checks_total{backend="web1",result="passed",service="a4mnoi5",shard=""} 7`,
+		`balancer_backend_checks_total{backend="web1",result="failed",service="a4mnoi5",shard=""} 2`,
+		`balancer_backend_check_duration_seconds{backend="web1",service="a4mnoi5",shard=""} 0.5`,
+		`balancer_backend_last_check_time_seconds{backend="web1",service="a4mnoi5",shard=""} 1.795167e+09`,
+		`balancer_backend_weight{backend="web1",service="a4mnoi5",shard=""} 3`,
+		`balancer_backend_load{backend="web1",service="a4mnoi5",shard=""} 0.75`,
+		`balancer_backend_renewed_time_seconds{backend="web1",service="a4mnoi5",shard=""} 1.7951634e+09`,
+		`balancer_backend_last_fetch_time_seconds{backend="web1",service="a4mnoi5",shard=""} 1.79516694e+09`,
+		`balancer_backend_path_broken{backend="web1",service="a4mnoi5",shard=""} 0`,
+		`balancer_backend_path_broken{backend="web3",service="a4mnoi5",shard=""} 1`,
 		`balancer_service_visited_time_seconds{service="a4mnoi5"} 1.7951634e+09`,
 		`balancer_service_rounds_total{service="a4mnoi5"} 12`,
 		`balancer_descriptor_confirmed_slots{descriptor="first",service="a4mnoi5"} 7`,
@@ -106,21 +123,45 @@ func TestMetrics(t *testing.T) {
 		`balancer_certificate_expiry_time_seconds{service="a4mnoi5"} 1.7951706e+09`,
 		`balancer_custody_remaining_seconds{service="a4mnoi9"} 3600`,
 		`balancer_custody_periods_left{service="a4mnoi9"} 3`,
+		`balancer_tor_uploads_pending{tor="tor-1"} 11`,
+		`balancer_tor_uploads_total{result="confirmed",tor="tor-1"} 40`,
+		`balancer_tor_uploads_total{result="failed",tor="tor-2"} 0`,
+		`balancer_shard_state{shard="s1",state="degraded"} 1`,
+		`balancer_shard_state{shard="s1",state="ok"} 0`,
+		`balancer_shard_customers{shard="s1",state="active"} 240`,
+		`balancer_shard_customers{shard="s1",state="suspended"} 3`,
+		`balancer_shard_services{shard="s1",state="starting"} 5`,
+		`balancer_shard_customers_in_need{shard="s1"} 6`,
+		`balancer_shard_spare_keys{shard="s1"} 25`,
+		`balancer_shard_addresses{shard="s1"} 277`,
+		`balancer_shard_oldest_descriptor_time_seconds{shard="s1"} 1.7951634e+09`,
+		`balancer_backend_published_points{backend="s1a",service="",shard="s1"} 3`,
 	} {
 		if !strings.Contains(got, "\n"+line+"\n") {
 			t.Errorf("no line %q in\n%s", line, got)
 		}
 	}
-	if strings.Contains(got, "onion") {
-		t.Errorf("an address whole:\n%s", got)
+	if strings.Contains(got, "onion") || strings.Contains(got, "customer=") {
+		t.Errorf("an address whole, or a customer:\n%s", got)
+	}
+	got = metrics(t, testSnapshot(), "?customers=1")
+	for _, line := range []string{
+		`balancer_customer_served{customer="a4mnoi5",shard="s1"} 1`,
+		`balancer_customer_served{customer="a4mnoi6",shard="s1"} 0`,
+		`balancer_customer_served{customer="kalypso-books",shard="s1"} 1`,
+		`balancer_customer_descriptor_time_seconds{customer="a4mnoi5",shard="s1"} 1.795167e+09`,
+	} {
+		if !strings.Contains(got, "\n"+line+"\n") {
+			t.Errorf("no line %q in\n%s", line, got)
+		}
 	}
 	full := testSnapshot()
 	full.FullAddresses = true
-	if got := metrics(t, full); !strings.Contains(got, `service="a4mnoi57.onion"`) {
+	if got := metrics(t, full, ""); !strings.Contains(got, `service="a4mnoi57.onion"`) {
 		t.Errorf("no address whole:\n%s", got)
 	}
 	// A daemon that has only just begun has less to tell, and no error.
-	if got := metrics(t, Snapshot{Tors: []Tor{{Name: "tor-1"}}}); !strings.Contains(got, `balancer_tor_connected{tor="tor-1"} 0`) || strings.Contains(got, "service=") {
+	if got := metrics(t, Snapshot{Tors: []Tor{{Name: "tor-1"}}}, ""); !strings.Contains(got, `balancer_tor_connected{tor="tor-1"} 0`) || strings.Contains(got, "service=") {
 		t.Errorf("at the start:\n%s", got)
 	}
 }
@@ -128,7 +169,7 @@ func TestMetrics(t *testing.T) {
 // TestMetricNames: names are ours, say their units, and each metric that is
 // described is made.
 func TestMetricNames(t *testing.T) {
-	text := metrics(t, testSnapshot())
+	text := metrics(t, testSnapshot(), "?customers=1")
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +194,7 @@ func TestMetricNames(t *testing.T) {
 		}
 	}
 	described := make(chan *prometheus.Desc, len(all))
-	collector(testSnapshot).Describe(described)
+	collector{}.Describe(described)
 	close(described)
 	for d := range described {
 		_, rest, _ := strings.Cut(d.String(), `fqName: "`)

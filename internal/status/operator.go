@@ -86,6 +86,10 @@ type Operator interface {
 	Operate(ctx context.Context, o Order) (Answer, error)
 	// InstanceStatus describes an instance, by its name or address as in an Order.
 	InstanceStatus(instance, service string) (Answer, error)
+	// CustomerStatus describes a customer, by its name or address.
+	CustomerStatus(customer string) (Customer, error)
+	// EachCustomer calls do for every customer whose address is published.
+	EachCustomer(do func(Published))
 }
 
 // RefusedError says why an order is refused.

@@ -26,6 +26,12 @@ func (o *operatorOf) InstanceStatus(instance, service string) (Answer, error) {
 	return Answer{Address: instance, Uses: []Use{{Service: service}}}, o.err
 }
 
+func (o *operatorOf) CustomerStatus(customer string) (Customer, error) {
+	return Customer{Name: customer, Shard: "s1"}, o.err
+}
+
+func (o *operatorOf) EachCustomer(func(Published)) {}
+
 func TestOperate(t *testing.T) {
 	path, operator := filepath.Join(t.TempDir(), SocketName), &operatorOf{}
 	serveWith(t, path, Snapshot{}, operator)
@@ -37,6 +43,9 @@ func TestOperate(t *testing.T) {
 	answer, err = QueryInstance(t.Context(), path, "web 1/%", "a.onion")
 	if err != nil || answer.Address != "web 1/%" || answer.Uses[0].Service != "a.onion" || len(operator.orders) != 1 {
 		t.Errorf("asked: %+v, %v, %d orders", answer, err, len(operator.orders))
+	}
+	if c, err := QueryCustomer(t.Context(), path, "kalypso & books"); err != nil || c.Name != "kalypso & books" || c.Shard != "s1" {
+		t.Errorf("a customer: %+v, %v", c, err)
 	}
 	refused := (*RefusedError)(nil)
 	operator.err = &RefusedError{http.StatusConflict, "web1 is the last"}

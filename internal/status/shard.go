@@ -50,6 +50,11 @@ type Customers struct {
 // Served is how many of the active customers have a descriptor that clients get.
 func (c Customers) Served() int { return c.OK + c.Degraded }
 
+// In is how many of the active customers' services are in a state.
+func (c Customers) In(s State) int {
+	return map[State]int{StateOK: c.OK, StateDegraded: c.Degraded, StateStarting: c.Starting, StateFailed: c.Failed}[s]
+}
+
 // Attention is a customer that needs attention, and why.
 type Attention struct {
 	Customer string `json:"customer"` // name
@@ -75,4 +80,11 @@ type Customer struct {
 	Since   time.Time `json:"since,omitzero"`    // of Hosted
 	Service *Service  `json:"service,omitempty"` // nil if nothing is published of it any more
 	Address string    `json:"address"`
+}
+
+// Published says in short how a customer's address is published.
+type Published struct {
+	Shard, Name string
+	State       State
+	Made        time.Time // when the version was made that clients fetch now; zero if there is none
 }

@@ -68,6 +68,18 @@ type Tor struct {
 	Bootstrap int       `json:"bootstrap_percent,omitempty"` // of a tor of our own
 	Serving   bool      `json:"serving"`                     // false while its services are moved to other tors
 	Error     string    `json:"error,omitempty"`
+	Uploads   Uploads   `json:"uploads"`
+}
+
+// Uploads is what there is to upload through a tor, in HSDirs that are to get one
+// descriptor each, and what was tried since the start.
+type Uploads struct {
+	Pending   int    `json:"pending"`
+	InFlight  int    `json:"in_flight"` // of Pending
+	Waiting   int    `json:"waiting"`   // of Pending, for another attempt after one that failed
+	Confirmed uint64 `json:"confirmed"`
+	Rejected  uint64 `json:"rejected"`
+	Failed    uint64 `json:"failed"`
 }
 
 // Consensus is the network as tor last described it.

@@ -2,11 +2,11 @@ package status
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 
 	"onionbalancer/internal/socket"
 )
@@ -19,16 +19,25 @@ const maxAnswer = 64 << 20 // 64 MiB
 
 // Serve answers with snapshot() on the unix socket at path until ctx ends, as socket.Serve
 // does: GET /status as JSON, GET /metrics as Prometheus text. If there is an operator, it
-// takes orders, too: POST /instances/WORD. What is below /v1/ is customers', if there are
-// any. No GET changes anything.
+// takes orders, too: POST /instances/WORD, and tells of single customers: GET
+// /status?customer=NAME, GET /metrics?customers=1. What is below /v1/ is customers', if
+// there are any. No GET changes anything.
 func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() Snapshot, operator Operator, customers http.Handler) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		// Ignore clients that closed the connection.
-		_ = json.NewEncoder(w).Encode(snapshot())
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		customer := r.URL.Query().Get("customer")
+		if customer == "" {
+			reply(w, snapshot(), nil)
+			return
+		}
+		if operator == nil {
+			reply(w, nil, &RefusedError{http.StatusNotFound, "there are no customers"})
+			return
+		}
+		answer, err := operator.CustomerStatus(customer)
+		reply(w, answer, err)
 	})
-	mux.Handle("GET /metrics", metricsHandler(snapshot))
+	mux.Handle("GET /metrics", metricsHandler(snapshot, operator))
 	if operator != nil {
 		operate(mux, operator)
 	}
@@ -42,6 +51,13 @@ func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() S
 func Query(ctx context.Context, path string) (s Snapshot, err error) {
 	err = ask(ctx, path, http.MethodGet, "/status", nil, decodeInto(&s))
 	return s, err
+}
+
+// QueryCustomer asks the daemon whose socket is at path for one customer, by its name or
+// address.
+func QueryCustomer(ctx context.Context, path, customer string) (c Customer, err error) {
+	err = ask(ctx, path, http.MethodGet, "/status?"+url.Values{"customer": {customer}}.Encode(), nil, decodeInto(&c))
+	return c, err
 }
 
 // Metrics copies the metrics of the daemon whose socket is at path to out, as

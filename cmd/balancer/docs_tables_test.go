@@ -180,7 +180,7 @@ func TestDocsMetrics(t *testing.T) {
 	described := regexp.MustCompile(`describe\("(\w+)", "[^"]+"((?:, "?\w+"?)*)\)`)
 	for _, m := range described.FindAllStringSubmatch(readDoc(t, "internal/status/metrics.go"), -1) {
 		name := "balancer_" + m[1]
-		if labels := strings.NewReplacer(", ", ",", `"`, "", "byService", "service", "byBackend", "backend", "byTor", "tor").Replace(m[2]); labels != "" {
+		if labels := strings.NewReplacer(", ", ",", `"`, "", "byService", "service", "byShard", "shard", "byBackend", "backend", "byTor", "tor").Replace(m[2]); labels != "" {
 			name += "{" + labels[1:] + "}"
 		}
 		want = append(want, name)

@@ -103,6 +103,39 @@ func table(text func(io.Writer)) func(io.Writer) {
 	}
 }
 
+// grid is a table with lines of text between its rows, which move none of its columns.
+type grid struct {
+	rows  bytes.Buffer // the cells of which end with a tab
+	below [][]string   // lines of text, of each row
+}
+
+// row adds a row.
+func (g *grid) row(format string, args ...any) {
+	fmt.Fprintf(&g.rows, format+"\n", args...)
+	g.below = append(g.below, nil)
+}
+
+// note puts a text of one or more lines below the last row, beside what.
+func (g *grid) note(what, text string) {
+	last := &g.below[len(g.below)-1]
+	for line := range strings.SplitSeq(text, "\n") {
+		*last = append(*last, what+"  "+printable.Text(line))
+		what = strings.Repeat(" ", len(what))
+	}
+}
+
+// print prints the table.
+func (g *grid) print(out io.Writer) {
+	var aligned bytes.Buffer
+	table(func(w io.Writer) { _, _ = w.Write(g.rows.Bytes()) })(&aligned)
+	for n, row := range strings.Split(strings.TrimSuffix(aligned.String(), "\n"), "\n") {
+		fmt.Fprintln(out, strings.TrimRight(row, " "))
+		for _, line := range g.below[n] {
+			fmt.Fprintln(out, line)
+		}
+	}
+}
+
 // progressEvery is how often progress is printed where lines cannot be
 // overwritten.
 const progressEvery = 10 * time.Second
@@ -111,7 +144,7 @@ const progressEvery = 10 * time.Second
 const clearLine = "\r\x1b[K"
 
 // progressLine shows progress: one line that is overwritten on a
-// terminal, now and then a line of its own elsewhere. It can be used from
+// terminal, now and then a line of its own elsewhere, if there is something new. It can be used from
 // several goroutines.
 type progressLine struct {
 	out      io.Writer
@@ -119,6 +152,7 @@ type progressLine struct {
 
 	mu      sync.Mutex
 	printed time.Time
+	last    string // that was printed where lines cannot be overwritten
 	open    bool // the cursor stands behind a progress line
 }
 
@@ -141,8 +175,8 @@ func (p *progressLine) tell(line string) {
 		p.open = true
 		return
 	}
-	if now := time.Now(); now.Sub(p.printed) >= progressEvery {
-		p.printed = now
+	if now := time.Now(); now.Sub(p.printed) >= progressEvery && line != p.last {
+		p.printed, p.last = now, line
 		fmt.Fprintln(p.out, line)
 	}
 }

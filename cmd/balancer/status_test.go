@@ -122,6 +122,130 @@ func TestStatusView(t *testing.T) {
 	}
 }
 
+// shardSnapshot has two shards as well, one of which needs somebody to look.
+func shardSnapshot() status.Snapshot {
+	s := wellSnapshot()
+	instance := func(name string, state status.State, more ...string) status.Instance {
+		return status.Instance{Name: name, State: state, Admin: "ready", Warnings: more, Renewed: statusNow, LastFetch: statusNow}
+	}
+	s.Shards = []status.Shard{
+		{
+			Name: "s1", State: status.StateOK, Strategy: "spread", Customers: status.Customers{Active: 240, Suspended: 3, OK: 239, Starting: 1}, Spares: 25, Lines: 268,
+			Oldest: statusNow.Add(-2 * time.Hour), Instances: []status.Instance{instance("s1a", status.StateOK), instance("s1b", status.StateOK)},
+			Custody: status.SharedCustody{Forms: map[string]int{"tor": 200, "sealed": 40}, CertifiedUntil: statusNow},
+		},
+		{
+			Name: "s2-of-a-longer-name", State: status.StateDegraded, Strategy: "spread", Customers: status.Customers{Active: 7, OK: 2, Degraded: 4, Failed: 1}, Lines: 7,
+			Instances: []status.Instance{instance("s2a", status.StateOK, "a longer text about this one"), instance("the-other", status.StateDown)}, Warnings: []string{"no spare key is left"}, Needy: 7,
+			Attention: []status.Attention{{Customer: "kalypso", State: status.StateFailed, Text: "nobody\ncertifies"}},
+		},
+	}
+	return s
+}
+
+func TestStatusShards(t *testing.T) {
+	s := shardSnapshot()
+	out, _, err := statusOf(t, s)
+	if err == nil || !strings.Contains(err.Error(), "1 customer of shard s2-of-a-longer-name failed") {
+		t.Errorf("a failed customer: %v", err)
+	}
+	for _, line := range []string{
+		"shard                state     customers  ok   degraded  starting  failed  spares  oldest descriptor  instances",
+		"s1                   OK        240        239  0         1         0       25      2h0m0s ago         2 of 2 ok",
+		"s2-of-a-longer-name  DEGRADED  7          2    4         0         1       0       none               1 of 2 ok; the-other down",
+		"  WARNING  no spare key is left",
+		"  kalypso  is failed: nobody; certifies",
+		"  and  6 more",
+	} {
+		if !strings.Contains("\n"+out, "\n"+line+"\n") {
+			t.Errorf("no line %q in\n%s", line, out)
+		}
+	}
+	if shards, services := strings.Index(out, "s1 "), strings.Index(out, "a.onion"); shards < 0 || services < shards {
+		t.Errorf("shards are not first:\n%s", out)
+	}
+	out, _, err = statusOf(t, s, "--shard", "s1")
+	for _, text := range []string{
+		"shard s1  OK, strategy spread\n",
+		"  customers: 240 active (239 ok, 0 degraded, 1 starting, 0 failed), 3 suspended, 0 removed\n",
+		"  custody: 200 with tor's hs_ed25519_secret_key, 40 with ",
+		"  s1b       ok     0       0",
+	} {
+		if err != nil || !strings.Contains(out, text) {
+			t.Errorf("no %q in %v\n%s", text, err, out)
+		}
+	}
+	if out, _, err = statusOf(t, s, "--shard", "s2-of-a-longer-name", "--json"); err == nil || !strings.Contains(out, `"customers_in_need": 7`) {
+		t.Errorf("as JSON: %v\n%s", err, out)
+	}
+	if _, _, err = statusOf(t, s, "--shard", "s3"); err == nil || !strings.Contains(err.Error(), `no shard "s3", but s1, s2-of-a-longer-name`) {
+		t.Errorf("no shard: %v", err)
+	}
+}
+
+// A warning below a row moves no column of the rows after it.
+func TestStatusAligned(t *testing.T) {
+	out, _, _ := statusOf(t, shardSnapshot(), "--shard", "s2-of-a-longer-name")
+	column := func(name, value string) int {
+		for line := range strings.Lines(out) {
+			if strings.HasPrefix(line, "  "+name) {
+				return strings.Index(line, value)
+			}
+		}
+		return -1
+	}
+	if a, b := column("s2a ", "none"), column("the-other ", "none"); a < 0 || a != b {
+		t.Errorf("column %d and %d:\n%s", a, b, out)
+	}
+	if !strings.Contains(out, "\n    WARNING  a longer text about this one\n") {
+		t.Errorf("no warning below its row:\n%s", out)
+	}
+}
+
+// customerOperator knows one customer.
+type customerOperator struct {
+	drainOperator
+	customer status.Customer
+}
+
+func (o *customerOperator) CustomerStatus(name string) (status.Customer, error) {
+	if name != o.customer.Name {
+		return o.customer, &status.RefusedError{Status: 404, Reason: "there is no such customer"}
+	}
+	return o.customer, nil
+}
+
+func TestStatusCustomer(t *testing.T) {
+	service := wellSnapshot().Services[0]
+	o := &customerOperator{customer: status.Customer{Name: "kalypso", Shard: "s1", Hosted: "active", Since: statusNow, Service: &service, Address: "a.onion"}}
+	of := func(args ...string) (string, error) {
+		dir, err := os.MkdirTemp("", "status") // a socket's path must be short
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		path := filepath.Join(dir, "s")
+		serveOperator(t, path, wellSnapshot(), o)
+		out, _, err := runStatus(append(args, "--socket", path)...)
+		return out, err
+	}
+	out, err := of("--customer", "kalypso")
+	if err != nil || !strings.HasPrefix(out, "customer kalypso of shard s1\n  active since 2026-11-20 09:30:00 UTC\n\na.onion  OK, strategy spread\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	service.State = status.StateFailed
+	if _, err = of("--customer", "kalypso", "--json"); err == nil || !strings.Contains(err.Error(), "kalypso is failed") {
+		t.Errorf("failed: %v", err)
+	}
+	o.customer.Hosted, o.customer.Service = "suspended", nil
+	if out, err = of("--customer", "kalypso"); err != nil || !strings.Contains(out, "nothing is published of a.onion") {
+		t.Errorf("suspended: %v\n%s", err, out)
+	}
+	if _, err = of("--customer", "calypso"); err == nil || !strings.Contains(err.Error(), "no such customer") {
+		t.Errorf("another: %v", err)
+	}
+}
+
 // Nothing in an answer moves the cursor, or begins a line.
 func TestStatusHostile(t *testing.T) {
 	const evil = "x\x1b[2J\r\u202egnp\n\nballot OK"
@@ -136,8 +260,13 @@ func TestStatusHostile(t *testing.T) {
 	}
 	out, _, err := statusOf(t, s)
 	s.Tors[0].Connected, s.Tors[0].Version, s.Consensus.Known = true, evil, true
+	s.Shards = []status.Shard{{
+		Name: evil, State: evil, Strategy: evil, Instances: s.Services[0].Instances, Warnings: []string{evil}, Attention: []status.Attention{{Customer: evil, State: evil, Text: evil}}, Needy: 1,
+		Custody: status.SharedCustody{Forms: map[string]int{evil: 1}, Customer: evil, Ahead: &status.Ahead{}},
+	}}
 	more, _, _ := statusOf(t, s)
-	for _, text := range []string{out, more, err.Error()} {
+	shard, _, _ := statusOf(t, s, "--shard", evil)
+	for _, text := range []string{out, more, shard, err.Error()} {
 		if strings.ContainsAny(text, "\x1b\r\u202e") || strings.Contains(text, "\nballot") {
 			t.Errorf("got through: %q", text)
 		}

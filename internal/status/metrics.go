@@ -79,6 +79,7 @@ var (
 	descExpiry    = describe("certificate_expiry_time_seconds", "When the last certificate for the descriptor ends that clients fetch now.", byService)
 	descPeriods   = describe("custody_periods_left", "Periods with certificates made offline, the present one included.", byService)
 	descRemaining = describe("custody_remaining_seconds", "Time until the certificates made offline leave clients without.", byService)
+	descRenewBy   = describe("custody_renew_by_time_seconds", "When the first period without a certificate begins to be published.", byService)
 	descShard     = describe("shard_state", "1 for the state that the shard is in.", byShard, "state")
 	descCustomers = describe("shard_customers", "Customers by what they are to be.", byShard, "state")
 	descPublished = describe("shard_services", "Active customers by how their addresses are published.", byShard, "state")
@@ -93,7 +94,6 @@ var (
 	descShardBy   = describe("shard_custody_renew_by_time_seconds", "When the first customer's first period without a certificate begins to be published.", byShard)
 	descServed    = describe("customer_served", "Whether clients get the customer's descriptor; only if asked for.", byShard, "customer")
 	descMade      = describe("customer_descriptor_time_seconds", "When the version was made that clients fetch now; only if asked for.", byShard, "customer")
-	descRenewBy   = describe("custody_renew_by_time_seconds", "When the first period without a certificate begins to be published.", byService)
 )
 
 // The states that a service and an instance can be in.

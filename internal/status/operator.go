@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"slices"
 	"time"
+
+	"onionbalancer/internal/printable"
 )
 
 // Words are what an operator may say about an instance at run time.
@@ -65,19 +67,12 @@ func (a Answer) Users() string {
 	}
 	switch services := len(a.Uses) - shards; {
 	case shards == 0:
-		return several(services, "service")
+		return printable.Count(services, "service")
 	case services == 0:
-		return several(shards, "shard")
+		return printable.Count(shards, "shard")
 	default:
-		return several(services, "service") + " and " + several(shards, "shard")
+		return printable.Count(services, "service") + " and " + printable.Count(shards, "shard")
 	}
-}
-
-func several(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // Operator carries out orders. A *RefusedError says that an order is at fault, any

@@ -73,7 +73,7 @@ func TestOpenAllStops(t *testing.T) {
 	if err := opened[len(refs)-1].Err; !errors.Is(err, context.Canceled) {
 		t.Errorf("the last: %v", err)
 	}
-	if err := opened[0].Err; !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the first: %v", err)
+	if tried := slices.IndexFunc(opened, func(o Opened) bool { return errors.Is(o.Err, fs.ErrNotExist) }); tried < 0 {
+		t.Error("none was tried")
 	}
 }

@@ -10,7 +10,9 @@
 //	seal = AES-256-GCM(key, nonce 0, expanded identity key, header)
 //
 // where version is one byte, address the 32 bytes of the public key, and method
-// its name. A key is used for one file only, so the nonce may be fixed. The
+// its name. The salt of 32 random bytes makes it the key of one file only, so the nonce may
+// be fixed, and files that are made together may have the data key in common: then one
+// operation of the token opens them all. The
 // header that is authenticated along with the key is everything else that the
 // file says, each item behind its length in four bytes, big-endian: the format's
 // name, version, address, method, the token's label, serial, manufacturer and
@@ -79,6 +81,10 @@ func (f *File) Address() descriptor.Address { return f.address }
 
 // Method returns how the token's key wrapped the data key.
 func (f *File) Method() token.Method { return f.method }
+
+// Wrapped returns the data key as the token's key wrapped it, and how. Files that were
+// sealed together have it in common.
+func (f *File) Wrapped() (token.Method, []byte) { return f.method, slices.Clone(f.wrapped) }
 
 // Token returns the token that the file was sealed with.
 func (f *File) Token() token.Selector { return f.token }
@@ -247,46 +253,79 @@ func (f *File) check() error {
 	return f.address.Validate()
 }
 
-// Seal seals key with a key of the token tok, by the first of its methods. wrap
-// has the token wrap the data key, which it neither keeps nor wipes. random is
+// Seal seals key with a key of the token tok, by the first of its methods, and a data key of
+// its own. wrap has the token wrap the data key, which it neither keeps nor wipes. random is
 // crypto/rand.Reader but in tests; created is written into the file.
 func Seal(key *descriptor.IdentityKey, tok token.Selector, with token.WrappingKey, created time.Time,
 	wrap func(token.Method, *locked.Buffer) ([]byte, error), random io.Reader) (*File, error) {
-	f, err := seal(key, tok, with, created, wrap, random)
+	d, err := NewDataKey(tok, with, wrap, random)
 	if err != nil {
 		return nil, fmt.Errorf("sealing the key of %s: %w", key.Address().Short(), err)
 	}
-	return f, nil
+	defer d.Wipe()
+	return d.Seal(key, created, random)
 }
 
-func seal(key *descriptor.IdentityKey, tok token.Selector, with token.WrappingKey, created time.Time,
-	wrap func(token.Method, *locked.Buffer) ([]byte, error), random io.Reader) (*File, error) {
+// DataKey is a data key, and what a token's key made of it. It seals identity keys, each to
+// a file of its own, without the token.
+type DataKey struct {
+	of    File // what all files have in common
+	plain *locked.Buffer
+}
+
+// NewDataKey makes a data key, as Seal does. The caller wipes it.
+func NewDataKey(tok token.Selector, with token.WrappingKey, wrap func(token.Method, *locked.Buffer) ([]byte, error), random io.Reader) (_ *DataKey, err error) {
 	if len(with.Methods) == 0 {
 		return nil, token.Errorf(token.CodeUnsupported, "the token's key can wrap by no method")
 	}
-	f := &File{address: key.Address(), method: with.Methods[0], token: validNames(tok), object: with.Object, created: created.UTC().Truncate(time.Second)}
-	f.object.Label = strings.ToValidUTF8(f.object.Label, "\uFFFD")
-	dataKey := locked.New(dataKeySize)
-	defer dataKey.Wipe()
-	f.salt = make([]byte, saltSize)
-	if _, err := dataKey.Fill(random); err != nil {
+	d := &DataKey{of: File{method: with.Methods[0], token: validNames(tok), object: with.Object}, plain: locked.New(dataKeySize)}
+	d.of.object.Label = strings.ToValidUTF8(with.Object.Label, "\uFFFD")
+	defer func() {
+		if err != nil {
+			d.Wipe()
+		}
+	}()
+	if _, err := d.plain.Fill(random); err != nil {
 		return nil, err
 	}
-	if _, err := io.ReadFull(random, f.salt); err != nil {
-		return nil, err
-	}
-	var err error
-	if f.wrapped, err = wrap(f.method, dataKey); err != nil {
+	if d.of.wrapped, err = wrap(d.of.method, d.plain); err != nil {
 		return nil, err
 	}
 	var bare bool
-	dataKey.Use(func(dataKey []byte) { bare = bytes.Contains(f.wrapped, dataKey) })
+	d.plain.Use(func(plain []byte) { bare = bytes.Contains(d.of.wrapped, plain) })
 	if bare {
 		return nil, token.Errorf(token.CodeFailed, "the token did not wrap the data key but returned it as it is")
+	}
+	return d, nil
+}
+
+// Wipe overwrites the data key.
+func (d *DataKey) Wipe() { d.plain.Wipe() }
+
+// Seal seals key. created is written into the file; random is as in the function Seal.
+func (d *DataKey) Seal(key *descriptor.IdentityKey, created time.Time, random io.Reader) (*File, error) {
+	f := d.of
+	f.address, f.created = key.Address(), created.UTC().Truncate(time.Second)
+	err := f.sealBy(d.plain, key, random)
+	if err == nil {
+		err = f.check()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sealing the key of %s: %w", f.address.Short(), err)
+	}
+	return &f, nil
+}
+
+// sealBy seals key by a data key, under a new salt.
+func (f *File) sealBy(dataKey *locked.Buffer, key *descriptor.IdentityKey, random io.Reader) error {
+	f.salt = make([]byte, saltSize)
+	if _, err := io.ReadFull(random, f.salt); err != nil {
+		return err
 	}
 	f.seal = make([]byte, 0, sealSize)
 	plain := key.Secret()
 	defer plain.Wipe()
+	var err error
 	dataKey.Do(func(dataKey []byte) {
 		var aead cipher.AEAD
 		if aead, err = f.aead(dataKey); err == nil {
@@ -295,10 +334,7 @@ func seal(key *descriptor.IdentityKey, tok token.Selector, with token.WrappingKe
 			})
 		}
 	})
-	if err != nil {
-		return nil, err
-	}
-	return f, f.check()
+	return err
 }
 
 // validNames returns a token's texts about itself as text that JSON can hold.

@@ -9,6 +9,7 @@ func Quick(call time.Duration) (restore func()) { return Limit(call, 300*time.Mi
 func Limit(call, grace time.Duration) (restore func()) {
 	before := limits
 	limits.call, limits.grace, limits.heldBack = call, grace, 400*time.Millisecond
+	limits.batch = time.Minute // however slow the machine
 	limits.retry, limits.retryMax = 100*time.Millisecond, 400*time.Millisecond
 	return func() { limits = before }
 }

@@ -265,6 +265,7 @@ func TestGarbage(t *testing.T) {
 		"unasked secret":  frame(`{"number":1}`, "secret"),
 		"secret of error": frame(`{"number":1,"error":{"code":"pin","text":""}}`, "secret"),
 		"secret missing":  frame(`{"number":1}`, "secret")[:26],
+		"certificates":    frame(`{"number":1,"certified":[{"size":1}]}`, strings.Repeat("x", token.RevisionSize)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newFake(t)

@@ -15,12 +15,14 @@ import (
 // limits are how long things may take, and how long they are put off.
 var limits = struct {
 	call     time.Duration // a request, the start of a helper with it
+	batch    time.Duration // a request to certify, about; others wait meanwhile
 	grace    time.Duration // the end of a helper by itself
 	heldBack time.Duration // a token on its last try, or locked, is left alone
 	retry    time.Duration // after the second failed start in a row; doubles after each
 	retryMax time.Duration
 }{
 	call:     30 * time.Second,
+	batch:    time.Second,
 	grace:    2 * time.Second,
 	heldBack: time.Minute,
 	retry:    time.Second,
@@ -47,6 +49,9 @@ type helper struct {
 	failedStarts int       // consecutive
 	retryAt      time.Time // when to start again
 	absent       error     // the error until then, if that is why
+	most         int       // certifications that a request may have
+
+	certifying orders // which wait
 
 	closing context.Context // ends when requests in flight have to
 	abandon context.CancelFunc
@@ -57,13 +62,19 @@ func (h *helper) do(parent context.Context, request *Request, payload *locked.Bu
 	parent, cancel := context.WithCancel(parent)
 	defer cancel()
 	defer context.AfterFunc(h.closing, cancel)()
+	began := time.Now()
 	ctx, cancelWait := context.WithTimeoutCause(parent, limits.call, errTime)
 	defer cancelWait()
-	began := time.Now()
 	if err := h.wait(ctx); err != nil {
 		return nil, nil, err
 	}
 	defer func() { <-h.turn }()
+	return h.carryOut(parent, ctx, began, request, payload)
+}
+
+// carryOut is do in its turn. began is when the request came; its time is that of ctx,
+// which is parent's, but for the time that a person takes to enter a PIN.
+func (h *helper) carryOut(parent, ctx context.Context, began time.Time, request *Request, payload *locked.Buffer) (*Response, *locked.Buffer, error) {
 	if h.closed {
 		return nil, nil, Errorf(CodeMisuse, "the token is closed")
 	}
@@ -84,8 +95,9 @@ func (h *helper) do(parent context.Context, request *Request, payload *locked.Bu
 		if err != nil {
 			return nil, nil, err
 		}
-		ctx, cancelWait = context.WithDeadlineCause(parent, deadline.Add(time.Since(asked)), errTime)
-		defer cancelWait()
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(parent, deadline.Add(time.Since(asked)), errTime)
+		defer cancel()
 		if err := h.start(ctx, secret); err != nil {
 			return nil, nil, err
 		}
@@ -109,27 +121,40 @@ func (h *helper) wait(ctx context.Context) error {
 
 // exchange has the process carry a request out. If it does not answer, or not
 // sensibly, it is killed; if it says that the token is gone, or refused the PIN,
-// it is ended, so that the next request starts another.
+// it is ended, so that the next request starts another. So it is if this is the error of
+// one certification of many.
 func (h *helper) exchange(ctx context.Context, request *Request, payload *locked.Buffer) (*Response, *locked.Buffer, error) {
 	response, secret, err := h.process.exchange(ctx, request, payload)
 	if err != nil {
 		return nil, nil, h.broken(ctx, request.Op, err)
 	}
-	if response.Error == nil {
-		if request.Op != OpOpen {
-			h.failedStarts, h.retryAt = 0, time.Time{}
-		}
-		return response, secret, nil
+	if response.Error == nil && request.Op != OpOpen {
+		h.failedStarts, h.retryAt = 0, time.Time{}
 	}
-	switch response.Error.Code {
+	for e := range response.errors() {
+		if h.ends(e) {
+			break
+		}
+	}
+	if response.Error != nil {
+		return nil, nil, response.Error
+	}
+	return response, secret, nil
+}
+
+// ends ends the process if an error says that the token is gone, or refused the PIN.
+func (h *helper) ends(err *Error) bool {
+	switch err.Code {
 	case CodePIN, CodeFinalTry, CodeLocked:
-		h.at.remember(h.process.pin, h.from, response.Error)
+		h.at.remember(h.process.pin, h.from, err)
 		h.stop(limits.grace)
 	case CodeAbsent:
 		h.stop(limits.grace)
-		h.backOff(limits.retry, response.Error)
+		h.backOff(limits.retry, err)
+	default:
+		return false
 	}
-	return nil, nil, response.Error
+	return true
 }
 
 // broken kills the process, and explains why it did not answer.
@@ -177,7 +202,7 @@ func share(at pinTarget, source pin.Source) *helper {
 	defer helpers.mu.Unlock()
 	h := helpers.m[identity{at, source}]
 	if h == nil {
-		h = &helper{at: at, source: source, turn: make(chan struct{}, 1)}
+		h = &helper{at: at, source: source, turn: make(chan struct{}, 1), most: 1}
 		h.closing, h.abandon = context.WithCancel(context.Background())
 		helpers.m[identity{at, source}] = h
 	}

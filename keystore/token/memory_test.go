@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"onionbalancer/internal/locked/lockedtest"
 	"onionbalancer/keystore/token"
 	"onionbalancer/keystore/token/tokentest"
@@ -45,6 +47,16 @@ func TestMemory(t *testing.T) {
 			{"certify", func() error {
 				_, _, err := tok.Certify(t.Context(), o, s.file, period, public, hours)
 				return err
+			}},
+			{"certify together", func() error {
+				var group errgroup.Group
+				for range 20 {
+					group.Go(func() error {
+						_, _, err := tok.Certify(t.Context(), o, s.file, period, public, hours)
+						return err
+					})
+				}
+				return group.Wait()
 			}},
 			{"unseal", func() error {
 				key, err := tok.Unseal(t.Context(), o, s.file)

@@ -116,19 +116,30 @@ func (p *process) exchange(ctx context.Context, request *Request, payload *locke
 	case err != nil:
 	case response.Number != request.Number:
 		err = fmt.Errorf("an answer to request %d, not %d", response.Number, request.Number)
-	case response.Error != nil && len(response.Error.Text) > MaxText:
-		err = fmt.Errorf("an error of %d bytes", len(response.Error.Text))
-	case (secret != nil) != (response.Error == nil && (request.Op == OpUnseal || request.Op == OpCertify)):
-		err = errors.New("a secret that was not asked for, or none where one was")
+	case response.Error == nil && !response.answers(request.Certify):
+		err = fmt.Errorf("other certificates than those that were asked for, by %d files", len(request.Certify))
+	case sizeOf(secret) != response.secretSize(request):
+		err = fmt.Errorf("a secret of %d bytes, want %d", sizeOf(secret), response.secretSize(request))
+	}
+	for e := range response.errors() {
+		if len(e.Text) > MaxText {
+			err = fmt.Errorf("an error of %d bytes", len(e.Text))
+		}
+		// It has labels, and a module could make a helper say anything.
+		e.Text = printable.Text(e.Text)
 	}
 	if err != nil {
 		wipe(secret)
 		return nil, nil, err
 	}
-	if response.Error != nil { // it has labels, and a module could make a helper say anything
-		response.Error.Text = printable.Text(response.Error.Text)
-	}
 	return response, secret, nil
+}
+
+func sizeOf(secret *locked.Buffer) int {
+	if secret == nil {
+		return 0
+	}
+	return secret.Len()
 }
 
 // end closes the socket, at which the helper ends by itself, kills it if it

@@ -2,9 +2,9 @@ package token
 
 import (
 	"crypto/ed25519"
+	"iter"
 
 	"onionbalancer/descriptor"
-	"onionbalancer/keystore/token/internal/wire"
 )
 
 // The protocol between a process and its helper, on one page.
@@ -24,8 +24,9 @@ import (
 //	wrapping-key   object                                     wrapping
 //	wrap           object, method           secret: data key  data: it, wrapped
 //	unseal         object, sealed                             secret: expanded identity key
-//	certify        object, sealed, period,                    data: hourly certificates
-//	               signing, expiries                          secret: revision key
+//	certify        object, certify: of      data: the         certified: of each, size or error
+//	               each file, size, period, sealed files      data: their hourly certificates
+//	               signing, expiries                          secret: their revision keys
 //	sign-identity  object, sealed           data: message     data: signature
 //	generate       object                                     signing
 //	keys           prefix                                     keys
@@ -42,7 +43,7 @@ const HelperArgument = "pkcs11-helper"
 const HelperDescriptor = 3
 
 // ProtocolVersion is raised when the meaning of a message changes.
-const ProtocolVersion = 2
+const ProtocolVersion = 3
 
 // Op names a request.
 type Op string
@@ -64,36 +65,98 @@ const (
 )
 
 // MaxMessage is the size in bytes of the longest message that is signed.
-const MaxMessage = wire.MaxData
+const MaxMessage = 128 << 10
+
+// MaxBatch is how many files a request to certify has at most.
+const MaxBatch = 64
 
 // MaxText is the size in bytes of the longest error.
 const MaxText = 2 << 10
 
 // Request is the header of a request.
 type Request struct {
-	Op       Op                  `json:"op"`
-	Number   uint64              `json:"number"`
-	Version  int                 `json:"version,omitempty"`
-	Module   string              `json:"module,omitempty"` // path
-	Token    Selector            `json:"token,omitzero"`
-	InDoubt  bool                `json:"in_doubt,omitempty"` // nobody knows whether the token has refused this PIN
-	Object   Object              `json:"object,omitzero"`
-	Method   Method              `json:"method,omitempty"`
-	Prefix   string              `json:"prefix,omitempty"` // of labels
-	Sealed   []byte              `json:"sealed,omitempty"` // a sealed file
-	Period   descriptor.Period   `json:"period,omitzero"`
-	Signing  ed25519.PublicKey   `json:"signing,omitempty"`
-	Expiries descriptor.Expiries `json:"expiries,omitzero"`
-	Data     []byte              `json:"-"` // bytes to be signed; a frame's data
+	Op      Op       `json:"op"`
+	Number  uint64   `json:"number"`
+	Version int      `json:"version,omitempty"`
+	Module  string   `json:"module,omitempty"` // path
+	Token   Selector `json:"token,omitzero"`
+	InDoubt bool     `json:"in_doubt,omitempty"` // nobody knows whether the token has refused this PIN
+	Object  Object   `json:"object,omitzero"`
+	Method  Method   `json:"method,omitempty"`
+	Prefix  string   `json:"prefix,omitempty"`  // of labels
+	Sealed  []byte   `json:"sealed,omitempty"`  // a sealed file
+	Certify []Order  `json:"certify,omitempty"` // 1 to MaxBatch
+	Data    []byte   `json:"-"`                 // bytes to be signed, or sealed files; a frame's data
 }
+
+// Order is a certificate that is wanted by the key in one sealed file.
+type Order struct {
+	Size     int                 `json:"size"` // of the file, in bytes
+	Period   descriptor.Period   `json:"period"`
+	Signing  ed25519.PublicKey   `json:"signing"`
+	Expiries descriptor.Expiries `json:"expiries"`
+}
+
+// Certified is the answer to an Order.
+type Certified struct {
+	Size  int    `json:"size,omitempty"` // of the certificates, in bytes
+	Error *Error `json:"error,omitempty"`
+}
+
+// RevisionSize is the size in bytes of a revision key.
+const RevisionSize = 32
 
 // Response is the header of a response.
 type Response struct {
-	Number   uint64       `json:"number"`
-	Error    *Error       `json:"error,omitempty"`
-	Info     Info         `json:"info,omitzero"`
-	Wrapping WrappingKey  `json:"wrapping,omitzero"`
-	Signing  SigningKey   `json:"signing,omitzero"`
-	Keys     []SigningKey `json:"keys,omitempty"`
-	Data     []byte       `json:"-"` // a frame's data
+	Number    uint64       `json:"number"`
+	Error     *Error       `json:"error,omitempty"`
+	Info      Info         `json:"info,omitzero"`
+	Wrapping  WrappingKey  `json:"wrapping,omitzero"`
+	Signing   SigningKey   `json:"signing,omitzero"`
+	Keys      []SigningKey `json:"keys,omitempty"`
+	Certified []Certified  `json:"certified,omitempty"` // one for each Order
+	Data      []byte       `json:"-"`                   // a frame's data
+}
+
+// secretSize returns the size in bytes of the secret that answers request.
+func (r *Response) secretSize(request *Request) int {
+	switch {
+	case r.Error != nil:
+		return 0
+	case request.Op == OpUnseal:
+		return descriptor.ExpandedKeySize
+	}
+	size := 0
+	for _, c := range r.Certified {
+		if c.Error == nil {
+			size += RevisionSize
+		}
+	}
+	return size
+}
+
+// answers reports whether r has an answer to each order, and their certificates in its data.
+func (r *Response) answers(orders []Order) bool {
+	size := 0
+	for _, c := range r.Certified {
+		if c.Size < 0 || c.Size > len(r.Data) || c.Error != nil && c.Size != 0 {
+			return false
+		}
+		size += c.Size
+	}
+	return len(r.Certified) == len(orders) && (len(orders) == 0 || size == len(r.Data))
+}
+
+// errors yields the errors in r.
+func (r *Response) errors() iter.Seq[*Error] {
+	return func(yield func(*Error) bool) {
+		if r.Error != nil && !yield(r.Error) {
+			return
+		}
+		for _, c := range r.Certified {
+			if c.Error != nil && !yield(c.Error) {
+				return
+			}
+		}
+	}
 }

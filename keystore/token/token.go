@@ -86,6 +86,12 @@ const (
 	CodeFailed      Code = "failed"      // anything else
 )
 
+// OfToken reports whether the error is the token's and not the request's: until it is
+// there, or logged in to, all others fail as well.
+func (c Code) OfToken() bool {
+	return c == CodeAbsent || c == CodePIN || c == CodeFinalTry || c == CodeLocked
+}
+
 // Error is an error of a token, as it crosses from the helper. Text never holds
 // a PIN or a key.
 type Error struct {
@@ -108,7 +114,8 @@ func (e *Error) Is(target error) bool {
 
 // Token is a token that is used through a helper process. All methods may be
 // called concurrently; requests to one token are carried out one at a time, in
-// the order in which they come. Each returns when its context ends, and after
+// the order in which they come, but that certifications which wait go together (see
+// Certify). Each returns when its context ends, and after
 // 30 seconds at most: then the helper is killed, and the next request starts a
 // new one. So does one that finds the helper dead. No request is retried.
 //
@@ -243,27 +250,6 @@ func (t *Token) Unseal(ctx context.Context, o Object, sealedFile []byte) (*descr
 		return nil, fmt.Errorf("%s with %s: %w", doing, t.name, err)
 	}
 	return key, nil
-}
-
-// Certify has the helper unseal the identity key, certify signing for period p
-// by it, and wipe it. The caller verifies the certificates, by the blinded key of the
-// address that it means.
-func (t *Token) Certify(ctx context.Context, o Object, sealedFile []byte, p descriptor.Period, signing ed25519.PublicKey, expiries descriptor.Expiries) (descriptor.HourlyCertificates, descriptor.RevisionKey, error) {
-	const doing = "certifying"
-	response, secret, err := t.do(ctx, doing, Request{Op: OpCertify, Object: o, Sealed: sealedFile, Period: p, Signing: signing, Expiries: expiries}, nil)
-	if err != nil {
-		return descriptor.HourlyCertificates{}, descriptor.RevisionKey{}, err
-	}
-	defer secret.Wipe()
-	certs, err := descriptor.ParseHourly(response.Data)
-	var revision descriptor.RevisionKey
-	if err == nil {
-		secret.Do(func(secret []byte) { revision, err = descriptor.NewRevisionKey(secret) })
-	}
-	if err != nil {
-		return descriptor.HourlyCertificates{}, descriptor.RevisionKey{}, fmt.Errorf("%s with %s: %w", doing, t.name, err)
-	}
-	return certs, revision, nil
 }
 
 // SignIdentity has the helper unseal the identity key, sign message by it with

@@ -1,7 +1,6 @@
 package helper
 
 import (
-	"crypto/ed25519"
 	"runtime"
 
 	"onionbalancer/descriptor"
@@ -92,29 +91,4 @@ func (s *server) signIdentity(request *token.Request, _ *locked.Buffer, response
 		response.Data, err = key.Sign(request.Data)
 		return err
 	})
-}
-
-// certify signs for the blinded key, which lives no longer than it takes.
-func (s *server) certify(request *token.Request, _ *locked.Buffer, response *token.Response) (*locked.Buffer, error) {
-	if len(request.Signing) != ed25519.PublicKeySize || request.Period.Minutes() == 0 {
-		return nil, token.Errorf(token.CodeMisuse, "certify without a signing key of %d bytes and a period", ed25519.PublicKeySize)
-	}
-	revision := locked.New(32)
-	err := s.withIdentity(request, func(key *descriptor.IdentityKey) error {
-		blinded, err := key.Blind(request.Period)
-		if err != nil {
-			return err
-		}
-		defer blinded.Wipe()
-		certs, err := blinded.CertifyHours([32]byte(request.Signing), request.Expiries)
-		if err != nil {
-			return err
-		}
-		response.Data = certs.Bytes()
-		counters := blinded.RevisionKey().Bytes()
-		revision.Use(func(revision []byte) { copy(revision, counters) })
-		clear(counters)
-		return nil
-	})
-	return revision, err
 }

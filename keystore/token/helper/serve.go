@@ -94,18 +94,8 @@ func (s *server) close() {
 	}
 }
 
-// answer carries a request out. A panic of the module's is an error like any
-// other; what it says may hold a secret, so only its type is told.
+// answer carries a request out.
 func (s *server) answer(request token.Request, payload *locked.Buffer) (response token.Response, secret *locked.Buffer) {
-	defer func() {
-		if r := recover(); r != nil {
-			printCallers(os.Stderr)
-			wipe(secret)
-			response, secret = token.Response{}, nil
-			response.Error = token.Errorf(token.CodeFailed, "carrying out %s: the code for the token panicked (%T)", request.Op, r)
-		}
-		response.Number = request.Number
-	}()
 	handle, ok := handlers[request.Op]
 	var err error
 	switch {
@@ -114,13 +104,29 @@ func (s *server) answer(request token.Request, payload *locked.Buffer) (response
 	case s.hsm == nil && request.Op != token.OpOpen && request.Op != token.OpPing:
 		err = token.Errorf(token.CodeMisuse, "%s before open", request.Op)
 	default:
-		secret, err = handle(s, &request, payload, &response)
+		err = recovered(request.Op, func() (err error) {
+			secret, err = handle(s, &request, payload, &response)
+			return err
+		})
 	}
 	if err != nil {
 		wipe(secret)
-		return token.Response{Error: asError(err)}, nil
+		response, secret = token.Response{Error: asError(err)}, nil
 	}
+	response.Number = request.Number
 	return response, secret
+}
+
+// recovered returns the error of f. A panic of the module's is an error like any
+// other; what it says may hold a secret, so only its type is told.
+func recovered(op token.Op, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			printCallers(os.Stderr)
+			err = token.Errorf(token.CodeFailed, "carrying out %s: the code for the token panicked (%T)", op, r)
+		}
+	}()
+	return f()
 }
 
 // printCallers tells where a panic was, by names and lines alone: the arguments

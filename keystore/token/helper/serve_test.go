@@ -124,7 +124,7 @@ func TestServe(t *testing.T) {
 		{token.Request{Op: token.OpInfo}, nil, token.CodeMisuse, "info before open", ""},
 		{token.Request{Op: "nonsense"}, nil, token.CodeMisuse, "unknown request", ""},
 		{token.Request{Op: token.OpOpen, Version: 99}, nil, token.CodeMisuse, "version 99", ""},
-		{token.Request{Op: token.OpOpen, Version: token.ProtocolVersion - 1}, nil, token.CodeMisuse, "version 1 of the protocol, want 2", ""},
+		{token.Request{Op: token.OpOpen, Version: token.ProtocolVersion - 1}, nil, token.CodeMisuse, "version 2 of the protocol, want 3", ""},
 		{token.Request{Op: token.OpOpen, Version: token.ProtocolVersion, Module: "missing"}, nil, token.CodeAbsent, "no module", "load missing"},
 		{token.Request{Op: token.OpOpen, Version: token.ProtocolVersion, Module: "m", Token: token.Selector{Label: "t"}, InDoubt: true}, locked.New(4), "", "", "load m,open t with PIN of 4 in doubt,info"},
 		{token.Request{Op: token.OpOpen, Version: token.ProtocolVersion, Module: "m"}, nil, token.CodeMisuse, "opened already", ""},
@@ -134,9 +134,14 @@ func TestServe(t *testing.T) {
 		{token.Request{Op: token.OpWrap}, locked.New(32), token.CodeNoKey, "there is nothing", "wrap"},
 		{token.Request{Op: token.OpUnseal, Sealed: []byte("x")}, nil, token.CodeDamaged, "not JSON", ""},
 		{token.Request{Op: token.OpSignIdentity, Data: []byte("m")}, nil, token.CodeDamaged, "not JSON", ""},
-		{token.Request{Op: token.OpCertify}, nil, token.CodeMisuse, "signing key of 32 bytes", ""},
-		{token.Request{Op: token.OpCertify, Signing: make([]byte, 32)}, nil, token.CodeMisuse, "and a period", ""},
-		{token.Request{Op: token.OpCertify, Signing: make([]byte, 32), Period: descriptor.Period{Number: 1, Length: time.Hour}}, nil, token.CodeDamaged, "not JSON", ""},
+		{token.Request{Op: token.OpCertify}, nil, token.CodeMisuse, "by 0 files", ""},
+		{token.Request{Op: token.OpCertify, Certify: make([]token.Order, token.MaxBatch+1)}, nil, token.CodeMisuse, "want 1 to 64", ""},
+		{token.Request{Op: token.OpCertify, Certify: []token.Order{{Size: 2}}, Data: []byte("x")}, nil, token.CodeMisuse, "of 2 bytes, of which there are 1", ""},
+		{token.Request{Op: token.OpCertify, Certify: []token.Order{{Size: -1}}}, nil, token.CodeMisuse, "of -1 bytes", ""},
+		{token.Request{Op: token.OpCertify, Certify: []token.Order{{}}, Data: []byte("x")}, nil, token.CodeMisuse, "1 bytes more than the files", ""},
+		{token.Request{Op: token.OpCertify, Certify: []token.Order{{}}}, nil, token.CodeMisuse, "signing key of 32 bytes", ""},
+		{token.Request{Op: token.OpCertify, Certify: []token.Order{{Signing: make([]byte, 32)}}}, nil, token.CodeMisuse, "and a period", ""},
+		{token.Request{Op: token.OpCertify, Certify: []token.Order{{Size: 1, Signing: make([]byte, 32), Period: descriptor.Period{Number: 1, Length: time.Hour}}}, Data: []byte("x")}, nil, token.CodeDamaged, "not JSON", ""},
 		{token.Request{Op: token.OpGenerate}, nil, token.CodeNoKey, "there is nothing", "generate"},
 		{token.Request{Op: token.OpKeys}, nil, token.CodeNoKey, "there is nothing", "keys"},
 		{token.Request{Op: token.OpSign}, nil, token.CodeNoKey, "there is nothing", "sign 0"},
@@ -150,6 +155,8 @@ func TestServe(t *testing.T) {
 		got := token.Error{}
 		if response.Error != nil {
 			got = *response.Error
+		} else if len(response.Certified) > 0 {
+			got = *response.Certified[0].Error
 		}
 		if got.Code != step.code || !strings.Contains(got.Text, step.text) || strings.Contains(got.Text, "seven") {
 			t.Errorf("step %d, %s: error %q of code %q, want %q of %q", i, step.request.Op, got.Text, got.Code, step.text, step.code)
@@ -224,7 +231,7 @@ func (s stream) Close() error                { return nil }
 func FuzzServe(f *testing.F) {
 	var b strings.Builder
 	for _, request := range []token.Request{
-		{Op: token.OpOpen, Version: token.ProtocolVersion}, {Op: token.OpUnseal, Sealed: []byte("{}")}, {Op: token.OpCertify}, {Op: token.OpDestroy}, {Op: token.OpKeys},
+		{Op: token.OpOpen, Version: token.ProtocolVersion}, {Op: token.OpUnseal, Sealed: []byte("{}")}, {Op: token.OpCertify, Certify: []token.Order{{Size: 4}, {}}}, {Op: token.OpDestroy}, {Op: token.OpKeys},
 	} {
 		if err := wire.Write(&b, request, []byte("data"), nil); err != nil {
 			f.Fatal(err)

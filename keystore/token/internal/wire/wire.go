@@ -28,8 +28,8 @@ import (
 // Sizes in bytes.
 const (
 	MaxHeader = 512 << 10 // a list of a thousand keys with long labels
-	MaxData   = 128 << 10 // a message to sign
-	MaxSecret = 1 << 10   // a PIN, a data key, an identity key
+	MaxData   = 512 << 10 // a message to sign, many sealed files, many certificates
+	MaxSecret = 4 << 10   // a PIN, a data key, an identity key, many revision keys
 
 	prefixSize = 12
 )

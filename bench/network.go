@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"onionbalancer/bench/cputime"
 	"onionbalancer/bench/harness"
 	"onionbalancer/keystore"
 	"onionbalancer/testnet"
@@ -181,7 +180,7 @@ func watch(ctx context.Context, long time.Duration, both []*contender, into []*s
 	before, began := make([]time.Duration, len(both)), time.Now()
 	var err error
 	for i, c := range both {
-		if before[i], err = cputime.Process(c.run.PID()); err != nil {
+		if before[i], err = lab.ProcessorTime(c.run.PID()); err != nil {
 			return err
 		}
 	}
@@ -196,7 +195,7 @@ func watch(ctx context.Context, long time.Duration, both []*contender, into []*s
 		return context.Cause(ctx)
 	}
 	for i, c := range both {
-		used, err := cputime.Process(c.run.PID())
+		used, err := lab.ProcessorTime(c.run.PID())
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +26,8 @@ type ServiceConfig struct {
 	// these addresses ("….onion") too. Without any it is an ordinary service.
 	Masters []string
 
-	Key string // a tor HiddenServiceDir whose key it has; one of its own by default
+	// Files are copied into its HiddenServiceDir: a key, or an ob_config in place of Masters.
+	Files []string
 
 	IntroductionPoints int          // in each descriptor; tor's default is 3
 	Options            []string     // further torrc lines of the service, "HiddenService… value"
@@ -103,10 +105,8 @@ func (s *Service) prepare() (err error) {
 	if err := s.writeMasters(); err != nil {
 		return err
 	}
-	if s.config.Key != "" {
-		if err := copyKey(s.config.Key, s.dir); err != nil {
-			return err
-		}
+	if err := s.copyFiles(); err != nil {
+		return err
 	}
 	// Its port stays free while it is stopped, as those of outgoing connections do not.
 	address, err := s.server.net.ports.reserve()
@@ -120,18 +120,26 @@ func (s *Service) prepare() (err error) {
 	return s.backend.start()
 }
 
-// copyKey copies the key of one HiddenServiceDir to another.
-func copyKey(from, to string) error {
-	for _, name := range []string{"hs_ed25519_secret_key", "hs_ed25519_public_key"} {
-		content, err := os.ReadFile(filepath.Join(from, name))
+// obConfig is the name of the file of masters.
+const obConfig = "ob_config"
+
+// copyFiles copies Files.
+func (s *Service) copyFiles() error {
+	for _, name := range s.config.Files {
+		content, err := os.ReadFile(name)
 		if err == nil {
-			err = os.WriteFile(filepath.Join(to, name), content, 0o600)
+			err = os.WriteFile(filepath.Join(s.dir, filepath.Base(name)), content, 0o600)
 		}
 		if err != nil {
-			return fmt.Errorf("copying a key: %w", err)
+			return fmt.Errorf("copying a file of a service: %w", err)
 		}
 	}
 	return nil
+}
+
+// instance reports whether the service answers under other addresses too.
+func (s *Service) instance() bool {
+	return len(s.config.Masters) > 0 || slices.ContainsFunc(s.config.Files, func(name string) bool { return filepath.Base(name) == obConfig })
 }
 
 // Name is the service's name.
@@ -330,7 +338,7 @@ func (s *Service) torrc(t *torrc) {
 	t.path("HiddenServiceDir", s.dir)
 	t.set("HiddenServiceVersion", 3)
 	t.set("HiddenServicePort", "80 "+s.backend.address)
-	if len(s.config.Masters) > 0 {
+	if s.instance() {
 		t.set("HiddenServiceOnionBalanceInstance", 1)
 	}
 	if s.config.IntroductionPoints > 0 {
@@ -352,7 +360,7 @@ func (s *Service) writeMasters() error {
 		}
 		fmt.Fprintf(&text, "MasterOnionAddress %s\n", master)
 	}
-	path := filepath.Join(s.dir, "ob_config")
+	path := filepath.Join(s.dir, obConfig)
 	if err := os.WriteFile(path+".new", []byte(text.String()), 0o600); err != nil {
 		return err
 	}

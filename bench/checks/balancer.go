@@ -13,7 +13,6 @@ import (
 
 	"github.com/cretz/bine/control"
 
-	"onionbalancer/bench/cputime"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor/process"
 	"onionbalancer/keystore"
@@ -109,7 +108,7 @@ func (b *balancer) info(key string) (uint64, error) {
 func (b *balancer) take(ctx context.Context) (c counts, err error) {
 	c.at, c.circuits = time.Now(), b.circuits.Load()
 	for i, pid := range []int{b.run.PID(), b.torPID} {
-		if c.processor[i], err = cputime.Process(pid); err != nil {
+		if c.processor[i], err = lab.ProcessorTime(pid); err != nil {
 			return c, err
 		}
 	}

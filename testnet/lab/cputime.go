@@ -1,4 +1,4 @@
-package cputime
+package lab
 
 import (
 	"fmt"
@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process returns the processor time that a process has used so far, to the
+// ProcessorTime returns the processor time that a process has used so far, to the
 // nanosecond: the times in /proc count in hundredths of a second, of which it may
 // need none.
-func Process(pid int) (time.Duration, error) {
+func ProcessorTime(pid int) (time.Duration, error) {
 	const processClock = 2 // the low bits of a clock's number, which say whose time it counts
 	var t unix.Timespec
 	if err := unix.ClockGettime(int32(^pid)<<3|processClock, &t); err != nil {

@@ -153,7 +153,7 @@ type progressLine struct {
 	mu      sync.Mutex
 	printed time.Time
 	last    string // that was printed where lines cannot be overwritten
-	open    bool // the cursor stands behind a progress line
+	open    bool   // the cursor stands behind a progress line
 }
 
 func newProgressLine(out io.Writer) *progressLine {

@@ -173,7 +173,7 @@ func TestAllDrained(t *testing.T) {
 		s.say(2, func(w *state.Word) { w.Weight = weight(t, "0") })
 		s.settle(time.Minute)
 		got := s.want("all taken out", status.StateFailed)
-		if d := got.Instances[2].Drain; d == nil || !d.Stays || !d.Left.IsZero() || d.Safe || got.Instances[0].Drain.Stays {
+		if d := got.Instances[2].Drain; d == nil || !d.Stays || !d.Left.IsZero() || d.Safe || got.Instances[0].Drain.Stays || got.Instances[2].Published == 0 {
 			t.Errorf("the last one: %+v", d)
 		}
 		if n := s.reach("all taken out", 20)[s.instances[2]]; n != 20 {

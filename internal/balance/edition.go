@@ -134,6 +134,20 @@ func (e *Edition) owns(a descriptor.Address) bool {
 	return slices.ContainsFunc(e.slots, func(s slot) bool { return s.holding.owns(a) })
 }
 
+// pointsOf returns how many points of the instance a slot of e holds at most; e may be nil.
+func (e *Edition) pointsOf(a descriptor.Address) (most int) {
+	if e == nil {
+		return 0
+	}
+	for _, at := range e.slots {
+		if at.holding.owns(a) {
+			own := slices.DeleteFunc(slices.Clone(at.holding.owners), func(owner descriptor.Address) bool { return owner != a })
+			most = max(most, len(own))
+		}
+	}
+	return most
+}
+
 // expires returns when clients begin to refuse e.
 func (e *Edition) expires() time.Time { return e.Credential.ExpiresAt(e.Built) }
 

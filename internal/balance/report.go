@@ -250,6 +250,7 @@ func (s *Service) describe(now time.Time) status.Service {
 		seconds := s.report.published.Sub(s.started).Seconds()
 		out.FirstAnswer = &seconds
 	}
+	current := v.Targets[v.Current].Keys.Period
 	missing := false // an instance that should have clients
 	for n := range v.Instances.Backends {
 		i := v.offering(n)
@@ -262,7 +263,9 @@ func (s *Service) describe(now time.Time) status.Service {
 		switch taken := v.Instances.TakenOut(n) != ""; {
 		case s.cfg.Withdrawn:
 		case taken:
-			line.Drain = s.describeDrain(v, n)
+			if line.Drain = s.describeDrain(v, n); line.Drain.Stays {
+				line.Published = s.state.Editions[current].pointsOf(v.Instances.Backends[n].Address)
+			}
 		case i.idle(line) && s.advised.drops(i.Name):
 			line.Warnings = append(line.Warnings, "the strategy's program gives it no clients")
 		case i.idle(line) && line.Path == "" && s.plan.OverTurns == nil: // else it has its turn
@@ -274,7 +277,6 @@ func (s *Service) describe(now time.Time) status.Service {
 		out.Instances = append(out.Instances, line)
 	}
 	out.NextFetch = v.Instances.NextFetch()
-	current := v.Targets[v.Current].Keys.Period
 	out.Descriptors = s.describeEditions(current)
 	out.Warnings = slices.Concat(s.warnings(v), s.keys.Warnings(now))
 	if text := s.keys.Outlook(); text != "" {
@@ -452,7 +454,7 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 // or warned of.
 func (s *Service) sum(now time.Time, current descriptor.Period, lesser bool) status.State {
 	e := s.state.Editions[current]
-	published, stays := e.published(), e != nil && now.Sub(e.heard) < keptFor
+	published, stays := e.published() || s.goesOn() != nil, e != nil && now.Sub(e.heard) < keptFor
 	switch {
 	case s.report.lack != lackNone:
 		return status.StateFailed

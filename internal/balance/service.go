@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -418,11 +419,19 @@ func (s *Service) Published() bool {
 	defer s.mu.Unlock()
 	v := &s.report.view
 	e := s.state.Editions[v.Targets[v.Current].Keys.Period]
-	if e == nil {
-		t := s.plan.target(v.Targets[v.Current].Ring)
-		return t != nil && t.stored
+	return e != nil && !e.heard.IsZero() || s.goesOn() != nil
+}
+
+// goesOn returns what an earlier process published of the descriptor that clients fetch
+// now, if a hosted service goes on from that; else nil.
+func (s *Service) goesOn() *past {
+	v := &s.report.view
+	current := v.Targets[v.Current].Keys.Period
+	stored := func(t Target) bool { return t.stored && t.Keys.Period == current } // of this turn, or of one before the last consensus
+	if s.state.Editions[current] != nil || !slices.ContainsFunc(s.plan.Targets, stored) {
+		return nil
 	}
-	return !e.heard.IsZero()
+	return s.state.Before[current]
 }
 
 // Plan returns the last plan.

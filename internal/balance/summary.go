@@ -43,6 +43,8 @@ func (s *Service) Summary() Summary {
 	out.Warnings = append(out.Warnings, s.liars()...)
 	if e := s.state.Editions[current]; e != nil {
 		out.Made, out.Missing = e.age()
+	} else if before := s.goesOn(); before != nil {
+		out.Made = before.made.Built
 	}
 	return out
 }

@@ -44,6 +44,23 @@ func TestSummary(t *testing.T) {
 	})
 }
 
+// A hosted service that goes on from what an earlier process published is served by that.
+func TestSummaryAfterRestart(t *testing.T) {
+	onScene(t, sim.Config{Seed: 63, Relays: 60}, func(t *testing.T, s *scene) {
+		s.stop()
+		s.custody = func(c *Config) { c.Hosted = true }
+		s.start()
+		s.settle(30 * time.Minute)
+		before := s.service.Summary()
+		s.restart()
+		s.settle(5 * time.Minute)
+		got := s.service.Summary()
+		if got.State != status.StateOK || s.service.Status().State != status.StateOK || got.Made.Unix() != before.Made.Unix() {
+			t.Errorf("after a restart: %+v, before: %+v", got, before)
+		}
+	})
+}
+
 // Draining tells of one instance what the status tells of all.
 func TestDraining(t *testing.T) {
 	onScene(t, sim.Config{Seed: 62, Relays: 60}, func(t *testing.T, s *scene) {

@@ -152,6 +152,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.wait.Go(func() { d.rooms.Run(d.ctx, d.moved) })
 	d.wait.Go(func() { d.events.Run(d.ctx, d.store) })
 	d.wait.Go(func() { d.countries.Run(d.ctx) })
+	d.wait.Go(func() { d.tellShards(d.ctx) })
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for address, cfg := range d.initial {

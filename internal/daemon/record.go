@@ -16,13 +16,15 @@ import (
 )
 
 // Recorder records events: each is logged at once, counted, and written to the
-// history in the store, in the background.
+// history in the store, in the background. Those of shards' customers are gathered.
 type Recorder struct {
 	log event.Recorder
 
 	mu      sync.Mutex        // protects the fields below
 	counts  map[string]uint64 // events recorded, by kind
 	pending [][]byte          // events for the store, the oldest first
+	shards  map[descriptor.Address]string
+	gathers map[gatherKey]*gathered
 }
 
 // How often the history is written, and how many events may be pending while
@@ -35,15 +37,29 @@ const (
 // NewRecorder returns a Recorder that logs to log, with services named by
 // name.
 func NewRecorder(log *slog.Logger, name func(descriptor.Address) slog.LogValuer) *Recorder {
-	return &Recorder{log: event.Log(log, name), counts: map[string]uint64{}}
+	return &Recorder{log: event.Log(log, name), counts: map[string]uint64{}, shards: map[descriptor.Address]string{}, gathers: map[gatherKey]*gathered{}}
 }
 
 // Record is an event.Recorder.
 func (r *Recorder) Record(e event.Event) {
+	r.mu.Lock()
+	r.counts[string(e.Kind)]++
+	shard := r.shards[e.Service]
+	if shard != "" && e.Level >= slog.LevelInfo {
+		if !routine(e) {
+			r.gather(shard, e)
+		}
+		e.Level = slog.LevelDebug
+	}
+	r.mu.Unlock()
+	r.tell(e)
+}
+
+// tell logs an event, and writes it to the history.
+func (r *Recorder) tell(e event.Event) {
 	r.log(e)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.counts[string(e.Kind)]++
 	if e.Level < slog.LevelInfo || routine(e) || len(r.pending) >= historyPending {
 		return
 	}
@@ -73,8 +89,12 @@ func (r *Recorder) Run(ctx context.Context, store *state.DB) {
 	}
 }
 
-// flush writes the pending events to the history.
+// flush tells what was gathered for long enough, or at the end of ctx all, and writes the
+// pending events to the history.
 func (r *Recorder) flush(ctx context.Context, store *state.DB) {
+	for _, e := range r.ripe(ctx.Err() != nil) {
+		r.tell(e)
+	}
 	r.mu.Lock()
 	pending := r.pending
 	r.pending = nil

@@ -184,3 +184,49 @@ func TestHistorySurvivesRestart(t *testing.T) {
 		}
 	})
 }
+
+// What happens to all customers of a shard is one line of the log and one entry of the
+// history, after a while; an error at once.
+func TestShardEventsGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		store := statetest.Open(t, "")
+		r := NewRecorder(slog.New(slog.NewTextHandler(&log, nil)), new(Daemon).name)
+		ended := make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { defer close(ended); r.Run(ctx, store) }()
+		record := func(kind event.Kind, level slog.Level, text string, attrs ...slog.Attr) {
+			for n := range 250 {
+				attrs := append([]slog.Attr{slog.Int("period", n)}, attrs...)
+				r.Record(event.Event{At: time.Now(), Kind: kind, Level: level, Service: descriptor.Address{byte(n), 1}, Text: text, Attrs: attrs})
+			}
+		}
+		for n := range 250 {
+			r.Assign(descriptor.Address{byte(n), 1}, "s1")
+		}
+		record(event.Publishing, slog.LevelInfo, "publishing", slog.String("reason", "introduction points changed"))
+		record(event.Publishing, slog.LevelInfo, "publishing", slog.Any("reason", balance.ReasonRefresh))
+		record(event.Lack, slog.LevelError, "no instance is reachable")
+		r.Record(event.Event{At: time.Now(), Kind: event.Warning, Level: slog.LevelWarn, Service: descriptor.Address{7, 1}, Text: "somebody else publishes"})
+		time.Sleep(historyEvery + time.Second)
+		if all := history(t, store); len(all) != 1 || all[0].Text != "no instance is reachable" || all[0].Service != "" || all[0].Attrs["customers"] != 250.0 || all[0].Attrs["shard"] != "s1" {
+			t.Errorf("at once: %+v", all)
+		}
+		time.Sleep(gatherFor)
+		all := history(t, store)
+		if len(all) != 3 || all[1].Attrs["reason"] != "introduction points changed" || all[1].Attrs["period"] != nil || all[1].Attrs["customers"] != 250.0 {
+			t.Errorf("after a while: %+v", all)
+		}
+		if len(all) == 3 && (all[2].Service != (descriptor.Address{7, 1}).String() || all[2].Attrs["shard"] != "s1" || all[2].Attrs["customers"] != nil) {
+			t.Errorf("of one customer: %+v", all[2])
+		}
+		r.Assign(descriptor.Address{7, 1}, "")
+		r.Record(event.Event{At: time.Now(), Kind: event.Published, Service: descriptor.Address{7, 1}, Text: "published"})
+		r.Record(event.Event{At: time.Now(), Kind: event.Published, Service: descriptor.Address{8, 1}, Text: "published"})
+		cancel()
+		<-ended
+		if all := history(t, store); len(all) != 5 || r.Counts()[string(event.Publishing)] != 500 || strings.Count(log.String(), "\n") != 5 {
+			t.Errorf("at the end: %+v, counted %v, logged\n%s", all, r.Counts(), log.String())
+		}
+	})
+}

@@ -3,7 +3,9 @@ package daemon
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"sync"
@@ -12,16 +14,16 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/hosting"
-	"onionbalancer/internal/hosting/api"
 	"onionbalancer/internal/status"
 )
 
-// census is what the status asks the registry of customers.
+// census is what the status asks the registry of customers, as *hosting.Registry answers.
 type census interface {
 	Shards() []hosting.Shard
-	Customer(customer string) (api.Detail, error)
+	Customer(customer string) (hosting.Customer, error)
 }
 
 // shardsKept is for how long what was found about the shards is told again: it takes some
@@ -371,6 +373,48 @@ func (d *Daemon) EachCustomer(do func(status.Published)) {
 			if s := r.Summary(); !s.Withdrawn {
 				do(status.Published{Shard: h.cfg.Name, Name: d.customerName(r.Address().String()), State: s.State, Made: s.Made})
 			}
+		}
+	}
+}
+
+// tellShardsEvery is how often the states of shards are looked at for the log.
+const tellShardsEvery = time.Minute
+
+// tellShards records what changes about shards as a whole until ctx ends.
+func (d *Daemon) tellShards(ctx context.Context) {
+	tick := time.NewTicker(tellShardsEvery)
+	defer tick.Stop()
+	last := map[string]status.Shard{}
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		now := map[string]status.Shard{}
+		for _, s := range d.shardStatuses() {
+			d.tellShard(last[s.Name], s)
+			now[s.Name] = s
+		}
+		last = now
+	}
+}
+
+// tellShard records how a shard changed.
+func (d *Daemon) tellShard(was, is status.Shard) {
+	about := event.Event{At: time.Now(), Kind: event.Shard, Attrs: []slog.Attr{slog.String("shard", is.Name)}}
+	if is.State != was.State {
+		e, c := about, is.Customers
+		e.Text = "shard"
+		e.Level = map[status.State]slog.Level{status.StateDegraded: slog.LevelWarn, status.StateFailed: slog.LevelError}[is.State]
+		e.Attrs = append(e.Attrs, slog.Any("state", is.State), slog.Int("ok", c.OK), slog.Int("degraded", c.Degraded), slog.Int("starting", c.Starting), slog.Int("failed", c.Failed))
+		d.events.Record(e)
+	}
+	for _, text := range is.Warnings {
+		if !slices.Contains(was.Warnings, text) {
+			e := about
+			e.Text, e.Level = text, slog.LevelWarn
+			d.events.Record(e)
 		}
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/hosting"
-	"onionbalancer/internal/hosting/api"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
 )
@@ -24,13 +24,13 @@ func (fakeCensus) Shards() []hosting.Shard {
 	return []hosting.Shard{{Name: "s1", Active: 4, Suspended: 1, Spares: 3, Pending: 2}}
 }
 
-func (f fakeCensus) Customer(customer string) (api.Detail, error) {
+func (f fakeCensus) Customer(customer string) (hosting.Customer, error) {
 	for name, address := range f {
 		if customer == name || customer == address.String() {
-			return api.Detail{Customer: hosting.Customer{Name: name, Address: address, Shard: "s1", State: hosting.Active}}, nil
+			return hosting.Customer{Name: name, Address: address, Shard: "s1", State: hosting.Active}, nil
 		}
 	}
-	return api.Detail{}, fmt.Errorf("%q: %w", customer, hosting.ErrUnknown)
+	return hosting.Customer{}, fmt.Errorf("%q: %w", customer, hosting.ErrUnknown)
 }
 
 // onShard runs do with a daemon whose services are five customers of the shard s1.
@@ -95,6 +95,9 @@ func TestShardStatus(t *testing.T) {
 		if got.State != status.StateFailed || got.Customers.Failed != 5 || got.Needy != 5 || len(got.Attention) != mostAttention || got.Attention[0].Customer[:1] != "c" {
 			t.Errorf("with none: %+v", got)
 		}
+		if told := strings.Join(shardStates(t, d), " "); told != "ok degraded failed" {
+			t.Errorf("told %s", told)
+		}
 		if raw, _ := json.Marshal(got); len(raw) > 4000 {
 			t.Errorf("%d bytes: %s", len(raw), raw)
 		}
@@ -135,4 +138,15 @@ func TestShardOrders(t *testing.T) {
 			t.Errorf("a day later: %+v", drain)
 		}
 	})
+}
+
+// shardStates lists the states of the shard that the history tells.
+func shardStates(t *testing.T, d *Daemon) (list []string) {
+	d.events.flush(t.Context(), d.store)
+	for _, e := range history(t, d.store) {
+		if state, told := e.Attrs["state"]; told && e.Kind == event.Shard {
+			list = append(list, fmt.Sprint(state))
+		}
+	}
+	return list
 }

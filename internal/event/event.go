@@ -33,6 +33,7 @@ const (
 	Clients       Kind = "clients"        // other clients may read a descriptor
 	Reload        Kind = "reload"         // a configuration was taken over, or refused
 	Tor           Kind = "tor"            // a tor connected, died or moved its services
+	Shard         Kind = "shard"          // a shard's state changed, or it has another warning
 )
 
 // Event is something that happened at one moment.

@@ -36,6 +36,7 @@ var meanings = []struct {
 	{hosting.ErrNoSpare, http.StatusConflict, CodeNoSpare},
 	{hosting.ErrTaken, http.StatusConflict, "name_taken"},
 	{hosting.ErrConflict, http.StatusConflict, "request_id_used"},
+	{hosting.ErrRemoved, http.StatusConflict, "customer_removed"},
 	{hosting.ErrName, http.StatusUnprocessableEntity, "invalid_name"},
 }
 

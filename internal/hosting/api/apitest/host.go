@@ -109,14 +109,16 @@ func (h *Host) Change(_ context.Context, customer string, change api.Change) (ap
 	}
 	from := h.shards[c.Shard]
 	switch {
+	case c.State == hosting.Removed && change.To != hosting.Removed:
+		return api.Detail{}, fmt.Errorf("%q: %w", customer, hosting.ErrRemoved)
 	case change.Shard != "":
 		to := h.shards[change.Shard]
 		if to == nil {
 			return api.Detail{}, fmt.Errorf("%q: %w", change.Shard, hosting.ErrNoShard)
 		}
 		if to != from {
-			from.Active--
-			to.Active++
+			*count(from, c.State)--
+			*count(to, c.State)++
 			c.Shard, c.Since = to.Name, now()
 			h.note(c, "moved")
 		}

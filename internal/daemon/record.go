@@ -16,7 +16,7 @@ import (
 )
 
 // Recorder records events: each is logged at once, counted, and written to the
-// history in the store, in the background. Those of shards' customers are gathered.
+// history in the store, in the background. Those of shards' customers are bundled.
 type Recorder struct {
 	log event.Recorder
 
@@ -24,7 +24,7 @@ type Recorder struct {
 	counts  map[string]uint64 // events recorded, by kind
 	pending [][]byte          // events for the store, the oldest first
 	shards  map[descriptor.Address]string
-	gathers map[gatherKey]*gathered
+	bundles map[bundleKey]*bundle
 }
 
 // How often the history is written, and how many events may be pending while
@@ -37,7 +37,7 @@ const (
 // NewRecorder returns a Recorder that logs to log, with services named by
 // name.
 func NewRecorder(log *slog.Logger, name func(descriptor.Address) slog.LogValuer) *Recorder {
-	return &Recorder{log: event.Log(log, name), counts: map[string]uint64{}, shards: map[descriptor.Address]string{}, gathers: map[gatherKey]*gathered{}}
+	return &Recorder{log: event.Log(log, name), counts: map[string]uint64{}, shards: map[descriptor.Address]string{}, bundles: map[bundleKey]*bundle{}}
 }
 
 // Record is an event.Recorder.
@@ -47,7 +47,7 @@ func (r *Recorder) Record(e event.Event) {
 	shard := r.shards[e.Service]
 	if shard != "" && e.Level >= slog.LevelInfo {
 		if !routine(e) {
-			r.gather(shard, e)
+			r.bundle(shard, e)
 		}
 		e.Level = slog.LevelDebug
 	}
@@ -89,7 +89,7 @@ func (r *Recorder) Run(ctx context.Context, store *state.DB) {
 	}
 }
 
-// flush tells what was gathered for long enough, or at the end of ctx all, and writes the
+// flush tells what was bundled for long enough, or at the end of ctx all, and writes the
 // pending events to the history.
 func (r *Recorder) flush(ctx context.Context, store *state.DB) {
 	for _, e := range r.ripe(ctx.Err() != nil) {

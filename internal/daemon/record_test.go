@@ -187,7 +187,7 @@ func TestHistorySurvivesRestart(t *testing.T) {
 
 // What happens to all customers of a shard is one line of the log and one entry of the
 // history, after a while; an error at once.
-func TestShardEventsGathered(t *testing.T) {
+func TestShardEventsBundled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		store := statetest.Open(t, "")
@@ -212,7 +212,7 @@ func TestShardEventsGathered(t *testing.T) {
 		if all := history(t, store); len(all) != 1 || all[0].Text != "no instance is reachable" || all[0].Service != "" || all[0].Attrs["customers"] != 250.0 || all[0].Attrs["shard"] != "s1" {
 			t.Errorf("at once: %+v", all)
 		}
-		time.Sleep(gatherFor)
+		time.Sleep(bundleFor)
 		all := history(t, store)
 		if len(all) != 3 || all[1].Attrs["reason"] != "introduction points changed" || all[1].Attrs["period"] != nil || all[1].Attrs["customers"] != 250.0 {
 			t.Errorf("after a while: %+v", all)

@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"onionbalancer/bench/cputime"
 	"onionbalancer/bench/points"
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
@@ -97,4 +100,71 @@ func newTokenSigner(b *testing.B) crypto.Signer {
 		b.Fatal(err)
 	}
 	return signer
+}
+
+// together is how many keys certify at once in BenchmarkCertifyTogether.
+const together = 256
+
+// BenchmarkCertifyTogether has many sealed keys certify at once, as the customers of a shard do
+// when a period begins. One operation is one certification.
+func BenchmarkCertifyTogether(b *testing.B) {
+	b.Run("sealed-apart", func(b *testing.B) { certifyTogether(b, 1) })
+	b.Run("sealed-together", func(b *testing.B) { certifyTogether(b, together) })
+}
+
+// certifyTogether certifies by keys of which each group of the given size was sealed together,
+// with RSA.
+func certifyTogether(b *testing.B, group int) {
+	hsm := tokentest.New(b)
+	hsm.Make(b, tokentest.RSA, "wrap", "01")
+	uri, err := pkcs11uri.Parse(hsm.URI("wrap"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	dir := b.TempDir()
+	var refs []string
+	path := func(a descriptor.Address) string {
+		at := filepath.Join(dir, a.String())
+		refs = append(refs, hsm.URI("wrap")+"&x-sealed="+url.QueryEscape(at))
+		return at
+	}
+	for len(refs) < together {
+		if _, err := keystore.SealNew(b.Context(), uri, group, path); err != nil {
+			b.Fatal(err)
+		}
+	}
+	custodians := keystore.OpenAll(b.Context(), refs, nil)
+	for _, c := range custodians {
+		if c.Err != nil {
+			b.Fatal(c.Err)
+		}
+		defer c.Custodian.Close()
+	}
+	n := uint64(0)
+	certifyAll := func() {
+		n++
+		var all errgroup.Group
+		for _, c := range custodians {
+			all.Go(func() error {
+				public, _, err := ed25519.GenerateKey(rand.Reader)
+				if err == nil {
+					p := offline.Public.Period(first + n)
+					_, err = c.Custodian.Certify(b.Context(), p, public, offline.Public.Expiries(p.Number))
+				}
+				return err
+			})
+		}
+		if err := all.Wait(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	certifyAll()
+	children := cputime.Children()
+	cpu := cputime.Start()
+	b.ResetTimer()
+	for done := 0; done < b.N; done += together {
+		certifyAll()
+	}
+	cpu.Report(b)
+	b.ReportMetric(float64(cputime.Children()-children)/float64(b.N), cputime.ChildrenMetric)
 }

@@ -91,8 +91,10 @@ type Env struct {
 	// Uploads returns the current upload queue of a service: each tor has one.
 	Uploads func(descriptor.Address) Uploader
 	Store   Store
-	Record  event.Recorder
-	Now     func() time.Time // nil stands for time.Now
+	// Gates bound how many services have their custodians certify at once; nil: nothing does.
+	Gates  *credential.Gates
+	Record event.Recorder
+	Now    func() time.Time // nil stands for time.Now
 
 	// For visits of the public address; nil: there are none.
 	Visitor Visitor
@@ -158,7 +160,7 @@ func NewService(cfg Config, env Env) *Service {
 		record := env.Record
 		s.env.Record = func(e event.Event) { e.Level = slog.LevelDebug; record(e) }
 	}
-	s.keys = credential.New(cfg.Keys, credential.Env{Service: s.address, Record: s.env.Record, Post: func(f func(time.Time)) { s.post(f) }})
+	s.keys = credential.New(cfg.Keys, credential.Env{Service: s.address, Record: s.env.Record, Gates: s.env.Gates, Post: func(f func(time.Time)) { s.post(f) }})
 	return s
 }
 

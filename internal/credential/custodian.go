@@ -85,6 +85,7 @@ type Keys struct {
 	// Reference identifies a custody: as long as it stays the same, certificates
 	// made before stay valid.
 	Reference string
+	Gate      Gate   // that its custodian shares with others
 	Form      string // of the identity key's custody, for people
 	Where     string // the descriptor-signing keys are, for people
 }

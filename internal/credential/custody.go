@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,6 +26,8 @@ var errClosed = errors.New("the keys have been closed")
 type custody struct {
 	keys Keys
 	turn chan struct{} // holds a token while a call is made
+
+	called atomic.Int64 // when the custodian was called to certify, in Unix nanoseconds; 0 if no call is in flight
 
 	ctx        context.Context // of all calls; ends with close
 	cancel     context.CancelFunc

@@ -39,6 +39,8 @@ const brokenAfter = 3
 type Env struct {
 	Service descriptor.Address
 	Record  event.Recorder
+	// Gates are those of all services, or nil.
+	Gates *Gates
 	// Post schedules a function to be called soon, one at a time, and not while another
 	// method of the Keeper is called. It never blocks.
 	Post func(func(now time.Time))
@@ -120,10 +122,14 @@ func (k *Keeper) Require(now time.Time, needs [2]Need) {
 		for _, need := range due {
 			// The result of a call that was abandoned is never read.
 			result := make(chan *Credential, 1)
-			err := c.do(c.certifying, certifyTimeout, func(ctx context.Context) error {
-				made, err := c.certify(ctx, need, now)
-				result <- made
-				return err
+			err := k.env.Gates.within(c.certifying, c.keys.Gate, func() error {
+				c.called.Store(time.Now().UnixNano())
+				defer c.called.Store(0)
+				return c.do(c.certifying, certifyTimeout, func(ctx context.Context) error {
+					made, err := c.certify(ctx, need, now)
+					result <- made
+					return err
+				})
 			})
 			var made *Credential
 			if err == nil {

@@ -42,8 +42,8 @@ func (k *Keeper) warnings(now time.Time) (list []warning) {
 		list = append(list, warning{about, fmt.Sprintf("%s: %v", about, err)})
 	}
 	// A failure says why the last try failed.
-	if len(k.failures) == 0 && !k.asked.IsZero() && now.Sub(k.asked) >= slowAnswer {
-		list = append(list, warning{"slow", fmt.Sprintf("the custodian was asked at %s to certify, and has not answered yet", clock(k.asked))})
+	if called := k.current.called.Load(); len(k.failures) == 0 && called != 0 && now.Sub(time.Unix(0, called)) >= slowAnswer {
+		list = append(list, warning{"slow", fmt.Sprintf("the custodian was asked at %s to certify, and has not answered yet", clock(time.Unix(0, called)))})
 	}
 	slices.SortFunc(list, func(a, b warning) int { return cmp.Compare(a.text, b.text) })
 	return list

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/strictmodes"
 	"onionbalancer/keystore"
+	"onionbalancer/keystore/token"
 )
 
 // openedKeys are the keys of one customer, or why they are not there.
@@ -55,5 +57,18 @@ func completed(o keystore.Opened, ref, stateDir string, user strictmodes.User) (
 	if err := checkCustodian(user, o.Custodian); err != nil {
 		return credential.Keys{}, errors.Join(err, o.Custodian.Close())
 	}
-	return keysOf(o.Custodian, ref, "", stateDir)
+	keys, err := keysOf(o.Custodian, ref, "", stateDir)
+	keys.Gate = gateOf(ref)
+	return keys, err
+}
+
+// gateOf bounds how many customers' keys certify at once: on disk as many as there are
+// processors for, by a token two batches of its helper, of which one is being carried out.
+func gateOf(ref string) credential.Gate {
+	uri := uriOf(ref)
+	if uri == nil {
+		return credential.Gate{Name: "disk", Places: int64(runtime.GOMAXPROCS(0))}
+	}
+	uri.Sealed, uri.Object, uri.ID = "", "", nil
+	return credential.Gate{Name: uri.String(), Places: 2 * token.MaxBatch}
 }

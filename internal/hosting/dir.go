@@ -197,16 +197,24 @@ func syncIfThere(dir string) error {
 	return nil
 }
 
-// Install makes spares of the pending keys, since the replicas know them now. A key that
-// was brought for a customer (Bring) goes to the customer's directory instead. Keys whose
-// place is taken stay pending, and the error says so.
+// Install makes spares of the pending keys that the replicas know now: all that are in the
+// ob_config which was written for each of them, or all if none was written here. A key that
+// was brought for a customer (Bring) goes to the customer's directory instead. Keys whose place
+// is taken stay pending, and the error says so.
 func (d *Dir) Install() (spares []descriptor.Address, customers []string, err error) {
 	pending, err := d.Pending()
 	if err != nil {
 		return nil, nil, err
 	}
+	unknown, err := d.Unwritten(pending)
+	if err != nil {
+		return nil, nil, err
+	}
 	var errs []error
 	for _, a := range pending {
+		if slices.Contains(unknown, a) {
+			continue
+		}
 		from := filepath.Join(pendingDir, a.Label())
 		name, err := d.broughtFor(from)
 		if err == nil {

@@ -133,6 +133,25 @@ func (d *Dir) bring(a descriptor.Address, name string, write func(dir string) er
 	})
 }
 
+// Brought returns the names of the customers that pending keys were brought for.
+func (d *Dir) Brought() (map[descriptor.Address]string, error) {
+	pending, err := d.Pending()
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[descriptor.Address]string)
+	for _, a := range pending {
+		name, err := d.broughtFor(filepath.Join(pendingDir, a.Label()))
+		if err != nil {
+			return nil, err
+		}
+		if name != "" {
+			names[a] = name
+		}
+	}
+	return names, nil
+}
+
 // broughtFor returns the name of the customer that the key in sub was brought for; empty if for
 // nobody.
 func (d *Dir) broughtFor(sub string) (string, error) {

@@ -171,6 +171,31 @@ func (d *Dir) Written(replica string) ([]descriptor.Address, error) {
 	return readLines(filepath.Join(dir, LinesFile))
 }
 
+// Unwritten returns those of addresses that are not in the ob_config written for each replica;
+// none if there are no files of replicas here.
+func (d *Dir) Unwritten(addresses []descriptor.Address) (missing []descriptor.Address, err error) {
+	replicas, err := d.Replicas()
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[descriptor.Address]int)
+	for _, name := range replicas {
+		written, err := d.Written(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, a := range written {
+			seen[a]++
+		}
+	}
+	for _, a := range addresses {
+		if seen[a] < len(replicas) {
+			missing = append(missing, a)
+		}
+	}
+	return missing, nil
+}
+
 // WriteLines writes the ob_config of a replica, whole or not at all, when it was read as tor
 // will read it. changed says that it is another than before.
 func (d *Dir) WriteLines(shard, replica string, addresses []descriptor.Address) (changed bool, err error) {

@@ -245,3 +245,31 @@ func TestPorts(t *testing.T) {
 		}
 	})
 }
+
+// TestInstallWritten: a key that was made after the files were written is not taken for one
+// that the replicas know.
+func TestInstallWritten(t *testing.T) {
+	d := newDir(t)
+	a := d.newKey(t, 1)
+	for _, replica := range []string{"web1", "web2"} {
+		if _, err := d.WriteLines("s1", replica, []descriptor.Address{a}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := d.newKey(t, 2)
+	if spares, _, err := d.Install(); err != nil || !slices.Equal(spares, []descriptor.Address{a}) {
+		t.Errorf("installed %v, %v", spares, err)
+	}
+	if pending, err := d.Pending(); err != nil || !slices.Equal(pending, []descriptor.Address{b}) {
+		t.Errorf("pending %v, %v", pending, err)
+	}
+	if _, err := d.WriteLines("s1", "web1", sorted(a, b)); err != nil {
+		t.Fatal(err)
+	}
+	if spares, _, err := d.Install(); err != nil || len(spares) > 0 {
+		t.Errorf("installed what one replica knows: %v, %v", spares, err)
+	}
+	if missing, err := d.Unwritten([]descriptor.Address{a, b}); err != nil || !slices.Equal(missing, []descriptor.Address{b}) {
+		t.Errorf("missing %v, %v", missing, err)
+	}
+}

@@ -10,6 +10,6 @@ func newCustomerCommand() *cobra.Command {
 look after them, while balancer runs. doc/hosting.md has the whole story. A program
 does the same over the status socket: doc/hosting.md, "The API".`,
 	}
-	addCommands(cmd)
+	addCommands(cmd, newCustomerImportCommand())
 	return cmd
 }

@@ -45,11 +45,15 @@ var rootCases = map[string][][]string{
 	"testnet down":     {{"--dir", "theirs/net"}},
 	"testnet status":   {{"--dir", "theirs"}},
 	"demo":             {{"--dir", "theirs/demo"}},
+	"shard new":        {{"s1", "--replica", "web1", "--customers", "theirs/new"}},
+	"shard refill":     {{"s1", "--config", "shard.toml"}},
+	"shard installed":  {{"s1", "--config", "shard.toml"}},
+	"customer import":  {{"front", "--shard", "s1", "--config", "shard.toml"}},
 }
 
 // onlyRead are the commands that write and start nothing.
 var onlyRead = []string{
-	"status", "drain", "ready", "maint", "weight", "load", "state show", "key show", "key caa", "client list", "ceremony show", "descriptor show", "descriptor verify",
+	"status", "drain", "ready", "maint", "weight", "load", "state show", "key show", "key caa", "client list", "ceremony show", "shard list", "descriptor show", "descriptor verify",
 	"version", "help",
 	"completion bash", "completion zsh", "completion fish", "completion powershell", token.HelperArgument,
 }
@@ -116,6 +120,8 @@ func anothersDirectory(t *testing.T, dir string) string {
 		text := fmt.Sprintf("state_dir = %q\n", state) + strings.Replace(service, "/front", dir+"/front", 1)
 		must(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
+	shard := "[[shard]]\nname = \"s1\"\ncustomers = \"theirs\"\n" + strings.ReplaceAll(strings.SplitAfterN(service, "\n", 3)[2], "service", "shard")
+	must(os.WriteFile(filepath.Join(dir, "shard.toml"), []byte(shard), 0o600))
 	for _, whose := range []string{"theirs", "mine"} {
 		text := strings.Replace(service, "/front", dir+"/front\"\nclients = \""+whose, 1)
 		must(os.WriteFile(filepath.Join(dir, whose+".toml"), []byte(text), 0o600))

@@ -60,31 +60,32 @@ func (f *shardFlags) addSocket(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.socket, "socket", "", "the running balancer's socket, where the configuration does not say it")
 }
 
-// openShard returns the shard of the configuration that is called name, and its directory.
-func openShard(cfg *config.Config, name string) (config.Shard, *hosting.Dir, error) {
-	n := slices.IndexFunc(cfg.Shards, func(s config.Shard) bool { return s.Name == name })
-	if n < 0 {
-		names := make([]string, len(cfg.Shards))
-		for i, s := range cfg.Shards {
-			names[i] = s.Name
+// findShard returns the shard of the configuration that is called name.
+func findShard(cfg *config.Config, name string) (config.Shard, error) {
+	names := make([]string, len(cfg.Shards))
+	for i, s := range cfg.Shards {
+		if names[i] = s.Name; s.Name == name {
+			return s, nil
 		}
-		return config.Shard{}, nil, usageError{fmt.Errorf("%s has no shard %q; it has %s", cfg.File, name, cmp.Or(strings.Join(names, ", "), "none"))}
 	}
-	dir, err := hosting.OpenDir(cfg.Shards[n].Customers)
-	return cfg.Shards[n], dir, err
+	return config.Shard{}, usageError{fmt.Errorf("%s has no shard %q; it has %s", cfg.File, name, cmp.Or(strings.Join(names, ", "), "none"))}
 }
 
-// openOwnShard is openShard for changes of the directory, which root does not make where
-// another user rules.
-func (f *shardFlags) openOwnShard(name string) (*config.Config, config.Shard, *hosting.Dir, error) {
+// openOwn returns the configuration, the shard in it that is called name, and its directory,
+// for changes of it, which root does not make where another user rules.
+func (f *shardFlags) openOwn(name string) (*config.Config, config.Shard, *hosting.Dir, error) {
 	cfg, err := loadConfig(f.path)
 	if err != nil {
 		return nil, config.Shard{}, nil, err
 	}
-	shard, dir, err := openShard(cfg, name)
+	shard, err := findShard(cfg, name)
 	if err == nil {
 		err = owner.Check(shard.Customers)
 	}
+	if err != nil {
+		return nil, config.Shard{}, nil, err
+	}
+	dir, err := hosting.OpenDir(shard.Customers)
 	return cfg, shard, dir, err
 }
 
@@ -124,7 +125,7 @@ not a balancer is running.`,
 			if err != nil {
 				return err
 			}
-			return show(cmd, f.asJSON, list, func(w io.Writer) { printShards(w, list) })
+			return show(cmd, f.asJSON, list, func(w io.Writer) { printShardList(w, list) })
 		},
 	}
 	f.add(cmd)
@@ -138,7 +139,7 @@ func listShards(cfg *config.Config) ([]shardView, error) {
 	}
 	list := []shardView{}
 	for _, s := range cfg.Shards {
-		_, dir, err := openShard(cfg, s.Name)
+		dir, err := hosting.OpenDir(s.Customers)
 		if err != nil {
 			return nil, err
 		}
@@ -157,15 +158,15 @@ func listShards(cfg *config.Config) ([]shardView, error) {
 	return list, nil
 }
 
-func printShards(w io.Writer, list []shardView) {
+func printShardList(w io.Writer, list []shardView) {
 	if len(list) == 0 {
 		fmt.Fprintln(w, "no [[shard]] is in the configuration; \"balancer shard new\" makes one")
 		return
 	}
 	table(func(w io.Writer) {
-		fmt.Fprintln(w, "SHARD\tACTIVE\tSUSPENDED\tREMOVED\tSPARES\tPENDING\tLINES\tREPLICAS\t")
+		fmt.Fprintln(w, "SHARD\tACTIVE\tSUSPENDED\tREMOVED\tSPARES\tPENDING\tLINES\tREPLICAS")
 		for _, v := range list {
-			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t\n", v.Name, v.Active, v.Suspended, v.Removed, v.Spares, v.Pending, v.Lines,
+			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", v.Name, v.Active, v.Suspended, v.Removed, v.Spares, v.Pending, v.Lines,
 				printable.Text(strings.Join(v.Replicas, " ")))
 		}
 	})(w)

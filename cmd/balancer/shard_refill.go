@@ -71,7 +71,7 @@ type shardRefill struct {
 }
 
 func (f *shardFlags) refill(cmd *cobra.Command, name string, spares int, force bool) error {
-	cfg, shard, dir, err := f.openOwnShard(name)
+	cfg, shard, dir, err := f.openOwn(name)
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ type shardInstalled struct {
 }
 
 func (f *shardFlags) installed(cmd *cobra.Command, name string, erase bool) error {
-	cfg, shard, dir, err := f.openOwnShard(name)
+	cfg, shard, dir, err := f.openOwn(name)
 	if err != nil {
 		return err
 	}

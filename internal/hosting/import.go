@@ -107,7 +107,7 @@ func (f *Found) look() error {
 	case f.instance || backend == nil:
 		return errors.New("it is a backend of an onion balancer, whose customers have other addresses")
 	case len(clients) > 0:
-		return fmt.Errorf("only the %d clients in its authorized_clients can find it, and a shard's customers are for everybody; give it a [[service]] with clients = \"DIR\"", len(clients))
+		return errors.New("only the clients in its authorized_clients can find it, and a shard's customers are for everybody; give it a [[service]] with clients = \"DIR\"")
 	case !hasKey(f.Dir) && isOld(f.Dir):
 		return errors.New("it has a version 2 address, which Tor has given up")
 	}

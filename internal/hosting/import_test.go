@@ -84,7 +84,7 @@ SocksPort 0
 		`shop [80 127.0.0.1:8001 443 unix:/run/shop.sock] ["HiddenServiceMaxStreams 10"] true <nil>`,
 		`blog [80 127.0.0.1:80] [] true <nil>`,
 		`backend [] [] false it is a backend of an onion balancer`,
-		`club [] [] false only the 1 clients in its authorized_clients can find it`,
+		`club [] [] false only the clients in its authorized_clients can find it`,
 		`absent [] [] false there is no key`,
 		`old [] [] false it is of version 2, which Tor has given up`,
 	}

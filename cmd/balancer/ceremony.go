@@ -176,10 +176,10 @@ func isTerminal(f *os.File) bool {
 }
 
 // ask writes a question to talk, and reads the line that somebody types as the
-// answer. It returns early when ctx ends.
-func ask(ctx context.Context, question string, talk io.Writer, from *os.File) (string, error) {
+// answer. It returns early when ctx ends. Without a terminal the error says what to do instead.
+func ask(ctx context.Context, question, instead string, talk io.Writer, from *os.File) (string, error) {
 	if !isTerminal(from) {
-		return "", errors.New("there is no terminal to ask on: give the fingerprint that the manager showed with --yes FINGERPRINT")
+		return "", errors.New("there is no terminal to ask on: " + instead)
 	}
 	fmt.Fprint(talk, question)
 	type answer struct {

@@ -165,7 +165,7 @@ func (o *signOptions) consent(ctx context.Context, shown *requestShown, talk io.
 		return nil
 	}
 	answer, err := ask(ctx, "\nIs it the fingerprint that the manager showed, and do you want to sign all of this?\n"+
-		"Then type its last group, four characters, from your note: ", talk, os.Stdin)
+		"Then type its last group, four characters, from your note: ", "give the fingerprint that the manager showed with --yes FINGERPRINT", talk, os.Stdin)
 	if err != nil {
 		return fmt.Errorf("not signed: %w", err)
 	}

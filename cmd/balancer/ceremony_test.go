@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -84,10 +85,15 @@ func serveStatus(t *testing.T, path string, s status.Snapshot) {
 
 func serveOperator(t *testing.T, path string, s status.Snapshot, operator status.Operator) {
 	t.Helper()
+	serveAll(t, path, s, operator, nil)
+}
+
+func serveAll(t *testing.T, path string, s status.Snapshot, operator status.Operator, customers http.Handler) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
 	group.Go(func() {
-		if err := status.Serve(ctx, path, slog.New(slog.DiscardHandler), func() status.Snapshot { return s }, operator, nil); err != nil {
+		if err := status.Serve(ctx, path, slog.New(slog.DiscardHandler), func() status.Snapshot { return s }, operator, customers); err != nil {
 			t.Error(err)
 		}
 	})

@@ -151,7 +151,7 @@ func (c Client) Events(ctx context.Context, after uint64, follow bool, take func
 			return err
 		}
 	}
-	if err := lines.Err(); err != nil {
+	if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) || err != nil && !follow {
 		return fmt.Errorf("reading the daemon's events: %w", err)
 	}
 	return nil

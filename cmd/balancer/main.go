@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -82,9 +83,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		PersistentPreRun: func(*cobra.Command, []string) { protectMemory() },
 	}
 	root.SetVersionTemplate(versionLine())
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w; see \"%s --help\"", err, cmd.CommandPath())}
-	})
+	root.SetFlagErrorFunc(badFlag)
 	complete(root)
 	addCommands(root,
 		newRunCommand(),
@@ -111,6 +110,24 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 	)
 	return root
 }
+
+// badFlag returns the complaint about a flag that cmd does not have. If the command is none
+// either, that is what is wrong.
+func badFlag(cmd *cobra.Command, err error) error {
+	if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
+		return cmd.Args(cmd, args)
+	}
+	unknown := (*pflag.NotExistError)(nil)
+	if errors.As(err, &unknown) {
+		if text := "-" + unknown.GetSpecifiedShortnames(); negative.MatchString(text) {
+			err = fmt.Errorf("%s is below 0, and means nothing here", text)
+		}
+	}
+	return usageError{fmt.Errorf("%w; see \"%s --help\"", err, cmd.CommandPath())}
+}
+
+// negative is what looks like a flag and is a number.
+var negative = regexp.MustCompile(`^-[0-9.]+%?$`)
 
 // addCommands puts commands below parent, in the order in which they are suggested.
 func addCommands(parent *cobra.Command, commands ...*cobra.Command) {

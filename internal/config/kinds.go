@@ -119,7 +119,10 @@ func choice(key string, words ...string) func(reading, any) (any, error) {
 func readStrategy(in reading, value any) (any, error) {
 	s, _ := value.(string)
 	path, is := advice.Program(s)
+	word, rest, spaced := strings.Cut(s, " ")
 	switch {
+	case spaced && strings.TrimSuffix(word, ":") == strings.TrimSuffix(advice.Prefix, ":"):
+		return nil, fmt.Errorf("%q has a space: a program is named as in \"%s%s\"", s, advice.Prefix, strings.TrimSpace(rest))
 	case !is:
 		return choice("strategy", append(selection.Names(), advice.Prefix+"/PATH/OF/PROGRAM")...)(in, value)
 	case !filepath.IsAbs(path):

@@ -31,6 +31,9 @@ func (c *checker) checkKeys(ctx context.Context) {
 		built, err := build(c.cfg, s, user)
 		what := "key " + keyName(n, s)
 		if err != nil {
+			if _, _, wrong := strategy(s.Strategy); wrong != nil { // not the key is at fault
+				what, err = fmt.Sprintf("strategy of service %d", n+1), wrong
+			}
 			c.fail(what, "", err)
 			continue
 		}

@@ -33,9 +33,9 @@ import (
 )
 
 const (
-	instances = 60
-	shard     = 3 // instances that a service uses: with 10,000 services, 500 a shard
-	tors      = 4
+	shardSize = 250 // services that use the same instances, as hosting.ShardSize
+	replicas  = 2   // instances of a shard
+	tors      = 5
 	relays    = 3000
 	churn     = 0.05 // of the relays, in a day
 	settling  = 2 * time.Hour
@@ -84,7 +84,8 @@ func TestScale(t *testing.T) {
 		hours = 3
 	}
 	daemon.TuneMemory()
-	r := Result{Services: services, Instances: instances}
+	shards := (services + shardSize - 1) / shardSize
+	r := Result{Services: services, Shards: shards, Instances: shards * replicas}
 	path, steady := os.Getenv("BALANCER_SCALE_PROFILE"), func() {}
 	if path != "" {
 		begin, begun := profiler(t, path)
@@ -109,7 +110,7 @@ func measure(t *testing.T, r *Result, window time.Duration, steady func(), path 
 	defer n.Close()
 	net := newNetwork(t, n)
 	var backends []*sim.Instance
-	for range instances {
+	for range r.Instances {
 		i := n.AddInstance(sim.InstanceConfig{})
 		net.instances[i.Address().Label()] = true
 		backends = append(backends, i)
@@ -117,6 +118,7 @@ func measure(t *testing.T, r *Result, window time.Duration, steady func(), path 
 	time.Sleep(2 * time.Minute) // until the instances are published
 	debug.FreeOSMemory()
 	r.NetworkRSS = memory(t, "VmRSS:") - alone
+	forgetPeak(t)
 	f := &fleet{net: net}
 	began := time.Now()
 	stop := f.start(t, r.Services, backends)
@@ -146,7 +148,7 @@ func measure(t *testing.T, r *Result, window time.Duration, steady func(), path 
 	r.Readbacks = float64(after.readbacks-before.readbacks) / window.Minutes()
 	r.Uploads = float64(after.posts-before.posts) / perHour
 	r.Rejected = after.rejected
-	r.Peak = memory(t, "VmHWM:")
+	r.Peak = memory(t, "VmHWM:") - r.NetworkRSS
 	r.RSS = memory(t, "VmRSS:") - r.NetworkRSS
 	if path != "" {
 		heapProfile(t, path)
@@ -199,8 +201,7 @@ func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (sto
 	}
 }
 
-// config is the service of a number, as the daemon makes it of a configuration
-// file that says no more than it must.
+// config is the service of a number, as the daemon makes it for a customer of a shard.
 func config(t *testing.T, number int, backends []*sim.Instance) balance.Config {
 	key, err := descriptor.IdentityKeyFromSeed(binary.BigEndian.AppendUint64(make([]byte, 24), uint64(number)))
 	if err != nil {
@@ -209,9 +210,10 @@ func config(t *testing.T, number int, backends []*sim.Instance) balance.Config {
 	cfg := balance.Config{
 		Keys:     credential.Keys{Custodian: custodian{key}, Signing: credential.Memory{}, Reference: "memory"},
 		Strategy: selection.Spread{}, Room: selection.Room{Points: 20, PerInstance: 3},
+		Hosted: true,
 	}
-	first := number % (instances / shard) * shard
-	for n, i := range backends[first : first+shard] {
+	first := number / shardSize * replicas
+	for n, i := range backends[first : first+replicas] {
 		cfg.Instances = append(cfg.Instances, balance.Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address(), Weight: 1})
 	}
 	return cfg
@@ -292,9 +294,13 @@ func profiler(t *testing.T, path string) (begin chan struct{}, begun chan struct
 	return begin, begun
 }
 
-// heapProfile writes a profile of the heap.
+// heapProfile writes a profile of the heap, and logs what memory is for.
 func heapProfile(t *testing.T, path string) {
 	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	t.Logf("MiB: heap in use %.1f (%d objects: %.1f), idle %.1f (released %.1f), stacks %.1f of %d goroutines, profiler %.1f, collector %.1f, other %.1f",
+		mib(m.HeapInuse), m.HeapObjects, mib(m.HeapAlloc), mib(m.HeapIdle), mib(m.HeapReleased), mib(m.StackInuse), runtime.NumGoroutine(), mib(m.BuckHashSys), mib(m.GCSys), mib(m.OtherSys+m.MSpanSys+m.MCacheSys))
 	heap, err := os.Create(path + ".heap")
 	if err == nil {
 		err = pprof.WriteHeapProfile(heap)
@@ -304,6 +310,8 @@ func heapProfile(t *testing.T, path string) {
 	}
 }
 
+func mib(bytes uint64) float64 { return float64(bytes) / (1 << 20) }
+
 // processTime is the processor time of the process, in the system as well.
 func processTime() time.Duration {
 	var usage syscall.Rusage
@@ -311,6 +319,13 @@ func processTime() time.Duration {
 		panic("scale: " + err.Error())
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// forgetPeak begins the process's VmHWM anew.
+func forgetPeak(t *testing.T) {
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
+		t.Log("the peak is that of the whole process:", err)
+	}
 }
 
 // memory reads a figure of /proc/self/status, in MiB.

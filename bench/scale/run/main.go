@@ -27,11 +27,12 @@ func main() {
 	}
 }
 
-const header = `Services on 60 instances, 3 each, over 4 tors; steady state in virtual time, store not synced.
+const header = `Customers in shards of 250 on 2 instances each, over 5 tors; in virtual time, store not synced.
 CPU is the process's less the simulated network's: the time on its thread that each call into
 the network takes. Copies through pipes and the collection of the network's garbage count as ours.
 RSS is VmRSS in the steady state, garbage included, less what the network took before the first
-service began; peak is VmHWM, with the network.
+service began; KiB is the same by service; peak is VmHWM from there on, the first publication
+included, less the same.
 `
 
 func run(lines bool, sizes []string, hours string) error {
@@ -46,7 +47,7 @@ func run(lines bool, sizes []string, hours string) error {
 		return fmt.Errorf("building: %w\n%s", err, said)
 	}
 	if !lines {
-		fmt.Printf("%s\n%8s %8s %8s %20s %8s %11s %21s\n", header, "services", "RSS MiB", "peak MiB", "CPU ms/service/hour", "queue s", "fetches/min", "uploads/service/hour")
+		fmt.Printf("%s\n%8s %8s %8s %8s %20s %8s %11s %21s %12s\n", header, "services", "RSS MiB", "KiB each", "peak MiB", "CPU ms/service/hour", "queue s", "fetches/min", "uploads/service/hour", "publish min")
 	}
 	var errs []error
 	for _, size := range sizes {
@@ -69,7 +70,7 @@ func run(lines bool, sizes []string, hours string) error {
 		if lines {
 			fmt.Println(line)
 		} else {
-			fmt.Printf("%8d %8.0f %8.0f %20.2f %8.3f %11.1f %21.1f\n", r.Services, r.RSS, r.Peak, r.CPU, r.Queue, r.Fetches, r.Uploads)
+			fmt.Printf("%8d %8.0f %8.1f %8.0f %20.2f %8.3f %11.1f %21.1f %12.1f\n", r.Services, r.RSS, r.RSS*1024/float64(r.Services), r.Peak, r.CPU, r.Queue, r.Fetches, r.Uploads, r.Publish)
 		}
 	}
 	return errors.Join(errs...)

@@ -32,12 +32,14 @@ type Encoder struct {
 	MaxSize int
 
 	keys   PeriodKeys
-	certs  HourlyCertificates
 	public [32]byte
 	signer crypto.Signer
 	secret sealed[signingSecret] // the signer's; nil if it is not in our memory
 
-	mu     sync.Mutex // protects the fields below
+	hours sync.Mutex // protects certs, and is never held for long
+	certs HourlyCertificates
+
+	mu     sync.Mutex // protects the fields below, also while the signer is asked
 	points pointCache
 	auth   *authSection
 }
@@ -125,7 +127,7 @@ func (e *Encoder) encodeSigned(c *Contents, revision uint64, random io.Reader, s
 func (e *Encoder) signWhole(first []byte, made time.Time, revision uint64, sign signFunc, random io.Reader) ([]byte, error) {
 	b := newBody(len(signaturePrefix) + wrapperRoom + objectLength(labelMessage, len(first)))
 	b = append(append(b, signaturePrefix...), kwDescriptor+" "+versionWord+"\n"+kwLifetime+" "+lifetimeWord+"\n"+kwSigningCert+"\n"...)
-	b = append(appendObject(b, labelCert, e.certs.appendAt(make([]byte, 0, certLength), made)), '\n')
+	b = append(appendObject(b, labelCert, e.certificates().appendAt(make([]byte, 0, certLength), made)), '\n')
 	b = append(strconv.AppendUint(append(b, kwRevision+" "...), revision, 10), "\n"+kwSuperencrypted+"\n"...)
 	nonce, err := nonceOf(b, first, random)
 	if err != nil {
@@ -238,7 +240,7 @@ var widest = sync.OnceValue(func() widths {
 // signer for nothing: a slow one is called only when the rest is valid.
 func (e *Encoder) Check(c *Contents, revision uint64, random io.Reader) error {
 	blank := func([]byte, ...[]byte) ([]byte, error) { return make([]byte, ed25519.SignatureSize), nil }
-	trial := &Encoder{MaxSize: e.MaxSize, keys: e.keys, certs: e.certs, public: e.public}
+	trial := &Encoder{MaxSize: e.MaxSize, keys: e.keys, certs: e.certificates(), public: e.public}
 	if _, err := trial.encodeSigned(c, revision, random, blank); err != nil {
 		return fmt.Errorf("encoding a descriptor: %w", err)
 	}
@@ -260,6 +262,27 @@ func (e *Encoder) Release() {
 	defer e.mu.Unlock()
 	e.points = pointCache{}
 }
+
+func (e *Encoder) certificates() HourlyCertificates {
+	e.hours.Lock()
+	defer e.hours.Unlock()
+	return e.certs
+}
+
+// Forget frees the certificates for descriptors made before the given time, once there
+// are some, and returns the others, the last two at least. A descriptor made
+// before gets the first of these.
+func (e *Encoder) Forget(before time.Time) HourlyCertificates {
+	e.hours.Lock()
+	defer e.hours.Unlock()
+	if n := min(e.certs.index(before), e.certs.Count()-2); n >= forgottenAtOnce {
+		e.certs = e.certs.from(n)
+	}
+	return e.certs
+}
+
+// forgottenAtOnce is how many certificates go together, as the others are copied.
+const forgottenAtOnce = 4
 
 // appendPoints writes the introduction points, each with certificates that the
 // descriptor-signing key signed: now, or for an earlier descriptor.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -128,6 +129,13 @@ func (h HourlyCertificates) At(made time.Time) Certificate {
 	c := h.first
 	c.raw = string(h.appendAt(nil, made))
 	return c
+}
+
+// from returns the certificates from number n on, counted from 0, in memory of their own.
+func (h HourlyCertificates) from(n int) HourlyCertificates {
+	first := h.first
+	first.raw = string(append(h.appendSigned(nil, n), h.signature(n)...))
+	return HourlyCertificates{first: first, later: strings.Clone(h.later[n*ed25519.SignatureSize:])}
 }
 
 // ExpiresAt returns when the certificate of At expires.

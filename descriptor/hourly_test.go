@@ -232,3 +232,28 @@ func BenchmarkVerifyHours(b *testing.B) {
 		}
 	}
 }
+
+// TestForget: an encoder that forgot the certificates of hours that are over makes the
+// same descriptors, takes less memory, and has its last certificate still.
+func TestForget(t *testing.T) {
+	const hours = 53
+	s := newTestService(t, 1)
+	all := s.hourly(t, 1, hours)
+	e, err := NewHourlyEncoder(s.keys, all, s.signing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for hour := range hours {
+		made := testNow.Add(time.Duration(hour) * time.Hour)
+		left := e.Forget(made)
+		if most := max(hours-hour+forgottenAtOnce, 2); left.Count() > most {
+			t.Errorf("%d certificates are left after %d hours, want %d at most", left.Count(), hour, most)
+		}
+		if left.At(made) != all.At(made) || left.Expires() != all.Expires() {
+			t.Errorf("after %d hours: another certificate than before", hour)
+		}
+		if err := left.Verify(s.keys.Blinded, made); err != nil {
+			t.Errorf("after %d hours: %v", hour, err)
+		}
+	}
+}

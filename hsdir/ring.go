@@ -156,14 +156,14 @@ func disasterValue(p descriptor.Period) [32]byte {
 
 // Slot is a place where a descriptor goes: an HSDir, for one replica.
 type Slot struct {
-	HSDir   [20]byte // fingerprint
-	Replica int      // counted from 1
+	HSDir [20]byte // fingerprint
 	// Reserve marks a slot that clients do not ask as long as the ring is
 	// unchanged: it is a reserve for relays that come and go.
 	Reserve bool
 	// Left marks a slot, always a Reserve one, whose HSDir is in the ring no more:
 	// clients with an older consensus still ask it.
-	Left bool
+	Left    bool
+	Replica int // counted from 1
 }
 
 // Slots returns the slots of the descriptor of the blinded key b, in the order

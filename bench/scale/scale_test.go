@@ -116,6 +116,8 @@ func measure(t *testing.T, r *Result, window time.Duration, steady func(), path 
 		backends = append(backends, i)
 	}
 	time.Sleep(2 * time.Minute) // until the instances are published
+	n.Consensus().Text()        // which the network keeps
+	n.Consensus().Microdescs()
 	debug.FreeOSMemory()
 	r.NetworkRSS = memory(t, "VmRSS:") - alone
 	forgetPeak(t)
@@ -184,8 +186,13 @@ func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (sto
 	})
 	shared.Go(func() { events.Run(ctx, store) })
 	env := f.rooms.Env(store, events.Record)
+	var shard balance.Config
 	for i := range services {
-		f.services = append(f.services, balance.NewService(config(t, i, backends), env))
+		if i%shardSize == 0 {
+			shard = shardConfig(backends[i/shardSize*replicas:])
+		}
+		shard.Keys = keys(t, i)
+		f.services = append(f.services, balance.NewService(shard, env))
 	}
 	for _, s := range f.services {
 		running.Go(func() { s.Run(ctx) })
@@ -201,19 +208,19 @@ func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (sto
 	}
 }
 
-// config is the service of a number, as the daemon makes it for a customer of a shard.
-func config(t *testing.T, number int, backends []*sim.Instance) balance.Config {
+// keys are those of the service of a number.
+func keys(t *testing.T, number int) credential.Keys {
 	key, err := descriptor.IdentityKeyFromSeed(binary.BigEndian.AppendUint64(make([]byte, 24), uint64(number)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := balance.Config{
-		Keys:     credential.Keys{Custodian: custodian{key}, Signing: credential.Memory{}, Reference: "memory"},
-		Strategy: selection.Spread{}, Room: selection.Room{Points: 20, PerInstance: 3},
-		Hosted: true,
-	}
-	first := number / shardSize * replicas
-	for n, i := range backends[first : first+replicas] {
+	return credential.Keys{Custodian: custodian{key}, Signing: credential.Memory{}, Reference: "memory"}
+}
+
+// shardConfig is what the customers of a shard have in common, as the daemon makes it.
+func shardConfig(backends []*sim.Instance) balance.Config {
+	cfg := balance.Config{Strategy: selection.Spread{}, Room: selection.Room{Points: 20, PerInstance: 3}, Hosted: true}
+	for n, i := range backends[:replicas] {
 		cfg.Instances = append(cfg.Instances, balance.Instance{Name: fmt.Sprintf("web%d", n+1), Address: i.Address(), Weight: 1})
 	}
 	return cfg

@@ -131,6 +131,9 @@ func (c *conn) write() {
 			c.more.Wait()
 		}
 		out, c.out = c.out, out[:0]
+		if cap(out) > roomInFile { // it sent a consensus
+			c.out = nil
+		}
 		closed := c.closed
 		c.mu.Unlock()
 		if _, err := c.raw.Write(out); err != nil || closed {

@@ -102,7 +102,7 @@ type epoch struct {
 // watch is one instance with its users.
 type watch struct {
 	now       *Backend
-	users     map[*Subscription]Instance
+	users     map[*Subscription]*Instance // which their subscriptions have
 	checks    map[health.Spec]*checked
 	changes   *rate.Limiter // of the offer
 	retry     backoff.Backoff

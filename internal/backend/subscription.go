@@ -45,27 +45,29 @@ func (sub *Subscription) Update(instances []Instance, every time.Duration) {
 		return
 	}
 	before := sub.instances
-	sub.instances, sub.every = slices.Clone(instances), every
+	sub.instances, sub.every = s.shared(instances), every
 	added := false
-	for _, i := range instances {
+	for n := range sub.instances {
+		i := &sub.instances[n]
 		w := s.watches[i.Address]
 		if w == nil {
-			w = s.watch(now, i)
+			w = s.watch(now, *i)
 			added = true
 		}
-		if used, again := w.users[sub]; again {
-			s.reuse(w, used, i)
+		used := w.users[sub]
+		if used != nil {
+			s.reuse(w, *used, *i)
 		} else {
-			s.use(w, i, nil)
+			s.use(w, *i, nil)
 		}
-		if i.Client == nil && w.users[sub].Client == nil {
+		if i.Client == nil && (used == nil || used.Client == nil) {
 			w.users[sub] = i
 			continue // the client keys stay, and there may be thousands of users
 		}
 		keys := w.clientKeys()
 		w.users[sub] = i
 		if !slices.EqualFunc(keys, w.clientKeys(), (*descriptor.ClientKey).Equal) {
-			s.rekey(now, i, w)
+			s.rekey(now, *i, w)
 		}
 	}
 	if added {
@@ -82,6 +84,19 @@ func (sub *Subscription) Update(instances []Instance, every time.Duration) {
 		}
 	}
 	s.wake()
+}
+
+// shared returns the instances as another subscription has them, if there is one that
+// has the same: thousands may. Else it returns a copy. The caller holds s.mu.
+func (s *Set) shared(instances []Instance) []Instance {
+	if len(instances) > 0 && s.watches[instances[0].Address] != nil {
+		for sub := range s.watches[instances[0].Address].users {
+			if slices.Equal(sub.instances, instances) {
+				return sub.instances
+			}
+		}
+	}
+	return slices.Clone(instances)
 }
 
 // Close ends the subscription.
@@ -128,7 +143,7 @@ func (sub *Subscription) View() View {
 // s.mu.
 func (s *Set) watch(now time.Time, i Instance) *watch {
 	w := &watch{
-		now: &Backend{Address: i.Address, Due: now, Word: s.words.of(i.Address), Load: s.loads[i.Address]}, users: map[*Subscription]Instance{}, checks: map[health.Spec]*checked{},
+		now: &Backend{Address: i.Address, Due: now, Word: s.words.of(i.Address), Load: s.loads[i.Address]}, users: map[*Subscription]*Instance{}, checks: map[health.Spec]*checked{},
 		changes: newChanges(), retry: backoff.Backoff{Policy: backoff.Policy{Min: firstRetry, Max: fetchShortest}},
 	}
 	s.watches[i.Address] = w
@@ -177,7 +192,9 @@ func (s *Set) drop(sub *Subscription, a descriptor.Address) {
 	if w == nil {
 		return
 	}
-	s.unuse(w, w.users[sub])
+	if used := w.users[sub]; used != nil {
+		s.unuse(w, *used)
+	}
 	delete(w.users, sub)
 	if len(w.users) > 0 {
 		return

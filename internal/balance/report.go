@@ -155,13 +155,37 @@ type report struct {
 	lack      lack
 	published time.Time // first confirmation of an HSDir
 	warnings  []string
-	view      View // of the last turn
+	seen      seen
+}
+
+// seen is what the last turn saw, but for what is large and there anyway.
+type seen struct {
+	unreached        map[descriptor.Address]string
+	role             hsdir.Role // of the descriptor that clients fetch
+	targets          [2]ViewTarget
+	valid            [2]time.Time
+	offset, outdated time.Duration
+}
+
+func (n *seen) current() *ViewTarget { return &n.targets[n.role] }
+
+// seed is that of the last view.
+func (n *seen) seed() [32]byte { return View{Current: n.role, Targets: n.targets}.seed() }
+
+// lastView is the view of the last turn, with what its instances and its configuration are
+// now.
+func (s *Service) lastView(now time.Time) View {
+	n := &s.report.seen
+	return View{
+		Now: now, Config: s.cfg, Instances: s.instances.View(),
+		Unreached: n.unreached, Current: n.role, Targets: n.targets, valid: n.valid, offset: n.offset, outdated: n.outdated,
+	}
 }
 
 // tellRound records the changes of a turn.
 func (s *Service) tellRound(v View) {
 	if v.Targets[0].Ring != nil {
-		s.report.view = v
+		s.report.seen = seen{v.Unreached, v.Current, v.Targets, v.valid, v.offset, v.outdated}
 	}
 	if s.plan.Waiting == "" && !s.plan.At.IsZero() {
 		s.noteLack(s.lacks(v.Now, &s.plan))
@@ -243,8 +267,7 @@ func (s *Service) describe(now time.Time) status.Service {
 		out.Custody = s.keys.Status(now, descriptor.Period{})
 		return out
 	}
-	v := s.report.view
-	v.Now, v.Config, v.Instances = now, s.cfg, s.instances.View()
+	v := s.lastView(now)
 	out.Panic = s.plan.Panic
 	if s.visits.err != nil {
 		out.VisitError = s.visits.err.Error()

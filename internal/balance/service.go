@@ -174,7 +174,7 @@ func (s *Service) Run(ctx context.Context) {
 	changed, unsubscribe := s.env.Consensus.Subscribe()
 	defer unsubscribe()
 	defer s.end()
-	s.begin(ctx)
+	onOtherStack(func() time.Time { s.begin(ctx); return time.Time{} })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -238,7 +238,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	s.lastRound = now
 	c, missing := s.env.Consensus.Consensus()
 	if s.cfg.Ordinary {
-		c = s.hearsay.take(now, c, s.report.view.seed())
+		c = s.hearsay.take(now, c, s.report.seen.seed())
 	} else {
 		s.hearsay = hearsay{}
 	}
@@ -295,6 +295,7 @@ func (s *Service) forget(v View) {
 			delete(s.state.Editions, p)
 		} else {
 			used = append(used, e.Credential)
+			e.Credential.Forget(e.Built) // which its descriptors are made at, however late
 		}
 	}
 	if len(s.state.Editions) > 0 {
@@ -307,7 +308,7 @@ func (s *Service) forget(v View) {
 // due returns when the next turn is due without an event.
 func (s *Service) due(now time.Time) time.Time {
 	next := now.Add(time.Hour)
-	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.next(), s.visits.next(), s.signingDue(now), s.hearsay.next(s.report.view.seed())} {
+	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.next(), s.visits.next(), s.signingDue(now), s.hearsay.next(s.report.seen.seed())} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}
@@ -419,16 +420,14 @@ func (s *Service) Status() status.Service {
 func (s *Service) Published() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v := &s.report.view
-	e := s.state.Editions[v.Targets[v.Current].Keys.Period]
+	e := s.state.Editions[s.report.seen.current().Keys.Period]
 	return e != nil && !e.heard.IsZero() || s.goesOn() != nil
 }
 
 // goesOn returns what an earlier process published of the descriptor that clients fetch
 // now, if a hosted service goes on from that; else nil.
 func (s *Service) goesOn() *past {
-	v := &s.report.view
-	current := v.Targets[v.Current].Keys.Period
+	current := s.report.seen.current().Keys.Period
 	stored := func(t Target) bool { return t.stored && t.Keys.Period == current } // of this turn, or of one before the last consensus
 	if s.state.Editions[current] != nil || !slices.ContainsFunc(s.plan.Targets, stored) {
 		return nil

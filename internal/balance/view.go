@@ -75,7 +75,7 @@ func (s *Service) credentials(now time.Time, c *hsdir.Consensus, v *View) {
 // every consensus has new rings, mostly of the same periods, and blinding an address
 // takes as long as making a descriptor.
 func (s *Service) keysOf(p descriptor.Period) descriptor.PeriodKeys {
-	for _, t := range s.report.view.Targets {
+	for _, t := range s.report.seen.targets {
 		if t.Keys.Period == p {
 			return t.Keys
 		}

@@ -27,12 +27,12 @@ type Credential struct {
 	// the same for all who hold the identity key, and must be kept secret.
 	Seed [32]byte
 
-	certs   descriptor.HourlyCertificates
 	encoder *descriptor.Encoder
 	custody *custody
 
 	mu       sync.Mutex // protects the fields below
-	runStart time.Time  // that counters is of
+	certs    descriptor.HourlyCertificates
+	runStart time.Time // that counters is of
 	counters *descriptor.RevisionSequence
 }
 
@@ -49,10 +49,18 @@ func (c *Credential) Counter(runStart, now time.Time) (uint64, error) {
 
 // ExpiresAt returns when a descriptor made at the given time expires: with its
 // certificate, that of the hour.
-func (c *Credential) ExpiresAt(made time.Time) time.Time { return c.certs.ExpiresAt(made) }
+func (c *Credential) ExpiresAt(made time.Time) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.certs.ExpiresAt(made)
+}
 
 // single reports whether there is one certificate for all hours.
-func (c *Credential) single() bool { return c.certs.Count() == 1 }
+func (c *Credential) single() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.certs.Count() == 1
+}
 
 // renewal returns when c should be replaced by a new one: when its certificates do not
 // reach further than the hour or, with a single one, when that is about to expire.
@@ -65,6 +73,14 @@ func (c *Credential) renewal() time.Time {
 
 // Release frees the cache for the next descriptor of the same points.
 func (c *Credential) Release() { c.encoder.Release() }
+
+// Forget frees what is for descriptors made before the given time alone.
+func (c *Credential) Forget(before time.Time) {
+	certs := c.encoder.Forget(before)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.certs = certs
+}
 
 // seedOf derives a seed from the key of a period's revision counters.
 func seedOf(key descriptor.RevisionKey, p descriptor.Period) ([32]byte, error) {

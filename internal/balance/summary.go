@@ -28,9 +28,9 @@ type Summary struct {
 func (s *Service) Summary() Summary {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now, v := s.env.Now(), &s.report.view
+	now := s.env.Now()
 	out := Summary{State: status.StateStarting, Withdrawn: s.cfg.Withdrawn, Started: s.started}
-	current := v.Targets[v.Current].Keys.Period
+	current := s.report.seen.current().Keys.Period
 	out.Custody = s.keys.Status(now, current)
 	if s.instances == nil {
 		return out
@@ -56,9 +56,7 @@ func (s *Service) Common() []string {
 	if s.instances == nil {
 		return nil
 	}
-	v := s.report.view
-	v.Now, v.Config, v.Instances = s.env.Now(), s.cfg, s.instances.View()
-	return s.common(v)
+	return s.common(s.lastView(s.env.Now()))
 }
 
 // Draining tells how far an instance is on its way out; nil if it is not.
@@ -69,8 +67,7 @@ func (s *Service) Draining(instance descriptor.Address) *status.Drain {
 	if n < 0 || s.instances == nil {
 		return nil
 	}
-	v := s.report.view
-	v.Now, v.Instances = s.env.Now(), s.instances.View()
+	v := s.lastView(s.env.Now())
 	if n >= len(v.Instances.Backends) || v.Instances.TakenOut(n) == "" {
 		return nil
 	}

@@ -26,7 +26,8 @@ introduction points, and whether they exceed the limit of 20 introduction points
 For a key sealed by a token, it has the token unseal it and certify; for signing
 keys on a token, it makes one, has it sign, and destroys it again; for an offline
 key, it says how long the certificates last. A strategy from outside is asked once
-about a made-up example.
+about a made-up example. Of a shard it opens the keys of all customers and spares, and
+looks whether the files that were written for its replicas have them all.
 
 Each line says "ok", "warning" or "failed", and below it how to fix a problem. The
 exit status is 1 if anything failed. While a tor of its own starts, its progress is
@@ -83,11 +84,22 @@ func check(cmd *cobra.Command, path string, offline bool, tell func(daemon.Findi
 }
 
 func summary(cfg *config.Config) string {
-	instances := 0
+	instances, replicas := 0, 0
 	for _, s := range cfg.Services {
 		instances += len(s.Instances)
 	}
-	return plural(len(cfg.Services), "service") + " with " + plural(instances, "instance")
+	for _, s := range cfg.Shards {
+		replicas += len(s.Instances)
+	}
+	services := plural(len(cfg.Services), "service") + " with " + plural(instances, "instance")
+	shards := plural(len(cfg.Shards), "shard") + " with " + plural(replicas, "replica")
+	switch {
+	case len(cfg.Shards) == 0:
+		return services
+	case len(cfg.Services) == 0:
+		return shards
+	}
+	return services + ", " + shards
 }
 
 // plural writes "1 service" and "2 services".

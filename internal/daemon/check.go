@@ -59,6 +59,7 @@ type checker struct {
 	tell     func(Finding)
 	torLog   string           // where to see what tor itself says
 	services []balance.Config // those that could be opened
+	shards   []checkedShard   // those whose instances can be fetched
 	torrcBad bool             // so that no tor of our own can be started
 }
 
@@ -78,7 +79,12 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 	token.RememberIn(cfg.StateDir)
 	c.checkTorrc()
 	c.checkKeys(ctx)
-	defer func() { release(slices.Values(c.services), log) }()
+	defer func() {
+		release(slices.Values(c.services), log)
+		for _, s := range c.shards {
+			release(slices.Values([]balance.Config{s.Config}), log)
+		}
+	}()
 	for _, s := range c.services {
 		c.checkWeights(shortName(s), s)
 		c.checkProfile(s)

@@ -43,8 +43,9 @@ func (c *checker) checkKeys(ctx context.Context) {
 		c.ok(what, "publishes %s", address)
 		c.tryKeys(ctx, what, s, built)
 	}
+	customers := c.checkShards(ctx, user)
 	if len(addresses) == len(c.cfg.Services) {
-		if err := c.cfg.CheckAddresses(addresses, nil); err != nil {
+		if err := c.cfg.CheckAddresses(addresses, customers); err != nil {
 			c.fail("addresses", "correct the file at the line named", err)
 		}
 	}

@@ -42,7 +42,10 @@ func (c *checker) checkNetwork(ctx context.Context) {
 	if consensus := c.checkConsensus(ctx, first); consensus != nil {
 		c.checkGeoIP(ctx, first)
 		for _, s := range c.services {
-			c.checkInstances(ctx, first, consensus, s)
+			c.checkInstances(ctx, first, consensus, "service "+shortName(s), s)
+		}
+		for _, s := range c.shards {
+			c.checkInstances(ctx, first, consensus, "shard "+s.name, s.Config)
 		}
 	}
 }
@@ -131,8 +134,8 @@ func (c *checker) outdated(ctx context.Context, t *tor.Tor, consensus *hsdir.Con
 
 func utc(t time.Time) string { return t.UTC().Format(time.DateTime) + " UTC" }
 
-// checkInstances fetches every instance of a service, and adds up.
-func (c *checker) checkInstances(ctx context.Context, t *tor.Tor, consensus *hsdir.Consensus, s balance.Config) {
+// checkInstances fetches every instance of a service or shard, which what names, and adds up.
+func (c *checker) checkInstances(ctx context.Context, t *tor.Tor, consensus *hsdir.Consensus, what string, s balance.Config) {
 	ctx, cancel := context.WithTimeout(ctx, checkFetch)
 	defer cancel()
 	fetcher := newFetcher(t)
@@ -147,6 +150,7 @@ func (c *checker) checkInstances(ctx context.Context, t *tor.Tor, consensus *hsd
 		}()
 	}
 	points, found := 0, 0
+	_, name, _ := strings.Cut(what, " ")
 	for n, i := range s.Instances {
 		err, out := <-answers[n], 0
 		if err == nil {
@@ -158,9 +162,9 @@ func (c *checker) checkInstances(ctx context.Context, t *tor.Tor, consensus *hsd
 			}
 			points += offered
 		}
-		c.instance("instance "+shortName(s)+" "+i.Name, descriptors[n], out, err)
+		c.instance("instance "+name+" "+i.Name, descriptors[n], out, err)
 	}
-	c.checkLimit(s, found, points)
+	c.checkLimit(what, s, found, points)
 }
 
 // instance reports the result for one instance, of which some points are avoided.
@@ -201,14 +205,13 @@ func (c *checker) instance(what string, d *descriptor.Descriptor, avoided int, e
 }
 
 // checkLimit says whether the limit of a descriptor leaves points out.
-func (c *checker) checkLimit(s balance.Config, found, points int) {
-	what := "service " + shortName(s)
+func (c *checker) checkLimit(what string, s balance.Config, found, points int) {
 	limit := min(s.Room.Points, descriptor.MaxIntroductionPoints)
 	switch {
 	case found == 0:
 		c.fail(what, "fix the instances above", errors.New("none of its instances can be reached, so nothing would be published"))
 	case s.Ordinary:
-		c.checkOffer(s, points)
+		c.checkOffer(what, s, points)
 	case len(s.Instances) > limit:
 		c.warn(what, "use fewer instances, or put several behind one", "%d instances and at most %s: some instances get no clients", len(s.Instances), printable.Count(limit, "introduction point"))
 	case points == 0:

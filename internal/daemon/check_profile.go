@@ -43,8 +43,8 @@ func (c *checker) checkProfile(s balance.Config) {
 
 // checkOffer says whether the instances offer as many points as the two descriptors of an
 // ordinary service need.
-func (c *checker) checkOffer(s balance.Config, points int) {
-	what, need := "service "+shortName(s), 2*s.Room.Points
+func (c *checker) checkOffer(what string, s balance.Config, points int) {
+	need := 2 * s.Room.Points
 	if points < need {
 		var less string
 		if points < s.Room.Points {

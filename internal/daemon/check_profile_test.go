@@ -45,7 +45,7 @@ func TestCheckProfile(t *testing.T) {
 		var found findings
 		c := &checker{tell: found.tell}
 		c.checkProfile(cfg)
-		c.checkLimit(cfg, test.instances, test.offered)
+		c.checkLimit("service "+shortName(cfg), cfg, test.instances, test.offered)
 		rest := found.String()
 		for _, part := range test.want {
 			_, after, said := strings.Cut(rest, part)

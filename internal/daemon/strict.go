@@ -143,6 +143,9 @@ func intendedUser(cfg *config.Config) strictmodes.User {
 		for _, s := range cfg.Services {
 			places = append(places, s.Key)
 		}
+		for _, s := range cfg.Shards {
+			places = append(places, s.Customers)
+		}
 		for _, place := range places {
 			if owner, err := strictmodes.Owner(place); err == nil {
 				return owner

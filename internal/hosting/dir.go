@@ -116,6 +116,9 @@ func hasKey(dir string) bool {
 // Spares lists the addresses that the replicas know and nobody has yet, sorted.
 func (d *Dir) Spares() ([]descriptor.Address, error) { return d.labels(sparesDir) }
 
+// SpareDir is where the spare key of an address is, below the shard's directory.
+func SpareDir(a descriptor.Address) string { return filepath.Join(sparesDir, a.Label()) }
+
 // Pending lists the addresses that the replicas will know after a rolling restart, sorted.
 func (d *Dir) Pending() ([]descriptor.Address, error) { return d.labels(pendingDir) }
 
@@ -138,7 +141,7 @@ func (d *Dir) labels(sub string) (list []descriptor.Address, err error) {
 
 // Take gives the spare key of an address to the customer called name.
 func (d *Dir) Take(a descriptor.Address, name string) error {
-	return d.move(a, filepath.Join(sparesDir, a.Label()), name)
+	return d.move(a, SpareDir(a), name)
 }
 
 // Retire puts the key of the customer called name among those of removed customers.
@@ -218,7 +221,7 @@ func (d *Dir) Install() (spares []descriptor.Address, customers []string, err er
 		from := filepath.Join(pendingDir, a.Label())
 		name, err := d.broughtFor(from)
 		if err == nil {
-			err = d.move(a, from, cmp.Or(name, filepath.Join(sparesDir, a.Label())))
+			err = d.move(a, from, cmp.Or(name, SpareDir(a)))
 		}
 		switch {
 		case err != nil:

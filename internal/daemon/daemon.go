@@ -142,12 +142,16 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.env = d.rooms.Env(d.store, d.events.Record)
 	d.rooms.Configure(d.cfg.Check)
 	d.rooms.consensus.Families(families(d.cfg))
-	d.countries = tor.NewCountries(poolSource{tors}.GetInfo, d.wake)
+	d.countries = tor.NewCountries(poolSource{tors}.GetInfo, func() { d.wake(asksCountries) })
 	d.env.Country, d.env.Advise = d.countries.Of, advice.Run
 	if d.visitor != nil {
 		d.env.Visitor, d.env.Checked = d.visitor, d.checked
 	}
-	d.probes = newProbes(d.ctx, d.env, d.store, d.wake)
+	d.probes = newProbes(d.ctx, d.env, d.store, func(instance descriptor.Address) {
+		d.wake(func(s balance.Config) bool {
+			return slices.ContainsFunc(s.Instances, func(i balance.Instance) bool { return i.Address == instance })
+		})
+	})
 	d.env.Probe = d.probes.path
 	d.wait.Go(func() { d.rooms.Run(d.ctx, d.moved) })
 	d.wait.Go(func() { d.events.Run(d.ctx, d.store) })
@@ -191,12 +195,14 @@ func (d *Daemon) moved() {
 	d.probes.Moved()
 }
 
-// wake has all services plan.
-func (d *Daemon) wake() {
+// wake has the services plan that are concerned.
+func (d *Daemon) wake(concerned func(balance.Config) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, r := range d.services {
-		r.Wake()
+		if concerned(r.cfg) {
+			r.Wake()
+		}
 	}
 }
 

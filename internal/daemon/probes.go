@@ -26,7 +26,7 @@ type Probes struct {
 	store   probe.Store
 	visitor balance.Visitor                                 // nil: nothing is visited
 	checked func(instance descriptor.Address) health.Result // of its own address; nil: never
-	changed func()                                          // is called when an instance may have to be used otherwise
+	changed func(instance descriptor.Address)               // is called when it may have to be used otherwise
 	wait    sync.WaitGroup
 
 	mu      sync.Mutex // protects the fields below, and what is in list
@@ -50,7 +50,7 @@ type probed struct {
 
 // newProbes returns Probes whose services run until ctx ends. env is that of the
 // operator's services.
-func newProbes(ctx context.Context, env balance.Env, store probe.Store, changed func()) *Probes {
+func newProbes(ctx context.Context, env balance.Env, store probe.Store, changed func(instance descriptor.Address)) *Probes {
 	visitor, checked := env.Visitor, env.Checked
 	env.Visitor, env.Checked, env.Probe = nil, nil, nil // a probe address has no public one
 	return &Probes{ctx: ctx, env: env, store: store, visitor: visitor, checked: checked, changed: changed, list: map[descriptor.Address]*probed{}, leaving: map[descriptor.Address]*probed{}}
@@ -264,9 +264,10 @@ func (p *Probes) visited(r *probed, result health.Result) (suspected bool) {
 	}
 	after := p.judge(r)
 	suspected = r.path.Suspected()
+	instance := r.instance.Address
 	p.mu.Unlock()
 	if before != after {
-		p.changed()
+		p.changed(instance)
 	}
 	return suspected
 }

@@ -40,7 +40,6 @@ func (s *Service) Summary() Summary {
 		out.Warnings = append(out.Warnings, text)
 	}
 	out.State = s.sum(now, current, len(out.Warnings) > 0)
-	out.Warnings = append(out.Warnings, s.liars()...)
 	if e := s.state.Editions[current]; e != nil {
 		out.Made, out.Missing = e.age()
 	} else if before := s.goesOn(); before != nil {

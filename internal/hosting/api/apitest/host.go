@@ -24,16 +24,23 @@ type Host struct {
 
 	mu        sync.Mutex
 	shards    map[string]*hosting.Shard
-	customers map[descriptor.Address]*hosting.Customer
+	customers []*customer          // by label
+	names     map[string]*customer // who has a name, or had it last
+	requests  map[string]*customer
 	made      uint64 // addresses
 	events    []api.Event
 	last      uint64 // of the events
 	more      chan struct{}
 }
 
+type customer struct {
+	hosting.Customer
+	label string
+}
+
 // New returns a host of shards, with as many spares each.
 func New(spares int, shards ...string) *Host {
-	h := &Host{shards: make(map[string]*hosting.Shard), customers: make(map[descriptor.Address]*hosting.Customer), more: make(chan struct{})}
+	h := &Host{shards: make(map[string]*hosting.Shard), names: make(map[string]*customer), requests: make(map[string]*customer), more: make(chan struct{})}
 	for _, name := range shards {
 		h.shards[name] = &hosting.Shard{Name: name, Spares: spares}
 	}
@@ -47,15 +54,17 @@ func (h *Host) Add(_ context.Context, name, shard, request string) (api.Detail, 
 	if h.Err != nil {
 		return api.Detail{}, false, h.Err
 	}
-	for _, c := range h.customers {
-		switch {
-		case request != "" && c.Request == request && c.Name != name && name != "":
+	if c := h.requests[request]; c != nil {
+		if name != "" && name != c.Name {
 			return api.Detail{}, false, fmt.Errorf("adding a customer: %w", hosting.ErrConflict)
-		case request != "" && c.Request == request, c.Name == name && c.State != hosting.Removed && (shard == "" || shard == c.Shard):
-			return h.detail(c), false, nil
-		case c.Name == name && c.State != hosting.Removed:
+		}
+		return h.detail(c), false, nil
+	}
+	if c := h.names[name]; c != nil && c.State != hosting.Removed {
+		if shard != "" && shard != c.Shard {
 			return api.Detail{}, false, fmt.Errorf("%q: %w", name, hosting.ErrTaken)
 		}
+		return h.detail(c), false, nil
 	}
 	if strings.ContainsAny(name, "/ ") || len(name) > 128 {
 		return api.Detail{}, false, fmt.Errorf("%q: %w", name, hosting.ErrName)
@@ -68,13 +77,18 @@ func (h *Host) Add(_ context.Context, name, shard, request string) (api.Detail, 
 		return api.Detail{}, false, fmt.Errorf("%q: %w", s.Name, hosting.ErrNoSpare)
 	}
 	h.made++
-	c := &hosting.Customer{Name: name, Address: Address(h.made), Shard: s.Name, State: hosting.Active, Added: now(), Since: now(), Request: request}
-	if name == "" {
-		c.Name = c.Address.Label()
+	c := &customer{Customer: hosting.Customer{Name: name, Address: Address(h.made), Shard: s.Name, State: hosting.Active, Added: now(), Since: now(), Request: request}}
+	if c.label = c.Address.Label(); name == "" {
+		c.Name = c.label
 	}
 	s.Spares--
 	s.Active++
-	h.customers[c.Address] = c
+	n, _ := h.search(c.label)
+	h.customers = slices.Insert(h.customers, n, c)
+	h.names[c.Name] = c
+	if request != "" {
+		h.requests[request] = c
+	}
 	h.note(c, "added")
 	h.note(c, "confirmed")
 	return h.detail(c), true, nil
@@ -100,17 +114,17 @@ func Address(n uint64) descriptor.Address {
 }
 
 // Change implements api.Host. All replicas know all addresses.
-func (h *Host) Change(_ context.Context, customer string, change api.Change) (api.Detail, error) {
+func (h *Host) Change(_ context.Context, whom string, change api.Change) (api.Detail, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	c, err := h.find(customer)
+	c, err := h.find(whom)
 	if err != nil {
 		return api.Detail{}, err
 	}
 	from := h.shards[c.Shard]
 	switch {
 	case c.State == hosting.Removed && change.To != hosting.Removed:
-		return api.Detail{}, fmt.Errorf("%q: %w", customer, hosting.ErrRemoved)
+		return api.Detail{}, fmt.Errorf("%q: %w", whom, hosting.ErrRemoved)
 	case change.Shard != "":
 		to := h.shards[change.Shard]
 		if to == nil {
@@ -142,24 +156,25 @@ func count(s *hosting.Shard, state hosting.State) *int {
 }
 
 // find returns a customer by name or address.
-func (h *Host) find(customer string) (found *hosting.Customer, err error) {
+func (h *Host) find(customer string) (*customer, error) {
 	if h.Err != nil {
 		return nil, h.Err
 	}
-	a, err := descriptor.ParseAddress(customer)
-	for _, c := range h.customers {
-		if err == nil && c.Address == a || c.Name == customer && (found == nil || found.State == hosting.Removed) {
-			found = c
-		}
+	if n, is := h.search(strings.TrimSuffix(customer, ".onion")); is {
+		return h.customers[n], nil
 	}
-	if found == nil {
-		return nil, fmt.Errorf("%q: %w", customer, hosting.ErrUnknown)
+	if c := h.names[customer]; c != nil {
+		return c, nil
 	}
-	return found, nil
+	return nil, fmt.Errorf("%q: %w", customer, hosting.ErrUnknown)
 }
 
-func (h *Host) detail(c *hosting.Customer) api.Detail {
-	d := api.Detail{Customer: *c, Confirmed: c.Since, Slots: 16, Stored: 16, Answered: true}
+func (h *Host) search(label string) (int, bool) {
+	return slices.BinarySearchFunc(h.customers, label, func(c *customer, label string) int { return strings.Compare(c.label, label) })
+}
+
+func (h *Host) detail(c *customer) api.Detail {
+	d := api.Detail{Customer: c.Customer, Confirmed: c.Since, Slots: 16, Stored: 16, Answered: true}
 	if c.State == hosting.Active {
 		d.Points = 6
 	} else {
@@ -190,9 +205,8 @@ func (h *Host) List(q api.Query) (page api.Page, err error) {
 	if q.Shard != "" && h.shards[q.Shard] == nil {
 		return page, fmt.Errorf("%q: %w", q.Shard, hosting.ErrNoShard)
 	}
-	all := slices.SortedFunc(maps.Values(h.customers), func(a, b *hosting.Customer) int { return strings.Compare(a.Address.String(), b.Address.String()) })
-	for _, c := range all {
-		if c.Address.Label() <= q.After || q.Shard != "" && c.Shard != q.Shard || !strings.HasPrefix(c.Name, q.Name) ||
+	for _, c := range h.customers {
+		if c.label <= q.After || q.Shard != "" && c.Shard != q.Shard || !strings.HasPrefix(c.Name, q.Name) ||
 			q.State != c.State && (q.State != "" || c.State == hosting.Removed) {
 			continue
 		}
@@ -200,7 +214,7 @@ func (h *Host) List(q api.Query) (page api.Page, err error) {
 			page.Next = page.Customers[q.Limit-1].Address.Label()
 			break
 		}
-		page.Customers = append(page.Customers, *c)
+		page.Customers = append(page.Customers, c.Customer)
 	}
 	return page, nil
 }
@@ -234,15 +248,18 @@ func (h *Host) Installed(_ context.Context, shard string) (hosting.Shard, error)
 func (h *Host) Events(after uint64) (events []api.Event, lost bool, more <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if after > h.last {
+		return h.events, true, h.more // of another store
+	}
 	for _, e := range h.events {
 		if e.ID > after {
 			events = append(events, e)
 		}
 	}
-	return events, uint64(len(events)) != h.last-min(after, h.last), h.more
+	return events, uint64(len(events)) != h.last-after, h.more
 }
 
-func (h *Host) note(c *hosting.Customer, kind string) {
+func (h *Host) note(c *customer, kind string) {
 	h.last++
 	h.events = append(h.events, api.Event{ID: h.last, At: now(), Kind: kind, Shard: c.Shard, Customer: c.Name, Address: c.Address.String(), Request: c.Request, Text: "the customer was " + kind})
 	if h.Kept > 0 && len(h.events) > h.Kept {

@@ -11,8 +11,8 @@ import (
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/check"
 	"onionbalancer/internal/config"
-	"onionbalancer/internal/credential"
 	"onionbalancer/internal/consensus"
+	"onionbalancer/internal/credential"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
@@ -54,7 +54,7 @@ func NewRooms(tors *tor.Pool, dialer check.Dialer, store *state.DB, record event
 func (r *Rooms) Env(store *state.DB, record event.Recorder) balance.Env {
 	return balance.Env{
 		Consensus: r.consensus, Backends: r.backends, Fetcher: r, Store: store, Record: record, Visitor: r.checks, Checked: r.backends.LastCheck,
-		Gates: credential.NewGates(),
+		Gates:   credential.NewGates(),
 		Uploads: func(a descriptor.Address) balance.Uploader { return r.queues[r.tors.For(a)] },
 	}
 }

@@ -13,42 +13,59 @@ import (
 	"sync/atomic"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/openfile"
 	"onionbalancer/internal/shell"
 )
 
 // Custodian hands out certificates prepared by ceremonies in a directory. It is safe for
 // concurrent use.
 //
-// The last read files are cached and never changed, so Supply and Schedule answer at
-// once. All other methods first check whether the files have changed. They return
-// when ctx ends, even if the disk does not answer.
+// What the files have for which periods is cached and never changed, so Supply and Schedule
+// answer at once. All other methods first check whether the files have changed. They return
+// when ctx ends, even if the disk does not answer. Certificates, a quarter of a megabyte for
+// two months, stay in the files until they are needed.
 type Custodian struct {
 	dir     string
 	address descriptor.Address
 
 	files  chan struct{} // holds one while files are read or changed
+	recent []Entry       // the entries used last, the oldest first; whoever holds files uses it
 	closed atomic.Bool
 	view   atomic.Pointer[view]
 }
 
-// view is the content of the files of a directory when they were read. It is
-// immutable.
+// view is what the files of a directory had when they were read. It is immutable.
 type view struct {
-	*contents          // without the secret keys
-	certified []*Entry // those that are usable, by period
-	longest   int      // periods of the longest ceremony
-	reloadErr error    // of the last attempt to read the files again
+	keys      *keysFile // without the secrets
+	stamps    [2]openfile.Stamp
+	installed []installed // by period; empty before the first installation
+	longest   int         // periods of the longest ceremony
+	reloadErr error       // of the last attempt to read the files again
+}
+
+// installed is what is kept of an Entry.
+type installed struct {
+	period  uint64
+	periods int  // of its ceremony
+	usable  bool // its certificate is for the signing key that is here
+	hourly  bool
 }
 
 func newView(c *contents) *view {
 	c.forgetSeeds()
-	v := &view{contents: c, certified: c.certified()}
+	v := &view{keys: c.keys, stamps: c.stamps}
 	if c.bundle != nil {
 		for _, e := range c.bundle.Entries {
 			v.longest = max(v.longest, e.Periods)
+			v.installed = append(v.installed, installed{e.Period, e.Periods, c.usable(e.Period) != nil, e.hourly()})
 		}
 	}
 	return v
+}
+
+// find returns where the entry of a period is in installed, or would be.
+func (v *view) find(number uint64) (at int, found bool) {
+	return slices.BinarySearchFunc(v.installed, number, func(e installed, n uint64) int { return cmp.Compare(e.period, n) })
 }
 
 // Open opens a directory that Prepare made, with or without an installed bundle.
@@ -144,6 +161,7 @@ func (c *Custodian) reload() (*view, error) {
 	}
 	v = newView(state)
 	c.view.Store(v)
+	c.recent = nil
 	return v, nil
 }
 
@@ -200,15 +218,31 @@ func (c *Custodian) RevisionKey(ctx context.Context, p descriptor.Period) (descr
 	return key, nil
 }
 
-// entry returns the installed entry for p, or the reason why there is none.
+// entry returns the installed entry for p, or the reason why there is none. A period has
+// several questions asked about it: the entries used last are remembered.
 func (c *Custodian) entry(v *view, p descriptor.Period) (*Entry, error) {
-	if p.Length == v.keys.Schedule.Length() {
-		if e := v.entry(p.Number); e != nil {
-			return e, nil
+	if _, found := v.find(p.Number); !found || p.Length != v.keys.Schedule.Length() {
+		return nil, c.missing(v, p)
+	}
+	for i := range c.recent {
+		if c.recent[i].Period == p.Number {
+			return &c.recent[i], nil
 		}
 	}
-	return nil, c.missing(v, p)
+	bundle, _, err := loadBundle(c.dir, v.keys)
+	if err != nil {
+		return nil, err
+	}
+	found := (&contents{bundle: bundle}).entry(p.Number)
+	if found == nil {
+		return nil, fmt.Errorf("the certificates for it were just removed from %s", c.dir)
+	}
+	c.recent = append(c.recent[max(len(c.recent)-maxRecent+1, 0):], *found)
+	return &c.recent[len(c.recent)-1], nil
 }
+
+// maxRecent is of how many periods entries are remembered: two are in use at any time.
+const maxRecent = 2
 
 // SigningKey returns the signing key made for p, if it is on the disk.
 func (c *Custodian) SigningKey(ctx context.Context, p descriptor.Period) (crypto.Signer, error) {
@@ -220,12 +254,12 @@ func (c *Custodian) SigningKey(ctx context.Context, p descriptor.Period) (crypto
 		if known.Seed == nil {
 			return nil, errors.New("it is on a token: name that in the configuration (signing = \"pkcs11:…\")")
 		}
-		now, err := load(c.dir)
+		now, err := loadKeys(c.dir)
 		if err != nil {
 			return nil, err
 		}
-		defer now.keys.wipe()
-		key := now.keys.of(p.Number)
+		defer now.wipe()
+		key := now.of(p.Number)
 		if key == nil || key.Seed == nil {
 			return nil, fmt.Errorf("it was just removed from %s", c.dir)
 		}
@@ -263,16 +297,19 @@ func (c *Custodian) Supply(from descriptor.Period) (last descriptor.Period, hori
 	if c.closed.Load() {
 		return descriptor.Period{}, 0, false
 	}
-	at, found := slices.BinarySearchFunc(v.certified, from.Number, func(e *Entry, n uint64) int { return cmp.Compare(e.Period, n) })
-	if !found || from.Length != v.keys.Length() {
+	at, found := v.find(from.Number)
+	if !found || !v.installed[at].usable || from.Length != v.keys.Length() {
 		return descriptor.Period{}, v.longest, false
 	}
 	through := from.Number
-	for _, e := range v.certified[at:] {
-		if e.Period > through+1 {
+	for _, e := range v.installed[at:] {
+		if !e.usable {
+			continue
+		}
+		if e.period > through+1 {
 			break
 		}
-		through, horizon = e.Period, max(horizon, e.Periods)
+		through, horizon = e.period, max(horizon, e.periods)
 	}
 	return v.keys.Period(through), horizon, true
 }
@@ -280,8 +317,8 @@ func (c *Custodian) Supply(from descriptor.Period) (last descriptor.Period, hori
 // Singles returns for how many certified periods, from number from on, there is one
 // certificate for all hours: an earlier version signed it. It reads no file.
 func (c *Custodian) Singles(from uint64) (n int) {
-	for _, e := range c.view.Load().certified {
-		if e.Period >= from && !e.hourly() {
+	for _, e := range c.view.Load().installed {
+		if e.usable && e.period >= from && !e.hourly {
 			n++
 		}
 	}
@@ -300,7 +337,7 @@ func (c *Custodian) Retire(ctx context.Context, inUse []descriptor.Period) error
 		for _, p := range inUse {
 			first = min(first, p.Number)
 		}
-		if keys, entries := v.before(first); keys+entries == 0 {
+		if !v.holdsBefore(first) {
 			return none, nil
 		}
 		if err := retire(c.dir, first); err != nil {
@@ -314,15 +351,15 @@ func (c *Custodian) Retire(ctx context.Context, inUse []descriptor.Period) error
 
 // missing says why there is no entry for p, and how to fix it.
 func (c *Custodian) missing(v *view, p descriptor.Period) error {
-	s, b := v.keys.Schedule, v.bundle
+	s, have := v.keys.Schedule, v.installed
 	var why error
 	switch {
 	case p.Length != s.Length():
 		why = fmt.Errorf("the network's periods last %s, and the keys in %s were made for %s: use a new directory", p.Length, c.dir, s)
-	case b == nil:
+	case len(have) == 0:
 		why = fmt.Errorf("no certificates are installed in %s yet: have a request signed offline (balancer ceremony sign), and install the bundle (balancer ceremony install)", c.dir)
 	default:
-		first, last := b.Entries[0].Period, b.Entries[len(b.Entries)-1].Period
+		first, last := have[0].period, have[len(have)-1].period
 		switch {
 		case p.Number > last:
 			why = fmt.Errorf("%w %d, at %s: %s", ErrEnded, last, clock(s.End(last)), c.advice())
@@ -349,6 +386,12 @@ var ErrEnded = errors.New("the certificates prepared offline ended with period")
 
 func (c *Custodian) advice() string {
 	return fmt.Sprintf("run a ceremony, which begins with: balancer ceremony request --dir %s", shell.Quote(c.dir))
+}
+
+// holdsBefore is whether contents.before counts any.
+func (v *view) holdsBefore(first uint64) bool {
+	n := len(v.installed)
+	return len(v.keys.Keys) > 0 && v.keys.Keys[0].Period < first || n > 0 && v.installed[0].period < first && v.installed[n-1].period >= first
 }
 
 // before counts the keys and entries of periods before first. If all entries

@@ -185,7 +185,7 @@ func TestRetire(t *testing.T) {
 	}
 }
 
-// TestDamagedWhileRunning: what was read stays in use, and errors tell.
+// TestDamagedWhileRunning: what was used stays in use, and errors tell.
 func TestDamagedWhileRunning(t *testing.T) {
 	m := newManager(t, "front")
 	m.ceremony(noon, current, 2)
@@ -195,12 +195,20 @@ func TestDamagedWhileRunning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := Public.Period(current)
+	if _, err := c.RevisionKey(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(path, good[:len(good)/2], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := Public.Period(current)
 	if _, err := c.RevisionKey(t.Context(), p); err != nil {
-		t.Errorf("what was known is lost: %v", err)
+		t.Errorf("what was used is lost: %v", err)
+	}
+	_, err = c.RevisionKey(t.Context(), p.Next())
+	wantError(t, "what was not used yet", err, BundleFile, "damaged")
+	if last, _, ok := c.Supply(p); !ok || last != p.Next() {
+		t.Errorf("supply until %s", last)
 	}
 	_, err = c.RevisionKey(t.Context(), Public.Period(current+2))
 	wantError(t, "a damaged file", err, "ended with period", BundleFile, "damaged")

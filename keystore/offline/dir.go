@@ -71,42 +71,61 @@ func stamps(dir string) (list [2]openfile.Stamp) {
 
 // load reads both files of dir. The caller wipes the keys.
 func load(dir string) (*contents, error) {
+	c := &contents{}
+	err := c.load(dir, func() (err error) {
+		if err = c.loadKeys(filepath.Join(dir, KeysFile)); err == nil {
+			c.bundle, c.stamps[1], err = loadBundle(dir, c.keys)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// loadKeys reads the keys of dir alone. The caller wipes them.
+func loadKeys(dir string) (*keysFile, error) {
+	c := &contents{}
+	err := c.load(dir, func() error { return c.loadKeys(filepath.Join(dir, KeysFile)) })
+	return c.keys, err
+}
+
+func (c *contents) load(dir string, read func() error) error {
 	defer locked.CollectSoon()
 	for {
 		before := stamps(dir)
-		c, err := loadBoth(dir)
+		*c = contents{}
+		err := read()
 		if err == nil {
-			return c, nil
+			return nil
 		}
 		c.keys.wipe()
 		// A file that was replaced while it was read may have been overwritten.
 		if stamps(dir) == before {
-			return nil, fmt.Errorf("reading the keys for ceremonies in %s: %w", dir, err)
+			return fmt.Errorf("reading the keys for ceremonies in %s: %w", dir, err)
 		}
 	}
 }
 
-func loadBoth(dir string) (*contents, error) {
-	c := &contents{}
-	if err := c.loadKeys(filepath.Join(dir, KeysFile)); err != nil {
-		return c, err
-	}
+// loadBundle reads the bundle of dir, which has those keys; nil if there is none.
+func loadBundle(dir string, keys *keysFile) (*Bundle, openfile.Stamp, error) {
 	raw, info, err := readFile(filepath.Join(dir, BundleFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return c, nil
+		return nil, openfile.Stamp{}, nil
 	}
 	if err != nil {
-		return c, err
+		return nil, openfile.Stamp{}, err
 	}
 	defer clear(raw)
-	c.stamps[1] = openfile.StampOf(info)
-	if c.bundle, err = ParseBundle(raw); err != nil {
-		return c, fmt.Errorf("%s: %w", BundleFile, err)
+	bundle, err := ParseBundle(raw)
+	if err != nil {
+		return nil, openfile.Stamp{}, fmt.Errorf("%s: %w", BundleFile, err)
 	}
-	if c.bundle.Schedule != c.keys.Schedule || len(c.bundle.Of(c.keys.Address)) != len(c.bundle.Entries) {
-		return c, fmt.Errorf("%s is of another address or network than %s", BundleFile, KeysFile)
+	if bundle.Schedule != keys.Schedule || len(bundle.Of(keys.Address)) != len(bundle.Entries) {
+		return nil, openfile.Stamp{}, fmt.Errorf("%s is of another address or network than %s", BundleFile, KeysFile)
 	}
-	return c, nil
+	return bundle, openfile.StampOf(info), nil
 }
 
 // loadKeys reads the keys, whose text is in locked memory only.

@@ -6,8 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/locked"
@@ -222,8 +225,7 @@ func (r *Request) Sign(keys []*descriptor.IdentityKey, now time.Time) (*Bundle, 
 	if err != nil {
 		return nil, err
 	}
-	var entries []Entry
-	locked.Do(func() { entries, err = r.entries(byAddress, name, stamp(now)) })
+	entries, err := r.entries(byAddress, name, stamp(now))
 	if err != nil {
 		return nil, err
 	}
@@ -234,19 +236,26 @@ func (r *Request) Sign(keys []*descriptor.IdentityKey, now time.Time) (*Bundle, 
 	return b, nil
 }
 
-// entries signs all that r asks for.
+// entries signs all that r asks for, for several addresses at once.
 func (r *Request) entries(keys map[descriptor.Address]*descriptor.IdentityKey, name Fingerprint, made time.Time) ([]Entry, error) {
-	var list []Entry
-	for _, w := range r.Services {
-		for i, signing := range w.Keys {
-			e := Entry{Address: w.Address, Period: r.First + uint64(i), Periods: r.Periods(), Made: made, Request: name}
-			if err := e.sign(r.Schedule, keys[w.Address], [32]byte(signing)); err != nil {
-				return nil, fmt.Errorf("signing for %s, period %d: %w", w.Address.Short(), e.Period, err)
+	lists := make([][]Entry, len(r.Services))
+	var signing errgroup.Group
+	signing.SetLimit(runtime.GOMAXPROCS(0))
+	for n, w := range r.Services {
+		signing.Go(func() (err error) {
+			for i, public := range w.Keys {
+				e := Entry{Address: w.Address, Period: r.First + uint64(i), Periods: r.Periods(), Made: made, Request: name}
+				locked.Do(func() { err = e.sign(r.Schedule, keys[w.Address], [32]byte(public)) })
+				if err != nil {
+					return fmt.Errorf("signing for %s, period %d: %w", w.Address.Short(), e.Period, err)
+				}
+				lists[n] = append(lists[n], e)
 			}
-			list = append(list, e)
-		}
+			return nil
+		})
 	}
-	return list, nil
+	err := signing.Wait()
+	return slices.Concat(lists...), err
 }
 
 // Match reports whether keys are those of the request's addresses.

@@ -4,8 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"onionbalancer/descriptor"
 )
@@ -57,8 +60,18 @@ func install(dirs []string, bundles []*Bundle, now time.Time) ([]Installed, erro
 		if err := b.validate(); err != nil {
 			return nil, err
 		}
+		of := make([]*target, len(b.Entries))
 		for i := range b.Entries {
-			if err := give(targets, b.Schedule, &b.Entries[i], now); err != nil {
+			if of[i], err = targetOf(targets, b.Schedule, &b.Entries[i]); err != nil {
+				return nil, err
+			}
+		}
+		signing, err := b.verify()
+		if err != nil {
+			return nil, err
+		}
+		for i, t := range of {
+			if err := t.take(&b.Entries[i], signing[i], now); err != nil {
 				return nil, err
 			}
 		}
@@ -108,31 +121,47 @@ func openTargets(dirs []string) (targets []*target, release func(), err error) {
 	return targets, release, nil
 }
 
-// give checks e and hands it to the target of its address.
-func give(targets []*target, s Schedule, e *Entry, now time.Time) error {
+// verify verifies all entries, several at once, and returns the signing keys that they are for.
+func (b *Bundle) verify() ([][32]byte, error) {
+	signing := make([][32]byte, len(b.Entries))
+	var verifying errgroup.Group
+	verifying.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range b.Entries {
+		verifying.Go(func() error {
+			certs, err := b.Entries[i].Verify(b.Schedule)
+			signing[i] = certs.First().Key()
+			return err
+		})
+	}
+	return signing, verifying.Wait()
+}
+
+// targetOf returns the target that e, for a network with that schedule, is meant for.
+func targetOf(targets []*target, s Schedule, e *Entry) (*target, error) {
 	i := slices.IndexFunc(targets, func(t *target) bool { return t.Address == e.Address })
 	if i < 0 {
-		return fmt.Errorf("there are certificates for %s in it, and none of the directories given is of that address: another manager's bundle?", e.Address)
+		return nil, fmt.Errorf("there are certificates for %s in it, and none of the directories given is of that address: another manager's bundle?", e.Address)
 	}
 	t := targets[i]
 	if s != t.have.keys.Schedule {
-		return fmt.Errorf("%s: it is for a network with %s, and the keys in %s are for %s", e.Address.Short(), s, t.Dir, t.have.keys.Schedule)
+		return nil, fmt.Errorf("%s: it is for a network with %s, and the keys in %s are for %s", e.Address.Short(), s, t.Dir, t.have.keys.Schedule)
 	}
-	certs, err := e.Verify(s)
-	if err != nil {
-		return err
-	}
+	return t, nil
+}
+
+// take takes e, which was verified and is for a signing key.
+func (t *target) take(e *Entry, signing [32]byte, now time.Time) error {
 	key := t.have.keys.of(e.Period)
 	switch {
-	case now.After(s.LastUse(e.Period)) || key == nil && len(t.have.keys.Keys) > 0 && e.Period < t.have.keys.Keys[0].Period:
+	case now.After(t.have.keys.LastUse(e.Period)) || key == nil && len(t.have.keys.Keys) > 0 && e.Period < t.have.keys.Keys[0].Period:
 		t.Over++
 		return nil
 	case key == nil:
 		return fmt.Errorf("%s, period %d: %s has no signing key for this period: another manager's bundle, or were the keys lost since the request?",
 			e.Address.Short(), e.Period, t.Dir)
-	case certs.First().Key() != [32]byte(key.Public):
+	case signing != [32]byte(key.Public):
 		return fmt.Errorf("%s, period %d: the certificate is for signing key %s, and the one in %s is %s: another manager's bundle, or were the keys replaced since the request?",
-			e.Address.Short(), e.Period, KeyFingerprint(certKey(certs)), t.Dir, KeyFingerprint(key.Public))
+			e.Address.Short(), e.Period, KeyFingerprint(signing[:]), t.Dir, KeyFingerprint(key.Public))
 	}
 	if other, there := t.fresh[e.Period]; !there || other.Made.Before(e.Made) {
 		t.fresh[e.Period] = *e

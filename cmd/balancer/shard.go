@@ -242,8 +242,14 @@ func replicaPath(dir *hosting.Dir, replica string) string {
 	return shell.Quote(path)
 }
 
-// makeKeys makes n pending keys, with progress on standard error.
+// makeKeys makes n pending keys, those on disk with progress on standard error.
 func makeKeys(cmd *cobra.Command, dir *hosting.Dir, token string, n int) error {
+	if token != "" && n > 0 {
+		if err := dir.NewSealed(cmd.Context(), token, n); err != nil {
+			return fmt.Errorf("made 0 of %d keys: %w", n, err)
+		}
+		return nil
+	}
 	progress := newProgressLine(cmd.ErrOrStderr())
 	defer progress.clear()
 	began := time.Now()
@@ -251,7 +257,7 @@ func makeKeys(cmd *cobra.Command, dir *hosting.Dir, token string, n int) error {
 		if err := cmd.Context().Err(); err != nil {
 			return fmt.Errorf("made %d of %d keys: %w", i, n, err)
 		}
-		if _, err := dir.NewKey(cmd.Context(), token, rand.Reader); err != nil {
+		if _, err := dir.NewKey(rand.Reader); err != nil {
 			return fmt.Errorf("made %d of %d keys: %w", i, n, err)
 		}
 		if time.Since(began) > time.Second {

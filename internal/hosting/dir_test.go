@@ -2,7 +2,6 @@ package hosting
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io/fs"
 	"maps"
@@ -32,7 +31,7 @@ func newDir(t *testing.T) *Dir {
 // newKey makes the nth pending key.
 func (d *Dir) newKey(t *testing.T, n byte) descriptor.Address {
 	t.Helper()
-	a, err := d.NewKey(t.Context(), "", bytes.NewReader(bytes.Repeat([]byte{n}, 64)))
+	a, err := d.NewKey(bytes.NewReader(bytes.Repeat([]byte{n}, 64)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -353,7 +352,7 @@ func TestDirLocked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.NewKey(context.Background(), "", bytes.NewReader(make([]byte, 64))); err == nil || !strings.Contains(err.Error(), "another balancer") {
+	if _, err := d.NewKey(bytes.NewReader(make([]byte, 64))); err == nil || !strings.Contains(err.Error(), "another balancer") {
 		t.Errorf("while it is locked: %v", err)
 	}
 	unlock()

@@ -78,20 +78,41 @@ func (d *Dir) Address(sub string) (descriptor.Address, error) {
 	return key.Address(), key.Close()
 }
 
-// NewKey makes a pending key, with the given source of randomness. With token, the URI of a key
-// that seals, it is on no disk in the clear.
-func (d *Dir) NewKey(ctx context.Context, token string, random io.Reader) (descriptor.Address, error) {
+// NewKey makes a pending key, with the given source of randomness.
+func (d *Dir) NewKey(random io.Reader) (descriptor.Address, error) {
 	fresh, err := keystore.New(random)
 	if err != nil {
 		return descriptor.Address{}, err
 	}
 	defer fresh.Wipe()
-	return fresh.Address(), d.makePending(fresh.Address(), func(dir string) error {
-		if token == "" {
-			return fresh.WriteTor(dir)
-		}
-		return sealTo(ctx, fresh.Identity(), token, dir)
-	})
+	return fresh.Address(), d.makePending(fresh.Address(), fresh.WriteTor)
+}
+
+// NewSealed makes n pending keys that are on no disk in the clear: token, the URI of a key,
+// seals them together, so that it opens many of them at once. All of them are made, or none.
+func (d *Dir) NewSealed(ctx context.Context, token string, n int) error {
+	uri, err := pkcs11uri.Parse(token)
+	if err != nil {
+		return err
+	}
+	unlock, err := d.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	pending := filepath.Join(d.path, pendingDir)
+	made := filepath.Join(pending, makingDir)
+	if err := os.RemoveAll(made); err != nil { // of one who was killed; nobody else is here
+		return fmt.Errorf("making pending keys: %w", owner.Explain(err, d.path))
+	}
+	addresses, err := keystore.SealNew(ctx, uri, n, func(a descriptor.Address) string { return filepath.Join(made, a.Label(), sealedKey) })
+	for _, a := range addresses {
+		err = errors.Join(err, os.Rename(filepath.Join(made, a.Label()), filepath.Join(pending, a.Label())))
+	}
+	if err = errors.Join(err, os.RemoveAll(made)); err != nil {
+		return fmt.Errorf("making pending keys: %w", owner.Explain(err, d.path))
+	}
+	return errors.Join(durable.SyncDir(pending), durable.SyncDir(d.path))
 }
 
 func sealTo(ctx context.Context, key *descriptor.IdentityKey, token, dir string) error {

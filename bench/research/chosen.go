@@ -34,7 +34,7 @@ func measureChosen(say progress) (figures, error) {
 	for _, c := range cases {
 		line := series{Name: c.name}
 		for p := 0; p <= 100; p += 2 {
-			line.add(float64(p), 100*atLeast(c.k, c.n, float64(p)/100))
+			line.Add(float64(p), 100*atLeast(c.k, c.n, float64(p)/100))
 		}
 		left.Series = append(left.Series, line)
 		head = append(head, c.name)
@@ -45,7 +45,7 @@ func measureChosen(say progress) (figures, error) {
 		for _, c := range cases {
 			cells = append(cells, f1(100*atLeast(c.k, c.n, p))+" %")
 		}
-		t.add(cells...)
+		t.Add(cells...)
 	}
 	return figures{[]table{t}, []chart{left}}, nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"onionbalancer/bench/report"
+
 	"onionbalancer/bench/points"
 	"onionbalancer/descriptor"
 )
@@ -107,11 +109,11 @@ func measureFixed(say progress) (figures, error) {
 		from := 1
 		for i, n := range bytes {
 			if i > 0 && n != bytes[i-1] { // a step, not a slope
-				line.add(float64(i+1), float64(bytes[i-1]))
+				line.Add(float64(i+1), float64(bytes[i-1]))
 			}
-			line.add(float64(i+1), float64(n))
+			line.Add(float64(i+1), float64(n))
 			if i == len(bytes)-1 || bytes[i+1] != n {
-				sizeTable.add(relays.name, fmt.Sprintf("%d to %d", from, i+1), n)
+				sizeTable.Add(relays.name, fmt.Sprintf("%d to %d", from, i+1), n)
 				from = i + 2
 			}
 		}
@@ -129,7 +131,7 @@ func measureFixed(say progress) (figures, error) {
 	}{{1, decoyDistant, "1 live point", true}, {3, decoyDistant, "3 live", true}, {8, decoyDistant, "8 live", true}, {3, decoyLoopback, "3 live, loopback", false}} {
 		line := series{Name: c.name, Dashed: !c.distant}
 		for d := 0; d <= descriptor.MaxIntroductionPoints-c.live && d <= 17; d++ {
-			line.add(float64(d), c.each*decoysMet(d, c.live))
+			line.Add(float64(d), c.each*decoysMet(d, c.live))
 		}
 		delay.Series = append(delay.Series, line)
 	}
@@ -137,7 +139,7 @@ func measureFixed(say progress) (figures, error) {
 		dots := series{Name: map[bool]string{true: "measured, 200 ms", false: "measured, loopback"}[distant], Dots: true}
 		for _, m := range measuredDelay {
 			if m.distant == distant {
-				dots.add(float64(m.decoys), m.seconds)
+				dots.Add(float64(m.decoys), m.seconds)
 			}
 		}
 		delay.Series = append(delay.Series, dots)
@@ -145,16 +147,16 @@ func measureFixed(say progress) (figures, error) {
 	for _, c := range [][2]int{{3, 1}, {3, 5}, {3, 17}, {8, 2}, {8, 12}} {
 		live, decoys := c[0], c[1]
 		met := decoysMet(decoys, live)
-		delayTable.add(live, decoys, f0(100*atLeastOne(decoys, live))+" %", f1(decoyLoopback*met)+" s", f1(decoyDistant*met)+" s")
+		delayTable.Add(live, decoys, f0(100*atLeastOne(decoys, live))+" %", f1(decoyLoopback*met)+" s", f1(decoyDistant*met)+" s")
 	}
 
 	spent := table{Name: "spent", Head: []string{"new visitors a second", "3 points", "8 points", "20 points", "60 points"}}
 	for _, rate := range []float64{0.2, 1, 5, 20, 100} {
-		cells := []any{number(rate)}
+		cells := []any{report.Number(rate)}
 		for _, n := range []float64{3, 8, 20, 60} {
 			cells = append(cells, hours(introductions*n/rate/3600))
 		}
-		spent.add(cells...)
+		spent.Add(cells...)
 	}
 	return figures{[]table{sizeTable, delayTable, spent, measureServing(say)}, []chart{size, delay}}, nil
 }

@@ -223,25 +223,25 @@ func measureNumber(say progress) (figures, error) {
 		say("%d instances: %.1f %%, in four days %.1f %%; uneven weights %.1f %%, %.1f %%", n, e.one, e.whole, u.one, u.whole)
 		x := float64(n)
 		rolling, unasked := windows(n)
-		day.add(x, float64(e.askedDay))
-		one.add(x, float64(e.asked))
-		other.add(x, float64(n-unasked))
-		classic.add(x, float64(onionBalance(n)))
+		day.Add(x, float64(e.askedDay))
+		one.Add(x, float64(e.asked))
+		other.Add(x, float64(n-unasked))
+		classic.Add(x, float64(onionBalance(n)))
 		for i, y := range []float64{e.day, u.day, e.whole, u.whole} {
-			shares.Series[i].add(x, y)
+			shares.Series[i].Add(x, y)
 		}
 		for i, y := range []float64{e.one, u.one, spread(rolling)} {
-			single.Series[i].add(x, y)
+			single.Series[i].Add(x, y)
 		}
 		death := f1(e.deathBy) + " %"
 		if e.one > 99 { // not every instance is in an edition
 			death = "over time"
 		}
 		if slices.Contains([]int{1, 3, 6, 7, 10, 13, 20, 21, 30, 41, 50, 60, 61, 80, 100, 120, 150, 200}, n) {
-			plans.add(n, span(e.fewest, e.most), e.distinct, f1(e.one)+" %", f1(e.day)+" %", f1(e.whole)+" %", f0(e.deathChanged)+" of 6", death, f0(e.moved))
+			plans.Add(n, span(e.fewest, e.most), e.distinct, f1(e.one)+" %", f1(e.day)+" %", f1(e.whole)+" %", f0(e.deathChanged)+" of 6", death, f0(e.moved))
 		}
 		if slices.Contains([]int{3, 10, 11, 20, 30, 41, 60, 100, 120, 200}, n) {
-			compared.add(n, n-onionBalance(n), unasked, f0(spread(rolling))+" %", n-e.asked, n-e.askedDay, f1(e.day)+" %")
+			compared.Add(n, n-onionBalance(n), unasked, f0(spread(rolling))+" %", n-e.asked, n-e.askedDay, f1(e.day)+" %")
 		}
 	}
 	for _, w := range []struct {
@@ -251,7 +251,7 @@ func measureNumber(say progress) (figures, error) {
 		for _, n := range []int{5, 10, 20, 50, 100, 200} {
 			say("%d instances of weights %s", n, w.name)
 			p := newGroup(n, w.weigh).plan()
-			weighted.add(w.name, n, f1(p.one)+" %", f1(p.day)+" %", f1(p.whole)+" %")
+			weighted.Add(w.name, n, f1(p.one)+" %", f1(p.day)+" %", f1(p.whole)+" %")
 		}
 	}
 	reached.Series = []series{day, one, other, classic}

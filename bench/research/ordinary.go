@@ -139,7 +139,7 @@ func measureServing(say progress) table {
 			}
 			month += off(shares) / seeds
 		}
-		t.add(c[0], c[1], f1(served), f0(day)+" %", f0(week)+" %", f0(month)+" %")
+		t.Add(c[0], c[1], f1(served), f0(day)+" %", f0(week)+" %", f0(month)+" %")
 	}
 	return t
 }

@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+
+	"onionbalancer/bench/report"
 )
 
 // A page is one question: a text in doc/research, and what makes its figures.
@@ -26,51 +27,13 @@ type figures struct {
 	Charts []chart
 }
 
-// table stands in the text between two comments with its name.
-type table struct {
-	Name string
-	Head []string
-	Rows [][]string
-}
-
-func (t *table) add(cells ...any) {
-	row := make([]string, len(cells))
-	for i, c := range cells {
-		row[i] = fmt.Sprint(c)
-	}
-	t.Rows = append(t.Rows, row)
-}
-
-// markdown returns the table as it stands in the text.
-func (t table) markdown() string {
-	var b strings.Builder
-	row := func(cells []string) { fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | ")) }
-	row(t.Head)
-	b.WriteString(strings.Repeat("|---", len(t.Head)) + "|\n")
-	for _, r := range t.Rows {
-		row(r)
-	}
-	return b.String()
-}
-
-// markers are the comments around the table of that name.
-func markers(name string) (begin, end string) {
-	return "<!-- table " + name + " -->\n", "<!-- end " + name + " -->"
-}
-
-// fill puts the tables into the text.
-func (f figures) fill(text string) (string, error) {
-	for _, t := range f.Tables {
-		begin, end := markers(t.Name)
-		before, rest, found := strings.Cut(text, begin)
-		_, after, closed := strings.Cut(rest, end)
-		if !found || !closed {
-			return "", fmt.Errorf("no place for the table %s", t.Name)
-		}
-		text = before + begin + t.markdown() + end + after
-	}
-	return text, nil
-}
+// What a page shows.
+type (
+	chart  = report.Chart
+	axis   = report.Axis
+	series = report.Series
+	table  = report.Table
+)
 
 // encode returns the figures as they are kept, in one line.
 func (f figures) encode() ([]byte, error) {
@@ -86,14 +49,14 @@ func (p page) write(f figures, dir string) error {
 	}
 	files := map[string]string{filepath.Join("figures", p.name+".json"): string(raw)}
 	for _, c := range f.Charts {
-		files[filepath.Join("figures", c.Name+".svg")] = c.svg()
+		files[filepath.Join("figures", c.Name+".svg")] = c.SVG()
 	}
 	name := p.name + ".md"
 	text, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		return fmt.Errorf("reading the text: %w", err)
 	}
-	if files[name], err = f.fill(string(text)); err != nil {
+	if files[name], err = report.Fill(string(text), f.Tables...); err != nil {
 		return fmt.Errorf("filling in %s: %w", name, err)
 	}
 	for name, content := range files {

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"onionbalancer/bench/report"
 )
 
 const docs = "../../doc/research"
@@ -32,14 +34,14 @@ func TestPagesShowTheirFigures(t *testing.T) {
 			t.Fatalf("%s: %v", p.name, err)
 		}
 		text := read(t, docs, p.name+".md")
-		filled, err := f.fill(text)
+		filled, err := report.Fill(text, f.Tables...)
 		if err != nil || filled != text {
 			t.Errorf("%s: the text does not show the tables that were measured (%v): go run ./bench/research %[1]s", p.name, err)
 		}
 		for _, c := range f.Charts {
 			drawn++
 			svg := read(t, docs, "figures", c.Name+".svg")
-			if c.svg() != svg {
+			if c.SVG() != svg {
 				t.Errorf("%s.svg is not what was measured: go run ./bench/research %s", c.Name, p.name)
 			}
 			if !strings.Contains(text, "](figures/"+c.Name+".svg)") {

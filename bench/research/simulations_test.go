@@ -1,10 +1,8 @@
 package main
 
 import (
-	"encoding/xml"
 	"math"
 	"math/rand/v2"
-	"strings"
 	"testing"
 
 	"onionbalancer/selection"
@@ -161,18 +159,5 @@ func TestStrategiesOfOurOwn(t *testing.T) {
 	}
 	if after == 0 {
 		t.Error("the order does not change with the salt")
-	}
-}
-
-func TestChart(t *testing.T) {
-	c := chart{Title: "a < b & c", X: axis{Label: "x (s)", To: 9}, Y: axis{Label: "y", From: 0.01, To: 10, Log: true},
-		Series: []series{{Name: "some", X: []float64{0, 9}, Y: []float64{0, 1}}, {Name: "dots", X: []float64{3}, Y: []float64{5}, Dots: true}}}
-	svg := c.svg()
-	if err := xml.Unmarshal([]byte(svg), new(struct{})); err != nil || !strings.Contains(svg, "a &lt; b &amp; c") || !strings.Contains(svg, "<circle") {
-		t.Errorf("%v\n%s", err, svg)
-	}
-	bars := chart{Groups: []string{"g", "h"}, Y: axis{To: 10}, Series: []series{{Name: "b", Y: []float64{5, 10}}}}.svg()
-	if strings.Count(bars, "fill=\""+colours[0]) != 3 { // two bars and the legend
-		t.Errorf("bars:\n%s", bars)
 	}
 }

@@ -211,9 +211,9 @@ func measureStale(say progress) (figures, error) {
 		say("instances, %.2g %% change in an hour", churn*100)
 		n := at(churn, false, true, 0)
 		for i, name := range asked {
-			instances.Series[i].add(churn*100, percent(n.none[i]+n.older[i], n.all))
+			instances.Series[i].Add(churn*100, percent(n.none[i]+n.older[i], n.all))
 			if churn == 0.005 || churn == 0.02 {
-				tableOf.add(append([]any{fmt.Sprintf("%.2g %%", churn*100), name}, n.cells(i)...)...)
+				tableOf.Add(append([]any{fmt.Sprintf("%.2g %%", churn*100), name}, n.cells(i)...)...)
 			}
 		}
 	}
@@ -231,10 +231,10 @@ func measureStale(say progress) (figures, error) {
 		for _, churn := range churns {
 			say("visitors, %s, %.2g %% change in an hour", served.name, churn*100)
 			n := at(churn, served.early, false, served.previous)
-			line.add(churn*100, percent(n.older[0], n.all))
+			line.Add(churn*100, percent(n.older[0], n.all))
 			if churn == 0.005 || churn == 0.02 {
 				cells := append([]any{fmt.Sprintf("%.2g %%", churn*100), served.name}, n.cells(0)...)
-				tableTo.add(append(cells, f2(float64(n.uploads)/float64(n.editions)))...)
+				tableTo.Add(append(cells, f2(float64(n.uploads)/float64(n.editions)))...)
 			}
 		}
 		visitors.Series = append(visitors.Series, line)

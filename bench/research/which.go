@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"onionbalancer/bench/report"
+
 	"onionbalancer/selection"
 )
 
@@ -134,14 +136,14 @@ func measureWhich(say progress) (figures, error) {
 		for i, c := range choices {
 			say("%s: %s", s.name, c.name)
 			m := trial{s, 20, 12, false}.run(c)
-			all.add(s.name, c.name, f0(m.per1000(m.dead)), f1(m.per1000(m.withDead)/10)+" %", f0(m.editions), f0(m.came))
+			all.Add(s.name, c.name, f0(m.per1000(m.dead)), f1(m.per1000(m.withDead)/10)+" %", f0(m.editions), f0(m.came))
 			if s.charts {
-				byStay.Series[i].Y = append(byStay.Series[i].Y, round(float64(int(m.per1000(m.dead)+0.5))))
+				byStay.Series[i].Y = append(byStay.Series[i].Y, report.Round(float64(int(m.per1000(m.dead)+0.5))))
 			}
 			if s.name == settings[1].name {
 				line := series{Name: c.name, Dashed: c.name == "fresh enough"}
 				for h, n := range m.byHour {
-					line.add(float64(h)+12.5, 1000*n.dead/n.visits)
+					line.Add(float64(h)+12.5, 1000*n.dead/n.visits)
 				}
 				byHour.Series = append(byHour.Series, line)
 			}
@@ -153,7 +155,7 @@ func measureWhich(say progress) (figures, error) {
 		for _, c := range choices {
 			say("%s: %s, distinct contents", s.name, c.name)
 			one, many := trial{s, 20, 12, false}.run(c), trial{s, 20, 12, true}.run(c)
-			slotsToo.add(s.name, c.name, f0(one.per1000(one.dead)), f0(many.per1000(many.dead)), f0(one.editions)+" / "+f0(many.editions), f0(one.came)+" / "+f0(many.came/spreadFetch/replicas))
+			slotsToo.Add(s.name, c.name, f0(one.per1000(one.dead)), f0(many.per1000(many.dead)), f0(one.editions)+" / "+f0(many.editions), f0(one.came)+" / "+f0(many.came/spreadFetch/replicas))
 		}
 	}
 	return figures{[]table{all, slotsToo}, []chart{byStay, byHour}}, nil

@@ -1,4 +1,5 @@
-package main
+// Package report draws and tabulates what benchmarks measured, for the pages of doc.
+package report
 
 import (
 	"fmt"
@@ -8,27 +9,27 @@ import (
 	"strings"
 )
 
-// A chart is one drawing: lines over a measured axis, or, if it has groups, bars
+// A Chart is one drawing: lines over a measured axis, or, if it has groups, bars
 // side by side in each group.
-type chart struct {
+type Chart struct {
 	Name   string // of the file, without .svg
 	Title  string
-	X, Y   axis
+	X, Y   Axis
 	Groups []string `json:",omitempty"` // the names along the X axis, for bars
-	Series []series
+	Series []Series
 }
 
-// axis is one side of a chart. From and To are both 0 where the figures decide.
-type axis struct {
+// Axis is one side of a chart. From and To are both 0 where the figures decide.
+type Axis struct {
 	Label    string // with the unit
 	From, To float64
 	Log      bool    `json:",omitempty"`
 	Step     float64 `json:",omitempty"` // between numbers, where round ones do not fit
 }
 
-// series is one line, or the bars of one colour. X is empty for bars: there is one Y
+// Series is one line, or the bars of one colour. X is empty for bars: there is one Y
 // for each group.
-type series struct {
+type Series struct {
 	Name   string
 	X      []float64 `json:",omitempty"`
 	Y      []float64
@@ -36,13 +37,13 @@ type series struct {
 	Dashed bool `json:",omitempty"`
 }
 
-// add appends a point, rounded so that figures are the same on every machine.
-func (s *series) add(x, y float64) {
-	s.X, s.Y = append(s.X, round(x)), append(s.Y, round(y))
+// Add appends a point, rounded so that figures are the same on every machine.
+func (s *Series) Add(x, y float64) {
+	s.X, s.Y = append(s.X, Round(x)), append(s.Y, Round(y))
 }
 
-// round keeps four significant digits.
-func round(x float64) float64 {
+// Round keeps four significant digits.
+func Round(x float64) float64 {
 	x, _ = strconv.ParseFloat(strconv.FormatFloat(x, 'g', 4, 64), 64)
 	return x
 }
@@ -60,9 +61,9 @@ const (
 // colours can be told apart by the colour-blind (Okabe and Ito).
 var colours = []string{"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"}
 
-// svg draws c on white, so that it can be read on dark pages too.
-func (c chart) svg() string {
-	d := drawing{chart: c, top: legendTop}
+// SVG draws c on white, so that it can be read on dark pages too.
+func (c Chart) SVG() string {
+	d := drawing{Chart: c, top: legendTop}
 	d.scale()
 	d.printf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" font-family="DejaVu Sans, Verdana, sans-serif" font-size="13" fill="#222">`+"\n", width, height, width, height)
 	d.printf("<title>%s</title>\n", html.EscapeString(c.Title))
@@ -81,7 +82,7 @@ func (c chart) svg() string {
 
 // drawing is an SVG in the making.
 type drawing struct {
-	chart
+	Chart
 	out strings.Builder
 	top int // of the plot, below the legend
 }
@@ -97,9 +98,9 @@ func px(v float64) string { return strconv.FormatFloat(math.Round(v*10)/10, 'f',
 // scale fills in the ends of both axes that the chart leaves to its figures.
 func (d *drawing) scale() {
 	for _, a := range []struct {
-		axis   *axis
-		values func(series) []float64
-	}{{&d.X, func(s series) []float64 { return s.X }}, {&d.Y, func(s series) []float64 { return s.Y }}} {
+		axis   *Axis
+		values func(Series) []float64
+	}{{&d.X, func(s Series) []float64 { return s.X }}, {&d.Y, func(s Series) []float64 { return s.Y }}} {
 		if a.axis.From != 0 || a.axis.To != 0 {
 			continue
 		}
@@ -116,7 +117,7 @@ func (d *drawing) scale() {
 }
 
 // place is where v stands on the axis, from 0 to 1.
-func (a axis) place(v float64) float64 {
+func (a Axis) place(v float64) float64 {
 	if a.Log {
 		return math.Log(v/a.From) / math.Log(a.To/a.From)
 	}
@@ -124,7 +125,7 @@ func (a axis) place(v float64) float64 {
 }
 
 // ticks are round numbers along the axis, four to ten of them.
-func (a axis) ticks() (ticks []float64) {
+func (a Axis) ticks() (ticks []float64) {
 	if a.Log {
 		for v := a.From; v <= a.To*1.0001; v *= 10 {
 			ticks = append(ticks, v)
@@ -146,7 +147,7 @@ func (a axis) ticks() (ticks []float64) {
 		step = a.Step
 	}
 	for i := math.Ceil(a.From / step); i*step <= a.To*1.0001; i++ {
-		ticks = append(ticks, round(i*step))
+		ticks = append(ticks, Round(i*step))
 	}
 	return ticks
 }
@@ -173,7 +174,7 @@ func (d *drawing) legend() {
 	d.top = int(y) + legendLine
 }
 
-func (d *drawing) sample(s series, i int, x, y float64) {
+func (d *drawing) sample(s Series, i int, x, y float64) {
 	switch colour := colours[i%len(colours)]; {
 	case len(d.Groups) > 0:
 		d.printf(`<rect x="%s" y="%s" width="14" height="12" fill="%s"/>`+"\n", px(x+8), px(y-6), colour)
@@ -184,7 +185,7 @@ func (d *drawing) sample(s series, i int, x, y float64) {
 	}
 }
 
-func stroke(s series, colour string) string {
+func stroke(s Series, colour string) string {
 	dash := ""
 	if s.Dashed {
 		dash = ` stroke-dasharray="6 4"`
@@ -197,13 +198,13 @@ func (d *drawing) axes() {
 	floor := float64(height - bottom)
 	for _, v := range d.Y.ticks() {
 		d.printf(`<path d="M%d %sH%d" stroke="#ddd"/>`+"\n", left, px(d.y(v)), width-right)
-		d.text(left-8, d.y(v)+4, "end", "", number(v))
+		d.text(left-8, d.y(v)+4, "end", "", Number(v))
 	}
 	d.printf(`<path d="M%d %dV%sH%d" fill="none" stroke="#222"/>`+"\n", left, d.top, px(floor), width-right)
 	if len(d.Groups) == 0 {
 		for _, v := range d.X.ticks() {
 			d.printf(`<path d="M%s %sv5" stroke="#222"/>`+"\n", px(d.x(v)), px(floor))
-			d.text(d.x(v), floor+20, "middle", "", number(v))
+			d.text(d.x(v), floor+20, "middle", "", Number(v))
 		}
 	}
 	d.text((left+width-right)/2, height-14, "middle", "", d.X.Label)
@@ -211,7 +212,8 @@ func (d *drawing) axes() {
 	d.text(20, middle, "middle", fmt.Sprintf(`transform="rotate(-90 20 %s)"`, px(middle)), d.Y.Label)
 }
 
-func number(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
+// Number writes a figure without zeros at its end.
+func Number(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
 func (d *drawing) lines() {
 	for i, s := range d.Series {
@@ -245,7 +247,7 @@ func (d *drawing) bars() {
 		for i, s := range d.Series {
 			y := d.y(s.Y[g])
 			d.printf(`<rect x="%s" y="%s" width="%s" height="%s" fill="%s"/>`+"\n", px(x+w*float64(i)), px(y), px(w*0.92), px(floor-y), colours[i%len(colours)])
-			d.text(x+w*(float64(i)+0.46), y-4, "middle", `font-size="10"`, number(s.Y[g]))
+			d.text(x+w*(float64(i)+0.46), y-4, "middle", `font-size="10"`, Number(s.Y[g]))
 		}
 		d.text(left+room*(float64(g)+0.5), floor+20, "middle", "", name)
 	}

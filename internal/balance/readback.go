@@ -69,6 +69,14 @@ func (r *readback) next() time.Time {
 	return r.due
 }
 
+// dueIn returns when a plan is due for the next fetch: a hosted service needs none.
+func (r *readback) dueIn(cfg Config) time.Time {
+	if cfg.Hosted {
+		return time.Time{}
+	}
+	return r.next()
+}
+
 // readBack asks an HSDir for the service's own descriptor if one is due.
 func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensus) {
 	r := &s.readback
@@ -93,7 +101,11 @@ func (s *Service) readBack(ctx context.Context, now time.Time, c *hsdir.Consensu
 	hsDir := at.HSDir
 	s.calls.Go(func() {
 		got, err := s.env.Fetcher.AskOuter(ctx, c, e.Keys, hsDir, now)
-		s.post(func(now time.Time) { s.compare(now, c, hsDir, confirmed, got, err) })
+		s.postQuietly(func(now time.Time) {
+			before := s.readback.failures
+			s.compare(now, c, hsDir, confirmed, got, err)
+			s.replan = s.replan || !s.cfg.Hosted || s.readback.failures != before || e.lost
+		})
 	})
 }
 

@@ -185,7 +185,6 @@ func (s *Service) Run(ctx context.Context) {
 		case <-changed:
 			s.setReplan()
 		case <-timer.C:
-			s.setReplan()
 		case <-s.woken:
 		}
 	}
@@ -230,7 +229,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 			s.advance(ctx, now)
 			s.next = s.due(now)
 		}
-		return s.next
+		return s.beside(ctx, now)
 	}
 	s.replan, s.step = false, false
 	s.followProgram(ctx)
@@ -277,7 +276,23 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	s.forget(view)
 	s.tellRound(view)
 	s.next = s.due(now)
-	return s.next
+	return s.beside(ctx, now)
+}
+
+// beside does what needs no plan: it reads a hosted service's descriptor back if that is
+// due. It returns when the next turn is.
+func (s *Service) beside(ctx context.Context, now time.Time) time.Time {
+	at := s.readback.next()
+	if !s.cfg.Hosted || at.IsZero() {
+		return s.next
+	}
+	if !now.Before(at) {
+		if c, _ := s.env.Consensus.Consensus(); c != nil {
+			s.readBack(ctx, now, c)
+		}
+		at = s.next
+	}
+	return earlier(s.next, at)
 }
 
 // consensusWait is how often a service checks again while there is no consensus.
@@ -308,7 +323,7 @@ func (s *Service) forget(v View) {
 // due returns when the next turn is due without an event.
 func (s *Service) due(now time.Time) time.Time {
 	next := now.Add(time.Hour)
-	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.next(), s.visits.next(), s.signingDue(now), s.hearsay.next(s.report.seen.seed())} {
+	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.dueIn(s.cfg), s.visits.next(), s.signingDue(now), s.hearsay.next(s.report.seen.seed())} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}

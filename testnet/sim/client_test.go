@@ -72,7 +72,7 @@ func (b *bench) deadAt(r *Relay) descriptor.IntroductionPoint {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return descriptor.IntroductionPoint{LinkSpecifiers: r.linkSpecifiers(), OnionKey: r.onionKey, AuthKey: [32]byte(key),
+	return descriptor.IntroductionPoint{LinkSpecifiers: r.LinkSpecifiers(), OnionKey: r.onionKey, AuthKey: [32]byte(key),
 		EncKey: [32]byte(secret.PublicKey().Bytes()), Expires: time.Now().Truncate(time.Hour).Add(descriptor.CertLifetime)}
 }
 

@@ -90,7 +90,7 @@ func (p *introPoint) keys() {
 func (p *introPoint) describe(made time.Time) descriptor.IntroductionPoint {
 	p.keys()
 	return descriptor.IntroductionPoint{
-		LinkSpecifiers: p.relay.linkSpecifiers(),
+		LinkSpecifiers: p.relay.LinkSpecifiers(),
 		OnionKey:       p.relay.onionKey,
 		AuthKey:        p.authKey,
 		EncKey:         p.encKey,

@@ -68,9 +68,9 @@ func (r *Relay) Running() bool {
 // longName is how events name the relay.
 func (r *Relay) longName() string { return "$" + r.Fingerprint() + "~" + r.nickname }
 
-// linkSpecifiers are those that tor gives for an introduction point: IPv4,
+// LinkSpecifiers are those that tor gives for an introduction point: IPv4,
 // RSA identity, Ed25519 identity.
-func (r *Relay) linkSpecifiers() []descriptor.LinkSpecifier {
+func (r *Relay) LinkSpecifiers() []descriptor.LinkSpecifier {
 	ip := r.address.Addr().As4()
 	return []descriptor.LinkSpecifier{
 		{Type: 0, Data: binary.BigEndian.AppendUint16(ip[:], r.address.Port())},

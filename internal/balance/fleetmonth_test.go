@@ -1,0 +1,72 @@
+package balance
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"onionbalancer/bench/hosting"
+)
+
+// oldestAllowed is the age that no descriptor reaches which clients may get: HSDirs keep it
+// for three hours.
+const oldestAllowed = 170 * time.Minute
+
+// TestMonthOfHosting is a month of many customers, with replicas that fail and restart, points
+// that end, tors that die, relays that come and go, and both rotations. Without make soak it
+// is a day of a few.
+func TestMonthOfHosting(t *testing.T) {
+	cfg := fleetConfig{
+		customers: 16, shards: 2, tors: 2, inNetwork: 100, churn: 0.05, rate: 1, crash: 12 * time.Hour, freeze: 24 * time.Hour, torDies: 12 * time.Hour, seed: 11,
+	}
+	days := 1.1
+	if size, err := strconv.Atoi(os.Getenv("BALANCER_HOSTING")); err == nil {
+		cfg = fleetConfig{
+			customers: size, shards: max(1, size/250), tors: max(2, min(5, size/2000)), inNetwork: 3000, churn: 0.05, rate: 10,
+			crash: 3 * 24 * time.Hour, freeze: 6 * 24 * time.Hour, torDies: 4 * 24 * time.Hour, seed: 11,
+		}
+		if days, err = strconv.ParseFloat(os.Getenv("BALANCER_HOSTING_DAYS"), 64); err != nil {
+			days = 30
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		before := cpuTime()
+		f := newFleet(t, cfg)
+		f.run(time.Duration(days*24*float64(time.Hour)), func() { f.read(t) })
+		r := f.result(cpuTime() - before)
+		line, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if os.Getenv("BALANCER_HOSTING") != "" {
+			fmt.Printf("%s%s\n", hosting.Mark, line)
+		}
+		r.Day = nil
+		t.Logf("%+v", r)
+		if f.tally.oldest > oldestAllowed {
+			t.Errorf("a descriptor became %s old", f.tally.oldest)
+		}
+		if f.tally.spell > 5*time.Minute {
+			t.Errorf("a customer was unreachable for %s", f.tally.spell)
+		}
+		for _, tor := range f.tors {
+			if second, is := tor.ahead(cfg.rate); is {
+				t.Errorf("%s was ahead of the rate in second %d", tor.tor.Name(), second)
+			}
+		}
+	})
+}
+
+// cpuTime is the processor time of the process.
+func cpuTime() time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		panic(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}

@@ -83,7 +83,7 @@ func (s *Service) allMade() bool {
 	return len(s.plan.Targets) > 0
 }
 
-// safeAt returns when no client is left with a descriptor that it fetched before a moment.
+// SafeAt returns when no client is left with a descriptor that it fetched before a moment.
 //
 // A client keeps a descriptor in memory and fetches another only when none of its
 // introduction points answers, or when the next time period begins. It reads that in
@@ -95,7 +95,7 @@ func (s *Service) allMade() bool {
 // points are closed by then, and it goes on to others.
 //
 // A client that has connected stays so: how long, only the instance knows.
-func safeAt(left time.Time, length, offset, outdated time.Duration) time.Time {
+func SafeAt(left time.Time, length, offset, outdated time.Duration) time.Time {
 	return descriptor.PeriodAt(left, length, offset).End(offset).Add(outdated)
 }
 
@@ -110,7 +110,7 @@ func (s *Service) describeDrain(v View, n int) *status.Drain {
 		return d
 	}
 	if ring := v.Targets[hsdir.FirstRole].Ring; ring != nil {
-		d.SafeAt = safeAt(d.Left, ring.Period.Length, v.offset, v.outdated)
+		d.SafeAt = SafeAt(d.Left, ring.Period.Length, v.offset, v.outdated)
 		d.Safe = v.Instances.Checked(n).Operating == health.Down || !v.Now.Before(d.SafeAt)
 	}
 	return d

@@ -234,12 +234,12 @@ func TestSafeAt(t *testing.T) {
 		{at(13, 0), at(38, 0)},
 		{at(23, 0), at(38, 0)},
 	} {
-		if got := safeAt(test.left, descriptor.DefaultPeriodLength, 12*time.Hour, 2*time.Hour); !got.Equal(test.want) {
+		if got := SafeAt(test.left, descriptor.DefaultPeriodLength, 12*time.Hour, 2*time.Hour); !got.Equal(test.want) {
 			t.Errorf("left at %s: %s, want %s", test.left, got, test.want)
 		}
 	}
 	// A private network of short periods.
-	if got := safeAt(at(1, 3), 4*time.Minute, 2*time.Minute, 40*time.Second); !got.Equal(at(1, 6).Add(40 * time.Second)) {
+	if got := SafeAt(at(1, 3), 4*time.Minute, 2*time.Minute, 40*time.Second); !got.Equal(at(1, 6).Add(40 * time.Second)) {
 		t.Errorf("short periods: %s", got)
 	}
 }

@@ -94,3 +94,31 @@ func (e *Edition) age() (made time.Time, missing int) {
 	}
 	return made, missing
 }
+
+// Stored is what HSDirs have of the descriptor that clients fetch now.
+type Stored struct {
+	Built     time.Time // the last version; zero if this process made none
+	Points    int       // introduction points in it
+	Slots     int       // HSDirs that clients ask
+	Confirmed int       // of them, those that have it
+}
+
+// Stored tells what HSDirs have of the descriptor that clients fetch now.
+func (s *Service) Stored() (out Stored) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.state.Editions[s.report.seen.current().Keys.Period]
+	if e == nil {
+		return out
+	}
+	out.Built, out.Points = e.Built, e.points()
+	for n := range e.slots {
+		if at := &e.slots[n]; !at.Left && !at.Reserve {
+			out.Slots++
+			if !at.confirmed.IsZero() {
+				out.Confirmed++
+			}
+		}
+	}
+	return out
+}

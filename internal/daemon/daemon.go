@@ -25,6 +25,7 @@ import (
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/filelock"
 	"onionbalancer/internal/health"
+	"onionbalancer/internal/hosting/api"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
@@ -51,7 +52,8 @@ type Daemon struct {
 	env       balance.Env
 	probes    *Probes
 	countries *tor.Countries
-	census    census // of the customers; nil without shards
+	census    census // customers, but in tests
+	customers *customers
 	shards    shardsCache
 	started   time.Time
 	unlock    func()      // releases state_dir
@@ -68,6 +70,7 @@ type Daemon struct {
 	loaded   time.Time                             // when cfg was
 	restart  []string                              // keys whose new values take effect after a restart
 	initial  map[descriptor.Address]balance.Config // until Start
+	hosted   map[string]*shard                     // until Start
 	services map[descriptor.Address]*running
 	leaving  map[descriptor.Address]*running // removed, and not at their end yet
 	clients  map[descriptor.Address]*clients.Watch
@@ -85,6 +88,8 @@ type Logs interface {
 type running struct {
 	*balance.Service
 	shard  string         // of a customer's; empty for a service of the configuration
+	of     *shard         // that cfg is by, for a customer's
+	ref    string         // of its keys, for a customer's
 	cfg    balance.Config // handed over last
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the goroutine has ended
@@ -101,7 +106,9 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 		return nil, err
 	}
 	services, trouble := buildAll(cfg, log)
-	if len(services) == 0 {
+	shards, failed := buildShards(cfg)
+	trouble = errors.Join(trouble, failed)
+	if len(services)+len(shards) == 0 {
 		return nil, fmt.Errorf("opening the services: %w", cmp.Or(trouble, errNoServices))
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
@@ -111,7 +118,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 	token.RememberIn(cfg.StateDir)
 	token.LogTo(log)
 	d := &Daemon{
-		version: version, log: log, open: openTors, cfg: cfg, loaded: time.Now(), initial: services, trouble: trouble,
+		version: version, log: log, open: openTors, cfg: cfg, loaded: time.Now(), initial: services, hosted: shards, trouble: trouble,
 		services: map[descriptor.Address]*running{}, leaving: map[descriptor.Address]*running{},
 		clients: map[descriptor.Address]*clients.Watch{},
 	}
@@ -158,15 +165,35 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.wait.Go(func() { d.countries.Run(d.ctx) })
 	d.wait.Go(func() { d.tellShards(d.ctx) })
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	for address, cfg := range d.initial {
-		d.startLocked(address, cfg)
+		d.runLocked(address, cfg)
 	}
 	d.initial = nil
+	d.mu.Unlock()
+	d.startCustomers()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.updateProbesLocked()
 	d.wait.Go(d.serve)
 	d.wait.Go(d.followClients)
 	return nil
+}
+
+// startCustomers starts the services of the shards' customers.
+func (d *Daemon) startCustomers() {
+	h := d.customers
+	if d.census == nil {
+		d.census = registered{h.registry, h}
+	}
+	if err := h.configure(d.ctx, d.hosted); err != nil {
+		d.log.Error("customers may be left out", "error", err)
+	}
+	d.mu.Lock()
+	h.replaceLocked(d.hosted)
+	d.hosted = nil
+	d.mu.Unlock()
+	h.update(d.ctx, h.registry.All())
+	d.wait.Go(func() { h.run(d.ctx) })
 }
 
 // openAll locks the state directory and opens the store and the tors.
@@ -178,7 +205,10 @@ func (d *Daemon) openAll() (tors *tor.Pool, err error) {
 		d.unlock()
 		return nil, err
 	}
-	if tors, err = d.open(d.ctx, d.cfg, d.log); err != nil {
+	if d.customers, err = openCustomers(d); err == nil {
+		tors, err = d.open(d.ctx, d.cfg, d.log)
+	}
+	if err != nil {
 		err = errors.Join(err, d.store.Close())
 		d.unlock()
 	}
@@ -211,14 +241,13 @@ func (d *Daemon) serveStatus() {
 	d.mu.Lock() // for a reload may come first
 	path := filepath.Join(d.cfg.StateDir, status.SocketName)
 	d.mu.Unlock()
-	if err := status.Serve(d.ctx, path, d.log, d.Snapshot, d, nil); err != nil {
+	if err := status.Serve(d.ctx, path, d.log, d.Snapshot, d, api.Handler(d.customers)); err != nil {
 		d.log.Error("\"balancer status\" will not work", "error", err)
 	}
 }
 
-// startLocked starts a service, after a stopping one of the same address has
-// ended.
-func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
+// runLocked starts a service, after a stopping one of the same address has ended.
+func (d *Daemon) runLocked(address descriptor.Address, cfg balance.Config) *running {
 	ctx, cancel := context.WithCancel(d.ctx)
 	r := &running{Service: balance.NewService(cfg, d.env), cfg: cfg, cancel: cancel, done: make(chan struct{})}
 	before := d.leaving[address]
@@ -231,6 +260,7 @@ func (d *Daemon) startLocked(address descriptor.Address, cfg balance.Config) {
 	}()
 	d.services[address] = r
 	d.followLocked(address, cfg.ClientsDir)
+	return r
 }
 
 // stopTimeout bounds Stop: a disk or a token that hangs until then is abandoned.

@@ -87,7 +87,7 @@ func TestHungService(t *testing.T) {
 			start := func() {
 				d.mu.Lock()
 				defer d.mu.Unlock()
-				d.startLocked(b, built)
+				d.runLocked(b, built)
 			}
 			start()
 			time.Sleep(50 * time.Second) // at a minute the keys' time is up

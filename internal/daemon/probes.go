@@ -306,11 +306,19 @@ func (p *Probes) warnings() (list []string) {
 	return list
 }
 
-// updateProbesLocked starts and stops probe addresses as the services now ask for.
+// updateProbesLocked starts and stops probe addresses as the services and shards now ask for.
 func (d *Daemon) updateProbesLocked() {
 	var services []balance.Config
 	for _, address := range slices.SortedFunc(maps.Keys(d.services), func(a, b descriptor.Address) int { return slices.Compare(a[:], b[:]) }) {
-		services = append(services, d.services[address].cfg)
+		if r := d.services[address]; r.shard == "" {
+			services = append(services, r.cfg)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.customers.shards)) {
+		s := d.customers.shards[name]
+		cfg := s.all
+		cfg.Visits = s.visits
+		services = append(services, cfg)
 	}
 	d.probes.Update(services)
 }

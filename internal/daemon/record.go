@@ -16,7 +16,8 @@ import (
 )
 
 // Recorder records events: each is logged at once, counted, and written to the
-// history in the store, in the background. Those of shards' customers are bundled.
+// history in the store, in the background. Those of shards' customers are bundled, but what was
+// done to one.
 type Recorder struct {
 	log event.Recorder
 
@@ -45,7 +46,7 @@ func (r *Recorder) Record(e event.Event) {
 	r.mu.Lock()
 	r.counts[string(e.Kind)]++
 	shard := r.shards[e.Service]
-	if shard != "" && e.Level >= slog.LevelInfo {
+	if shard != "" && e.Level >= slog.LevelInfo && e.Kind != event.Customer {
 		if !routine(e) {
 			r.bundle(shard, e)
 		}

@@ -33,11 +33,27 @@ func (d *Daemon) reload(file *config.Config) error {
 		return fmt.Errorf("reloading: %w", err)
 	}
 	cfg, restart := d.reloadable(file)
-	services, err := buildAll(cfg, d.log)
+	services, err := buildBeside(cfg, d.customers.of(cfg), d.log)
+	var shards map[string]*shard
+	if err == nil {
+		shards, err = buildShards(cfg)
+	}
 	if err != nil {
 		release(maps.Values(services), d.log)
 		return fmt.Errorf("reloading: %w", err)
 	}
+	if err := d.customers.configure(d.ctx, shards); err != nil {
+		d.log.Error("customers may be left out", "error", err)
+	}
+	d.takeOver(cfg, restart, services, shards)
+	d.customers.update(d.ctx, d.customers.registry.All())
+	d.customers.prune()
+	return nil
+}
+
+// takeOver starts, stops and changes what a new configuration wants otherwise, but the
+// customers of the shards that it has.
+func (d *Daemon) takeOver(cfg *config.Config, restart []string, services map[descriptor.Address]balance.Config, shards map[string]*shard) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.restart = restart
@@ -53,8 +69,8 @@ func (d *Daemon) reload(file *config.Config) error {
 		}
 		d.log.Info("log changed", "level", cfg.Log.Level, "format", cfg.Log.Format, "full_addresses", cfg.Log.FullAddresses)
 	}
-	for address := range d.services {
-		if _, stays := services[address]; !stays {
+	for address, r := range d.services {
+		if _, stays := services[address]; !stays && r.shard == "" {
 			same = false
 			d.removeLocked(address)
 			d.log.Info("service removed; its last descriptor expires at the HSDirs in about three hours", "service", d.name(address))
@@ -64,7 +80,7 @@ func (d *Daemon) reload(file *config.Config) error {
 		r := d.services[address]
 		if r == nil {
 			same = false
-			d.startLocked(address, built)
+			d.runLocked(address, built)
 			d.log.Info("service added", "service", d.name(address), "instances", instanceNames(built.Instances))
 			continue
 		}
@@ -76,6 +92,7 @@ func (d *Daemon) reload(file *config.Config) error {
 		r.Reconfigure(built)
 		d.followLocked(address, built.ClientsDir)
 	}
+	same = d.customers.replaceLocked(shards) && same
 	d.updateProbesLocked()
 	d.rooms.consensus.Families(families(cfg))
 	if same {
@@ -86,7 +103,6 @@ func (d *Daemon) reload(file *config.Config) error {
 		d.log.Info("checks changed", "keys", strings.Join(keys, ", "), "now", d.rooms.checks)
 	}
 	d.cfg, d.loaded, d.trouble = cfg, time.Now(), nil
-	return nil
 }
 
 // reloadable returns a copy of file in which every key that a running daemon

@@ -51,7 +51,11 @@ func inForce(d *Daemon) string {
 	logged, _ := json.Marshal(d.Logs.(*configured).Log)
 	text := fmt.Sprintf("%s %v %v\n", logged, d.fullNames.Load(), d.rooms.checks)
 	for _, address := range slices.SortedFunc(maps.Keys(d.services), func(a, b descriptor.Address) int { return slices.Compare(a[:], b[:]) }) {
-		c := d.services[address].cfg
+		r := d.services[address]
+		c := r.cfg
+		if r.of != nil {
+			text += fmt.Sprintln(r.shard, r.of.cfg.Token, r.of.visits)
+		}
 		text += fmt.Sprintln(address, c.Strategy.Name(), c.Ordinary, c.Room, c.FetchEvery, c.Keys.Reference, c.Keys.Form, c.Keys.Where, c.Clients, c.CAA, c.CAACritical, c.Visits, c.Avoid, c.Prefer)
 		for _, i := range c.Instances {
 			text += fmt.Sprintln(i.Name, i.Address, i.Weight, client(i.Client), i.Probe, i.Check, client(i.CheckClient))
@@ -84,6 +88,8 @@ func TestReloadEveryKey(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(clients, "alice.auth"), []byte(auth), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	writeKey(t, filepath.Join(dir, "s1", "shop"), 3)
+	writeKey(t, filepath.Join(dir, "s2", "shop"), 3)
 	values := map[string]any{ // others than those that otherValue makes
 		"service.key":                 filepath.Join(dir, "b"),
 		"service.signing":             "pkcs11:token=t?module-path=" + module,
@@ -95,11 +101,19 @@ func TestReloadEveryKey(t *testing.T) {
 		"service.caa":                 []string{`0 issue "ca.example"`},
 		"service.points.avoid":        []string{"flag:Exit"},
 		"service.points.prefer":       []string{"family:" + strings.Repeat("ab", 20), "flag:Stable"},
+		"shard.name":                  "other",
+		"shard.customers":             filepath.Join(dir, "s2"),
+		"shard.token":                 "pkcs11:token=t?module-path=" + module,
+	}
+	for key, value := range values {
+		if ofShard := strings.Replace(key, "service.", "shard.", 1); ofShard != key {
+			values[ofShard] = value
+		}
 	}
 	simulated(t, func(t *testing.T, net *sim.Network) {
-		base := parse(t, dir, torTable+service("a", net.AddInstance(sim.InstanceConfig{})))
-		values["check.canary"] = net.AddInstance(sim.InstanceConfig{}).Address().String()
+		base := parse(t, dir, torTable+service("a", net.AddInstance(sim.InstanceConfig{}))+shardOf("s1", net.AddInstance(sim.InstanceConfig{})))
 		values["service.instance.address"] = net.AddInstance(sim.InstanceConfig{}).Address()
+		values["shard.instance.address"] = net.AddInstance(sim.InstanceConfig{}).Address()
 		values["check.canary"] = net.AddInstance(sim.InstanceConfig{}).Address().String()
 		onSim(t, net, base, func(d *Daemon) {
 			d.Logs = &configured{base.Log}
@@ -110,6 +124,8 @@ func TestReloadEveryKey(t *testing.T) {
 				before, changed := inForce(d), *base
 				changed.Services = slices.Clone(base.Services)
 				changed.Services[0].Instances = slices.Clone(base.Services[0].Instances)
+				changed.Shards = slices.Clone(base.Shards)
+				changed.Shards[0].Instances = slices.Clone(base.Shards[0].Instances)
 				if value, ok := values[key]; ok {
 					find(&changed).Set(reflect.ValueOf(value))
 				} else {

@@ -26,9 +26,15 @@ func rules(p config.Points) (avoid, prefer relayset.Set, err error) {
 
 // families lists the relays whose families the rules of cfg ask for, in order.
 func families(cfg *config.Config) (list [][20]byte) {
-	for _, s := range cfg.Services {
-		avoid, prefer, _ := rules(s.Points) // config.Parse has seen them
+	add := func(p config.Points) {
+		avoid, prefer, _ := rules(p) // config.Parse has seen them
 		list = append(append(list, avoid.Families()...), prefer.Families()...)
+	}
+	for _, s := range cfg.Services {
+		add(s.Points)
+	}
+	for _, s := range cfg.Shards {
+		add(s.Points)
 	}
 	slices.SortFunc(list, func(a, b [20]byte) int { return bytes.Compare(a[:], b[:]) })
 	return slices.Compact(list)

@@ -25,22 +25,14 @@ import (
 // build opens the files of one [[service]], if no one but root and user
 // can change its keys and modules.
 func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance.Config, error) {
-	out := balance.Config{
-		Room:       selection.Room{Points: s.MaxIntroductionPoints, PerInstance: s.PointsPerInstance},
-		Ordinary:   s.Profile == config.ProfileOrdinary,
-		FetchEvery: s.FetchInterval,
-		ClientsDir: s.Clients, CAACritical: s.CAACritical,
+	if err := checkService(user, s); err != nil {
+		return balance.Config{}, err
 	}
-	err := checkService(user, s)
+	out, err := buildBalancing(s.Balancing)
 	if err != nil {
 		return out, err
 	}
-	if out.Strategy, out.Program, err = strategy(s.Strategy); err != nil {
-		return out, err
-	}
-	if out.Avoid, out.Prefer, err = rules(s.Points); err != nil {
-		return out, err
-	}
+	out.ClientsDir, out.CAACritical = s.Clients, s.CAACritical
 	for _, line := range s.CAA {
 		record, err := descriptor.ParseCAA(line)
 		if err != nil {
@@ -49,6 +41,35 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 		out.CAA = append(out.CAA, record)
 	}
 	if out.Clients, err = authorizedClients(s.Clients, out.CAA); err != nil {
+		return out, err
+	}
+	// The manager visits a restricted address as one client more, if there is room.
+	more := descriptor.Contents{Clients: append(slices.Clip(out.Clients), descriptor.AuthorizedClient{}), CAA: out.CAA}
+	if len(out.Clients) > 0 && more.CheckRoom(0) != nil {
+		out.Visits = balance.Visits{}
+	}
+	// Last: what is opened from here on must be closed on error.
+	if out.Keys, err = openKeys(s, cfg.StateDir); err != nil {
+		return out, err
+	}
+	if err := checkCustodian(user, out.Keys.Custodian); err != nil {
+		return out, errors.Join(err, out.Keys.Close())
+	}
+	return out, nil
+}
+
+// buildBalancing opens the files that a [[service]] or [[shard]] has beside its keys and
+// clients.
+func buildBalancing(s config.Balancing) (out balance.Config, err error) {
+	out = balance.Config{
+		Room:       selection.Room{Points: s.MaxIntroductionPoints, PerInstance: s.PointsPerInstance},
+		Ordinary:   s.Profile == config.ProfileOrdinary,
+		FetchEvery: s.FetchInterval,
+	}
+	if out.Strategy, out.Program, err = strategy(s.Strategy); err != nil {
+		return out, err
+	}
+	if out.Avoid, out.Prefer, err = rules(s.Points); err != nil {
 		return out, err
 	}
 	var specs []health.Spec
@@ -68,18 +89,7 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 			Name: i.Name, Address: i.Address, Weight: i.Weight, Client: client, Probe: i.Probe, Check: i.Spec, CheckClient: checkClient,
 		})
 	}
-	// The manager visits a restricted address as one client more, if there is room.
-	more := descriptor.Contents{Clients: append(slices.Clip(out.Clients), descriptor.AuthorizedClient{}), CAA: out.CAA}
-	if len(out.Clients) == 0 || more.CheckRoom(0) == nil {
-		out.Visits = balance.Visits{Every: s.Public, Spec: visitSpec(specs)}
-	}
-	// Last: what is opened from here on must be closed on error.
-	if out.Keys, err = openKeys(s, cfg.StateDir); err != nil {
-		return out, err
-	}
-	if err := checkCustodian(user, out.Keys.Custodian); err != nil {
-		return out, errors.Join(err, out.Keys.Close())
-	}
+	out.Visits = balance.Visits{Every: s.Public, Spec: visitSpec(specs)}
 	return out, nil
 }
 
@@ -187,6 +197,11 @@ func uriOf(ref string) *pkcs11uri.URI {
 // buildAll opens every service of the file. The error joins the errors of
 // those that are left out; if the file contradicts itself none is opened.
 func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]balance.Config, error) {
+	return buildBeside(cfg, nil, log)
+}
+
+// buildBeside is buildAll where the shards of customers are known, by their addresses.
+func buildBeside(cfg *config.Config, customers map[descriptor.Address]string, log *slog.Logger) (map[descriptor.Address]balance.Config, error) {
 	services := map[descriptor.Address]balance.Config{}
 	var addresses []descriptor.Address
 	var errs []error
@@ -206,7 +221,7 @@ func buildAll(cfg *config.Config, log *slog.Logger) (map[descriptor.Address]bala
 		return services, errors.Join(errs...)
 	}
 	if len(errs) == 0 {
-		errs = append(errs, cfg.CheckAddresses(addresses, nil))
+		errs = append(errs, cfg.CheckAddresses(addresses, customers))
 	}
 	if err := errors.Join(errs...); err != nil {
 		release(slices.Values(all), log)

@@ -24,6 +24,7 @@ import (
 type census interface {
 	Shards() []hosting.Shard
 	Customer(customer string) (hosting.Customer, error)
+	Warnings(shard string) []string
 }
 
 // shardsKept is for how long what was found about the shards is told again: it takes some
@@ -118,7 +119,9 @@ func (h *host) describe() status.Shard {
 	}
 	out.Needy, out.Attention = len(needy), h.d.neediest(needy)
 	lesser := h.describeInstances(&out, example)
-	out.Warnings = append(out.Warnings, h.supply()...)
+	if h.d.census != nil {
+		out.Warnings = append(out.Warnings, h.d.census.Warnings(h.cfg.Name)...)
+	}
 	out.State = sum(out, lesser)
 	return out
 }
@@ -307,20 +310,6 @@ func lastOf(times []time.Time) (last time.Time) {
 		}
 	}
 	return last
-}
-
-// supply lists what is wrong with the number of the shard's keys.
-func (h *host) supply() (list []string) {
-	if h.counts.Name == "" { // the registry does not know it
-		return nil
-	}
-	if h.counts.Spares == 0 {
-		list = append(list, fmt.Sprintf("no spare key is left, so no customer can be added: balancer shard refill %s", h.cfg.Name))
-	}
-	if n := h.counts.Lines(); n > hosting.ShardMost {
-		list = append(list, fmt.Sprintf("its instances know %d addresses, each of which makes every introduction dearer: %d are enough for a shard", n, hosting.ShardSize))
-	}
-	return list
 }
 
 // sum returns the state of a shard; lesser says that instances are missing, or that all

@@ -24,6 +24,8 @@ func (fakeCensus) Shards() []hosting.Shard {
 	return []hosting.Shard{{Name: "s1", Active: 4, Suspended: 1, Spares: 3, Pending: 2}}
 }
 
+func (fakeCensus) Warnings(string) []string { return nil }
+
 func (f fakeCensus) Customer(customer string) (hosting.Customer, error) {
 	for name, address := range f {
 		if customer == name || customer == address.String() {

@@ -98,26 +98,41 @@ func checkPasswordFile(user strictmodes.User, cfg *config.Config) error {
 // which are code, and of its instances' keys can be changed by others. The service's own key is checked
 // by checkCustodian.
 func checkService(user strictmodes.User, s config.Service) error {
-	var list []decisive
+	list := append(decidesPoints(s.Balancing), decidesToken("key", s.Key)...)
+	return checkAll(user, append(list, decidesToken("signing", s.Signing)...))
+}
+
+// checkShard does the same for a shard, with the directory of its customers.
+func checkShard(user strictmodes.User, s config.Shard) error {
+	list := append(decidesPoints(s.Balancing), decidesToken("token", s.Token)...)
+	return checkAll(user, append(list, decisive{"customers", s.Customers}))
+}
+
+// decidesPoints lists the files that decide about the introduction points of a service or
+// a shard.
+func decidesPoints(s config.Balancing) (list []decisive) {
 	if program, is := advice.Program(s.Strategy); is {
 		list = append(list, decisive{"strategy", program})
-	}
-	for _, d := range []decisive{{"key", s.Key}, {"signing", s.Signing}} {
-		uri := uriOf(d.path)
-		if uri == nil {
-			continue
-		}
-		list = append(list, decisive{d.what + ": module-path", uri.ModulePath})
-		if pin, ok := strings.CutPrefix(uri.PINSource, "file:"); ok {
-			list = append(list, decisive{d.what + ": pin-source", pin})
-		}
 	}
 	for _, i := range s.Instances {
 		if i.ClientKey != "" {
 			list = append(list, decisive{fmt.Sprintf("client_key of %q", i.Name), i.ClientKey})
 		}
 	}
-	return checkAll(user, list)
+	return list
+}
+
+// decidesToken lists the files of a token, if ref names one.
+func decidesToken(what, ref string) []decisive {
+	uri := uriOf(ref)
+	if uri == nil {
+		return nil
+	}
+	list := []decisive{{what + ": module-path", uri.ModulePath}}
+	if pin, ok := strings.CutPrefix(uri.PINSource, "file:"); ok {
+		list = append(list, decisive{what + ": pin-source", pin})
+	}
+	return list
 }
 
 // checkCustodian reports whether others can change the file that a custodian

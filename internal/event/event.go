@@ -34,6 +34,7 @@ const (
 	Reload        Kind = "reload"         // a configuration was taken over, or refused
 	Tor           Kind = "tor"            // a tor connected, died or moved its services
 	Shard         Kind = "shard"          // a shard's state changed, or it has another warning
+	Customer      Kind = "customer"       // a customer of a shard was added or changed
 )
 
 // Event is something that happened at one moment.

@@ -33,9 +33,9 @@ func (r *Registry) set(e *entry, to State) (changed bool, err error) {
 		return false, fmt.Errorf("%q: %w", e.Name, ErrRemoved)
 	}
 	next, wish := e.Customer, e.MovingTo
-	next.State, next.Since, next.Withdrawn = to, now(), time.Time{}
-	if to == Suspended || to == Removed && e.State == Suspended {
-		next.Withdrawn = e.Withdrawn // what is withdrawn stays so
+	next.State, next.Since, next.Confirmed = to, now(), time.Time{}
+	if to == Removed && e.State == Suspended {
+		next.Confirmed = e.Confirmed // what is withdrawn stays so
 	}
 	if to == Removed {
 		next.MovingTo = ""
@@ -85,24 +85,24 @@ func (d *Dir) retire(name string, a descriptor.Address) (fresh int, err error) {
 	return fresh, d.Retire(name, a)
 }
 
-// Withdrawn notes when no HSDir had introduction points of a suspended or removed customer
-// any more.
-func (r *Registry) Withdrawn(ctx context.Context, a descriptor.Address, at time.Time) error {
-	e, err := r.acquire(ctx, func() (*entry, error) { return r.whose(a.String()) })
+// Confirm notes that HSDirs have what should be published of a customer as it was when c was
+// returned; a later change makes that void.
+func (r *Registry) Confirm(ctx context.Context, c Customer) (Customer, error) {
+	e, err := r.acquire(ctx, func() (*entry, error) { return r.whose(c.Address.String()) })
 	if err == nil {
-		_, err = r.carry(ctx, e, func() error {
+		c, err = r.carry(ctx, e, func() error {
 			next := e.Customer
-			if next.State == Active || !next.Withdrawn.IsZero() {
+			if next.State != c.State || !next.Since.Equal(c.Since) || !next.Confirmed.IsZero() {
 				return nil
 			}
-			next.Withdrawn = at.UTC().Truncate(time.Millisecond)
+			next.Confirmed = now()
 			return r.put(e, next)
 		})
 	}
 	if err != nil {
-		return fmt.Errorf("noting that a customer is withdrawn: %w", err)
+		return Customer{}, fmt.Errorf("noting what HSDirs have of a customer: %w", err)
 	}
-	return nil
+	return c, nil
 }
 
 // Move moves a customer, by name or address, to another shard, if that one's replicas know the
@@ -146,7 +146,7 @@ func (r *Registry) move(e *entry, shard string) (moved bool, err error) {
 		return false, fmt.Errorf("%q: its directory cannot be used", shard)
 	}
 	if is, err := to.dir.Address(e.Name); err == nil && is == e.Address {
-		next.Shard, next.Since = shard, now()
+		next.Shard, next.Since, next.Confirmed = shard, now(), time.Time{}
 		if err := r.put(e, next); err != nil {
 			return false, err
 		}

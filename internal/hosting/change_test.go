@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
-	"time"
 
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/state/statetest"
@@ -96,11 +95,14 @@ func TestStates(t *testing.T) {
 	if set(shop.Address.String(), Suspended, false) != suspended {
 		t.Error("suspended again, it is another")
 	}
-	at := time.Now()
-	if err := r.Withdrawn(t.Context(), shop.Address, at); err != nil {
-		t.Error(err)
+	if c, err := r.Confirm(t.Context(), shop); err != nil || c != suspended {
+		t.Errorf("confirmed of what is not any more: %+v, %v", c, err)
 	}
-	if c := set("shop", Removed, true); !c.Withdrawn.Equal(at.Truncate(time.Millisecond)) {
+	withdrawn, err := r.Confirm(t.Context(), suspended)
+	if err != nil || withdrawn.Confirmed.IsZero() {
+		t.Errorf("%+v, %v", withdrawn, err)
+	}
+	if c := set("shop", Removed, true); !c.Confirmed.Equal(withdrawn.Confirmed) {
 		t.Errorf("what was withdrawn and is removed: %+v", c)
 	}
 	set("shop", Removed, false)

@@ -37,7 +37,7 @@ func TestAdopt(t *testing.T) {
 		}
 	}
 	want("at first", "a s1 active", "b s1 active")
-	if w := strings.Join(r.Warnings(), "\n"); !strings.Contains(w, `shard "s2": a is left out`) {
+	if w := strings.Join(r.warnings(), "\n"); !strings.Contains(w, "a is left out") {
 		t.Errorf("warnings: %s", w)
 	}
 	if _, _, err := r.Set(t.Context(), "b", Suspended); err != nil {
@@ -63,7 +63,7 @@ func TestAdopt(t *testing.T) {
 	}
 	r = open(t, store, s1, s2)
 	want("without a key", "a s1 active", "c s2 suspended", "d s2 active")
-	if w := strings.Join(r.Warnings(), "\n"); !strings.Contains(w, "no key is in "+s1+" for a") {
+	if w := strings.Join(r.warnings(), "\n"); !strings.Contains(w, "no key is in "+s1+" for a") {
 		t.Errorf("warnings: %s", w)
 	}
 	// Nor is anything if a directory cannot be read, or a shard leaves the configuration.

@@ -47,11 +47,12 @@ type Customer struct {
 	Shard   string             `json:"shard"`
 	State   State              `json:"state"`
 	Added   time.Time          `json:"added"`
-	Since   time.Time          `json:"since"` // of State
+	Since   time.Time          `json:"since"` // of State and Shard
 	// Request is the id of the request that added it; empty if it gave none.
 	Request string `json:"request,omitempty"`
-	// Withdrawn is when no HSDir had its introduction points any more, since State.
-	Withdrawn time.Time `json:"withdrawn,omitzero"`
+	// Confirmed is when HSDirs had what should be published since the last change: visitors
+	// reach an active customer, and no HSDir has introduction points of another. Zero: not yet.
+	Confirmed time.Time `json:"confirmed,omitzero"`
 	// MovingTo is the shard that it is to move to, once that one's replicas know it.
 	MovingTo string `json:"moving_to,omitempty"`
 }

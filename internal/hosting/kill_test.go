@@ -98,8 +98,8 @@ func TestKilledWhileAdding(t *testing.T) {
 	for _, s := range r.Shards() {
 		total.Active, total.Spares = total.Active+s.Active, total.Spares+s.Spares
 	}
-	if total != (Shard{Active: killedAdds}) || len(r.Warnings()) != 2 { // no spares are left
-		t.Errorf("%+v, warnings %q", total, r.Warnings())
+	if total != (Shard{Active: killedAdds}) || len(r.warnings()) != 2 { // no spares are left
+		t.Errorf("%+v, warnings %q", total, r.warnings())
 	}
 }
 

@@ -34,6 +34,17 @@ func (r *Registry) Customer(customer string) (Customer, error) {
 	return e.Customer, nil
 }
 
+// Of returns the customer with an address.
+func (r *Registry) Of(a descriptor.Address) (c Customer, known bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e := r.find(a)
+	if e == nil || e.version == 0 {
+		return Customer{}, false
+	}
+	return e.Customer, true
+}
+
 // List lists customers in the order of their addresses, and says whether there are more.
 func (r *Registry) List(q Query) (page []Customer, more bool) {
 	r.mu.Lock()
@@ -107,33 +118,26 @@ func (e *entry) place() string {
 	return filepath.Join(sparesDir, e.label)
 }
 
-// Fewer spares than fewSpares are warned of.
-const fewSpares = 5
+// FewSpares is how many spares a shard should have at least.
+const FewSpares = 5
 
-// Warnings says what an operator should do about the shards.
-func (r *Registry) Warnings() (list []string) {
+// Warnings says what an operator should do about a shard.
+func (r *Registry) Warnings(name string) (list []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, name := range slices.Sorted(maps.Keys(r.shards)) {
-		s := r.shards[name].now()
-		say := func(format string, args ...any) {
-			list = append(list, fmt.Sprintf("shard %q: ", name)+fmt.Sprintf(format, args...))
-		}
-		for _, err := range r.shards[name].trouble {
-			say("%v", err)
-		}
-		if n := s.Lines(); n > ShardMost {
-			say("its replicas answer for %d addresses, and each makes every introduction slower: put new customers into another shard, of %d", n, ShardSize)
-		}
-		switch {
-		case s.Spares >= fewSpares:
-		case s.Spares == 0 && s.Pending > 0:
-			say("it has no spare key for a new customer; %s will be there once the replicas were restarted with their new ob_config (balancer shard installed %s)", printable.Count(s.Pending, "spare"), name)
-		case s.Spares == 0:
-			say("it has no spare key for a new customer: balancer shard refill %s", name)
-		default:
-			say("it has only %s for new customers: balancer shard refill %s", printable.Count(s.Spares, "spare key"), name)
-		}
+	shard := r.shards[name]
+	if shard == nil {
+		return nil
+	}
+	for _, err := range shard.trouble {
+		list = append(list, err.Error())
+	}
+	s := shard.now()
+	for _, t := range s.Troubles() {
+		list = append(list, t.Detail+": "+t.Fix)
+	}
+	if s.Spares > 0 && s.Spares < FewSpares {
+		list = append(list, fmt.Sprintf("only %s left for new customers: balancer shard refill %s", printable.Count(s.Spares, "spare key"), name))
 	}
 	return list
 }

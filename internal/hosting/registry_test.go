@@ -85,6 +85,14 @@ func (r *Registry) shardOf(name string) Shard {
 	return Shard{}
 }
 
+// warnings are those of all shards.
+func (r *Registry) warnings() (list []string) {
+	for _, s := range r.Shards() {
+		list = append(list, r.Warnings(s.Name)...)
+	}
+	return list
+}
+
 func TestAdd(t *testing.T) {
 	s1, s2 := shardDir(t, "s1"), shardDir(t, "s2")
 	spares(t, s1, 0, 3)
@@ -146,7 +154,7 @@ func TestAdd(t *testing.T) {
 	if got := r.Shards(); !slices.Equal(got, want) {
 		t.Errorf("shards %+v, want %+v", got, want)
 	}
-	if w := strings.Join(r.Warnings(), "\n"); !strings.Contains(w, `shard "s2": it has no spare key`) || !strings.Contains(w, `shard "s1": it has only 2 spare keys`) {
+	if w := strings.Join(r.warnings(), "\n"); !strings.Contains(w, "no spare key, so") || !strings.Contains(w, "only 2 spare keys left") {
 		t.Errorf("warnings: %s", w)
 	}
 }

@@ -42,6 +42,8 @@ type Host interface {
 type Change struct {
 	To    hosting.State // or empty for a move
 	Shard string        // to move to
+	// Request is the id of the request; empty if it has none.
+	Request string
 }
 
 // Detail is a customer and how its address is published.

@@ -107,6 +107,7 @@ func (s *server) apply(c *call, change *Change, fields map[string]*string) error
 	if change.To == "" && change.Shard == "" {
 		return refuse(http.StatusBadRequest, "bad_request", "\"shard\" is to name the shard to move to")
 	}
+	change.Request = c.request
 	d, err := s.host.Change(c.r.Context(), c.r.PathValue("customer"), *change)
 	if err != nil {
 		return err

@@ -51,7 +51,9 @@ func FormatLines(shard string, addresses []descriptor.Address) ([]byte, error) {
 	return text.Bytes(), nil
 }
 
-// ParseLines reads an ob_config as tor does (hs_ob.c), and refuses what tor refuses.
+// ParseLines reads an ob_config as tor does (hs_ob.c), and refuses what tor refuses or crashes
+// on. It also refuses what tor takes without a word: other options, shortened ones, and
+// addresses with a wrong checksum.
 func ParseLines(text []byte) ([]descriptor.Address, error) {
 	options, err := process.Options(text)
 	if err != nil {
@@ -60,7 +62,7 @@ func ParseLines(text []byte) ([]descriptor.Address, error) {
 	var addresses []descriptor.Address
 	for _, o := range options {
 		if !strings.EqualFold(strings.TrimPrefix(o.Key, "+"), masterLine) {
-			return nil, fmt.Errorf("line %d: tor takes nothing but %s here, not %q", o.Line, masterLine, o.Key)
+			return nil, fmt.Errorf("line %d: %q does not belong here, but only %s", o.Line, o.Key, masterLine)
 		}
 		a, err := descriptor.ParseAddress(o.Value)
 		if err == nil && !strings.HasSuffix(o.Value, ".onion") {

@@ -75,7 +75,7 @@ func TestParseLines(t *testing.T) {
 		"MasterOnionAddress " + a.Label() + "\n":                   `line 1: "` + a.Label() + `" lacks ".onion"`,
 		"\nMasterOnionAddress " + a.String() + "x":                 "line 2: ",
 		"MasterOnionAddress " + a.String() + " " + a.String():      "line 1: ",
-		"HiddenServiceDir /d\nMasterOnionAddress " + a.String():    `line 1: tor takes nothing but MasterOnionAddress here, not "HiddenServiceDir"`,
+		"HiddenServiceDir /d\nMasterOnionAddress " + a.String():    `line 1: "HiddenServiceDir" does not belong here`,
 		"MasterOnionAddress " + strings.Repeat("a", 56) + ".onion": "line 1: ",
 		"MasterOnionAddress\n":                                     "line 1: ",
 		"MasterOnionAddress \"" + a.String():                       "not closed",

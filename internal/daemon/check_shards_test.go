@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,9 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/hosting"
 	"onionbalancer/internal/state"
+	"onionbalancer/internal/tor"
+	"onionbalancer/internal/tor/control"
+	"onionbalancer/testnet/sim"
 )
 
 // anyInstance is the address of an instance that nobody fetches.
@@ -215,4 +219,40 @@ func TestCheckManyKeys(t *testing.T) {
 	if told := strings.Count(said, "customer"); !strings.Contains(said, "10 more of its keys cannot be used") || told > 40 {
 		t.Errorf("told of %d in\n%s", told, said)
 	}
+}
+
+// TestCheckShardInstances: the instances of a shard are fetched as those of a service.
+func TestCheckShardInstances(t *testing.T) {
+	dir := t.TempDir()
+	wholeShard(t, filepath.Join(dir, "s1"))
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one := net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		text := strings.Replace(shardTable("s1", "s1"), anyInstance, one.Address().String(), 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		client := control.New(control.Config{Dial: net.Dial})
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = client.Run(ctx) }()
+		defer func() { cancel(); <-ended }()
+		conn := tor.New("simulated", client)
+		if err := conn.Ready(ctx); err != nil {
+			t.Fatal(err)
+		}
+		var found findings
+		c := &checker{cfg: parse(t, dir, "state_dir = \"state\"\n"+text), log: slog.New(slog.DiscardHandler), tell: found.tell}
+		c.checkKeys(ctx)
+		consensus := c.checkConsensus(ctx, conn)
+		if len(c.shards) != 1 || consensus == nil {
+			t.Fatalf("%d shards, consensus %v\n%s", len(c.shards), consensus, found)
+		}
+		c.checkInstances(ctx, conn, consensus, "shard "+c.shards[0].name, c.shards[0].Config)
+		for _, want := range []string{"ok instance s1 web1: 3 introduction points", "ok shard s1: all 3 introduction points of 1 instance fit"} {
+			if !strings.Contains(found.String(), want) {
+				t.Errorf("no %q in\n%s", want, found)
+			}
+		}
+		if err := c.shards[0].Keys.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -230,8 +230,9 @@ func (made *shardNew) write(w io.Writer) {
      balancer shard installed %[3]s --config FILE
      balancer customer add NAME --shard %[3]s --config FILE
 
-The replicas' own keys, %[4]s, are not needed here once they are in place. Back up
-the customers' keys, somewhere nobody else can read: when they are lost, so are the addresses.
+All of it has to belong to the user that balancer runs as. The replicas' own keys, %[4]s,
+are not needed here once they are in place. Back up the customers' keys, somewhere nobody
+else can read: when they are lost, so are the addresses.
 `, len(made.Replicas)+1, len(made.Replicas)+2, made.Name, hosting.ServiceDir)
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/hosting"
 	"onionbalancer/internal/owner"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/status"
@@ -70,7 +71,7 @@ type keysDir struct {
 }
 
 // preparedIn returns the directories that are meant: those that are keys in a
-// configuration, or dir, or those in it.
+// configuration, services' and customers', or dir, or those in it.
 func preparedIn(configPath, dir string) ([]keysDir, error) {
 	switch {
 	case configPath != "" && dir != "":
@@ -78,7 +79,11 @@ func preparedIn(configPath, dir string) ([]keysDir, error) {
 	case configPath == "" && dir == "":
 		return nil, usageError{errors.New("name the configuration with --config FILE, or the directory of the signing keys with --dir DIR")}
 	case dir != "":
-		return preparedBelow(dir)
+		list, err := preparedBelow(dir)
+		if err == nil && len(list) == 0 {
+			err = fmt.Errorf("there are no signing keys for ceremonies in %s: balancer ceremony request ADDRESS --dir DIR makes them", printable.Text(dir))
+		}
+		return list, err
 	}
 	cfg, err := config.Load(configPath)
 	if err != nil {
@@ -95,29 +100,41 @@ func preparedIn(configPath, dir string) ([]keysDir, error) {
 			list = append(list, keysDir{dir: s.Key, signing: s.Signing})
 		}
 	}
+	for _, s := range cfg.Shards {
+		customers, err := preparedBelow(s.Customers)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, customers...)
+	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("no service in %s has the directory of a ceremony as its key: the first time, name address and directory "+
+		return nil, fmt.Errorf("no service or customer in %s has the directory of a ceremony as its key: the first time, name address and directory "+
 			"(balancer ceremony request ADDRESS --dir DIR), then write key = \"DIR\"", printable.Text(configPath))
 	}
 	return list, nil
 }
 
-func preparedBelow(dir string) ([]keysDir, error) {
+// preparedBelow returns dir, or the directories of signing keys in it; in that of a shard,
+// those of its customers, spares and pending keys.
+func preparedBelow(dir string) (list []keysDir, err error) {
 	if offline.Is(dir) {
 		return []keysDir{{dir: dir}}, nil
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	var list []keysDir
-	for _, e := range entries {
-		if path := filepath.Join(dir, e.Name()); offline.Is(path) {
-			list = append(list, keysDir{dir: path})
+	for _, in := range hosting.KeyDirs(dir) {
+		entries, err := os.ReadDir(in)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
 		}
-	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("there are no signing keys for ceremonies in %s: balancer ceremony request ADDRESS --dir DIR makes them", printable.Text(dir))
+		for _, e := range entries {
+			path := filepath.Join(in, e.Name())
+			is, err := offline.Look(path)
+			if err != nil {
+				return nil, err
+			}
+			if is {
+				list = append(list, keysDir{dir: path})
+			}
+		}
 	}
 	return list, nil
 }

@@ -41,8 +41,9 @@ Then compare the fingerprint shown here with the one that "ceremony sign" shows.
 
 The first time, name the public onion address and a directory for its keys, which
 is created. With several addresses, each gets a directory of its own in DIR, named
-after it. Later, --config finds all services whose key is such a directory, and
---dir works without a configuration. Run this as the balancer's user.
+after it. Later, --config finds all services and customers of shards whose key is such a
+directory, and --dir works without a configuration: with the directory itself, one that
+has such directories in it, or that of a shard. Run this as the balancer's user.
 
 The keys stay on this machine: in DIR (0600), where the balancer wipes each when
 its period is over, or on a token (--signing; with --config the token that the
@@ -129,6 +130,9 @@ func (o *requestOptions) make(ctx context.Context, args []string) (*requestMade,
 	schedule, now, err := o.timing(ctx, list)
 	if err != nil {
 		return nil, err
+	}
+	if err := offline.Fits(schedule, len(list), o.periods); err != nil {
+		return nil, usageError{err}
 	}
 	first, err := o.first(schedule, now)
 	if err != nil {
@@ -232,8 +236,12 @@ func showRequest(r *offline.Request, paths ...string) (*requestShown, error) {
 	return shown, nil
 }
 
-// keysPerLine is how many fingerprints of signing keys stand in a line.
-const keysPerLine = 4
+// keysPerLine is how many fingerprints of signing keys stand in a line; of more services
+// than keysFor, nobody would read them.
+const (
+	keysPerLine = 4
+	keysFor     = 10
+)
 
 // write prints all of it: everything that is about to be signed.
 func (r *requestShown) write(w io.Writer) {
@@ -249,6 +257,10 @@ func (r *requestShown) write(w io.Writer) {
 		fmt.Fprintf(w, "\n  for %s\n", s.Address)
 		if s.CertifiedThrough != 0 {
 			fmt.Fprintf(w, "  which has certificates until %s (period %d)\n", moment(r.End(s.CertifiedThrough)), s.CertifiedThrough)
+		}
+		if len(r.Services) > keysFor {
+			fmt.Fprintf(w, "  %d signing keys\n", len(s.Keys))
+			continue
 		}
 		fmt.Fprintf(w, "  signing keys, by period:")
 		for i, key := range s.Keys {

@@ -119,7 +119,7 @@ func writeSpans(w io.Writer, what string, spans []offline.Span) {
 type dirsShown []*offline.Description
 
 func showDirs(path string) (dirsShown, error) {
-	list, err := preparedBelow(path)
+	list, err := preparedIn("", path)
 	if err != nil {
 		return nil, err
 	}

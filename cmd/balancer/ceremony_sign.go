@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -51,6 +52,8 @@ type its last group of four characters, from your note of what the manager showe
 KEY is a key file, a tor HiddenServiceDir, or the "pkcs11:" URI of a key that a token
 seals (with x-sealed). Give one for each address: a key that belongs to no address
 in the request, or an address without a key, is an error before anything is signed.
+KEY may also be a directory that has HiddenServiceDirs in it, of hundreds of customers:
+those that the request is about are used, and the others left alone.
 The identity key is in memory only while this runs, and a period's blinded key never
 leaves memory.
 
@@ -99,14 +102,14 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 	if err != nil {
 		return nil, err
 	}
-	var keys []*descriptor.IdentityKey
-	for _, ref := range o.keys {
-		key, err := keystore.Load(ctx, ref)
-		if err != nil {
-			return nil, err
+	keys, err := o.load(ctx, request)
+	defer func() {
+		for _, key := range keys {
+			key.Wipe()
 		}
-		defer key.Wipe()
-		keys = append(keys, key)
+	}()
+	if err != nil {
+		return nil, err
 	}
 	if err := request.Match(keys); err != nil {
 		return nil, fmt.Errorf("the keys and the request do not fit together: %w", err)
@@ -124,6 +127,61 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 		return nil, err
 	}
 	return o.store(shown, bundle)
+}
+
+// load loads the keys that are named, and of those in a directory of many the ones that the
+// request asks for. The caller wipes those that are returned, also with an error.
+func (o *signOptions) load(ctx context.Context, request *offline.Request) (keys []*descriptor.IdentityKey, err error) {
+	wanted := map[descriptor.Address]bool{}
+	for _, s := range request.Services {
+		wanted[s.Address] = true
+	}
+	for _, ref := range o.keys {
+		within, err := keysWithin(ref)
+		if err != nil {
+			return keys, err
+		}
+		if len(within) == 0 {
+			key, err := keystore.Load(ctx, ref)
+			if err != nil {
+				return keys, err
+			}
+			keys = append(keys, key)
+		}
+		for _, one := range within {
+			key, err := keystore.Load(ctx, one)
+			if err != nil {
+				return keys, err
+			}
+			if wanted[key.Address()] {
+				keys = append(keys, key)
+			} else {
+				key.Wipe()
+			}
+		}
+	}
+	return keys, nil
+}
+
+// keysWithin lists the directories of keys in the directory ref; none if it is not such a
+// directory, but a key itself.
+func keysWithin(ref string) (dirs []string, err error) {
+	if info, err := os.Stat(ref); err != nil || !info.IsDir() {
+		return nil, nil // Load says what is wrong
+	}
+	entries, err := os.ReadDir(ref)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			return nil, nil // tor's files, or Arti's
+		}
+		if !strings.HasPrefix(e.Name(), ".") {
+			dirs = append(dirs, filepath.Join(ref, e.Name()))
+		}
+	}
+	return dirs, nil
 }
 
 // readRequest reads a request from one file, or from those of its parts, and

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -10,10 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"onionbalancer/internal/hosting"
 	"onionbalancer/internal/status"
 	"onionbalancer/keystore"
 	"onionbalancer/keystore/offline"
@@ -138,5 +141,85 @@ func TestAllOrNothing(t *testing.T) {
 	}
 	if err := good.check(); !errors.Is(err, os.ErrExist) {
 		t.Errorf("once more: %v", err)
+	}
+}
+
+// TestCeremonyOfAShard: customers whose keys are offline, three hundred in a soak. Their first
+// ceremony makes them pending keys; later ones find them wherever the shard has them.
+func TestCeremonyOfAShard(t *testing.T) {
+	count := 30
+	if os.Getenv("BALANCER_SOAK") != "" {
+		count = 300
+	}
+	dir := t.TempDir()
+	keys, shard := filepath.Join(dir, "keys"), filepath.Join(dir, "s1")
+	var addresses []string
+	for n := range count + 1 { // of which one is not the shard's
+		key, err := keystore.New(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := key.WriteTor(filepath.Join(keys, strconv.Itoa(n))); err != nil {
+			t.Fatal(err)
+		}
+		addresses = append(addresses, key.Address().String())
+		key.Wipe()
+	}
+	addresses = addresses[:count]
+	ceremony := func(name, in string, args ...string) {
+		t.Helper()
+		request, bundle := filepath.Join(dir, name+".request"), filepath.Join(dir, name+".bundle")
+		made, err := (&requestOptions{outputs: outputs{out: request}, dir: in, periods: 1}).make(t.Context(), args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var shown bytes.Buffer
+		signing := signOptions{outputs: outputs{out: bundle}, keys: []string{keys}, yes: string(made.Fingerprint)}
+		if _, err := signing.sign(t.Context(), []string{request}, &shown); err != nil {
+			t.Fatal(err)
+		}
+		if lines := bytes.Count(shown.Bytes(), []byte("\n")); len(made.Services) != count || lines > 4*count+20 {
+			t.Errorf("%s: %d addresses, shown in %d lines", name, len(made.Services), lines)
+		}
+		installed, err := installBundles([]string{bundle}, "", in)
+		if err != nil || len(installed) != count {
+			t.Fatalf("%s: %d installed, %v", name, len(installed), err)
+		}
+	}
+	ceremony("first", filepath.Join(shard, ".pending"), addresses...)
+
+	d, err := hosting.OpenDir(shard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pending, err := d.Pending(); err != nil || len(pending) != count {
+		t.Errorf("%d pending, %v", len(pending), err)
+	}
+	// One has a customer by now, and one is a spare.
+	if err := os.Mkdir(filepath.Join(shard, ".spares"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	label := func(n int) string { return strings.TrimSuffix(addresses[n], ".onion") }
+	for n, to := range []string{"shop", filepath.Join(".spares", label(1))} {
+		if err := os.Rename(filepath.Join(shard, ".pending", label(n)), filepath.Join(shard, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ceremony("second", shard)
+
+	ref, err := d.Reference("shop", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, err := keystore.Open(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	if opened.Form() != keystore.FormOffline || opened.Address().String() != addresses[0] {
+		t.Errorf("opened as %s of %s", opened.Form(), opened.Address())
+	}
+	if _, err := opened.RevisionKey(t.Context(), offline.Public.InUse(time.Now())); err != nil {
+		t.Error(err)
 	}
 }

@@ -125,6 +125,12 @@ func (d *Dir) Pending() ([]descriptor.Address, error) { return d.labels(pendingD
 // Removed lists the addresses of removed customers whose keys are still here, sorted.
 func (d *Dir) Removed() ([]descriptor.Address, error) { return d.labels(removedDir) }
 
+// KeyDirs are the directories in which a shard has key directories that its replicas know or
+// will know: of customers, spares and pending keys.
+func KeyDirs(path string) []string {
+	return []string{path, filepath.Join(path, sparesDir), filepath.Join(path, pendingDir)}
+}
+
 // labels lists the addresses that directories in sub are called after.
 func (d *Dir) labels(sub string) (list []descriptor.Address, err error) {
 	entries, err := os.ReadDir(filepath.Join(d.path, sub))

@@ -42,7 +42,7 @@ const (
 )
 
 // MaxFile is the size in bytes of the largest document that is read.
-const MaxFile = 64 << 20
+const MaxFile = 128 << 20
 
 // Secret is bytes in documents that are never shown.
 type Secret []byte

@@ -48,6 +48,25 @@ func NewRequest(now time.Time, s Schedule, first uint64, services []Wanted) (*Re
 	return r, nil
 }
 
+// Fits reports whether a request for that many addresses and periods, and the bundle that
+// answers it, are small enough to be read.
+func Fits(s Schedule, addresses, periods int) error {
+	if addresses > MaxServices {
+		return fmt.Errorf("%d addresses in one ceremony, want %d at most: name the directory of one shard after the other with --dir", addresses, MaxServices)
+	}
+	// A certificate is a signature for every hour, in base64; around it is less than
+	// entryRest.
+	certificate := singleLength + (s.Expiries(1).Count-1)*ed25519.SignatureSize
+	size := addresses * periods * (certificate*4/3 + entryRest)
+	if size > MaxFile {
+		return fmt.Errorf("the bundle of %d addresses and %d periods would have some %d MB, of %d at most: ask for fewer --periods, or name the directory of one shard after the other with --dir",
+			addresses, periods, size>>20, MaxFile>>20)
+	}
+	return nil
+}
+
+const entryRest = 800
+
 // ParseRequest reads a request, strictly.
 func ParseRequest(raw []byte) (*Request, error) {
 	var r Request

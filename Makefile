@@ -105,7 +105,7 @@ demo: all
 	bin/balancer demo $(if $(ROTATE),--rotate) $(if $(INSTANCES),--instances $(INSTANCES)) $(if $(LIMIT),--limit $(LIMIT))
 
 deps: go
-	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd onionbalance nftables
+	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd curl python3 onionbalance nftables
 
 go:
 	@scripts/need-go $(GO)
@@ -114,7 +114,7 @@ need-run:
 	@scripts/need tor $(if $(filter 0,$(PKCS11)),,gcc libc6-dev)
 
 need-test:
-	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd
+	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd curl python3
 
 need-bench:
 	@scripts/need tor gcc libc6-dev softhsm2 opensc onionbalance

@@ -274,7 +274,8 @@ func (s *Set) absorb(a descriptor.Address, w *watch, p descriptor.Period, result
 	if is != was {
 		s.tell(now, w, is, was)
 	}
-	if renewed || is != was || after.Finding != before.Finding || after.Restless != before.Restless {
+	other := renewed && (before.Descriptor == nil || before.Period != after.Period || !before.Offer.same(after.Offer))
+	if other || is != was || after.Finding != before.Finding || after.Restless != before.Restless {
 		s.changed(w)
 		return
 	}

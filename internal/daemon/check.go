@@ -79,12 +79,7 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 	token.RememberIn(cfg.StateDir)
 	c.checkTorrc()
 	c.checkKeys(ctx)
-	defer func() {
-		release(slices.Values(c.services), log)
-		for _, s := range c.shards {
-			release(slices.Values([]balance.Config{s.Config}), log)
-		}
-	}()
+	defer func() { release(slices.Values(c.services), log) }()
 	for _, s := range c.services {
 		c.checkWeights(shortName(s), s)
 		c.checkProfile(s)

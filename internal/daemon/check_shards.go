@@ -35,6 +35,7 @@ type shardCheck struct {
 	user    strictmodes.User
 	dir     *hosting.Dir
 	records map[string]hosting.Customer // by name: those who are not removed
+	all     balance.Config              // of all its customers, but for their keys
 	unread  error                       // why the directory cannot be looked at, perhaps for one of its keys
 }
 
@@ -113,7 +114,13 @@ func (c *shardCheck) look() bool {
 		c.fail(c.what, "balancer shard new "+c.shard.Name+" --customers DIR makes one, with all that is needed", err)
 		return false
 	}
-	if err := c.dir.CheckModes(c.user); err != nil {
+	built, err := buildShard(c.shard, c.user)
+	if err == nil {
+		c.shards = append(c.shards, checkedShard{c.shard.Name, built.all})
+		c.all = built.all
+		err = c.dir.CheckModes(c.user)
+	}
+	if err != nil {
 		c.fail(c.what, "", err)
 	}
 	var names []string
@@ -137,8 +144,7 @@ func (c *shardCheck) look() bool {
 	return true
 }
 
-// keys opens the keys of customers and spares, and returns the customers' names by address. What
-// the instances are fetched with is opened as well, for the first of them.
+// keys opens the keys of customers and spares, and returns the customers' names by address.
 func (c *shardCheck) keys(ctx context.Context) map[descriptor.Address]string {
 	ctx, cancel := context.WithTimeout(ctx, checkKeysPatience)
 	defer cancel()
@@ -163,7 +169,7 @@ func (c *shardCheck) keys(ctx context.Context) map[descriptor.Address]string {
 		}
 		if !tried {
 			tried = true
-			c.try(ctx, refs[n])
+			c.try(ctx, refs[n], keys)
 		}
 		c.trySupplies(ctx, refs[n], keys)
 		if err := keys.Close(); err != nil {
@@ -244,17 +250,15 @@ func (c *shardCheck) missing(customers map[descriptor.Address]string) {
 	}
 }
 
-// try opens the shard as if it were a service with one of its keys, and has a token unseal it.
-func (c *shardCheck) try(ctx context.Context, ref string) {
-	built, err := build(c.cfg, config.Service{Key: ref, Balancing: c.shard.Balancing}, c.user)
-	if err != nil {
-		c.fail(c.what, "", err)
-		return
+// try has the program of the strategy and the token tried, with the keys of one customer or spare.
+func (c *shardCheck) try(ctx context.Context, ref string, keys credential.Keys) {
+	one := c.all
+	one.Keys = keys
+	if one.Strategy != nil { // or it was told what is wrong
+		c.checkProgram(ctx, one)
 	}
-	c.shards = append(c.shards, checkedShard{c.shard.Name, built})
-	c.checkProgram(ctx, built)
 	if uri := uriOf(ref); uri != nil && c.tryToken(ctx, c.what, uri) {
-		c.tryUnsealing(ctx, c.what, built)
+		c.tryUnsealing(ctx, c.what, one)
 	}
 }
 

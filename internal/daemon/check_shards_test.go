@@ -251,8 +251,5 @@ func TestCheckShardInstances(t *testing.T) {
 				t.Errorf("no %q in\n%s", want, found)
 			}
 		}
-		if err := c.shards[0].Keys.Close(); err != nil {
-			t.Error(err)
-		}
 	})
 }

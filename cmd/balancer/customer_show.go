@@ -141,13 +141,10 @@ func publishedText(d api.Detail) string {
 	return text
 }
 
-// afterwards says what clients and replicas know of an address, and what the daemon adds.
+// afterwards says what clients and replicas know of an address.
 func afterwards(d api.Detail) (list []string) {
 	if !d.Forgotten.IsZero() {
-		list = append(list, fmt.Sprintf("clients that visited before may have its introduction points until %s", moment(d.Forgotten.Add(time.Minute-1))))
-	}
-	if d.Answered && d.State != hosting.Active {
-		list = append(list, "the replicas answer for the address until they are restarted with an ob_config without it: have your web server refuse it")
+		list = append(list, fmt.Sprintf("no client has its introduction points any more from %s on", moment(d.Forgotten.Add(time.Minute-1))))
 	}
 	return append(list, d.Notes...)
 }

@@ -79,7 +79,7 @@ func (h *customers) move(ctx context.Context, customer, to string) (hosting.Cust
 	from, into := h.shards[c.Shard], h.shards[to]
 	h.d.mu.Unlock()
 	if from != nil && into != nil && from.cfg.Token != into.cfg.Token {
-		return c, false, fmt.Errorf("moving a customer: the keys of the shards %q and %q are not sealed by the same key", c.Shard, to)
+		return c, false, fmt.Errorf("%w: the keys of the shards %q and %q are not sealed by the same key", hosting.ErrApart, c.Shard, to)
 	}
 	return h.registry.Move(ctx, customer, to)
 }
@@ -185,7 +185,7 @@ func (h *customers) tell(c hosting.Customer, kind, request, text string) {
 
 // detail describes a customer.
 func (h *customers) detail(c hosting.Customer) api.Detail {
-	out := api.Detail{Customer: c, Confirmed: c.Confirmed, Answered: true, Notes: h.notes(c)}
+	out := api.Detail{Customer: c, Answered: true, Notes: h.notes(c)}
 	h.d.mu.Lock()
 	r, left := h.d.services[c.Address], h.leftOut[c.Address]
 	h.d.mu.Unlock()

@@ -87,6 +87,7 @@ var (
 	ErrName     = errors.New("this is no name for a customer")
 	ErrConflict = errors.New("the request id was used for something else")
 	ErrRemoved  = errors.New("the customer was removed")
+	ErrApart    = errors.New("the customer cannot move there")
 )
 
 // nameForm is what a customer may be called: it is the name of a directory, and a part of

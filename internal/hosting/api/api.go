@@ -49,13 +49,10 @@ type Change struct {
 // Detail is a customer and how its address is published.
 type Detail struct {
 	hosting.Customer
-	// Confirmed is when HSDirs first had what should be published since the last change:
-	// visitors reach an active customer, and no new one reaches another. Zero: not yet.
-	Confirmed time.Time `json:"confirmed,omitzero"`
-	Points    int       `json:"introduction_points"` // published now
-	Slots     int       `json:"slots"`               // HSDirs that clients ask now
-	Stored    int       `json:"slots_confirmed"`     // of them, those that have the last version
-	Error     string    `json:"error,omitempty"`     // why it is not published as it should be
+	Points int    `json:"introduction_points"` // published now
+	Slots  int    `json:"slots"`               // HSDirs that clients ask now
+	Stored int    `json:"slots_confirmed"`     // of them, those that have the last version
+	Error  string `json:"error,omitempty"`     // why it is not published as it should be
 	// Forgotten is when nobody can know an address any more that was suspended or removed:
 	// until then clients that visited before may have its introduction points.
 	Forgotten time.Time `json:"forgotten,omitzero"`

@@ -37,6 +37,7 @@ var meanings = []struct {
 	{hosting.ErrTaken, http.StatusConflict, "name_taken"},
 	{hosting.ErrConflict, http.StatusConflict, "request_id_used"},
 	{hosting.ErrRemoved, http.StatusConflict, "customer_removed"},
+	{hosting.ErrApart, http.StatusConflict, "cannot_move"},
 	{hosting.ErrName, http.StatusUnprocessableEntity, "invalid_name"},
 }
 

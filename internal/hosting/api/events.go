@@ -43,7 +43,7 @@ func (s *server) events(c *call) error {
 	default:
 		return refuse(http.StatusServiceUnavailable, "too_many_followers", "%d clients follow the events already", cap(s.followers))
 	}
-	f := follower{s: s, c: c, control: http.NewResponseController(c.ResponseWriter), after: after, silent: position == ""}
+	f := follower{s: s, c: c, control: http.NewResponseController(c.ResponseWriter), after: after, silent: after == 0}
 	f.run(follow)
 	return nil
 }

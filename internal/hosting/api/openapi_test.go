@@ -223,6 +223,8 @@ func TestDescribedAnswers(t *testing.T) {
 		}
 	}
 	s.takeFollowers(t, host)
+	apart := asked{method: "POST", path: "/v1/customers/shop/move", body: `{"shard":"s1"}`}
+	s.take(t, apart, apart.ask(t, api.Handler(apartHost{host})))
 	host.Err = errors.New("no space left on device")
 	for route := range operations(s.root) {
 		if method, path, _ := strings.Cut(route, " "); path != "/v1/events" {
@@ -234,6 +236,13 @@ func TestDescribedAnswers(t *testing.T) {
 		}
 	}
 	s.checkAllSeen(t)
+}
+
+// apartHost has shards that have nothing in common.
+type apartHost struct{ *apitest.Host }
+
+func (apartHost) Change(context.Context, string, api.Change) (api.Detail, error) {
+	return api.Detail{}, hosting.ErrApart
 }
 
 // takeFollowers follows the events with one client more than there may be.

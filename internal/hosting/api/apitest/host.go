@@ -174,7 +174,8 @@ func (h *Host) search(label string) (int, bool) {
 }
 
 func (h *Host) detail(c *customer) api.Detail {
-	d := api.Detail{Customer: c.Customer, Confirmed: c.Since, Slots: 16, Stored: 16, Answered: true}
+	d := api.Detail{Customer: c.Customer, Slots: 16, Stored: 16, Answered: true}
+	d.Confirmed = c.Since
 	if c.State == hosting.Active {
 		d.Points = 6
 	} else {

@@ -17,7 +17,7 @@ import (
 )
 
 func newPlanCommand() *cobra.Command {
-	var path string
+	var path, customer string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "plan --config FILE",
@@ -28,7 +28,8 @@ balancer does: for each service and both of its descriptors the introduction
 points, their relays and instances, in their order; the directories (HSDirs) that
 they go to, which do not all get the same points if there are many instances; the
 points that are left out, and why; and which share of the visitors each instance
-can expect.
+can expect. Of a shard it plans for the first of the customers, whose points the others
+share; --customer names another.
 
 The reason "new period" means that nothing is stored for that period; without a
 reason, the last published descriptor would stay. No key is asked to sign.
@@ -40,7 +41,7 @@ The exit status is 1 if a service has nothing to publish.`,
 			if err != nil {
 				return err
 			}
-			list, err := daemon.Plans(cmd.Context(), cfg, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			list, err := daemon.Plans(cmd.Context(), cfg, customer, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 			if err != nil {
 				return err
 			}
@@ -51,6 +52,7 @@ The exit status is 1 if a service has nothing to publish.`,
 		},
 	}
 	addConfigFlag(cmd, &path)
+	cmd.Flags().StringVar(&customer, "customer", "", "plan for one customer of a shard alone, called `NAME`, or its address")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print everything as JSON, for programs")
 	return cmd
 }
@@ -74,7 +76,11 @@ func printPlans(out io.Writer, list []daemon.Preview) {
 		if n > 0 {
 			fmt.Fprintln(out)
 		}
-		fmt.Fprintln(out, p.Service)
+		fmt.Fprint(out, p.Service)
+		if p.Shard != "" {
+			fmt.Fprintf(out, "  customer %s of shard %s", printable.Text(p.Customer), printable.Text(p.Shard))
+		}
+		fmt.Fprintln(out)
 		if p.Plan == nil {
 			fmt.Fprintf(out, "  error   %s\n", printable.Text(p.Error))
 			continue

@@ -70,6 +70,9 @@ func printCustomer(out io.Writer, now time.Time, c status.Customer) {
 	if !c.Since.IsZero() {
 		fmt.Fprintf(out, "  %s since %s\n", printable.Text(c.Hosted), clock(c.Since))
 	}
+	if c.Error != "" {
+		fmt.Fprintf(out, "  left out: %s\n", oneLine(c.Error))
+	}
 	if c.Service == nil {
 		fmt.Fprintf(out, "  nothing is published of %s\n", printable.Text(c.Address))
 		return

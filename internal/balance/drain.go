@@ -72,11 +72,11 @@ func (s *Service) pending(a descriptor.Address) (n int) {
 }
 
 // allMade reports whether there are editions of both descriptors, except of one that
-// was never published, for want of a key.
+// was never published, for want of a key or because a hosted service makes it later.
 func (s *Service) allMade() bool {
 	for _, t := range s.plan.Targets {
 		p := t.Keys.Period
-		if s.state.Editions[p] == nil && (t.Credential != nil || s.counters[p] != 0) {
+		if s.state.Editions[p] == nil && (t.Credential != nil && !t.hosted || s.counters[p] != 0) {
 			return false
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/hosting"
-	"onionbalancer/internal/printable"
 	"onionbalancer/internal/strictmodes"
 	"onionbalancer/keystore"
 )
@@ -270,33 +269,6 @@ func (h *customers) prune() {
 			h.stopLocked(a)
 		}
 	}
-}
-
-// registered is what the status asks.
-type registered struct {
-	*hosting.Registry
-	customers *customers
-}
-
-// Warnings says what an operator should do about a shard.
-func (r registered) Warnings(shard string) []string {
-	list, h := r.Registry.Warnings(shard), r.customers
-	h.d.mu.Lock()
-	defer h.d.mu.Unlock()
-	var left []string
-	for a, err := range h.leftOut {
-		if c, _ := h.registry.Of(a); c.Shard == shard {
-			left = append(left, fmt.Sprintf("%s is left out: %v", c.Name, err))
-		}
-	}
-	if len(left) == 0 {
-		return list
-	}
-	slices.Sort(left)
-	if more := len(left) - 1; more > 0 {
-		left[0] += fmt.Sprintf("; and %s more", printable.Count(more, "customer"))
-	}
-	return append(list, left[0])
 }
 
 // of returns the shards of the customers who are not removed, by address, as far as

@@ -52,7 +52,6 @@ type Daemon struct {
 	env       balance.Env
 	probes    *Probes
 	countries *tor.Countries
-	census    census // customers, but in tests
 	customers *customers
 	shards    shardsCache
 	started   time.Time
@@ -182,9 +181,6 @@ func (d *Daemon) Start(ctx context.Context) error {
 // startCustomers starts the services of the shards' customers.
 func (d *Daemon) startCustomers() {
 	h := d.customers
-	if d.census == nil {
-		d.census = registered{h.registry, h}
-	}
 	if err := h.configure(d.ctx, d.hosted); err != nil {
 		d.log.Error("customers may be left out", "error", err)
 	}

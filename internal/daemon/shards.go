@@ -20,13 +20,6 @@ import (
 	"onionbalancer/internal/status"
 )
 
-// census is what the status asks the registry of customers, as *hosting.Registry answers.
-type census interface {
-	Shards() []hosting.Shard
-	Customer(customer string) (hosting.Customer, error)
-	Warnings(shard string) []string
-}
-
 // shardsKept is for how long what was found about the shards is told again: it takes some
 // milliseconds for each thousand customers.
 const shardsKept = time.Second
@@ -56,30 +49,43 @@ func (d *Daemon) shardStatuses() []status.Shard {
 type host struct {
 	d        *Daemon
 	cfg      config.Shard
+	out      bool // it could not be opened
 	services []*running
+	left     []need // customers without a service, and why
 	counts   hosting.Shard
+	warnings []string
 }
 
 // hosts returns all shards, in the order of the configuration.
 func (d *Daemon) hosts() []*host {
-	counts := map[string]hosting.Shard{}
-	if d.census != nil {
-		for _, s := range d.census.Shards() {
-			counts[s.Name] = s
-		}
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	registry := d.customers.registry
 	var list []*host
 	byName := map[string]*host{}
 	for _, s := range d.cfg.Shards {
-		h := &host{d: d, cfg: s, counts: counts[s.Name]}
+		h := &host{d: d, cfg: s, out: d.customers.shards[s.Name] == nil, warnings: registry.Warnings(s.Name)}
 		list = append(list, h)
 		byName[s.Name] = h
+	}
+	for _, s := range registry.Shards() {
+		if h := byName[s.Name]; h != nil {
+			h.counts = s
+		}
 	}
 	for _, r := range d.services {
 		if h := byName[r.shard]; h != nil {
 			h.services = append(h.services, r)
+		}
+	}
+	for address, err := range d.customers.leftOut {
+		c, _ := registry.Of(address)
+		if h := byName[c.Shard]; h != nil {
+			state := status.StateDegraded // it cannot be withdrawn
+			if c.State == hosting.Active {
+				state = status.StateFailed
+			}
+			h.left = append(h.left, need{address, state, err.Error()})
 		}
 	}
 	return list
@@ -108,21 +114,23 @@ func (h *host) describe() status.Shard {
 			needy = append(needy, need{r.Address(), s.State, text})
 		}
 		if custodyOf(&out.Custody, s.Custody) {
-			out.Custody.Customer = r.Address().String()
+			out.Custody.Customer = h.d.customerName(r.Address())
 		}
 		if rank := worth(s); rank > best || rank == best && before(r, example) {
 			example, best = r, rank
 		}
 	}
-	if out.Custody.Customer != "" {
-		out.Custody.Customer = h.d.customerName(out.Custody.Customer)
+	for _, n := range h.left {
+		if needy = append(needy, n); n.state == status.StateFailed {
+			out.Customers.Failed++
+		}
 	}
 	out.Needy, out.Attention = len(needy), h.d.neediest(needy)
 	lesser := h.describeInstances(&out, example)
-	if h.d.census != nil {
-		out.Warnings = append(out.Warnings, h.d.census.Warnings(h.cfg.Name)...)
+	out.Warnings = append(out.Warnings, h.warnings...)
+	if out.State = sum(out, lesser); h.out {
+		out.State = status.StateFailed
 	}
-	out.State = sum(out, lesser)
 	return out
 }
 
@@ -217,23 +225,17 @@ func (d *Daemon) neediest(all []need) (list []status.Attention) {
 		return cmp.Or(slices.Index(order, a.state)-slices.Index(order, b.state), bytes.Compare(a.address[:], b.address[:]))
 	})
 	for _, n := range all[:min(len(all), mostAttention)] {
-		address := n.address.String()
-		list = append(list, status.Attention{Customer: d.customerName(address), Address: address, State: n.state, Text: n.text})
+		list = append(list, status.Attention{Customer: d.customerName(n.address), Address: n.address.String(), State: n.state, Text: n.text})
 	}
 	return list
 }
 
-// customerName returns the name of a customer by its address, which stands for itself if
-// the registry does not know it.
-func (d *Daemon) customerName(address string) string {
-	if d.census == nil {
-		return address
+// customerName returns the name of a customer, or the address of nobody's.
+func (d *Daemon) customerName(a descriptor.Address) string {
+	if c, known := d.customers.registry.Of(a); known {
+		return c.Name
 	}
-	c, err := d.census.Customer(address)
-	if err != nil {
-		return address
-	}
-	return c.Name
+	return a.String()
 }
 
 // describeInstances fills in the instances as a customer's service has them, and what all
@@ -329,26 +331,19 @@ func sum(s status.Shard, lesser bool) status.State {
 
 // CustomerStatus implements status.Operator.
 func (d *Daemon) CustomerStatus(customer string) (status.Customer, error) {
-	var out status.Customer
-	address, err := descriptor.ParseAddress(customer)
-	if d.census != nil {
-		c, err := d.census.Customer(customer)
-		if err != nil {
-			return out, refuse(http.StatusNotFound, "%v", err)
-		}
-		address = c.Address
-		out = status.Customer{Name: c.Name, Shard: c.Shard, Hosted: string(c.State), Since: c.Since}
-	} else if err != nil {
-		return out, refuse(http.StatusNotFound, "there is no customer %q", customer)
+	c, err := d.customers.registry.Customer(customer)
+	if err != nil {
+		return status.Customer{}, refuse(http.StatusNotFound, "%v", err)
 	}
-	out.Address = address.String()
+	out := status.Customer{Name: c.Name, Shard: c.Shard, Hosted: string(c.State), Since: c.Since, Address: c.Address.String()}
 	d.mu.Lock()
-	r := d.services[address]
-	if r != nil && r.shard == "" {
-		r = nil
-	}
+	r, left := d.services[c.Address], d.customers.leftOut[c.Address]
+	hosted := r != nil && r.shard != ""
 	d.mu.Unlock()
-	if r != nil {
+	if left != nil {
+		out.Error = left.Error()
+	}
+	if hosted {
 		s := r.Status()
 		out.Service = &s
 	}
@@ -360,7 +355,7 @@ func (d *Daemon) EachCustomer(do func(status.Published)) {
 	for _, h := range d.hosts() {
 		for _, r := range h.services {
 			if s := r.Summary(); !s.Withdrawn {
-				do(status.Published{Shard: h.cfg.Name, Name: d.customerName(r.Address().String()), State: s.State, Made: s.Made})
+				do(status.Published{Shard: h.cfg.Name, Name: d.customerName(r.Address()), State: s.State, Made: s.Made})
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,51 +13,18 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/event"
-	"onionbalancer/internal/hosting"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/sim"
 )
 
-// fakeCensus has customers that are called c1, c2 and so on.
-type fakeCensus map[string]descriptor.Address
-
-func (fakeCensus) Shards() []hosting.Shard {
-	return []hosting.Shard{{Name: "s1", Active: 4, Suspended: 1, Spares: 3, Pending: 2}}
-}
-
-func (fakeCensus) Warnings(string) []string { return nil }
-
-func (f fakeCensus) Customer(customer string) (hosting.Customer, error) {
-	for name, address := range f {
-		if customer == name || customer == address.String() {
-			return hosting.Customer{Name: name, Address: address, Shard: "s1", State: hosting.Active}, nil
-		}
-	}
-	return hosting.Customer{}, fmt.Errorf("%q: %w", customer, hosting.ErrUnknown)
-}
-
-// onShard runs do with a daemon whose services are five customers of the shard s1.
-func onShard(t *testing.T, do func(net *sim.Network, d *Daemon, customers fakeCensus, instances [2]*sim.Instance)) {
+// onShard runs do with a daemon of a shard s1 with the customers c1 to c5, and three spares.
+func onShard(t *testing.T, do func(net *sim.Network, d *Daemon, customers []descriptor.Address, instances [2]*sim.Instance)) {
 	dir := t.TempDir()
-	customers := fakeCensus{}
-	for n := range 5 {
-		name := fmt.Sprintf("c%d", n+1)
-		customers[name] = writeKey(t, filepath.Join(dir, name), byte(n+1))
-	}
+	customers, _ := makeShard(t, filepath.Join(dir, "s1"), 1, 5, 3)
 	simulated(t, func(t *testing.T, net *sim.Network) {
 		one, two := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
 		time.Sleep(2 * time.Minute)
-		text := torTable + strings.ReplaceAll(service("s1", one, two), "service", "shard")
-		text = strings.Replace(text, `key = "s1"`, "name = \"s1\"\ncustomers = \"customers\"", 1)
-		for name := range customers {
-			text += service(name, one, two)
-		}
-		onPrepared(t, net, parse(t, dir, text), func(d *Daemon) { d.census = customers }, func(d *Daemon) {
-			d.mu.Lock()
-			for _, r := range d.services {
-				r.shard = "s1"
-			}
-			d.mu.Unlock()
+		onSim(t, net, parse(t, dir, torTable+shardOf("s1", one, two)), func(d *Daemon) {
 			do(net, d, customers, [2]*sim.Instance{one, two})
 		})
 	})
@@ -64,21 +32,21 @@ func onShard(t *testing.T, do func(net *sim.Network, d *Daemon, customers fakeCe
 
 // A shard's customers are numbers, and those that need attention have names.
 func TestShardStatus(t *testing.T) {
-	onShard(t, func(net *sim.Network, d *Daemon, customers fakeCensus, instances [2]*sim.Instance) {
+	onShard(t, func(net *sim.Network, d *Daemon, customers []descriptor.Address, instances [2]*sim.Instance) {
 		settle(5 * time.Minute)
 		s := d.Snapshot()
 		if len(s.Services) != 0 || len(s.Shards) != 1 {
 			t.Fatalf("%d services and %d shards", len(s.Services), len(s.Shards))
 		}
 		got := s.Shards[0]
-		if c := got.Customers; got.State != status.StateOK || c.OK != 5 || c.Active != 4 || c.Suspended != 1 || got.Spares != 3 || got.Lines != 10 {
+		if c := got.Customers; got.State != status.StateOK || c.OK != 5 || c.Active != 5 || c.Suspended != 0 || got.Spares != 3 || got.Lines != 8 {
 			t.Errorf("%+v", got)
 		}
 		if len(got.Instances) != 2 || got.Instances[0].State != status.StateOK || got.Instances[0].Published == 0 || got.Oldest.IsZero() || got.Unconfirmed != 0 || got.Custody.Forms["tor"] != 5 {
 			t.Errorf("%+v", got)
 		}
 		one, err := d.CustomerStatus("c3")
-		if err != nil || one.Address != customers["c3"].String() || one.Service == nil || len(one.Service.Descriptors) != 2 {
+		if err != nil || one.Address != customers[2].String() || one.Service == nil || len(one.Service.Descriptors) == 0 {
 			t.Errorf("%+v, %v", one, err)
 		}
 		if _, err := d.CustomerStatus("nobody"); err == nil || !strings.Contains(err.Error(), "there is no such customer") {
@@ -106,9 +74,37 @@ func TestShardStatus(t *testing.T) {
 	})
 }
 
+// A customer whose key cannot be used any more is one that failed, and is named.
+func TestShardLeavesOut(t *testing.T) {
+	dir := t.TempDir()
+	makeShard(t, filepath.Join(dir, "s1"), 1, 2, 6)
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one := net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		cfg := parse(t, dir, torTable+shardOf("s1", one))
+		onSim(t, net, cfg, func(d *Daemon) { settle(time.Minute) })
+		if err := os.WriteFile(filepath.Join(dir, "s1", "c2", "hs_ed25519_secret_key"), []byte("no key"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		onSim(t, net, cfg, func(d *Daemon) {
+			settle(5 * time.Minute)
+			got := d.Snapshot().Shards[0]
+			if got.State != status.StateDegraded || got.Customers.OK != 1 || got.Customers.Failed != 1 || got.Needy != 1 || len(got.Warnings) != 0 {
+				t.Errorf("%+v", got)
+			}
+			if len(got.Attention) != 1 || got.Attention[0].Customer != "c2" || !strings.Contains(got.Attention[0].Text, "no form of key") {
+				t.Errorf("%+v", got.Attention)
+			}
+			if c, err := d.CustomerStatus("c2"); err != nil || c.Service != nil || !strings.Contains(c.Error, "no form of key") {
+				t.Errorf("%+v, %v", c, err)
+			}
+		})
+	})
+}
+
 // What an operator says about an instance is about the shard, not about each customer.
 func TestShardOrders(t *testing.T) {
-	onShard(t, func(net *sim.Network, d *Daemon, customers fakeCensus, instances [2]*sim.Instance) {
+	onShard(t, func(net *sim.Network, d *Daemon, customers []descriptor.Address, instances [2]*sim.Instance) {
 		settle(5 * time.Minute)
 		answer, err := d.Operate(t.Context(), status.Order{Word: "drain", Instance: "web1"})
 		if err != nil || len(answer.Uses) != 1 || answer.Uses[0].Name() != "shard s1" || answer.Uses[0].Service != "" || len(answer.Notes) != 0 {
@@ -135,9 +131,9 @@ func TestShardOrders(t *testing.T) {
 				t.Errorf("safe at %s, and a customer's at %s", drain.SafeAt, one.SafeAt)
 			}
 		}
-		settle(27 * time.Hour)
+		settle(time.Until(drain.SafeAt) + time.Minute)
 		if drain := d.Snapshot().Shards[0].Instances[0].Drain; drain == nil || !drain.Safe {
-			t.Errorf("a day later: %+v", drain)
+			t.Errorf("at last: %+v", drain)
 		}
 	})
 }

@@ -80,6 +80,7 @@ type Customer struct {
 	Since   time.Time `json:"since,omitzero"`    // of Hosted
 	Service *Service  `json:"service,omitempty"` // nil if nothing is published of it any more
 	Address string    `json:"address"`
+	Error   string    `json:"error,omitempty"` // why there is no service that should be
 }
 
 // Published says in short how a customer's address is published.

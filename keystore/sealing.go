@@ -40,54 +40,37 @@ func SealTo(ctx context.Context, key *descriptor.IdentityKey, uri *pkcs11uri.URI
 	if err := CheckNew(uri.Sealed); err != nil {
 		return nil, err
 	}
+	s, err := OpenSealer(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	file, err := s.Seal(ctx, key, uri.Sealed)
+	return file, errors.Join(err, s.Close())
+}
+
+// Sealer seals many keys by one data key, so that the token opens up to token.MaxBatch of
+// them by one operation.
+type Sealer struct {
+	token  sealer
+	object token.Object
+	data   *sealed.DataKey
+}
+
+// OpenSealer has the key on a token that uri names, whose x-sealed is not used, wrap a new
+// data key. Keys that could leave their token are refused: token.CodeExposed.
+func OpenSealer(ctx context.Context, uri *pkcs11uri.URI) (*Sealer, error) {
 	tok, err := token.Open(uri)
 	if err != nil {
 		return nil, fmt.Errorf("sealing a key: %w", err)
 	}
-	file, err := sealTo(ctx, key, tok, token.ObjectOf(uri), uri.Sealed)
-	return file, errors.Join(err, tok.Close())
+	s, err := newSealer(ctx, tok, token.ObjectOf(uri))
+	if err != nil {
+		return nil, errors.Join(err, tok.Close())
+	}
+	return s, nil
 }
 
-// CheckNew refuses the path of a file that is there already.
-func CheckNew(path string) error {
-	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-		if err == nil {
-			err = os.ErrExist
-		}
-		return fmt.Errorf("writing sealed key: %q exists already, and keys are never overwritten: %w", path, err)
-	}
-	return nil
-}
-
-func sealTo(ctx context.Context, key *descriptor.IdentityKey, tok sealer, o token.Object, path string) (*sealed.File, error) {
-	data, err := newDataKey(ctx, tok, o)
-	if err != nil {
-		return nil, err
-	}
-	defer data.Wipe()
-	file, err := data.Seal(key, time.Now(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := file.Encode()
-	if err != nil {
-		return nil, err
-	}
-	err = durable.WriteChecked(path, raw, func(written string) error {
-		again, err := readSmall(written)
-		if err == nil {
-			err = unsealsTo(ctx, tok, o, again, key)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("writing sealed key: %w", err)
-	}
-	return file, nil
-}
-
-// newDataKey has the token's key o wrap a new data key. The caller wipes it.
-func newDataKey(ctx context.Context, tok sealer, o token.Object) (*sealed.DataKey, error) {
+func newSealer(ctx context.Context, tok sealer, o token.Object) (*Sealer, error) {
 	info, err := tok.Info(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("sealing a key: %w", err)
@@ -102,7 +85,47 @@ func newDataKey(ctx context.Context, tok sealer, o token.Object) (*sealed.DataKe
 	if err != nil {
 		return nil, fmt.Errorf("sealing a key: %w", err)
 	}
-	return data, nil
+	return &Sealer{tok, o, data}, nil
+}
+
+// Close forgets the data key, and releases the token.
+func (s *Sealer) Close() error {
+	s.data.Wipe()
+	return s.token.Close()
+}
+
+// Seal seals key to a new file at path, as SealTo does.
+func (s *Sealer) Seal(ctx context.Context, key *descriptor.IdentityKey, path string) (*sealed.File, error) {
+	file, err := s.data.Seal(key, time.Now(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := file.Encode()
+	if err != nil {
+		return nil, err
+	}
+	err = durable.WriteChecked(path, raw, func(written string) error {
+		again, err := readSmall(written)
+		if err == nil {
+			err = unsealsTo(ctx, s.token, s.object, again, key)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("writing sealed key: %w", err)
+	}
+	return file, nil
+}
+
+// CheckNew refuses the path of a file that is there already.
+func CheckNew(path string) error {
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		if err == nil {
+			err = os.ErrExist
+		}
+		return fmt.Errorf("writing sealed key: %q exists already, and keys are never overwritten: %w", path, err)
+	}
+	return nil
 }
 
 // trial is the period that a new file is tried with: long past, and the

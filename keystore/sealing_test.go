@@ -12,6 +12,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/durable"
 	"onionbalancer/internal/locked"
+	"onionbalancer/keystore/sealed"
 	"onionbalancer/keystore/token"
 )
 
@@ -41,7 +42,7 @@ func (f *fakeSealer) Wrap(_ context.Context, o token.Object, m token.Method, sec
 func TestSealTo(t *testing.T) {
 	key, fake := newKey(t).Identity(), new(fakeSealer)
 	path := filepath.Join(t.TempDir(), "new", "front.sealed")
-	file, err := sealTo(t.Context(), key, fake, token.Object{Label: "seal"}, path)
+	file, err := sealOne(t.Context(), key, fake, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +61,7 @@ func TestSealTo(t *testing.T) {
 	if err != nil || !same(key, again) {
 		t.Errorf("another key, %v", err)
 	}
-	if _, err := sealTo(t.Context(), key, fake, token.Object{Label: "seal"}, path); !errors.Is(err, os.ErrExist) {
+	if _, err := sealOne(t.Context(), key, fake, path); !errors.Is(err, os.ErrExist) {
 		t.Errorf("overwriting: %v", err)
 	}
 }
@@ -81,7 +82,7 @@ func TestSealToFails(t *testing.T) {
 		"certify": {&fakeSealer{fakeUnsealer: fakeUnsealer{wrong: func(c *descriptor.HourlyCertificates) { *c = descriptor.HourlyCertificates{} }}}, "differs from one by the key itself"},
 	} {
 		dir := t.TempDir()
-		_, err := sealTo(t.Context(), newKey(t).Identity(), c.fake, token.Object{Label: "seal"}, filepath.Join(dir, "front.sealed"))
+		_, err := sealOne(t.Context(), newKey(t).Identity(), c.fake, filepath.Join(dir, "front.sealed"))
 		wantError(t, name, err, c.want)
 		if strings.HasPrefix(c.want, "trouble") && !errors.Is(err, &token.Error{Code: token.CodeExposed}) {
 			t.Errorf("%s: the code is lost in %v", name, err)
@@ -111,4 +112,13 @@ func TestWriteChecked(t *testing.T) {
 	if err := CheckNew(path + "/x"); err == nil || errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a path that cannot be: %v", err)
 	}
+}
+
+// sealOne seals as SealTo does.
+func sealOne(ctx context.Context, key *descriptor.IdentityKey, fake sealer, path string) (*sealed.File, error) {
+	s, err := newSealer(ctx, fake, token.Object{Label: "seal"})
+	if err != nil {
+		return nil, err
+	}
+	return s.Seal(ctx, key, path)
 }

@@ -30,20 +30,15 @@ import (
 // It returns the addresses when all files are on the disk, and the token has certified by
 // each. It never overwrites, and leaves nothing behind when it fails.
 func SealNew(ctx context.Context, uri *pkcs11uri.URI, n int, path func(descriptor.Address) string) ([]descriptor.Address, error) {
-	tok, err := token.Open(uri)
-	if err != nil {
-		return nil, fmt.Errorf("sealing new keys: %w", err)
-	}
-	addresses, err := sealNew(ctx, tok, token.ObjectOf(uri), n, path)
-	return addresses, errors.Join(err, tok.Close())
-}
-
-func sealNew(ctx context.Context, tok sealer, o token.Object, n int, path func(descriptor.Address) string) ([]descriptor.Address, error) {
-	data, err := newDataKey(ctx, tok, o)
+	s, err := OpenSealer(ctx, uri)
 	if err != nil {
 		return nil, err
 	}
-	defer data.Wipe()
+	addresses, err := s.sealNew(ctx, n, path)
+	return addresses, errors.Join(err, s.Close())
+}
+
+func (s *Sealer) sealNew(ctx context.Context, n int, path func(descriptor.Address) string) ([]descriptor.Address, error) {
 	defer locked.CollectSoon()
 	addresses, files := make([]descriptor.Address, n), make([]newFile, n)
 	group, ctx := errgroup.WithContext(ctx)
@@ -56,16 +51,16 @@ func sealNew(ctx context.Context, tok sealer, o token.Object, n int, path func(d
 		}
 		addresses[i] = fresh.Address()
 		files[i].path = path(fresh.Address())
-		file, err := data.Seal(fresh.Identity(), time.Now(), rand.Reader)
+		file, err := s.data.Seal(fresh.Identity(), time.Now(), rand.Reader)
 		group.Go(func() error {
 			defer fresh.Wipe()
 			if err != nil {
 				return err
 			}
-			return files[i].write(ctx, file, func(raw []byte) error { return certifiesAs(ctx, tok, o, raw, fresh.Identity()) })
+			return files[i].write(ctx, file, func(raw []byte) error { return certifiesAs(ctx, s.token, s.object, raw, fresh.Identity()) })
 		})
 	}
-	err = group.Wait()
+	err := group.Wait()
 	if err == nil {
 		err = syncParents(files)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,8 @@ import (
 	"onionbalancer/internal/hosting"
 	"onionbalancer/internal/printable"
 	"onionbalancer/internal/shell"
+	"onionbalancer/keystore"
+	"onionbalancer/keystore/pkcs11uri"
 )
 
 func newCustomerImportCommand() *cobra.Command {
@@ -123,17 +126,9 @@ func (o *importOptions) run(cmd *cobra.Command, f *shardFlags, paths []string) e
 			"bring some to another shard, or add --force", o.shard, n)
 	}
 	v.Notes = append(v.Notes, missingPorts(dir, found)...)
-	for _, one := range v.List {
-		if o.dry || one.Result != resultImported {
-			continue
-		}
-		if shard.Token != "" {
-			err = dir.BringSealed(cmd.Context(), one.Source, shard.Token, one.Name)
-		} else {
-			err = dir.Bring(one.Source, one.Address, one.Name)
-		}
-		if err != nil {
-			return fmt.Errorf("bringing %s: %w", one.Name, err)
+	if !o.dry && v.count(resultImported) > 0 {
+		if err := v.bring(cmd.Context(), dir, shard.Token); err != nil {
+			return err
 		}
 	}
 	if err := show(cmd, f.asJSON, v, v.write); err != nil {
@@ -141,6 +136,35 @@ func (o *importOptions) run(cmd *cobra.Command, f *shardFlags, paths []string) e
 	}
 	if n := v.count(resultRefused); n > 0 {
 		return fmt.Errorf("%s of %d refused", plural(n, "onion service"), len(v.List))
+	}
+	return nil
+}
+
+// bring copies the keys to dir; where the shard has a token, it seals them, together.
+func (v *importView) bring(ctx context.Context, dir *hosting.Dir, token string) (err error) {
+	var sealer *keystore.Sealer
+	if token != "" {
+		uri, err := pkcs11uri.Parse(token)
+		if err != nil {
+			return err
+		}
+		if sealer, err = keystore.OpenSealer(ctx, uri); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, sealer.Close()) }()
+	}
+	for _, one := range v.List {
+		if one.Result != resultImported {
+			continue
+		}
+		if sealer != nil {
+			err = dir.BringSealed(ctx, one.Source, sealer, one.Name)
+		} else {
+			err = dir.Bring(one.Source, one.Address, one.Name)
+		}
+		if err != nil {
+			return fmt.Errorf("bringing %s: %w", one.Name, err)
+		}
 	}
 	return nil
 }

@@ -115,16 +115,6 @@ func (d *Dir) NewSealed(ctx context.Context, token string, n int) error {
 	return errors.Join(durable.SyncDir(pending), durable.SyncDir(d.path))
 }
 
-func sealTo(ctx context.Context, key *descriptor.IdentityKey, token, dir string) error {
-	uri, err := pkcs11uri.Parse(token)
-	if err != nil {
-		return err
-	}
-	uri.Sealed = filepath.Join(dir, sealedKey)
-	_, err = keystore.SealTo(ctx, key, uri)
-	return err
-}
-
 // Bring copies a key directory to the pending ones, for the customer called name, who has
 // it when the replicas know its address (Install). The source stays as it is. The error wraps
 // fs.ErrExist if the key is pending already.
@@ -132,14 +122,17 @@ func (d *Dir) Bring(source string, a descriptor.Address, name string) error {
 	return d.bring(a, name, func(dir string) error { return copyFiles(source, dir) })
 }
 
-// BringSealed is Bring for a key on disk which token, the URI of a key that seals, is to seal.
-func (d *Dir) BringSealed(ctx context.Context, source, token, name string) error {
+// BringSealed is Bring for a key on disk which by is to seal.
+func (d *Dir) BringSealed(ctx context.Context, source string, by *keystore.Sealer, name string) error {
 	key, err := keystore.Load(ctx, source)
 	if err != nil {
 		return err
 	}
 	defer key.Wipe()
-	return d.bring(key.Address(), name, func(dir string) error { return sealTo(ctx, key, token, dir) })
+	return d.bring(key.Address(), name, func(dir string) error {
+		_, err := by.Seal(ctx, key, filepath.Join(dir, sealedKey))
+		return err
+	})
 }
 
 func (d *Dir) bring(a descriptor.Address, name string, write func(dir string) error) error {

@@ -44,7 +44,8 @@ replicas run and "balancer shard installed NAME" says so; then they are spares, 
 
 Each key is an onion address. --keys says how many: %d customers and %d spares unless
 you say otherwise. Every line of ob_config costs a replica's tor 10 microseconds for each
-introduction, so more than %d need --force. Make another shard instead.
+introduction, so more than %d need --force. Make another shard instead. Keys that are in
+DIR/.pending already count, such as those of an offline ceremony.
 
 --port is VIRTUAL:TARGET, as a HiddenServicePort: the port that visitors ask for, and the
 address or "unix:" socket of the web server on the replica's machine. It may be given

@@ -39,6 +39,9 @@ between copying the files and saying so.
 Nothing is restarted or copied by this command, and the running balancer need not be told.
 A torrc is written only for a replica that has none yet: yours may have been edited.
 
+Keys that are kept offline are not made here: have a ceremony put them into .pending of the
+shard's directory, and give --spares 0 to write the files.
+
 A shard with more than %d addresses is refused without --force.`, hosting.ShardMost),
 		Example: `  balancer shard refill s1 --config /etc/balancer/balancer.toml
   balancer shard refill s1 --spares 50 --config /etc/balancer/balancer.toml`,
@@ -157,10 +160,10 @@ machine here. As root:
 		for _, line := range restartCommands(r.Shard, name, replicaPath(r.dir, name)) {
 			fmt.Fprintf(w, "     %s\n", line)
 		}
-		fmt.Fprintf(w, "\n   Its old introduction points are dead now, and visitors go to the others. Go on when\n"+
-			"     balancer status --config %s\n   says that %s is ok and was renewed since", config, name)
+		fmt.Fprintf(w, "\n   Its old introduction points are dead now, and visitors go to the others. Go on when\n\n"+
+			"     balancer status --shard %s --config %s\n\n   says that %s is ok and was renewed since", r.Shard, config, name)
 		if minutes := int(r.last.Minutes()) + 1; n+1 < len(r.Restarts) {
-			fmt.Fprintf(w, ", and about %s later, when its new ones are in\n   all descriptors", plural(minutes, "minute"))
+			fmt.Fprintf(w, ", and of no upload that is not confirmed yet:\n   the descriptors of all customers have its new ones then, after about %s", plural(minutes, "minute"))
 		}
 		fmt.Fprintln(w, ".")
 	}

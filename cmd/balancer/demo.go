@@ -19,13 +19,15 @@ import (
 
 // demoOptions are the flags of "demo".
 type demoOptions struct {
-	lab     lab.Config
-	limit   int // max_introduction_points; 0: the default
-	dir     string
-	fetches int
-	rotate  bool
-	keep    bool
-	asJSON  bool
+	lab       lab.Config
+	limit     int // max_introduction_points; 0: the default
+	dir       string
+	fetches   int
+	hosting   bool
+	customers int
+	rotate    bool
+	keep      bool
+	asJSON    bool
 }
 
 func newDemoCommand() *cobra.Command {
@@ -61,18 +63,20 @@ descriptors it has as long as a tor client does, and checks that
 
   - none of its requests is lost.
 
+With --hosting it shows shared hosting: 40 customers in two shards, each with an onion
+address of their own, on two replicas of each shard, behind web servers that tell them
+apart by the Host header. "balancer shard new" makes the keys and the replicas' files, and
+the customers are added through the API. The claims are these:
+
+  - every customer is visited, and each visitor gets the page of the customer whose
+    address was visited, though one of the balancer's two tors is killed meanwhile;
+  - a customer who is added is visited within seconds, and no tor is restarted for it;
+  - one who is suspended has no introduction points any more, and resumed is back;
+  - when a server with a replica of each shard is killed, no visitor is lost.
+
 The exit status is 1 if any claim fails; logs are kept then.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if o.lab.Instances < 2 || o.lab.Instances > 60 || o.fetches < 10 {
-				return usageError{errors.New("a demonstration takes 2 to 60 instances and at least 10 fetches")}
-			}
-			if o.limit < 0 || o.limit > descriptor.MaxIntroductionPoints {
-				return usageError{fmt.Errorf("a descriptor has 1 to %d introduction points, not %d", descriptor.MaxIntroductionPoints, o.limit)}
-			}
-			if o.crowd() {
-				o.setCrowd(cmd.Flags().Changed)
-			}
-			if err := o.lab.Network.Validate(); err != nil {
+			if err := o.check(cmd.Flags().Changed); err != nil {
 				return usageError{err}
 			}
 			return runDemo(cmd, o)
@@ -83,14 +87,36 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 	flags.IntVar(&o.fetches, "fetches", 90, "`NUMBER` of visitors before an instance is killed")
 	flags.IntVar(&o.lab.Instances, "instances", 3, "`NUMBER` of instances")
 	flags.IntVar(&o.limit, "limit", 0, "`NUMBER` of introduction points that a descriptor may have (max_introduction_points); 20 by default")
+	flags.BoolVar(&o.hosting, "hosting", false, "show shared hosting instead")
+	flags.IntVar(&o.customers, "customers", 40, "`NUMBER` of customers for --hosting")
 	flags.IntVar(&o.lab.Network.Relays, "relays", demoRelays, "`NUMBER` of relays; 37 by default with many instances")
-	flags.DurationVar(&o.lab.Network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more; 30s by default with more than six instances")
+	flags.DurationVar(&o.lab.Network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more; 30s by default with more than six instances, and for --hosting")
 	flags.StringVar(&o.dir, "dir", "", "`DIRECTORY` for logs and state, which is kept; a temporary one by default")
 	flags.StringVar(&o.lab.Network.LogLevel, "tor-log", "notice", "what the tors log, as in torrc: \"[rend]info notice\" tells more")
 	flags.BoolVar(&o.keep, "keep", false, "keep the temporary directory")
 	flags.BoolVar(&o.asJSON, "json", false, "print the result as JSON")
 	_ = cmd.MarkFlagDirname("dir")
 	return cmd
+}
+
+// check refuses what makes no demonstration, and prepares the lab, but for what flags say.
+func (o *demoOptions) check(given func(flag string) bool) error {
+	switch {
+	case o.hosting && (o.customers < hostedShards || o.customers > hostedMost):
+		return fmt.Errorf("the demonstration of hosting takes %d to %d customers", hostedShards, hostedMost)
+	case o.hosting && (o.rotate || given("instances") || given("fetches") || o.limit > 0):
+		return errors.New("--instances, --fetches, --limit and --rotate are for one address, and do not go with --hosting")
+	case o.lab.Instances < 2 || o.lab.Instances > 60 || o.fetches < 10:
+		return errors.New("a demonstration takes 2 to 60 instances and at least 10 fetches")
+	case o.limit < 0 || o.limit > descriptor.MaxIntroductionPoints:
+		return fmt.Errorf("a descriptor has 1 to %d introduction points, not %d", descriptor.MaxIntroductionPoints, o.limit)
+	}
+	if o.hosting {
+		o.setHosting(given)
+	} else if o.crowd() {
+		o.setCrowd(given)
+	}
+	return o.lab.Network.Validate()
 }
 
 // demoRelays is enough that the introduction points of three instances need
@@ -130,7 +156,11 @@ func runDemo(cmd *cobra.Command, o demoOptions) (err error) {
 	}
 	d := &demo{options: o, line: newProgressLine(cmd.ErrOrStderr())}
 	began := time.Now()
-	err = d.show(ctx)
+	show := d.show
+	if o.hosting {
+		show = d.showHosting
+	}
+	err = show(ctx)
 	d.line.clear()
 	d.result.Seconds = time.Since(began).Seconds()
 	if err == nil {

@@ -27,6 +27,7 @@ type demoResult struct {
 	AfterFreeze *tallyResult `json:"after_freeze,omitempty"`
 	AfterLoss   *tallyResult `json:"after_loss,omitempty"` // of a killed tor: new visitors
 
+	Hosting  *hostingResult  `json:"hosting,omitempty"`
 	Rotation *rotationResult `json:"rotation,omitempty"`
 }
 

@@ -188,6 +188,9 @@ func (h *customers) applyLocked(c hosting.Customer, o opening) {
 	a, s, r := c.Address, h.shards[c.Shard], h.d.services[c.Address]
 	delete(h.leftOut, a)
 	switch {
+	case h.d.stopping:
+		o.close(h.d)
+		return
 	case r != nil && r.shard == "":
 		h.leftOut[a] = errServed
 		o.close(h.d)
@@ -209,8 +212,13 @@ func (h *customers) applyLocked(c hosting.Customer, o opening) {
 	}
 	cfg := s.all
 	cfg.Withdrawn = c.State != hosting.Active
-	if !cfg.Withdrawn && (s.sample == a || s.sample == descriptor.Address{}) {
-		s.sample, cfg.Visits = a, s.visits
+	if cfg.Withdrawn {
+		h.unsampleLocked(a, nil)
+	} else {
+		h.unsampleLocked(a, s)
+		if (s.sample == a || s.sample == descriptor.Address{}) {
+			s.sample, cfg.Visits = a, s.visits
+		}
 	}
 	if cfg.Keys = o.keys; o.keys.Custodian == nil {
 		cfg.Keys = r.cfg.Keys
@@ -239,14 +247,27 @@ func (h *customers) applyLocked(c hosting.Customer, o opening) {
 func (h *customers) stopLocked(a descriptor.Address) {
 	delete(h.awaited, a)
 	delete(h.leftOut, a)
-	for _, s := range h.shards {
-		if s.sample == a {
-			s.sample = descriptor.Address{}
-		}
-	}
 	if r := h.d.services[a]; r != nil && r.shard != "" {
 		h.d.events.Assign(a, "")
 		h.d.removeLocked(a)
+	}
+	h.unsampleLocked(a, nil)
+}
+
+// unsampleLocked has another customer visited in the place of one, of all shards but one.
+func (h *customers) unsampleLocked(a descriptor.Address, but *shard) {
+	for _, s := range h.shards {
+		if s == but || s.sample != a {
+			continue
+		}
+		s.sample = descriptor.Address{}
+		for other, r := range h.d.services {
+			if r.of == s && other != a && !r.cfg.Withdrawn {
+				s.sample, r.cfg.Visits = other, s.visits
+				r.Reconfigure(r.cfg)
+				break
+			}
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,7 +68,7 @@ func TestCustomers(t *testing.T) {
 		var shop api.Detail
 		change := func(d *Daemon, to hosting.State, want ...string) {
 			t.Helper()
-			c, err := d.customers.Change(t.Context(), "shop", api.Change{To: to, Request: "r2"})
+			c, err := d.customers.Change(t.Context(), "shop", api.Change{To: to, Request: fmt.Sprint("r", len(want), to)})
 			if err != nil || c.State != to || !c.Confirmed.IsZero() {
 				t.Fatalf("%s: %+v, %v", to, c, err)
 			}
@@ -154,6 +155,24 @@ func (d *Daemon) awaits(a descriptor.Address) bool {
 	return awaited
 }
 
+func TestCrowded(t *testing.T) {
+	for _, test := range []struct {
+		addresses, tors int
+		own             bool
+		want            string
+	}{
+		{2500, 1, true, ""},
+		{2501, 1, true, "tor.count = 2"},
+		{10_000, 5, false, ""},
+		{10_000, 4, false, "tor.control"},
+	} {
+		got := strings.Join(crowded(test.addresses, test.tors, test.own), " ")
+		if (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
+			t.Errorf("%+v: %q", test, got)
+		}
+	}
+}
+
 // One customer without a usable key is left out; the others are served.
 func TestCustomerLeftOut(t *testing.T) {
 	dir := t.TempDir()
@@ -221,6 +240,81 @@ func TestReloadShards(t *testing.T) {
 				t.Errorf("a service with the key of a customer: %v", err)
 			}
 			reload(service("front", three)+shardOf("s2", three), 3, 3, 0, 0)
+		})
+	})
+}
+
+// Whatever is asked at the same time, with reloads in between: what was answered holds, and
+// all are served in the end as they should be.
+func TestCustomersAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	makeShard(t, filepath.Join(dir, "s1"), 1, 0, 30)
+	makeShard(t, filepath.Join(dir, "s2"), 101, 0, 30)
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one, two := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		both := torTable + shardOf("s1", one) + shardOf("s2", two)
+		onSim(t, net, parse(t, dir, both), func(d *Daemon) {
+			final := []hosting.State{hosting.Active, hosting.Suspended, hosting.Removed}
+			var wait sync.WaitGroup
+			for n := range 45 {
+				name := fmt.Sprint("customer", n)
+				wait.Go(func() {
+					time.Sleep(time.Duration(n%9) * 700 * time.Millisecond)
+					first, _, err := d.customers.Add(t.Context(), name, "", name)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					for _, to := range []hosting.State{hosting.Suspended, hosting.Active, final[n%3]} {
+						if c, err := d.customers.Change(t.Context(), name, api.Change{To: to}); err != nil || c.State != to || c.Address != first.Address {
+							t.Errorf("%s: %+v, %v", to, c, err)
+						}
+						time.Sleep(time.Duration(n%5) * time.Second)
+					}
+				})
+				wait.Go(func() {
+					if _, _, err := d.customers.Add(t.Context(), name, "", name); err != nil {
+						t.Error(err)
+					}
+					_, _ = d.customers.Customer(name)
+					_, _ = d.customers.List(api.Query{Limit: 7})
+				})
+			}
+			for range 5 {
+				time.Sleep(2 * time.Second)
+				if err := d.Reload(parse(t, dir, both)); err != nil {
+					t.Error(err)
+				}
+				d.Snapshot()
+			}
+			wait.Wait()
+			settle(10 * time.Minute)
+			taken := map[descriptor.Address]bool{}
+			for n := range 45 {
+				c, err := d.customers.Customer(fmt.Sprint("customer", n))
+				if err != nil || c.State != final[n%3] || c.Confirmed.IsZero() || taken[c.Address] {
+					t.Errorf("%d: %+v, %v", n, c, err)
+					continue
+				}
+				taken[c.Address] = true
+				want := map[string]*sim.Instance{"s1": one, "s2": two}[c.Shard]
+				if c.State != hosting.Active {
+					want = nil
+				}
+				if at := reached(net, c.Address); at != want || (d.services[c.Address] != nil) != (want != nil) {
+					t.Errorf("%d: it is %s, and reached at %p, want %p", n, c.State, at, want)
+				}
+			}
+			sampled := map[string]int{}
+			for _, r := range d.services {
+				if r.cfg.Visits.Every != 0 {
+					sampled[r.shard]++
+				}
+			}
+			if len(sampled) != 2 || sampled["s1"] != 1 || sampled["s2"] != 1 {
+				t.Errorf("visited are %v", sampled)
+			}
 		})
 	})
 }

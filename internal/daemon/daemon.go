@@ -73,6 +73,7 @@ type Daemon struct {
 	services map[descriptor.Address]*running
 	leaving  map[descriptor.Address]*running // removed, and not at their end yet
 	clients  map[descriptor.Address]*clients.Watch
+	stopping bool  // no service is started any more
 	trouble  error // services of the configuration that could not be opened
 	reloads  []status.Event
 }
@@ -286,6 +287,7 @@ func (d *Daemon) stopAll() {
 	d.mu.Lock()
 	services := slices.Collect(maps.Values(d.services))
 	clear(d.services)
+	d.stopping = true
 	d.mu.Unlock()
 	for _, r := range services {
 		r.cancel()

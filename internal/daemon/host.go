@@ -54,9 +54,9 @@ func (h *customers) Change(ctx context.Context, customer string, change api.Chan
 	told := done[change.To]
 	if change.To == "" {
 		told = [2]string{"moved", "a customer was moved"}
-		c, changed, err = h.move(ctx, customer, change.Shard)
+		c, changed, err = h.move(ctx, customer, change)
 	} else {
-		c, changed, err = h.registry.Set(ctx, customer, change.To)
+		c, changed, err = h.registry.Set(ctx, customer, change.To, change.Request)
 	}
 	if err != nil {
 		return api.Detail{}, err
@@ -70,7 +70,8 @@ func (h *customers) Change(ctx context.Context, customer string, change api.Chan
 }
 
 // move moves a customer, unless another key unseals the keys of the other shard.
-func (h *customers) move(ctx context.Context, customer, to string) (hosting.Customer, bool, error) {
+func (h *customers) move(ctx context.Context, customer string, change api.Change) (hosting.Customer, bool, error) {
+	to := change.Shard
 	c, err := h.registry.Customer(customer)
 	if err != nil {
 		return c, false, err
@@ -81,7 +82,7 @@ func (h *customers) move(ctx context.Context, customer, to string) (hosting.Cust
 	if from != nil && into != nil && from.cfg.Token != into.cfg.Token {
 		return c, false, fmt.Errorf("%w: the keys of the shards %q and %q are not sealed by the same key", hosting.ErrApart, c.Shard, to)
 	}
-	return h.registry.Move(ctx, customer, to)
+	return h.registry.Move(ctx, customer, to, change.Request)
 }
 
 // Customer implements api.Host.
@@ -188,11 +189,14 @@ func (h *customers) detail(c hosting.Customer) api.Detail {
 	out := api.Detail{Customer: c, Answered: true, Notes: h.notes(c)}
 	h.d.mu.Lock()
 	r, left := h.d.services[c.Address], h.leftOut[c.Address]
+	if r != nil && r.shard == "" {
+		r = nil // errServed
+	}
 	h.d.mu.Unlock()
 	if left != nil {
 		out.Error = left.Error()
 	}
-	if r != nil && r.shard != "" {
+	if r != nil {
 		stored := r.Stored()
 		out.Points, out.Slots, out.Stored = stored.Points, stored.Slots, stored.Confirmed
 		if warnings := r.Summary().Warnings; out.Error == "" && len(warnings) > 0 {

@@ -157,7 +157,7 @@ func (d *Daemon) noteReload(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err == nil {
-		e.Attrs = []slog.Attr{slog.Int("services", len(d.cfg.Services))}
+		e.Attrs = []slog.Attr{slog.Int("services", len(d.cfg.Services)), slog.Int("shards", len(d.cfg.Shards))}
 	}
 	d.events.Record(e)
 	d.reloads = append(d.reloads, happened)

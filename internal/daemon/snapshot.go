@@ -10,6 +10,7 @@ import (
 
 	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/locked"
+	"onionbalancer/internal/printable"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor/control"
 )
@@ -61,6 +62,7 @@ func (d *Daemon) overview() (status.Snapshot, []*running) {
 	}
 	s.Warnings = append(s.Warnings, d.cfg.Linked()...)
 	s.Warnings = append(s.Warnings, d.rooms.tors.Warnings()...)
+	s.Warnings = append(s.Warnings, crowded(len(d.services), len(s.Tors), d.cfg.Tor.Own())...)
 	s.Warnings = append(s.Warnings, d.probes.warnings()...)
 	for _, key := range d.restart {
 		s.Warnings = append(s.Warnings, needsRestart(key))
@@ -99,4 +101,21 @@ func (d *Daemon) overview() (status.Snapshot, []*running) {
 		s.Consensus.OffsetSeconds = uint64(c.RotationOffset() / time.Second)
 	}
 	return s, services
+}
+
+// perTor is how many addresses a tor should publish: more would make it one of the busiest
+// clients of its guard, and leave it no time for those that have to wait for a tor that died.
+const perTor = 2000
+
+// crowded warns of too few tors for so many addresses; own says that they are ours.
+func crowded(addresses, tors int, own bool) []string {
+	if addresses <= perTor*tors+perTor/4 {
+		return nil
+	}
+	wanted := (addresses + perTor - 1) / perTor
+	fix := fmt.Sprintf("set tor.count = %d", wanted)
+	if !own {
+		fix = fmt.Sprintf("name %d tors in tor.control", wanted)
+	}
+	return []string{fmt.Sprintf("%d addresses are published through %s; one for each %d is enough: %s", addresses, printable.Count(tors, "tor"), perTor, fix)}
 }

@@ -7,17 +7,26 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"onionbalancer/descriptor"
 )
 
 // Set suspends, resumes or removes a customer, by name or address, and returns when that is
-// stored. changed is false if the customer was in that state already.
-func (r *Registry) Set(ctx context.Context, customer string, to State) (c Customer, changed bool, err error) {
-	e, err := r.acquire(ctx, func() (*entry, error) { return r.whose(customer) })
+// stored. changed is false if the customer was in that state already, or if the same request
+// was made before: what others changed since stays.
+func (r *Registry) Set(ctx context.Context, customer string, to State, request string) (c Customer, changed bool, err error) {
+	again := false
+	e, err := r.acquire(ctx, func() (e *entry, err error) { e, again, err = r.asked(customer, request); return e, err })
 	if err == nil {
-		c, err = r.carry(ctx, e, func() (err error) { changed, err = r.set(e, to); return err })
+		c, err = r.carry(ctx, e, func() (err error) {
+			if !again {
+				changed, err = r.set(e, to, request)
+			}
+			return err
+		})
 	}
 	if err != nil {
 		return Customer{}, false, fmt.Errorf("changing a customer: %w", err)
@@ -25,7 +34,58 @@ func (r *Registry) Set(ctx context.Context, customer string, to State) (c Custom
 	return c, changed, nil
 }
 
-func (r *Registry) set(e *entry, to State) (changed bool, err error) {
+// asked returns the customer with a name or address, whom a request is to change, and whether
+// the same request has changed it before.
+func (r *Registry) asked(customer, request string) (e *entry, again bool, err error) {
+	if r.requests[request] != nil {
+		return nil, false, fmt.Errorf("%w: it added the customer %q", ErrConflict, r.requests[request].Name)
+	}
+	if a, known := r.changes.of[request]; known {
+		if e = r.find(a); e == nil {
+			return nil, false, fmt.Errorf("%q: %w any more", customer, ErrUnknown)
+		}
+		if customer != e.Name && strings.TrimSuffix(strings.ToLower(customer), ".onion") != e.label {
+			return nil, false, fmt.Errorf("%w: it changed the customer %q", ErrConflict, e.Name)
+		}
+		return e, true, nil
+	}
+	e, err = r.whose(customer)
+	return e, false, err
+}
+
+// recentKept is how many requests for changes are remembered, besides the last of each customer.
+const recentKept = 10_000
+
+// recent has the last requests that changed customers, by their ids.
+type recent struct {
+	of    map[string]descriptor.Address
+	order []string // the oldest first
+}
+
+func (r *recent) add(request string, a descriptor.Address) {
+	if request == "" {
+		return
+	}
+	if _, known := r.of[request]; !known {
+		r.order = append(r.order, request)
+	}
+	r.of[request] = a
+	if len(r.order) > 2*recentKept {
+		for _, old := range r.order[:recentKept] {
+			delete(r.of, old)
+		}
+		r.order = slices.Clone(r.order[recentKept:])
+	}
+}
+
+// changed remembers that a request changed a customer.
+func (r *Registry) changed(e *entry, request string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.changes.add(request, e.Address)
+}
+
+func (r *Registry) set(e *entry, to State, request string) (changed bool, err error) {
 	switch e.State {
 	case to:
 		return false, nil
@@ -33,7 +93,7 @@ func (r *Registry) set(e *entry, to State) (changed bool, err error) {
 		return false, fmt.Errorf("%q: %w", e.Name, ErrRemoved)
 	}
 	next, wish := e.Customer, e.MovingTo
-	next.State, next.Since, next.Confirmed = to, now(), time.Time{}
+	next.State, next.Since, next.Changed, next.Confirmed = to, now(), request, time.Time{}
 	if to == Removed && e.State == Suspended {
 		next.Confirmed = e.Confirmed // what is withdrawn stays so
 	}
@@ -43,6 +103,7 @@ func (r *Registry) set(e *entry, to State) (changed bool, err error) {
 	if err := r.put(e, next); err != nil {
 		return false, err
 	}
+	r.changed(e, request)
 	if to == Removed {
 		r.setKeyed(e, false)
 		r.retire(e)
@@ -109,15 +170,22 @@ func (r *Registry) Confirm(ctx context.Context, c Customer) (Customer, error) {
 // address: a copy of the key is in its directory then, called as the customer is. If they do
 // not, the copy is made, for the next "shard refill" and "shard installed", and the customer's
 // MovingTo says where it is to move by the same call.
-func (r *Registry) Move(ctx context.Context, customer, shard string) (c Customer, moved bool, err error) {
-	e, err := r.acquire(ctx, func() (*entry, error) {
+func (r *Registry) Move(ctx context.Context, customer, shard, request string) (c Customer, moved bool, err error) {
+	again := false
+	e, err := r.acquire(ctx, func() (e *entry, err error) {
 		if r.shards[shard] == nil {
 			return nil, fmt.Errorf("%q: %w", shard, ErrNoShard)
 		}
-		return r.whose(customer)
+		e, again, err = r.asked(customer, request)
+		return e, err
 	})
 	if err == nil {
-		c, err = r.carry(ctx, e, func() (err error) { moved, err = r.move(e, shard); return err })
+		c, err = r.carry(ctx, e, func() (err error) {
+			if !again {
+				moved, err = r.move(e, shard, request)
+			}
+			return err
+		})
 	}
 	if err != nil {
 		return Customer{}, false, fmt.Errorf("moving a customer: %w", err)
@@ -125,7 +193,7 @@ func (r *Registry) Move(ctx context.Context, customer, shard string) (c Customer
 	return c, moved, nil
 }
 
-func (r *Registry) move(e *entry, shard string) (moved bool, err error) {
+func (r *Registry) move(e *entry, shard, request string) (moved bool, err error) {
 	r.mu.Lock()
 	from, to := r.shards[e.Shard], r.shards[shard]
 	r.mu.Unlock()
@@ -146,10 +214,11 @@ func (r *Registry) move(e *entry, shard string) (moved bool, err error) {
 		return false, fmt.Errorf("%q: its directory cannot be used", shard)
 	}
 	if is, err := to.dir.Address(e.Name); err == nil && is == e.Address {
-		next.Shard, next.Since, next.Confirmed = shard, now(), time.Time{}
+		next.Shard, next.Since, next.Changed, next.Confirmed = shard, now(), request, time.Time{}
 		if err := r.put(e, next); err != nil {
 			return false, err
 		}
+		r.changed(e, request)
 		r.setKeyed(e, true)
 		if from != nil && from.dir != nil {
 			r.leave(e, from)

@@ -3,6 +3,7 @@ package hosting
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -85,7 +86,7 @@ func TestStates(t *testing.T) {
 	}
 	set := func(customer string, to State, changes bool) Customer {
 		t.Helper()
-		c, changed, err := r.Set(t.Context(), customer, to)
+		c, changed, err := r.Set(t.Context(), customer, to, "")
 		if err != nil || changed != changes || c.State != to {
 			t.Fatalf("%s: %+v, %t, %v", to, c, changed, err)
 		}
@@ -106,10 +107,10 @@ func TestStates(t *testing.T) {
 		t.Errorf("what was withdrawn and is removed: %+v", c)
 	}
 	set("shop", Removed, false)
-	if _, _, err := r.Set(t.Context(), "shop", Active); !errors.Is(err, ErrRemoved) {
+	if _, _, err := r.Set(t.Context(), "shop", Active, ""); !errors.Is(err, ErrRemoved) {
 		t.Errorf("resuming a removed one: %v", err)
 	}
-	if _, _, err := r.Set(t.Context(), "nobody", Active); !errors.Is(err, ErrUnknown) {
+	if _, _, err := r.Set(t.Context(), "nobody", Active, ""); !errors.Is(err, ErrUnknown) {
 		t.Errorf("changing nobody: %v", err)
 	}
 	if got := r.shardOf("s1"); got != (Shard{Name: "s1", Removed: 1, Spares: 2}) {
@@ -147,6 +148,56 @@ func TestStates(t *testing.T) {
 	}
 }
 
+// A request that is made again changes nothing, whatever happened since.
+func TestChangeAgain(t *testing.T) {
+	s1 := shardDir(t, "s1")
+	spares(t, s1, 0, 2)
+	store := statetest.Open(t, "")
+	r := open(t, store, s1)
+	add := func(request string) Customer {
+		t.Helper()
+		c, _, err := r.Add(t.Context(), "shop", "", request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	set := func(request string, to, want State, changes bool) {
+		t.Helper()
+		c, changed, err := r.Set(t.Context(), "shop", to, request)
+		if err != nil || changed != changes || c.State != want {
+			t.Errorf("%s by %s: %+v, %t, %v", to, request, c, changed, err)
+		}
+	}
+	add("r1")
+	set("r2", Suspended, Suspended, true)
+	set("r3", Active, Active, true)
+	set("r2", Suspended, Active, false)
+	set("r4", Removed, Removed, true)
+	next := add("r5")
+	for range 2 {
+		set("r4", Removed, Removed, false)
+		if c, err := r.Customer("shop"); err != nil || c.Address != next.Address || c.State != Active {
+			t.Errorf("the next one with the name: %+v, %v", c, err)
+		}
+		for _, used := range []string{"r1", "r4"} {
+			if _, _, err := r.Set(t.Context(), next.Address.String(), Suspended, used); !errors.Is(err, ErrConflict) {
+				t.Errorf("of another, by %s: %v", used, err)
+			}
+		}
+		if _, _, err := r.Add(t.Context(), "other", "", "r4"); !errors.Is(err, ErrConflict) {
+			t.Errorf("an add by r4: %v", err)
+		}
+		r = open(t, store, s1)
+	}
+	for n := range 3 * recentKept {
+		r.changes.add(fmt.Sprint("x", n), next.Address)
+	}
+	if n := len(r.changes.of); n > 2*recentKept || n != len(r.changes.order) || r.changes.of[fmt.Sprint("x", 3*recentKept-1)] != next.Address {
+		t.Errorf("%d requests are remembered", n)
+	}
+}
+
 func TestMove(t *testing.T) {
 	s1, s2 := shardDir(t, "s1"), shardDir(t, "s2")
 	spares(t, s1, 0, 1)
@@ -158,7 +209,7 @@ func TestMove(t *testing.T) {
 	}
 	move := func(to string, moves bool) Customer {
 		t.Helper()
-		c, moved, err := r.Move(t.Context(), "shop", to)
+		c, moved, err := r.Move(t.Context(), "shop", to, "")
 		if err != nil || moved != moves {
 			t.Fatalf("to %s: %+v, %t, %v", to, c, moved, err)
 		}
@@ -190,7 +241,7 @@ func TestMove(t *testing.T) {
 		}
 		r = open(t, store, s1, s2)
 	}
-	if _, _, err := r.Move(t.Context(), "shop", "s3"); !errors.Is(err, ErrNoShard) {
+	if _, _, err := r.Move(t.Context(), "shop", "s3", ""); !errors.Is(err, ErrNoShard) {
 		t.Errorf("to nowhere: %v", err)
 	}
 }

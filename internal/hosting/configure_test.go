@@ -40,7 +40,7 @@ func TestAdopt(t *testing.T) {
 	if w := strings.Join(r.warnings(), "\n"); !strings.Contains(w, "a is left out") {
 		t.Errorf("warnings: %s", w)
 	}
-	if _, _, err := r.Set(t.Context(), "b", Suspended); err != nil {
+	if _, _, err := r.Set(t.Context(), "b", Suspended, ""); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(filepath.Join(s1, "b"), filepath.Join(s2, "c")); err != nil {
@@ -99,14 +99,14 @@ func TestHeal(t *testing.T) {
 		}
 	}
 	added, _ := r.Customer("added")
-	removed, _, _ := r.Set(t.Context(), "removed", Removed)
-	if _, _, err := r.Move(t.Context(), "moved", "s2"); err != nil {
+	removed, _, _ := r.Set(t.Context(), "removed", Removed, "")
+	if _, _, err := r.Move(t.Context(), "moved", "s2", ""); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Installed(t.Context(), "s2"); err != nil {
 		t.Fatal(err)
 	}
-	moved, done, err := r.Move(t.Context(), "moved", "s2")
+	moved, done, err := r.Move(t.Context(), "moved", "s2", "")
 	if err != nil || !done {
 		t.Fatal(moved, err)
 	}

@@ -50,6 +50,8 @@ type Customer struct {
 	Since   time.Time          `json:"since"` // of State and Shard
 	// Request is the id of the request that added it; empty if it gave none.
 	Request string `json:"request,omitempty"`
+	// Changed is the id of the request that changed it last; empty if that gave none.
+	Changed string `json:"changed_by,omitempty"`
 	// Confirmed is when HSDirs had what should be published since the last change: visitors
 	// reach an active customer, and no HSDir has introduction points of another. Zero: not yet.
 	Confirmed time.Time `json:"confirmed,omitzero"`

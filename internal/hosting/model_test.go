@@ -163,7 +163,7 @@ func (m *model) gives(rt *rapid.T, got Customer, err error, changed bool, want *
 func (m *model) set(rt *rapid.T) {
 	name, to := m.name(rt), rapid.SampledFrom([]State{Active, Suspended, Removed}).Draw(rt, "state")
 	c := m.called(name)
-	got, changed, err := m.registry.Set(m.t.Context(), name, to)
+	got, changed, err := m.registry.Set(m.t.Context(), name, to, "")
 	switch {
 	case c == nil:
 		m.wants(rt, err, ErrUnknown)
@@ -187,7 +187,7 @@ func (m *model) set(rt *rapid.T) {
 func (m *model) move(rt *rapid.T) {
 	name, to := m.name(rt), m.shard(rt)
 	c := m.called(name)
-	got, moved, err := m.registry.Move(m.t.Context(), name, to)
+	got, moved, err := m.registry.Move(m.t.Context(), name, to, "")
 	switch {
 	case c == nil:
 		m.wants(rt, err, ErrUnknown)

@@ -41,6 +41,7 @@ type Registry struct {
 	sorted   []*entry          // by label
 	names    map[string]*entry // who has a name, or had it last
 	requests map[string]*entry // by the id of the request that added it
+	changes  recent
 }
 
 // shard is a shard of the configuration.
@@ -70,13 +71,14 @@ type entry struct {
 
 // Open returns a registry of the customers in store. It knows no shard until Configure.
 func Open(store Store, log *slog.Logger) (*Registry, error) {
-	r := &Registry{store: store, log: log, shards: map[string]*shard{}, names: map[string]*entry{}, requests: map[string]*entry{}}
+	r := &Registry{store: store, log: log, shards: map[string]*shard{}, names: map[string]*entry{}, requests: map[string]*entry{}, changes: recent{of: map[string]descriptor.Address{}}}
 	customers, versions, err := stored(store)
 	if err != nil {
 		return nil, fmt.Errorf("opening the customers: %w", err)
 	}
 	for n, c := range customers {
 		r.index(&entry{Customer: c, label: c.Address.Label(), version: versions[n]})
+		r.changes.add(c.Changed, c.Address)
 	}
 	return r, nil
 }

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sync/errgroup"
-
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/state"
 )
@@ -210,17 +208,7 @@ const atOnce = 500
 // adopt looks at key directories of a shard that are no customer's of it: most of them get a
 // record.
 func (r *Registry) adopt(ctx context.Context, s *shard, names []string) error {
-	addresses := make([]descriptor.Address, len(names))
-	errs := make([]error, len(names))
-	var workers errgroup.Group
-	workers.SetLimit(8)
-	for n, name := range names {
-		workers.Go(func() error {
-			addresses[n], errs[n] = s.dir.Address(name)
-			return nil
-		})
-	}
-	_ = workers.Wait()
+	addresses, errs := s.dir.addresses(names)
 	var fresh []*entry
 	for n, name := range names {
 		err := errs[n]

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/durable"
 	"onionbalancer/internal/locked"
@@ -76,6 +78,22 @@ func (d *Dir) Address(sub string) (descriptor.Address, error) {
 		return descriptor.Address{}, err
 	}
 	return key.Address(), key.Close()
+}
+
+// addresses returns those of the keys in several directories below that of the shard, or why
+// there is none, in the order of the directories.
+func (d *Dir) addresses(subs []string) ([]descriptor.Address, []error) {
+	list, errs := make([]descriptor.Address, len(subs)), make([]error, len(subs))
+	var workers errgroup.Group
+	workers.SetLimit(8)
+	for n, sub := range subs {
+		workers.Go(func() error {
+			list[n], errs[n] = d.Address(sub)
+			return nil
+		})
+	}
+	_ = workers.Wait()
+	return list, errs
 }
 
 // NewKey makes a pending key, with the given source of randomness.

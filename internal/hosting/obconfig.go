@@ -128,15 +128,14 @@ func (d *Dir) served() (list []descriptor.Address, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
-		a, err := d.Address(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // removed meanwhile
-		}
-		if err != nil {
+	addresses, errs := d.addresses(names)
+	for n, err := range errs {
+		switch {
+		case err == nil:
+			list = append(list, addresses[n])
+		case !errors.Is(err, fs.ErrNotExist): // or it was removed meanwhile
 			return nil, err
 		}
-		list = append(list, a)
 	}
 	return list, nil
 }

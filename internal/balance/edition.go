@@ -60,7 +60,7 @@ func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Editi
 		Keys: t.Keys, Role: t.Role, Credential: t.Credential, Reason: t.Reason, Urgency: t.Urgency,
 		Revision: revision, Built: now, Turn: t.Turn,
 	}
-	e.Refresh = now.Add(t.refreshes(revision, last == nil && !t.stored))
+	e.Refresh = now.Add(t.refreshes(revision))
 	e.due = e.Refresh
 	if !t.Refresh {
 		// Many changes do not keep the next turn from coming.

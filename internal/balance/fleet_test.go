@@ -107,8 +107,7 @@ const (
 
 type fleetPoint struct {
 	descriptor.IntroductionPoint
-	relay string
-	ends  time.Time
+	ends time.Time
 }
 
 // customer is a service with what HSDirs have of it.

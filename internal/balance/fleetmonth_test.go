@@ -17,6 +17,9 @@ import (
 // for three hours.
 const oldestAllowed = 170 * time.Minute
 
+// startsAt is when the balancer starts, after midnight.
+const startsAt = 7*time.Hour + 13*time.Minute
+
 // TestMonthOfHosting is a month of many customers, with replicas that fail and restart, points
 // that end, tors that die, relays that come and go, and both rotations. Without make soak it
 // is a day of a few.
@@ -25,6 +28,9 @@ func TestMonthOfHosting(t *testing.T) {
 		customers: 16, shards: 2, tors: 2, inNetwork: 100, churn: 0.05, rate: 1, crash: 12 * time.Hour, freeze: 24 * time.Hour, torDies: 12 * time.Hour, seed: 11,
 	}
 	days := 1.1
+	if soaking() {
+		cfg.customers, cfg.shards, cfg.rate, days = 400, 4, 5, 3
+	}
 	if size, err := strconv.Atoi(os.Getenv("BALANCER_HOSTING")); err == nil {
 		cfg = fleetConfig{
 			customers: size, shards: max(1, size/250), tors: max(2, min(5, size/2000)), inNetwork: 3000, churn: 0.05, rate: 10,
@@ -35,6 +41,7 @@ func TestMonthOfHosting(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(startsAt)
 		before := cpuTime()
 		f := newFleet(t, cfg)
 		f.run(time.Duration(days*24*float64(time.Hour)), func() { f.read(t) })

@@ -18,7 +18,7 @@ import (
 
 // fleetTally is what is measured of a fleet.
 type fleetTally struct {
-	failed, confirmed, ended, replicasFailed, torsFailed, missing atomic.Int64
+	failed, confirmed, ended, replicasFailed, torsFailed atomic.Int64
 
 	mu          sync.Mutex
 	oldest      time.Duration // of all
@@ -341,7 +341,11 @@ func (f *fleet) result(cpu time.Duration) hosting.Result {
 	}
 	r.Uploads = float64(total) / perHour
 	const day = 24 * 60 / hosting.StepMinutes
-	for n := max(0, len(sums)-day); n < len(sums); n++ {
+	midnight := (day - int(f.began.Sub(f.began.Truncate(24*time.Hour))/(hosting.StepMinutes*time.Minute))) % day
+	for midnight+2*day <= len(sums) { // the last whole day
+		midnight += day
+	}
+	for n := midnight; n < min(len(sums), midnight+day); n++ {
 		r.Day = append(r.Day, hosting.Minute{Uploads: sums[n], Oldest: t.samples[n].Oldest})
 	}
 	return r

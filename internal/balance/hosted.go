@@ -18,17 +18,21 @@ import (
 // notice is not put off.
 
 // An unchanged descriptor of a hosted service is renewed between these times. HSDirs keep it
-// for three hours, and it may wait for others in the queue. After the first of a period the
-// next comes sooner: ten thousand that began at once are spread by then.
+// for three hours, and it may wait for others in the queue. One that was made for another
+// reason stays as long as hostedLeast, or longer: what happened to thousands at once is
+// spread by the next time.
 const (
 	hostedMin   = 130 * time.Minute
 	hostedMax   = 150 * time.Minute
-	hostedFirst = 60 * time.Minute
+	hostedLeast = 60 * time.Minute
 )
 
 // hostedGather is for how long at most a change waits that leaves two thirds of the
-// published points alive.
-const hostedGather = 10 * time.Minute
+// published points alive, and hostedSoon if all of these are one instance's.
+const (
+	hostedGather = 10 * time.Minute
+	hostedSoon   = 2 * time.Minute
+)
 
 // hostedMove is the share of a period in which hosted services go over to the points that
 // instances show from its beginning on. Those they show no more live as long as
@@ -49,13 +53,13 @@ func moment(seed [32]byte, what string, number uint64, limit time.Duration) time
 }
 
 // refreshes returns how long an edition of t stays unless something changes.
-func (t *Target) refreshes(revision uint64, first bool) time.Duration {
-	shortest := hostedMin
+func (t *Target) refreshes(revision uint64) time.Duration {
+	shortest := hostedLeast
 	switch {
 	case !t.hosted:
 		return refreshAfter(t.Credential.Seed, revision)
-	case first:
-		shortest = hostedFirst
+	case t.Reason == ReasonRefresh:
+		shortest = hostedMin
 	}
 	return shortest + moment(t.Credential.Seed, "refresh", revision, hostedMax-shortest)
 }
@@ -74,12 +78,15 @@ func (v View) asked(p descriptor.Period) bool {
 // last, which it is for moved HSDirs or a change of the points; the zero time for at once.
 func (v View) wantsAt(t *Target, last *Edition) time.Time {
 	within := min(hostedGather, v.interval())
+	before := instances(last.places())
 	switch {
 	case v.unnoticed(t, last):
 		return last.Refresh
 	case t.change > changeRemoved:
 		return time.Time{}
-	case t.change == changeAdded && !t.newcomer(last) && instances(t.places) <= instances(last.places()):
+	case t.change == changeAdded && before == 1 && instances(t.places) > 1:
+		within = min(hostedSoon, v.interval())
+	case t.change == changeAdded && !t.newcomer(last) && instances(t.places) <= before:
 		within = t.Keys.Period.Length / hostedMove
 	}
 	since := last.wants

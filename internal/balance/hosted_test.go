@@ -48,13 +48,15 @@ func (v View) keep(s State) View {
 }
 
 func TestHostedRefresh(t *testing.T) {
-	target := Target{ViewTarget: ViewTarget{Credential: testCredential}, hosted: true}
-	for revision := range uint64(1000) {
-		if after := target.refreshes(revision, false); after < 130*time.Minute || after > 150*time.Minute {
-			t.Fatalf("refreshed after %s", after)
+	for reason, shortest := range map[Reason]time.Duration{ReasonRefresh: 130 * time.Minute, ReasonChanged: time.Hour, ReasonNew: time.Hour} {
+		target := Target{ViewTarget: ViewTarget{Credential: testCredential}, hosted: true, Reason: reason}
+		least, most := 24*time.Hour, time.Duration(0)
+		for revision := range uint64(1000) {
+			after := target.refreshes(revision)
+			least, most = min(least, after), max(most, after)
 		}
-		if after := target.refreshes(revision, true); after < time.Hour || after > 150*time.Minute {
-			t.Fatalf("refreshed after %s at first", after)
+		if least < shortest || least > shortest+time.Minute || most > 150*time.Minute || most < 149*time.Minute {
+			t.Errorf("%s: refreshed after %s to %s", reason, least, most)
 		}
 	}
 }

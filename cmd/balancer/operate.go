@@ -236,6 +236,8 @@ func drainText(now time.Time, d *status.Drain) string {
 		return "it can be stopped"
 	case d.Stays:
 		return "its introduction points stay published, as no other instance is in service"
+	case d.Left.IsZero() && d.Pending == 0:
+		return "no descriptor without its introduction points is published yet"
 	case d.Left.IsZero() && d.Customers > 0:
 		return fmt.Sprintf("%s of %s may still have its introduction points", plural(d.Pending, "HSDir"), plural(d.Customers, "customer"))
 	case d.Left.IsZero():

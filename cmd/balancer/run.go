@@ -79,7 +79,7 @@ func runDaemon(ctx context.Context, cfg *config.Config, out io.Writer) error {
 		return err
 	}
 	defer d.Stop()
-	log.Info("balancer is running", "version", version, "services", len(cfg.Services), "pid", os.Getpid())
+	log.Info("balancer is running", "version", version, "services", len(cfg.Services), "shards", len(cfg.Shards), "pid", os.Getpid())
 	for {
 		select {
 		case <-ctx.Done():

@@ -49,7 +49,7 @@ func printShard(out io.Writer, now time.Time, s status.Shard) {
 	}
 	fmt.Fprintf(out, "\n  keys: %s, %d pending; the instances know %d addresses\n", plural(s.Spares, "spare"), s.Pending, s.Lines-s.Pending)
 	fmt.Fprintf(out, "  custody: %s\n", printable.Text(sharedCustodyText(now, s.Custody)))
-	fmt.Fprintf(out, "  oldest descriptor: made %s\n", made(now, s.Oldest))
+	fmt.Fprintf(out, "  oldest descriptor: %s\n", made(now, s.Oldest))
 	if s.Unconfirmed > 0 {
 		fmt.Fprintf(out, "  uploads: %s of clients' HSDirs not confirmed yet\n", plural(s.Unconfirmed, "upload"))
 	}

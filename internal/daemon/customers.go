@@ -99,6 +99,7 @@ func runs(c hosting.Customer) bool { return c.State == hosting.Active || c.Confi
 // update starts, changes and stops the services of customers, as the registry has them
 // and the shards in force want them.
 func (h *customers) update(ctx context.Context, list []hosting.Customer) {
+	defer h.d.shards.stale.Store(true)
 	for len(list) > 0 {
 		opened := h.open(ctx, list)
 		var again []hosting.Customer

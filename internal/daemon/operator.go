@@ -46,6 +46,7 @@ type user struct {
 func (d *Daemon) Operate(ctx context.Context, o status.Order) (status.Answer, error) {
 	d.orders.Lock()
 	defer d.orders.Unlock()
+	defer d.shards.stale.Store(true)
 	if o.Word == "load" {
 		return d.takeLoad(o)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -26,6 +27,8 @@ const shardsKept = time.Second
 
 // shardsCache has the last answer about the shards.
 type shardsCache struct {
+	stale atomic.Bool // something was changed since
+
 	mu   sync.Mutex // held while they are asked
 	at   time.Time
 	list []status.Shard
@@ -35,7 +38,7 @@ type shardsCache struct {
 func (d *Daemon) shardStatuses() []status.Shard {
 	d.shards.mu.Lock()
 	defer d.shards.mu.Unlock()
-	if now := time.Now(); now.Sub(d.shards.at) >= shardsKept || now.Before(d.shards.at) {
+	if now := time.Now(); d.shards.stale.Swap(false) || now.Sub(d.shards.at) >= shardsKept || now.Before(d.shards.at) {
 		d.shards.list = nil
 		for _, s := range d.hosts() {
 			d.shards.list = append(d.shards.list, s.describe())

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +30,9 @@ type Instance struct {
 	// Quiet says that the subscriber is none of the operator's services, and events
 	// do not mention it.
 	Quiet bool
+	// Shard is the shard that the subscriber is a customer of, for the events; empty if of
+	// none.
+	Shard string
 }
 
 // Fetcher fetches descriptors, as *hsdir.Fetcher does: it is safe for concurrent
@@ -437,23 +441,32 @@ func (s *Set) tell(now time.Time, w *watch, is, was any) {
 // event fills in what e is about: the instance, which several services may use, under
 // different names.
 func (w *watch) event(e event.Event) event.Event {
-	names, services := make(map[string]bool), 0
+	names, shards, services := make(map[string]bool), make(map[string]bool), 0
 	for sub, i := range w.users {
-		if i.Quiet {
+		switch {
+		case i.Quiet:
 			continue
+		case i.Shard != "":
+			shards[i.Shard] = true
+		default:
+			services++
+			e.Service = sub.service
 		}
-		services++
 		names[i.Name] = true
-		e.Service = sub.service
 	}
 	name := w.now.Address.Short()
 	if len(names) == 1 {
 		name = slices.Collect(maps.Keys(names))[0]
 	}
 	e.Attrs = append(e.Attrs, slog.String("instance", name))
-	if services > 1 {
+	if services+len(shards) > 1 {
 		e.Service = descriptor.Address{}
+	}
+	if services > 1 || services > 0 && len(shards) > 0 {
 		e.Attrs = append(e.Attrs, slog.Int("services", services))
+	}
+	if len(shards) > 0 {
+		e.Attrs = append(e.Attrs, slog.String("shard", strings.Join(slices.Sorted(maps.Keys(shards)), ", ")))
 	}
 	return e
 }

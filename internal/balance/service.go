@@ -57,6 +57,7 @@ type Config struct {
 	// Hosted is for one of thousands of addresses that share instances: it publishes as
 	// seldom as clients allow, and not when all others do.
 	Hosted bool
+	Shard  string // that the instances are of, for their events, if it is Hosted
 	// Withdrawn publishes descriptors without introduction points in the place of those
 	// that HSDirs may have, so that clients who ask find nobody.
 	Withdrawn bool
@@ -210,7 +211,7 @@ func (s *Service) begin(ctx context.Context) {
 
 func watched(cfg Config) (list []backend.Instance) {
 	for _, i := range cfg.Instances {
-		list = append(list, backend.Instance{Name: i.Name, Address: i.Address, Client: i.Client, Spec: i.Check, CheckClient: i.CheckClient, Quiet: cfg.Quiet})
+		list = append(list, backend.Instance{Name: i.Name, Address: i.Address, Client: i.Client, Spec: i.Check, CheckClient: i.CheckClient, Quiet: cfg.Quiet, Shard: cfg.Shard})
 	}
 	return list
 }

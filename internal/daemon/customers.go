@@ -52,7 +52,7 @@ func buildShard(s config.Shard, user strictmodes.User) (*shard, error) {
 		return nil, err
 	}
 	out := &shard{cfg: s, all: all, visits: all.Visits}
-	out.all.Visits, out.all.Hosted = balance.Visits{}, true
+	out.all.Visits, out.all.Hosted, out.all.Shard = balance.Visits{}, true, s.Name
 	return out, nil
 }
 

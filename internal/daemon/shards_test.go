@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +131,16 @@ func TestShardOrders(t *testing.T) {
 			if one := d.services[address].Draining(instances[0].Address()); one.SafeAt.After(drain.SafeAt) {
 				t.Errorf("safe at %s, and a customer's at %s", drain.SafeAt, one.SafeAt)
 			}
+		}
+		d.events.flush(t.Context(), d.store)
+		var told []string
+		for _, e := range history(t, d.store) {
+			if e.Kind == event.Operator {
+				told = append(told, fmt.Sprint(e.Text, e.Service, e.Attrs["shard"], e.Attrs["instance"], e.Attrs["customers"]))
+			}
+		}
+		if want := []string{"the operator's words1web1<nil>", "no HSDir that clients ask has introduction points of the instance any mores1web15"}; !slices.Equal(told, want) {
+			t.Errorf("told %q, want %q", told, want)
 		}
 		settle(time.Until(drain.SafeAt) + time.Minute)
 		if drain := d.Snapshot().Shards[0].Instances[0].Drain; drain == nil || !drain.Safe {

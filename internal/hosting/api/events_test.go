@@ -127,7 +127,7 @@ func TestFollowersLeave(t *testing.T) {
 		}
 	}
 	path := serve(t, api.HandlerWith(host, 1, time.Millisecond, 50*time.Millisecond))
-	client := overSocket(path)
+	client := apitest.OverSocket(path)
 	defer client.CloseIdleConnections()
 	for _, leave := range []func(*stream){
 		func(s *stream) { s.response.Body.Close() },

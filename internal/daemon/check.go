@@ -84,7 +84,7 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 		c.checkWeights(shortName(s), s)
 		c.checkProfile(s)
 		c.checkProgram(ctx, s)
-		c.checkProbes(s)
+		c.checkProbes(shortName(s), s, nil)
 	}
 	if !offline && !c.torrcBad {
 		c.checkNetwork(ctx)
@@ -191,8 +191,10 @@ func (c *checker) checkStoredModes(what, path string) {
 	}
 }
 
-// checkProbes says what has to be in the ob_config of instances with a probe address.
-func (c *checker) checkProbes(s balance.Config) {
+// checkProbes says what has to be in the ob_config of instances with a probe address. name is
+// that of the service or shard; has tells whether the ob_config that was written for an instance
+// of a shard has an address.
+func (c *checker) checkProbes(name string, s balance.Config, has func(instance string, a descriptor.Address) bool) {
 	store, err := state.OpenReadOnly(c.cfg.StateDir, slog.New(slog.DiscardHandler))
 	if errors.Is(err, fs.ErrNotExist) {
 		store, err = new(state.DB), nil // has nothing stored
@@ -201,7 +203,7 @@ func (c *checker) checkProbes(s balance.Config) {
 		if !i.Probe {
 			continue
 		}
-		what := "probe address of " + shortName(s) + " " + i.Name
+		what := "probe address of " + name + " " + i.Name
 		var address descriptor.Address
 		if err == nil {
 			address, err = probe.Find(store, i.Address)
@@ -211,6 +213,10 @@ func (c *checker) checkProbes(s balance.Config) {
 			c.fail(what, "see that the user that balancer runs as can read the stored state", err)
 		case address == (descriptor.Address{}):
 			c.warn(what, "start balancer, and check again for the line to add to ob_config", "balancer makes it at its start")
+		case has != nil && has(i.Name, address):
+			c.ok(what, "its ob_config has the line")
+		case has != nil:
+			c.warn(what, "balancer shard refill "+name+", and restart the replicas as it says", "the ob_config that was written for it lacks the line, so that visits of it get no answer")
 		default:
 			c.tell(Finding{What: what, Level: LevelOK, Detail: "its ob_config needs the line: " + probe.Line(address), Fix: "add it where it is not there" + restartTor})
 		}

@@ -134,6 +134,7 @@ func (c *shardCheck) look() bool {
 	}
 	c.ok(c.what, "%s, %s, %s pending; %d lines in the ob_config of its replicas", printable.Count(counts.Active, "customer"),
 		printable.Count(counts.Spares, "spare"), printable.Count(counts.Pending, "key"), counts.Lines())
+	c.checkProbes(c.shard.Name, c.all, c.written)
 	for _, t := range troubles {
 		if t.Bad {
 			c.fail(c.what, t.Fix, errors.New(t.Detail))
@@ -142,6 +143,12 @@ func (c *shardCheck) look() bool {
 		}
 	}
 	return true
+}
+
+// written tells whether the ob_config that was written for a replica has an address.
+func (c *shardCheck) written(replica string, a descriptor.Address) bool {
+	lines, err := c.dir.Written(replica)
+	return err == nil && slices.Contains(lines, a)
 }
 
 // keys opens the keys of customers and spares, and returns the customers' names by address.

@@ -14,6 +14,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/hosting"
+	"onionbalancer/internal/probe"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/tor"
 	"onionbalancer/internal/tor/control"
@@ -38,11 +39,14 @@ func spareKey(t *testing.T, dir string, n byte) descriptor.Address {
 	return a
 }
 
-// wholeShard makes a shard with two customers and a spare, and the files of its replica.
+// wholeShard makes a shard with two customers and five spares, of which it returns one, and the
+// files of its replica.
 func wholeShard(t *testing.T, dir string) (shop, blog, spare descriptor.Address) {
 	t.Helper()
 	shop, blog = writeKey(t, filepath.Join(dir, "shop"), 1), writeKey(t, filepath.Join(dir, "blog"), 2)
-	spare = spareKey(t, dir, 3)
+	for n := range byte(hosting.FewSpares) {
+		spare = spareKey(t, dir, 100+n)
+	}
 	writeLines(t, dir)
 	return shop, blog, spare
 }
@@ -141,7 +145,7 @@ func TestCheckShardCounts(t *testing.T) {
 	dir := t.TempDir()
 	wholeShard(t, filepath.Join(dir, "s1"))
 	said := checkOffline(t, dir, "state_dir = \"state\"\n"+shardTable("s1", "s1"))
-	for _, want := range []string{"ok shard s1: 2 customers, 1 spare, 0 keys pending; 3 lines in the ob_config of its replicas", "ok shard s1: 3 keys opened"} {
+	for _, want := range []string{"ok shard s1: 2 customers, 5 spares, 0 keys pending; 7 lines in the ob_config of its replicas", "ok shard s1: 7 keys opened"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("no %q in\n%s", want, said)
 		}
@@ -252,4 +256,45 @@ func TestCheckShardInstances(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestCheckShardProbes: the line of a probe address is written with the others.
+func TestCheckShardProbes(t *testing.T) {
+	dir := t.TempDir()
+	wholeShard(t, filepath.Join(dir, "s1"))
+	said := func() string {
+		return checkOffline(t, dir, "state_dir = \"state\"\ncheck = { probe = true }\n"+shardTable("s1", "s1"))
+	}
+	if got := said(); !strings.Contains(got, "warning probe address of s1 web1: balancer makes it at its start") {
+		t.Errorf("before the first start:\n%s", got)
+	}
+	instance, err := descriptor.ParseAddress(anyInstance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := state.Open(filepath.Join(dir, "state"), state.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := probe.Open(store, instance)
+	if err := errors.Join(err, store.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if got := said(); !strings.Contains(got, "warning probe address of s1 web1: the ob_config that was written for it lacks the line") {
+		t.Errorf("without the line:\n%s", got)
+	}
+	d, err := hosting.OpenDir(filepath.Join(dir, "s1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := d.Lines()
+	if err == nil {
+		_, err = d.WriteLines("s1", "web1", append(lines, key.Address()))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := said(); !strings.Contains(got, "ok probe address of s1 web1: its ob_config has the line") || strings.Contains(got, "failed ") {
+		t.Errorf("with the line:\n%s", got)
+	}
 }

@@ -247,7 +247,7 @@ func TestCheckProbes(t *testing.T) {
 			}
 			var found findings
 			for _, s := range services {
-				(&checker{cfg: cfg, tell: found.tell}).checkProbes(s)
+				(&checker{cfg: cfg, tell: found.tell}).checkProbes(shortName(s), s, nil)
 			}
 			return found.String()
 		}

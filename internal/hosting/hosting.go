@@ -78,6 +78,7 @@ const (
 	ShardSize   = 250
 	ShardSpares = 25
 	ShardMost   = 500 // more than this is warned of
+	FewSpares   = 5   // fewer than this are, too
 )
 
 // The errors of a Registry. They are wrapped, with the particulars.

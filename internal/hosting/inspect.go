@@ -100,6 +100,8 @@ func (s Shard) Troubles() (list []Trouble) {
 		})
 	case s.Spares == 0:
 		list = append(list, Trouble{Detail: "no spare key, so no customer can be added", Fix: "balancer shard refill " + s.Name})
+	case s.Spares < FewSpares && s.Pending == 0:
+		list = append(list, Trouble{Detail: fmt.Sprintf("only %s left for new customers", printable.Count(s.Spares, "spare key")), Fix: "balancer shard refill " + s.Name})
 	}
 	return list
 }

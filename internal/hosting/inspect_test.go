@@ -33,9 +33,10 @@ func TestInspect(t *testing.T) {
 	}{
 		{func() error { return nil }, []string{"no files were written for the replica web1", "2 keys wait", "shard installed s1"}, "lacks"},
 		{func() error { write(); return nil }, []string{"2 keys wait"}, "web1"},
-		{func() error { _, _, err := d.Install(); return err }, nil, "spare"},
+		{func() error { _, _, err := d.Install(); return err }, []string{"only 2 spare keys left"}, "lacks"},
 		{func() error { d.newKey(t, 3); return nil }, []string{"web1 lacks 1 line of pending keys", "shard refill s1"}, "Bad:true"},
-		{func() error { write(); return d.Take(a, "shop") }, nil, "lacks"},
+		{func() error { write(); return nil }, nil, "lacks"},
+		{func() error { return d.Take(a, "shop") }, nil, "lacks"},
 		{func() error { return d.Take(b, "blog") }, []string{"no spare key", "1 key wait"}, "Bad:true"},
 		{func() error { _, err := d.WriteLines("s1", "web1", numbered(2)); return err }, []string{"web1 lacks 2 lines that it should answer for", "Bad:true"}, "no files"},
 	} {
@@ -60,7 +61,10 @@ func TestTroubles(t *testing.T) {
 	}{
 		{Shard{Active: 475, Spares: 25}, "[]"},
 		{Shard{Active: 450, Suspended: 10, Removed: 10, Spares: 20, Pending: 11}, "501 addresses: each introduction, whomever it is for, costs a replica's tor 7 ms"},
-		{Shard{Name: "s1", Active: 3}, "balancer shard refill s1"},
+		{Shard{Name: "s1", Active: 3}, "no spare key, so no customer can be added Fix:balancer shard refill s1"},
+		{Shard{Name: "s1", Spares: FewSpares - 1}, "only 4 spare keys left for new customers Fix:balancer shard refill s1"},
+		{Shard{Name: "s1", Spares: FewSpares}, "[]"},
+		{Shard{Name: "s1", Spares: FewSpares - 1, Pending: 20}, "[]"}, // it is being done
 	} {
 		if got := fmt.Sprintf("%+v", test.s.Troubles()); !strings.Contains(got, test.want) {
 			t.Errorf("%+v: %s, want %s", test.s, got, test.want)

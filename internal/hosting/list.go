@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"onionbalancer/descriptor"
-	"onionbalancer/internal/printable"
 )
 
 // Query says which customers to list.
@@ -118,9 +117,6 @@ func (e *entry) place() string {
 	return filepath.Join(sparesDir, e.label)
 }
 
-// FewSpares is how many spares a shard should have at least.
-const FewSpares = 5
-
 // Warnings says what an operator should do about a shard.
 func (r *Registry) Warnings(name string) (list []string) {
 	r.mu.Lock()
@@ -132,12 +128,8 @@ func (r *Registry) Warnings(name string) (list []string) {
 	for _, err := range shard.trouble {
 		list = append(list, err.Error())
 	}
-	s := shard.now()
-	for _, t := range s.Troubles() {
+	for _, t := range shard.now().Troubles() {
 		list = append(list, t.Detail+": "+t.Fix)
-	}
-	if s.Spares > 0 && s.Spares < FewSpares {
-		list = append(list, fmt.Sprintf("only %s left for new customers: balancer shard refill %s", printable.Count(s.Spares, "spare key"), name))
 	}
 	return list
 }

@@ -40,7 +40,7 @@ func (c Client) Add(ctx context.Context, name, shard, request string) (d Detail,
 			fields[field] = value
 		}
 	}
-	status, err := c.ask(ctx, http.MethodPost, "/v1/customers", fields, &d)
+	status, err := c.ask(ctx, http.MethodPost, "/v1/customers", "", fields, &d)
 	return d, status == http.StatusCreated, err
 }
 
@@ -57,13 +57,13 @@ func (c Client) Change(ctx context.Context, customer string, change Change) (d D
 	default:
 		path, fields = path+"/move", map[string]string{"shard": change.Shard}
 	}
-	_, err = c.ask(ctx, method, path, fields, &d)
+	_, err = c.ask(ctx, method, path, change.Request, fields, &d)
 	return d, err
 }
 
 // Customer is Host.Customer.
 func (c Client) Customer(ctx context.Context, customer string) (d Detail, err error) {
-	_, err = c.ask(ctx, http.MethodGet, customerPath(customer), nil, &d)
+	_, err = c.ask(ctx, http.MethodGet, customerPath(customer), "", nil, &d)
 	return d, err
 }
 
@@ -80,7 +80,7 @@ func (c Client) List(ctx context.Context, q Query) (p Page, err error) {
 	if q.Limit != 0 {
 		values.Set("limit", strconv.Itoa(q.Limit))
 	}
-	_, err = c.ask(ctx, http.MethodGet, "/v1/customers?"+values.Encode(), nil, &p)
+	_, err = c.ask(ctx, http.MethodGet, "/v1/customers?"+values.Encode(), "", nil, &p)
 	return p, err
 }
 
@@ -109,13 +109,13 @@ func (c Client) All(ctx context.Context, q Query) iter.Seq2[hosting.Customer, er
 // Shards is Host.Shards.
 func (c Client) Shards(ctx context.Context) ([]hosting.Shard, error) {
 	var list shardList
-	_, err := c.ask(ctx, http.MethodGet, "/v1/shards", nil, &list)
+	_, err := c.ask(ctx, http.MethodGet, "/v1/shards", "", nil, &list)
 	return list.Shards, err
 }
 
 // Installed is Host.Installed.
 func (c Client) Installed(ctx context.Context, shard string) (s hosting.Shard, err error) {
-	_, err = c.ask(ctx, http.MethodPost, "/v1/shards/"+url.PathEscape(shard)+"/installed", nil, &s)
+	_, err = c.ask(ctx, http.MethodPost, "/v1/shards/"+url.PathEscape(shard)+"/installed", "", nil, &s)
 	return s, err
 }
 
@@ -131,7 +131,7 @@ func (c Client) Events(ctx context.Context, after uint64, follow bool, take func
 	if follow {
 		timeout = 0
 	}
-	response, err := c.do(ctx, http.MethodGet, "/v1/events?"+values.Encode(), nil, timeout)
+	response, err := c.do(ctx, http.MethodGet, "/v1/events?"+values.Encode(), "", nil, timeout)
 	if err != nil {
 		return err
 	}
@@ -157,9 +157,10 @@ func (c Client) Events(ctx context.Context, after uint64, follow bool, take func
 	return nil
 }
 
-// ask sends a request, with a body unless fields are nil, and decodes the answer.
-func (c Client) ask(ctx context.Context, method, page string, fields map[string]string, answer any) (status int, err error) {
-	response, err := c.do(ctx, method, page, fields, socket.Patience)
+// ask sends a request, with an id unless it is empty and a body unless fields are nil, and
+// decodes the answer.
+func (c Client) ask(ctx context.Context, method, page, id string, fields map[string]string, answer any) (status int, err error) {
+	response, err := c.do(ctx, method, page, id, fields, socket.Patience)
 	if err != nil {
 		return 0, err
 	}
@@ -171,7 +172,7 @@ func (c Client) ask(ctx context.Context, method, page string, fields map[string]
 }
 
 // do sends a request and returns an answer that is no error.
-func (c Client) do(ctx context.Context, method, page string, fields map[string]string, timeout time.Duration) (*http.Response, error) {
+func (c Client) do(ctx context.Context, method, page, id string, fields map[string]string, timeout time.Duration) (*http.Response, error) {
 	var body io.Reader
 	if fields != nil {
 		text, err := json.Marshal(fields)
@@ -183,6 +184,9 @@ func (c Client) do(ctx context.Context, method, page string, fields map[string]s
 	request, err := http.NewRequestWithContext(ctx, method, socket.Host+page, body)
 	if err != nil {
 		return nil, fmt.Errorf("asking the daemon: %w", err)
+	}
+	if id != "" {
+		request.Header.Set(requestHeader, id)
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")

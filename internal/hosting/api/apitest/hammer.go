@@ -31,13 +31,7 @@ func OverSocket(path string) *http.Client {
 // them add a customer.
 func Hammer(t *testing.T, path string, count, rate int) map[int]int {
 	t.Helper()
-	const workers = 50
-	client := http.Client{Transport: &http.Transport{
-		MaxIdleConnsPerHost: workers,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		},
-	}}
+	client := OverSocket(path)
 	defer client.CloseIdleConnections()
 	numbers := make(chan int)
 	go func() {

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -33,12 +34,13 @@ import (
 )
 
 const (
-	shardSize = 250 // services that use the same instances, as hosting.ShardSize
-	replicas  = 2   // instances of a shard
-	tors      = 5
-	relays    = 3000
-	churn     = 0.05 // of the relays, in a day
-	settling  = 2 * time.Hour
+	shardSize   = 250 // services that use the same instances, as hosting.ShardSize
+	replicas    = 2   // instances of a shard
+	tors        = 5
+	publishRate = 10 // uploads a second through each, as the configuration says by default
+	relays      = 3000
+	churn       = 0.05           // of the relays, in a day
+	settling    = 10 * time.Hour // hosted services make the descriptor of the next period within it
 )
 
 // custodian certifies with a key in memory.
@@ -174,7 +176,7 @@ func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (sto
 	}
 	pool := tor.NewPool(list...)
 	events := daemon.NewRecorder(log, func(a descriptor.Address) slog.LogValuer { return nil })
-	f.rooms = daemon.NewRooms(pool, nil, store, events.Record, 0)
+	f.rooms = daemon.NewRooms(pool, nil, store, events.Record, publishRate)
 	ctx, cancel := context.WithCancel(t.Context())
 	var shared, running sync.WaitGroup
 	shared.Go(func() {
@@ -226,7 +228,7 @@ func shardConfig(backends []*sim.Instance) balance.Config {
 	return cfg
 }
 
-// starting counts the services of which an HSDir lacks a descriptor.
+// starting counts the services of which an HSDir lacks the descriptor that clients fetch.
 func (f *fleet) starting() (n int) {
 	for _, s := range f.services {
 		if !published(s.Status()) {
@@ -236,13 +238,9 @@ func (f *fleet) starting() (n int) {
 	return n
 }
 
+// published reports whether all HSDirs have the descriptor that clients fetch.
 func published(s status.Service) bool {
-	for _, d := range s.Descriptors {
-		if d.Confirmed < len(d.Slots) {
-			return false
-		}
-	}
-	return len(s.Descriptors) == 2
+	return slices.ContainsFunc(s.Descriptors, func(d status.Descriptor) bool { return d.Current && d.Confirmed == len(d.Slots) })
 }
 
 // queueing measures how long it takes to queue two editions of each service, on

@@ -304,8 +304,8 @@ func heapProfile(t *testing.T, path string) {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	t.Logf("MiB: heap in use %.1f (%d objects: %.1f), idle %.1f (released %.1f), stacks %.1f of %d goroutines, profiler %.1f, collector %.1f, other %.1f",
-		mib(m.HeapInuse), m.HeapObjects, mib(m.HeapAlloc), mib(m.HeapIdle), mib(m.HeapReleased), mib(m.StackInuse), runtime.NumGoroutine(), mib(m.BuckHashSys), mib(m.GCSys), mib(m.OtherSys+m.MSpanSys+m.MCacheSys))
+	t.Logf("MiB: heap in use %.1f (%d objects: %.1f), idle %.1f (released %.1f), stacks %.1f of %d goroutines, profiler %.1f, collector %.1f, other %.1f; resident of files %.1f",
+		mib(m.HeapInuse), m.HeapObjects, mib(m.HeapAlloc), mib(m.HeapIdle), mib(m.HeapReleased), mib(m.StackInuse), runtime.NumGoroutine(), mib(m.BuckHashSys), mib(m.GCSys), mib(m.OtherSys+m.MSpanSys+m.MCacheSys), memory(t, "RssFile:"))
 	heap, err := os.Create(path + ".heap")
 	if err == nil {
 		err = pprof.WriteHeapProfile(heap)

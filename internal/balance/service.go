@@ -172,10 +172,15 @@ func (s *Service) Address() descriptor.Address { return s.address }
 // consensus, an instance, a slot or the configuration changed, or something is due.
 // Published descriptors stay.
 func (s *Service) Run(ctx context.Context) {
-	changed, unsubscribe := s.env.Consensus.Subscribe()
+	var changed <-chan struct{}
+	var unsubscribe func()
+	onOtherStack(func() time.Time {
+		changed, unsubscribe = s.env.Consensus.Subscribe()
+		s.begin(ctx)
+		return time.Time{}
+	})
 	defer unsubscribe()
 	defer s.end()
-	onOtherStack(func() time.Time { s.begin(ctx); return time.Time{} })
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {

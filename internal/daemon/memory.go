@@ -7,9 +7,9 @@ import (
 )
 
 // garbagePercent is how much garbage there may be, of what is in use, before it is
-// collected: less than a third of Go's default. A manager of thousands of services makes
+// collected: a fifth of Go's default. A manager of thousands of services makes
 // little garbage, and memory is what it runs short of first.
-const garbagePercent = 30
+const garbagePercent = 20
 
 // ballast is never touched, so that it takes no memory, and lets a manager of few
 // services make some megabytes of garbage before it is collected: the collector goes by

@@ -49,8 +49,8 @@ type Edition struct {
 type slot struct {
 	place
 	confirmed time.Time // zero until the HSDir confirmed
-	attempts  int
-	err       error // of the last attempt
+	err       error     // of the last attempt
+	attempts  int32
 	rejected  bool
 }
 

@@ -453,7 +453,7 @@ func (s *Service) describeEditions(current descriptor.Period) []status.Descripto
 		for _, at := range e.slots {
 			slot := status.Slot{
 				Replica: at.Replica, HSDir: hsdir.Relay{Fingerprint: at.HSDir}.Hex(), Reserve: at.Reserve,
-				Confirmed: !at.confirmed.IsZero(), At: at.confirmed, Attempts: at.attempts,
+				Confirmed: !at.confirmed.IsZero(), At: at.confirmed, Attempts: int(at.attempts),
 				Points: len(at.holding.IntroductionPoints),
 			}
 			if at.err != nil {

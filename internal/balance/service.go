@@ -172,20 +172,30 @@ func (s *Service) Address() descriptor.Address { return s.address }
 // consensus, an instance, a slot or the configuration changed, or something is due.
 // Published descriptors stay.
 func (s *Service) Run(ctx context.Context) {
+	// So that the stacks of ten thousand waiting services stay small, the loop allocates
+	// nothing, and what takes more is done on others, which are freed afterwards.
+	done := make(chan struct{})
 	var changed <-chan struct{}
 	var unsubscribe func()
-	onOtherStack(func() time.Time {
+	begin := func() {
 		changed, unsubscribe = s.env.Consensus.Subscribe()
 		s.begin(ctx)
-		return time.Time{}
-	})
-	defer unsubscribe()
-	defer s.end()
+		done <- struct{}{}
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for ctx.Err() == nil {
+	turn := func() {
 		now := s.env.Now()
-		timer.Reset(onOtherStack(func() time.Time { return s.turn(ctx, now) }).Sub(now))
+		timer.Reset(s.turn(ctx, now).Sub(now))
+		done <- struct{}{}
+	}
+	go begin()
+	<-done
+	defer unsubscribe()
+	defer s.end()
+	for ctx.Err() == nil {
+		go turn()
+		<-done
 		select {
 		case <-ctx.Done():
 		case <-changed:
@@ -194,14 +204,6 @@ func (s *Service) Run(ctx context.Context) {
 		case <-s.woken:
 		}
 	}
-}
-
-// onOtherStack calls f on a stack that is freed afterwards: those of ten thousand
-// waiting services stay small.
-func onOtherStack(f func() time.Time) time.Time {
-	result := make(chan time.Time)
-	go func() { result <- f() }()
-	return <-result
 }
 
 // begin restores the stored record and subscribes to the instances.

@@ -114,11 +114,14 @@ when HSDirs have confirmed it, which visitors need.`,
 				if err != nil {
 					return err
 				}
-				what := "added"
+				who, what := d.Name, "added"
+				if who == d.Address.Label() {
+					who = "a customer without a name"
+				}
 				if !added {
 					what = "there already"
 				}
-				fmt.Fprintf(cmd.ErrOrStderr(), "%s is %s, on the shard %s\n", printable.Text(d.Name), what, printable.Text(d.Shard))
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s is %s, on the shard %s\n", printable.Text(who), what, printable.Text(d.Shard))
 				return f.report(cmd, client, d, func(w io.Writer, d api.Detail) { fmt.Fprintln(w, d.Address) })
 			})
 		},

@@ -94,11 +94,7 @@ had a name it shows the one who has it now, or had it last.`,
 func printDetail(w io.Writer, d api.Detail) {
 	fmt.Fprintf(w, "name\t%s\n", printable.Text(d.Name))
 	fmt.Fprintf(w, "address\t%s\n", d.Address)
-	shard := d.Shard
-	if d.MovingTo != "" {
-		shard += ", to move to " + d.MovingTo
-	}
-	fmt.Fprintf(w, "shard\t%s\n", printable.Text(shard))
+	fmt.Fprintf(w, "shard\t%s\n", printable.Text(whereText(d)))
 	fmt.Fprintf(w, "state\t%s since %s\n", printable.Text(string(d.State)), clock(d.Since))
 	request := ""
 	if d.Request != "" {
@@ -113,7 +109,7 @@ func printDetail(w io.Writer, d api.Detail) {
 
 // printChanged prints what is so after a change.
 func printChanged(w io.Writer, d api.Detail) {
-	fmt.Fprintf(w, "%s is %s, on the shard %s\n", printable.Text(d.Name), printable.Text(string(d.State)), printable.Text(d.Shard))
+	fmt.Fprintf(w, "%s is %s, on the shard %s\n", printable.Text(d.Name), printable.Text(string(d.State)), printable.Text(whereText(d)))
 	fmt.Fprintf(w, "  %s\n", d.Address)
 	fmt.Fprintf(w, "  %s\n", printable.Text(publishedText(d)))
 	for _, text := range afterwards(d) {
@@ -124,21 +120,32 @@ func printChanged(w io.Writer, d api.Detail) {
 // publishedText says how far HSDirs are.
 func publishedText(d api.Detail) string {
 	text := plural(d.Points, "introduction point")
-	if d.State != hosting.Active {
+	switch {
+	case d.State != hosting.Active && !d.Confirmed.IsZero():
 		text = "withdrawn"
+	case d.State != hosting.Active:
+		text = "being withdrawn"
 	}
 	switch {
 	case !d.Confirmed.IsZero():
 		text += ", confirmed at " + clock(d.Confirmed)
 	case d.Slots > 0:
-		text += fmt.Sprintf(", %d of %d HSDirs have it so far", d.Stored, d.Slots)
-	default:
+		text += fmt.Sprintf(", %d of %s have it so far", d.Stored, plural(d.Slots, "HSDir"))
+	case d.State == hosting.Active:
 		text += ", not published yet"
 	}
 	if d.Error != "" {
 		text += ": " + d.Error
 	}
 	return text
+}
+
+// whereText is a customer's shard.
+func whereText(d api.Detail) string {
+	if d.MovingTo != "" {
+		return d.Shard + ", to move to " + d.MovingTo
+	}
+	return d.Shard
 }
 
 // afterwards says what clients and replicas know of an address.

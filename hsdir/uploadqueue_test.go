@@ -487,3 +487,23 @@ func TestUploadGoroutines(t *testing.T) {
 		s.wantPending(t, 8000)
 	})
 }
+
+// The load of a queue is what it has to do, and what became of what it has tried.
+func TestUploadLoad(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.tor.set(s.slots[0].HSDir, slowly(time.Hour, accepts))
+		s.tor.set(s.slots[1].HSDir, fails(errSilence))
+		s.tor.set(s.slots[2].HSDir, refuses)
+		s.upload(s.edition("a", s.slots[:6]...))
+		synctest.Wait()
+		if got, want := s.q.Load(), (UploadLoad{2, 1, 1, UploadCounts{Confirmed: 3, Rejected: 1, Failed: 1}}); got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+		s.tor.set(s.slots[0].HSDir, accepts)
+		s.tor.set(s.slots[1].HSDir, accepts)
+		time.Sleep(time.Hour)
+		if got := s.q.Load(); got.Pending != 0 || got.InFlight != 0 || got.Waiting != 0 || got.Confirmed != 5 {
+			t.Errorf("an hour later: %+v", got)
+		}
+	})
+}

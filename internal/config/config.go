@@ -204,7 +204,7 @@ const (
 	ProfileOrdinary = "ordinary"
 )
 
-// Points is a [service.points]: sets of relays in the notation of package relayset.
+// Points is a [service.points] or [shard.points]: sets of relays in the notation of package relayset.
 type Points struct {
 	// Avoid are the relays whose introduction points are not used, unless the service
 	// has no others. Default: none.
@@ -215,9 +215,10 @@ type Points struct {
 	Prefer []string `toml:"prefer" is:"relays"`
 }
 
-// Instance is one [[service.instance]].
+// Instance is one [[service.instance]] or [[shard.instance]].
 type Instance struct {
-	// Name stands for the instance in logs and status, unique in its service.
+	// Name stands for the instance in logs and status, unique in its service or shard. That
+	// of a shard's is the name of a directory, too.
 	// Default: the beginning of its address.
 	Name string `toml:"name" is:"name"`
 

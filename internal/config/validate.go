@@ -40,6 +40,11 @@ func (r *reader) validate(c *Config) {
 		names.add(c.Shards[i].Name, path+".name")
 		dirs.add(c.Shards[i].Customers, path+".customers")
 		r.validateBalancing(&c.Shards[i].Balancing, path)
+		for j, instance := range c.Shards[i].Instances {
+			if !shardName.MatchString(instance.Name) {
+				r.add(fmt.Sprintf("%s.instance[%d].name", path, j), "%q has more than a-z, A-Z, 0-9, \".\", \"_\" and \"-\", and a shard's instance has a directory of this name", instance.Name)
+			}
+		}
 	}
 	r.checks(c)
 }

@@ -11,6 +11,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/hosting"
 	"onionbalancer/internal/state"
 )
 
@@ -68,5 +69,36 @@ func TestStateShowsEvents(t *testing.T) {
 		if got := strings.Join(texts, ", "); got != test.want {
 			t.Errorf("at most %d events: %q, want %q", test.events, got, test.want)
 		}
+	}
+}
+
+// The customers of shards are counted, and listed as JSON.
+func TestStateShowsCustomers(t *testing.T) {
+	dir, log := t.TempDir(), slog.New(slog.DiscardHandler)
+	db, err := state.Open(dir, state.Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, s := range []hosting.State{hosting.Active, hosting.Suspended, hosting.Active, hosting.Removed} {
+		c := hosting.Customer{Name: "shop", Address: descriptor.Address{byte(n)}, Shard: "s1", State: s}
+		change, err := state.Put(state.CustomerKey(c.Address), 0, c)
+		if err == nil {
+			_, err = db.Swap(t.Context(), change)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	v, err := readState(dir, nil, 0, log)
+	if err != nil || len(v.Customers) != 4 || v.Customers[0].Name != "shop" {
+		t.Fatalf("%+v, %v", v, err)
+	}
+	var out bytes.Buffer
+	v.print(&out)
+	if want := "\ncustomers of the shard\tactive\tsuspended\tremoved\t\ns1\t2\t1\t1\t\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("%q, want %q", out.String(), want)
 	}
 }

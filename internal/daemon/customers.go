@@ -358,7 +358,7 @@ func (h *customers) leaveLocked(s *shard) {
 // How often it is looked whether changes are confirmed, while some are not, and what other
 // processes did with the directories of keys.
 const (
-	confirmEvery = time.Second
+	confirmEvery = time.Second // and a millisecond more for each that is awaited
 	refreshEvery = time.Minute
 )
 
@@ -366,15 +366,19 @@ const (
 func (h *customers) run(ctx context.Context) {
 	refresh := time.NewTicker(refreshEvery)
 	defer refresh.Stop()
-	confirm := time.NewTimer(confirmEvery)
+	confirm, running := time.NewTimer(confirmEvery), true
 	defer confirm.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-h.woken:
-			confirm.Reset(confirmEvery)
-		case <-confirm.C:
-			if h.confirmAll(ctx) {
+			if !running {
 				confirm.Reset(confirmEvery)
+				running = true
+			}
+		case <-confirm.C:
+			n := h.confirmAll(ctx)
+			if running = n > 0; running {
+				confirm.Reset(confirmEvery + time.Duration(n)*time.Millisecond)
 			}
 		case <-refresh.C:
 			if err := h.registry.Refresh(ctx); err != nil && ctx.Err() == nil {
@@ -390,9 +394,9 @@ func (h *customers) run(ctx context.Context) {
 // disk takes.
 const confirmAtOnce = 50
 
-// confirmAll notes which changes of customers HSDirs confirmed, and reports whether any
-// are left.
-func (h *customers) confirmAll(ctx context.Context) (left bool) {
+// confirmAll notes which changes of customers HSDirs confirmed, and returns how many are
+// left.
+func (h *customers) confirmAll(ctx context.Context) (left int) {
 	h.d.mu.Lock()
 	waiting := maps.Clone(h.awaited)
 	services := make(map[descriptor.Address]*running, len(waiting))
@@ -415,7 +419,7 @@ func (h *customers) confirmAll(ctx context.Context) (left bool) {
 	}
 	h.d.mu.Lock()
 	defer h.d.mu.Unlock()
-	return len(h.awaited) > 0
+	return len(h.awaited)
 }
 
 // confirmed reports whether HSDirs have what they should have of a customer: most of

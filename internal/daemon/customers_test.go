@@ -155,6 +155,40 @@ func (d *Daemon) awaits(a descriptor.Address) bool {
 	return awaited
 }
 
+// A customer who is added while the network is known waits for nothing: not for fetches of
+// instances in flight, nor for an instance that is dead. Virtual time.
+func TestCustomerConfirmedSoon(t *testing.T) {
+	dir := t.TempDir()
+	makeShard(t, filepath.Join(dir, "s1"), 1, 0, 20)
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one, two := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		onSim(t, net, parse(t, dir, torTable+shardOf("s1", one, two)), func(d *Daemon) {
+			settle(10 * time.Minute)
+			var longest time.Duration
+			for n := range 20 {
+				if n == 10 {
+					two.SetOnline(false)
+				}
+				c, _, err := d.customers.Add(t.Context(), "", "", "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				for s := d.services[c.Address].Stored(); s.Confirmed == 0 || s.Confirmed < s.Slots; s = d.services[c.Address].Stored() {
+					settle(50 * time.Millisecond)
+				}
+				longest = max(longest, time.Since(began))
+				settle(17 * time.Second)
+			}
+			t.Logf("all HSDirs after %s at most", longest)
+			if longest > 15*time.Second {
+				t.Errorf("all HSDirs have a new descriptor only after %s", longest)
+			}
+		})
+	})
+}
+
 func TestCrowded(t *testing.T) {
 	for _, test := range []struct {
 		addresses, tors int

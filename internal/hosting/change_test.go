@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/state/statetest"
@@ -59,6 +60,7 @@ func TestAddToFailingStore(t *testing.T) {
 				t.Fatalf("%+v, %v", first, err)
 			}
 			store.fail(nil, nil, false)
+			time.Sleep(2 * time.Millisecond) // another add would differ
 			again, _, err := r.Add(t.Context(), "shop", "", "r1")
 			if err != nil || !test.fails && again != first {
 				t.Errorf("again: %+v, %v", again, err)

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/state"
@@ -139,15 +142,36 @@ func (r *Registry) Installed(ctx context.Context, name string) (Shard, error) {
 	return s.now(), err
 }
 
-// Refresh counts the keys in the directories again, which other processes change.
+// Refresh counts the keys again in those directories that were changed, as other processes
+// do.
 func (r *Registry) Refresh(ctx context.Context) error {
 	r.configuring.Lock()
 	defer r.configuring.Unlock()
 	var errs []error
-	for _, s := range r.Shards() {
-		errs = append(errs, r.refresh(ctx, r.shard(s.Name)))
+	for _, counted := range r.Shards() {
+		s := r.shard(counted.Name)
+		if s.dir == nil {
+			continue
+		}
+		// What changes within the clock's grain of this look shows in the next.
+		changed := s.dir.changed()
+		if changed.Equal(s.changed) && time.Since(changed) > time.Minute {
+			continue
+		}
+		s.changed = changed
+		errs = append(errs, r.refresh(ctx, s))
 	}
 	return errors.Join(errs...)
+}
+
+// changed returns when a key was last moved in the directory.
+func (d *Dir) changed() (last time.Time) {
+	for _, sub := range []string{".", sparesDir, pendingDir, removedDir} {
+		if info, err := os.Stat(filepath.Join(d.path, sub)); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last
 }
 
 // heal finds the keys of a shard's customers, and takes the spares that were given to them. It

@@ -131,11 +131,12 @@ func TestHeal(t *testing.T) {
 // A key that lies among the spares of two shards is given once.
 func TestSpareOfTwoShards(t *testing.T) {
 	s1, s2 := shardDir(t, "s1"), shardDir(t, "s2")
-	spares(t, s1, 0, 1)
-	spares(t, s2, 0, 2)
+	const keys = 16
+	spares(t, s1, 0, keys)
+	spares(t, s2, 0, keys)
 	r := open(t, statetest.Open(t, ""), s1, s2)
 	seen := map[descriptor.Address]bool{}
-	for range 2 {
+	for range keys {
 		c, _, err := r.Add(t.Context(), "", "", "")
 		if err != nil || seen[c.Address] {
 			t.Errorf("%+v, %v", c, err)
@@ -143,6 +144,6 @@ func TestSpareOfTwoShards(t *testing.T) {
 		seen[c.Address] = true
 	}
 	if c, _, err := r.Add(t.Context(), "", "", ""); err == nil {
-		t.Errorf("a third: %+v", c)
+		t.Errorf("one more: %+v", c)
 	}
 }

@@ -50,6 +50,7 @@ type shard struct {
 	dir     *Dir                 // nil if it could not be opened
 	spares  []descriptor.Address // that nobody has
 	trouble []error              // what is wrong with the directory
+	changed time.Time            // the directory, when Refresh looked
 }
 
 // now returns the counts.

@@ -221,7 +221,8 @@ func (c *Custodian) RevisionKey(ctx context.Context, p descriptor.Period) (descr
 // entry returns the installed entry for p, or the reason why there is none. A period has
 // several questions asked about it: the entries used last are remembered.
 func (c *Custodian) entry(v *view, p descriptor.Period) (*Entry, error) {
-	if _, found := v.find(p.Number); !found || p.Length != v.keys.Schedule.Length() {
+	at, found := v.find(p.Number)
+	if !found || p.Length != v.keys.Schedule.Length() {
 		return nil, c.missing(v, p)
 	}
 	for i := range c.recent {
@@ -229,15 +230,14 @@ func (c *Custodian) entry(v *view, p descriptor.Period) (*Entry, error) {
 			return &c.recent[i], nil
 		}
 	}
-	bundle, _, err := loadBundle(c.dir, v.keys)
+	e, err := readEntry(filepath.Join(c.dir, BundleFile), at)
+	if err == nil && (e.Address != c.address || e.Period != p.Number) {
+		err = fmt.Errorf("%s was just replaced in %s", BundleFile, c.dir)
+	}
 	if err != nil {
 		return nil, err
 	}
-	found := (&contents{bundle: bundle}).entry(p.Number)
-	if found == nil {
-		return nil, fmt.Errorf("the certificates for it were just removed from %s", c.dir)
-	}
-	c.recent = append(c.recent[max(len(c.recent)-maxRecent+1, 0):], *found)
+	c.recent = append(c.recent[max(len(c.recent)-maxRecent+1, 0):], e)
 	return &c.recent[len(c.recent)-1], nil
 }
 

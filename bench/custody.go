@@ -26,11 +26,15 @@ type custody struct {
 // A token signs in a process of its own, so that what it takes is not what
 // balancer takes: both are measured, and the time on the clock.
 var custodies = []custody{
+	{"open, of many: key on disk", "bench/custody", "BenchmarkOpenAll/disk"},
+	{"… sealed", "bench/custody", "BenchmarkOpenAll/sealed"},
 	{"certify: key on disk", "bench/custody", "BenchmarkCertify/disk"},
 	{"… sealed, AES-GCM", "bench/custody", "BenchmarkCertify/sealed/aes-gcm"},
 	{"… sealed, AES key wrap", "bench/custody", "BenchmarkCertify/sealed/aes-key-wrap"},
 	{"… sealed, RSA-OAEP", "bench/custody", "BenchmarkCertify/sealed/rsa-oaep-sha1"},
 	{"… sealed, ECDH over P-256", "bench/custody", "BenchmarkCertify/sealed/ecdh-p256"},
+	{"… sealed, RSA-OAEP, 256 at once", "bench/custody", "BenchmarkCertifyTogether/sealed/apart"},
+	{"… sealed together, RSA-OAEP, 256 at once", "bench/custody", "BenchmarkCertifyTogether/sealed/together"},
 	{"… offline, looked up in the bundle", "bench/custody", "BenchmarkCertify/offline"},
 	{"sign: descriptor-signing key in memory", "bench/custody", "BenchmarkSign/memory"},
 	{"… in the token", "bench/custody", "BenchmarkSign/token"},

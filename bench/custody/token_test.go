@@ -108,8 +108,10 @@ const together = 256
 // BenchmarkCertifyTogether has many sealed keys certify at once, as the customers of a shard do
 // when a period begins. One operation is one certification.
 func BenchmarkCertifyTogether(b *testing.B) {
-	b.Run("sealed-apart", func(b *testing.B) { certifyTogether(b, 1) })
-	b.Run("sealed-together", func(b *testing.B) { certifyTogether(b, together) })
+	b.Run("sealed", func(b *testing.B) {
+		b.Run("apart", func(b *testing.B) { certifyTogether(b, 1) })
+		b.Run("together", func(b *testing.B) { certifyTogether(b, together) })
+	})
 }
 
 // certifyTogether certifies by keys of which each group of the given size was sealed together,
@@ -117,22 +119,7 @@ func BenchmarkCertifyTogether(b *testing.B) {
 func certifyTogether(b *testing.B, group int) {
 	hsm := tokentest.New(b)
 	hsm.Make(b, tokentest.RSA, "wrap", "01")
-	uri, err := pkcs11uri.Parse(hsm.URI("wrap"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	dir := b.TempDir()
-	var refs []string
-	path := func(a descriptor.Address) string {
-		at := filepath.Join(dir, a.String())
-		refs = append(refs, hsm.URI("wrap")+"&x-sealed="+url.QueryEscape(at))
-		return at
-	}
-	for len(refs) < together {
-		if _, err := keystore.SealNew(b.Context(), uri, group, path); err != nil {
-			b.Fatal(err)
-		}
-	}
+	refs := sealMany(b, hsm.URI("wrap"), together, group)
 	custodians := keystore.OpenAll(b.Context(), refs, nil)
 	for _, c := range custodians {
 		if c.Err != nil {
@@ -141,7 +128,7 @@ func certifyTogether(b *testing.B, group int) {
 		defer c.Custodian.Close()
 	}
 	n := uint64(0)
-	certifyAll := func() {
+	certifyAll := func(custodians []keystore.Opened) {
 		n++
 		var all errgroup.Group
 		for _, c := range custodians {
@@ -158,13 +145,65 @@ func certifyTogether(b *testing.B, group int) {
 			b.Fatal(err)
 		}
 	}
-	certifyAll()
+	certifyAll(custodians)
 	children := cputime.Children()
 	cpu := cputime.Start()
 	b.ResetTimer()
 	for done := 0; done < b.N; done += together {
-		certifyAll()
+		certifyAll(custodians[:min(together, b.N-done)])
 	}
 	cpu.Report(b)
 	b.ReportMetric(float64(cputime.Children()-children)/float64(b.N), cputime.ChildrenMetric)
+}
+
+// sealMany returns the references of n new keys, sealed by the token's key that ref names, each
+// group of them together.
+func sealMany(b *testing.B, ref string, n, group int) (refs []string) {
+	b.Helper()
+	uri, err := pkcs11uri.Parse(ref)
+	if err != nil {
+		b.Fatal(err)
+	}
+	dir := b.TempDir()
+	path := func(a descriptor.Address) string {
+		at := filepath.Join(dir, a.String())
+		refs = append(refs, ref+"&x-sealed="+url.QueryEscape(at))
+		return at
+	}
+	for len(refs) < n {
+		if _, err := keystore.SealNew(b.Context(), uri, group, path); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return refs
+}
+
+// BenchmarkOpenAll opens keys as a start does, many at once. One operation is one key.
+func BenchmarkOpenAll(b *testing.B) {
+	b.Run("disk", func(b *testing.B) {
+		refs := make([]string, 100)
+		for n := range refs {
+			refs[n] = newKey(b)
+		}
+		openAll(b, refs)
+	})
+	b.Run("sealed", func(b *testing.B) {
+		hsm := tokentest.New(b)
+		hsm.Make(b, tokentest.AES, "wrap", "01")
+		openAll(b, sealMany(b, hsm.URI("wrap"), 100, 100))
+	})
+}
+
+func openAll(b *testing.B, refs []string) {
+	cpu := cputime.Start()
+	b.ResetTimer()
+	for done := 0; done < b.N; done += len(refs) {
+		for _, o := range keystore.OpenAll(b.Context(), refs[:min(len(refs), b.N-done)], nil) {
+			if o.Err != nil {
+				b.Fatal(o.Err)
+			}
+			o.Custodian.Close()
+		}
+	}
+	cpu.Report(b)
 }

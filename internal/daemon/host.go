@@ -167,7 +167,11 @@ func (h *customers) say(e api.Event) {
 	if e.Request != "" {
 		attrs = append(attrs, slog.String("request", e.Request))
 	}
-	h.d.events.Record(event.Event{At: e.At, Kind: event.Customer, Level: slog.LevelInfo, Service: a, Text: e.Text, Attrs: attrs})
+	level := slog.LevelInfo
+	if e.Kind == "confirmed" && e.Request == "" {
+		level = slog.LevelDebug // nobody waits for it, and there are thousands at the first start
+	}
+	h.d.events.Record(event.Event{At: e.At, Kind: event.Customer, Level: level, Service: a, Text: e.Text, Attrs: attrs})
 	h.feed.add(e)
 }
 

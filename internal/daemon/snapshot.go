@@ -18,6 +18,7 @@ import (
 // Snapshot returns the current state of the daemon.
 func (d *Daemon) Snapshot() status.Snapshot {
 	s, services := d.overview()
+	s.Services = []status.Service{} // rather than null
 	for _, r := range services {
 		s.Services = append(s.Services, r.Status())
 	}

@@ -59,7 +59,6 @@ type model struct {
 	brought   map[descriptor.Address][]string // shards whose replicas are to know a customer's address
 	known     map[descriptor.Address][]string // and those that do
 	removed   map[string]map[descriptor.Address]bool
-	counter   int
 }
 
 func newModel(t *testing.T, rt *rapid.T) *model {

@@ -161,7 +161,7 @@ func TestDocsHostingTables(t *testing.T) {
 		t.Errorf("shown are\n%q\nthere are\n%q", shown, requests)
 	}
 	var codes []string
-	for _, row := range regexp.MustCompile("(?m)^\\| [45][0-9]{2} \\|([^|]*)\\|").FindAllStringSubmatch(text, -1) {
+	for _, row := range regexp.MustCompile(`(?m)^\| [45][0-9]{2} \|([^|]*)\|`).FindAllStringSubmatch(text, -1) {
 		for _, m := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(row[1], -1) {
 			codes = append(codes, m[1])
 		}

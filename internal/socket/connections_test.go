@@ -51,7 +51,7 @@ func TestManyConnections(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			path := shortPath(t)
-			stop := serve(t, path, big)
+			stop := serveHandler(t, path, 100*time.Millisecond, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, big) }))
 			const count = 2 * maxConns
 			before := openFiles(t)
 			connectMany(t, path, count, says)
@@ -73,7 +73,7 @@ func TestManyConnections(t *testing.T) {
 // A connection that ended makes room: others are not ended for it.
 func TestClosedConnections(t *testing.T) {
 	path := shortPath(t)
-	stop := serve(t, path, "well")
+	stop := serveText(t, path, "well")
 	defer stop()
 	patient, err := net.Dial("unix", path)
 	if err != nil {
@@ -109,7 +109,7 @@ func TestBurst(t *testing.T) {
 	var inFlight atomic.Int32
 	most := int32(0)
 	var mu sync.Mutex
-	stop := serveHandler(t, path, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	stop := serveHandler(t, path, time.Minute, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		now := inFlight.Add(1)
 		mu.Lock()
 		most = max(most, now)
@@ -137,7 +137,7 @@ func TestBurst(t *testing.T) {
 func TestIdleEndsFirst(t *testing.T) {
 	path := shortPath(t)
 	release := make(chan struct{})
-	stop := serveHandler(t, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	stop := serveHandler(t, path, time.Minute, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			<-release
 		}
@@ -182,7 +182,7 @@ func TestIdleEndsFirst(t *testing.T) {
 func TestStopFinishesAnswers(t *testing.T) {
 	path := shortPath(t)
 	started := make(chan struct{})
-	stop := serveHandler(t, path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	stop := serveHandler(t, path, time.Minute, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		close(started)
 		<-r.Context().Done()
 		_, _ = io.WriteString(w, "the end")

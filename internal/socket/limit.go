@@ -16,7 +16,7 @@ const maxConns = 256
 // its request or to read the answer, and ours to make the answer, after which clients have
 // given up. One without a request has no claim.
 const (
-	clientPatience = 250 * time.Millisecond
+	clientPatience = 2 * time.Second
 	answerPatience = 10 * time.Second
 )
 
@@ -36,17 +36,18 @@ const (
 // has ended or has lost its claim to a place.
 type limiter struct {
 	net.Listener
-	closed func()
-	done   <-chan struct{} // of closed
+	patience time.Duration // with clients
+	closed   func()
+	done     <-chan struct{} // of closed
 
 	mu    sync.Mutex
 	open  []*conn       // the oldest first
 	freed chan struct{} // signals that there may be a place
 }
 
-func newLimiter(l net.Listener) *limiter {
+func newLimiter(l net.Listener, patience time.Duration) *limiter {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &limiter{Listener: l, closed: cancel, done: ctx.Done(), freed: make(chan struct{}, 1)}
+	return &limiter{Listener: l, patience: patience, closed: cancel, done: ctx.Done(), freed: make(chan struct{}, 1)}
 }
 
 // conn is a connection with what it is doing, which limiter.mu guards.
@@ -71,7 +72,7 @@ func (l *limiter) Accept() (net.Conn, error) {
 	for !l.admit(c) {
 		select {
 		case <-l.freed:
-		case <-time.After(clientPatience / 4):
+		case <-time.After(l.patience / 8):
 		case <-l.done:
 			accepted.Close()
 			return nil, net.ErrClosed
@@ -101,7 +102,7 @@ func (l *limiter) admit(c *conn) bool {
 func (l *limiter) unclaimedLocked() int {
 	slow, until := -1, time.Now()
 	for n, c := range l.open {
-		patience := clientPatience
+		patience := l.patience
 		switch c.phase {
 		case idle:
 			return n

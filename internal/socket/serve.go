@@ -26,12 +26,17 @@ const stopPatience = time.Second
 // replaced, one that a live daemon answers on is an error. Idle and slow clients are limited
 // in number and time: a handler that answers for longer has to move the deadlines.
 func Serve(ctx context.Context, path string, log *slog.Logger, handler http.Handler) error {
+	return serve(ctx, path, log, handler, clientPatience)
+}
+
+// serve is Serve with another patience with clients.
+func serve(ctx context.Context, path string, log *slog.Logger, handler http.Handler, patience time.Duration) error {
 	listener, err := listen(path)
 	if err != nil {
 		return fmt.Errorf("opening the status socket: %w", err)
 	}
 	defer os.Remove(path)
-	limited := newLimiter(listener)
+	limited := newLimiter(listener, patience)
 	server := &http.Server{
 		Handler: limited.handler(handler), ConnState: limited.connState, ConnContext: connContext,
 		BaseContext: func(net.Listener) context.Context { return ctx },
@@ -42,9 +47,9 @@ func Serve(ctx context.Context, path string, log *slog.Logger, handler http.Hand
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
 		limited.endIdle()
-		patience, cancel := context.WithTimeout(context.Background(), stopPatience)
+		limited, cancel := context.WithTimeout(context.Background(), stopPatience)
 		defer cancel()
-		_ = server.Shutdown(patience)
+		_ = server.Shutdown(limited)
 		_ = server.Close()
 	})
 	err = server.Serve(limited)

@@ -16,17 +16,17 @@ import (
 	"time"
 )
 
-// serve answers every request with text.
-func serve(t *testing.T, path, text string) (stop func() error) {
+// serveText answers every request with text.
+func serveText(t *testing.T, path, text string) (stop func() error) {
 	t.Helper()
-	return serveHandler(t, path, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) }))
+	return serveHandler(t, path, clientPatience, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) }))
 }
 
-func serveHandler(t *testing.T, path string, h http.Handler) (stop func() error) {
+func serveHandler(t *testing.T, path string, patience time.Duration, h http.Handler) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- Serve(ctx, path, slog.New(slog.DiscardHandler), h) }()
+	go func() { done <- serve(ctx, path, slog.New(slog.DiscardHandler), h, patience) }()
 	deadline := time.Now().Add(5 * time.Second)
 	for {
 		if conn, err := net.Dial("unix", path); err == nil {
@@ -70,7 +70,7 @@ func abandon(t *testing.T, path string) {
 func TestServeTakesOverFromTheDead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.sock")
 	abandon(t, path)
-	stop := serve(t, path, "well")
+	stop := serveText(t, path, "well")
 	defer stop()
 	err := Serve(t.Context(), path, slog.New(slog.DiscardHandler), nil)
 	if err == nil || !strings.Contains(err.Error(), "another balancer") {
@@ -136,7 +136,7 @@ func TestCheckPath(t *testing.T) {
 			t.Errorf("%d bytes: %v", length, err)
 		}
 		if fits {
-			if err := serve(t, path, "well")(); err != nil {
+			if err := serveText(t, path, "well")(); err != nil {
 				t.Error(err)
 			}
 		}

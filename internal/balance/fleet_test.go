@@ -313,6 +313,8 @@ func (fleetStore) SwapService(_ context.Context, _ descriptor.Address, version u
 	return version + 1, nil
 }
 
+func (fleetStore) Swap(context.Context, ...state.Change) ([]uint64, error) { return nil, nil }
+
 func (fleetStore) Instances() ([]state.Listed[state.Instance], error) { return nil, nil }
 func (fleetStore) AllClaims() ([]state.ListedClaims, error)           { return nil, nil }
 func (fleetStore) Words() ([]state.Listed[state.Word], error)         { return nil, nil }

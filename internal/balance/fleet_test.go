@@ -125,6 +125,7 @@ type fleetCopy struct {
 	hsdir   [20]byte
 	holding *holding
 	at      time.Time
+	left    bool // the HSDir has not been one of the service's since, for a while at least
 }
 
 // keysOnly certifies with a key in memory, once for a whole period, to save time.

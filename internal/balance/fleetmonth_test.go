@@ -18,7 +18,7 @@ import (
 const oldestAllowed = 170 * time.Minute
 
 // startsAt is when the balancer starts, after midnight.
-const startsAt = 7*time.Hour + 13*time.Minute
+const startsAt = 22*time.Hour + 13*time.Minute
 
 // TestMonthOfHosting is a month of many customers, with replicas that fail and restart, points
 // that end, tors that die, relays that come and go, and both rotations. Without make soak it

@@ -228,14 +228,14 @@ func (c *customer) receive(p descriptor.Period, at hsdir.Slot, h *holding) {
 	list := c.held[p]
 	for n := range list {
 		if list[n].hsdir == at.HSDir {
-			if !at.Reserve && asksFor(p, now) {
+			if !at.Reserve && !list[n].left && asksFor(p, now) {
 				c.fleet.tally.aged(now.Sub(list[n].at))
 			}
-			list[n].holding, list[n].at = h, now
+			list[n] = fleetCopy{at.HSDir, h, now, false}
 			return
 		}
 	}
-	c.held[p] = append(list, fleetCopy{at.HSDir, h, now})
+	c.held[p] = append(list, fleetCopy{at.HSDir, h, now, false})
 }
 
 // look looks at what clients of the customers get: at all of them every ten minutes, and at
@@ -275,12 +275,13 @@ func (c *customer) look(now time.Time, lives, age bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	reached := false
-	for _, copy := range c.held[period] {
-		at := slices.IndexFunc(slots, func(s hsdir.Slot) bool { return s.HSDir == copy.hsdir && !s.Reserve })
-		if at < 0 {
+	for n := range c.held[period] {
+		copy := &c.held[period][n]
+		at := slices.IndexFunc(slots, func(s hsdir.Slot) bool { return s.HSDir == copy.hsdir })
+		if copy.left = copy.left || at < 0; at < 0 || slots[at].Reserve {
 			continue
 		}
-		if age {
+		if age && !copy.left {
 			c.fleet.tally.aged(now.Sub(copy.at))
 		}
 		reached = reached || now.Sub(copy.at) < keptFor && slices.ContainsFunc(copy.holding.IntroductionPoints, func(p descriptor.IntroductionPoint) bool {

@@ -73,28 +73,52 @@ func (h *hostingDemo) published(ctx context.Context, b *lab.Process) error {
 	return nil
 }
 
-// visit sends a visitor to each of some customers, and counts which replicas answered.
-// Whoever is answered for another customer, or by a replica of another shard, has crossed.
-func (h *hostingDemo) visit(ctx context.Context, what string, customers []hosted) (*tallyResult, error) {
-	tally := &lab.Tally{Told: func(t *lab.Tally) {
-		h.line.tell(fmt.Sprintf("%s: %d of %d, failed %d", what, len(t.Times()), len(customers), len(t.Failures())))
-	}}
+// visit sends a visitor to each customer, and counts which replicas answered beside the
+// shares that they had of the customer's visitors. Whoever is answered for another customer,
+// or by a replica of another shard, has crossed.
+func (h *hostingDemo) visit(ctx context.Context) (*tallyResult, error) {
+	customers := h.customers()
+	count := &crowdCount{sum: map[string]float64{}, Tally: &lab.Tally{Told: func(t *lab.Tally) {
+		h.line.tell(fmt.Sprintf("visits: %d of %d, failed %d", len(t.Times()), len(customers), len(t.Failures())))
+	}}}
 	next := make(chan hosted, len(customers))
 	for _, c := range customers {
 		next <- c
 	}
 	err := lab.Send(ctx, len(customers), hostedTors, func() {
 		c := <-next
+		shares, err := h.customerShares(ctx, c.address)
+		if err != nil {
+			count.add(nil, "", 0, err)
+			return
+		}
 		page, took, err := h.HeldVisit(ctx, c.address)
 		host, replica, _ := strings.Cut(page, " ")
 		if err == nil && (host != c.address || !slices.Contains(c.shard.replicas, replica)) {
 			h.crossed(c.address + " met " + page)
 		}
-		tally.Add(replica, took, err)
+		count.add(shares, replica, took, err)
 	})
-	r := newTallyResult(h.Names(), tally)
-	h.line.say("%s", strings.TrimRight(r.chart(), "\n"))
+	r := newTallyResult(h.Names(), count.Tally)
+	r.Expected = count.shares()
 	return r, err
+}
+
+// customerShares asks the balancer for the share of a customer's visitors that each replica
+// can expect. Those of two customers may differ, when replicas have points on one relay.
+func (h *hostingDemo) customerShares(ctx context.Context, address string) (map[string]float64, error) {
+	c, err := status.QueryCustomer(ctx, h.socket, address)
+	if err == nil && c.Service == nil {
+		err = errors.New("it is not published")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("asking the balancer for the shares of %s: %w", address, err)
+	}
+	shares := make(map[string]float64)
+	for _, i := range c.Service.Instances {
+		shares[i.Name] = i.Share
+	}
+	return shares, nil
 }
 
 func (h *hostingDemo) crossed(what string) {
@@ -110,45 +134,27 @@ func (h *hostingDemo) allVisited(ctx context.Context, _ *lab.Process) error {
 	h.line.say("Killing one of the balancer's two tors, and visiting everybody.")
 	h.Net.Client(killed).Kill()
 	began, before := time.Now(), h.processorTime()
-	r, err := h.visit(ctx, "visits", h.customers())
+	r, err := h.visit(ctx)
 	h.result.Spread = r
 	if err != nil {
 		return err
 	}
+	h.line.say("%s", strings.TrimRight(r.table(), "\n"))
 	h.result.Hosting.Introduction = (h.processorTime() - before).Seconds() * 1000 / float64(max(1, r.answered()))
 	h.result.claim(len(r.Failures) == 0, "every customer is visited", "%d of %d; the slowest answer took %.1f s; a visit took %.1f ms of a replica's processor time",
 		r.answered(), r.Visitors, r.Slowest, h.result.Hosting.Introduction)
 	h.result.claim(len(h.result.Hosting.Crossed) == 0, "each visitor gets the page of the customer visited",
 		"%d got another%s", len(h.result.Hosting.Crossed), strings.Join(append([]string{""}, h.result.Hosting.Crossed...), "; "))
-	if err := h.claimShares(ctx, r); err != nil {
-		return err
-	}
+	chance := lab.Chance(r.Answers, r.Expected)
+	r.Chance = &chance
+	h.result.claim(chance >= leastChance, "the replicas share the visitors as planned",
+		"chance alone is as uneven as this with a probability of %.3g", chance)
 	err = h.awaitStatus(ctx, "the addresses of a dead tor move", func(s status.Snapshot) bool {
 		h.line.tell(fmt.Sprintf("%3.0f s until its addresses are with the other tor", time.Since(began).Seconds()))
 		return len(s.Tors) == len(hostedManagers) && !s.Tors[len(hostedManagers)-1].Serving
 	})
 	h.result.Hosting.Moved = time.Since(began).Seconds()
 	return err
-}
-
-// claimShares says whether the replicas have the visitors that the balancer says they can
-// expect. All shards have as many customers.
-func (h *hostingDemo) claimShares(ctx context.Context, r *tallyResult) error {
-	snapshot, err := status.Query(ctx, h.socket)
-	if err != nil {
-		return fmt.Errorf("asking the balancer for the shares: %w", err)
-	}
-	r.Expected = make(map[string]float64)
-	for _, s := range snapshot.Shards {
-		for _, i := range s.Instances {
-			r.Expected[i.Name] = i.Share / hostedShards
-		}
-	}
-	chance := lab.Chance(r.Answers, r.Expected)
-	r.Chance = &chance
-	h.result.claim(chance >= leastChance, "the replicas share the visitors as planned",
-		"chance alone is as uneven as this with a probability of %.3g", chance)
-	return nil
 }
 
 // processorTime is what the tors of all replicas have used.
@@ -302,11 +308,13 @@ func (h *hostingDemo) replicaKilled(ctx context.Context, _ *lab.Process) error {
 	h.result.Killed = strings.Join(names, ", ")
 	h.line.say("Killing the tor of %s: kill -9 %d", h.result.Killed, victims[0].PID())
 	victims[0].Kill()
-	r, err := h.visit(ctx, "visits", h.customers())
+	r, err := h.visit(ctx)
+	r.Expected = nil // the balancer may not know yet
 	h.result.AfterKill = r
 	if err != nil {
 		return err
 	}
+	h.line.say("%s", strings.TrimRight(r.chart(), "\n"))
 	dead := 0
 	for _, name := range names {
 		dead += r.Answers[name]

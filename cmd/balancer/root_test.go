@@ -54,6 +54,7 @@ var rootCases = map[string][][]string{
 // onlyRead are the commands that write and start nothing.
 var onlyRead = []string{
 	"status", "drain", "ready", "maint", "weight", "load", "state show", "key show", "key caa", "client list", "ceremony show", "shard list", "descriptor show", "descriptor verify",
+	"customer add", "customer suspend", "customer resume", "customer remove", "customer move", "customer list", "customer show", "customer events",
 	"version", "help",
 	"completion bash", "completion zsh", "completion fish", "completion powershell", token.HelperArgument,
 }

@@ -21,6 +21,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/clients"
+	"onionbalancer/internal/hosting/api"
 	"onionbalancer/internal/status"
 	"onionbalancer/keystore/token"
 )
@@ -36,15 +37,31 @@ const (
 // hostileCases are, for each command that does anything, command lines that have
 // it show such a name. They run in a new directory, which hostileFiles filled.
 var hostileCases = map[string][][]string{
-	"balancer":                              {{hostileText}, {"--" + hostileText}, {"--version"}, {"--help"}},
-	"balancer run":                          {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--config", "json.toml"}},
-	"balancer check":                        {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--json", "--config", "hostile.toml"}, {"--config", "unknown.toml"}},
-	"balancer status":                       {{"--socket", "s"}, {"--json", "--socket", "s"}, {"--metrics", "--socket", "s"}, {"--socket", hostileName}, {"--config", hostileName}},
+	"balancer":       {{hostileText}, {"--" + hostileText}, {"--version"}, {"--help"}},
+	"balancer run":   {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--config", "json.toml"}},
+	"balancer check": {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--json", "--config", "hostile.toml"}, {"--config", "unknown.toml"}},
+	"balancer status": {{"--socket", "s"}, {"--json", "--socket", "s"}, {"--metrics", "--socket", "s"}, {"--socket", hostileName}, {"--config", hostileName},
+		{"--customer", hostileText, "--socket", "s"}, {"--customer", "x", "--json", "--socket", "s"}, {"--shard", hostileText, "--socket", "s"}, {"--shard", "x", "--socket", "s"}},
 	"balancer drain":                        {{hostileText, "--socket", "s"}, {"web1", "--json", "--socket", "s"}, {hostileText, "--wait", "--timeout", "100ms", "--socket", "s"}, {"web1", "--socket", hostileName}},
 	"balancer maint":                        {{hostileText, "--socket", "s"}, {hostileText, "--wait", "--timeout", "100ms", "--socket", "s"}},
 	"balancer ready":                        {{hostileText, "--socket", "s"}, {"web1", "--config", hostileName}},
 	"balancer weight":                       {{"web1", "50%", "--socket", "s"}, {"web1", hostileText, "--socket", "s"}},
 	"balancer load":                         {{hostileText, "1", "--socket", "s"}, {"web1", hostileText, "--socket", "s"}, {"web1", "1", "--json", "--socket", "s"}},
+	"balancer customer":                     {{hostileText}},
+	"balancer customer add":                 {{hostileText, "--socket", "s"}, {"shop", "--json", "--socket", "s"}, {"shop", "--shard", hostileText, "--socket", "s"}},
+	"balancer customer suspend":             {{hostileText, "--socket", "s"}, {"shop", "--socket", hostileName}},
+	"balancer customer resume":              {{hostileText, "--socket", "s"}, {"shop", "--socket", hostileName}},
+	"balancer customer remove":              {{hostileText, "--yes", "--socket", "s"}, {hostileText, "--socket", "s"}, {"shop", "--yes", "--socket", hostileName}},
+	"balancer customer move":                {{hostileText, "s1", "--socket", "s"}, {"shop", hostileText, "--socket", "s"}},
+	"balancer customer list":                {{"--socket", "s"}, {"--json", "--socket", "s"}, {"--state", hostileText, "--socket", "s"}},
+	"balancer customer show":                {{hostileText, "--socket", "s"}, {"shop", "--json", "--socket", "s"}},
+	"balancer customer events":              {{"--socket", "s"}, {"--json", "--socket", "s"}, {"--socket", hostileName}},
+	"balancer customer import":              {{hostileName, "--shard", "s1", "--config", "hosting.toml"}, {"shard" + hostileWord, "--dry-run", "--shard", "s1", "--config", "hosting.toml"}, {"x", "--shard", hostileText, "--config", "hosting.toml"}},
+	"balancer shard":                        {{hostileText}},
+	"balancer shard new":                    {{hostileText, "--customers", "x", "--replica", "web1"}, {"s1", "--customers", "new" + hostileWord, "--replica", "web1", "--keys", "1"}, {"s1", "--customers", "x", "--replica", hostileText}},
+	"balancer shard refill":                 {{hostileText, "--config", "hosting.toml"}, {"s1", "--config", "hosting.toml"}, {"s1", "--config", hostileName}},
+	"balancer shard installed":              {{hostileText, "--config", "hosting.toml"}, {"s1", "--config", "hosting.toml"}},
+	"balancer shard list":                   {{"--config", "hosting.toml"}, {"--json", "--config", "hosting.toml"}, {"--config", hostileName}},
 	"balancer plan":                         {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--json", "--config", "unknown.toml"}},
 	"balancer state":                        {{hostileText}},
 	"balancer state show":                   {{"--config", hostileName}, {"--config", "unknown.toml"}, {"--json", "--config", "hostile.toml"}, {"--config", "hostile.toml", "--service", hostileText}},
@@ -205,6 +222,10 @@ func hostileFiles(t *testing.T, dir string) *strings.Replacer {
 	write("clients"+hostileWord+"/"+hostileName+".auth", descriptor.AuthorizedClient{PublicKey: [32]byte{10}}.String(), 0o600)
 	write("json.toml", config+"[log]\nformat = \"json\"\n", 0o600)
 	write("unknown.toml", tomlText(hostileWord)+" = 1\n"+config, 0o600)
+	write("hosting.toml", "[[shard]]\nname = \"s1\"\ncustomers = "+tomlText("shard"+hostileWord)+"\n[[shard.instance]]\nname = "+tomlText("web"+hostileWord)+"\naddress = \"zkorpcleemqj5fkprbp7k7no4sio4qrrmy72zwixbn7dhhwruajlcqid.onion\"\n", 0o600)
+	if err := os.MkdirAll(at("shard"+hostileWord+"/"+hostileName), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	write("broken"+hostileName+"/testnet.json", "{", 0o600)
 	state, err := json.Marshal(filled(reflect.TypeFor[labState](), hostileText).Interface())
 	if err != nil {
@@ -281,6 +302,9 @@ func filled(of reflect.Type, text string) reflect.Value {
 	switch {
 	case of == reflect.TypeFor[time.Time]():
 		v.Set(reflect.ValueOf(time.Now()))
+	case of == reflect.TypeFor[descriptor.Address]():
+		a, _ := descriptor.ParseAddress("zkorpcleemqj5fkprbp7k7no4sio4qrrmy72zwixbn7dhhwruajlcqid.onion")
+		v.Set(reflect.ValueOf(a))
 	case of.Kind() == reflect.String:
 		v.SetString(text)
 	case of.Kind() == reflect.Bool:
@@ -308,9 +332,36 @@ func serveHostile(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(filled(reflect.TypeFor[status.Snapshot](), hostileText).Interface())
+	tells := func(w http.ResponseWriter, of reflect.Type) {
+		_ = json.NewEncoder(w).Encode(filled(of, hostileText).Interface())
+	}
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("customer") {
+			tells(w, reflect.TypeFor[status.Customer]())
+			return
+		}
+		tells(w, reflect.TypeFor[status.Snapshot]())
 	})
+	mux.HandleFunc("GET /v1/customers", func(w http.ResponseWriter, r *http.Request) {
+		page := filled(reflect.TypeFor[api.Page](), hostileText).Interface().(api.Page)
+		page.Next = "" // else it would go on for ever
+		_ = json.NewEncoder(w).Encode(page)
+	})
+	mux.HandleFunc("GET /v1/customers/{customer}", func(w http.ResponseWriter, r *http.Request) { tells(w, reflect.TypeFor[api.Detail]()) })
+	mux.HandleFunc("GET /v1/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		text, _ := json.Marshal(filled(reflect.TypeFor[api.Event](), hostileText).Interface())
+		fmt.Fprintf(w, "id: 1\nevent: x\ndata: %s\n\n", text)
+	})
+	mux.HandleFunc("POST /v1/", func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "shop") || r.URL.Path == "/v1/customers" {
+			tells(w, reflect.TypeFor[api.Detail]())
+			return
+		}
+		w.WriteHeader(http.StatusConflict)
+		_ = json.NewEncoder(w).Encode(map[string]string{"error": hostileText, "code": hostileText, "request_id": hostileText})
+	})
+	mux.HandleFunc("DELETE /v1/", func(w http.ResponseWriter, r *http.Request) { tells(w, reflect.TypeFor[api.Detail]()) })
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "# HELP %s\xff\n", hostileWord) })
 	answer := func(w http.ResponseWriter, r *http.Request) {
 		if r.PathValue("word") == "weight" {

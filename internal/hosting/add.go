@@ -62,8 +62,8 @@ func (r *Registry) before(name, shard, request string) (*entry, error) {
 		}
 		return e, nil
 	}
-	if a, changed := r.changes.of[request]; changed {
-		return nil, fmt.Errorf("%w: it changed %s", ErrConflict, a.Short())
+	if before, changed := r.changes.of[request]; changed {
+		return nil, fmt.Errorf("%w: it changed %s", ErrConflict, before.address.Short())
 	}
 	e := r.names[name]
 	if e == nil || e.State == Removed {

@@ -19,7 +19,7 @@ import (
 // was made before: what others changed since stays.
 func (r *Registry) Set(ctx context.Context, customer string, to State, request string) (c Customer, changed bool, err error) {
 	again := false
-	e, err := r.acquire(ctx, func() (e *entry, err error) { e, again, err = r.asked(customer, request); return e, err })
+	e, err := r.acquire(ctx, func() (e *entry, err error) { e, again, err = r.asked(customer, string(to), request); return e, err })
 	if err == nil {
 		c, err = r.carry(ctx, e, func() (err error) {
 			if !again {
@@ -34,18 +34,21 @@ func (r *Registry) Set(ctx context.Context, customer string, to State, request s
 	return c, changed, nil
 }
 
-// asked returns the customer with a name or address, whom a request is to change, and whether
-// the same request has changed it before.
-func (r *Registry) asked(customer, request string) (e *entry, again bool, err error) {
+// asked returns the customer with a name or address, whom a request is to bring into a state
+// or to a shard, and whether the same request has done so before.
+func (r *Registry) asked(customer, to, request string) (e *entry, again bool, err error) {
 	if r.requests[request] != nil {
 		return nil, false, fmt.Errorf("%w: it added the customer %q", ErrConflict, r.requests[request].Name)
 	}
-	if a, known := r.changes.of[request]; known {
-		if e = r.find(a); e == nil {
+	if before, known := r.changes.of[request]; known {
+		if e = r.find(before.address); e == nil {
 			return nil, false, fmt.Errorf("%q: %w any more", customer, ErrUnknown)
 		}
 		if customer != e.Name && strings.TrimSuffix(strings.ToLower(customer), ".onion") != e.label {
 			return nil, false, fmt.Errorf("%w: it changed the customer %q", ErrConflict, e.Name)
+		}
+		if before.to != "" && before.to != to {
+			return nil, false, fmt.Errorf("%w: %q for the same customer", ErrConflict, before.to)
 		}
 		return e, true, nil
 	}
@@ -58,18 +61,25 @@ const recentKept = 10_000
 
 // recent has the last requests that changed customers, by their ids.
 type recent struct {
-	of    map[string]descriptor.Address
+	of    map[string]change
 	order []string // the oldest first
 }
 
-func (r *recent) add(request string, a descriptor.Address) {
+// change is what a request has done: to which state or shard it brought whom. After a
+// restart only the customer is known.
+type change struct {
+	address descriptor.Address
+	to      string
+}
+
+func (r *recent) add(request string, c change) {
 	if request == "" {
 		return
 	}
 	if _, known := r.of[request]; !known {
 		r.order = append(r.order, request)
 	}
-	r.of[request] = a
+	r.of[request] = c
 	if len(r.order) > 2*recentKept {
 		for _, old := range r.order[:recentKept] {
 			delete(r.of, old)
@@ -79,10 +89,10 @@ func (r *recent) add(request string, a descriptor.Address) {
 }
 
 // changed remembers that a request changed a customer.
-func (r *Registry) changed(e *entry, request string) {
+func (r *Registry) changed(e *entry, to, request string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.changes.add(request, e.Address)
+	r.changes.add(request, change{e.Address, to})
 }
 
 func (r *Registry) set(e *entry, to State, request string) (changed bool, err error) {
@@ -103,7 +113,7 @@ func (r *Registry) set(e *entry, to State, request string) (changed bool, err er
 	if err := r.put(e, next); err != nil {
 		return false, err
 	}
-	r.changed(e, request)
+	r.changed(e, string(to), request)
 	if to == Removed {
 		r.setKeyed(e, false)
 		r.retire(e)
@@ -176,7 +186,7 @@ func (r *Registry) Move(ctx context.Context, customer, shard, request string) (c
 		if r.shards[shard] == nil {
 			return nil, fmt.Errorf("%q: %w", shard, ErrNoShard)
 		}
-		e, again, err = r.asked(customer, request)
+		e, again, err = r.asked(customer, shard, request)
 		return e, err
 	})
 	if err == nil {
@@ -218,7 +228,7 @@ func (r *Registry) move(e *entry, shard, request string) (moved bool, err error)
 		if err := r.put(e, next); err != nil {
 			return false, err
 		}
-		r.changed(e, request)
+		r.changed(e, shard, request)
 		r.setKeyed(e, true)
 		if from != nil && from.dir != nil {
 			r.leave(e, from)

@@ -175,6 +175,9 @@ func TestChangeAgain(t *testing.T) {
 	set("r2", Suspended, Suspended, true)
 	set("r3", Active, Active, true)
 	set("r2", Suspended, Active, false)
+	if _, _, err := r.Set(t.Context(), "shop", Active, "r2"); !errors.Is(err, ErrConflict) {
+		t.Errorf("resumed by what suspended: %v", err)
+	}
 	set("r4", Removed, Removed, true)
 	next := add("r5")
 	for range 2 {
@@ -193,9 +196,9 @@ func TestChangeAgain(t *testing.T) {
 		r = open(t, store, s1)
 	}
 	for n := range 3 * recentKept {
-		r.changes.add(fmt.Sprint("x", n), next.Address)
+		r.changes.add(fmt.Sprint("x", n), change{address: next.Address})
 	}
-	if n := len(r.changes.of); n > 2*recentKept || n != len(r.changes.order) || r.changes.of[fmt.Sprint("x", 3*recentKept-1)] != next.Address {
+	if n := len(r.changes.of); n > 2*recentKept || n != len(r.changes.order) || r.changes.of[fmt.Sprint("x", 3*recentKept-1)].address != next.Address {
 		t.Errorf("%d requests are remembered", n)
 	}
 }

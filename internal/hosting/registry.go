@@ -72,14 +72,14 @@ type entry struct {
 
 // Open returns a registry of the customers in store. It knows no shard until Configure.
 func Open(store Store, log *slog.Logger) (*Registry, error) {
-	r := &Registry{store: store, log: log, shards: map[string]*shard{}, names: map[string]*entry{}, requests: map[string]*entry{}, changes: recent{of: map[string]descriptor.Address{}}}
+	r := &Registry{store: store, log: log, shards: map[string]*shard{}, names: map[string]*entry{}, requests: map[string]*entry{}, changes: recent{of: map[string]change{}}}
 	customers, versions, err := stored(store)
 	if err != nil {
 		return nil, fmt.Errorf("opening the customers: %w", err)
 	}
 	for n, c := range customers {
 		r.index(&entry{Customer: c, label: c.Address.Label(), version: versions[n]})
-		r.changes.add(c.Changed, c.Address)
+		r.changes.add(c.Changed, change{address: c.Address})
 	}
 	return r, nil
 }

@@ -111,14 +111,8 @@ func measure(t *testing.T, r *Result, window time.Duration, steady func(), path 
 	n := sim.New(sim.Config{Seed: 1, Relays: relays, Churn: churn})
 	defer n.Close()
 	net := newNetwork(t, n)
-	var backends []*sim.Instance
-	for range r.Instances {
-		i := n.AddInstance(sim.InstanceConfig{})
-		net.instances[i.Address().Label()] = true
-		backends = append(backends, i)
-	}
-	time.Sleep(2 * time.Minute) // until the instances are published
-	n.Consensus().Text()        // which the network keeps
+	backends := net.populate(r.Instances)
+	n.Consensus().Text() // which the network keeps
 	n.Consensus().Microdescs()
 	debug.FreeOSMemory()
 	r.NetworkRSS = memory(t, "VmRSS:") - alone
@@ -127,16 +121,7 @@ func measure(t *testing.T, r *Result, window time.Duration, steady func(), path 
 	began := time.Now()
 	stop := f.start(t, r.Services, backends)
 	defer stop()
-	for done := 0; done < len(f.services); { // a service that was published once may be between two editions
-		if published(f.services[done].Status()) {
-			done++
-			continue
-		}
-		time.Sleep(time.Minute)
-		if time.Since(began) > 3*time.Hour {
-			t.Fatalf("%d of %d services are not published everywhere after %s", f.starting(), r.Services, time.Since(began))
-		}
-	}
+	f.publish(t)
 	r.Publish = time.Since(began).Minutes()
 	time.Sleep(settling)
 	debug.FreeOSMemory() // what the publication took is given back, as hours would see to
@@ -162,6 +147,33 @@ func measure(t *testing.T, r *Result, window time.Duration, steady func(), path 
 	}
 }
 
+// populate adds instances, and returns when they are published.
+func (n *network) populate(instances int) (backends []*sim.Instance) {
+	for range instances {
+		i := n.sim.AddInstance(sim.InstanceConfig{})
+		n.instances[i.Address().Label()] = true
+		backends = append(backends, i)
+	}
+	time.Sleep(2 * time.Minute)
+	return backends
+}
+
+// publish waits until every service was published once: it may be between two editions
+// afterwards.
+func (f *fleet) publish(t *testing.T) {
+	began := time.Now()
+	for done := 0; done < len(f.services); {
+		if published(f.services[done].Status()) {
+			done++
+			continue
+		}
+		time.Sleep(time.Minute)
+		if time.Since(began) > 3*time.Hour {
+			t.Fatalf("%d of %d services are not published everywhere after %s", f.starting(), len(f.services), time.Since(began))
+		}
+	}
+}
+
 // start starts services on the rooms of a daemon.
 func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (stop func()) {
 	log := slog.New(slog.DiscardHandler)
@@ -178,15 +190,6 @@ func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (sto
 	events := daemon.NewRecorder(log, func(a descriptor.Address) slog.LogValuer { return nil })
 	f.rooms = daemon.NewRooms(pool, nil, store, events.Record, publishRate)
 	ctx, cancel := context.WithCancel(t.Context())
-	var shared, running sync.WaitGroup
-	shared.Go(func() {
-		f.rooms.Run(ctx, func() {
-			for _, s := range f.services {
-				s.Moved()
-			}
-		})
-	})
-	shared.Go(func() { events.Run(ctx, store) })
 	env := f.rooms.Env(store, events.Record)
 	var shard balance.Config
 	for i := range services {
@@ -196,6 +199,15 @@ func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (sto
 		shard.Keys = keys(t, i)
 		f.services = append(f.services, balance.NewService(shard, env))
 	}
+	var shared, running sync.WaitGroup
+	shared.Go(func() {
+		f.rooms.Run(ctx, func() {
+			for _, s := range f.services {
+				s.Moved()
+			}
+		})
+	})
+	shared.Go(func() { events.Run(ctx, store) })
 	for _, s := range f.services {
 		running.Go(func() { s.Run(ctx) })
 	}

@@ -208,3 +208,21 @@ func TestHostedRestart(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkHostedPlan is what one of thousands of services plans when its instances may
+// have changed, and nothing has.
+func BenchmarkHostedPlan(b *testing.B) {
+	v := hostedAt(13*time.Hour, 1, testMember("a", 1, 2, 3), testMember("b", 4, 5, 6))
+	first := makePlan(v, State{})
+	s := State{Editions: map[descriptor.Period]*Edition{}, Published: first.Chosen}
+	for n := range first.Targets {
+		t := &first.Targets[n]
+		s.Editions[t.Keys.Period] = newEdition(v.Now, t, nil, 1)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if p := makePlan(v, s); p.Targets[v.Current].Reason != "" {
+			b.Fatalf("it makes an edition: %s", p.Targets[v.Current].Reason)
+		}
+	}
+}

@@ -147,6 +147,50 @@ func TestCustomers(t *testing.T) {
 	})
 }
 
+// A daemon that ends between a change and its confirmation goes on with it at the next start.
+func TestCustomersOverRestart(t *testing.T) {
+	dir := t.TempDir()
+	all, _ := makeShard(t, filepath.Join(dir, "s1"), 1, 3, 1)
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one := net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		cfg := parse(t, dir, torTable+shardOf("s1", one))
+		var late descriptor.Address
+		onSim(t, net, cfg, func(d *Daemon) {
+			settle(time.Minute)
+			for name, to := range map[string]hosting.State{"c1": hosting.Suspended, "c2": hosting.Removed} {
+				if _, err := d.customers.Change(t.Context(), name, api.Change{To: to}); err != nil {
+					t.Error(err)
+				}
+			}
+			c, _, err := d.customers.Add(t.Context(), "late", "", "")
+			if err != nil {
+				t.Error(err)
+			}
+			late = c.Address
+		})
+		if reached(net, all[0]) == nil || reached(net, late) != nil {
+			t.Error("the daemon did not end in the midst of it: the test shows nothing")
+		}
+		onSim(t, net, cfg, func(d *Daemon) {
+			settle(time.Minute)
+			for n, want := range []*sim.Instance{nil, nil, one, one} {
+				if at := reached(net, append(all, late)[n]); at != want {
+					t.Errorf("%d: it is reached at %p, want %p", n, at, want)
+				}
+			}
+			for _, c := range d.customers.registry.All() {
+				if c.Confirmed.IsZero() {
+					t.Errorf("not confirmed: %+v", c)
+				}
+			}
+			if n := len(d.services); n != 2 {
+				t.Errorf("%d services", n)
+			}
+		})
+	})
+}
+
 // awaits reports whether the confirmation of a customer is missing.
 func (d *Daemon) awaits(a descriptor.Address) bool {
 	d.mu.Lock()

@@ -12,6 +12,9 @@
 #                 out those that take a network, and make bench-network takes them alone
 #   make bench-scale  memory and processor time of 10 to 10,000 services in virtual
 #                 time, which takes long; JSON=1 prints one object a line
+#   make bench-hosting  a month of 10 to 10,000 customers in virtual time, for doc/hosting.md,
+#                 which takes some hours; RUNS=1000:30,10000:3 simulates 1,000 for 30 days
+#                 and 10,000 for 3, JSON=1 prints one object a line
 #   make bench-checks what health checks of 60 instances cost, on a private Tor network, in
 #                 ten minutes; JSON=1 prints all figures
 #   make failover what visitors lose when instances fail, beside OnionBalance, on a private
@@ -58,7 +61,7 @@ endif
 RACE_FLAGS = -race -gcflags=crypto/internal/fips140/edwards25519/...=-race=false \
 	-gcflags=filippo.io/edwards25519/...=-race=false
 
-.PHONY: all build test soak bench bench-network bench-scale bench-checks failover compare research fuzz demo deps clean go need-run need-test need-bench need-compare need-failover
+.PHONY: all build test soak bench bench-network bench-scale bench-hosting bench-checks failover compare research fuzz demo deps clean go need-run need-test need-bench need-compare need-failover
 
 all: need-run build
 
@@ -87,6 +90,9 @@ bench-network: need-bench go
 
 bench-scale: go
 	@GO=$(GO) $(GO) run ./bench/scale/run $(if $(filter 1,$(JSON)),-json)
+
+bench-hosting: go
+	@GO=$(GO) $(GO) run ./bench/hosting/run $(if $(RUNS),-runs $(RUNS)) $(if $(filter 1,$(JSON)),-json)
 
 bench-checks: need-run go
 	@GO=$(GO) $(GO) run ./bench/checks $(if $(filter 1,$(JSON)),-json)

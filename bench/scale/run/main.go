@@ -31,8 +31,8 @@ const header = `Customers in shards of 250 on 2 instances each, over 5 tors; in 
 CPU is the process's less the simulated network's: the time on its thread that each call into
 the network takes. Copies through pipes and the collection of the network's garbage count as ours.
 RSS is VmRSS in the steady state, garbage included, less what the network took before the first
-service began; KiB is the same by service; peak is VmHWM from there on, the first publication
-included, less the same.
+service began; KiB each is what each service takes more than those of the line before; peak is
+VmHWM from there on, the first publication included, less the same.
 `
 
 func run(lines bool, sizes []string, hours string) error {
@@ -50,6 +50,7 @@ func run(lines bool, sizes []string, hours string) error {
 		fmt.Printf("%s\n%8s %8s %8s %8s %20s %8s %11s %21s %12s\n", header, "services", "RSS MiB", "KiB each", "peak MiB", "CPU ms/service/hour", "queue s", "fetches/min", "uploads/service/hour", "publish min")
 	}
 	var errs []error
+	var before scale.Result
 	for _, size := range sizes {
 		cmd := exec.Command(binary, "-test.run", "^TestScale$", "-test.timeout", "60m")
 		cmd.Env = append(os.Environ(), "BALANCER_SCALE="+size, "BALANCER_SCALE_HOURS="+hours)
@@ -70,8 +71,9 @@ func run(lines bool, sizes []string, hours string) error {
 		if lines {
 			fmt.Println(line)
 		} else {
-			fmt.Printf("%8d %8.0f %8.1f %8.0f %20.2f %8.3f %11.1f %21.1f %12.1f\n", r.Services, r.RSS, r.RSS*1024/float64(r.Services), r.Peak, r.CPU, r.Queue, r.Fetches, r.Uploads, r.Publish)
+			fmt.Printf("%8d %8.0f %8.1f %8.0f %20.2f %8.3f %11.1f %21.1f %12.1f\n", r.Services, r.RSS, (r.RSS-before.RSS)*1024/float64(r.Services-before.Services), r.Peak, r.CPU, r.Queue, r.Fetches, r.Uploads, r.Publish)
 		}
+		before = r
 	}
 	return errors.Join(errs...)
 }

@@ -20,7 +20,9 @@ import (
 // connections share one.
 //
 // Uploads of a lower Urgency go first; among equals, slots that clients ask
-// before Reserve ones, first attempts before retries, then first in, first out.
+// before Reserve ones, first attempts before retries, then first in, first out. Only
+// a renewal that has waited for ten minutes goes before what can wait: HSDirs drop a
+// descriptor that is not renewed, however much else there is to do.
 // Retries take half of the places in flight at most, so that HSDirs that never
 // answer do not block others. Two uploads of one address to one HSDir are never
 // in flight together, since tor's events could not tell them apart.
@@ -53,7 +55,8 @@ type UploadQueue struct {
 type edition struct {
 	Upload
 	tasks   []task
-	left    int // tasks not done
+	queued  time.Duration // since the queue was made
+	left    int           // tasks not done
 	dropped bool
 }
 
@@ -121,7 +124,7 @@ func (q *UploadQueue) Upload(u Upload) {
 		return
 	}
 	u.Urgency = min(max(u.Urgency, 0), urgencies-1)
-	e := &edition{Upload: u, tasks: make([]task, len(u.Slots)), left: len(u.Slots)}
+	e := &edition{Upload: u, tasks: make([]task, len(u.Slots)), queued: time.Since(q.began), left: len(u.Slots)}
 	var old *edition
 	for _, other := range q.editions[u.Address] {
 		if other.Period == u.Period {
@@ -326,19 +329,45 @@ func (q *UploadQueue) next() *task {
 		retries = 1
 	}
 	for urgency := range q.ready {
+		if urgency == int(UrgencyPointsDead) {
+			if t := q.overdue(); t != nil {
+				return t
+			}
+		}
 		for reserve := range 2 {
 			for retry := range retries {
-				list := &q.ready[urgency][reserve][retry]
-				for t := list.first; t != nil; t = list.first {
-					f := q.inFlight[t.route()]
-					if f == nil {
-						return t
-					}
-					list.remove(t)
-					f.blocked.pushBack(t)
+				if t := q.first(&q.ready[urgency][reserve][retry]); t != nil {
+					return t
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// renewalPatience is how long a renewal waits at most for uploads that are more urgent.
+const renewalPatience = 10 * time.Minute
+
+// overdue returns the renewal that has waited for the longest, if that is too long, and
+// clients ask its slot.
+func (q *UploadQueue) overdue() *task {
+	t := q.first(&q.ready[UrgencyRefresh][0][0])
+	if t == nil || time.Since(q.began)-t.edition.queued < renewalPatience {
+		return nil
+	}
+	return t
+}
+
+// first returns the first task of a list whose route is free. Those before it are blocked
+// until theirs are.
+func (q *UploadQueue) first(list *taskList) *task {
+	for t := list.first; t != nil; t = list.first {
+		f := q.inFlight[t.route()]
+		if f == nil {
+			return t
+		}
+		list.remove(t)
+		f.blocked.pushBack(t)
 	}
 	return nil
 }

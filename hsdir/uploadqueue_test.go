@@ -187,6 +187,36 @@ func TestUploadOrder(t *testing.T) {
 	})
 }
 
+// A renewal does not wait for ever for uploads that can wait, but for new addresses it does.
+func TestUploadRenewalWaits(t *testing.T) {
+	for _, more := range []struct {
+		urgency Urgency
+		want    time.Duration // until the renewal; 0: not in the test's time
+	}{{UrgencyPointsDead, renewalPatience}, {UrgencyRotation, renewalPatience}, {UrgencyNew, 0}} {
+		onQueue(t, func(t *testing.T, s *uploadScene) {
+			s.cfg.InFlight = 1
+			s.tor.setAll(slowly(time.Second, accepts))
+			var took time.Duration
+			for n := range 1800 {
+				u := s.edition("d", Slot{HSDir: [20]byte{1}})
+				u.Address[0], u.Address[1], u.Urgency = byte(n), byte(n>>8), more.urgency
+				s.upload(u)
+				if n == 0 {
+					began := time.Now()
+					renewal := s.edition("d", Slot{HSDir: [20]byte{2}})
+					renewal.Urgency = UrgencyRefresh
+					renewal.Report = func(UploadResult) { took = time.Since(began) }
+					s.upload(renewal)
+				}
+				time.Sleep(time.Second / 2)
+			}
+			if took < more.want || took > more.want+2*time.Second || more.want == 0 && took != 0 {
+				t.Errorf("uploaded after %s beside uploads of urgency %d, want %s", took, more.urgency, more.want)
+			}
+		})
+	}
+}
+
 // Retries come after first attempts of the same kind.
 func TestUploadRetriesAfterFirst(t *testing.T) {
 	onQueue(t, func(t *testing.T, s *uploadScene) {

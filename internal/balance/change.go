@@ -102,9 +102,9 @@ func (t *Target) alive(pool *pool) map[[32]byte][]*descriptor.IntroductionPoint 
 
 // gathersUntil returns until when a change waits for others; the zero time if it does
 // not. Nothing waits for longer than a consensus lasts.
-func (v View) gathersUntil(t *Target, last *Edition) time.Time {
+func (v View) gathersUntil(t *Target, last *Edition, pool *pool) time.Time {
 	if v.Config.Hosted {
-		return v.wantsAt(t, last)
+		return v.wantsAt(t, last, pool)
 	}
 	var since time.Time
 	var long time.Duration

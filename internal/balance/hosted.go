@@ -76,13 +76,13 @@ func (v View) asked(p descriptor.Period) bool {
 
 // wantsAt returns when a hosted service makes the edition that t would be otherwise than
 // last, which it is for moved HSDirs or a change of the points; the zero time for at once.
-func (v View) wantsAt(t *Target, last *Edition) time.Time {
+func (v View) wantsAt(t *Target, last *Edition, pool *pool) time.Time {
 	within := min(hostedGather, v.interval())
 	before := instances(last.places())
 	switch {
 	case v.unnoticed(t, last):
 		return last.Refresh
-	case t.change > changeRemoved:
+	case t.change > changeRemoved, v.takenOut(last.places(), pool):
 		return time.Time{}
 	case t.change == changeAdded && before == 1 && instances(t.places) > 1:
 		within = min(hostedSoon, v.interval())
@@ -106,12 +106,25 @@ func (t *Target) newcomer(last *Edition) bool {
 	return t.moved && slices.ContainsFunc(t.places, func(p place) bool { return !p.Reserve && last.slot(p.HSDir) == nil })
 }
 
+// takenOut reports whether clients get points of an instance that the operator, its agent
+// or checks took out: it gets new visitors until an edition without them is published.
+func (v View) takenOut(places []place, pool *pool) bool {
+	return slices.ContainsFunc(v.Config.Instances, func(i Instance) bool {
+		return (pool.out[i.Name] != "" || pool.down[i.Name] != "") &&
+			slices.ContainsFunc(places, func(p place) bool { return !p.Left && p.holding.owns(i.Address) })
+	})
+}
+
 // first plans a hosted service's first edition of a period in this process.
 func (p *Plan) first(t *Target, v View, s State, pool *pool) {
 	at := v.Now
 	switch b := s.Before[t.Keys.Period]; {
 	case b != nil && v.Now.Before(b.made.Built.Add(keptFor)) && !b.places[0].holding.empty():
-		switch b.change(t, v, pool) {
+		change := b.change(t, v, pool)
+		if v.asked(t.Keys.Period) && v.takenOut(b.places, pool) {
+			change = max(change, changeScarce)
+		}
+		switch change {
 		case changeNone, changeRemoved:
 			t.Reason, t.Urgency, t.stored = ReasonRefresh, hsdir.UrgencyRefresh, true
 			if at = b.made.Refresh; b.made.Pending {

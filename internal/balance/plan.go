@@ -370,7 +370,7 @@ func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 	}
 	t.change = t.changeSince(last, pool)
 	t.moved = slices.ContainsFunc(t.places, func(p place) bool { return last.slot(p.HSDir) == nil })
-	until := v.gathersUntil(t, last)
+	until := v.gathersUntil(t, last, pool)
 	t.Reason = t.reason(v.Now, last, v.Now.Before(until))
 	p.sooner(last.Refresh, v.Now)
 	p.sooner(last.expires(), v.Now)

@@ -124,7 +124,6 @@ func measure(t *testing.T, r *Result, window time.Duration, steady func(), path 
 	f.publish(t)
 	r.Publish = time.Since(began).Minutes()
 	time.Sleep(settling)
-	debug.FreeOSMemory() // what the publication took is given back, as hours would see to
 	steady()
 	cpu, own, before := processTime(), net.cpu.Load(), net.snapshot()
 	time.Sleep(window)
@@ -208,6 +207,7 @@ func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (sto
 		})
 	})
 	shared.Go(func() { events.Run(ctx, store) })
+	shared.Go(func() { daemon.ReturnMemory(ctx) })
 	for _, s := range f.services {
 		running.Go(func() { s.Run(ctx) })
 	}

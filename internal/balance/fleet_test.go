@@ -116,9 +116,10 @@ type customer struct {
 	shard   *fleetShard
 	service *Service
 
-	mu   sync.Mutex
-	held map[descriptor.Period][]fleetCopy
-	lost time.Time // since when no client reaches it although a replica lives
+	mu     sync.Mutex
+	held   map[descriptor.Period][]fleetCopy
+	lost   time.Time // since when no client reaches it although a replica lives
+	scarce time.Time // since when clients may get a descriptor of which few points live
 }
 
 type fleetCopy struct {

@@ -27,15 +27,16 @@ func TestMonthOfHosting(t *testing.T) {
 	cfg := fleetConfig{
 		customers: 16, shards: 2, tors: 2, inNetwork: 100, churn: 0.05, rate: 1, crash: 12 * time.Hour, freeze: 24 * time.Hour, torDies: 12 * time.Hour, seed: 11,
 	}
-	days := 1.1
+	days, scarce := 1.1, 3*time.Minute // the latter until an HSDir has no descriptor any more of which few points live
 	if soaking() {
-		cfg.customers, cfg.shards, cfg.rate, days = 400, 4, 5, 3
+		cfg.customers, cfg.shards, cfg.rate, days, scarce = 400, 4, 5, 3, 9*time.Minute // there is a queue
 	}
 	if size, err := strconv.Atoi(os.Getenv("BALANCER_HOSTING")); err == nil {
 		cfg = fleetConfig{
 			customers: size, shards: max(1, size/250), tors: max(2, min(5, size/2000)), inNetwork: 3000, churn: 0.05, rate: 10,
 			crash: 3 * 24 * time.Hour, freeze: 6 * 24 * time.Hour, torDies: 4 * 24 * time.Hour, seed: 11,
 		}
+		scarce = 9 * time.Minute
 		if days, err = strconv.ParseFloat(os.Getenv("BALANCER_HOSTING_DAYS"), 64); err != nil {
 			days = 30
 		}
@@ -60,6 +61,9 @@ func TestMonthOfHosting(t *testing.T) {
 		}
 		if f.tally.spell > 5*time.Minute {
 			t.Errorf("a customer was unreachable for %s", f.tally.spell)
+		}
+		if f.tally.scarce > scarce {
+			t.Errorf("few points of a descriptor lived for %s", f.tally.scarce)
 		}
 		for _, tor := range f.tors {
 			if second, is := tor.ahead(cfg.rate); is {

@@ -26,6 +26,7 @@ type fleetTally struct {
 	samples     []hosting.Minute
 	unreachable map[*customer]bool
 	spell       time.Duration
+	scarce      time.Duration // the longest that too few points of a descriptor lived
 }
 
 // aged notes the age of a descriptor that clients could get.
@@ -274,7 +275,7 @@ func (c *customer) look(now time.Time, lives, age bool) {
 	s.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	reached := false
+	reached, scarce := false, false
 	for n := range c.held[period] {
 		copy := &c.held[period][n]
 		at := slices.IndexFunc(slots, func(s hsdir.Slot) bool { return s.HSDir == copy.hsdir })
@@ -284,10 +285,14 @@ func (c *customer) look(now time.Time, lives, age bool) {
 		if age && !copy.left {
 			c.fleet.tally.aged(now.Sub(copy.at))
 		}
-		reached = reached || now.Sub(copy.at) < keptFor && slices.ContainsFunc(copy.holding.IntroductionPoints, func(p descriptor.IntroductionPoint) bool {
-			_, lives := c.fleet.live.Load(p.AuthKey)
-			return lives
-		})
+		living, points := 0, copy.holding.IntroductionPoints
+		for n := range points {
+			if _, lives := c.fleet.live.Load(points[n].AuthKey); lives {
+				living++
+			}
+		}
+		reached = reached || now.Sub(copy.at) < keptFor && living > 0
+		scarce = scarce || !copy.left && 3*living < 2*len(points)
 	}
 	maps.DeleteFunc(c.held, func(p descriptor.Period, _ []fleetCopy) bool { return p.Number+2 < period.Number })
 	switch {
@@ -299,6 +304,23 @@ func (c *customer) look(now time.Time, lives, age bool) {
 	if !c.lost.IsZero() {
 		c.fleet.tally.lost(c, now.Sub(c.lost)+worldStep)
 	}
+	switch {
+	case !scarce || !lives:
+		c.scarce = time.Time{}
+	case c.scarce.IsZero():
+		c.scarce = now
+	}
+	if !c.scarce.IsZero() {
+		c.fleet.tally.scarceFor(now.Sub(c.scarce) + worldStep)
+	}
+}
+
+// scarceFor notes for how long an HSDir has had a descriptor of which fewer than two thirds
+// of the points live.
+func (t *fleetTally) scarceFor(long time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.scarce = max(t.scarce, long)
 }
 
 // lost notes that a customer has been unreachable for so long.

@@ -163,6 +163,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.wait.Go(func() { d.rooms.Run(d.ctx, d.moved) })
 	d.wait.Go(func() { d.events.Run(d.ctx, d.store) })
 	d.wait.Go(func() { d.countries.Run(d.ctx) })
+	d.wait.Go(func() { ReturnMemory(d.ctx) })
 	d.wait.Go(func() { d.tellShards(d.ctx) })
 	d.mu.Lock()
 	for address, cfg := range d.initial {

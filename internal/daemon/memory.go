@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"context"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 )
 
 // garbagePercent is how much garbage there may be, of what is in use, before it is
@@ -25,5 +27,31 @@ func TuneMemory() {
 		debug.SetGCPercent(garbagePercent)
 		ballast = make([]byte, ballastSize)
 		runtime.KeepAlive(ballast)
+	}
+}
+
+// What Go keeps for later, having had it in use once, is looked at every returnEvery. More
+// than idleMost bytes of it go back to the system, which costs a collection.
+const (
+	returnEvery = 5 * time.Minute
+	idleMost    = 16 << 20
+)
+
+// ReturnMemory gives memory back to the system that a rush of work left behind, until ctx
+// ends: Go does so by itself, but slowly.
+func ReturnMemory(ctx context.Context) {
+	ticker := time.NewTicker(returnEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		if m.HeapIdle-m.HeapReleased > idleMost {
+			debug.FreeOSMemory()
+		}
 	}
 }

@@ -27,7 +27,7 @@ type custody struct {
 	keys Keys
 	turn chan struct{} // holds a token while a call is made
 
-	called atomic.Int64 // when the custodian was called to certify, in Unix nanoseconds; 0 if no call is in flight
+	called atomic.Int64 // when the custodian was called to certify, in Unix nanoseconds; 0 if it has answered
 
 	ctx        context.Context // of all calls; ends with close
 	cancel     context.CancelFunc

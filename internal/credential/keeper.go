@@ -123,13 +123,16 @@ func (k *Keeper) Require(now time.Time, needs [2]Need) {
 			// The result of a call that was abandoned is never read.
 			result := make(chan *Credential, 1)
 			err := k.env.Gates.within(c.certifying, c.keys.Gate, func() error {
-				c.called.Store(time.Now().UnixNano())
-				defer c.called.Store(0)
-				return c.do(c.certifying, certifyTimeout, func(ctx context.Context) error {
+				c.called.CompareAndSwap(0, time.Now().UnixNano()) // of some that fail, the first counts
+				err := c.do(c.certifying, certifyTimeout, func(ctx context.Context) error {
 					made, err := c.certify(ctx, need, now)
 					result <- made
 					return err
 				})
+				if err == nil {
+					c.called.Store(0)
+				}
+				return err
 			})
 			var made *Credential
 			if err == nil {
@@ -138,6 +141,7 @@ func (k *Keeper) Require(now time.Time, needs [2]Need) {
 			k.env.Post(func(now time.Time) { k.certified(now, c, need.Keys.Period, made, err) })
 		}
 		k.env.Post(func(time.Time) {
+			c.called.Store(0)
 			if c == k.current {
 				k.asked = time.Time{}
 			}

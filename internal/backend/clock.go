@@ -9,9 +9,10 @@ import (
 // the machine slept, or the clock was set.
 const lateBy = 30 * time.Second
 
-// wait returns when there is something to do, at next at the latest. Timers stand
-// still while the machine sleeps, so it looks at the clock in between.
-func (s *Set) wait(ctx context.Context, changed <-chan struct{}, next time.Time) {
+// wait returns when there is something to do, at next at the latest, and whether that is
+// because of another consensus. Timers stand still while the machine sleeps, so it looks
+// at the clock in between.
+func (s *Set) wait(ctx context.Context, changed <-chan struct{}, next time.Time) (another bool) {
 	for again := false; ; again = true {
 		now := s.cfg.Now()
 		look := earlier(next, now.Add(lateBy))
@@ -22,18 +23,19 @@ func (s *Set) wait(ctx context.Context, changed <-chan struct{}, next time.Time)
 		}
 		s.mu.Unlock()
 		if done {
-			return
+			return false
 		}
 		timer := time.NewTimer(look.Sub(now))
 		select {
 		case <-ctx.Done():
 		case <-changed:
+			another = true
 		case <-s.poke:
 		case <-timer.C:
 			continue
 		}
 		timer.Stop()
-		return
+		return another
 	}
 }
 

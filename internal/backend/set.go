@@ -135,8 +135,12 @@ func (s *Set) Run(ctx context.Context) {
 	var saving sync.WaitGroup
 	defer saving.Wait()
 	saving.Go(func() { s.saver.run(ctx, s.notifyAll) })
-	for ctx.Err() == nil {
-		s.wait(ctx, changed, s.turn(ctx, s.cfg.Now()))
+	for another := false; ctx.Err() == nil; {
+		next := s.turn(ctx, s.cfg.Now())
+		if another {
+			s.notifyAll()
+		}
+		another = s.wait(ctx, changed, next)
 	}
 }
 

@@ -24,7 +24,7 @@ type Subscription struct {
 }
 
 // Subscribe begins to watch instances for a service. wake is called, by any
-// goroutine, when one of them changed; it must not block nor use the Set. every is
+// goroutine, when one of them or the consensus changed; it must not block nor use the Set. every is
 // how often an instance is fetched while it answers; 0 leaves that to the Set.
 func (s *Set) Subscribe(service descriptor.Address, instances []Instance, every time.Duration, wake func()) *Subscription {
 	sub := &Subscription{set: s, service: service, wake: wake}

@@ -45,10 +45,7 @@ func (s *Service) postQuietly(f func(now time.Time)) bool {
 		return false
 	}
 	s.inbox.list = append(s.inbox.list, f)
-	select {
-	case s.woken <- struct{}{}:
-	default:
-	}
+	s.look()
 	return true
 }
 
@@ -57,9 +54,3 @@ func (s *Service) Wake() { s.wakePlan() }
 
 // wakePlan makes the loop plan.
 func (s *Service) wakePlan() { s.post(func(time.Time) {}) }
-
-func (s *Service) setReplan() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.replan = true
-}

@@ -43,6 +43,9 @@ func (s *Service) carryOut(ctx context.Context, now time.Time, v backend.View) {
 				errs = append(errs, fmt.Errorf("making the %s descriptor: %w", t.Role, err))
 			}
 		}
+		if s.cfg.Hosted {
+			t.places = nil // the edition has them, and there are thousands
+		}
 	}
 	s.troubles.set(troublePublish, errors.Join(errs...))
 }

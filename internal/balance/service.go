@@ -173,18 +173,16 @@ func (s *Service) Address() descriptor.Address { return s.address }
 // consensus, an instance, a slot or the configuration changed, or something is due.
 // Published descriptors stay.
 func (s *Service) Run(ctx context.Context) {
-	// So that the stacks of ten thousand waiting services stay small, the loop allocates
-	// nothing, and what takes more is done on others, which are freed afterwards.
+	// So that the stacks of ten thousand waiting services stay small, the loop waits for
+	// one channel, and what takes more is done on other stacks, which are freed afterwards.
 	done := make(chan struct{})
-	var changed <-chan struct{}
-	var unsubscribe func()
+	timer := time.AfterFunc(time.Hour, s.look)
+	defer timer.Stop()
+	defer context.AfterFunc(ctx, s.look)()
 	begin := func() {
-		changed, unsubscribe = s.env.Consensus.Subscribe()
 		s.begin(ctx)
 		done <- struct{}{}
 	}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
 	turn := func() {
 		now := s.env.Now()
 		timer.Reset(s.turn(ctx, now).Sub(now))
@@ -192,20 +190,21 @@ func (s *Service) Run(ctx context.Context) {
 	}
 	go begin()
 	<-done
-	defer unsubscribe()
 	defer s.end()
 	for ctx.Err() == nil {
 		turns <- struct{}{}
 		go turn()
 		<-done
 		<-turns
-		select {
-		case <-ctx.Done():
-		case <-changed:
-			s.setReplan()
-		case <-timer.C:
-		case <-s.woken:
-		}
+		<-s.woken
+	}
+}
+
+// look has the loop look whether something is due.
+func (s *Service) look() {
+	select {
+	case s.woken <- struct{}{}:
+	default:
 	}
 }
 

@@ -20,6 +20,12 @@ func (b *inbox) take() []func(now time.Time) {
 	return list
 }
 
+func (b *inbox) empty() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.list) == 0
+}
+
 func (b *inbox) close() []func(now time.Time) {
 	list := b.take()
 	b.mu.Lock()

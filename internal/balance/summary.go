@@ -98,6 +98,7 @@ func (e *Edition) age() (made time.Time, missing int) {
 // Stored is what HSDirs have of the descriptor that clients fetch now.
 type Stored struct {
 	Built     time.Time // the last version; zero if this process made none
+	Right     time.Time // when it was last found to be what it should; zero if it is not
 	Points    int       // introduction points in it
 	Slots     int       // HSDirs that clients ask
 	Confirmed int       // of them, those that have it
@@ -112,6 +113,11 @@ func (s *Service) Stored() (out Stored) {
 		return out
 	}
 	out.Built, out.Points = e.Built, e.points()
+	for n := range s.plan.Targets {
+		if t := &s.plan.Targets[n]; t.Keys.Period == e.Keys.Period && t.Reason == "" && s.plan.Waiting == "" && s.inbox.empty() {
+			out.Right = s.plan.At
+		}
+	}
 	for n := range e.slots {
 		if at := &e.slots[n]; !at.Left && !at.Reserve {
 			out.Slots++

@@ -399,14 +399,18 @@ const confirmAtOnce = 50
 func (h *customers) confirmAll(ctx context.Context) (left int) {
 	h.d.mu.Lock()
 	waiting := maps.Clone(h.awaited)
-	services := make(map[descriptor.Address]*running, len(waiting))
+	services := make(map[*balance.Service]hosting.Customer, len(waiting))
 	for a := range waiting {
-		services[a] = h.d.services[a]
+		r := h.d.services[a]
+		c, _ := h.registry.Of(a)
+		if r != nil && r.shard == c.Shard && r.cfg.Withdrawn == (c.State != hosting.Active) { // else it is to be changed yet
+			services[r.Service] = c
+		}
 	}
 	h.d.mu.Unlock()
 	var done []hosting.Customer
-	for a := range waiting {
-		if c, _ := h.registry.Of(a); services[a] != nil && confirmed(c, services[a].Service) {
+	for s, c := range services {
+		if confirmed(c, s) {
 			done = append(done, c)
 		}
 	}
@@ -429,7 +433,9 @@ func confirmed(c hosting.Customer, s *balance.Service) bool {
 		return s.Withdrawn()
 	}
 	stored := s.Stored()
-	return stored.Points > 0 && !stored.Built.Before(c.Since) && 2*stored.Confirmed > stored.Slots
+	// Who was resumed before the withdrawal was published needs no new version.
+	current := !stored.Built.Before(c.Since) || !stored.Right.Before(c.Since)
+	return stored.Points > 0 && current && 2*stored.Confirmed > stored.Slots
 }
 
 // confirm stores that a change is confirmed, and tells it.

@@ -307,7 +307,7 @@ func (r *Registry) stranger(s *shard, name string, a descriptor.Address) (*entry
 		return nil, nil
 	case e.keyed && other != nil && other != s:
 		return nil, nil // the replicas know it, and "customer move" moves it
-	case e.keyed:
+	case e.keyed && other != nil: // else that shard has left the configuration, or is called otherwise now
 		return nil, fmt.Errorf("its key is that of %q as well", e.Name)
 	case holder != nil:
 		return nil, fmt.Errorf("%w by %s, of the shard %q: rename the directory", ErrTaken, holder.Address, holder.Shard)

@@ -147,3 +147,29 @@ func TestSpareOfTwoShards(t *testing.T) {
 		t.Errorf("one more: %+v", c)
 	}
 }
+
+// A shard that is called otherwise from a reload on keeps its customers, whatever their state.
+func TestRenamedShard(t *testing.T) {
+	s1, s2 := shardDir(t, "s1"), shardDir(t, "s2")
+	spares(t, s1, 0, 3)
+	r := open(t, statetest.Open(t, ""), s1, s2)
+	for name, to := range map[string]State{"active": Active, "suspended": Suspended} {
+		if _, _, err := r.Add(t.Context(), name, "s1", ""); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := r.Set(t.Context(), name, to, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Configure(t.Context(), map[string]string{"other": s1, "s2": s2}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range r.All() {
+		if ref, err := r.Reference(c.Address, ""); c.Shard != "other" || err != nil || ref != filepath.Join(s1, c.Name) {
+			t.Errorf("%+v: its key is %q, %v", c, ref, err)
+		}
+	}
+	if s := r.shardOf("other"); s.Active != 1 || s.Suspended != 1 || s.Spares != 1 {
+		t.Errorf("%+v; warnings %q", s, r.warnings())
+	}
+}

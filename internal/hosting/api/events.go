@@ -74,7 +74,9 @@ func (f *follower) run(follow bool) {
 		if err := f.write(events, lost && !f.silent); err != nil || !follow {
 			return
 		}
-		f.silent = false
+		if f.silent = len(events) == 0 && (lost || f.silent); f.silent {
+			f.after = 0 // it goes on with whatever comes, and is told once what it has missed
+		}
 		select {
 		case <-more:
 		case <-ticker.C:

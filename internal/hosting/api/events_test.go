@@ -169,3 +169,16 @@ func TestClientEvents(t *testing.T) {
 		t.Errorf("followed: %q, %v", got, err)
 	}
 }
+
+// A follower is told once that something is missing, however long nothing happens then.
+func TestLostOnce(t *testing.T) {
+	host := apitest.New(9, "s1")
+	server := httptest.NewServer(api.HandlerWith(host, 8, 10*time.Millisecond, time.Minute))
+	t.Cleanup(server.Close) // when the follower has gone
+	s := follow(t, http.DefaultClient, server.URL, "Last-Event-ID", "99")
+	s.want(t, "lost", "comment", "comment", "comment")
+	if _, _, err := host.Add(t.Context(), "a", "", ""); err != nil {
+		t.Fatal(err)
+	}
+	s.want(t, "1 added", "2 confirmed")
+}

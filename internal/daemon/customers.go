@@ -193,6 +193,7 @@ func (h *customers) applyLocked(c hosting.Customer, o opening) {
 		o.close(h.d)
 		return
 	case r != nil && r.shard == "":
+		delete(h.awaited, a)
 		h.leftOut[a] = errServed
 		o.close(h.d)
 		return
@@ -440,7 +441,11 @@ func confirmed(c hosting.Customer, s *balance.Service) bool {
 
 // confirm stores that a change is confirmed, and tells it.
 func (h *customers) confirm(ctx context.Context, c hosting.Customer, request string) {
-	now, err := h.registry.Confirm(ctx, c)
+	// At the end of the daemon a disk that hangs is not waited for.
+	now, _, err := finish(ctx, func() (hosting.Customer, bool, error) {
+		now, err := h.registry.Confirm(ctx, c)
+		return now, false, err
+	})
 	if err != nil {
 		if ctx.Err() == nil {
 			h.d.log.Warn("storing what HSDirs confirmed", "service", h.d.name(c.Address), "error", err)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -429,6 +430,57 @@ func TestMoveCustomer(t *testing.T) {
 				t.Errorf("events %q", got)
 			}
 			synctest.Wait()
+		})
+	})
+}
+
+// What was asked is done though who asked did not wait for it.
+func TestCustomerImpatient(t *testing.T) {
+	dir := t.TempDir()
+	all, _ := makeShard(t, filepath.Join(dir, "s1"), 1, 1, 1)
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one := net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		onSim(t, net, parse(t, dir, torTable+shardOf("s1", one)), func(d *Daemon) {
+			settle(time.Minute)
+			gone, cancel := context.WithCancel(t.Context())
+			cancel()
+			_, _, _ = d.customers.Add(gone, "shop", "", "")
+			_, _ = d.customers.Change(gone, "c1", api.Change{To: hosting.Suspended})
+			settle(time.Minute)
+			shop, err := d.customers.Customer("shop")
+			if err != nil || shop.Confirmed.IsZero() || reached(net, shop.Address) != one {
+				t.Errorf("added: %+v, %v", shop, err)
+			}
+			c, err := d.customers.Customer("c1")
+			if err != nil || c.State != hosting.Suspended || c.Confirmed.IsZero() || reached(net, all[0]) != nil {
+				t.Errorf("suspended: %+v, %v", c, err)
+			}
+			if got := slices.Concat(said(d, "shop"), said(d, "c1")); !slices.Equal(got, []string{"added", "confirmed", "confirmed", "suspended", "withdrawn"}) {
+				t.Errorf("events %q", got)
+			}
+		})
+	})
+}
+
+// A change of a customer whose address a [[service]] has is not confirmed by that one.
+func TestCustomerServedElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	all, _ := makeShard(t, filepath.Join(dir, "s1"), 1, 1, 0)
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one := net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		onSim(t, net, parse(t, dir, torTable+service("s1/c1", one)+shardOf("s1", one)), func(d *Daemon) {
+			settle(time.Minute)
+			for _, to := range []hosting.State{hosting.Suspended, hosting.Active} {
+				if c, err := d.customers.Change(t.Context(), "c1", api.Change{To: to}); err != nil || c.Error == "" {
+					t.Errorf("%+v, %v", c, err)
+				}
+			}
+			settle(3 * time.Hour)
+			if got := said(d, "c1"); !slices.Equal(got, []string{"suspended", "resumed"}) || d.awaits(all[0]) {
+				t.Errorf("%d events, %.5q", len(got), got)
+			}
 		})
 	})
 }

@@ -18,18 +18,36 @@ import (
 // This file implements api.Host.
 
 // Add implements api.Host.
-func (h *customers) Add(ctx context.Context, name, shard, request string) (api.Detail, bool, error) {
-	c, added, err := h.registry.Add(ctx, name, shard, request)
-	if err != nil {
-		return api.Detail{}, false, err
+func (h *customers) Add(ctx context.Context, name, shard, request string) (d api.Detail, added bool, err error) {
+	return finish(ctx, func() (d api.Detail, added bool, err error) {
+		c, added, err := h.registry.Add(ctx, name, shard, request)
+		if err != nil {
+			return d, false, err
+		}
+		if added {
+			h.tell(c, "added", request, "a customer was added")
+			h.tellSpares(c.Shard)
+			h.await(c.Address, request)
+		}
+		h.update(h.d.ctx, []hosting.Customer{c})
+		return h.detail(c), added, nil
+	})
+}
+
+// finish calls do and waits until it is done or ctx ends: what is stored is published and
+// told though the client who asked for it has gone.
+func finish[T any](ctx context.Context, do func() (T, bool, error)) (result T, changed bool, err error) {
+	finished := make(chan func() (T, bool, error), 1)
+	go func() {
+		result, changed, err := do()
+		finished <- func() (T, bool, error) { return result, changed, err }
+	}()
+	select {
+	case answer := <-finished:
+		return answer()
+	case <-ctx.Done():
+		return result, false, ctx.Err()
 	}
-	if added {
-		h.tell(c, "added", request, "a customer was added")
-		h.tellSpares(c.Shard)
-		h.await(c.Address, request)
-	}
-	h.update(ctx, []hosting.Customer{c})
-	return h.detail(c), added, nil
 }
 
 // await is awaitLocked for a customer whose service is to start or change yet.
@@ -44,29 +62,32 @@ var done = map[hosting.State][2]string{
 	hosting.Active:    {"resumed", "a customer was resumed"},
 	hosting.Suspended: {"suspended", "a customer was suspended"},
 	hosting.Removed:   {"removed", "a customer was removed"},
+	"":                {"moved", "a customer was moved"},
 }
 
 // Change implements api.Host.
 func (h *customers) Change(ctx context.Context, customer string, change api.Change) (api.Detail, error) {
-	var c hosting.Customer
-	var changed bool
-	var err error
-	told := done[change.To]
+	d, _, err := finish(ctx, func() (api.Detail, bool, error) {
+		c, changed, err := h.change(ctx, customer, change)
+		if err != nil {
+			return api.Detail{}, false, err
+		}
+		if changed {
+			told := done[change.To]
+			h.tell(c, told[0], change.Request, told[1])
+			h.await(c.Address, change.Request)
+		}
+		h.update(h.d.ctx, []hosting.Customer{c})
+		return h.detail(c), changed, nil
+	})
+	return d, err
+}
+
+func (h *customers) change(ctx context.Context, customer string, change api.Change) (hosting.Customer, bool, error) {
 	if change.To == "" {
-		told = [2]string{"moved", "a customer was moved"}
-		c, changed, err = h.move(ctx, customer, change)
-	} else {
-		c, changed, err = h.registry.Set(ctx, customer, change.To, change.Request)
+		return h.move(ctx, customer, change)
 	}
-	if err != nil {
-		return api.Detail{}, err
-	}
-	if changed {
-		h.tell(c, told[0], change.Request, told[1])
-		h.await(c.Address, change.Request)
-	}
-	h.update(ctx, []hosting.Customer{c})
-	return h.detail(c), nil
+	return h.registry.Set(ctx, customer, change.To, change.Request)
 }
 
 // move moves a customer, unless another key unseals the keys of the other shard.

@@ -17,8 +17,9 @@ import (
 //
 // A customer who has the name, or whom the same request added, is returned instead, and
 // false. The error is ErrTaken if the name's customer is in another shard than the one asked
-// for, ErrConflict if the request was for another name. After any other error, ctx's included,
-// the customer may have been added: the same call again finds out.
+// for, ErrConflict if the request was for another name. After any other error, but ctx's, the
+// customer may have been added: the same call again finds out. ctx ends the wait for others
+// who change the customer, as in Set and Move, and nothing that was begun.
 func (r *Registry) Add(ctx context.Context, name, shard, request string) (c Customer, added bool, err error) {
 	if err := checkName(name); err != nil {
 		return c, false, fmt.Errorf("adding a customer: %w", err)
@@ -32,7 +33,7 @@ func (r *Registry) Add(ctx context.Context, name, shard, request string) (c Cust
 		return e, err
 	})
 	if err == nil {
-		c, err = r.carry(ctx, e, func() error { return r.settle(e) })
+		c, err = r.carry(e, func() error { return r.settle(e) })
 	}
 	if err != nil {
 		return Customer{}, false, fmt.Errorf("adding a customer: %w", err)

@@ -21,7 +21,7 @@ func (r *Registry) Set(ctx context.Context, customer string, to State, request s
 	again := false
 	e, err := r.acquire(ctx, func() (e *entry, err error) { e, again, err = r.asked(customer, string(to), request); return e, err })
 	if err == nil {
-		c, err = r.carry(ctx, e, func() (err error) {
+		c, err = r.carry(e, func() (err error) {
 			if !again {
 				changed, err = r.set(e, to, request)
 			}
@@ -161,7 +161,7 @@ func (d *Dir) retire(name string, a descriptor.Address) (fresh int, err error) {
 func (r *Registry) Confirm(ctx context.Context, c Customer) (Customer, error) {
 	e, err := r.acquire(ctx, func() (*entry, error) { return r.whose(c.Address.String()) })
 	if err == nil {
-		c, err = r.carry(ctx, e, func() error {
+		c, err = r.carry(e, func() error {
 			next := e.Customer
 			if next.State != c.State || !next.Since.Equal(c.Since) || !next.Confirmed.IsZero() {
 				return nil
@@ -190,7 +190,7 @@ func (r *Registry) Move(ctx context.Context, customer, shard, request string) (c
 		return e, err
 	})
 	if err == nil {
-		c, err = r.carry(ctx, e, func() (err error) {
+		c, err = r.carry(e, func() (err error) {
 			if !again {
 				moved, err = r.move(e, shard, request)
 			}

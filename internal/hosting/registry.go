@@ -211,28 +211,13 @@ func (r *Registry) release(e *entry) {
 	e.busy = nil
 }
 
-// carry calls change for an acquired entry and releases it, however long that takes: ctx
-// ends the wait alone.
-func (r *Registry) carry(ctx context.Context, e *entry, change func() error) (Customer, error) {
-	type result struct {
-		Customer
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		err := change()
-		r.mu.Lock()
-		now := e.Customer
-		r.mu.Unlock()
-		r.release(e)
-		done <- result{now, err}
-	}()
-	select {
-	case got := <-done:
-		return got.Customer, got.err
-	case <-ctx.Done():
-		return Customer{}, ctx.Err()
-	}
+// carry calls change for an acquired entry, which it releases.
+func (r *Registry) carry(e *entry, change func() error) (Customer, error) {
+	defer r.release(e)
+	err := change()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return e.Customer, err
 }
 
 // put stores what an acquired entry is to be. After an error the entry is what the store
@@ -258,6 +243,7 @@ func (r *Registry) put(e *entry, c Customer) error {
 		if bytes.Equal(there, value) {
 			err = nil
 		} else if version == 0 {
+			e.unsure = false
 			return err
 		} else if c, failed = decode(change.Key, there); failed != nil {
 			return errors.Join(err, failed)

@@ -67,6 +67,7 @@ type shardRefill struct {
 	Left     int      `json:"removed"` // customers whose lines were left out
 	Changed  []string `json:"changed"` // replicas with another ob_config than before
 	Restarts []string `json:"restart"` // replicas, in this order
+	Unused   []string `json:"unused"`  // replicas with files here that the configuration does not have
 
 	dir  *hosting.Dir
 	cfg  *config.Config
@@ -93,16 +94,26 @@ func (f *shardFlags) refill(cmd *cobra.Command, name string, spares int, force b
 	if err := makeKeys(cmd, dir, shard.Token, missing); err != nil {
 		return err
 	}
-	done := &shardRefill{Shard: name, Made: missing, Restarts: instanceNames(shard), dir: dir, cfg: cfg}
-	if done.Changed, err = writeReplicas(cfg.StateDir, name, dir, shard.Instances, knownPorts(dir)); err != nil {
+	changed, err := writeReplicas(cfg.StateDir, name, dir, shard.Instances, knownPorts(dir))
+	if err != nil {
 		return err
 	}
+	done := &shardRefill{Shard: name, Made: missing, Changed: append([]string{}, changed...), Restarts: instanceNames(shard), Unused: []string{}, dir: dir, cfg: cfg}
 	if lines, err = dir.Lines(); err != nil {
 		return err
 	}
 	removed, err := dir.Removed()
 	if err != nil {
 		return err
+	}
+	replicas, err := dir.Replicas()
+	if err != nil {
+		return err
+	}
+	for _, name := range replicas {
+		if !slices.Contains(done.Restarts, name) {
+			done.Unused = append(done.Unused, name)
+		}
 	}
 	done.Lines, done.Left = len(lines), len(removed)
 	done.last = uploading(len(lines), cfg.Tor)
@@ -146,6 +157,10 @@ func (r *shardRefill) write(w io.Writer) {
 	if r.Left > 0 {
 		fmt.Fprintf(w, "%s left out, to whom the replicas answer until they are restarted. Their keys stay\n"+
 			"in .removed; \"balancer shard installed %s --erase-removed\" erases them afterwards.\n", plural(r.Left, "removed customer"), r.Shard)
+	}
+	for _, name := range r.Unused {
+		fmt.Fprintf(w, "%s is no instance of the shard in the configuration. Remove its files when its tor is gone:\n"+
+			"until then the new keys stay pending.\n\n     rm -r %s\n\n", name, replicaPath(r.dir, name))
 	}
 	if len(r.Changed) == 0 {
 		fmt.Fprintln(w, "No ob_config has changed: replicas that were restarted since need nothing.")

@@ -248,7 +248,11 @@ func (f *customerFlags) change(cmd *cobra.Command, customer string, change api.C
 		if err != nil {
 			return err
 		}
-		return f.report(cmd, client, d, printChanged)
+		var notYet error
+		if f.wait && change.Shard != "" && d.Shard != change.Shard {
+			f.wait, notYet = false, fmt.Errorf("%s is not on the shard %s yet: its notes say what comes next", d.Name, change.Shard)
+		}
+		return errors.Join(f.report(cmd, client, d, printChanged), notYet)
 	})
 }
 

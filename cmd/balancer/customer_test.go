@@ -146,6 +146,33 @@ func TestCustomerWait(t *testing.T) {
 	}
 }
 
+// unpreparedHost has shards whose replicas know none of the others' addresses.
+type unpreparedHost struct{ *apitest.Host }
+
+func (h unpreparedHost) Change(_ context.Context, customer string, change api.Change) (api.Detail, error) {
+	d, err := h.Customer(customer)
+	d.MovingTo, d.Notes = change.Shard, []string{"refill it first"}
+	return d, err
+}
+
+// Nothing is waited for where a move cannot be made yet, and it is no success.
+func TestCustomerMoveNotYet(t *testing.T) {
+	host := unpreparedHost{apitest.New(3, "s1", "s2")}
+	socket := customerSocket(t, host)
+	if _, _, err := runCustomer(t, socket, "add", "shop", "--shard", "s1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, form := range []string{"--json=false", "--json"} {
+		out, stderr, err := runCustomer(t, socket, "move", "shop", "s2", "--wait", form)
+		if err == nil || !strings.Contains(err.Error(), "shop is not on the shard s2 yet") || !strings.Contains(out, "refill it first") || strings.Contains(stderr, "confirmed") {
+			t.Errorf("%s: %v, %q, %q", form, err, out, stderr)
+		}
+	}
+	if _, _, err := runCustomer(t, socket, "move", "shop", "s2"); err != nil {
+		t.Errorf("without waiting: %v", err)
+	}
+}
+
 // Who answers nothing, or knows nothing of customers, is told from one who refuses.
 func TestCustomerErrors(t *testing.T) {
 	if _, _, err := runCustomer(t, filepath.Join(t.TempDir(), "none"), "list"); err == nil || !strings.Contains(err.Error(), "is it running?") {

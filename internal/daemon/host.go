@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -183,7 +182,7 @@ func (h *customers) say(e api.Event) {
 	var a descriptor.Address
 	if e.Address != "" {
 		a, _ = descriptor.ParseAddress(e.Address)
-		attrs = append(attrs, slog.String("customer", cmp.Or(shortened(e.Customer, a), "")))
+		attrs = append(attrs, slog.String("customer", hosting.Customer{Name: e.Customer, Address: a}.Called()))
 	}
 	if e.Request != "" {
 		attrs = append(attrs, slog.String("request", e.Request))
@@ -194,14 +193,6 @@ func (h *customers) say(e api.Event) {
 	}
 	h.d.events.Record(event.Event{At: e.At, Kind: event.Customer, Level: level, Service: a, Text: e.Text, Attrs: attrs})
 	h.feed.add(e)
-}
-
-// shortened returns a customer's name for the log: who has none is called by the address.
-func shortened(name string, a descriptor.Address) string {
-	if name == a.Label() {
-		return a.Short()
-	}
-	return name
 }
 
 // tell tells what happened to a customer.

@@ -133,7 +133,7 @@ func (r *Registry) retire(e *entry) {
 	}
 	fresh, err := s.dir.retire(e.Name, e.Address)
 	if err != nil {
-		r.log.Warn("the key of a removed customer stays where it is", "customer", e.Name, "shard", e.Shard, "error", err)
+		r.log.Warn("the key of a removed customer stays where it is", "customer", e.Called(), "shard", e.Shard, "error", err)
 		return
 	}
 	r.mu.Lock()
@@ -269,7 +269,7 @@ func (r *Registry) cancel(e *entry, name string) {
 		return
 	}
 	if err := os.RemoveAll(filepath.Join(s.dir.path, pendingDir, e.label)); err != nil {
-		r.log.Warn("a copy of a customer's key stays among the pending keys", "customer", e.Name, "shard", name, "error", err)
+		r.log.Warn("a copy of a customer's key stays among the pending keys", "customer", e.Called(), "shard", name, "error", err)
 	}
 }
 
@@ -278,7 +278,7 @@ func (r *Registry) cancel(e *entry, name string) {
 func (r *Registry) leave(e *entry, from *shard) {
 	fresh, err := from.dir.retire(e.Name, e.Address)
 	if err != nil {
-		r.log.Warn("the key of a customer stays in a shard that it is not in", "customer", e.Name, "shard", from.Name, "error", err)
+		r.log.Warn("the key of a customer stays in a shard that it is not in", "customer", e.Called(), "shard", from.Name, "error", err)
 		return
 	}
 	r.mu.Lock()

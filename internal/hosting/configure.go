@@ -198,7 +198,7 @@ func (r *Registry) heal(s *shard, l listing) (strangers []string) {
 			take = append(take, e)
 		default:
 			e.keyed = false
-			missing = append(missing, e.Name)
+			missing = append(missing, e.Called())
 		}
 	}
 	r.mu.Unlock()
@@ -207,7 +207,7 @@ func (r *Registry) heal(s *shard, l listing) (strangers []string) {
 			r.note(s, err)
 		} else {
 			r.setKeyed(e, true)
-			r.log.Info("finished an addition that was interrupted", "customer", e.Name, "shard", s.Name)
+			r.log.Info("finished an addition that was interrupted", "customer", e.Called(), "shard", s.Name)
 		}
 		r.release(e)
 	}
@@ -289,7 +289,7 @@ func (r *Registry) stranger(s *shard, name string, a descriptor.Address) (*entry
 		if e != nil {
 			return nil, nil // whoever changes it looks after its key
 		}
-		return nil, fmt.Errorf("%w by %s, of the shard %q: rename the directory", ErrTaken, holder.Address, holder.Shard)
+		return nil, fmt.Errorf("%w by %s, of the shard %q: rename the directory", ErrTaken, holder.Address.Short(), holder.Shard)
 	}
 	e.busy = make(chan struct{})
 	other := r.shards[e.Shard]
@@ -310,7 +310,7 @@ func (r *Registry) stranger(s *shard, name string, a descriptor.Address) (*entry
 	case e.keyed && other != nil: // else that shard has left the configuration, or is called otherwise now
 		return nil, fmt.Errorf("its key is that of %q as well", e.Name)
 	case holder != nil:
-		return nil, fmt.Errorf("%w by %s, of the shard %q: rename the directory", ErrTaken, holder.Address, holder.Shard)
+		return nil, fmt.Errorf("%w by %s, of the shard %q: rename the directory", ErrTaken, holder.Address.Short(), holder.Shard)
 	}
 	// The operator moved the directory, or renamed it or the shard.
 	next := e.Customer

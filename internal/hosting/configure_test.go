@@ -173,3 +173,28 @@ func TestRenamedShard(t *testing.T) {
 		t.Errorf("%+v; warnings %q", s, r.warnings())
 	}
 }
+
+// Warnings, which the log has as well, name nobody by the whole address.
+func TestCalled(t *testing.T) {
+	s1 := shardDir(t, "s1")
+	spares(t, s1, 0, 2)
+	store := statetest.Open(t, "")
+	r := open(t, store, s1)
+	for _, name := range []string{"", "shop"} {
+		c, _, err := r.Add(t.Context(), name, "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(s1, c.Name)); err != nil {
+			t.Fatal(err)
+		}
+		w := strings.Join(open(t, store, s1).warnings(), "\n")
+		want := name
+		if want == "" {
+			want = c.Address.Short()
+		}
+		if !strings.Contains(w, want) || strings.Contains(w, c.Address.Label()) {
+			t.Errorf("%q: %s", name, w)
+		}
+	}
+}

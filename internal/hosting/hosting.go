@@ -59,6 +59,15 @@ type Customer struct {
 	MovingTo string `json:"moving_to,omitempty"`
 }
 
+// Called returns what the log calls the customer: the name, or the shortened address of one
+// who has no other name.
+func (c Customer) Called() string {
+	if c.Name == c.Address.Label() {
+		return c.Address.Short()
+	}
+	return c.Name
+}
+
 // Shard is what is known of a shard's customers and keys.
 type Shard struct {
 	Name      string `json:"name"`

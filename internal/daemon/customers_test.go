@@ -447,7 +447,14 @@ func TestCustomerImpatient(t *testing.T) {
 			cancel()
 			_, _, _ = d.customers.Add(gone, "shop", "", "")
 			_, _ = d.customers.Change(gone, "c1", api.Change{To: hosting.Suspended})
+			brought, _ := makeShard(t, filepath.Join(dir, "s1"), 11, 2, 0)
+			_, _ = d.customers.Installed(gone, "s1")
 			settle(time.Minute)
+			for _, address := range brought {
+				if reached(net, address) != one {
+					t.Error("a customer brought along is not reached")
+				}
+			}
 			shop, err := d.customers.Customer("shop")
 			if err != nil || shop.Confirmed.IsZero() || reached(net, shop.Address) != one {
 				t.Errorf("added: %+v, %v", shop, err)

@@ -135,12 +135,12 @@ func (h *customers) List(q api.Query) (page api.Page, err error) {
 func (h *customers) Shards() []hosting.Shard { return h.registry.Shards() }
 
 // Installed implements api.Host.
-func (h *customers) Installed(ctx context.Context, name string) (hosting.Shard, error) {
+func (h *customers) Installed(_ context.Context, name string) (hosting.Shard, error) {
 	before := h.count(name)
-	s, err := h.registry.Installed(ctx, name)
+	s, err := h.registry.Installed(h.d.ctx, name) // to its end, though the client may go
 	// Some may have been brought along with the new keys.
 	list, _ := h.registry.List(hosting.Query{Shard: name})
-	h.update(ctx, list)
+	h.update(h.d.ctx, list)
 	if err != nil {
 		return hosting.Shard{}, err
 	}

@@ -5,12 +5,15 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 )
 
 // GoTool is the go command, which the environment may name.
@@ -25,6 +28,35 @@ func Build(ctx context.Context, dir string) (string, error) {
 		return "", fmt.Errorf("building balancer: %w\n%s", err, said)
 	}
 	return program, nil
+}
+
+// BuildTest builds the test binary of a package in dir, and returns its path.
+func BuildTest(dir, pkg string) (string, error) {
+	binary := filepath.Join(dir, "package.test")
+	if said, err := exec.Command(GoTool, "test", "-c", "-o", binary, pkg).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the test of %s: %w\n%s", pkg, err, said)
+	}
+	return binary, nil
+}
+
+// Figures runs one test of a test binary, with more in its environment, and decodes the line
+// of JSON that it prints behind mark.
+func Figures(binary, test, timeout, mark string, figures any, env ...string) error {
+	cmd := exec.Command(binary, "-test.run", "^"+test+"$", "-test.timeout", timeout)
+	cmd.Env = append(os.Environ(), env...)
+	said, err := cmd.CombinedOutput()
+	_, rest, found := strings.Cut(string(said), mark)
+	line, _, _ := strings.Cut(rest, "\n")
+	if err == nil && !found {
+		err = errors.New("it printed no figures")
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(line), figures)
+	}
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, said)
+	}
+	return nil
 }
 
 // OnionBalance is the command that runs OnionBalance on a test network, with tor's control

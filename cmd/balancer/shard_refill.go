@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/hosting"
 	"onionbalancer/internal/hosting/api"
@@ -293,7 +292,10 @@ func eraseRemoved(cfg *config.Config, dir *hosting.Dir) (erased int, err error) 
 	if err != nil {
 		return 0, err
 	}
-	known, err := writtenAnywhere(dir)
+	known, replicas, err := dir.Known()
+	if err == nil && replicas == 0 {
+		err = errors.New("no files of replicas are in the shard's directory, so nobody can tell whom the replicas know")
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -301,7 +303,7 @@ func eraseRemoved(cfg *config.Config, dir *hosting.Dir) (erased int, err error) 
 		recent := slices.ContainsFunc(customers, func(c hosting.Customer) bool {
 			return c.Address == a && time.Since(c.Since) < forgotten
 		})
-		if recent || known[a] {
+		if recent || known[a] > 0 {
 			continue
 		}
 		if err := dir.Erase(a); err != nil {
@@ -310,26 +312,4 @@ func eraseRemoved(cfg *config.Config, dir *hosting.Dir) (erased int, err error) 
 		erased++
 	}
 	return erased, nil
-}
-
-// writtenAnywhere are the addresses in the ob_config of any replica.
-func writtenAnywhere(dir *hosting.Dir) (map[descriptor.Address]bool, error) {
-	replicas, err := dir.Replicas()
-	if err == nil && len(replicas) == 0 {
-		err = errors.New("no files of replicas are in the shard's directory, so nobody can tell whom the replicas know")
-	}
-	if err != nil {
-		return nil, err
-	}
-	known := make(map[descriptor.Address]bool)
-	for _, replica := range replicas {
-		written, err := dir.Written(replica)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		for _, a := range written {
-			known[a] = true
-		}
-	}
-	return known, nil
 }

@@ -140,10 +140,13 @@ func (e *Edition) pointsOf(a descriptor.Address) (most int) {
 		return 0
 	}
 	for _, at := range e.slots {
-		if at.holding.owns(a) {
-			own := slices.DeleteFunc(slices.Clone(at.holding.owners), func(owner descriptor.Address) bool { return owner != a })
-			most = max(most, len(own))
+		own := 0
+		for _, owner := range at.holding.owners {
+			if owner == a {
+				own++
+			}
 		}
+		most = max(most, own)
 	}
 	return most
 }

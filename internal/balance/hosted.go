@@ -78,11 +78,12 @@ func (v View) asked(p descriptor.Period) bool {
 // last, which it is for moved HSDirs or a change of the points; the zero time for at once.
 func (v View) wantsAt(t *Target, last *Edition, pool *pool) time.Time {
 	within := min(hostedGather, v.interval())
-	before := instances(last.places())
+	places := last.places()
+	before := instances(places)
 	switch {
 	case v.unnoticed(t, last):
 		return last.Refresh
-	case t.change > changeRemoved, v.takenOut(last.places(), pool):
+	case t.change > changeRemoved, v.takenOut(places, pool):
 		return time.Time{}
 	case t.change == changeAdded && before == 1 && instances(t.places) > 1:
 		within = min(hostedSoon, v.interval())

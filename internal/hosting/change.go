@@ -18,20 +18,28 @@ import (
 // stored. changed is false if the customer was in that state already, or if the same request
 // was made before: what others changed since stays.
 func (r *Registry) Set(ctx context.Context, customer string, to State, request string) (c Customer, changed bool, err error) {
-	again := false
-	e, err := r.acquire(ctx, func() (e *entry, err error) { e, again, err = r.asked(customer, string(to), request); return e, err })
-	if err == nil {
-		c, err = r.carry(e, func() (err error) {
-			if !again {
-				changed, err = r.set(e, to, request)
-			}
-			return err
-		})
-	}
+	c, changed, err = r.once(ctx, customer, string(to), request, func(e *entry) (bool, error) { return r.set(e, to, request) })
 	if err != nil {
 		return Customer{}, false, fmt.Errorf("changing a customer: %w", err)
 	}
 	return c, changed, nil
+}
+
+// once has a customer, by name or address, changed by a request that brings it into a state
+// or to a shard, unless the same request has done so before.
+func (r *Registry) once(ctx context.Context, customer, to, request string, change func(*entry) (bool, error)) (c Customer, changed bool, err error) {
+	again := false
+	e, err := r.acquire(ctx, func() (e *entry, err error) { e, again, err = r.asked(customer, to, request); return e, err })
+	if err != nil {
+		return c, false, err
+	}
+	c, err = r.carry(e, func() (err error) {
+		if !again {
+			changed, err = change(e)
+		}
+		return err
+	})
+	return c, changed, err
 }
 
 // asked returns the customer with a name or address, whom a request is to bring into a state
@@ -181,21 +189,10 @@ func (r *Registry) Confirm(ctx context.Context, c Customer) (Customer, error) {
 // not, the copy is made, for the next "shard refill" and "shard installed", and the customer's
 // MovingTo says where it is to move by the same call.
 func (r *Registry) Move(ctx context.Context, customer, shard, request string) (c Customer, moved bool, err error) {
-	again := false
-	e, err := r.acquire(ctx, func() (e *entry, err error) {
-		if r.shards[shard] == nil {
-			return nil, fmt.Errorf("%q: %w", shard, ErrNoShard)
-		}
-		e, again, err = r.asked(customer, shard, request)
-		return e, err
-	})
-	if err == nil {
-		c, err = r.carry(e, func() (err error) {
-			if !again {
-				moved, err = r.move(e, shard, request)
-			}
-			return err
-		})
+	if r.shard(shard) == nil {
+		err = fmt.Errorf("%q: %w", shard, ErrNoShard)
+	} else {
+		c, moved, err = r.once(ctx, customer, shard, request, func(e *entry) (bool, error) { return r.move(e, shard, request) })
 	}
 	if err != nil {
 		return Customer{}, false, fmt.Errorf("moving a customer: %w", err)

@@ -172,25 +172,35 @@ func (d *Dir) Written(replica string) ([]descriptor.Address, error) {
 	return readLines(filepath.Join(dir, LinesFile))
 }
 
+// Known returns in how many written ob_configs each address is, and how many replicas there
+// are files of. One without an ob_config yet counts as a replica.
+func (d *Dir) Known() (known map[descriptor.Address]int, replicas int, err error) {
+	names, err := d.Replicas()
+	if err != nil {
+		return nil, 0, err
+	}
+	known = make(map[descriptor.Address]int)
+	for _, name := range names {
+		written, err := d.Written(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, 0, err
+		}
+		for _, a := range written {
+			known[a]++
+		}
+	}
+	return known, len(names), nil
+}
+
 // Unwritten returns those of addresses that are not in the ob_config written for each replica;
 // none if there are no files of replicas here.
 func (d *Dir) Unwritten(addresses []descriptor.Address) (missing []descriptor.Address, err error) {
-	replicas, err := d.Replicas()
+	known, replicas, err := d.Known()
 	if err != nil {
 		return nil, err
 	}
-	seen := make(map[descriptor.Address]int)
-	for _, name := range replicas {
-		written, err := d.Written(name)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		for _, a := range written {
-			seen[a]++
-		}
-	}
 	for _, a := range addresses {
-		if seen[a] < len(replicas) {
+		if known[a] < replicas {
 			missing = append(missing, a)
 		}
 	}

@@ -5,14 +5,12 @@ package main
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 
+	"onionbalancer/bench/harness"
 	"onionbalancer/bench/hosting"
 )
 
@@ -32,10 +30,9 @@ func run(runs []string, lines bool) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "balance.test")
-	build := exec.Command(cmp.Or(os.Getenv("GO"), "go"), "test", "-c", "-o", binary, "./internal/balance")
-	if said, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("building: %w\n%s", err, said)
+	binary, err := harness.BuildTest(dir, "./internal/balance")
+	if err != nil {
+		return err
 	}
 	var results []hosting.Result
 	for _, size := range runs {
@@ -64,19 +61,7 @@ func run(runs []string, lines bool) error {
 
 // simulate runs one simulation.
 func simulate(binary, customers, days string) (r hosting.Result, err error) {
-	cmd := exec.Command(binary, "-test.run", "^TestMonthOfHosting$", "-test.timeout", "12h")
-	cmd.Env = append(os.Environ(), "BALANCER_HOSTING="+customers, "BALANCER_HOSTING_DAYS="+days, "GOGC="+cmp.Or(os.Getenv("GOGC"), "400"))
-	said, err := cmd.CombinedOutput()
-	_, rest, found := strings.Cut(string(said), hosting.Mark)
-	line, _, _ := strings.Cut(rest, "\n")
-	if err == nil && !found {
-		err = errors.New("it printed no figures")
-	}
-	if err == nil {
-		err = json.Unmarshal([]byte(line), &r)
-	}
-	if err != nil {
-		return r, fmt.Errorf("%w\n%s", err, said)
-	}
-	return r, nil
+	err = harness.Figures(binary, "TestMonthOfHosting", "12h", hosting.Mark, &r,
+		"BALANCER_HOSTING="+customers, "BALANCER_HOSTING_DAYS="+days, "GOGC="+cmp.Or(os.Getenv("GOGC"), "400"))
+	return r, err
 }

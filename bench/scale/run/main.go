@@ -3,16 +3,14 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 
+	"onionbalancer/bench/harness"
 	"onionbalancer/bench/scale"
 )
 
@@ -41,10 +39,9 @@ func run(lines bool, sizes []string, hours string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "scale.test")
-	build := exec.Command(cmp.Or(os.Getenv("GO"), "go"), "test", "-c", "-o", binary, "./bench/scale")
-	if said, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("building: %w\n%s", err, said)
+	binary, err := harness.BuildTest(dir, "./bench/scale")
+	if err != nil {
+		return err
 	}
 	if !lines {
 		fmt.Printf("%s\n%8s %8s %8s %8s %20s %8s %11s %21s %12s\n", header, "services", "RSS MiB", "KiB each", "peak MiB", "CPU ms/service/hour", "queue s", "fetches/min", "uploads/service/hour", "publish min")
@@ -52,24 +49,17 @@ func run(lines bool, sizes []string, hours string) error {
 	var errs []error
 	var before scale.Result
 	for _, size := range sizes {
-		cmd := exec.Command(binary, "-test.run", "^TestScale$", "-test.timeout", "60m")
-		cmd.Env = append(os.Environ(), "BALANCER_SCALE="+size, "BALANCER_SCALE_HOURS="+hours)
-		said, err := cmd.CombinedOutput()
-		_, rest, found := strings.Cut(string(said), scale.Mark)
-		line, _, _ := strings.Cut(rest, "\n")
 		var r scale.Result
-		if err == nil && !found {
-			err = errors.New("it printed no figures")
-		}
-		if err == nil {
-			err = json.Unmarshal([]byte(line), &r)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("measuring %s services: %w\n%s", size, err, said))
+		if err := harness.Figures(binary, "TestScale", "60m", scale.Mark, &r, "BALANCER_SCALE="+size, "BALANCER_SCALE_HOURS="+hours); err != nil {
+			errs = append(errs, fmt.Errorf("measuring %s services: %w", size, err))
 			continue
 		}
 		if lines {
-			fmt.Println(line)
+			line, err := json.Marshal(r)
+			if err != nil {
+				return err
+			}
+			fmt.Println(string(line))
 		} else {
 			fmt.Printf("%8d %8.0f %8.1f %8.0f %20.2f %8.3f %11.1f %21.1f %12.1f\n", r.Services, r.RSS, (r.RSS-before.RSS)*1024/float64(r.Services-before.Services), r.Peak, r.CPU, r.Queue, r.Fetches, r.Uploads, r.Publish)
 		}

@@ -90,6 +90,12 @@ func (s *scene) until(what string, limit time.Duration, holds func() bool) time.
 	}
 }
 
+// confirms waits until HSDirs confirm a number of slots, for a minute at most.
+func (s *scene) confirms(when string, slots int) {
+	s.t.Helper()
+	s.until(fmt.Sprintf("%s: %d slots", when, slots), time.Minute, func() bool { return confirmed(s.service.Status()) == slots })
+}
+
 // editions returns how many editions do makes the service publish: of the
 // descriptor that clients fetch.
 func (s *scene) editions(lasts time.Duration) int {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"testing/synctest"
 	"time"
 
 	"onionbalancer/bench/hosting"
@@ -50,6 +51,7 @@ func (f *fleet) run(long time.Duration, read func()) {
 		f.step(now)
 		f.look(now)
 	}
+	synctest.Wait() // for what starts at the last moment, which the result counts
 }
 
 // step has happen what is due.

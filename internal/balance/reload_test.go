@@ -80,9 +80,12 @@ func TestReloadOfOtherKeys(t *testing.T) {
 		}
 		s.reach("while the new keys fail", 20)
 		keys.fail(nil)
-		s.settle(35 * time.Second)
+		s.until("the new keys are used", time.Minute, func() bool {
+			got = s.service.Status()
+			return confirmed(got) == 16 && got.Descriptors[0].Reason == string(ReasonKey)
+		})
 		got = s.want("when they work", status.StateOK)
-		if confirmed(got) != 16 || got.Descriptors[0].Reason != string(ReasonKey) || got.Custody.Form != "another token" {
+		if got.Custody.Form != "another token" {
 			t.Errorf("with the new keys: %+v, of %q", got.Descriptors, got.Custody.Form)
 		}
 		asked, _ := custodian.counts()
@@ -146,10 +149,8 @@ func TestReloadWhileHung(t *testing.T) {
 		}
 		cfg, _, _ := s.reloaded("another token")
 		s.service.Reconfigure(cfg)
-		s.settle(5 * time.Second)
-		if got := s.want("with another", status.StateOK); confirmed(got) != 16 {
-			t.Errorf("%d slots", confirmed(got))
-		}
+		s.confirms("with another", 16)
+		s.want("with another", status.StateOK)
 		release()
 	})
 }

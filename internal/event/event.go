@@ -35,6 +35,7 @@ const (
 	Tor           Kind = "tor"            // a tor connected, died or moved its services
 	Shard         Kind = "shard"          // a shard's state changed, or it has another warning
 	Customer      Kind = "customer"       // a customer of a shard was added or changed
+	Cluster       Kind = "cluster"        // managers came or went, or services changed their owner
 )
 
 // Event is something that happened at one moment.

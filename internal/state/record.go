@@ -187,10 +187,11 @@ func (s *Secret) UnmarshalText(text []byte) error { return (*Bytes32)(s).Unmarsh
 
 const (
 	probePrefix    = "probe/"
-	servicePrefix  = "service/"
 	operatorPrefix = "operator/"
 	instancePrefix = "instance/"
 	claimsPrefix   = "claims/"
+	// ServicePrefix is that of the keys of public addresses' records.
+	ServicePrefix = "service/"
 	// CustomerPrefix is that of the keys of customers' records, which package hosting writes.
 	CustomerPrefix = "customer/"
 )
@@ -205,7 +206,14 @@ func OperatorKey(a descriptor.Address) Key { return Key(operatorPrefix + a.Label
 func ProbeKey(a descriptor.Address) Key { return Key(probePrefix + a.Label()) }
 
 // ServiceKey returns the key of a public address's record.
-func ServiceKey(a descriptor.Address) Key { return Key(servicePrefix + a.Label()) }
+func ServiceKey(a descriptor.Address) Key { return Key(ServicePrefix + a.Label()) }
+
+// ServiceOf returns the public address of a record's key.
+func ServiceOf(key Key) (a descriptor.Address, err error) {
+	var address Address
+	err = address.UnmarshalText([]byte(strings.TrimPrefix(string(key), ServicePrefix)))
+	return descriptor.Address(address), err
+}
 
 // InstanceKey returns the key of a backend address's record.
 func InstanceKey(a descriptor.Address) Key { return Key(instancePrefix + a.Label()) }
@@ -303,7 +311,7 @@ type Listed[T any] struct {
 }
 
 // Services returns the records of all public addresses, by address.
-func (d *DB) Services() ([]Listed[Service], error) { return list[Service](d, servicePrefix) }
+func (d *DB) Services() ([]Listed[Service], error) { return list[Service](d, ServicePrefix) }
 
 // Instances returns the records of all backend addresses, by address.
 func (d *DB) Instances() ([]Listed[Instance], error) { return list[Instance](d, instancePrefix) }

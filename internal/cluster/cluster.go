@@ -1,0 +1,346 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
+)
+
+// Service is a public address that the configuration of a manager has.
+type Service struct {
+	Address descriptor.Address
+	Group   string // of the services that are certified with the same keys
+	Lacking error  // why this manager cannot certify it; nil if it can
+}
+
+// Runner publishes the services that this manager owns. Its methods are called one at a
+// time.
+type Runner interface {
+	// Start begins to publish services, and returns the errors of those that it cannot.
+	Start(context.Context, []descriptor.Address) map[descriptor.Address]error
+	// Stop ends services. When it returns nothing is uploaded for them any more, and their
+	// records are as they should be for the next owner, if the store answers.
+	Stop(context.Context, []descriptor.Address)
+}
+
+// Local keeps copies of this manager's records, as *state.DB does.
+type Local interface {
+	Get(state.Key) (value []byte, version uint64, err error)
+	Swap(ctx context.Context, changes ...state.Change) (versions []uint64, err error)
+	Services() ([]state.Listed[state.Service], error)
+}
+
+// Config is what a Cluster needs.
+type Config struct {
+	Manager string        // the name of this one, which no other has
+	Version string        // of the program
+	Lease   time.Duration // for how long after its last sign of life a manager is alive
+	Store   *Store
+	Leases  Leases
+	Local   Local
+	Runner  Runner
+	Fit     func() error // why this manager should own nothing while others can; nil: it is fit
+	Record  event.Recorder
+	Now     func() time.Time // nil: time.Now
+}
+
+// Cluster decides which services this manager owns, and is where services keep their
+// records (balance.Store).
+type Cluster struct {
+	cfg     Config
+	process string        // Member.Process
+	woken   chan struct{} // holds a token when the loop has something to do
+	beat    chan struct{} // the same for what the member's key says
+	pulse   atomic.Pointer[time.Time]
+
+	turns sync.Mutex // held while the Runner is at work
+
+	mu       sync.Mutex // protects the fields below
+	services map[descriptor.Address]*service
+	members  map[string]*sight
+	lease    lease
+	draining bool
+	unfit    string    // why it should own nothing while others can
+	lastFit  time.Time // when it last was, or began
+	stable   time.Time // since when the members are the same
+	moved    time.Time // when services were last given to whom they should be with
+	orphans  []descriptor.Address
+	trouble  map[trouble]error
+	counts   Counts
+}
+
+// service is what is known of one.
+type service struct {
+	Service
+	owner   string
+	term    uint64
+	version uint64    // of its record; 0: it has none
+	damage  error     // why the record cannot be read
+	running uint64    // the term that it is published under by this manager; 0: it is not
+	free    time.Time // since when it has been seen without a live owner; zero: it has one
+	failed  time.Time // until when it is not started again
+	fails   int       // in a row
+}
+
+// Counts counts what happened since the start.
+type Counts struct {
+	Taken  uint64 // services that this manager became the owner of
+	Given  uint64 // that it gave up
+	Fenced uint64 // that another took while it published them
+	Failed uint64 // changes of owners that the store did not make
+}
+
+// trouble is a kind of thing that can be wrong.
+type trouble string
+
+const (
+	troubleMember trouble = "member"
+	troubleLease  trouble = "lease"
+	troubleOwning trouble = "owning"
+	troubleCopy   trouble = "copy"
+	troubleOrphan trouble = "orphan"
+)
+
+// New returns a Cluster that owns nothing until Run.
+func New(cfg Config) *Cluster {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Fit == nil {
+		cfg.Fit = func() error { return nil }
+	}
+	return &Cluster{
+		cfg: cfg, process: newProcess(), woken: make(chan struct{}, 1), beat: make(chan struct{}, 1),
+		services: map[descriptor.Address]*service{}, members: map[string]*sight{}, trouble: map[trouble]error{}, lastFit: time.Now(),
+	}
+}
+
+// Want says which services the configuration of this manager has. Those that it owned and
+// that are not among them are given up.
+func (c *Cluster) Want(list []Service) {
+	c.mu.Lock()
+	wanted := make(map[descriptor.Address]bool, len(list))
+	var added []state.Key
+	for _, s := range list {
+		wanted[s.Address] = true
+		known := c.services[s.Address]
+		if known == nil {
+			known = &service{}
+			c.services[s.Address] = known
+			added = append(added, state.ServiceKey(s.Address))
+		}
+		if (known.Lacking == nil) != (s.Lacking == nil) {
+			known.failed, known.fails = time.Time{}, 0
+		}
+		known.Service = s
+	}
+	for a, s := range c.services {
+		switch {
+		case wanted[a]:
+		case s.running == 0:
+			delete(c.services, a)
+		default:
+			s.Lacking = errNotWanted
+		}
+	}
+	c.mu.Unlock()
+	c.note(added)
+	wake(c.beat)
+}
+
+var errNotWanted = errors.New("the configuration does not have it")
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// noteAll takes in everything that the store has.
+func (c *Cluster) noteAll() {
+	c.mu.Lock()
+	keys := make([]state.Key, 0, len(c.services)+len(c.members))
+	for a := range c.services {
+		keys = append(keys, state.ServiceKey(a))
+	}
+	for name := range c.members {
+		keys = append(keys, memberKey(name))
+	}
+	c.mu.Unlock()
+	entries, _ := c.cfg.Store.List(memberPrefix)
+	for _, e := range entries {
+		keys = append(keys, e.Key)
+	}
+	c.note(keys)
+}
+
+// note takes in what the store has of some keys.
+func (c *Cluster) note(keys []state.Key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, key := range keys {
+		if name, is := strings.CutPrefix(string(key), memberPrefix); is {
+			c.noteMemberLocked(name)
+		} else {
+			c.noteServiceLocked(key)
+		}
+	}
+	wake(c.woken)
+}
+
+func (c *Cluster) noteMemberLocked(name string) {
+	value, version, err := c.cfg.Store.Get(memberKey(name))
+	var m Member
+	if err == nil && version != 0 {
+		err = json.Unmarshal(value, &m)
+	}
+	known := c.members[name]
+	switch {
+	case err != nil:
+		c.troubleLocked(troubleMember, fmt.Errorf("reading the key of a manager: %w", err))
+	case version == 0 && known != nil:
+		delete(c.members, name)
+		c.stable = time.Now()
+	case version == 0:
+	case known == nil, known.version < version:
+		if known == nil || known.Process != m.Process || known.tier() != m.tier() {
+			c.stable = time.Now()
+		}
+		c.members[name] = &sight{m, version, time.Now(), m.Clock.Sub(c.cfg.Now()).Round(time.Second)}
+	}
+}
+
+func (c *Cluster) noteServiceLocked(key state.Key) {
+	a, err := state.ServiceOf(key)
+	s := c.services[a]
+	if err != nil || s == nil {
+		return
+	}
+	value, version, err := c.cfg.Store.Get(key)
+	var record struct {
+		Owner string `json:"owner"`
+		Term  uint64 `json:"term"`
+	}
+	if err == nil && version != 0 {
+		err = json.Unmarshal(value, &record)
+	}
+	if s.damage = err; err == nil {
+		s.owner, s.term, s.version = record.Owner, record.Term, version
+	}
+}
+
+// troubleLocked says what is wrong now of one kind; nil: nothing.
+func (c *Cluster) troubleLocked(kind trouble, err error) {
+	before := c.trouble[kind]
+	if err == nil {
+		delete(c.trouble, kind)
+		return
+	}
+	c.trouble[kind] = err
+	if before == nil || before.Error() != err.Error() {
+		c.tell(slog.LevelError, err.Error())
+	}
+}
+
+func (c *Cluster) tell(level slog.Level, text string, attrs ...slog.Attr) {
+	c.cfg.Record(event.Event{At: c.cfg.Now(), Kind: event.Cluster, Level: level, Text: text, Attrs: attrs})
+}
+
+// aliveLocked lists the live members, this one included while it is one, by name.
+func (c *Cluster) aliveLocked(now time.Time) []*Member {
+	var list []*Member
+	for _, name := range slices.Sorted(maps.Keys(c.members)) {
+		if m := c.members[name]; name != c.cfg.Manager && m.alive(now) {
+			list = append(list, &m.Member)
+		}
+	}
+	if c.lease.joined(now, c.cfg.Lease) {
+		me := c.selfLocked(now)
+		list = append(list, &me)
+	}
+	return list
+}
+
+// selfLocked is what this manager says of itself.
+func (c *Cluster) selfLocked(now time.Time) Member {
+	m := Member{
+		Manager: c.cfg.Manager, Process: c.process, Version: c.cfg.Version, Since: c.lease.since, Draining: c.draining, Unfit: c.unfit,
+		Beat: c.lease.beat, Clock: c.cfg.Now().UTC(),
+	}
+	lacks, groups := map[string][]state.Address{}, map[string]bool{}
+	for a, s := range c.services {
+		if s.running != 0 {
+			m.Owned++
+		}
+		if s.Lacking != nil || now.Before(s.failed) {
+			lacks[s.Group] = append(lacks[s.Group], state.Address(a))
+		} else {
+			groups[s.Group] = true
+		}
+	}
+	for g := range groups {
+		if len(lacks[g]) <= maxLacks {
+			m.Groups = append(m.Groups, g)
+			m.Lacks = append(m.Lacks, lacks[g]...)
+		}
+	}
+	slices.Sort(m.Groups)
+	slices.SortFunc(m.Lacks, func(a, b state.Address) int { return bytes.Compare(a[:], b[:]) })
+	return m
+}
+
+// Owns reports whether this manager publishes a service.
+func (c *Cluster) Owns(a descriptor.Address) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.services[a]
+	return s != nil && s.running != 0
+}
+
+// byAddress orders services.
+func byAddress(a, b *service) int { return bytes.Compare(a.Address[:], b.Address[:]) }
+
+// orphansLocked tells which services no live manager can certify.
+func (c *Cluster) orphansLocked(list []descriptor.Address) {
+	c.orphans = list
+	var err error
+	if len(list) > 0 {
+		err = fmt.Errorf("%d services have no manager that can certify them, %s among them: HSDirs drop their descriptors after three hours", len(list), list[0].Short())
+	}
+	c.troubleLocked(troubleOrphan, err)
+}
+
+// tellOf records that something is true of services, by who owns them in the store:
+// another manager, nobody, or this one.
+func (c *Cluster) tellOf(list []*service, another, nobody, own string) {
+	of := map[string]int{}
+	c.mu.Lock()
+	for _, s := range list {
+		of[s.owner]++
+	}
+	c.mu.Unlock()
+	for owner, n := range of {
+		switch owner {
+		case c.cfg.Manager:
+			c.tell(slog.LevelInfo, own, slog.Int("services", n))
+		case "":
+			c.tell(slog.LevelInfo, nobody, slog.Int("services", n))
+		default:
+			c.tell(slog.LevelWarn, another, slog.String("manager", owner), slog.Int("services", n))
+		}
+	}
+}

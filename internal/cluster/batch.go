@@ -175,9 +175,7 @@ func (s *Store) transact(batch []*request) []*request {
 		ops = append(ops, r.ops...)
 	}
 	sent := s.now()
-	s.mu.RLock()
-	seen := s.seen
-	s.mu.RUnlock()
+	seen := s.seenNow()
 	revision, made, items, err := s.cfg.Engine.Txn(s.ctx, ops)
 	s.count(err, s.now().Sub(sent))
 	switch {
@@ -199,7 +197,7 @@ func (s *Store) transact(batch []*request) []*request {
 		}
 		return batch
 	default:
-		return s.refused(batch, revision, items[1:], revision < seen)
+		return s.refused(batch, revision, items[1:], s.wentBack(revision, items[1:], seen))
 	}
 	if revision < seen {
 		s.interrupt() // the engine went back

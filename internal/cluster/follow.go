@@ -87,9 +87,7 @@ func (s *Store) again(ctx context.Context) error {
 func (s *Store) reread() (revision int64, err error) {
 	for {
 		sent := s.now()
-		s.mu.RLock()
-		seen := s.seen
-		s.mu.RUnlock()
+		seen := s.seenNow()
 		items, revision, err := s.cfg.Engine.Range(s.ctx, s.prefix())
 		if err != nil {
 			return 0, err
@@ -114,13 +112,17 @@ func (s *Store) reread() (revision int64, err error) {
 }
 
 // take has the mirror be what was read at a revision. back says that the engine went back
-// before: then nothing that the mirror has counts.
+// before that.
 func (s *Store) take(own Item, id string, items []Item, revision int64, sent time.Time, back bool) {
 	s.mu.RLock()
+	back = back || s.mirror.contradicted(items, revision)
+	// If it went back, or was wiped and restored, versions say nothing about what the mirror
+	// has. After a change of the layout record it may have been.
+	anew := back || s.layout != 0 && s.layout != own.Version
 	var fresh []Item // that have to be opened
 	var places []int // their indexes in items
 	for i, item := range items {
-		if r := s.mirror.names[item.Key]; back || r == nil || r.err != nil || r.version != item.Version {
+		if r := s.mirror.names[item.Key]; anew || r == nil || r.err != nil || r.version != item.Version {
 			fresh, places = append(fresh, item), append(places, i)
 		}
 	}
@@ -135,6 +137,8 @@ func (s *Store) take(own Item, id string, items []Item, revision int64, sent tim
 	if back {
 		s.stats.Back++
 		s.log.Error("the store of the cluster went back to an earlier state: records may be older than what was published", "revision", revision, "before", s.seen)
+	}
+	if anew {
 		next := newMirror()
 		next.replace(items, all, revision)
 		s.changedLocked(s.mirror.differences(next))
@@ -149,7 +153,7 @@ func (s *Store) take(own Item, id string, items []Item, revision int64, sent tim
 	if s.layout == 0 {
 		close(s.ready)
 	}
-	s.id, s.layout, s.layoutBy = id, own.Version, keyID(own.Value)
+	s.id, s.layout, s.layoutBy = id, own.Version, headerOf(own.Value).keyID()
 	s.refusal, s.trouble = nil, nil
 	s.proved = sent
 	s.stats.Reads++

@@ -203,7 +203,7 @@ func (s *Store) Reseal(ctx context.Context) (n int, err error) {
 	s.mu.RLock()
 	var old []state.Entry
 	for _, r := range s.mirror.names {
-		if r.err == nil && r.sealedBy != first && r.lease == 0 {
+		if r.err == nil && r.header.keyID() != first && r.lease == 0 {
 			old = append(old, r.entry())
 		}
 	}

@@ -11,14 +11,14 @@ import (
 
 // record is a record as the mirror has it.
 type record struct {
-	name     string    // in the engine
-	key      state.Key // empty if it never opened
-	version  int64
-	value    []byte       // nil if err
-	size     int          // of the sealed value
-	sealedBy [idSize]byte // unless err
-	lease    Lease
-	err      error // why it does not open
+	name    string    // in the engine
+	key     state.Key // empty if it never opened
+	version int64
+	value   []byte // nil if err
+	size    int    // of the sealed value
+	header  header // of it
+	lease   Lease
+	err     error // why it does not open
 }
 
 // mirror is what the engine has, in memory. Changes come out of order, from the watch, from
@@ -46,6 +46,22 @@ func (m *mirror) stale(item Item) bool {
 	return max(m.through, m.gone[item.Key]) >= item.Version
 }
 
+// contradicted reports whether items that the engine had at a revision show that it went back:
+// the mirror has a newer version from before that revision, another value of the same version,
+// or nothing where it should have something.
+func (m *mirror) contradicted(items []Item, revision int64) bool {
+	return slices.ContainsFunc(items, func(item Item) bool {
+		r := m.names[item.Key]
+		switch {
+		case item.Version == 0:
+			return false
+		case r == nil:
+			return item.Version <= m.through && m.through <= revision && m.gone[item.Key] <= revision
+		}
+		return item.Version < r.version && r.version <= revision || item.Version == r.version && headerOf(item.Value) != r.header
+	})
+}
+
 // put takes an item in and returns the key that it changes, empty if that is none or not
 // known.
 func (m *mirror) put(item Item, o opened) state.Key {
@@ -61,12 +77,8 @@ func (m *mirror) put(item Item, o opened) state.Key {
 	}
 	delete(m.gone, item.Key)
 	m.bytes += len(item.Value) - r.size
-	r.version, r.value, r.size, r.lease, r.err = item.Version, o.value, len(item.Value), item.Lease, o.err
-	if o.err != nil {
-		return r.key
-	}
-	r.sealedBy = keyID(item.Value)
-	if r.key == "" {
+	r.version, r.value, r.size, r.header, r.lease, r.err = item.Version, o.value, len(item.Value), headerOf(item.Value), item.Lease, o.err
+	if r.key == "" && o.err == nil {
 		r.key = o.key
 		m.keys[r.key] = r
 		if at, found := slices.BinarySearch(m.order, r.key); !found {

@@ -209,7 +209,7 @@ func (s *sealer) openOne(ciphers []cipher.AEAD, scratch []byte, item Item, o *op
 		return scratch, err
 	}
 	for i, key := range s.keys {
-		if keyID(sealed) != key.id {
+		if headerOf(sealed).keyID() != key.id {
 			continue
 		}
 		plain, err := ciphers[i].Open(scratch[:0], sealed[1+idSize:headerSize], sealed[headerSize:], s.associated(sealed, item.Key))
@@ -230,8 +230,17 @@ func layoutOf(sealed []byte) (byte, error) {
 	return sealed[0], nil
 }
 
-// keyID returns the id of the key that sealed a value, which has a header.
-func keyID(sealed []byte) [idSize]byte { return [idSize]byte(sealed[1:]) }
+// header is the beginning of a sealed value, which no two values have in common. That of a
+// shorter value is filled up with zeros.
+type header [headerSize]byte
+
+func headerOf(sealed []byte) (h header) {
+	copy(h[:], sealed)
+	return h
+}
+
+// keyID returns the id of the key that sealed a value.
+func (h header) keyID() [idSize]byte { return [idSize]byte(h[1:]) }
 
 // otherLayout returns the error about a layout that is not this balancer's.
 func otherLayout(number byte) error {

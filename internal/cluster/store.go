@@ -277,9 +277,7 @@ func (s *Store) fresh(ctx context.Context, keys []state.Key) error {
 	if err != nil {
 		return err
 	}
-	s.mu.RLock()
-	seen := s.seen
-	s.mu.RUnlock()
+	seen := s.seenNow()
 	ops := []Op{{Key: check.Key, Version: never, Check: true}}
 	sealer := s.sealer.Load()
 	for _, key := range keys {
@@ -289,11 +287,26 @@ func (s *Store) fresh(ctx context.Context, keys []state.Key) error {
 	switch {
 	case err != nil:
 		return err
-	case len(items) != len(ops) || items[0].Version != check.Version || revision < seen:
+	case len(items) != len(ops) || items[0].Version != check.Version || s.wentBack(revision, items[1:], seen):
 		return s.again(ctx)
 	}
 	s.apply(revision, items[1:])
 	return nil
+}
+
+// seenNow returns the highest revision that the engine told.
+func (s *Store) seenNow() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.seen
+}
+
+// wentBack reports whether items at a revision show that the engine went back, when it had
+// told another revision before it was asked.
+func (s *Store) wentBack(revision int64, items []Item, seen int64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return revision < seen || s.mirror.contradicted(items, revision)
 }
 
 // apply takes the engine's records at a revision into the mirror.
@@ -449,7 +462,7 @@ func (s *Store) Stats() Stats {
 			st.Damaged++
 		default:
 			st.Records++
-			if r.sealedBy != first {
+			if r.header.keyID() != first {
 				st.Old++
 			}
 		}

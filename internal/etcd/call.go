@@ -152,7 +152,7 @@ func (c *Client) meet(ctx context.Context, e *endpoint) *fault {
 	if met {
 		return nil
 	}
-	status, f := askWithToken[statusAnswer](ctx, c, e, "maintenance/status", []byte("{}"))
+	status, f := askWithToken[statusAnswer](ctx, c, e, statusPath, []byte("{}"))
 	if f != nil {
 		f.sent = false // what is to be asked was not
 		return f
@@ -244,9 +244,10 @@ type fault struct {
 	token    bool  // etcd asks for a token, or for another one
 }
 
-func (f *fault) String() string {
+// text is why, without its kind if that is the one which is said already.
+func (f *fault) text(said error) string {
 	text := f.at.name
-	if f.kind != nil && f.kind != ErrUnavailable {
+	if f.kind != nil && f.kind != said {
 		text += ": " + f.kind.Error()
 	}
 	if f.why != nil {
@@ -261,18 +262,20 @@ func (f *fault) error(ctx context.Context, path string, kind error) error {
 	if kind == nil || f.kind == ErrNoSpace {
 		kinds = append(kinds, f.kind)
 	}
-	return newError(ctx, path, kinds, f.String())
+	return newError(ctx, path, kinds, f.text(f.kind))
 }
 
 // all makes one error of those of all endpoints: of their kind, if it is one.
 func all(ctx context.Context, path string, faults []*fault) error {
 	kind := faults[0].kind
-	var texts []string
 	for _, f := range faults {
 		if f.kind != kind {
 			kind = ErrUnavailable
 		}
-		texts = append(texts, f.String())
+	}
+	var texts []string
+	for _, f := range faults {
+		texts = append(texts, f.text(kind))
 	}
 	return newError(ctx, path, []error{kind}, strings.Join(texts, "; "))
 }

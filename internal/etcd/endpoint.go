@@ -117,8 +117,10 @@ func (e *endpoint) open(ctx context.Context, path, token string, body []byte) (i
 		return nil, &fault{at: e, kind: ErrUnavailable, why: err}
 	}
 	request.Header.Set("Content-Type", "application/json")
-	// A member that knows no leader says so at once, and ends its watches.
-	request.Header.Set("Grpc-Metadata-hasleader", "true")
+	if path != statusPath {
+		// Then a member that knows no leader says so at once, and ends its watches.
+		request.Header.Set("Grpc-Metadata-hasleader", "true")
+	}
 	if token != "" {
 		request.Header.Set("Authorization", token)
 	}
@@ -142,8 +144,12 @@ func (e *endpoint) open(ctx context.Context, path, token string, body []byte) (i
 		return nil, said.fault(e, token)
 	}
 	f := &fault{at: e, kind: ErrUnavailable, sent: true, why: fmt.Errorf("HTTP status %d", response.StatusCode)}
-	if response.StatusCode == http.StatusNotFound {
-		f.sent, f.why = false, errors.New("there is no JSON gateway (HTTP status 404)")
+	switch {
+	case bytes.HasPrefix(text, []byte("CommonName of client")):
+		f.kind, f.sent = ErrDenied, false
+		f.why = errors.New("its gateway takes no client certificate with a CommonName while it has users; make one without")
+	case response.StatusCode == http.StatusNotFound:
+		f.sent, f.why = false, errors.New("it has no JSON gateway (HTTP status 404)")
 	}
 	return nil, f
 }
@@ -193,6 +199,9 @@ func (s *serverSaid) fault(e *endpoint, token string) *fault {
 	case code == 3 || code == 5 || code == 6 || code == 9 || code == 11 || code == 12: // the request is wrong
 	default:
 		f.kind, f.answered, f.sent = ErrUnavailable, false, true
+	}
+	if f.kind == ErrDenied && token == "" {
+		f.token = true // with certificates, etcd takes who has none for whom its own certificate names
 	}
 	if token == "" || !strings.Contains(s.Message, token) {
 		f.why = errors.New(legible(s.Message))

@@ -20,6 +20,8 @@ type Status struct {
 	Errors         []string
 }
 
+const statusPath = "maintenance/status"
+
 type statusAnswer struct {
 	plain
 	Version string   `json:"version"`
@@ -56,10 +58,9 @@ func (c *Client) Status(ctx context.Context, endpoint string) (Status, error) {
 	}
 	within, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	const path = "maintenance/status"
-	a, f := askWithToken[statusAnswer](within, c, e, path, []byte("{}"))
+	a, f := askWithToken[statusAnswer](within, c, e, statusPath, []byte("{}"))
 	if f != nil {
-		return Status{}, f.error(ctx, path, nil)
+		return Status{}, f.error(ctx, statusPath, nil)
 	}
 	s := Status{legible(a.Version), a.Header.Cluster, a.Header.Member, a.Leader, a.Term, a.Header.Revision, a.Size, a.InUse, nil}
 	for _, text := range a.Errors {

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 
 	"onionbalancer/internal/child"
@@ -19,7 +18,6 @@ type member struct {
 	client, peer int // ports
 	args         []string
 
-	mu      sync.Mutex
 	cmd     *exec.Cmd     // nil before the first start
 	exited  chan struct{} // closed once it has ended
 	paused  bool
@@ -51,16 +49,12 @@ func (m *member) start(binary string) error {
 	if err := child.Start(cmd, syscall.SIGKILL, func(error) { close(exited) }); err != nil {
 		return fmt.Errorf("starting %s: %w", m.name, err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.cmd, m.exited, m.paused, m.killing = cmd, exited, false, false
 	return nil
 }
 
 // running says whether it is there, though it may be paused.
 func (m *member) running() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.cmd == nil {
 		return false
 	}

@@ -65,13 +65,15 @@ func template(name string) *x509.Certificate {
 }
 
 // issue writes a certificate for loopback, and its key. It serves both ways: the gateway of
-// an etcd is a client of that etcd, with the server's certificate.
+// an etcd is a client of that etcd, with the server's certificate. It has no CommonName: the
+// gateway refuses clients that have one when there are users, too.
 func (a *authority) issue(dir, name string) (certFile, keyFile string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", "", err
 	}
-	t := template(name)
+	t := template("")
+	t.Subject.Organization = []string{name}
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	t.IPAddresses, t.DNSNames = []net.IP{net.IPv4(127, 0, 0, 1)}, []string{"localhost"}

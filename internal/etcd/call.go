@@ -56,7 +56,8 @@ func call[T any, A answer[T]](ctx context.Context, c *Client, path string, reque
 			c.fails(e)
 			faults = append(faults, f)
 		}
-		if time.Since(began) >= c.timeout {
+		stays := !slices.ContainsFunc(faults, func(f *fault) bool { return f.kind == ErrUnavailable })
+		if stays || time.Since(began) >= c.timeout {
 			return nil, all(ctx, path, faults)
 		}
 		select {

@@ -134,9 +134,9 @@ func (e *endpoint) open(ctx context.Context, path, token string, body []byte) (i
 	defer response.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(response.Body, maxOther))
 	var said serverSaid
-	var stream struct{ Error serverSaid }
-	if json.Unmarshal(text, &stream) == nil { // before said, whose error is a string
-		said = stream.Error
+	var stream struct{ Error *serverSaid }
+	if json.Unmarshal(text, &stream) == nil && stream.Error != nil { // else the error is a string
+		said = *stream.Error
 	} else {
 		json.Unmarshal(text, &said)
 	}

@@ -157,7 +157,7 @@ func (c *Client) pages(ctx context.Context, prefix string) ([]KV, int64, error) 
 			return inOrder(a.KVs, prefix, last, max(ask.Revision, a.Header.Revision))
 		})
 		if errors.Is(err, errTooLarge) && ask.Limit > 1 {
-			ask.Limit /= 4
+			ask.Limit /= 16
 			continue
 		}
 		if err != nil {

@@ -567,7 +567,6 @@ func TestUsers(t *testing.T) {
 		t.Errorf("authenticated %d times", asked)
 	}
 
-	// Tokens end with the process that gave them.
 	l.Kill(0)
 	want(t, <-w.ended, etcd.ErrUnavailable)
 	if err := l.Restart(0); err != nil {
@@ -576,14 +575,14 @@ func TestUsers(t *testing.T) {
 	if err := l.Ready(ctx); err != nil {
 		t.Fatal(err)
 	}
-	w = watch(t, c, "/balancer/main/", revision) // a watch authenticates, too
+	w = watch(t, c, "/balancer/main/", revision)
 	w.next()
 	put(t, c, etcd.Op{Key: key, Want: revision, Value: []byte("2")})
-	if asked != 2 {
-		t.Errorf("authenticated %d times", asked)
-	}
 	w.stop()
+	want(t, <-w.ended, context.Canceled)
 
+	// A user's tokens end with the user.
+	before := asked
 	if err := l.DeleteUser(ctx, "m1"); err != nil {
 		t.Fatal(err)
 	}
@@ -596,8 +595,13 @@ func TestUsers(t *testing.T) {
 	if err := l.AddUser(ctx, etcdlab.User{Name: "m1", Password: password, Prefix: "/balancer/main/"}); err != nil {
 		t.Fatal(err)
 	}
+	w = watch(t, c, "/balancer/main/", revision) // a watch authenticates, too
+	w.next()
 	if _, _, err = c.Range(ctx, "/balancer/main/"); err != nil {
 		t.Error(err)
+	}
+	if asked != before+2 {
+		t.Errorf("authenticated %d times since, want one that was refused and one", asked-before)
 	}
 
 	nobody := config

@@ -22,7 +22,8 @@ var (
 	// lost. Read again before deciding anything.
 	ErrUnknown = errors.New("it is not known whether the store of the cluster made the change")
 	// ErrNoSpace says that the engine takes nothing new: its quota or its disk is full. It
-	// still reads, deletes and keeps leases alive.
+	// still reads, deletes and keeps leases alive. If it is ErrUnknown, too, the change that
+	// filled it may have been made.
 	ErrNoSpace = errors.New("the store of the cluster has no space left")
 	// ErrDenied says that the engine refuses the user, or the certificate.
 	ErrDenied = errors.New("the store of the cluster denies access")
@@ -78,5 +79,6 @@ type Leases interface {
 	Grant(ctx context.Context, lasts time.Duration) (Lease, error)
 	// KeepAlive renews a lease. ErrLeaseLost says that it has ended.
 	KeepAlive(context.Context, Lease) error
+	// Revoke ends a lease now. It is no error that it has ended before.
 	Revoke(context.Context, Lease) error
 }

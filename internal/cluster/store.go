@@ -215,9 +215,9 @@ func (s *Store) unreadLocked() error {
 // are made at once. Swaps at the same time share a transaction.
 //
 // After a *state.ConflictError the mirror has the record as it was then. ErrUnavailable,
-// ErrNoSpace, ErrDenied, ErrUnread and those of Err say that nothing was changed. After any other error,
-// that of ctx included, the changes may have been made: read the records with Fresh before
-// deciding anything.
+// ErrNoSpace, ErrDenied, ErrUnread and those of Err say that nothing was changed, unless they
+// are ErrUnknown, too. After any other error, that of ctx included, the changes may have been
+// made: read the records with Fresh before deciding anything.
 func (s *Store) Swap(ctx context.Context, changes ...state.Change) ([]uint64, error) {
 	return s.SwapLeased(ctx, 0, changes...)
 }

@@ -44,8 +44,9 @@ var (
 )
 
 const (
-	// MaxOps is how many operations a transaction has at most. etcd refuses more than 128.
-	MaxOps = 120
+	// MaxOps is how many operations a transaction has at most. etcd refuses more, unless it is
+	// told otherwise.
+	MaxOps = 128
 	// DefaultTimeout is enough on a local network. It leaves time for two more endpoints
 	// while a lease of 9 s that is renewed every 3 s lasts.
 	DefaultTimeout = 3 * time.Second
@@ -199,6 +200,7 @@ const Any = -1
 type Op struct {
 	Key   string
 	Want  int64  // revision that must have written the key; 0: it must not be there; Any
+	Check bool   // the key is left as it is, and only looked at
 	Value []byte // nil deletes the key
 	Lease int64  // that the key ends with; 0: none
 }

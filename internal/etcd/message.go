@@ -102,9 +102,12 @@ func newTxn(ops []Op) txnRequest {
 		if op.Want != Any {
 			t.Compare = append(t.Compare, compare{Key: key, Target: "MOD", Result: "EQUAL", Mod: op.Want})
 		}
-		if op.Value == nil {
+		switch {
+		case op.Check: // something that is answered as the others are
+			t.Success = append(t.Success, txnOp{Range: &rangeRequest{Key: key, CountOnly: true}})
+		case op.Value == nil:
 			t.Success = append(t.Success, txnOp{Delete: &rangeRequest{Key: key}})
-		} else {
+		default:
 			t.Success = append(t.Success, txnOp{Put: &put{Key: key, Value: op.Value, Lease: op.Lease}})
 		}
 		t.Failure = append(t.Failure, txnOp{Range: &rangeRequest{Key: key}})

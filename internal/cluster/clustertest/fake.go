@@ -497,10 +497,9 @@ func (c *Client) KeepAlive(ctx context.Context, id cluster.Lease) error {
 // Revoke implements cluster.Leases.
 func (c *Client) Revoke(ctx context.Context, id cluster.Lease) error {
 	return c.call(ctx, cluster.ErrUnavailable, func() error {
-		if c.f.leases[id] == nil {
-			return cluster.ErrLeaseLost
+		if c.f.leases[id] != nil {
+			c.f.endLocked(id)
 		}
-		c.f.endLocked(id)
 		return nil
 	})
 }

@@ -57,8 +57,9 @@ const MaxOps = 120
 // Engine is a store of keys that several managers share, linearizable in all that it says.
 // Its versions grow with every change of any key.
 type Engine interface {
-	// Range returns the keys that begin with prefix, by key, as they were at one revision.
-	Range(ctx context.Context, prefix string) (items []Item, revision int64, err error)
+	// Range returns the keys that begin with prefix and have a version above since, by key, as
+	// they were at one revision, and how many there were with any version.
+	Range(ctx context.Context, prefix string, since int64) (items []Item, count int, revision int64, err error)
 	// Txn makes all changes or none, and returns the revision that it was made at. If a key
 	// has another version than expected, made is false, and items are all of ops' keys as
 	// they are at that revision, in the order of ops; those that are not there have the

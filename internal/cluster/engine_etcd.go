@@ -77,13 +77,13 @@ func (e *Etcd) begin(client *etcd.Client) {
 }
 
 // Range implements Engine.
-func (e *Etcd) Range(ctx context.Context, prefix string) ([]Item, int64, error) {
+func (e *Etcd) Range(ctx context.Context, prefix string, since int64) (items []Item, count int, revision int64, err error) {
 	client := e.Client()
-	kvs, revision, err := client.Range(ctx, prefix)
+	kvs, count, revision, err := client.Since(ctx, prefix, since)
 	if err != nil {
-		return nil, 0, e.meaning(client, err)
+		return nil, 0, 0, e.meaning(client, err)
 	}
-	return itemsOf(kvs), revision, nil
+	return itemsOf(kvs), count, revision, nil
 }
 
 func itemsOf(kvs []etcd.KV) []Item {

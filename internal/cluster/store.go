@@ -65,6 +65,7 @@ type Store struct {
 	refusal  error        // why nothing may be changed: ErrWiped, ErrKey, or a newer layout
 	trouble  error        // why the engine cannot be followed now
 	seen     int64        // the highest revision that the engine told
+	whole    int64        // revision at which the mirror had all that the engine had
 	proved   time.Time
 	pending  []proof // own changes that the watch has not shown yet, oldest first
 	late     *time.Timer
@@ -440,6 +441,7 @@ type Stats struct {
 	Took     time.Duration                                     // of all transactions
 	Sent     uint64                                            // transactions
 	Reads    uint64                                            // of everything
+	Looks    uint64                                            // whether anything is missing, when nothing was
 	Breaks   uint64                                            // of the watch
 	Late     uint64                                            // how often it did not show a change of our own
 	Back     uint64                                            // how often the engine went back

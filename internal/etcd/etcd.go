@@ -137,18 +137,28 @@ const (
 // Range returns the keys that begin with prefix, sorted, as they were at one revision of
 // etcd's, the latest.
 func (c *Client) Range(ctx context.Context, prefix string) (kvs []KV, revision int64, err error) {
+	kvs, _, revision, err = c.Since(ctx, prefix, 0)
+	return kvs, revision, err
+}
+
+// Since is Range for keys that a revision above since wrote. count is how many keys begin with
+// prefix at all.
+func (c *Client) Since(ctx context.Context, prefix string, since int64) (kvs []KV, count int, revision int64, err error) {
 	for range 3 {
-		kvs, revision, err = c.pages(ctx, prefix)
+		kvs, count, revision, err = c.pages(ctx, prefix, since)
 		if !errors.Is(err, ErrCompacted) { // between two pages
 			break
 		}
 	}
-	return kvs, revision, err
+	return kvs, count, revision, err
 }
 
-func (c *Client) pages(ctx context.Context, prefix string) ([]KV, int64, error) {
+func (c *Client) pages(ctx context.Context, prefix string, since int64) ([]KV, int, int64, error) {
 	ask := rangeRequest{Key: start(prefix), End: end(prefix), Limit: pageKeys}
-	last := ""
+	if since > 0 {
+		ask.MinMod = since + 1
+	}
+	last, count := "", 0
 	var kvs []KV
 	for size := 0; ; {
 		answer, err := call(ctx, c, "kv/range", ask, again, func(a *rangeAnswer) error {
@@ -162,21 +172,21 @@ func (c *Client) pages(ctx context.Context, prefix string) ([]KV, int64, error) 
 			continue
 		}
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, 0, err
 		}
-		if ask.Revision == 0 {
-			ask.Revision = answer.Header.Revision
+		if ask.Revision == 0 { // the first page, whose count is that of all keys
+			ask.Revision, count = answer.Header.Revision, int(answer.Count)
 		}
 		for _, kv := range answer.KVs {
 			size += len(kv.Key) + len(kv.Value)
 			last = kv.Key
 		}
 		if size > maxRange {
-			return nil, 0, fmt.Errorf("asking etcd for a range: %w", errTooLarge)
+			return nil, 0, 0, fmt.Errorf("asking etcd for a range: %w", errTooLarge)
 		}
 		kvs = append(kvs, answer.KVs...)
 		if !answer.More || len(answer.KVs) == 0 {
-			return kvs, ask.Revision, nil
+			return kvs, count, ask.Revision, nil
 		}
 		ask.Key = []byte(last + "\x00")
 	}

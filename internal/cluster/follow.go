@@ -122,17 +122,14 @@ func (s *Store) reread() (revision int64, err error) {
 }
 
 // take has the mirror be what was read at a revision. back says that the engine went back
-// before that.
+// before: then versions say nothing about what the mirror has.
 func (s *Store) take(own Item, id string, items []Item, revision int64, sent time.Time, back bool) {
 	s.mu.RLock()
 	back = back || s.mirror.contradicted(items, revision)
-	// If it went back, or was wiped and restored, versions say nothing about what the mirror
-	// has. After a change of the layout record it may have been.
-	anew := back || s.layout != 0 && s.layout != own.Version
 	var fresh []Item // that have to be opened
 	var places []int // their indexes in items
 	for i, item := range items {
-		if r := s.mirror.names[item.Key]; anew || r == nil || r.err != nil || r.version != item.Version {
+		if r := s.mirror.names[item.Key]; back || r == nil || r.err != nil || r.version != item.Version {
 			fresh, places = append(fresh, item), append(places, i)
 		}
 	}
@@ -147,8 +144,6 @@ func (s *Store) take(own Item, id string, items []Item, revision int64, sent tim
 	if back {
 		s.stats.Back++
 		s.log.Error("the store of the cluster went back to an earlier state: records may be older than what was published", "revision", revision, "before", s.seen)
-	}
-	if anew {
 		next := newMirror()
 		next.replace(items, all, revision)
 		s.changedLocked(s.mirror.differences(next))

@@ -22,7 +22,8 @@ var (
 	// lost. Read again before deciding anything.
 	ErrUnknown = errors.New("it is not known whether the store of the cluster made the change")
 	// ErrNoSpace says that the engine takes nothing new: its quota or its disk is full. It
-	// still reads, deletes and keeps leases alive.
+	// still reads, deletes and keeps leases alive. If it is ErrUnknown, too, the change that
+	// filled it may have been made.
 	ErrNoSpace = errors.New("the store of the cluster has no space left")
 	// ErrDenied says that the engine refuses the user, or the certificate.
 	ErrDenied = errors.New("the store of the cluster denies access")
@@ -56,8 +57,9 @@ const MaxOps = 120
 // Engine is a store of keys that several managers share, linearizable in all that it says.
 // Its versions grow with every change of any key.
 type Engine interface {
-	// Range returns the keys that begin with prefix, by key, as they were at one revision.
-	Range(ctx context.Context, prefix string) (items []Item, revision int64, err error)
+	// Range returns the keys that begin with prefix and have a version above since, by key, as
+	// they were at one revision, and how many there were with any version.
+	Range(ctx context.Context, prefix string, since int64) (items []Item, count int, revision int64, err error)
 	// Txn makes all changes or none, and returns the revision that it was made at. If a key
 	// has another version than expected, made is false, and items are all of ops' keys as
 	// they are at that revision, in the order of ops; those that are not there have the
@@ -78,5 +80,6 @@ type Leases interface {
 	Grant(ctx context.Context, lasts time.Duration) (Lease, error)
 	// KeepAlive renews a lease. ErrLeaseLost says that it has ended.
 	KeepAlive(context.Context, Lease) error
+	// Revoke ends a lease now. It is no error that it has ended before.
 	Revoke(context.Context, Lease) error
 }

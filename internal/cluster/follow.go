@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 )
 
 const (
-	rereadAfter = 5 * time.Minute  // everything is read again, whatever the watch shows
+	lookAfter   = 5 * time.Minute  // whether the mirror has everything, whatever the watch shows
 	lateAfter   = 10 * time.Second // in which the watch must show a change of our own
 	retryAfter  = 250 * time.Millisecond
 	retryMax    = 5 * time.Second
@@ -18,21 +19,30 @@ const (
 )
 
 // follow keeps the mirror up to date until the store is closed: it reads everything, then
-// watches from there, and begins again when the watch breaks or it is time.
+// watches from there, and begins again when the watch breaks. Now and then it looks whether
+// the watch has shown everything.
 func (s *Store) follow() {
+	due := false // it is time to look whether the mirror has everything
 	retry := backoff.Backoff{Policy: backoff.Policy{Min: retryAfter, Max: retryMax}}
 	for s.ctx.Err() == nil {
 		s.mu.Lock()
 		waiting := s.waiting
 		s.waiting = nil
 		s.mu.Unlock()
-		revision, err := s.reread()
+		revision, whole := int64(0), false
+		var err error
+		if due {
+			revision, whole, err = s.look()
+		}
+		if due = false; !whole {
+			revision, err = s.reread()
+		}
 		for _, done := range waiting {
 			done <- err
 		}
 		if err == nil {
 			var lived time.Duration
-			if lived, err = s.watch(revision); lived >= stableAfter {
+			if lived, due, err = s.watch(revision); lived >= stableAfter {
 				retry.Reset()
 			}
 		} else {
@@ -88,7 +98,7 @@ func (s *Store) reread() (revision int64, err error) {
 	for {
 		sent := s.now()
 		seen := s.seenNow()
-		items, revision, err := s.cfg.Engine.Range(s.ctx, s.prefix())
+		items, _, revision, err := s.cfg.Engine.Range(s.ctx, s.prefix(), 0)
 		if err != nil {
 			return 0, err
 		}
@@ -112,17 +122,14 @@ func (s *Store) reread() (revision int64, err error) {
 }
 
 // take has the mirror be what was read at a revision. back says that the engine went back
-// before that.
+// before: then versions say nothing about what the mirror has.
 func (s *Store) take(own Item, id string, items []Item, revision int64, sent time.Time, back bool) {
 	s.mu.RLock()
 	back = back || s.mirror.contradicted(items, revision)
-	// If it went back, or was wiped and restored, versions say nothing about what the mirror
-	// has. After a change of the layout record it may have been.
-	anew := back || s.layout != 0 && s.layout != own.Version
 	var fresh []Item // that have to be opened
 	var places []int // their indexes in items
 	for i, item := range items {
-		if r := s.mirror.names[item.Key]; anew || r == nil || r.err != nil || r.version != item.Version {
+		if r := s.mirror.names[item.Key]; back || r == nil || r.err != nil || r.version != item.Version {
 			fresh, places = append(fresh, item), append(places, i)
 		}
 	}
@@ -137,8 +144,6 @@ func (s *Store) take(own Item, id string, items []Item, revision int64, sent tim
 	if back {
 		s.stats.Back++
 		s.log.Error("the store of the cluster went back to an earlier state: records may be older than what was published", "revision", revision, "before", s.seen)
-	}
-	if anew {
 		next := newMirror()
 		next.replace(items, all, revision)
 		s.changedLocked(s.mirror.differences(next))
@@ -155,15 +160,48 @@ func (s *Store) take(own Item, id string, items []Item, revision int64, sent tim
 	}
 	s.id, s.layout, s.layoutBy = id, own.Version, headerOf(own.Value).keyID()
 	s.refusal, s.trouble = nil, nil
-	s.proved = sent
 	s.stats.Reads++
+	s.wholeLocked(revision, sent)
+}
+
+// look reads what changed since the mirror had everything, and reports whether the mirror now
+// has everything again. It has if it has as many records as the engine: those that did not
+// change are there still.
+func (s *Store) look() (revision int64, whole bool, err error) {
+	sent := s.now()
+	s.mu.RLock()
+	seen, since := s.seen, s.whole
+	s.mu.RUnlock()
+	items, count, revision, err := s.cfg.Engine.Range(s.ctx, s.prefix(), since)
+	if err != nil {
+		return 0, false, err
+	}
+	if s.wentBack(revision, items, seen) || slices.ContainsFunc(items, func(i Item) bool { return i.Key == s.layoutName() }) {
+		return 0, false, nil
+	}
+	s.apply(revision, items)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mirror.count(revision)+1 != count { // and the layout record
+		return 0, false, nil
+	}
+	s.stats.Looks++
+	s.wholeLocked(revision, sent)
+	return revision, true, nil
+}
+
+// wholeLocked notes that the mirror has everything up to a revision.
+func (s *Store) wholeLocked(revision int64, sent time.Time) {
+	s.mirror.reached(revision)
+	s.whole, s.proved = revision, sent
 	s.provedLocked()
 }
 
-// watch takes in changes after a revision until the watch breaks, or until it is time to read
-// everything again, which is no error.
-func (s *Store) watch(revision int64) (lived time.Duration, err error) {
-	ctx, cancel := s.interruptible(backoff.Jitter(rereadAfter))
+// watch takes in changes after a revision until the watch breaks, until somebody wants
+// everything to be read again, or until it is time to look whether anything is missing. The
+// last two are no errors.
+func (s *Store) watch(revision int64) (lived time.Duration, due bool, err error) {
+	ctx, cancel := s.interruptible(backoff.Jitter(lookAfter))
 	defer cancel()
 	begin := s.now()
 	err = s.cfg.Engine.Watch(ctx, s.prefix(), revision+1, func(revision int64, items []Item) {
@@ -173,13 +211,13 @@ func (s *Store) watch(revision int64) (lived time.Duration, err error) {
 	})
 	lived = s.now().Sub(begin)
 	if ctx.Err() != nil {
-		return lived, nil
+		return lived, errors.Is(ctx.Err(), context.DeadlineExceeded), nil
 	}
 	s.log.Debug("the watch of the cluster's store broke", "error", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Breaks++
-	return lived, err
+	return lived, false, err
 }
 
 // observe takes in what the watch shows of a revision.

@@ -72,7 +72,7 @@ func (s *Store) judge(own Item, others int) (id string, err error) {
 
 // create writes the layout record, unless another manager does at the same time.
 func (s *Store) create() error {
-	if all, _, err := s.cfg.Engine.Range(s.ctx, root); err == nil {
+	if all, _, _, err := s.cfg.Engine.Range(s.ctx, root, 0); err == nil {
 		for _, item := range all {
 			if !strings.HasPrefix(item.Key, s.prefix()) {
 				s.log.Warn("there are other clusters in this store: if this manager belongs to one, its cluster key or the cluster's name is another here")
@@ -107,7 +107,7 @@ func (s *Store) restore(ctx context.Context, entries []state.Entry) (there []sta
 	} else if !errors.Is(err, ErrWiped) {
 		return nil, err
 	}
-	own, _, err := s.cfg.Engine.Range(ctx, s.layoutName())
+	own, _, _, err := s.cfg.Engine.Range(ctx, s.layoutName(), 0)
 	if err != nil {
 		return nil, err
 	}

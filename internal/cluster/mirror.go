@@ -130,6 +130,16 @@ func (m *mirror) replace(items []Item, all []opened, revision int64) []state.Key
 	return changed
 }
 
+// count returns how many records the mirror has that are no newer than a revision.
+func (m *mirror) count(revision int64) (n int) {
+	for _, r := range m.names {
+		if r.version <= revision {
+			n++
+		}
+	}
+	return n
+}
+
 // reached says that every change up to a revision is in the mirror.
 func (m *mirror) reached(revision int64) {
 	m.through = max(m.through, revision)

@@ -156,14 +156,18 @@ func (s *sealer) seal(name string, key state.Key, value []byte) []byte {
 	copy(sealed[1:], s.keys[0].id[:])
 	rand.Read(sealed[1+idSize:])
 	s.with(func(ciphers []cipher.AEAD) {
-		plain := make([]byte, 0, padded(2+len(key)+4+len(value)))
-		plain = binary.BigEndian.AppendUint16(plain, uint16(len(key)))
-		plain = append(plain, key...)
-		plain = binary.BigEndian.AppendUint32(plain, uint32(len(value)))
-		plain = append(plain, value...)
+		plain := pack(make([]byte, 0, padded(2+len(key)+4+len(value))), key, value)
 		sealed = ciphers[0].Seal(sealed, sealed[1+idSize:headerSize], plain[:cap(plain)], s.associated(sealed, name))
 	})
 	return sealed
+}
+
+// pack appends what goes into a box, without the zeros.
+func pack(plain []byte, key state.Key, value []byte) []byte {
+	plain = binary.BigEndian.AppendUint16(plain, uint16(len(key)))
+	plain = append(plain, key...)
+	plain = binary.BigEndian.AppendUint32(plain, uint32(len(value)))
+	return append(plain, value...)
 }
 
 // associated returns the associated data of a sealed value.

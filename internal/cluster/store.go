@@ -65,6 +65,7 @@ type Store struct {
 	refusal  error        // why nothing may be changed: ErrWiped, ErrKey, or a newer layout
 	trouble  error        // why the engine cannot be followed now
 	seen     int64        // the highest revision that the engine told
+	whole    int64        // revision at which the mirror had all that the engine had
 	proved   time.Time
 	pending  []proof // own changes that the watch has not shown yet, oldest first
 	late     *time.Timer
@@ -215,9 +216,9 @@ func (s *Store) unreadLocked() error {
 // are made at once. Swaps at the same time share a transaction.
 //
 // After a *state.ConflictError the mirror has the record as it was then. ErrUnavailable,
-// ErrNoSpace, ErrDenied, ErrUnread and those of Err say that nothing was changed. After any other error,
-// that of ctx included, the changes may have been made: read the records with Fresh before
-// deciding anything.
+// ErrNoSpace, ErrDenied, ErrUnread and those of Err say that nothing was changed, unless they
+// are ErrUnknown, too. After any other error, that of ctx included, the changes may have been
+// made: read the records with Fresh before deciding anything.
 func (s *Store) Swap(ctx context.Context, changes ...state.Change) ([]uint64, error) {
 	return s.SwapLeased(ctx, 0, changes...)
 }
@@ -440,6 +441,7 @@ type Stats struct {
 	Took     time.Duration                                     // of all transactions
 	Sent     uint64                                            // transactions
 	Reads    uint64                                            // of everything
+	Looks    uint64                                            // whether anything is missing, when nothing was
 	Breaks   uint64                                            // of the watch
 	Late     uint64                                            // how often it did not show a change of our own
 	Back     uint64                                            // how often the engine went back

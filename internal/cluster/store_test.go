@@ -169,6 +169,29 @@ func TestLostAnswers(t *testing.T) {
 	})
 }
 
+// Who asks while everything is being read again gets what is read after that.
+func TestFreshMeanwhile(t *testing.T) {
+	inScene(t, func(t *testing.T, s *scene) {
+		s.ca.Set(func(f *clustertest.Faults) { f.Mute, f.Slow = true, 2*time.Second })
+		var wait sync.WaitGroup
+		for n := range 2 {
+			wait.Go(func() {
+				time.Sleep(time.Duration(n) * 1500 * time.Millisecond) // the engine has answered the first
+				v := mustSwap(t, s.b, state.Change{Key: state.Key(fmt.Sprint(n)), Value: []byte("x")})[0]
+				begin := time.Now()
+				if err := s.a.Fresh(t.Context()); err != nil {
+					t.Error(err)
+				}
+				want(t, s.a, state.Key(fmt.Sprint(n)), "x", v)
+				if took := time.Since(begin); took > 5*time.Second {
+					t.Errorf("it took %s", took)
+				}
+			})
+		}
+		wait.Wait()
+	})
+}
+
 // Swaps at the same time share transactions, and a conflict is that of one of them.
 func TestShared(t *testing.T) {
 	inScene(t, func(t *testing.T, s *scene) {
@@ -435,6 +458,7 @@ func TestWentBack(t *testing.T) {
 		synctest.Wait()
 		want(t, s.b, "k", "1", v[0])
 		want(t, s.b, "l", "1", v[1])
+		time.Sleep(20 * time.Minute)
 		if a, b := s.a.Stats().Back, s.b.Stats().Back; a != 1 || b != 1 {
 			t.Errorf("went back %d and %d times", a, b)
 		}

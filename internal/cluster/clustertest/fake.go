@@ -324,15 +324,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // Range implements cluster.Engine.
-func (c *Client) Range(ctx context.Context, prefix string) (items []cluster.Item, revision int64, err error) {
+func (c *Client) Range(ctx context.Context, prefix string, since int64) (items []cluster.Item, count int, revision int64, err error) {
 	err = c.call(ctx, cluster.ErrUnavailable, func() error {
 		items, revision = c.f.rangeLocked(prefix), c.f.revision
+		count = len(items)
+		items = slices.DeleteFunc(items, func(i cluster.Item) bool { return i.Version <= since })
 		return nil
 	})
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
-	return items, revision, nil
+	return items, count, revision, nil
 }
 
 // Txn implements cluster.Engine.
@@ -497,10 +499,9 @@ func (c *Client) KeepAlive(ctx context.Context, id cluster.Lease) error {
 // Revoke implements cluster.Leases.
 func (c *Client) Revoke(ctx context.Context, id cluster.Lease) error {
 	return c.call(ctx, cluster.ErrUnavailable, func() error {
-		if c.f.leases[id] == nil {
-			return cluster.ErrLeaseLost
+		if c.f.leases[id] != nil {
+			c.f.endLocked(id)
 		}
-		c.f.endLocked(id)
 		return nil
 	})
 }

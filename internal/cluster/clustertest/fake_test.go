@@ -31,9 +31,11 @@ func TestTransaction(t *testing.T) {
 	if second, made, _ := put("a", first); !made || second != first+1 {
 		t.Fatalf("replacing: %d, %v", second, made)
 	}
-	items, revision, err := c.Range(t.Context(), "a")
-	if err != nil || revision != first+1 || len(items) != 1 {
-		t.Fatalf("%v, %d, %v", items, revision, err)
+	for since, want := range []int{1, 1, 1, 0} {
+		items, count, revision, err := c.Range(t.Context(), "a", int64(since))
+		if err != nil || revision != first+1 || len(items) != want || count != 1 {
+			t.Fatalf("since %d: %v of %d, %d, %v", since, items, count, revision, err)
+		}
 	}
 }
 

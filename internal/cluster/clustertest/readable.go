@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"onionbalancer/descriptor"
 )
@@ -13,6 +14,7 @@ import (
 // as text or as bytes, also in hexadecimal or base64, half of it at least. Names are to be
 // long enough to be found nowhere by chance.
 func Readable(content []byte, addresses []descriptor.Address, names []string) (found []string) {
+	content = withoutZeros(content)
 	lower := bytes.ToLower(content)
 	for _, a := range addresses {
 		key := a[:]
@@ -39,4 +41,15 @@ func Readable(content []byte, addresses []descriptor.Address, names []string) (f
 		}
 	}
 	return found
+}
+
+// withoutZeros leaves out blocks of zeros, of which the files of an engine are full.
+func withoutZeros(content []byte) (rest []byte) {
+	var zeros [512]byte
+	for block := range slices.Chunk(content, len(zeros)) {
+		if !bytes.Equal(block, zeros[:len(block)]) {
+			rest = append(rest, block...)
+		}
+	}
+	return rest
 }

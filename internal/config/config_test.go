@@ -43,8 +43,10 @@ func parse(t testing.TB, text string) *Config {
 	return c
 }
 
-// withChecks fills in the checks of a file that configures none: gentle ones.
+// withChecks fills in the checks of a file that configures none, gentle ones, and what a
+// manager that is alone has of a cluster.
 func withChecks(c *Config) {
+	c.Cluster = Cluster{Name: "main", Lease: 9 * time.Second, Reserve: 6 * time.Hour, WhenUnavailable: UnavailablePublish, ShareKeys: true}
 	c.Check.Rate = 2
 	for n := range c.Services {
 		c.Services[n].Public = 5 * time.Minute

@@ -112,6 +112,15 @@ func TestExample(t *testing.T) {
 		all.Tor.CookieFile != "/run/tor/control.authcookie" || all.Tor.PasswordFile != "/etc/balancer/control-password" {
 		t.Errorf("the example's options are read as %+v", all)
 	}
+	for n, alternative := range strings.Split(string(raw), "\n# [cluster]\n")[1:] {
+		table, _, _ := strings.Cut("\n# [cluster]\n"+alternative, "\n#\n")
+		table, _, _ = strings.Cut(table, "\n\n")
+		c := parse(t, strings.Replace(string(raw), table, strings.ReplaceAll(table, "\n# ", "\n"), 1)).Cluster
+		if n == 0 && (len(c.Endpoints) != 3 || c.User != "m1" || c.Lease != 9*time.Second || !c.ShareKeys || c.WhenUnavailable != UnavailablePublish) ||
+			n == 1 && (c.Store != StoreStandby || c.Standby.Role != RoleStandby) || n > 1 {
+			t.Errorf("the example's cluster is read as %+v", c)
+		}
+	}
 	before, shard, _ := strings.Cut(string(raw), "# [[shard]]\n")
 	shard = strings.ReplaceAll(strings.ReplaceAll("\n# [[shard]]\n"+shard, "\n#", "\n"), "\n # ", "\n")
 	all = parse(t, before+shard)

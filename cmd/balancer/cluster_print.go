@@ -82,8 +82,12 @@ func watching(s status.Standby, taken int, now, read time.Time) string {
 	if len(s.Watched) > 0 {
 		text += ", last read " + ago(now, read)
 	}
-	if !s.Heard.IsZero() {
-		text += ", heartbeat heard " + ago(now, s.Heard)
+	switch {
+	case s.Heard == nil:
+	case *s.Heard:
+		text += ", the active machine says it is well"
+	default:
+		text += ", NO HEARTBEAT of the active machine"
 	}
 	return text
 }

@@ -138,13 +138,13 @@ func TestClusterStatus(t *testing.T) {
 }
 
 func TestClusterStandby(t *testing.T) {
-	c := status.Cluster{Mode: "standby", Name: "two", Standby: &status.Standby{Role: "standby", Heard: statusNow, Watched: []status.Watched{
+	c := status.Cluster{Mode: "standby", Name: "two", Standby: &status.Standby{Role: "standby", Heard: new(bool), Watched: []status.Watched{
 		{Address: "a.onion", Made: statusNow.Add(-time.Hour), Read: statusNow.Add(-time.Minute), Until: statusNow.Add(time.Hour)},
 		{Address: "b.onion", Taken: true, Since: statusNow, Why: "it was not renewed", Read: statusNow, Alarm: "look at the active machine"},
 	}}}
 	var out strings.Builder
 	printCluster(&out, statusNow, c)
-	want := `cluster two: this machine is on standby: 2 services watched, 1 published here, last read 1m0s ago, heartbeat heard 0s ago, 1 service in need of attention
+	want := `cluster two: this machine is on standby: 2 services watched, 1 published here, last read 1m0s ago, NO HEARTBEAT of the active machine, 1 service in need of attention
   service  published by        made        read      takes over
   a.onion  the active machine  1h0m0s ago  1m0s ago  at 2026-11-20 10:30:00 UTC if nothing newer is seen
   b.onion  this machine        none        0s ago    has

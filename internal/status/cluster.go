@@ -102,8 +102,8 @@ type Member struct {
 
 // Standby is how two machines without a store stand in for each other.
 type Standby struct {
-	Role    string    `json:"role"`                     // "active", "standby" or "watch"
-	Heard   time.Time `json:"heartbeat_heard,omitzero"` // when the active machine's heartbeat was
+	Role    string    `json:"role"`                      // "active", "standby" or "watch"
+	Heard   *bool     `json:"heartbeat_heard,omitempty"` // whether the active machine says that it can publish; nil: no heartbeat is configured
 	Watched []Watched `json:"watched,omitempty"`
 }
 

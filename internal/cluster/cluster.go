@@ -40,11 +40,10 @@ type Runner interface {
 type Local interface {
 	Get(state.Key) (value []byte, version uint64, err error)
 	Swap(ctx context.Context, changes ...state.Change) (versions []uint64, err error)
-	Services() ([]state.Listed[state.Service], error)
 }
 
-// Config is what a Cluster needs.
-type Config struct {
+// Options say how a Cluster works.
+type Options struct {
 	Manager string        // the name of this one, which no other has
 	Version string        // of the program
 	Lease   time.Duration // for how long after its last sign of life a manager is alive
@@ -60,7 +59,7 @@ type Config struct {
 // Cluster decides which services this manager owns, and is where services keep their
 // records (balance.Store).
 type Cluster struct {
-	cfg     Config
+	cfg     Options
 	process string        // Member.Process
 	woken   chan struct{} // holds a token when the loop has something to do
 	beat    chan struct{} // the same for what the member's key says
@@ -76,6 +75,7 @@ type Cluster struct {
 	unfit    string    // why it should own nothing while others can
 	lastFit  time.Time // when it last was, or began
 	stable   time.Time // since when the members are the same
+	blind    bool      // the store has not told for long what the others do
 	moved    time.Time // when services were last given to whom they should be with
 	orphans  []descriptor.Address
 	trouble  map[trouble]error
@@ -85,14 +85,15 @@ type Cluster struct {
 // service is what is known of one.
 type service struct {
 	Service
-	owner   string
-	term    uint64
-	version uint64    // of its record; 0: it has none
-	damage  error     // why the record cannot be read
-	running uint64    // the term that it is published under by this manager; 0: it is not
-	free    time.Time // since when it has been seen without a live owner; zero: it has one
-	failed  time.Time // until when it is not started again
-	fails   int       // in a row
+	owner    string
+	term     uint64
+	version  uint64    // of its record; 0: it has none
+	damage   error     // why the record cannot be read
+	running  uint64    // the term that it is published under by this manager; 0: it is not
+	vanished time.Time // when its record was seen to be gone
+	free     time.Time // since when it has been seen without a live owner; zero: it has one
+	failed   time.Time // until when it is not started again
+	fails    int       // in a row
 }
 
 // Counts counts what happened since the start.
@@ -115,7 +116,7 @@ const (
 )
 
 // New returns a Cluster that owns nothing until Run.
-func New(cfg Config) *Cluster {
+func New(cfg Options) *Cluster {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -192,10 +193,10 @@ func (c *Cluster) noteAll() {
 func (c *Cluster) note(keys []state.Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, key := range keys {
+	for _, key := range slices.Sorted(slices.Values(keys)) { // members come before services
 		if name, is := strings.CutPrefix(string(key), memberPrefix); is {
 			c.noteMemberLocked(name)
-		} else {
+		} else if strings.HasPrefix(string(key), state.ServicePrefix) {
 			c.noteServiceLocked(key)
 		}
 	}
@@ -238,8 +239,15 @@ func (c *Cluster) noteServiceLocked(key state.Key) {
 	if err == nil && version != 0 {
 		err = json.Unmarshal(value, &record)
 	}
-	if s.damage = err; err == nil {
-		s.owner, s.term, s.version = record.Owner, record.Term, version
+	if s.damage = err; err != nil {
+		return
+	}
+	if s.version != 0 && version == 0 {
+		s.vanished = time.Now()
+	}
+	s.owner, s.term, s.version = record.Owner, record.Term, version
+	if _, known := c.members[s.owner]; !known && s.owner != "" {
+		c.noteMemberLocked(s.owner) // it wrote its key before: it is not dead
 	}
 }
 
@@ -260,11 +268,23 @@ func (c *Cluster) tell(level slog.Level, text string, attrs ...slog.Attr) {
 	c.cfg.Record(event.Event{At: c.cfg.Now(), Kind: event.Cluster, Level: level, Text: text, Attrs: attrs})
 }
 
+// observeLocked gives all members time to show signs of life after the store could not be
+// followed for a while, when nobody could.
+func (c *Cluster) observeLocked(now time.Time) {
+	blind := c.cfg.Store.Age() > 2*beatEvery
+	if c.blind && !blind {
+		for _, m := range c.members {
+			m.beaten = now
+		}
+	}
+	c.blind = blind
+}
+
 // aliveLocked lists the live members, this one included while it is one, by name.
 func (c *Cluster) aliveLocked(now time.Time) []*Member {
 	var list []*Member
 	for _, name := range slices.Sorted(maps.Keys(c.members)) {
-		if m := c.members[name]; name != c.cfg.Manager && m.alive(now) {
+		if m := c.members[name]; name != c.cfg.Manager && (c.blind || m.alive(now)) {
 			list = append(list, &m.Member)
 		}
 	}

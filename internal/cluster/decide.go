@@ -20,15 +20,16 @@ const (
 	giveEvery = time.Minute
 	giveShare = 2
 	giveLeast = 20
-	// restoreWait is for how long after the store was restored its owners write the records
-	// again, before anybody takes what has none.
-	restoreWait = 30 * time.Second
+	// vanishedWait is for how long nobody takes a service whose record was lost with the
+	// store: the manager that publishes it writes it again.
+	vanishedWait = 30 * time.Second
 )
 
 // decision is what a turn is to do.
 type decision struct {
 	take    []*service // nobody alive owns them, and this manager should
 	lost    []*service // another owns them, and this one still publishes them
+	again   []*service // this manager publishes them, and their records were lost with the store
 	give    []*service // this manager owns them, and should not
 	orphans []descriptor.Address
 	waiting bool // for others who should take services
@@ -48,6 +49,8 @@ func (c *Cluster) decideLocked(now time.Time) (d decision) {
 		ranking := rank(members, &s.Service)
 		mine := slices.IndexFunc(ranking, func(r ranked) bool { return r.manager == c.cfg.Manager })
 		switch {
+		case s.running != 0 && s.version == 0 && s.damage == nil:
+			d.again = append(d.again, s)
 		case s.running != 0 && (s.owner != c.cfg.Manager || s.term != s.running):
 			d.lost = append(d.lost, s)
 		case s.running != 0:
@@ -64,8 +67,8 @@ func (c *Cluster) decideLocked(now time.Time) (d decision) {
 				movable = append(movable, s)
 			}
 		case s.damage != nil, !joined:
-		case s.version == 0 && now.Sub(c.cfg.Store.Restored()) < restoreWait:
-			d.waiting = true // for the manager that published it to write its record again
+		case s.version == 0 && now.Sub(s.vanished) < vanishedWait:
+			d.waiting = true
 		case s.owner == c.cfg.Manager && (mine < 0 || ranking[0].tier < ranking[mine].tier):
 			d.give = append(d.give, s) // for another to take it
 		case s.owner == c.cfg.Manager: // an earlier process of this manager
@@ -94,7 +97,7 @@ func (c *Cluster) decideLocked(now time.Time) (d decision) {
 		movable = movable[:min(len(movable), max(giveLeast, len(c.services)*giveShare/100))]
 	}
 	d.give = append(d.give, movable...)
-	for _, list := range [][]*service{d.take, d.lost, d.give} {
+	for _, list := range [][]*service{d.take, d.lost, d.again, d.give} {
 		slices.SortFunc(list, byAddress)
 	}
 	slices.SortFunc(d.orphans, func(a, b descriptor.Address) int { return bytes.Compare(a[:], b[:]) })

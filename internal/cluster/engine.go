@@ -35,19 +35,22 @@ var (
 // Item is a key as the engine has it.
 type Item struct {
 	Key     string
-	Value   []byte // nil: it was deleted
+	Value   []byte // nil: it is not there
 	Version int64  // the engine's revision that wrote it; 0: it is not there
+	Lease   Lease  // it is deleted when this ends; 0: it stays
 }
 
 // Op is a part of a transaction: it makes a change if the key has the version expected.
 type Op struct {
 	Key     string
 	Version int64  // expected; 0: the key must not be there
+	Check   bool   // the version is looked at, and nothing is changed
 	Value   []byte // nil deletes
 	Lease   Lease  // the key is deleted when this ends; 0: it stays
 }
 
-// MaxOps is how many operations a transaction has at most: etcd refuses more than 128.
+// MaxOps is how many changes a Swap has at most. The store adds one operation, and etcd
+// refuses more than 128 unless it is told otherwise.
 const MaxOps = 120
 
 // Engine is a store of keys that several managers share, linearizable in all that it says.
@@ -57,11 +60,13 @@ type Engine interface {
 	Range(ctx context.Context, prefix string) (items []Item, revision int64, err error)
 	// Txn makes all changes or none, and returns the revision that it was made at. If a key
 	// has another version than expected, made is false, and items are all of ops' keys as
-	// they are; keys that are not there have the version 0.
+	// they are at that revision, in the order of ops; those that are not there have the
+	// version 0. Nothing is sent twice: an answer that is lost is ErrUnknown.
 	Txn(ctx context.Context, ops []Op) (revision int64, made bool, items []Item, err error)
 	// Watch calls f with the changes of the keys that begin with prefix, those of one
 	// revision together and in their order, from a revision on, until ctx ends or the watch
-	// breaks; err is never nil. f with no items says that nothing was missed up to revision.
+	// breaks; err is never nil. A key that was deleted has no value. f with no items says
+	// that nothing was missed up to revision. f is never called once Watch has returned.
 	Watch(ctx context.Context, prefix string, from int64, f func(revision int64, items []Item)) error
 }
 

@@ -124,7 +124,10 @@ func (c *Cluster) writeMember(ctx context.Context, l lease) error {
 		value, err = json.Marshal(self)
 	}
 	if err == nil {
-		version, err = c.cfg.Store.SwapLeased(ctx, state.Change{Key: key, Version: version, Value: value}, l.id)
+		var versions []uint64
+		if versions, err = c.cfg.Store.SwapLeased(ctx, l.id, state.Change{Key: key, Version: version, Value: value}); err == nil {
+			version = versions[0]
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("writing the key of this manager: %w", err)
@@ -195,7 +198,7 @@ func (c *Cluster) keepPulse(ctx context.Context) {
 func (c *Cluster) lookAgain(ctx context.Context) {
 	attempt, cancel := context.WithTimeout(ctx, pausedFor)
 	defer cancel()
-	if err := c.cfg.Store.Resync(attempt); err != nil {
+	if err := c.cfg.Store.Fresh(attempt); err != nil {
 		c.tell(slog.LevelWarn, "the store of the cluster does not say who owns what", slog.Any("error", err))
 		return
 	}

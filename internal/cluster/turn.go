@@ -29,8 +29,7 @@ const (
 
 // Run owns what this manager should own until ctx ends. It gives nothing back: see Leave.
 func (c *Cluster) Run(ctx context.Context) {
-	defer c.cfg.Store.Subscribe(state.ServicePrefix, c.note)()
-	defer c.cfg.Store.Subscribe(memberPrefix, c.note)()
+	defer c.cfg.Store.Subscribe("", c.note)()
 	c.noteAll()
 	var wait sync.WaitGroup
 	wait.Go(func() { c.keepLease(ctx) })
@@ -51,11 +50,16 @@ func (c *Cluster) Run(ctx context.Context) {
 func (c *Cluster) turn(ctx context.Context) time.Duration {
 	c.turns.Lock()
 	defer c.turns.Unlock()
+	now := time.Now()
 	c.mu.Lock()
-	d := c.decideLocked(time.Now())
+	c.observeLocked(now)
+	d := c.decideLocked(now)
 	c.orphansLocked(d.orphans)
 	c.mu.Unlock()
 	c.lose(ctx, d.lost)
+	for batch := range slices.Chunk(d.again, MaxOps) {
+		c.setRunning(c.own(ctx, batch, c.cfg.Manager), true)
+	}
 	for batch := range slices.Chunk(d.give, MaxOps) {
 		c.give(ctx, batch)
 	}

@@ -1,0 +1,259 @@
+package cluster
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"onionbalancer/internal/backoff"
+	"onionbalancer/internal/state"
+)
+
+const (
+	rereadAfter = 5 * time.Minute  // everything is read again, whatever the watch shows
+	lateAfter   = 10 * time.Second // in which the watch must show a change of our own
+	retryAfter  = 250 * time.Millisecond
+	retryMax    = 5 * time.Second
+	stableAfter = 10 * time.Second // a watch that lived this long is no sign of a lasting fault
+)
+
+// follow keeps the mirror up to date until the store is closed: it reads everything, then
+// watches from there, and begins again when the watch breaks or it is time.
+func (s *Store) follow() {
+	retry := backoff.Backoff{Policy: backoff.Policy{Min: retryAfter, Max: retryMax}}
+	for s.ctx.Err() == nil {
+		s.mu.Lock()
+		waiting := s.waiting
+		s.waiting = nil
+		s.mu.Unlock()
+		revision, err := s.reread()
+		for _, done := range waiting {
+			done <- err
+		}
+		if err == nil {
+			var lived time.Duration
+			if lived, err = s.watch(revision); lived >= stableAfter {
+				retry.Reset()
+			}
+		} else {
+			s.failed(err)
+		}
+		if err != nil {
+			ctx, cancel := s.interruptible(retry.Next())
+			<-ctx.Done()
+			cancel()
+		}
+	}
+}
+
+// interruptible returns a context that ends after some time, or when interrupt is called. It
+// has ended if somebody waits for everything to be read again.
+func (s *Store) interruptible(after time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(s.ctx, after)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.interrupted = cancel
+	if len(s.waiting) > 0 {
+		cancel()
+	}
+	return ctx, cancel
+}
+
+// interrupt has everything read again soon.
+func (s *Store) interrupt() {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	s.interrupted()
+}
+
+// again has everything read again, and waits for that.
+func (s *Store) again(ctx context.Context) error {
+	done := make(chan error, 1)
+	s.mu.Lock()
+	s.waiting = append(s.waiting, done)
+	s.interrupted()
+	s.mu.Unlock()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-s.ctx.Done():
+		return state.ErrClosed
+	}
+}
+
+// reread reads everything, and has the mirror be that, as of the revision returned.
+func (s *Store) reread() (revision int64, err error) {
+	for {
+		sent := s.now()
+		seen := s.seenNow()
+		items, revision, err := s.cfg.Engine.Range(s.ctx, s.prefix())
+		if err != nil {
+			return 0, err
+		}
+		var own Item // the layout record
+		if i := slices.IndexFunc(items, func(i Item) bool { return i.Key == s.layoutName() }); i >= 0 {
+			own = items[i]
+			items = slices.Delete(items, i, i+1)
+		}
+		id, err := s.judge(own, len(items))
+		if err == nil && id == "" {
+			if err = s.create(); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return 0, err
+		}
+		s.take(own, id, items, revision, sent, revision < seen)
+		return revision, nil
+	}
+}
+
+// take has the mirror be what was read at a revision. back says that the engine went back
+// before that.
+func (s *Store) take(own Item, id string, items []Item, revision int64, sent time.Time, back bool) {
+	s.mu.RLock()
+	back = back || s.mirror.contradicted(items, revision)
+	// If it went back, or was wiped and restored, versions say nothing about what the mirror
+	// has. After a change of the layout record it may have been.
+	anew := back || s.layout != 0 && s.layout != own.Version
+	var fresh []Item // that have to be opened
+	var places []int // their indexes in items
+	for i, item := range items {
+		if r := s.mirror.names[item.Key]; anew || r == nil || r.err != nil || r.version != item.Version {
+			fresh, places = append(fresh, item), append(places, i)
+		}
+	}
+	s.mu.RUnlock()
+	all := make([]opened, len(items))
+	for i, o := range s.sealer.Load().open(fresh) {
+		all[places[i]] = o
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if back {
+		s.stats.Back++
+		s.log.Error("the store of the cluster went back to an earlier state: records may be older than what was published", "revision", revision, "before", s.seen)
+	}
+	if anew {
+		next := newMirror()
+		next.replace(items, all, revision)
+		s.changedLocked(s.mirror.differences(next))
+		s.mirror, s.seen, s.pending = next, revision, nil
+	} else {
+		s.changedLocked(s.mirror.replace(items, all, revision))
+		s.seen = max(s.seen, revision)
+	}
+	if s.refusal != nil || s.trouble != nil && s.layout != 0 {
+		s.log.Info("the store of the cluster is followed again")
+	}
+	if s.layout == 0 {
+		close(s.ready)
+	}
+	s.id, s.layout, s.layoutBy = id, own.Version, headerOf(own.Value).keyID()
+	s.refusal, s.trouble = nil, nil
+	s.proved = sent
+	s.stats.Reads++
+	s.provedLocked()
+}
+
+// watch takes in changes after a revision until the watch breaks, or until it is time to read
+// everything again, which is no error.
+func (s *Store) watch(revision int64) (lived time.Duration, err error) {
+	ctx, cancel := s.interruptible(backoff.Jitter(rereadAfter))
+	defer cancel()
+	begin := s.now()
+	err = s.cfg.Engine.Watch(ctx, s.prefix(), revision+1, func(revision int64, items []Item) {
+		if ctx.Err() == nil {
+			s.observe(revision, items)
+		}
+	})
+	lived = s.now().Sub(begin)
+	if ctx.Err() != nil {
+		return lived, nil
+	}
+	s.log.Debug("the watch of the cluster's store broke", "error", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.Breaks++
+	return lived, err
+}
+
+// observe takes in what the watch shows of a revision.
+func (s *Store) observe(revision int64, items []Item) {
+	s.mu.RLock()
+	version := s.layout
+	s.mu.RUnlock()
+	for _, item := range items {
+		if item.Key == s.layoutName() && (item.Value == nil || item.Version != version) {
+			// What happens here is no change of records: look before believing any of it.
+			s.interrupt()
+			return
+		}
+	}
+	s.apply(revision, slices.DeleteFunc(slices.Clone(items), func(i Item) bool { return i.Key == s.layoutName() }))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mirror.reached(revision)
+	s.provedLocked()
+}
+
+// failed notes why the engine cannot be followed.
+func (s *Store) failed(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.trouble
+	s.trouble = err
+	if final(err) {
+		s.refusal = err
+	}
+	if s.closed || before != nil && before.Error() == err.Error() {
+		return
+	}
+	if final(err) {
+		s.log.Error("the store of the cluster cannot be used", "error", err)
+	} else {
+		s.log.Warn("the store of the cluster cannot be read", "error", err)
+	}
+}
+
+// expectLocked notes a change of our own that the watch has to show.
+func (s *Store) expectLocked(revision int64, sent time.Time) {
+	s.pending = append(s.pending, proof{revision, sent, s.now()})
+	s.provedLocked()
+	if len(s.pending) > 0 && s.late == nil && !s.closed {
+		s.late = time.AfterFunc(lateAfter, s.lookLate)
+	}
+}
+
+// provedLocked takes out the changes that the watch has shown.
+func (s *Store) provedLocked() {
+	for len(s.pending) > 0 && s.pending[0].revision <= s.mirror.through {
+		if s.pending[0].sent.After(s.proved) {
+			s.proved = s.pending[0].sent
+		}
+		s.pending = s.pending[1:]
+	}
+}
+
+// lookLate reads everything again if the watch does not show what it has to: it may be dead
+// though its connection is not.
+func (s *Store) lookLate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.late = nil
+	if s.closed || len(s.pending) == 0 {
+		return
+	}
+	if wait := lateAfter - s.now().Sub(s.pending[0].made); wait > 0 {
+		s.late = time.AfterFunc(wait, s.lookLate)
+		return
+	}
+	s.log.Debug("the watch of the cluster's store is late", "revision", s.pending[0].revision)
+	s.stats.Late++
+	s.pending = nil
+	s.interrupted()
+}

@@ -1,0 +1,437 @@
+package cluster_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/cluster"
+	"onionbalancer/internal/cluster/clustertest"
+	"onionbalancer/internal/event"
+	"onionbalancer/internal/state"
+)
+
+// managed is managers with one engine, and HSDirs that take what they publish, in a bubble.
+type managed struct {
+	t        *testing.T
+	engine   *clustertest.Fake
+	key      *cluster.Key
+	services []cluster.Service
+	managers []*manager
+
+	mu      sync.Mutex
+	history []upload
+	highest map[descriptor.Address]uint64
+}
+
+// upload is one descriptor as HSDirs got it.
+type upload struct {
+	at      time.Time
+	service descriptor.Address
+	counter uint64
+	manager string
+	term    uint64
+	stored  bool
+}
+
+// refreshEvery is how often services are published, and perSecond how much counters grow.
+const (
+	refreshEvery = time.Hour
+	perSecond    = 1 << 15
+	reserve      = 6 * time.Hour
+)
+
+func newWorld(t *testing.T, services int) *managed {
+	w := &managed{t: t, engine: clustertest.New(), key: cluster.NewKey(), highest: map[descriptor.Address]uint64{}}
+	for n := range services {
+		w.services = append(w.services, cluster.Service{Address: addressOf(n), Group: fmt.Sprintf("shard:%d", n%40)})
+	}
+	return w
+}
+
+func addressOf(n int) (a descriptor.Address) {
+	binary.BigEndian.PutUint64(a[:], uint64(n)*0x9e3779b97f4a7c15)
+	return a
+}
+
+// manager is one, with its processes one after the other. It implements cluster.Runner: a
+// simple publisher.
+type manager struct {
+	w      *managed
+	name   string
+	client *clustertest.Client
+	local  *memory
+	id     string // of the cluster
+	lacks  map[descriptor.Address]error
+	broken map[descriptor.Address]error // that cannot be started
+	unfit  error
+	stuck  chan struct{} // until it is closed, Start hangs
+
+	cluster *cluster.Cluster
+	store   *cluster.Store
+	cancel  context.CancelFunc
+	done    sync.WaitGroup
+
+	mu        sync.Mutex
+	published map[descriptor.Address]*publication
+	events    []string
+}
+
+// publication is a service that a manager publishes.
+type publication struct {
+	record   state.Service
+	version  uint64
+	used     uint64
+	ceiling  uint64 // that is stored
+	due      time.Time
+	reserved time.Time // when ceiling was
+	fenced   bool
+}
+
+func (w *managed) add(names ...string) {
+	for _, name := range names {
+		m := &manager{w: w, name: name, client: w.engine.Client(), local: &memory{records: map[state.Key]state.Entry{}}, broken: map[descriptor.Address]error{}, lacks: map[descriptor.Address]error{}}
+		w.managers = append(w.managers, m)
+		m.start()
+	}
+}
+
+func (w *managed) named(name string) *manager {
+	return w.managers[slices.IndexFunc(w.managers, func(m *manager) bool { return m.name == name })]
+}
+
+// start starts a process of the manager.
+func (m *manager) start() {
+	var err error
+	m.store, err = cluster.Open(cluster.Config{Engine: m.client, Key: m.w.key, Name: "test", ID: m.id})
+	if err != nil {
+		m.w.t.Fatal(err)
+	}
+	m.published = map[descriptor.Address]*publication{}
+	m.cluster = cluster.New(cluster.Options{
+		Manager: m.name, Lease: 9 * time.Second, Store: m.store, Leases: m.client, Local: m.local, Runner: m,
+		Fit:    func() error { return m.unfit },
+		Record: m.record,
+	})
+	m.want()
+	ctx, cancel := context.WithCancel(m.w.t.Context())
+	m.cancel = cancel
+	m.done.Go(func() {
+		if m.store.Ready(ctx) == nil {
+			m.id = m.store.ID()
+			m.cluster.Run(ctx)
+		}
+	})
+	m.done.Go(func() { m.publishAll(ctx) })
+}
+
+func (m *manager) record(e event.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.events = append(m.events, e.Text)
+}
+
+// want gives the cluster the services that all have.
+func (m *manager) want() {
+	list := slices.Clone(m.w.services)
+	for n := range list {
+		list[n].Lacking = m.lacks[list[n].Address]
+	}
+	m.cluster.Want(list)
+}
+
+// kill ends the process as kill -9 does.
+func (m *manager) kill() {
+	m.cancel()
+	m.store.Close()
+	m.done.Wait()
+	m.published = map[descriptor.Address]*publication{}
+}
+
+// leave ends the process in order.
+func (m *manager) leave() {
+	m.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	m.done.Wait()
+	if err := m.cluster.Leave(ctx); err != nil {
+		m.w.t.Log(err)
+	}
+	m.store.Close()
+}
+
+// Start implements cluster.Runner.
+func (m *manager) Start(ctx context.Context, list []descriptor.Address) map[descriptor.Address]error {
+	if m.stuck != nil {
+		select {
+		case <-m.stuck:
+		case <-ctx.Done():
+		}
+	}
+	failed := map[descriptor.Address]error{}
+	for _, a := range list {
+		if err := m.broken[a]; err != nil {
+			failed[a] = err
+			continue
+		}
+		record, version, err := m.cluster.Service(a)
+		if err != nil {
+			failed[a] = err
+			continue
+		}
+		p := &publication{record: record, version: version, due: time.Now()}
+		for _, c := range record.Ceilings {
+			p.used = max(p.used, c.Counter)
+		}
+		for _, made := range record.Made {
+			p.due = made.Refresh // what its predecessor published goes on
+		}
+		m.mu.Lock()
+		if m.published[a] != nil {
+			m.w.t.Errorf("%s starts %s twice", m.name, a.Short())
+		}
+		m.published[a] = p
+		m.mu.Unlock()
+	}
+	return failed
+}
+
+// Stop implements cluster.Runner.
+func (m *manager) Stop(ctx context.Context, list []descriptor.Address) {
+	for _, a := range list {
+		m.mu.Lock()
+		p := m.published[a]
+		delete(m.published, a)
+		m.mu.Unlock()
+		if p != nil && !p.fenced && len(p.record.Made) > 0 {
+			p.record.Ceilings = []state.Ceiling{{Period: 1, Minutes: 1440, Counter: p.used}}
+			_, _ = m.cluster.SwapService(ctx, a, p.version, p.record)
+		}
+	}
+}
+
+// publishAll publishes what is due, every few seconds.
+func (m *manager) publishAll(ctx context.Context) {
+	for ctx.Err() == nil {
+		m.mu.Lock()
+		due := map[descriptor.Address]*publication{}
+		for a, p := range m.published {
+			if !p.fenced && (!time.Now().Before(p.due) || time.Since(p.reserved) > reserve/2) {
+				due[a] = p
+			}
+		}
+		m.mu.Unlock()
+		var wait sync.WaitGroup
+		for a, p := range due {
+			wait.Go(func() { m.publish(ctx, a, p) })
+		}
+		wait.Wait()
+		select {
+		case <-ctx.Done():
+		case <-time.After(3 * time.Second):
+		}
+	}
+}
+
+func clockCounter() uint64 { return uint64(time.Now().Unix()-946684800) * perSecond }
+
+func (m *manager) publish(ctx context.Context, a descriptor.Address, p *publication) {
+	counter := max(clockCounter(), p.used+1)
+	due := !time.Now().Before(p.due)
+	record := p.record
+	record.Ceilings = []state.Ceiling{{Period: 1, Minutes: 1440, Counter: counter + uint64(reserve.Seconds())*perSecond}}
+	if due {
+		record.Made = []state.Made{{Period: 1, Minutes: 1440, Revision: counter, Built: time.Now(), Refresh: time.Now().Add(refreshEvery)}}
+	}
+	version, err := m.cluster.SwapService(ctx, a, p.version, record)
+	switch {
+	case err == nil:
+		p.version, p.record, p.ceiling, p.reserved = version, record, record.Ceilings[0].Counter, time.Now()
+	case errors.Is(err, state.ErrFenced):
+		p.fenced = true
+		return
+	case errors.Is(err, state.ErrConflict):
+		other, now, err := m.cluster.Service(a)
+		if err == nil {
+			p.version = now
+			for _, c := range other.Ceilings {
+				p.used = max(p.used, c.Counter)
+			}
+		}
+		return
+	case counter > p.ceiling: // it is not known that nobody else may use it
+		return
+	}
+	if !due || ctx.Err() != nil || !m.cluster.Awake() {
+		return
+	}
+	p.used, p.due = counter, time.Now().Add(refreshEvery)
+	m.w.receive(upload{at: time.Now(), service: a, counter: counter, manager: m.name, term: m.cluster.Ownership(a).Term})
+}
+
+// receive has HSDirs take an upload, as tor does: if its counter is above what they have.
+func (w *managed) receive(u upload) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if u.stored = u.counter > w.highest[u.service]; u.stored {
+		w.highest[u.service] = u.counter
+	}
+	w.history = append(w.history, u)
+}
+
+// judge checks the history: no counter is used under two terms, all counters of a term are
+// above those of the ones before, and what is stored is never of an earlier term than what
+// was.
+func (w *managed) judge() {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	type span struct{ lowest, highest uint64 }
+	spans := map[descriptor.Address]map[uint64]span{}
+	stored := map[descriptor.Address]uint64{}
+	for _, u := range w.history {
+		terms := spans[u.service]
+		if terms == nil {
+			terms = map[uint64]span{}
+			spans[u.service] = terms
+		}
+		s, known := terms[u.term]
+		if !known {
+			s = span{u.counter, u.counter}
+		}
+		terms[u.term] = span{min(s.lowest, u.counter), max(s.highest, u.counter)}
+		if u.stored {
+			if u.term < stored[u.service] {
+				w.t.Errorf("%s: %s stored a descriptor of term %d after one of term %d", u.service.Short(), u.manager, u.term, stored[u.service])
+			}
+			stored[u.service] = u.term
+		}
+	}
+	for a, terms := range spans {
+		for term, s := range terms {
+			for later, l := range terms {
+				if later > term && l.lowest <= s.highest {
+					w.t.Errorf("%s: counters of terms %d and %d overlap", a.Short(), term, later)
+				}
+			}
+		}
+	}
+}
+
+// gap returns the longest time that a service was without an upload that was stored, from
+// a moment on.
+func (w *managed) gap(from time.Time) (longest time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	last := map[descriptor.Address]time.Time{}
+	for _, u := range w.history {
+		if !u.stored {
+			continue
+		}
+		if before, known := last[u.service]; known && u.at.After(from) {
+			longest = max(longest, u.at.Sub(before))
+		}
+		last[u.service] = u.at
+	}
+	for _, s := range w.services {
+		longest = max(longest, time.Since(last[s.Address]))
+	}
+	return longest
+}
+
+// owners returns how many services each manager publishes, and of how many that is true of
+// more than one or none.
+func (w *managed) owners() (of map[string]int, none, several int) {
+	of = map[string]int{}
+	count := map[descriptor.Address]int{}
+	for _, m := range w.managers {
+		m.mu.Lock()
+		for a, p := range m.published {
+			if !p.fenced {
+				count[a]++
+				of[m.name]++
+			}
+		}
+		m.mu.Unlock()
+	}
+	for _, s := range w.services {
+		switch count[s.Address] {
+		case 0:
+			none++
+		case 1:
+		default:
+			several++
+		}
+	}
+	return of, none, several
+}
+
+// until waits until each service has one manager, and returns how long that took.
+func (w *managed) until(what string, limit time.Duration) time.Duration {
+	w.t.Helper()
+	began := time.Now()
+	for {
+		synctest.Wait()
+		of, none, several := w.owners()
+		if none == 0 && several == 0 {
+			return time.Since(began)
+		}
+		if time.Since(began) > limit {
+			w.t.Fatalf("%s: not within %s: %d services have no manager, %d several: %v", what, limit, none, several, of)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// end ends all processes, for the bubble to end.
+func (w *managed) end() {
+	for _, m := range w.managers {
+		m.kill()
+	}
+}
+
+func inWorld(t *testing.T, services int, test func(*testing.T, *managed)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, services)
+		defer w.end()
+		test(t, w)
+		w.judge()
+	})
+}
+
+// memory is a local store.
+type memory struct {
+	mu      sync.Mutex
+	records map[state.Key]state.Entry
+	last    uint64
+}
+
+func (l *memory) Get(key state.Key) ([]byte, uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.records[key].Value), l.records[key].Version, nil
+}
+
+func (l *memory) Swap(_ context.Context, changes ...state.Change) (versions []uint64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range changes {
+		if have := l.records[c.Key].Version; have != c.Version {
+			return nil, &state.ConflictError{Key: c.Key, Want: c.Version, Have: have}
+		}
+	}
+	for _, c := range changes {
+		l.last++
+		l.records[c.Key] = state.Entry{Key: c.Key, Version: l.last, Value: slices.Clone(c.Value)}
+		versions = append(versions, l.last)
+	}
+	return versions, nil
+}

@@ -337,9 +337,6 @@ func TestThree(t *testing.T) {
 	}
 	leader := func() int {
 		t.Helper()
-		if err := l.Ready(ctx); err != nil {
-			t.Fatal(err)
-		}
 		i, err := l.Leader(ctx)
 		if err != nil {
 			t.Fatal(err)
@@ -572,7 +569,7 @@ func TestUsers(t *testing.T) {
 	if err := l.Restart(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Ready(ctx); err != nil {
+	if _, err := l.Leader(ctx); err != nil {
 		t.Fatal(err)
 	}
 	w = watch(t, c, "/balancer/main/", revision)

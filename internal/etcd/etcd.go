@@ -129,7 +129,7 @@ type KV struct {
 
 // Sizes of Range.
 const (
-	pageKeys = 256
+	pageKeys = 1000
 	maxRange = 256 << 20 // bytes of keys and values; etcd's default quota is 2 GiB
 )
 

@@ -533,7 +533,7 @@ func TestNoSpace(t *testing.T) {
 
 func TestUsers(t *testing.T) {
 	t.Parallel()
-	l := etcdtest.Start(t, etcdlab.Config{ClientCert: true, Users: []etcdlab.User{{Name: "m1", Password: "sesame-4711", Prefix: "/balancer/main/"}}})
+	l := etcdtest.Start(t, etcdlab.Config{ClientCert: true, Unix: true, Users: []etcdlab.User{{Name: "m1", Password: "sesame-4711", Prefix: "/balancer/main/"}}})
 	ctx := t.Context()
 	password, asked := "sesame-4711", 0
 	config := etcd.Config{Endpoints: l.Endpoints(), TLS: l.TLS(), User: "m1", Password: func() (string, error) {
@@ -601,6 +601,11 @@ func TestUsers(t *testing.T) {
 		t.Errorf("authenticated %d times since, want one that was refused and one", asked-before)
 	}
 
+	local := config
+	local.Endpoints = []string{l.Socket(0)}
+	if _, _, err = client(t, local).Range(ctx, "/balancer/main/"); err != nil {
+		t.Error(err)
+	}
 	nobody := config
 	nobody.User, nobody.Password = "", nil
 	_, _, err = client(t, nobody).Range(ctx, "/balancer/main/")

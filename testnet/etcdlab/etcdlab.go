@@ -148,10 +148,7 @@ func (l *Lab) args(m *member, cluster string, try int) []string {
 	url := fmt.Sprintf("%s://127.0.0.1:%d", l.scheme(), m.client)
 	listen := url
 	if l.config.Unix {
-		listen += ",unix://" + socketName
-		if l.tls != nil {
-			listen = strings.Replace(listen, "unix:", "unixs:", 1)
-		}
+		listen += ",unix://" + socketName // without TLS
 	}
 	peer := fmt.Sprintf("http://127.0.0.1:%d", m.peer)
 	args := []string{

@@ -302,6 +302,17 @@ func TestOne(t *testing.T) {
 		}
 	})
 
+	// Who has a user is not asked for it while etcd has none.
+	t.Run("NoUsers", func(t *testing.T) {
+		c := client(t, etcd.Config{Endpoints: l.Endpoints(), User: "m1", Password: func() (string, error) {
+			t.Error("asked for the password")
+			return "", nil
+		}})
+		if _, _, err := c.Range(ctx, "a/"); err != nil {
+			t.Error(err)
+		}
+	})
+
 	// A wiped etcd is another cluster unless it was started with the same arguments.
 	t.Run("Wiped", func(t *testing.T) {
 		c := client(t, etcd.Config{Endpoints: l.Endpoints()})

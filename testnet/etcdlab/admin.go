@@ -194,15 +194,18 @@ func (l *Lab) enableUsers(ctx context.Context) error {
 
 // AddUser adds a user, with a role that has the user's name.
 func (l *Lab) AddUser(ctx context.Context, u User) error {
-	end := []byte(u.Prefix)
-	end[len(end)-1]++
+	start, end := []byte{0}, []byte{0} // all keys
+	if u.Prefix != "" {
+		start, end = []byte(u.Prefix), []byte(u.Prefix)
+		end[len(end)-1]++
+	}
 	for _, step := range []struct {
 		path string
 		in   map[string]any
 	}{
 		{"auth/user/add", map[string]any{"name": u.Name, "password": u.Password}},
 		{"auth/role/add", map[string]any{"name": u.Name}},
-		{"auth/role/grant", map[string]any{"name": u.Name, "perm": map[string]any{"permType": "READWRITE", "key": []byte(u.Prefix), "range_end": end}}},
+		{"auth/role/grant", map[string]any{"name": u.Name, "perm": map[string]any{"permType": "READWRITE", "key": start, "range_end": end}}},
 		{"auth/user/grant", map[string]any{"user": u.Name, "role": u.Name}},
 	} {
 		if err := l.any(ctx, step.path, step.in, nil); err != nil {

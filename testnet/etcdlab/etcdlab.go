@@ -40,7 +40,7 @@ type Config struct {
 	Args []string
 }
 
-// User may read and write the keys that begin with Prefix.
+// User may read and write the keys that begin with Prefix, which does not end with 0xff.
 type User struct{ Name, Password, Prefix string }
 
 // Lab is a running cluster. Its methods are not for concurrent use.

@@ -272,7 +272,7 @@ Records that are there already stay as they are. An etcd that was not wiped is r
 				return err
 			}
 			return show(cmd, f.json, a, func(w io.Writer) {
-				fmt.Fprintf(w, "wrote the records of %s again; the other managers write theirs by themselves\n", plural(a.Restored, "service"))
+				fmt.Fprintf(w, "%s wrote what it knows into the store again; the other managers write theirs by themselves\n", printable.Text(a.Cluster.Manager))
 			})
 		},
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -122,6 +123,16 @@ func (f clusterFiles) tls() *tls.Config {
 	return c
 }
 
+// etcd returns how to reach the etcd of a cluster. dial connects to "unix" and "tcp"
+// addresses, onion addresses among the latter.
+func (f clusterFiles) etcd(c config.Cluster, dial func(ctx context.Context, network, address string) (net.Conn, error)) etcd.Config {
+	e := etcd.Config{Endpoints: c.Endpoints, TLS: f.tls(), User: c.User, Dial: dial, Timeout: c.Lease / 3} // as often as it is renewed
+	if c.PasswordFile != "" {
+		e.Password = func() (string, error) { return clusterPassword(c.PasswordFile) }
+	}
+	return e
+}
+
 // certificateSoon is how long before the end of a certificate check warns.
 const certificateSoon = 30 * 24 * time.Hour
 
@@ -193,11 +204,32 @@ type engine interface {
 	Revoke(ctx context.Context, id int64) error
 }
 
+var _ engine = (*etcd.Client)(nil)
+
 // clusterRecords are the records of a cluster, as they open with the cluster's key.
 type clusterRecords struct {
 	entries []state.Entry
 	damaged int // that do not open
 	old     int // that another key than the first sealed
+}
+
+// openedRecords reads the records of a cluster that is there: without its layout record a
+// store would be begun.
+func openedRecords(ctx context.Context, cfg cluster.Config) (r clusterRecords, err error) {
+	store, err := cluster.Open(cfg)
+	if err != nil {
+		return r, err
+	}
+	defer store.Close()
+	if err := store.Ready(ctx); err != nil {
+		return r, err
+	}
+	if r.entries, err = store.List(""); err != nil {
+		return r, err
+	}
+	stats := store.Stats()
+	r.damaged, r.old = stats.Damaged, stats.Old
+	return r, nil
 }
 
 // clusterCheck looks at the etcd of a cluster.
@@ -363,13 +395,14 @@ func (c *clusterCheck) alarms(ctx context.Context) {
 
 // fixEtcd says what to do about an error of etcd's.
 func (c *clusterCheck) fixEtcd(err error) string {
-	var unknown x509.UnknownAuthorityError
-	var name x509.HostnameError
+	says := func(words string) bool { return strings.Contains(err.Error(), words) } // the errors of x509 come as text
 	switch {
-	case errors.As(err, &unknown):
+	case says("unknown authority"):
 		return "name the authority that signed its certificate in cluster.ca"
-	case errors.As(err, &name):
+	case says("certificate is valid for"), says("doesn't contain any IP SANs"):
 		return "name it in cluster.endpoints by a name that is in its certificate"
+	case says("certificate required"), says("bad certificate"):
+		return "name this manager's certificate in cluster.cert, by an authority that etcd trusts"
 	case errors.Is(err, etcd.ErrDenied):
 		return "etcdctl role grant-permission ROLE --prefix=true readwrite " + c.prefix
 	case errors.Is(err, etcd.ErrNoSpace):
@@ -447,7 +480,7 @@ func (c *clusterCheck) content(ctx context.Context) {
 	}
 	c.compaction(ctx, revision)
 	if len(kvs) == 0 {
-		c.ok(what, "nothing is stored yet: the first manager that starts begins it")
+		c.empty(ctx, what)
 		return
 	}
 	r, err := c.records(ctx)
@@ -463,6 +496,16 @@ func (c *clusterCheck) content(ctx context.Context) {
 	default:
 		c.described(what, r)
 	}
+}
+
+// empty tells of a cluster that is not there. The key is a part of where it would be.
+func (c *clusterCheck) empty(ctx context.Context, what string) {
+	root, _, _ := strings.Cut(strings.TrimPrefix(c.prefix, "/"), "/")
+	if others, _, err := c.engine.Range(ctx, "/"+root+"/"); err == nil && len(others) > 0 {
+		c.warn(what, "if managers run already, copy cluster.key from one of them, and see that cluster.name is the same", "nothing is stored by this name and with this key, but by another name or key there is")
+		return
+	}
+	c.ok(what, "nothing is stored yet: the first manager that starts begins it")
 }
 
 // manyRevisions is how many changes etcd has seen when somebody should have compacted them.

@@ -180,6 +180,9 @@ func TestCheckCluster(t *testing.T) {
 		},
 			want: "warning etcd at " + endpointOne + ": there are no users"},
 		"empty": {change: func(f *fakeEtcd, _ *config.Cluster) { clear(f.keys) }, records: func() (clusterRecords, error) { return clusterRecords{}, errors.New("not to be asked") }},
+		"empty, with others": {change: func(f *fakeEtcd, c *config.Cluster) {
+			f.allowed, c.User, f.keys = true, "", map[string]etcd.KV{"/balancer/other/layout": {Revision: 1}}
+		}, want: "warning cluster main: nothing is stored by this name and with this key", fix: "copy cluster.key"},
 		"another key": {records: func() (clusterRecords, error) { return clusterRecords{}, fmt.Errorf("x: %w", cluster.ErrKey) },
 			want: "failed cluster main: x: the cluster key is another one", fix: "copy cluster.key"},
 		"wiped":        {records: func() (clusterRecords, error) { return clusterRecords{}, cluster.ErrWiped }, want: "failed cluster main: the store of the cluster was wiped", fix: "cluster restore"},
@@ -410,7 +413,23 @@ func TestCheckClusterFiles(t *testing.T) {
 	if password, err := clusterPassword("credential:password"); err != nil || password != "secret" {
 		t.Errorf("%q, %v", password, err)
 	}
-	if f, err := openClusterFiles(good); err != nil || f.tls().RootCAs == nil || len(f.tls().Certificates) != 1 {
-		t.Errorf("%+v, %v", f.tls(), err)
+	good.Endpoints, good.Lease = []string{endpointOne}, 30*time.Second
+	f, err := openClusterFiles(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := f.etcd(good, nil)
+	if e.TLS.RootCAs == nil || len(e.TLS.Certificates) != 1 || e.User != "m1" || e.Timeout != 10*time.Second || !slices.Equal(e.Endpoints, good.Endpoints) {
+		t.Errorf("%+v", e)
+	}
+	if password, err := e.Password(); err != nil || password != "secret" {
+		t.Errorf("%q, %v", password, err)
+	}
+	if _, err := etcd.New(e); err != nil {
+		t.Error(err)
+	}
+	good.User, good.PasswordFile = "", ""
+	if _, err := etcd.New(f.etcd(good, nil)); err != nil {
+		t.Error(err)
 	}
 }

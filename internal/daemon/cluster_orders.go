@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"onionbalancer/internal/cluster"
+	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
 )
 
@@ -17,9 +18,10 @@ func (d *Daemon) Cluster() status.ClusterOperator { return nil }
 type managers interface {
 	Drain(on bool)
 	Forget(ctx context.Context, manager string) error
-	// Restore writes the records of this manager into a store that was wiped.
-	Restore(ctx context.Context) (services int, err error)
+	Restore(ctx context.Context) error
 }
+
+var _ managers = (*cluster.Cluster)(nil)
 
 // clusterOrders carries out orders about the cluster.
 type clusterOrders struct {
@@ -42,9 +44,8 @@ func (c clusterOrders) Forget(ctx context.Context, manager string) error {
 }
 
 // Restore implements status.ClusterOperator.
-func (c clusterOrders) Restore(ctx context.Context) (int, error) {
-	n, err := c.managers.Restore(ctx)
-	return n, refusedOf(err)
+func (c clusterOrders) Restore(ctx context.Context) error {
+	return refusedOf(c.managers.Restore(ctx))
 }
 
 // refusedOf has those errors of a cluster refused that are an order's fault, or the store's.
@@ -73,20 +74,47 @@ func (standbyOrders) Drain(bool) error { return errNoStore() }
 func (standbyOrders) Forget(context.Context, string) error { return errNoStore() }
 
 // Restore implements status.ClusterOperator.
-func (standbyOrders) Restore(context.Context) (int, error) { return 0, errNoStore() }
+func (standbyOrders) Restore(context.Context) error { return errNoStore() }
 
 func errNoStore() error {
 	return refuse(http.StatusConflict, "two machines with store = \"standby\" share nothing by which one could be told: stop the active one, and the other takes over when clients would miss it")
 }
 
-// clusterStatus describes a cluster that shares a store. holding is how many services are
-// left as they are, and reserved until when this manager goes on without the store.
-func clusterStatus(mode, name string, s cluster.Status, store status.ClusterStore, holding int, reserved time.Time) status.Cluster {
+// clusterSight is what the status of a cluster that shares a store is made of.
+type clusterSight struct {
+	name     string
+	owning   cluster.Status
+	store    cluster.Stats
+	err      error     // why the store does not answer; nil: it does
+	bytes    int64     // of the store's file; 0: not known
+	alarms   []string  // of the store
+	holding  int       // services whose reservation has ended
+	reserved time.Time // until when this manager goes on without the store; zero if it owns nothing
+	held     uint64    // uploads that were not launched as nothing was reserved for them
+	stale    uint64    // uploads that were dropped as another manager owns the service
+}
+
+// describe returns the status.
+func (v clusterSight) describe() status.Cluster {
+	s, swaps := v.owning, v.store.Swaps
 	c := status.Cluster{
-		Mode: mode, Name: name, Manager: s.Manager, Joined: s.Joined, Lease: max(s.Lease, 0).Seconds(), Store: store, Reserved: reserved,
-		Members: []status.Member{}, Services: s.Services, Owned: s.Owned, Holding: holding, Elsewhere: s.Others, Orphaned: len(s.Orphans),
+		Mode: config.StoreEtcd, Name: v.name, Manager: s.Manager, Joined: s.Joined, Lease: max(s.Lease, 0).Seconds(), Reserved: v.reserved,
+		Store: status.ClusterStore{
+			Age: v.store.Age.Seconds(), Bytes: v.bytes, Alarms: v.alarms, Records: v.store.Records, Damaged: v.store.Damaged, OldKey: v.store.Old,
+		},
+		Members: []status.Member{}, Services: s.Services, Owned: s.Owned, Holding: v.holding, Elsewhere: s.Others, Orphaned: len(s.Orphans),
 		Draining: s.Draining, Unfit: s.Unfit, Warnings: s.Troubles,
-		Counts: status.ClusterCounts{Given: s.Counts.Given, Fenced: s.Counts.Fenced, Failed: s.Counts.Failed, Taken: status.Taken{Dead: s.Counts.Taken}},
+		Counts: status.ClusterCounts{
+			Given: s.Counts.Given, Fenced: s.Counts.Fenced, Failed: s.Counts.Failed, Taken: status.Taken{Dead: s.Counts.Taken},
+			Swaps:        status.Swaps{OK: swaps.Made, Fenced: swaps.Conflicts, Unknown: swaps.Unknown, Error: swaps.Errors},
+			Transactions: v.store.Sent, Seconds: v.store.Took.Seconds(), Held: v.held, Stale: v.stale,
+		},
+	}
+	if v.err != nil {
+		c.Store.Error = v.err.Error()
+	}
+	if v.store.Sent > 0 {
+		c.Store.Latency = v.store.Took.Seconds() / float64(v.store.Sent)
 	}
 	for _, m := range s.Members {
 		c.Members = append(c.Members, status.Member{

@@ -151,9 +151,9 @@ type ClusterOperator interface {
 	Drain(on bool) error
 	// Forget has a manager that is gone taken for dead at once.
 	Forget(ctx context.Context, manager string) error
-	// Restore writes the records of this manager into a store that was wiped, from its own
-	// copies, and returns of how many services.
-	Restore(ctx context.Context) (services int, err error)
+	// Restore writes what this manager knows into a store that was wiped, its own copies
+	// included.
+	Restore(ctx context.Context) error
 }
 
 // ClusterWords are the orders about a cluster.
@@ -167,8 +167,7 @@ type ClusterOrder struct {
 
 // ClusterAnswer says what is so after an order.
 type ClusterAnswer struct {
-	Cluster  Cluster `json:"cluster"`
-	Restored int     `json:"restored,omitempty"` // services, after the word "restore"
+	Cluster Cluster `json:"cluster"`
 }
 
 // errAlone is the refusal of a manager that is in no cluster.
@@ -212,7 +211,7 @@ func carryOut(ctx context.Context, c ClusterOperator, o ClusterOrder) (a Cluster
 	case "forget":
 		err = c.Forget(ctx, o.Manager)
 	case "restore":
-		a.Restored, err = c.Restore(ctx)
+		err = c.Restore(ctx)
 	}
 	if err != nil {
 		return a, err

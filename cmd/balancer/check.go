@@ -27,7 +27,9 @@ For a key sealed by a token, it has the token unseal it and certify; for signing
 keys on a token, it makes one, has it sign, and destroys it again; for an offline
 key, it says how long the certificates last. A strategy from outside is asked once
 about a made-up example. Of a shard it opens the keys of all customers and spares, and
-looks whether the files that were written for its replicas have them all.
+looks whether the files that were written for its replicas have them all. Of a cluster
+it tries each server of etcd, what it lets in whom it should not, and whether keys can
+be written, read and deleted; and it compares the clocks of the managers.
 
 Each line says "ok", "warning" or "failed", and below it how to fix a problem. The
 exit status is 1 if anything failed. While a tor of its own starts, its progress is
@@ -92,11 +94,17 @@ func summary(cfg *config.Config) string {
 		replicas += len(s.Instances)
 	}
 	services := plural(len(cfg.Services), "service") + " with " + plural(instances, "instance")
+	if cfg.Cluster.Watches() {
+		services = "to watch: " + plural(len(cfg.Cluster.Standby.Addresses), "public onion service")
+	}
+	if cfg.Cluster.Store != "" {
+		services = fmt.Sprintf("cluster %s (%s), %s", cfg.Cluster.Name, cfg.Cluster.Store, services)
+	}
 	shards := plural(len(cfg.Shards), "shard") + " with " + plural(replicas, "replica")
 	switch {
 	case len(cfg.Shards) == 0:
 		return services
-	case len(cfg.Services) == 0:
+	case len(cfg.Services) == 0 && cfg.Cluster.Store == "":
 		return shards
 	}
 	return services + ", " + shards

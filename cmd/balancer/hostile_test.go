@@ -62,6 +62,13 @@ var hostileCases = map[string][][]string{
 	"balancer shard refill":                 {{hostileText, "--config", "hosting.toml"}, {"s1", "--config", "hosting.toml"}, {"s1", "--config", hostileName}},
 	"balancer shard installed":              {{hostileText, "--config", "hosting.toml"}, {"s1", "--config", "hosting.toml"}},
 	"balancer shard list":                   {{"--config", "hosting.toml"}, {"--json", "--config", "hosting.toml"}, {"--config", hostileName}},
+	"balancer cluster":                      {{hostileText}},
+	"balancer cluster status":               {{"--socket", "s"}, {"--json", "--socket", "s"}, {"--socket", hostileName}, {"--config", hostileName}},
+	"balancer cluster drain":                {{"--socket", "s"}, {"--wait", "--socket", "s"}, {"--json", "--socket", "s"}},
+	"balancer cluster undrain":              {{"--socket", "s"}, {"--socket", hostileName}},
+	"balancer cluster forget":               {{hostileText, "--socket", "s"}, {hostileName, "--socket", "s"}},
+	"balancer cluster restore":              {{"--socket", hostileName}, {"--socket", "s"}},
+	"balancer cluster key":                  {{"key" + hostileName}, {"key" + hostileName}, {"--rotate", "add", "key" + hostileName}, {"--rotate", hostileText, "x"}, {"--rotate", "add", "--json", hostileName}},
 	"balancer plan":                         {{"--config", hostileName}, {"--config", "hostile.toml"}, {"--json", "--config", "unknown.toml"}},
 	"balancer state":                        {{hostileText}},
 	"balancer state show":                   {{"--config", hostileName}, {"--config", "unknown.toml"}, {"--json", "--config", "hostile.toml"}, {"--config", "hostile.toml", "--service", hostileText}},
@@ -371,6 +378,19 @@ func serveHostile(t *testing.T, path string) {
 		}
 		_ = json.NewEncoder(w).Encode(filled(reflect.TypeFor[status.Answer](), hostileText).Interface())
 	}
+	mux.HandleFunc("GET /cluster", func(w http.ResponseWriter, _ *http.Request) {
+		c := filled(reflect.TypeFor[status.Cluster](), hostileText).Interface().(status.Cluster)
+		c.Standby, c.Orphaned = nil, 1
+		_ = json.NewEncoder(w).Encode(c)
+	})
+	mux.HandleFunc("POST /cluster/{word}", func(w http.ResponseWriter, r *http.Request) {
+		if r.PathValue("word") == "restore" {
+			w.WriteHeader(http.StatusConflict)
+			_ = json.NewEncoder(w).Encode(map[string]string{"error": hostileText})
+			return
+		}
+		tells(w, reflect.TypeFor[status.ClusterAnswer]())
+	})
 	mux.HandleFunc("POST /instances/{word}", answer)
 	mux.HandleFunc("GET /instances/{name}", answer)
 	server := &http.Server{Handler: mux}

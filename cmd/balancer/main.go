@@ -96,6 +96,7 @@ Begin with "balancer demo", which shows it on a private Tor network, or with
 		newLoadCommand(),
 		newCustomerCommand(),
 		newShardCommand(),
+		newClusterCommand(),
 		newPlanCommand(),
 		newStateCommand(),
 		newKeyCommand(),

@@ -53,6 +53,8 @@ func (o *drainOperator) CustomerStatus(string) (status.Customer, error) {
 
 func (o *drainOperator) EachCustomer(func(status.Published)) {}
 
+func (o *drainOperator) Cluster() status.ClusterOperator { return nil }
+
 func runOperate(t *testing.T, o *drainOperator, args ...string) (out string, err error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "operate") // a socket's path must be short

@@ -48,6 +48,7 @@ var rootCases = map[string][][]string{
 	"shard new":        {{"s1", "--replica", "web1", "--customers", "theirs/new"}},
 	"shard refill":     {{"s1", "--config", "shard.toml"}},
 	"shard installed":  {{"s1", "--config", "shard.toml"}},
+	"cluster key":      {{"theirs/x"}, {"--rotate", "add", "theirs/x"}},
 	"customer import":  {{"front", "--shard", "s1", "--config", "shard.toml"}},
 }
 
@@ -55,6 +56,7 @@ var rootCases = map[string][][]string{
 var onlyRead = []string{
 	"status", "drain", "ready", "maint", "weight", "load", "state show", "key show", "key caa", "client list", "ceremony show", "shard list", "descriptor show", "descriptor verify",
 	"customer add", "customer suspend", "customer resume", "customer remove", "customer move", "customer list", "customer show", "customer events",
+	"cluster status", "cluster drain", "cluster undrain", "cluster forget", "cluster restore",
 	"version", "help",
 	"completion bash", "completion zsh", "completion fish", "completion powershell", token.HelperArgument,
 }

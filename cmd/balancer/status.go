@@ -45,8 +45,9 @@ answers only errors passes, with "http" it does not.
 The exit status is 0 if all is in force as configured and every service and shard is
 "ok" or "degraded": visitors are served. It is 1 if a service, a shard or a customer
 has failed, if a service or shard is "starting" or was left out, if the last reload
-was refused, if tor's control port is lost, or if no balancer answers. With --customer
-it is about that one alone. With --metrics it is 0 if there was an answer.`,
+was refused, if tor's control port is lost, or if no balancer answers; of a cluster,
+"balancer cluster status --help" says when. With --customer it is about that one alone.
+With --metrics it is 0 if there was an answer.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.show(cmd) },
 	}
 	addConfigFlag(cmd, &f.path)
@@ -155,11 +156,17 @@ func unwell(s status.Snapshot) error {
 		bad = append(bad, plural(s.LeftOut, "service")+" left out")
 	}
 	for _, service := range s.Services {
-		if service.State != status.StateOK && service.State != status.StateDegraded {
+		if !served(service.State) {
 			bad = append(bad, fmt.Sprintf("%s is %s", printable.Text(service.Address), printable.Text(string(service.State))))
 		}
 	}
+	bad = append(bad, unwellCluster(s.Cluster)...)
 	return notWell(append(bad, unwellShards(s.Shards)...))
+}
+
+// served reports whether visitors are served, as far as this manager knows.
+func served(s status.State) bool {
+	return s == status.StateOK || s == status.StateDegraded || s == status.StateElsewhere
 }
 
 // notWell returns an error that lists what is wrong; nil if nothing is.

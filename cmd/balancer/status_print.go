@@ -40,6 +40,12 @@ func printDaemon(w io.Writer, s status.Snapshot) {
 	} else {
 		fmt.Fprintf(w, "consensus\tnone yet: %s\n", printable.Text(s.Consensus.Error))
 	}
+	if s.Cluster != nil {
+		fmt.Fprintf(w, "cluster\t%s\n", printable.Text(clusterText(s.Now, *s.Cluster)))
+		for _, warning := range s.Cluster.Warnings {
+			warn(w, "WARNING", warning)
+		}
+	}
 	for _, warning := range s.Warnings {
 		warn(w, "WARNING", warning)
 	}
@@ -66,6 +72,9 @@ func printService(out io.Writer, now time.Time, s status.Service) {
 		profile = ", profile " + s.Profile
 	}
 	fmt.Fprintf(out, "\n%s  %s, strategy %s%s\n", printable.Text(s.Address), printable.Text(strings.ToUpper(string(s.State))), printable.Text(s.Strategy), profile)
+	if s.Owner != nil {
+		fmt.Fprintf(out, "  owner: %s\n", printable.Text(ownerText(*s.Owner)))
+	}
 	fmt.Fprintf(out, "  custody: %s\n", printable.Text(custodyText(now, s.Custody)))
 	if s.Clients > 0 {
 		fmt.Fprintf(out, "  clients: %d authorized, and nobody else\n", s.Clients)

@@ -26,6 +26,9 @@ func printShards(out io.Writer, now time.Time, shards []status.Shard) {
 		c := s.Customers
 		g.row("%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t", printable.Text(s.Name), printable.Text(strings.ToUpper(string(s.State))),
 			c.Active, c.OK, c.Degraded, c.Starting, c.Failed, s.Spares, made(now, s.Oldest), printable.Text(instancesText(s.Instances)))
+		if s.Owners != nil {
+			g.note("  owners", ownersText(s.Owners))
+		}
 		for _, warning := range s.Warnings {
 			g.note("  WARNING", warning)
 		}
@@ -46,6 +49,9 @@ func printShard(out io.Writer, now time.Time, s status.Shard) {
 	fmt.Fprintf(out, "  customers: %d active (%d ok, %d degraded, %d starting, %d failed), %d suspended, %d removed", c.Active, c.OK, c.Degraded, c.Starting, c.Failed, c.Suspended, c.Removed)
 	if c.Withdrawing > 0 {
 		fmt.Fprintf(out, "; %d being withdrawn", c.Withdrawing)
+	}
+	if s.Owners != nil {
+		fmt.Fprintf(out, "\n  owners: %s", printable.Text(ownersText(s.Owners)))
 	}
 	fmt.Fprintf(out, "\n  keys: %s, %d pending; the instances know %d addresses\n", plural(s.Spares, "spare"), s.Pending, s.Lines-s.Pending)
 	fmt.Fprintf(out, "  custody: %s\n", printable.Text(sharedCustodyText(now, s.Custody)))
@@ -84,7 +90,7 @@ func printCustomer(out io.Writer, now time.Time, c status.Customer) {
 func unwellShards(shards []status.Shard) (bad []string) {
 	for _, s := range shards {
 		switch {
-		case s.State != status.StateOK && s.State != status.StateDegraded:
+		case !served(s.State):
 			bad = append(bad, fmt.Sprintf("shard %s is %s", printable.Text(s.Name), printable.Text(string(s.State))))
 		case s.Customers.Failed > 0:
 			bad = append(bad, fmt.Sprintf("%s of shard %s failed", plural(s.Customers.Failed, "customer"), printable.Text(s.Name)))
@@ -96,7 +102,7 @@ func unwellShards(shards []status.Shard) (bad []string) {
 // unwellCustomer returns an error if a customer is not served who should be.
 func unwellCustomer(c status.Customer) error {
 	switch s := c.Service; {
-	case c.Hosted != "active", s != nil && (s.State == status.StateOK || s.State == status.StateDegraded):
+	case c.Hosted != "active", s != nil && served(s.State):
 		return nil
 	case s == nil:
 		return fmt.Errorf("not all is well: nothing is published of %s", printable.Text(c.Address))

@@ -36,6 +36,9 @@ type Config struct {
 	// Check says how instances are checked. Default: gently, that their tors answer.
 	Check Check `toml:"check"`
 
+	// Cluster says with which other managers this one shares its services. Default: none.
+	Cluster Cluster `toml:"cluster"`
+
 	// Services are the public onion addresses, one [[service]] each.
 	Services []Service `toml:"service"`
 

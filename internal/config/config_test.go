@@ -43,8 +43,10 @@ func parse(t testing.TB, text string) *Config {
 	return c
 }
 
-// withChecks fills in the checks of a file that configures none: gentle ones.
+// withChecks fills in the checks of a file that configures none, gentle ones, and what a
+// manager that is alone has of a cluster.
 func withChecks(c *Config) {
+	c.Cluster = Cluster{Name: "main", Lease: 9 * time.Second, Reserve: 6 * time.Hour, WhenUnavailable: UnavailablePublish, ShareKeys: true}
 	c.Check.Rate = 2
 	for n := range c.Services {
 		c.Services[n].Public = 5 * time.Minute
@@ -94,7 +96,7 @@ func TestExample(t *testing.T) {
 		if !strings.Contains(text, option) {
 			t.Errorf("the example does not show %q", option)
 		}
-		text = strings.ReplaceAll(text, option, strings.TrimPrefix(option, "# "))
+		text = strings.Replace(text, option, strings.TrimPrefix(option, "# "), 1)
 	}
 	all := parse(t, text)
 	for _, line := range []string{"#   key = \"pkcs11:", "#   key = \"front.offline\""} {
@@ -109,6 +111,15 @@ func TestExample(t *testing.T) {
 	if s := all.Services[0]; s.Signing != token || s.FetchInterval != 10*time.Minute || s.Instances[1].ClientKey != "/etc/balancer/web2.auth_private" ||
 		all.Tor.CookieFile != "/run/tor/control.authcookie" || all.Tor.PasswordFile != "/etc/balancer/control-password" {
 		t.Errorf("the example's options are read as %+v", all)
+	}
+	for n, alternative := range strings.Split(string(raw), "\n# [cluster]\n")[1:] {
+		table, _, _ := strings.Cut("\n# [cluster]\n"+alternative, "\n#\n")
+		table, _, _ = strings.Cut(table, "\n\n")
+		c := parse(t, strings.Replace(string(raw), table, strings.ReplaceAll(table, "\n# ", "\n"), 1)).Cluster
+		if n == 0 && (len(c.Endpoints) != 3 || c.User != "m1" || c.Lease != 9*time.Second || !c.ShareKeys || c.WhenUnavailable != UnavailablePublish) ||
+			n == 1 && (c.Store != StoreStandby || c.Standby.Role != RoleStandby) || n > 1 {
+			t.Errorf("the example's cluster is read as %+v", c)
+		}
 	}
 	before, shard, _ := strings.Cut(string(raw), "# [[shard]]\n")
 	shard = strings.ReplaceAll(strings.ReplaceAll("\n# [[shard]]\n"+shard, "\n#", "\n"), "\n # ", "\n")

@@ -216,6 +216,8 @@ var tables = []struct {
 	{reflect.TypeFor[Shard](), "under [[shard]]", ""},
 	{reflect.TypeFor[Points](), "under [service.points]", "[shard.points]"},
 	{reflect.TypeFor[Instance](), "under [[service.instance]]", "[[shard.instance]]"},
+	{reflect.TypeFor[Cluster](), "under [cluster]", ""},
+	{reflect.TypeFor[Standby](), "under [cluster.standby]", ""},
 }
 
 // didYouMean suggests the known word nearest to s, if one is near enough to be

@@ -22,7 +22,8 @@ const shortName = 6
 
 // validate checks the relations between values, and fills in missing names.
 func (r *reader) validate(c *Config) {
-	if len(c.Services) == 0 && len(c.Shards) == 0 && len(r.list) == 0 {
+	r.validateCluster(c)
+	if len(c.Services) == 0 && len(c.Shards) == 0 && !c.Cluster.Watches() && len(r.list) == 0 {
 		r.add("service", "no [[service]] is given, so there is nothing to do; it needs a key = \"…\", and a [[service.instance]] with an address = \"….onion\"; "+
 			"for many addresses on the same instances, \"balancer shard new\" prints a [[shard]]")
 	}

@@ -76,6 +76,7 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 		c.warn("configuration", "", "%s", linked)
 	}
 	c.checkPassword()
+	c.checkClusterFiles()
 	token.RememberIn(cfg.StateDir)
 	c.checkTorrc()
 	c.checkKeys(ctx)

@@ -115,7 +115,8 @@ func (d *Daemon) reloadable(file *config.Config) (cfg *config.Config, restart []
 		restart = append(restart, "state_dir")
 	}
 	restart = append(restart, changedKeys("tor", d.cfg.Tor, next.Tor)...)
-	next.StateDir, next.Tor = d.cfg.StateDir, d.cfg.Tor
+	restart = append(restart, changedKeys("cluster", d.cfg.Cluster, next.Cluster)...)
+	next.StateDir, next.Tor, next.Cluster = d.cfg.StateDir, d.cfg.Tor, d.cfg.Cluster
 	return &next, restart
 }
 
@@ -200,13 +201,19 @@ func changes(old, now balance.Config) (list []any) {
 	return list
 }
 
-// changedKeys lists the keys of a table whose values differ; old and now are
-// structs of one type from package config.
+// changedKeys lists the keys of a table whose values differ, those of tables in it as well;
+// old and now are structs of one type from package config.
 func changedKeys(table string, old, now any) (keys []string) {
 	a, b := reflect.ValueOf(old), reflect.ValueOf(now)
 	for i := range a.NumField() {
-		if !reflect.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
-			keys = append(keys, table+"."+a.Type().Field(i).Tag.Get("toml"))
+		before, after := a.Field(i).Interface(), b.Field(i).Interface()
+		key := table + "." + a.Type().Field(i).Tag.Get("toml")
+		switch {
+		case reflect.DeepEqual(before, after):
+		case a.Field(i).Kind() == reflect.Struct:
+			keys = append(keys, changedKeys(key, before, after)...)
+		default:
+			keys = append(keys, key)
 		}
 	}
 	return keys

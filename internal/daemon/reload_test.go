@@ -103,6 +103,10 @@ func TestReloadEveryKey(t *testing.T) {
 		"service.points.prefer":       []string{"family:" + strings.Repeat("ab", 20), "flag:Stable"},
 		"shard.name":                  "other",
 		"shard.customers":             filepath.Join(dir, "s2"),
+		"cluster.lease":               10 * time.Second,
+		"cluster.reserve":             time.Hour,
+		"cluster.endpoints":           []string{"unix:/run/e"},
+		"cluster.standby.addresses":   []descriptor.Address{{1}},
 		"shard.token":                 "pkcs11:token=t?module-path=" + module,
 	}
 	for key, value := range values {

@@ -92,13 +92,34 @@ var (
 	descOldest    = describe("shard_oldest_descriptor_time_seconds", "When the oldest of the customers' descriptors was made that clients fetch now.", byShard)
 	descShardEnd  = describe("shard_certificate_expiry_time_seconds", "When the first certificate ends of a customer's descriptor that clients fetch now.", byShard)
 	descShardBy   = describe("shard_custody_renew_by_time_seconds", "When the first customer's first period without a certificate begins to be published.", byShard)
+	descMembers   = describe("cluster_members", "Live managers of the cluster.")
+	descJoined    = describe("cluster_joined", "Whether the other managers see this one alive.")
+	descOwning    = describe("cluster_services", "Services of the configuration by who publishes them.", "state")
+	descTaken     = describe("cluster_takeovers_total", "Services that this manager took, by why.", "why")
+	descGiven     = describe("cluster_given_total", "Services that this manager gave up.")
+	descFenced    = describe("cluster_fenced_total", "Services that another manager took while this one published them.")
+	descSwaps     = describe("cluster_swaps_total", "Changes of records in the store, by what came of them.", "result")
+	descSwap      = describe("cluster_swap_seconds", "How long transactions of the store took.")
+	descLease     = describe("cluster_lease_remaining_seconds", "Time until the others take this manager for dead, without another sign of life.")
+	descReserved  = describe("cluster_reservation_seconds", "How long this manager can go on without the store: the least of all services.")
+	descWatchAge  = describe("cluster_watch_age_seconds", "How old what this manager has of the store may be.")
+	descHeld      = describe("cluster_held_uploads_total", "Uploads that were not launched, as the reservation had ended.")
+	descStale     = describe("cluster_stale_uploads_dropped_total", "Uploads that waited, and were dropped as another manager owns the service.")
+	descStoreSize = describe("cluster_store_bytes", "Size of the store's file, as it says itself.")
+	descAlarms    = describe("cluster_store_alarms", "Alarms that the store raised.")
+	descOldKey    = describe("cluster_old_key_records", "Records that another cluster key than the first sealed.")
+	descUnread    = describe("cluster_damaged_records", "Records that cannot be opened.")
+	descWarned    = describe("cluster_warnings", "Warnings about the cluster.")
+	descWatched   = describe("standby_services", "Public addresses that are watched, by whether this machine publishes them.", "state")
+	descWatchedAt = describe("standby_last_read_time_seconds", "When HSDirs were last asked, of the address for which that is longest ago.")
+	descAlarmed   = describe("standby_alarms", "Public addresses that are watched and need attention.")
 	descServed    = describe("customer_served", "Whether clients get the customer's descriptor; only if asked for.", byShard, "customer")
 	descMade      = describe("customer_descriptor_time_seconds", "When the version was made that clients fetch now; only if asked for.", byShard, "customer")
 )
 
 // The states that a service and an instance can be in.
 var (
-	serviceStates   = []State{StateOK, StateDegraded, StateStarting, StateFailed}
+	serviceStates   = []State{StateOK, StateDegraded, StateStarting, StateFailed, StateElsewhere}
 	adminStates     = []health.Admin{health.Ready, health.Drain, health.Maint}
 	instanceStates  = []State{StateOK, StateStarting, StateSilent, StateUnknown, StateUnreachable, StateInvalid, StateDown}
 	operatingStates = []health.Operating{health.Unchecked, health.Up, health.GoingDown, health.Down, health.GoingUp}
@@ -155,6 +176,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, shard := range s.Shards {
 		m.shard(shard)
+	}
+	if s.Cluster != nil {
+		m.cluster(s.Now, *s.Cluster)
 	}
 	if c.customers != nil {
 		m.customers(c.customers, s.FullAddresses)
@@ -287,6 +311,67 @@ func (m meter) shard(s Shard) {
 	for _, i := range s.Instances {
 		m.instance(i, "", s.Name)
 	}
+}
+
+// cluster sends what is about the cluster.
+func (m meter) cluster(now time.Time, c Cluster) {
+	if c.Standby != nil {
+		m.standby(*c.Standby)
+		return
+	}
+	m.gauge(descMembers, float64(len(c.Members)))
+	m.gauge(descJoined, truth(c.Joined))
+	for owning, n := range map[Owning]int{
+		OwningHere: c.Owned - c.Holding, OwningHolding: c.Holding, OwningElsewhere: c.Elsewhere, OwningTaking: c.Taking(), OwningOrphan: c.Orphaned,
+	} {
+		m.gauge(descOwning, float64(n), string(owning))
+	}
+	n := c.Counts
+	m.count(descTaken, n.Taken.Dead, "dead")
+	m.count(descTaken, n.Taken.Free, "free")
+	m.count(descTaken, n.Taken.Restart, "restart")
+	m.count(descGiven, n.Given)
+	m.count(descFenced, n.Fenced)
+	m.count(descSwaps, n.Swaps.OK, "ok")
+	m.count(descSwaps, n.Swaps.Fenced, "fenced")
+	m.count(descSwaps, n.Swaps.Unknown, "unknown")
+	m.count(descSwaps, n.Swaps.Error, "error")
+	m.ch <- prometheus.MustNewConstSummary(descSwap, n.Transactions, n.Seconds, nil)
+	m.gauge(descLease, c.Lease)
+	if !c.Reserved.IsZero() {
+		m.gauge(descReserved, max(c.Reserved.Sub(now), 0).Seconds())
+	}
+	m.gauge(descWatchAge, c.Store.Age)
+	m.count(descHeld, n.Held)
+	m.count(descStale, n.Stale)
+	if c.Store.Bytes > 0 {
+		m.gauge(descStoreSize, float64(c.Store.Bytes))
+	}
+	m.gauge(descAlarms, float64(len(c.Store.Alarms)))
+	m.gauge(descOldKey, float64(c.Store.OldKey))
+	m.gauge(descUnread, float64(c.Store.Damaged))
+	m.gauge(descWarned, float64(len(c.Warnings)))
+}
+
+// standby sends what is about watched addresses.
+func (m meter) standby(s Standby) {
+	var taken, alarmed int
+	var oldest time.Time
+	for n, w := range s.Watched {
+		if w.Taken {
+			taken++
+		}
+		if w.Alarm != "" {
+			alarmed++
+		}
+		if n == 0 || w.Read.Before(oldest) {
+			oldest = w.Read
+		}
+	}
+	m.gauge(descWatched, float64(taken), "published")
+	m.gauge(descWatched, float64(len(s.Watched)-taken), "watched")
+	m.moment(descWatchedAt, oldest)
+	m.gauge(descAlarmed, float64(alarmed))
 }
 
 // customers sends two metrics of each customer.

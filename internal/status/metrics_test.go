@@ -48,6 +48,16 @@ func testSnapshot() Snapshot {
 	}
 }
 
+// testCluster is that of a manager which shares its services.
+func testCluster() *Cluster {
+	return &Cluster{
+		Mode: "etcd", Name: "main", Manager: "m1", Joined: true, Lease: 7.5, Reserved: testNow.Add(5 * time.Hour),
+		Store:   ClusterStore{Age: 0.5, Latency: 0.012, Bytes: 4 << 20, Records: 21, OldKey: 3, Damaged: 1, Alarms: []string{"NOSPACE"}},
+		Members: []Member{{Name: "m1", Owned: 4}, {Name: "m2"}, {Name: "m3"}}, Services: 10, Owned: 4, Holding: 1, Elsewhere: 3, Orphaned: 2, Warnings: []string{"a"},
+		Counts: ClusterCounts{Taken: Taken{5, 6, 7}, Given: 8, Fenced: 9, Swaps: Swaps{10, 11, 12, 13}, Transactions: 4, Seconds: 0.5, Held: 14, Stale: 15},
+	}
+}
+
 // testCustomers has two customers that are called as their addresses are, and one that is
 // not.
 type testCustomers struct{ Operator }
@@ -155,6 +165,27 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("no line %q in\n%s", line, got)
 		}
 	}
+	got = metrics(t, Snapshot{Now: testNow, Cluster: testCluster()}, "")
+	for _, line := range []string{
+		`balancer_cluster_members 3`, `balancer_cluster_joined 1`, `balancer_cluster_services{state="owned"} 3`, `balancer_cluster_services{state="holding"} 1`,
+		`balancer_cluster_services{state="elsewhere"} 3`, `balancer_cluster_services{state="taking"} 1`, `balancer_cluster_services{state="orphan"} 2`,
+		`balancer_cluster_takeovers_total{why="dead"} 5`, `balancer_cluster_takeovers_total{why="restart"} 7`, `balancer_cluster_given_total 8`, `balancer_cluster_fenced_total 9`,
+		`balancer_cluster_swaps_total{result="fenced"} 11`, `balancer_cluster_swaps_total{result="error"} 13`, `balancer_cluster_swap_seconds_sum 0.5`, `balancer_cluster_swap_seconds_count 4`,
+		`balancer_cluster_lease_remaining_seconds 7.5`, `balancer_cluster_reservation_seconds 18000`, `balancer_cluster_watch_age_seconds 0.5`,
+		`balancer_cluster_held_uploads_total 14`, `balancer_cluster_stale_uploads_dropped_total 15`, `balancer_cluster_store_bytes 4.194304e+06`,
+	} {
+		if !strings.Contains(got, "\n"+line+"\n") {
+			t.Errorf("no line %q in\n%s", line, got)
+		}
+	}
+	got = metrics(t, Snapshot{Now: testNow, Cluster: testStandby()}, "")
+	for _, line := range []string{
+		`balancer_standby_services{state="published"} 1`, `balancer_standby_services{state="watched"} 2`, `balancer_standby_alarms 1`, `balancer_standby_last_read_time_seconds 1.79516688e+09`,
+	} {
+		if !strings.Contains(got, "\n"+line+"\n") || strings.Contains(got, "balancer_cluster_") {
+			t.Errorf("no line %q, or more, in\n%s", line, got)
+		}
+	}
 	full := testSnapshot()
 	full.FullAddresses = true
 	if got := metrics(t, full, ""); !strings.Contains(got, `service="a4mnoi57.onion"`) {
@@ -166,10 +197,37 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+func testStandby() *Cluster {
+	return &Cluster{Mode: "standby", Name: "two", Standby: &Standby{Role: "standby", Watched: []Watched{
+		{Address: "a.onion", Read: testNow.Add(-time.Minute)}, {Address: "b.onion", Read: testNow.Add(-2 * time.Minute), Taken: true}, {Address: "c.onion", Read: testNow, Alarm: "gone"},
+	}}}
+}
+
+// onlyOnce leaves out the metrics of a text that were there before.
+func onlyOnce(text string) string {
+	var out strings.Builder
+	seen, skip := map[string]bool{}, false
+	for line := range strings.Lines(text) {
+		if name, is := strings.CutPrefix(line, "# HELP "); is {
+			name, _, _ = strings.Cut(name, " ")
+			skip = seen[name]
+			seen[name] = true
+		}
+		if !skip {
+			out.WriteString(line)
+		}
+	}
+	return out.String()
+}
+
 // TestMetricNames: names are ours, say their units, and each metric that is
 // described is made.
 func TestMetricNames(t *testing.T) {
-	text := metrics(t, testSnapshot(), "?customers=1")
+	snapshot := testSnapshot()
+	snapshot.Cluster = testCluster()
+	text := metrics(t, snapshot, "?customers=1") + metrics(t, Snapshot{Now: testNow, Cluster: testStandby()}, "")
+	// Either a cluster or a standby, and what is about the daemon twice.
+	text = onlyOnce(text)
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
 		t.Fatal(err)

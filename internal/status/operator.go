@@ -85,6 +85,8 @@ type Operator interface {
 	CustomerStatus(customer string) (Customer, error)
 	// EachCustomer calls do for every customer whose address is published.
 	EachCustomer(do func(Published))
+	// Cluster takes orders about the cluster; nil if this balancer is in none.
+	Cluster() ClusterOperator
 }
 
 // RefusedError says why an order is refused.
@@ -101,8 +103,8 @@ const maxOrder = 4 << 10
 // operate adds what an operator may do to mux.
 func operate(mux *http.ServeMux, operator Operator) {
 	mux.HandleFunc("POST /instances/{word}", func(w http.ResponseWriter, r *http.Request) {
-		o, err := readOrder(w, r)
-		if err != nil {
+		o := Order{}
+		if err := readOrder(w, r, Words, &o.Word, &o); err != nil {
 			reply(w, nil, err)
 			return
 		}
@@ -113,26 +115,28 @@ func operate(mux *http.ServeMux, operator Operator) {
 		answer, err := operator.InstanceStatus(r.PathValue("instance"), r.URL.Query().Get("service"))
 		reply(w, answer, err)
 	})
+	serveCluster(mux, operator.Cluster)
 }
 
-func readOrder(w http.ResponseWriter, r *http.Request) (o Order, err error) {
-	o.Word = r.PathValue("word")
-	if !slices.Contains(Words, o.Word) {
-		return o, &RefusedError{http.StatusNotFound, fmt.Sprintf("there is no word %q, only %q", o.Word, Words)}
+// readOrder reads the word of an order, one of words, and the order itself.
+func readOrder(w http.ResponseWriter, r *http.Request, words []string, word *string, order any) error {
+	*word = r.PathValue("word")
+	if !slices.Contains(words, *word) {
+		return &RefusedError{http.StatusNotFound, fmt.Sprintf("there is no word %q, only %q", *word, words)}
 	}
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxOrder))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&o); err != nil {
+	if err := decoder.Decode(order); err != nil {
 		status := http.StatusBadRequest
 		if errors.As(err, new(*http.MaxBytesError)) {
 			status = http.StatusRequestEntityTooLarge
 		}
-		return o, &RefusedError{status, "reading the order: " + err.Error()}
+		return &RefusedError{status, "reading the order: " + err.Error()}
 	}
 	if _, err := decoder.Token(); err != io.EOF {
-		return o, &RefusedError{http.StatusBadRequest, "reading the order: there is more behind it"}
+		return &RefusedError{http.StatusBadRequest, "reading the order: there is more behind it"}
 	}
-	return o, nil
+	return nil
 }
 
 // failure is the body of an answer that is an error.

@@ -13,8 +13,9 @@ import (
 
 // operatorOf records the orders that it gets, and answers with err.
 type operatorOf struct {
-	orders []Order
-	err    error
+	orders  []Order
+	err     error
+	cluster *clusterOf
 }
 
 func (o *operatorOf) Operate(_ context.Context, order Order) (Answer, error) {
@@ -31,6 +32,13 @@ func (o *operatorOf) CustomerStatus(customer string) (Customer, error) {
 }
 
 func (o *operatorOf) EachCustomer(func(Published)) {}
+
+func (o *operatorOf) Cluster() ClusterOperator {
+	if o.cluster == nil {
+		return nil
+	}
+	return o.cluster
+}
 
 func TestOperate(t *testing.T) {
 	path, operator := filepath.Join(t.TempDir(), SocketName), &operatorOf{}

@@ -8,6 +8,7 @@ type Shard struct {
 	Name string `json:"name"`
 	// State is StateFailed if no customer is served, StateStarting if none is yet, and
 	// StateDegraded if a customer is not, or one of them or of the instances needs attention.
+	// It is StateElsewhere if other managers of the cluster publish all of its customers.
 	State     State     `json:"state"`
 	Strategy  string    `json:"strategy"`
 	Profile   string    `json:"profile"` // "balanced" or "ordinary"
@@ -30,6 +31,10 @@ type Shard struct {
 	Attention   []Attention `json:"attention,omitempty"` // the first few customers that need it, the worst first
 	Needy       int         `json:"customers_in_need"`   // of attention, all of them
 	Warnings    []string    `json:"warnings,omitempty"`  // about the shard as a whole
+
+	// Owners is how many active customers each manager of the cluster publishes; those of ""
+	// nobody does. nil if there is no cluster.
+	Owners map[string]int `json:"owners,omitempty"`
 }
 
 // Customers counts the customers of a shard: first by what they are to be, then the active
@@ -45,6 +50,8 @@ type Customers struct {
 	Degraded int `json:"degraded"`
 	Starting int `json:"starting"`
 	Failed   int `json:"failed"`
+
+	Elsewhere int `json:"elsewhere,omitempty"` // published by another manager of the cluster, which knows how
 }
 
 // Served is how many of the active customers have a descriptor that clients get.
@@ -52,7 +59,7 @@ func (c Customers) Served() int { return c.OK + c.Degraded }
 
 // In is how many of the active customers' services are in a state.
 func (c Customers) In(s State) int {
-	return map[State]int{StateOK: c.OK, StateDegraded: c.Degraded, StateStarting: c.Starting, StateFailed: c.Failed}[s]
+	return map[State]int{StateOK: c.OK, StateDegraded: c.Degraded, StateStarting: c.Starting, StateFailed: c.Failed, StateElsewhere: c.Elsewhere}[s]
 }
 
 // Attention is a customer that needs attention, and why.

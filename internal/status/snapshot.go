@@ -25,6 +25,7 @@ type Snapshot struct {
 	Consensus Consensus `json:"consensus"`
 	Services  []Service `json:"services"`           // the [[service]]s of the configuration
 	Shards    []Shard   `json:"shards,omitempty"`   // with all customers, in numbers
+	Cluster   *Cluster  `json:"cluster,omitempty"`  // nil: this manager is alone
 	Warnings  []string  `json:"warnings,omitempty"` // about the daemon as a whole
 	// Events counts events since the start, by kind.
 	Events map[string]uint64 `json:"events,omitempty"`
@@ -107,6 +108,7 @@ const (
 	StateDegraded    State = "degraded"    // published, with something an operator should look at
 	StateStarting    State = "starting"    // not published yet
 	StateFailed      State = "failed"      // no instance left, or no key to sign: the last good descriptor stays published
+	StateElsewhere   State = "elsewhere"   // another manager of the cluster publishes it
 	StateSilent      State = "silent"      // its descriptor has not been renewed for too long
 	StateUnknown     State = "unknown"     // no HSDir has a descriptor of it
 	StateUnreachable State = "unreachable" // not enough HSDirs answered
@@ -132,6 +134,7 @@ type Service struct {
 	VisitError  string       `json:"visit_error,omitempty"`
 	Panic       bool         `json:"panic,omitempty"`              // instances stay in use against what checks say
 	Clients     int          `json:"authorized_clients,omitempty"` // the only ones who can read the descriptor; 0: everybody can
+	Owner       *Owner       `json:"owner,omitempty"`              // who publishes it, in a cluster; nil if there is none
 	Warnings    []string     `json:"warnings,omitempty"`
 }
 

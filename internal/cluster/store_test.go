@@ -21,10 +21,9 @@ import (
 
 // scene is an engine with managers a and b, in a bubble.
 type scene struct {
-	f        *clustertest.Fake
-	ca, cb   *clustertest.Client
-	a, b     *cluster.Store
-	versions map[state.Key]uint64
+	f      *clustertest.Fake
+	ca, cb *clustertest.Client
+	a, b   *cluster.Store
 }
 
 func inScene(t *testing.T, test func(*testing.T, *scene)) {
@@ -40,8 +39,7 @@ func inScene(t *testing.T, test func(*testing.T, *scene)) {
 // soon waits until what the watch has to bring must be there.
 func soon() { time.Sleep(time.Second); synctest.Wait() }
 
-// There is nothing of the scene's words in the errors of a store that was wiped, so each is
-// told apart by its type.
+// wantErr looks at an error, nil for none.
 func wantErr(t *testing.T, what string, err, want error) {
 	t.Helper()
 	if !errors.Is(err, want) {
@@ -473,6 +471,9 @@ func TestNewerLayout(t *testing.T) {
 	inScene(t, func(t *testing.T, s *scene) {
 		v := mustSwap(t, s.a, state.Change{Key: "k", Value: []byte("1")})[0]
 		s.ca.Set(func(f *clustertest.Faults) { f.Mute = true })
+		cd := s.f.Client()
+		d := open(t, cd, nil)
+		cd.Set(func(f *clustertest.Faults) { f.Mute = true })
 		for _, item := range s.f.Items() {
 			if strings.HasSuffix(item.Key, "/layout") {
 				s.f.Put(item.Key, append([]byte{2}, item.Value[1:]...))
@@ -485,6 +486,8 @@ func TestNewerLayout(t *testing.T) {
 		wantErr(t, "state", s.b.Err(), state.ErrNewer)
 		c := openNow(t, s.f.Client(), nil)
 		wantErr(t, "opening", c.Ready(t.Context()), state.ErrNewer)
+		time.Sleep(6 * time.Minute)
+		wantErr(t, "with a dead watch", d.Err(), state.ErrNewer)
 	})
 }
 

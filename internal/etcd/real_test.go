@@ -245,9 +245,9 @@ func TestOne(t *testing.T) {
 	})
 
 	t.Run("Watch", func(t *testing.T) {
-		c := client(t, etcd.Config{Endpoints: l.Endpoints(), Timeout: time.Second}) // soon quiet
+		soon := client(t, etcd.Config{Endpoints: l.Endpoints(), Timeout: time.Second}) // is it quiet
 		first := put(t, c, etcd.Op{Key: "watch/a", Value: []byte("1")})
-		w := follow(t, c, "watch/", first)
+		w := follow(t, soon, "watch/", first)
 		if c := w.next(); c.revision != first || string(c.kvs[0].Value) != "1" {
 			t.Errorf("%+v", c)
 		}

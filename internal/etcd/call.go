@@ -44,18 +44,21 @@ func call[T any, A answer[T]](ctx context.Context, c *Client, path string, reque
 			if f == nil {
 				return result, nil
 			}
-			if r == once && f.sent {
+			// A caller in a hurry finds another endpoint the next time.
+			if !f.answered && !errors.Is(ctx.Err(), context.Canceled) {
+				c.fails(e)
+			}
+			switch {
+			case r == once && f.sent:
 				return nil, f.error(ctx, path, ErrUnknown)
-			}
-			if f.answered {
+			case f.answered:
 				return nil, f.error(ctx, path, nil)
-			}
-			if ctx.Err() != nil {
+			case ctx.Err() != nil:
 				return nil, f.error(ctx, path, ErrUnavailable)
 			}
-			c.fails(e)
 			faults = append(faults, f)
 		}
+		// What etcd refuses now it refuses then; but it may find a leader.
 		stays := !slices.ContainsFunc(faults, func(f *fault) bool { return f.kind == ErrUnavailable })
 		if stays || time.Since(began) >= c.timeout {
 			return nil, all(ctx, path, faults)
@@ -216,7 +219,7 @@ func (c *Client) authenticate(ctx context.Context, e *endpoint, refused string) 
 	result, f := post[authAnswer](ctx, e, "auth/authenticate", "", body)
 	if f != nil {
 		f.sent = false // what is to be asked was not
-		if f.why != nil && strings.Contains(f.why.Error(), password) {
+		if f.why != nil && password != "" && strings.Contains(f.why.Error(), password) {
 			f.why = errors.New("it repeats the password")
 		}
 		return "", f

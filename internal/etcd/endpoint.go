@@ -40,7 +40,7 @@ type endpoint struct {
 func newEndpoint(text string, config Config, timeout time.Duration) (*endpoint, error) {
 	dial := config.Dial
 	if dial == nil {
-		dial = new(net.Dialer).DialContext
+		dial = (&net.Dialer{Timeout: timeout}).DialContext
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // each watch has a connection of its own, and breaks with it alone
@@ -146,7 +146,7 @@ func (e *endpoint) open(ctx context.Context, path, token string, body []byte) (i
 	f := &fault{at: e, kind: ErrUnavailable, sent: true, why: fmt.Errorf("HTTP status %d", response.StatusCode)}
 	switch {
 	case bytes.HasPrefix(text, []byte("CommonName of client")):
-		f.kind, f.sent = ErrDenied, false
+		f.kind, f.sent, f.answered = ErrDenied, false, true
 		f.why = errors.New("its gateway takes no client certificate with a CommonName while it has users; make one without")
 	case response.StatusCode == http.StatusNotFound:
 		f.sent, f.why = false, errors.New("it has no JSON gateway (HTTP status 404)")

@@ -29,7 +29,8 @@ var (
 	// ErrOtherCluster is an ErrUnavailable: what answers is another cluster than before.
 	ErrOtherCluster = fmt.Errorf("%w: this is another cluster", ErrUnavailable)
 	// ErrUnknown says that the answer to a transaction was lost: it may have been made, or
-	// may be made yet.
+	// may be made yet, as by an etcd that was paused. To read the old state settles nothing;
+	// another transaction that replaces it does.
 	ErrUnknown = errors.New("it is not known whether etcd made the transaction")
 	// ErrNoSpace says that etcd's quota is reached. It still reads, deletes and keeps leases
 	// alive. The transaction that reaches the quota may have been made all the same: etcd
@@ -130,7 +131,7 @@ type KV struct {
 
 // Sizes of Range.
 const (
-	pageKeys = 256
+	pageKeys = 1000
 	maxRange = 256 << 20 // bytes of keys and values; etcd's default quota is 2 GiB
 )
 

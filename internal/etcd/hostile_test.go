@@ -166,6 +166,7 @@ func TestNonsense(t *testing.T) {
 		}, read, ErrUnavailable},
 		"compacted":         {"kv/range", says(400, `{"error":"x","message":"etcdserver: mvcc: required revision has been compacted","code":11}`), read, ErrCompacted},
 		"newer gateway":     {"kv/range", says(403, `{"code":7,"message":"etcdserver: permission denied","details":[]}`), read, ErrDenied},
+		"common name":       {"kv/txn", says(400, "CommonName of client sending a request against gateway will be ignored and not used as expected"), txn, ErrDenied},
 		"no space":          {"kv/txn", says(429, `{"error":"x","message":"etcdserver: mvcc: database space exceeded","code":8}`), txn, ErrNoSpace},
 		"txn hangs":         {"kv/txn", hangs(""), txn, ErrUnknown},
 		"txn nothing":       {"kv/txn", says(200, `{}`), txn, ErrUnknown},
@@ -239,7 +240,7 @@ func TestFragments(t *testing.T) {
 	if want := []string{"3 1", "4 4", "5 1", "6 1"}; !slices.Equal(told, want) {
 		t.Errorf("%q, want %q", told, want)
 	}
-	for range 2 * maxAnswer >> 20 {
+	for range 2*maxAnswer>>20 - 1 { // the keys count, too
 		if f := w.take(message(true, 7)); f != nil {
 			t.Fatal(f.text(nil))
 		}
@@ -286,12 +287,41 @@ func TestNext(t *testing.T) {
 					t.Errorf("made %v, the second was asked %d times: %v", r.Made, asked.Load(), err)
 				}
 				// The one that failed is last from now on.
-				if r, err = c.Txn(t.Context(), []Op{{Key: "a", Value: []byte("1")}}); test.want == nil && err != nil {
-					t.Errorf("the second time: %v", err)
+				if r, err = c.Txn(t.Context(), []Op{{Key: "a", Value: []byte("1")}}); !r.Made || err != nil {
+					t.Errorf("the second time: made %v, %v", r.Made, err)
 				}
 			})
 		})
 	}
+}
+
+// TestLargePage: a page that is too large is asked for in smaller ones.
+func TestLargePage(t *testing.T) {
+	server := fake{"kv/range": func(w http.ResponseWriter, r *http.Request) {
+		if text, _ := io.ReadAll(r.Body); bytes.Contains(text, []byte(`"limit":"1000"`)) {
+			endless(" ")(w, r)
+		}
+		io.WriteString(w, `{`+goodHeader+`,"kvs":[{"key":"YS9i","mod_revision":"3"}]}`)
+	}}
+	virtually(t, Config{}, []http.Handler{server}, func(t *testing.T, c *Client) {
+		if kvs, revision, err := c.Range(t.Context(), "a/"); err != nil || len(kvs) != 1 || revision != 9 {
+			t.Errorf("%v at %d, %v", kvs, revision, err)
+		}
+	})
+}
+
+// TestHurry: a caller who does not wait for a timeout has the next endpoint the next time.
+func TestHurry(t *testing.T) {
+	good := fake{"kv/range": says(200, `{`+goodHeader+`}`)}
+	virtually(t, Config{}, []http.Handler{fake{"kv/range": hangs("")}, good}, func(t *testing.T, c *Client) {
+		for _, want := range []error{context.DeadlineExceeded, nil} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, _, err := c.Range(ctx, "a/"); !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+		}
+	})
 }
 
 // TestSilentWatch: a watch that keeps changes to itself has broken; one that has none to
@@ -439,7 +469,7 @@ func FuzzAnswer(f *testing.F) {
 			}
 			c.endpoints[0].http.Transport = stub(answer)
 			ctx := t.Context()
-			kvs, revision, err := c.Range(ctx, "a/")
+			kvs, revision, _ := c.Range(ctx, "a/")
 			for i, kv := range kvs {
 				if !strings.HasPrefix(kv.Key, "a/") || i > 0 && kv.Key <= kvs[i-1].Key || kv.Value == nil || kv.Revision > revision {
 					t.Errorf("%+v at %d", kvs, revision)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -71,6 +72,7 @@ type watch struct {
 	body    io.ReadCloser
 	left    int // bytes that the present message may have yet
 	decoder *json.Decoder
+	heard   atomic.Bool // something of the next message
 
 	seen    int64 // revision up to which all was told
 	stuck   int64 // seen when there was more than the watch told of
@@ -161,6 +163,7 @@ func (w *watch) Read(p []byte) (int, error) {
 	}
 	n, err := w.body.Read(p[:min(len(p), w.left)])
 	w.left -= n
+	w.heard.Store(true)
 	return n, err
 }
 
@@ -201,9 +204,12 @@ func (w *watch) follow(ctx context.Context, messages <-chan *watchAnswer, ended 
 				return <-ended
 			}
 			f = w.take(m)
+			w.heard.Store(false)
 			quiet.Reset(w.c.timeout)
 		case <-quiet.C:
-			f = w.look(ctx)
+			if !w.heard.Swap(false) { // a large message takes its time
+				f = w.look(ctx)
+			}
 		case <-ctx.Done():
 			f = &fault{at: w.e, kind: ErrUnavailable}
 		}

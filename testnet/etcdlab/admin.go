@@ -78,8 +78,8 @@ type status struct {
 	Leader string
 }
 
-// Leader returns which member is the leader, by those that run.
-func (l *Lab) Leader(ctx context.Context) (member int, err error) {
+// leader returns which member is the leader, by all that run.
+func (l *Lab) leader(ctx context.Context) (member int, err error) {
 	leader, names := "", map[string]int{}
 	for i, m := range l.members {
 		if !m.running() || m.paused {
@@ -101,21 +101,21 @@ func (l *Lab) Leader(ctx context.Context) (member int, err error) {
 	return 0, errors.New("there is no leader")
 }
 
-// Ready waits until all members that run agree on a leader.
-func (l *Lab) Ready(ctx context.Context) error {
+// Leader waits until all members that run, and are not paused, agree on a leader, and returns
+// which it is.
+func (l *Lab) Leader(ctx context.Context) (member int, err error) {
 	for {
-		_, err := l.Leader(ctx)
-		if err == nil {
-			return nil
+		if member, err = l.leader(ctx); err == nil {
+			return member, nil
 		}
 		for _, m := range l.members {
 			if err := m.crashed(); err != nil {
-				return err
+				return 0, err
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for etcd: %w: %w", ctx.Err(), err)
+			return 0, fmt.Errorf("waiting for etcd: %w: %w", ctx.Err(), err)
 		case <-time.After(poll):
 		}
 	}
@@ -194,15 +194,18 @@ func (l *Lab) enableUsers(ctx context.Context) error {
 
 // AddUser adds a user, with a role that has the user's name.
 func (l *Lab) AddUser(ctx context.Context, u User) error {
-	end := []byte(u.Prefix)
-	end[len(end)-1]++
+	start, end := []byte{0}, []byte{0} // all keys
+	if u.Prefix != "" {
+		start, end = []byte(u.Prefix), []byte(u.Prefix)
+		end[len(end)-1]++
+	}
 	for _, step := range []struct {
 		path string
 		in   map[string]any
 	}{
 		{"auth/user/add", map[string]any{"name": u.Name, "password": u.Password}},
 		{"auth/role/add", map[string]any{"name": u.Name}},
-		{"auth/role/grant", map[string]any{"name": u.Name, "perm": map[string]any{"permType": "READWRITE", "key": []byte(u.Prefix), "range_end": end}}},
+		{"auth/role/grant", map[string]any{"name": u.Name, "perm": map[string]any{"permType": "READWRITE", "key": start, "range_end": end}}},
 		{"auth/user/grant", map[string]any{"user": u.Name, "role": u.Name}},
 	} {
 		if err := l.any(ctx, step.path, step.in, nil); err != nil {

@@ -40,7 +40,7 @@ type Config struct {
 	Args []string
 }
 
-// User may read and write the keys that begin with Prefix.
+// User may read and write the keys that begin with Prefix, which does not end with 0xff.
 type User struct{ Name, Password, Prefix string }
 
 // Lab is a running cluster. Its methods are not for concurrent use.
@@ -91,8 +91,10 @@ func Start(ctx context.Context, config Config) (l *Lab, err error) {
 			l = nil
 		}
 	}()
-	// etcd takes arguments from the environment, too; and sockets relative to where it runs.
 	if l.dir, err = filepath.Abs(l.dir); err != nil {
+		return l, err
+	}
+	if err = os.MkdirAll(l.dir, 0o700); err != nil {
 		return l, err
 	}
 	transport := &http.Transport{DisableKeepAlives: true}
@@ -102,7 +104,7 @@ func Start(ctx context.Context, config Config) (l *Lab, err error) {
 		}
 		transport.TLSClientConfig = l.TLS()
 	}
-	l.admin = &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	l.admin = &http.Client{Transport: transport, Timeout: time.Minute}
 	for try := range 5 {
 		if err = l.launch(ctx, try); !errors.Is(err, errPortTaken) {
 			break
@@ -117,26 +119,20 @@ func Start(ctx context.Context, config Config) (l *Lab, err error) {
 	return l, nil
 }
 
-// launch starts all members on ports that were free a moment ago.
+// launch starts all members, without data, on ports that were free a moment ago. If they are
+// not any more, the error is errPortTaken.
 func (l *Lab) launch(ctx context.Context, try int) error {
 	l.kill()
 	l.members = nil
 	var cluster []string
 	for i := range l.config.Members {
-		client, peer, err := freePort(), 0, error(nil)
-		for peer = freePort(); peer == client; peer = freePort() {
-		}
 		name := "etcd" + strconv.Itoa(i)
-		dir := filepath.Join(l.dir, name)
-		if err = os.MkdirAll(dir, 0o700); err == nil {
-			err = os.RemoveAll(filepath.Join(dir, "data"))
-		}
-		if err != nil {
+		m := &member{name: name, dir: filepath.Join(l.dir, name), client: freePort(), peer: freePort()}
+		if err := errors.Join(os.MkdirAll(m.dir, 0o700), os.RemoveAll(filepath.Join(m.dir, "data"))); err != nil {
 			return err
 		}
-		m := &member{name: name, dir: dir, client: client, peer: peer}
 		l.members = append(l.members, m)
-		cluster = append(cluster, fmt.Sprintf("%s=http://127.0.0.1:%d", name, peer))
+		cluster = append(cluster, fmt.Sprintf("%s=http://127.0.0.1:%d", name, m.peer))
 	}
 	for _, m := range l.members {
 		m.args = l.args(m, strings.Join(cluster, ","), try)
@@ -144,17 +140,15 @@ func (l *Lab) launch(ctx context.Context, try int) error {
 			return err
 		}
 	}
-	return l.Ready(ctx)
+	_, err := l.Leader(ctx)
+	return err
 }
 
 func (l *Lab) args(m *member, cluster string, try int) []string {
 	url := fmt.Sprintf("%s://127.0.0.1:%d", l.scheme(), m.client)
 	listen := url
 	if l.config.Unix {
-		listen += ",unix://" + socketName
-		if l.tls != nil {
-			listen = strings.Replace(listen, "unix:", "unixs:", 1)
-		}
+		listen += ",unix://" + socketName // without TLS
 	}
 	peer := fmt.Sprintf("http://127.0.0.1:%d", m.peer)
 	args := []string{
@@ -270,7 +264,8 @@ func (l *Lab) Wipe(ctx context.Context, sameIdentifier bool) error {
 			return err
 		}
 	}
-	return l.Ready(ctx)
+	_, err := l.Leader(ctx)
+	return err
 }
 
 // TLS is for clients of the cluster, with a certificate; nil without TLS.

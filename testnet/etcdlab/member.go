@@ -40,7 +40,7 @@ func (m *member) start(binary string) error {
 	cmd := exec.Command(binary, m.args...)
 	cmd.Dir = m.dir
 	cmd.Stdout, cmd.Stderr = output, output
-	for _, setting := range os.Environ() {
+	for _, setting := range os.Environ() { // of which etcd takes arguments, too
 		if !strings.HasPrefix(setting, "ETCD_") {
 			cmd.Env = append(cmd.Env, setting)
 		}

@@ -56,7 +56,7 @@ func TestOthers(t *testing.T) {
 		soon()
 		want(t, s.b, "service/1", "1", v[1])
 		want(t, s.b, "operator/1", "o", v[2])
-		v = mustSwap(t, s.b, state.Change{Key: "service/1", Version: v[1]}) // its own
+		mustSwap(t, s.b, state.Change{Key: "service/1", Version: v[1]}) // its own
 		soon()
 		want(t, s.a, "service/1", "", 0)
 		if len(told) != 2 || !slices.Equal(told[0], []state.Key{"service/1", "service/2"}) || !slices.Equal(told[1], []state.Key{"service/1"}) {

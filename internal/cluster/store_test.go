@@ -24,6 +24,7 @@ type scene struct {
 	f      *clustertest.Fake
 	ca, cb *clustertest.Client
 	a, b   *cluster.Store
+	log    lockedBuffer // a's
 }
 
 func inScene(t *testing.T, test func(*testing.T, *scene)) {
@@ -31,9 +32,28 @@ func inScene(t *testing.T, test func(*testing.T, *scene)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scene{f: clustertest.New()}
 		s.ca, s.cb = s.f.Client(), s.f.Client()
-		s.a, s.b = open(t, s.ca, nil), open(t, s.cb, nil)
+		s.a = open(t, s.ca, func(c *cluster.Config) { c.Log = slog.New(slog.NewTextHandler(&s.log, nil)) })
+		s.b = open(t, s.cb, nil)
 		test(t, s)
 	})
+}
+
+// lockedBuffer is for a log.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 // soon waits until what the watch has to bring must be there.
@@ -127,6 +147,9 @@ func TestAge(t *testing.T) {
 		}
 		s.ca.Set(func(f *clustertest.Faults) { f.Cut = true })
 		time.Sleep(time.Hour)
+		if log := s.log.String(); strings.Count(log, "cannot be read") != 1 {
+			t.Errorf("logged %s", log)
+		}
 		if age := s.a.Age(); age != time.Hour+time.Second {
 			t.Errorf("cut off: %s", age)
 		}
@@ -150,7 +173,7 @@ func TestLostAnswers(t *testing.T) {
 		_, err := s.a.Swap(t.Context(), state.Change{Key: "k", Value: []byte("1")})
 		wantErr(t, "answer lost", err, cluster.ErrUnknown)
 		want(t, s.a, "k", "", 0)
-		if err := s.a.Fresh(t.Context(), "k", "other"); err != nil {
+		if err := s.a.Fresh(t.Context(), "k", "other", "k"); err != nil {
 			t.Fatal(err)
 		}
 		want(t, s.a, "k", "1", 3)

@@ -15,9 +15,9 @@ const module = "onionbalancer/"
 // that is.
 var layers = [][]string{
 	{"descriptor"},
-	{"internal/health", "internal/clients", "hsdir", "selection", "keystore", "internal/tor", "internal/event", "internal/state", "internal/status"},
+	{"internal/health", "internal/clients", "hsdir", "selection", "keystore", "internal/tor", "internal/event", "internal/state", "internal/status", "internal/etcd"},
 	{"internal/check", "internal/consensus", "internal/backend", "internal/credential", "internal/probe", "internal/advice", "internal/relayset"},
-	{"internal/balance", "internal/config", "internal/logging", "internal/hosting"},
+	{"internal/balance", "internal/config", "internal/logging", "internal/hosting", "internal/cluster"},
 	{"internal/daemon"},
 	{"testnet"},
 	{"cmd", "bench"},
@@ -32,6 +32,7 @@ var forbidden = []struct{ from, to string }{
 	{"internal/backend", "selection"}, {"internal/credential", "hsdir"}, {"internal/credential", "selection"},
 	{"internal/balance", "keystore"}, {"internal/balance", "internal/tor"}, {"internal/balance", "internal/config"},
 	{"internal/check", "internal/tor"}, {"internal/advice", "internal/backend"}, {"internal/advice", "hsdir"}, {"internal/relayset", "internal/tor"},
+	{"internal/etcd", "internal/state"}, {"internal/etcd", "descriptor"}, {"internal/cluster", "internal/tor"}, {"internal/cluster", "internal/config"}, {"internal/cluster", "keystore"},
 	{"internal/daemon", "testnet"},
 }
 

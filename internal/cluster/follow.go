@@ -143,7 +143,7 @@ func (s *Store) take(own Item, id string, items []Item, revision int64, sent tim
 	defer s.mu.Unlock()
 	if back {
 		s.stats.Back++
-		s.log.Error("the store of the cluster went back to an earlier state: records may be older than what was published", "revision", revision, "before", s.seen)
+		s.log.Error("the store of the cluster went back to an earlier state, or its watch left something out: records may be older than what was published", "revision", revision, "before", s.seen)
 		next := newMirror()
 		next.replace(items, all, revision)
 		s.changedLocked(s.mirror.differences(next))
@@ -248,14 +248,24 @@ func (s *Store) failed(err error) {
 	if final(err) {
 		s.refusal = err
 	}
-	if s.closed || before != nil && before.Error() == err.Error() {
-		return
+	if s.closed || before != nil && before != errReading && kind(before) == kind(err) {
+		return // the details change from one try to the next
 	}
 	if final(err) {
 		s.log.Error("the store of the cluster cannot be used", "error", err)
 	} else {
 		s.log.Warn("the store of the cluster cannot be read", "error", err)
 	}
+}
+
+// kind returns the package's error that an error is, or nil.
+func kind(err error) error {
+	for _, k := range []error{ErrWiped, ErrKey, state.ErrNewer, ErrDenied, ErrUnavailable} {
+		if errors.Is(err, k) {
+			return k
+		}
+	}
+	return nil
 }
 
 // expectLocked notes a change of our own that the watch has to show.

@@ -46,7 +46,8 @@ func (m *mirror) stale(item Item) bool {
 	return max(m.through, m.gone[item.Key]) >= item.Version
 }
 
-// contradicted reports whether items that the engine had at a revision show that it went back:
+// contradicted reports whether items that the engine had at a revision show that it went back,
+// or that a watch left something out:
 // the mirror has a newer version from before that revision, another value of the same version,
 // or nothing where it should have something.
 func (m *mirror) contradicted(items []Item, revision int64) bool {
@@ -111,18 +112,17 @@ func (m *mirror) remove(name string, revision int64) state.Key {
 	return r.key
 }
 
-// replace makes the mirror what was read at a revision, apart from what is newer, and
-// returns the keys that this changes.
+// replace makes the mirror what was read at a revision and does not contradict it, apart from
+// what is newer, and returns the keys that this changes.
 func (m *mirror) replace(items []Item, all []opened, revision int64) []state.Key {
 	var changed []state.Key
 	there := make(map[string]bool, len(items))
-	m.through = 0 // what was read is believed, whatever the mirror missed
 	for i, item := range items {
 		there[item.Key] = true
 		changed = append(changed, m.put(item, all[i]))
 	}
-	for name, r := range m.names {
-		if !there[name] && r.version <= revision {
+	for name := range m.names {
+		if !there[name] {
 			changed = append(changed, m.remove(name, revision))
 		}
 	}

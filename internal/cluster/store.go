@@ -26,6 +26,8 @@ var (
 	ErrKey = errors.New("the cluster key is another one")
 	// ErrUnread says that nothing was read from the engine yet.
 	ErrUnread = errors.New("the store of the cluster was not read yet")
+
+	errReading = errors.New("it is being read")
 )
 
 // Config says how to open a Store.
@@ -43,8 +45,8 @@ type Config struct {
 // changes, it changes in the engine first. It is safe for concurrent use.
 //
 // Other than with a *state.DB, others change records too: the mirror may be as old as Age
-// says, and List may have one record in a newer version than another. A Swap is
-// seen whole. Safety rests on the versions in Swap alone.
+// says, and List may have one record in a newer version than another. Safety rests on the
+// versions in Swap alone.
 type Store struct {
 	cfg    Config
 	log    *slog.Logger
@@ -95,7 +97,7 @@ type subscriber struct {
 func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		cfg: cfg, log: cfg.Log, id: cfg.ID, mirror: newMirror(), wakes: make(chan struct{}, 1), ready: make(chan struct{}),
-		changed: make(map[state.Key]bool), subscribers: make(map[*subscriber]bool), trouble: errors.New("it is being read"),
+		changed: make(map[state.Key]bool), subscribers: make(map[*subscriber]bool), trouble: errReading,
 		interrupted: func() {},
 	}
 	if s.log == nil {
@@ -261,6 +263,7 @@ func (s *Store) Fresh(ctx context.Context, keys ...state.Key) error {
 	if len(keys) == 0 {
 		err = s.again(ctx)
 	}
+	keys = slices.Compact(slices.Sorted(slices.Values(keys)))
 	for keys := range slices.Chunk(keys, MaxOps) {
 		if err = s.fresh(ctx, keys); err != nil {
 			break

@@ -21,10 +21,10 @@ import (
 
 // scene is an engine with managers a and b, in a bubble.
 type scene struct {
-	f        *clustertest.Fake
-	ca, cb   *clustertest.Client
-	a, b     *cluster.Store
-	versions map[state.Key]uint64
+	f      *clustertest.Fake
+	ca, cb *clustertest.Client
+	a, b   *cluster.Store
+	log    lockedBuffer // a's
 }
 
 func inScene(t *testing.T, test func(*testing.T, *scene)) {
@@ -32,16 +32,34 @@ func inScene(t *testing.T, test func(*testing.T, *scene)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scene{f: clustertest.New()}
 		s.ca, s.cb = s.f.Client(), s.f.Client()
-		s.a, s.b = open(t, s.ca, nil), open(t, s.cb, nil)
+		s.a = open(t, s.ca, func(c *cluster.Config) { c.Log = slog.New(slog.NewTextHandler(&s.log, nil)) })
+		s.b = open(t, s.cb, nil)
 		test(t, s)
 	})
+}
+
+// lockedBuffer is for a log.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 // soon waits until what the watch has to bring must be there.
 func soon() { time.Sleep(time.Second); synctest.Wait() }
 
-// There is nothing of the scene's words in the errors of a store that was wiped, so each is
-// told apart by its type.
+// wantErr looks at an error, nil for none.
 func wantErr(t *testing.T, what string, err, want error) {
 	t.Helper()
 	if !errors.Is(err, want) {
@@ -58,7 +76,7 @@ func TestOthers(t *testing.T) {
 		soon()
 		want(t, s.b, "service/1", "1", v[1])
 		want(t, s.b, "operator/1", "o", v[2])
-		v = mustSwap(t, s.b, state.Change{Key: "service/1", Version: v[1]}) // its own
+		mustSwap(t, s.b, state.Change{Key: "service/1", Version: v[1]}) // its own
 		soon()
 		want(t, s.a, "service/1", "", 0)
 		if len(told) != 2 || !slices.Equal(told[0], []state.Key{"service/1", "service/2"}) || !slices.Equal(told[1], []state.Key{"service/1"}) {
@@ -129,6 +147,9 @@ func TestAge(t *testing.T) {
 		}
 		s.ca.Set(func(f *clustertest.Faults) { f.Cut = true })
 		time.Sleep(time.Hour)
+		if log := s.log.String(); strings.Count(log, "cannot be read") != 1 {
+			t.Errorf("logged %s", log)
+		}
 		if age := s.a.Age(); age != time.Hour+time.Second {
 			t.Errorf("cut off: %s", age)
 		}
@@ -152,7 +173,7 @@ func TestLostAnswers(t *testing.T) {
 		_, err := s.a.Swap(t.Context(), state.Change{Key: "k", Value: []byte("1")})
 		wantErr(t, "answer lost", err, cluster.ErrUnknown)
 		want(t, s.a, "k", "", 0)
-		if err := s.a.Fresh(t.Context(), "k", "other"); err != nil {
+		if err := s.a.Fresh(t.Context(), "k", "other", "k"); err != nil {
 			t.Fatal(err)
 		}
 		want(t, s.a, "k", "1", 3)
@@ -473,6 +494,9 @@ func TestNewerLayout(t *testing.T) {
 	inScene(t, func(t *testing.T, s *scene) {
 		v := mustSwap(t, s.a, state.Change{Key: "k", Value: []byte("1")})[0]
 		s.ca.Set(func(f *clustertest.Faults) { f.Mute = true })
+		cd := s.f.Client()
+		d := open(t, cd, nil)
+		cd.Set(func(f *clustertest.Faults) { f.Mute = true })
 		for _, item := range s.f.Items() {
 			if strings.HasSuffix(item.Key, "/layout") {
 				s.f.Put(item.Key, append([]byte{2}, item.Value[1:]...))
@@ -485,6 +509,8 @@ func TestNewerLayout(t *testing.T) {
 		wantErr(t, "state", s.b.Err(), state.ErrNewer)
 		c := openNow(t, s.f.Client(), nil)
 		wantErr(t, "opening", c.Ready(t.Context()), state.ErrNewer)
+		time.Sleep(6 * time.Minute)
+		wantErr(t, "with a dead watch", d.Err(), state.ErrNewer)
 	})
 }
 

@@ -295,6 +295,21 @@ func TestNext(t *testing.T) {
 	}
 }
 
+// TestLargePage: a page that is too large is asked for in smaller ones.
+func TestLargePage(t *testing.T) {
+	server := fake{"kv/range": func(w http.ResponseWriter, r *http.Request) {
+		if text, _ := io.ReadAll(r.Body); bytes.Contains(text, []byte(`"limit":"1000"`)) {
+			endless(" ")(w, r)
+		}
+		io.WriteString(w, `{`+goodHeader+`,"kvs":[{"key":"YS9i","mod_revision":"3"}]}`)
+	}}
+	virtually(t, Config{}, []http.Handler{server}, func(t *testing.T, c *Client) {
+		if kvs, revision, err := c.Range(t.Context(), "a/"); err != nil || len(kvs) != 1 || revision != 9 {
+			t.Errorf("%v at %d, %v", kvs, revision, err)
+		}
+	})
+}
+
 // TestHurry: a caller who does not wait for a timeout has the next endpoint the next time.
 func TestHurry(t *testing.T) {
 	good := fake{"kv/range": says(200, `{`+goodHeader+`}`)}

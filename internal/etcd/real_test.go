@@ -21,14 +21,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is for calls that hang: more than etcd needs on a busy machine, less than the
-// tests' patience.
-const patience = 3 * time.Second
+const (
+	// sure is for calls that have to succeed, though the machine is busy.
+	sure = time.Minute
+	// patience is for calls that may hang.
+	patience = 3 * time.Second
+)
 
 func client(t *testing.T, config etcd.Config) *etcd.Client {
 	t.Helper()
 	if config.Timeout == 0 {
-		config.Timeout = patience
+		config.Timeout = sure
 	}
 	c, err := etcd.New(config)
 	if err != nil {
@@ -78,13 +81,50 @@ type watching struct {
 	stop    func()
 }
 
+// watch watches until the watch breaks.
 func watch(t *testing.T, c *etcd.Client, prefix string, from int64) *watching {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	w := &watching{t: t, changes: make(chan change, 1000), ended: make(chan error, 1), stop: cancel}
+	t.Cleanup(cancel)
 	go func() {
 		w.ended <- c.Watch(ctx, prefix, from, func(revision int64, kvs []etcd.KV) { w.changes <- change{revision, kvs} })
 	}()
+	return w
+}
+
+// begun returns a watch that has told of the change at from.
+func begun(t *testing.T, c *etcd.Client, prefix string, from int64) *watching {
+	t.Helper()
+	for {
+		w := watch(t, c, prefix, from)
+		select {
+		case <-w.changes:
+			return w
+		case err := <-w.ended:
+			t.Log(err)
+		}
+	}
+}
+
+// follow watches, and goes on where the watch breaks.
+func follow(t *testing.T, c *etcd.Client, prefix string, from int64) *watching {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	w := &watching{t: t, changes: make(chan change, 1000), ended: make(chan error, 1), stop: cancel}
 	t.Cleanup(cancel)
+	go func() {
+		for {
+			err := c.Watch(ctx, prefix, from, func(revision int64, kvs []etcd.KV) {
+				from = revision + 1
+				w.changes <- change{revision, kvs}
+			})
+			if ctx.Err() != nil || !errors.Is(err, etcd.ErrUnavailable) {
+				w.ended <- err
+				return
+			}
+		}
+	}()
 	return w
 }
 
@@ -182,22 +222,22 @@ func TestOne(t *testing.T) {
 		}
 	})
 
-	// 7 MiB in base64 do not fit into an answer, and a watch is told of them in fragments.
-	t.Run("Large", func(t *testing.T) {
+	// A watch is told of 3 MiB in fragments.
+	t.Run("Fragments", func(t *testing.T) {
 		value := []byte(strings.Repeat("x", 1<<20))
 		var first int64
-		for i := range 7 {
+		for i := range 3 {
 			revision := put(t, c, etcd.Op{Key: fmt.Sprintf("large/%02d", i), Value: value}, etcd.Op{Key: fmt.Sprintf("large/%02d.", i), Value: []byte{}})
 			if i == 0 {
 				first = revision
 			}
 		}
 		kvs, _, err := c.Range(ctx, "large/")
-		if err != nil || len(kvs) != 14 || len(kvs[12].Value) != len(value) {
+		if err != nil || len(kvs) != 6 || len(kvs[4].Value) != len(value) {
 			t.Errorf("%d keys, %v", len(kvs), err)
 		}
-		w := watch(t, c, "large/", first)
-		for i := range int64(7) {
+		w := follow(t, c, "large/", first)
+		for i := range int64(3) {
 			if c := w.next(); c.revision != first+i || len(c.kvs) != 2 || len(c.kvs[0].Value) != len(value) {
 				t.Fatalf("change %d: %d keys at %d", i, len(c.kvs), c.revision)
 			}
@@ -205,9 +245,9 @@ func TestOne(t *testing.T) {
 	})
 
 	t.Run("Watch", func(t *testing.T) {
-		c := client(t, etcd.Config{Endpoints: l.Endpoints(), Timeout: time.Second}) // soon quiet
+		soon := client(t, etcd.Config{Endpoints: l.Endpoints(), Timeout: time.Second}) // is it quiet
 		first := put(t, c, etcd.Op{Key: "watch/a", Value: []byte("1")})
-		w := watch(t, c, "watch/", first)
+		w := follow(t, soon, "watch/", first)
 		if c := w.next(); c.revision != first || string(c.kvs[0].Value) != "1" {
 			t.Errorf("%+v", c)
 		}
@@ -223,14 +263,14 @@ func TestOne(t *testing.T) {
 	})
 
 	t.Run("Lease", func(t *testing.T) {
-		id, err := c.Grant(ctx, time.Second)
+		id, err := c.Grant(ctx, 5*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if lasts, err := c.KeepAlive(ctx, id); err != nil || lasts < time.Second {
+		if lasts, err := c.KeepAlive(ctx, id); err != nil || lasts < 5*time.Second {
 			t.Fatalf("%v, %v", lasts, err)
 		}
-		w := watch(t, c, "lease/", put(t, c, etcd.Op{Key: "lease/a", Value: []byte("1"), Lease: id}))
+		w := follow(t, c, "lease/", put(t, c, etcd.Op{Key: "lease/a", Value: []byte("1"), Lease: id}))
 		if c := w.next(); c.kvs[0].Lease != id {
 			t.Errorf("%+v", c)
 		}
@@ -346,6 +386,7 @@ func TestThree(t *testing.T) {
 		e := l.Endpoints()
 		return append([]string{e[i]}, append(e[:i:i], e[i+1:]...)...)
 	}
+	c := client(t, etcd.Config{Endpoints: l.Endpoints()})
 	leader := func() int {
 		t.Helper()
 		i, err := l.Leader(ctx)
@@ -384,19 +425,21 @@ func TestThree(t *testing.T) {
 	// The leader dies, which is where the lease was kept alive and the watch was.
 	t.Run("LeaderKilled", func(t *testing.T) {
 		dead := leader()
-		c := client(t, etcd.Config{Endpoints: first(dead)})
 		there := client(t, etcd.Config{Endpoints: first(dead)[:1]})
-		id, err := c.Grant(ctx, 10*time.Second)
+		hurried := client(t, etcd.Config{Endpoints: first(dead), Timeout: patience})
+		id, err := c.Grant(ctx, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
 		before := put(t, c, etcd.Op{Key: "killed/a", Value: []byte("1"), Lease: id})
-		w := watch(t, there, "killed/", before)
-		w.next()
+		w := begun(t, there, "killed/", before)
+		if _, err := hurried.KeepAlive(ctx, id); err != nil {
+			t.Log(err)
+		}
 		l.Kill(dead)
 		want(t, <-w.ended, etcd.ErrUnavailable)
 		until(t, "keeping the lease alive", func() error {
-			_, err := c.KeepAlive(ctx, id)
+			_, err := hurried.KeepAlive(ctx, id)
 			if errors.Is(err, etcd.ErrLeaseLost) {
 				t.Fatal(err)
 			}
@@ -405,10 +448,10 @@ func TestThree(t *testing.T) {
 		value := 1
 		until(t, "swapping", func() error { // one of which it is not known may be made later
 			value++
-			_, err := c.Txn(ctx, []etcd.Op{{Key: "killed/a", Want: etcd.Any, Value: fmt.Append(nil, value), Lease: id}})
+			_, err := hurried.Txn(ctx, []etcd.Op{{Key: "killed/a", Want: etcd.Any, Value: fmt.Append(nil, value), Lease: id}})
 			return err
 		})
-		w = watch(t, c, "killed/", before+1)
+		w = follow(t, hurried, "killed/", before+1)
 		for {
 			if c := w.next(); string(c.kvs[0].Value) == fmt.Sprint(value) {
 				break
@@ -427,33 +470,35 @@ func TestThree(t *testing.T) {
 			if who == "follower" {
 				paused = (paused + 1) % 3
 			}
-			c := client(t, etcd.Config{Endpoints: first(paused)})
-			there := client(t, etcd.Config{Endpoints: first(paused)[:1]})
+			hurried := client(t, etcd.Config{Endpoints: first(paused), Timeout: patience})
+			there := client(t, etcd.Config{Endpoints: first(paused)[:1], Timeout: patience})
 			key := "paused/" + who
-			id, err := c.Grant(ctx, 20*time.Second)
+			id, err := c.Grant(ctx, time.Minute)
 			if err != nil {
 				t.Fatal(err)
 			}
 			revision := put(t, c, etcd.Op{Key: key, Value: []byte("1"), Lease: id})
-			w := watch(t, there, key, revision)
-			w.next()
+			w := begun(t, there, key, revision)
+			if _, err := hurried.KeepAlive(ctx, id); err != nil { // it has a connection there
+				t.Log(err)
+			}
 			if err := l.Pause(paused); err != nil {
 				t.Fatal(err)
 			}
-			if _, err = c.Txn(ctx, []etcd.Op{{Key: key, Want: revision, Value: []byte("2"), Lease: id}}); err != nil {
-				want(t, err, etcd.ErrUnknown)
+			if _, err = hurried.Txn(ctx, []etcd.Op{{Key: key, Want: revision, Value: []byte("2"), Lease: id}}); err != nil {
+				want(t, err, etcd.ErrUnknown, etcd.ErrUnavailable)
 			}
 			want(t, <-w.ended, etcd.ErrUnavailable)
 			until(t, "keeping the lease alive", func() error {
-				_, err := c.KeepAlive(ctx, id)
+				_, err := hurried.KeepAlive(ctx, id)
 				if errors.Is(err, etcd.ErrLeaseLost) {
 					t.Fatal(err)
 				}
 				return err
 			})
-			until(t, "reading", func() error { _, _, err := c.Range(ctx, key); return err })
+			until(t, "reading", func() error { _, _, err := hurried.Range(ctx, key); return err })
 			until(t, "swapping", func() error {
-				_, err := c.Txn(ctx, []etcd.Op{{Key: key, Want: etcd.Any, Value: []byte("3"), Lease: id}})
+				_, err := hurried.Txn(ctx, []etcd.Op{{Key: key, Want: etcd.Any, Value: []byte("3"), Lease: id}})
 				return err
 			})
 			if err := l.Resume(paused); err != nil {
@@ -464,10 +509,9 @@ func TestThree(t *testing.T) {
 
 	t.Run("NoQuorum", func(t *testing.T) {
 		left := (leader() + 1) % 3
-		c := client(t, etcd.Config{Endpoints: first(left), Timeout: time.Second})
 		revision := put(t, c, etcd.Op{Key: "quorum/a", Value: []byte("1")})
-		w := watch(t, client(t, etcd.Config{Endpoints: first(left)[:1]}), "quorum/", revision)
-		w.next()
+		w := begun(t, client(t, etcd.Config{Endpoints: first(left)[:1], Timeout: patience}), "quorum/", revision)
+		c := client(t, etcd.Config{Endpoints: first(left), Timeout: time.Second})
 		for i := range 3 {
 			if i != left {
 				l.Kill(i)
@@ -562,8 +606,7 @@ func TestUsers(t *testing.T) {
 
 	const key = "/balancer/main/s/a"
 	revision := put(t, c, etcd.Op{Key: key, Value: []byte("1")})
-	w := watch(t, c, "/balancer/main/", revision)
-	w.next()
+	w := begun(t, c, "/balancer/main/", revision)
 	if _, _, err := c.Range(ctx, "/balancer/main/"); err != nil {
 		t.Error(err)
 	}
@@ -590,8 +633,7 @@ func TestUsers(t *testing.T) {
 	if _, err := l.Leader(ctx); err != nil {
 		t.Fatal(err)
 	}
-	w = watch(t, c, "/balancer/main/", revision)
-	w.next()
+	w = begun(t, c, "/balancer/main/", revision)
 	put(t, c, etcd.Op{Key: key, Want: revision, Value: []byte("2")})
 	w.stop()
 	want(t, <-w.ended, context.Canceled)
@@ -610,8 +652,7 @@ func TestUsers(t *testing.T) {
 	if err := l.AddUser(ctx, etcdlab.User{Name: "m1", Password: password, Prefix: "/balancer/main/"}); err != nil {
 		t.Fatal(err)
 	}
-	w = watch(t, c, "/balancer/main/", revision) // a watch authenticates, too
-	w.next()
+	begun(t, c, "/balancer/main/", revision) // a watch authenticates, too
 	if _, _, err = c.Range(ctx, "/balancer/main/"); err != nil {
 		t.Error(err)
 	}
@@ -634,7 +675,7 @@ func TestUsers(t *testing.T) {
 	_, _, err = client(t, bare).Range(ctx, "/balancer/main/")
 	want(t, err, etcd.ErrDenied, etcd.ErrUnavailable)
 	strange := config
-	strange.TLS = nil
+	strange.TLS, strange.Timeout = nil, time.Second
 	_, _, err = client(t, strange).Range(ctx, "/balancer/main/")
 	want(t, err, etcd.ErrUnavailable)
 }

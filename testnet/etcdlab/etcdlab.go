@@ -104,7 +104,7 @@ func Start(ctx context.Context, config Config) (l *Lab, err error) {
 		}
 		transport.TLSClientConfig = l.TLS()
 	}
-	l.admin = &http.Client{Transport: transport, Timeout: 10 * time.Second}
+	l.admin = &http.Client{Transport: transport, Timeout: time.Minute}
 	for try := range 5 {
 		if err = l.launch(ctx, try); !errors.Is(err, errPortTaken) {
 			break

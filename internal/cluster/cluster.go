@@ -159,6 +159,7 @@ func (c *Cluster) Want(list []Service) {
 	}
 	c.mu.Unlock()
 	c.note(added)
+	wake(c.woken)
 	wake(c.beat)
 }
 
@@ -193,17 +194,20 @@ func (c *Cluster) noteAll() {
 func (c *Cluster) note(keys []state.Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	changed := false
 	for _, key := range slices.Sorted(slices.Values(keys)) { // members come before services
 		if name, is := strings.CutPrefix(string(key), memberPrefix); is {
-			c.noteMemberLocked(name)
+			changed = c.noteMemberLocked(name) || changed
 		} else if strings.HasPrefix(string(key), state.ServicePrefix) {
-			c.noteServiceLocked(key)
+			changed = c.noteServiceLocked(key) || changed
 		}
 	}
-	wake(c.woken)
+	if changed {
+		wake(c.woken)
+	}
 }
 
-func (c *Cluster) noteMemberLocked(name string) {
+func (c *Cluster) noteMemberLocked(name string) (changed bool) {
 	value, version, err := c.cfg.Store.Get(memberKey(name))
 	var m Member
 	if err == nil && version != 0 {
@@ -213,23 +217,26 @@ func (c *Cluster) noteMemberLocked(name string) {
 	switch {
 	case err != nil:
 		c.troubleLocked(troubleMember, fmt.Errorf("reading the key of a manager: %w", err))
-	case version == 0 && known != nil:
+		return false
+	case version == 0 && known == nil, known != nil && known.version == version:
+		return false
+	case version == 0:
 		delete(c.members, name)
 		c.stable = time.Now()
-	case version == 0:
-	case known == nil, known.version < version:
+	default:
 		if known == nil || known.Process != m.Process || known.tier() != m.tier() {
 			c.stable = time.Now()
 		}
 		c.members[name] = &sight{m, version, time.Now(), m.Clock.Sub(c.cfg.Now()).Round(time.Second)}
 	}
+	return true
 }
 
-func (c *Cluster) noteServiceLocked(key state.Key) {
+func (c *Cluster) noteServiceLocked(key state.Key) (changed bool) {
 	a, err := state.ServiceOf(key)
 	s := c.services[a]
 	if err != nil || s == nil {
-		return
+		return false
 	}
 	value, version, err := c.cfg.Store.Get(key)
 	var record struct {
@@ -239,8 +246,9 @@ func (c *Cluster) noteServiceLocked(key state.Key) {
 	if err == nil && version != 0 {
 		err = json.Unmarshal(value, &record)
 	}
+	changed = (err == nil) != (s.damage == nil) || version != s.version
 	if s.damage = err; err != nil {
-		return
+		return changed
 	}
 	if s.version != 0 && version == 0 {
 		s.vanished = time.Now()
@@ -249,6 +257,7 @@ func (c *Cluster) noteServiceLocked(key state.Key) {
 	if _, known := c.members[s.owner]; !known && s.owner != "" {
 		c.noteMemberLocked(s.owner) // it wrote its key before: it is not dead
 	}
+	return changed
 }
 
 // troubleLocked says what is wrong now of one kind; nil: nothing.

@@ -32,7 +32,7 @@ type decision struct {
 	again   []*service // this manager publishes them, and their records were lost with the store
 	give    []*service // this manager owns them, and should not
 	orphans []descriptor.Address
-	waiting bool // for others who should take services
+	waiting bool // for others who should take services, or for the store
 }
 
 // decideLocked says what to do. It changes nothing but since when services are free, and

@@ -92,6 +92,7 @@ type publication struct {
 	ceiling  uint64 // that is stored
 	due      time.Time
 	reserved time.Time // when ceiling was
+	retry    time.Time // when to store again what could not be
 	fenced   bool
 }
 
@@ -223,7 +224,7 @@ func (m *manager) publishAll(ctx context.Context) {
 		m.mu.Lock()
 		due := map[descriptor.Address]*publication{}
 		for a, p := range m.published {
-			if !p.fenced && (!time.Now().Before(p.due) || time.Since(p.reserved) > reserve/2) {
+			if !p.fenced && time.Now().After(p.retry) && (!time.Now().Before(p.due) || time.Since(p.reserved) > reserve/2) {
 				due[a] = p
 			}
 		}
@@ -253,6 +254,7 @@ func (m *manager) publish(ctx context.Context, a descriptor.Address, p *publicat
 	version, err := m.cluster.SwapService(ctx, a, p.version, record)
 	switch {
 	case err == nil:
+		p.retry = time.Time{}
 		p.version, p.record, p.ceiling, p.reserved = version, record, record.Ceilings[0].Counter, time.Now()
 	case errors.Is(err, state.ErrFenced):
 		p.fenced = true
@@ -266,7 +268,10 @@ func (m *manager) publish(ctx context.Context, a descriptor.Address, p *publicat
 			}
 		}
 		return
-	case counter > p.ceiling: // it is not known that nobody else may use it
+	default:
+		p.retry = time.Now().Add(time.Minute)
+	}
+	if err != nil && counter > p.ceiling { // it is not known that nobody else may use it
 		return
 	}
 	if !due || ctx.Err() != nil || !m.cluster.Awake() {

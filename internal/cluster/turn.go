@@ -67,7 +67,7 @@ func (c *Cluster) turn(ctx context.Context) time.Duration {
 	for batch := range slices.Chunk(d.take, MaxOps) {
 		c.take(ctx, batch)
 	}
-	if d.waiting {
+	if d.waiting || len(d.take)+len(d.again)+len(d.give) > 0 {
 		return turnEvery
 	}
 	return idleEvery

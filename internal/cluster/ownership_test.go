@@ -179,7 +179,10 @@ func TestCustody(t *testing.T) {
 		w.until("at the start", 15*time.Second)
 		has := func() string {
 			for _, m := range w.managers {
-				if m.cluster.Owns(special) {
+				m.mu.Lock()
+				p := m.published[special]
+				m.mu.Unlock()
+				if p != nil {
 					return m.name
 				}
 			}

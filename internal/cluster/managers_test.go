@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -118,7 +119,11 @@ func (m *manager) start() {
 	m.published = map[descriptor.Address]*publication{}
 	m.cluster = cluster.New(cluster.Options{
 		Manager: m.name, Lease: 9 * time.Second, Store: m.store, Leases: m.client, Local: m.local, Runner: m,
-		Fit:    func() error { return m.unfit },
+		Fit: func() error {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return m.unfit
+		},
 		Record: m.record,
 	})
 	m.want()
@@ -137,6 +142,13 @@ func (m *manager) record(e event.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.events = append(m.events, e.Text)
+}
+
+// set changes what is wrong with the manager.
+func (m *manager) set(change func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change()
 }
 
 // want gives the cluster the services that all have.
@@ -170,15 +182,18 @@ func (m *manager) leave() {
 
 // Start implements cluster.Runner.
 func (m *manager) Start(ctx context.Context, list []descriptor.Address) map[descriptor.Address]error {
-	if m.stuck != nil {
+	m.mu.Lock()
+	stuck, broken := m.stuck, maps.Clone(m.broken)
+	m.mu.Unlock()
+	if stuck != nil {
 		select {
-		case <-m.stuck:
+		case <-stuck:
 		case <-ctx.Done():
 		}
 	}
 	failed := map[descriptor.Address]error{}
 	for _, a := range list {
-		if err := m.broken[a]; err != nil {
+		if err := broken[a]; err != nil {
 			failed[a] = err
 			continue
 		}

@@ -224,7 +224,7 @@ func TestCannotStart(t *testing.T) {
 		}
 		w.add("m2")
 		w.until("with another", 15*time.Second)
-		clear(w.named("m1").broken)
+		w.named("m1").set(func() { clear(w.named("m1").broken) })
 		time.Sleep(3 * time.Hour)
 		if of := first(w.owners()); of["m1"] < 5 || of["m2"] < 5 {
 			t.Errorf("with the token back: %v", of)
@@ -239,13 +239,15 @@ func TestStuck(t *testing.T) {
 		w.until("at the start", 15*time.Second)
 		time.Sleep(time.Minute)
 		m := w.named("m1")
-		m.stuck = make(chan struct{})
+		m.set(func() { m.stuck = make(chan struct{}) })
 		w.named("m2").kill()
 		time.Sleep(25 * time.Second) // m1 hangs as it starts what it took first
 		w.named("m3").leave()
 		w.named("m3").start()
-		close(m.stuck)
-		m.stuck = nil
+		m.set(func() {
+			close(m.stuck)
+			m.stuck = nil
+		})
 		w.until("it hangs no more", 30*time.Second)
 	})
 }
@@ -272,7 +274,8 @@ func TestUnfit(t *testing.T) {
 	inWorld(t, 60, func(t *testing.T, w *managed) {
 		w.add("m1", "m2")
 		w.until("at the start", 15*time.Second)
-		w.named("m1").unfit = errors.New("its tor does not answer")
+		m1 := w.named("m1")
+		m1.set(func() { m1.unfit = errors.New("its tor does not answer") })
 		time.Sleep(time.Minute)
 		if of := first(w.owners()); of["m1"] == 0 {
 			t.Error("it gave everything at once")
@@ -282,7 +285,7 @@ func TestUnfit(t *testing.T) {
 		if of := first(w.owners()); of["m1"] != 0 {
 			t.Errorf("unfit: %v", of)
 		}
-		w.named("m1").unfit = nil
+		m1.set(func() { m1.unfit = nil })
 		time.Sleep(20 * time.Minute)
 		if of := first(w.owners()); of["m1"] < 10 {
 			t.Errorf("fit again: %v", of)

@@ -44,9 +44,9 @@ type Read struct {
 type Points struct {
 	Known     bool // they could be read, and what instances show is known as of now
 	Published int
-	Live      int // of healthy instances
-	Unknown   int // perhaps of healthy instances
-	Healthy   int // instances that have introduction points
+	Live      int           // of healthy instances
+	Unknown   int           // perhaps of healthy instances
+	Healthy   int           // instances that have introduction points
 	Lag       time.Duration // by which what instances show may be older than what is published
 }
 

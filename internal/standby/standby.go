@@ -109,9 +109,9 @@ type Timing struct {
 	Confirm time.Duration // from the first sign of a missing descriptor to the next reading
 	Beat    time.Duration // without a heartbeat until it counts as silent
 
-	Alone  Patience // no heartbeat is configured
-	Silent Patience // it is silent
-	Heard  Patience // it is heard
+	Alone  Patience      // no heartbeat is configured
+	Silent Patience      // it is silent
+	Heard  Patience      // it is heard
 	Hosted time.Duration // added to Patience.Silence for a hosted service
 
 	Start time.Duration // least Patience.Missing for a service of which nothing was seen yet

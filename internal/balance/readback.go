@@ -158,6 +158,9 @@ func readbackPause(c *hsdir.Consensus, usual time.Duration) time.Duration {
 // services.
 func (s *Service) readbackInterval() time.Duration {
 	all := time.Duration(s.env.Backends.Services()) * readbackRate
+	if s.cfg.Reclaim {
+		return max(reclaimEvery, all)
+	}
 	return min(max(readbackEvery, all), readbackLongest)
 }
 
@@ -201,6 +204,7 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, hsDir [20]byte, con
 		s.readForVisit(nil) // tor may have another one
 	}
 	s.judge(now, c, e, read, before)
+	s.reclaim(now, c, e, read)
 }
 
 // holds compares what an HSDir returned with an edition.

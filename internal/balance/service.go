@@ -59,6 +59,9 @@ type Config struct {
 	// seldom as clients allow, and not when all others do.
 	Hosted bool
 	Shard  string // that the instances are of, for their events, if it is Hosted
+	// Reclaim publishes above another machine that has published: the service is the active
+	// one of two, the other of which then ends.
+	Reclaim bool
 	// Withdrawn publishes descriptors without introduction points in the place of those
 	// that HSDirs may have, so that clients who ask find nobody.
 	Withdrawn bool

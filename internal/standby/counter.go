@@ -3,6 +3,7 @@ package standby
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -77,13 +78,10 @@ func Raise(ctx context.Context, store Records, a descriptor.Address, floors []st
 	return nil
 }
 
-// Used returns the highest counter that a record says was published in a period: what
-// Runner.Used returns.
-func Used(record state.Service, p descriptor.Period) (counter uint64) {
-	for _, m := range record.Made {
-		if m.Period == p.Number && m.Minutes == p.Minutes() {
-			counter = max(counter, m.Revision)
-		}
-	}
-	return counter
+// MadeBefore reports whether a record shows that a descriptor was made by who wrote it: for
+// Runner.Made, as to earlier processes.
+func MadeBefore(record state.Service, d Made) bool {
+	return slices.ContainsFunc(record.Made, func(m state.Made) bool {
+		return m.Period == d.Period.Number && m.Minutes == d.Period.Minutes() && m.Revision >= d.Counter && m.Signer == state.Bytes32(d.Signer)
+	})
 }

@@ -23,7 +23,7 @@ type View struct {
 	Made    time.Time // when the descriptor with Counter was; zero if there is none
 	Expires time.Time // its certificate does
 	Points  Points    // of it
-	Used    uint64    // the highest that this machine has published in the period; 0 if none
+	Own     bool      // this machine made it
 
 	Beats bool // there is a heartbeat
 	Beat  Beat
@@ -173,15 +173,16 @@ func (s *State) note(v View, t Timing) {
 	s.last = v.Read.At
 }
 
-// overtaken reports whether another machine has published since this one took over. Of a
-// period of which this one has published nothing, what is older than that is no sign of
-// life.
+// overtaken reports whether another machine has published since this one took over. What
+// was made before, and of another period is only seen now, is no sign of life.
 func (v View) overtaken(s State) bool {
-	floor := v.Used
-	if v.Period == s.period {
-		floor = max(floor, s.from)
+	if v.Own || v.Counter == 0 {
+		return false
 	}
-	return v.Counter > floor && (floor > 0 || v.Made.After(s.Since))
+	if v.Period == s.period {
+		return v.Counter > s.from
+	}
+	return v.Made.After(s.Since)
 }
 
 // sign is a sign that clients miss the active machine, and when it counts.
@@ -239,7 +240,7 @@ func (d *Decision) stand(v View, s State, t Timing) {
 	if v.Unable != nil || v.Points.withdrawn() {
 		return
 	}
-	if !s.ever && v.Read.Found && v.Counter <= v.Used && !v.heard(t) {
+	if !s.ever && v.Read.Found && v.Own && !v.heard(t) {
 		d.Action, d.Why = TakeOver, ReasonResumed
 		return
 	}

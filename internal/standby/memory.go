@@ -21,6 +21,7 @@ type memory struct {
 // seen is the highest descriptor of a period.
 type seen struct {
 	counter  uint64
+	own      bool
 	made     time.Time // when it was made, by our clock
 	expires  time.Time
 	readable bool
@@ -34,10 +35,10 @@ const keptPeriods = 3
 type clock func(counter uint64) time.Time
 
 // note takes in what a reading found, read at now: the outer layer of a descriptor and, if
-// it could be read, the whole. used is the highest counter of ours. The time in a counter
-// is that of another clock, which may be wrong: if the last reading, not longer ago than
-// watched, did not show the counter yet, it was made since, and that tells how wrong.
-func (m *memory) note(now time.Time, p descriptor.Period, outer, whole *descriptor.Descriptor, used uint64, decode clock, watched time.Duration) *seen {
+// it could be read, the whole. own says whether this machine made it. The time in a
+// counter is that of another clock, which may be wrong: if the last reading, not longer ago
+// than watched, did not show the counter yet, it was made since, and that tells how wrong.
+func (m *memory) note(now time.Time, p descriptor.Period, outer, whole *descriptor.Descriptor, own bool, decode clock, watched time.Duration) *seen {
 	if m.seen == nil {
 		m.seen = make(map[descriptor.Period]*seen)
 	}
@@ -46,10 +47,10 @@ func (m *memory) note(now time.Time, p descriptor.Period, outer, whole *descript
 	if outer == nil || before != nil && outer.RevisionCounter <= before.counter {
 		return before
 	}
-	is := &seen{counter: outer.RevisionCounter, expires: outer.SigningCert.Expires()}
+	is := &seen{counter: outer.RevisionCounter, own: own, expires: outer.SigningCert.Expires()}
 	made := decode(is.counter)
 	switch gap := now.Sub(last); {
-	case is.counter <= used:
+	case own:
 		is.made = made
 	case before != nil && gap >= 0 && gap <= watched:
 		is.made = later(made.Add(-m.ahead), last)

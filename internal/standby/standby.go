@@ -69,10 +69,18 @@ type Runner interface {
 	Start(ctx context.Context, a descriptor.Address, floors []state.Ceiling) error
 	// Stop ends that, and withdraws uploads which wait. It returns when the service has ended.
 	Stop(a descriptor.Address)
-	// Used returns the highest revision counter of a period that this machine has
-	// published, in this process or an earlier one; 0 if none. Neither a counter that is
-	// merely reserved counts nor one of the floors.
-	Used(a descriptor.Address, p descriptor.Period) uint64
+	// Made reports whether this machine made a descriptor, in this process or an earlier
+	// one.
+	Made(a descriptor.Address, d Made) bool
+}
+
+// Made identifies a descriptor. Who made it has a signing key of its own, unless both
+// machines have the same token or offline certificates: then a counter that it has not used
+// shows that it was the other.
+type Made struct {
+	Period  descriptor.Period
+	Counter uint64
+	Signer  [32]byte // descriptor-signing key
 }
 
 // Beat is the heartbeat of the active machine. It says no more than that the machine could

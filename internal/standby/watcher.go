@@ -287,21 +287,22 @@ func (f *follow) look(ctx context.Context, s Service, c *hsdir.Consensus, full b
 			v.Most = counterAt(key, ring.RunStart, now.Add(t.Ahead))
 		}
 	}
-	if f.w.cfg.Runner != nil {
-		v.Used = f.w.cfg.Runner.Used(s.Address, ring.Period) // after HSDirs were asked: it goes up
-	}
 	if f.w.cfg.Heartbeat != nil {
 		v.Beats, v.Beat = true, f.w.cfg.Heartbeat()
 		v.Beat.Heard = v.Beat.Heard.Round(0)
 	}
 	var whole *descriptor.Descriptor
+	own := false
 	if r.best != nil {
+		if f.w.cfg.Runner != nil {
+			own = f.w.cfg.Runner.Made(s.Address, Made{ring.Period, r.best.RevisionCounter, r.best.SigningCert.Key()})
+		}
 		f.decoder.MaxSize = ring.MaxDescriptorSize()
 		whole, _ = f.decoder.Decode(r.raw, keys, s.Client, now) // nil: only clients can read it
 	}
 	var is *seen
 	if v.Read.Found || v.Read.Missing {
-		is = f.memory.note(now, ring.Period, r.best, whole, v.Used, decode, 2*t.Every)
+		is = f.memory.note(now, ring.Period, r.best, whole, own, decode, 2*t.Every)
 	} else {
 		is = f.memory.seen[ring.Period]
 	}
@@ -311,7 +312,7 @@ func (f *follow) look(ctx context.Context, s Service, c *hsdir.Consensus, full b
 		f.memory.points.note(instances, now)
 	}
 	if is != nil {
-		v.Counter, v.Made, v.Expires = is.counter, is.made, is.expires
+		v.Counter, v.Own, v.Made, v.Expires = is.counter, is.own, is.made, is.expires
 		if is.readable {
 			v.Points = f.memory.points.judge(s, instances, is.points, now, ring.Period.Start(c.RotationOffset()))
 		}

@@ -42,6 +42,7 @@ type world struct {
 	fetchEvery time.Duration
 	hosted     bool
 	ordinary   bool
+	meek       bool // the active one does not reclaim
 	beats      bool // the standby has a heartbeat of the active one
 	readers    []*sim.Reader
 	tally      tally
@@ -71,6 +72,10 @@ type machine struct {
 	skew   time.Duration
 	asleep chan struct{}           // closed when it wakes; nil while it is awake
 	reach  func(hsdir string) bool // nil: its tor reaches all
+	alive  bool                    // a process runs
+	heard  Beat                    // the last of its heartbeats
+	mute   bool                    // nobody hears them
+	fit    func() bool             // what they say; nil: true
 
 	*process // nil while none runs
 }
@@ -320,6 +325,7 @@ func (c sleepy) Write(b []byte) (int, error) {
 type limited struct {
 	m      *machine
 	client *control.Client
+	p      *process
 }
 
 func (l limited) reaches(hsdir string) bool {
@@ -338,9 +344,9 @@ func (l limited) HSFetch(ctx context.Context, address, hsdir string) ([]byte, er
 
 func (l limited) HSPost(ctx context.Context, address, hsdir string, body []byte) error {
 	// A process that slept asks HSDirs before it uploads what waited.
-	for p := l.m.process; p != nil && p.watcher != nil && ctx.Err() == nil; {
+	for l.p.watcher != nil && ctx.Err() == nil {
 		parsed, err := descriptor.ParseAddress(address)
-		if err != nil || p.watcher.Awake(parsed) {
+		if err != nil || l.p.watcher.Awake(parsed) {
 			break
 		}
 		select {
@@ -374,7 +380,7 @@ func (m *machine) start() {
 		logged(e)
 	}
 	client := control.New(control.Config{Dial: m.dial, Log: log})
-	tor := limited{m, client}
+	tor := limited{m, client, p}
 	follower := consensus.New(client, record)
 	fetcher := hsdir.NewFetcher(hsdir.FetchConfig{Getter: tor})
 	p.backends = backend.New(backend.Config{Consensus: follower, Fetcher: fetcher, Store: p.store, Record: record, Now: m.now})
@@ -385,10 +391,15 @@ func (m *machine) start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
+	m.mu.Lock()
+	m.alive = true
+	m.mu.Unlock()
 	var services sync.WaitGroup
 	var subscription *backend.Subscription
 	if m.role == Active {
-		service := balance.NewService(w.config(), p.env)
+		cfg := w.config()
+		cfg.Reclaim = !w.meek
+		service := balance.NewService(cfg, p.env)
 		p.services[w.key.Address()] = &running{service: service}
 		services.Go(func() { service.Run(ctx) })
 	} else {
@@ -404,6 +415,9 @@ func (m *machine) start() {
 		}
 		p.watcher = New(c)
 		s := Service{Address: w.key.Address(), Hosted: w.hosted, Ordinary: w.ordinary, View: subscription.View, Revision: custodian{w.key}.RevisionKey}
+		if m.role == Watch {
+			c.Runner, s = nil, Service{Address: s.Address}
+		}
 		p.watcher.Set([]Service{s})
 		services.Go(func() { p.watcher.Run(ctx) })
 	}
@@ -426,6 +440,9 @@ func (m *machine) kill() {
 	if m.process == nil {
 		return
 	}
+	m.mu.Lock()
+	m.alive = false
+	m.mu.Unlock()
 	m.cancel()
 	<-m.ended
 	if err := m.store.Close(); err != nil {
@@ -439,13 +456,11 @@ func (w *world) beat() Beat {
 	m := w.active
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.process != nil && m.asleep == nil {
-		beats[w] = Beat{Heard: time.Now(), Fit: true}
+	if m.alive && m.asleep == nil && !m.mute {
+		m.heard = Beat{Heard: time.Now(), Fit: m.fit == nil || m.fit()}
 	}
-	return beats[w]
+	return m.heard
 }
-
-var beats = map[*world]Beat{} // only one goroutine of the world's standby asks
 
 func (p *process) note(e event.Event) {
 	p.mu.Lock()
@@ -493,22 +508,18 @@ func (p *process) Stop(a descriptor.Address) {
 	<-r.ended
 }
 
-func (p *process) Used(a descriptor.Address, period descriptor.Period) (used uint64) {
+func (p *process) Made(a descriptor.Address, d Made) bool {
 	p.mu.Lock()
 	r := p.services[a]
 	p.mu.Unlock()
-	if r != nil {
-		for _, d := range r.service.Status().Descriptors {
-			if d.Period == period.Number {
-				used = d.Revision
-			}
-		}
+	if r != nil && r.service.Made(d.Period, d.Counter, d.Signer) {
+		return true
 	}
 	record, _, err := p.store.Service(a)
 	if err != nil {
 		p.m.w.t.Error(err)
 	}
-	return max(used, Used(record, period))
+	return MadeBefore(record, d)
 }
 
 // taken reports whether the standby publishes.

@@ -12,7 +12,7 @@ import (
 // it finds that the other has published, which then ends. So the two do not go on for hours.
 
 // reclaimEvery is how often such a service looks at an HSDir.
-const reclaimEvery = 4 * time.Minute
+const reclaimEvery = 2 * time.Minute
 
 // reclaim has e, of which an HSDir returned another publisher's descriptor, made again above
 // that one's counter, unless that is further ahead of the clock than any that is followed.

@@ -22,8 +22,11 @@ type View struct {
 	Most    uint64    // the highest that a machine with a clock like ours uses; 0: not known
 	Made    time.Time // when the descriptor with Counter was; zero if there is none
 	Expires time.Time // its certificate does
-	Points  Points    // of it
-	Own     bool      // this machine made it
+	// Before is when the descriptor of the period before was last known to be made, while
+	// clients with an older consensus still fetch that one; zero if nobody does.
+	Before time.Time
+	Points Points // of it
+	Own    bool   // this machine made it
 
 	Beats bool // there is a heartbeat
 	Beat  Beat
@@ -84,6 +87,7 @@ const (
 	ReasonMissing Reason = "HSDirs do not have the descriptor that clients fetch"
 	ReasonUnmet   Reason = "no published introduction point belongs to a healthy instance"
 	ReasonSilence Reason = "the published descriptor has not been renewed"
+	ReasonBefore  Reason = "the descriptor of the period before, which some clients fetch still, has not been renewed"
 	ReasonResumed Reason = "this machine published last, before it was started again"
 	ReasonActive  Reason = "the active machine publishes again"
 )
@@ -140,10 +144,12 @@ func Decide(v View, s State, t Timing) (Decision, State) {
 		s.Taken, s.Since, s.Why, s.missing, s.unmet = false, v.Now, d.Why, time.Time{}, time.Time{}
 	case s.Taken:
 		d.Action, d.Why = Publish, s.Why
+		d.Next = v.Now.Add(t.Taken)
 		d.alarm(v, s, t)
 	default:
 		d.stand(v, s, t)
 		if d.Action == TakeOver {
+			d.Next = v.Now.Add(t.Taken)
 			s.Taken, s.Since, s.Why, s.period, s.from = true, v.Now, d.Why, v.Period, v.Counter
 		}
 	}
@@ -206,6 +212,10 @@ func (v View) signs(s State, t Timing) (list []sign) {
 	if v.Read.Found && !v.Made.IsZero() {
 		list = append(list, sign{ReasonSilence, v.Made.Add(p.Silence)})
 	}
+	// Whether that one was renewed since nobody can ask. So the heartbeat has to be silent.
+	if p := v.patience(t); !v.Before.IsZero() && v.Beats && !v.heard(t) && v.Made.Before(v.Before.Add(p.Silence)) {
+		list = append(list, sign{ReasonBefore, v.Before.Add(keptFor - dropMargin)})
+	}
 	return list
 }
 
@@ -224,7 +234,7 @@ func (v View) patience(t Timing) Patience {
 	if v.Hosted {
 		p.Silence += t.Hosted
 		// What is later is too late, heartbeat or not.
-		p.Silence = min(p.Silence, keptFor-15*time.Minute)
+		p.Silence = min(p.Silence, keptFor-dropMargin)
 	}
 	return p
 }

@@ -140,6 +140,13 @@ func TestDecide(t *testing.T) {
 		"missing, and the clock was set back": {
 			{}, {after: everyFive, set: missing}, {after: -time.Hour, set: full(missing), next: time.Minute, full: true},
 		},
+		"the period before is about to be dropped": {
+			{set: and(mute, before(164*time.Minute)), next: time.Minute, full: true}, {after: time.Minute, set: full(and(mute, before(165*time.Minute))), want: TakeOver, why: ReasonBefore},
+		},
+		"the period before is about to be dropped, as far as anybody knows": {
+			{set: full(before(170 * time.Minute))}, {after: time.Minute, set: full(and(heard, before(170*time.Minute)))},
+			{after: time.Minute, set: full(and(mute, before(170*time.Minute), found(time.Minute)))},
+		},
 		"withdrawn": {
 			{set: withdrawn, alarm: "withdrawn"}, {after: everyFive, set: full(and(withdrawn, missing))}, {after: time.Minute, set: full(and(withdrawn, missing))},
 		},
@@ -216,6 +223,10 @@ func TestDecide(t *testing.T) {
 			}
 		})
 	}
+}
+
+func before(age time.Duration) func(*View) {
+	return func(v *View) { v.Before = v.Now.Add(-age); v.Made = v.Before.Add(time.Hour) }
 }
 
 func hosted(v *View) { v.Hosted = true }

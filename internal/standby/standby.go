@@ -94,15 +94,10 @@ type Beat struct {
 // Heartbeat tells what was heard of the active machine. It returns at once.
 type Heartbeat func() Beat
 
-// Consensus provides the current consensus, as *consensus.Watcher does.
-type Consensus interface {
-	Consensus() (*hsdir.Consensus, error)
-}
-
 // Config is the configuration of a Watcher.
 type Config struct {
 	Role      Role // Standby or Watch
-	Consensus Consensus
+	Consensus backend.Source
 	Fetcher   Fetcher
 	Runner    Runner    // nil for Watch
 	Heartbeat Heartbeat // nil: none is configured
@@ -114,6 +109,7 @@ type Config struct {
 // Timing says how often HSDirs are asked, and how long to wait for the active machine.
 type Timing struct {
 	Every   time.Duration // between readings of a service
+	Taken   time.Duration // and of one that is taken over
 	Confirm time.Duration // from the first sign of a missing descriptor to the next reading
 	Beat    time.Duration // without a heartbeat until it counts as silent
 
@@ -135,11 +131,14 @@ type Patience struct {
 
 // HSDirs keep a descriptor for keptFor. An active machine renews it after 60 to 120
 // minutes, or 130 to 150 if it is hosted, and may have to wait for other uploads.
-const keptFor = 3 * time.Hour
+const (
+	keptFor    = 3 * time.Hour
+	dropMargin = 15 * time.Minute // before that another has to be there
+)
 
 // DefaultTiming is right for the public network.
 var DefaultTiming = Timing{
-	Every: 5 * time.Minute, Confirm: time.Minute, Beat: 3 * time.Minute,
+	Every: 5 * time.Minute, Taken: 150 * time.Second, Confirm: time.Minute, Beat: 3 * time.Minute,
 	Alone:  Patience{Missing: time.Minute, Unmet: 15 * time.Minute, Silence: 130 * time.Minute},
 	Silent: Patience{Missing: time.Minute, Unmet: 5 * time.Minute, Silence: 130 * time.Minute},
 	// A machine that says it is well, and of which clients find nothing, is not.

@@ -34,13 +34,13 @@ func TestActiveDiesAndReturns(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			onWorld(t, sim.Config{Seed: 1}, set, func(w *world) {
-				w.idle("at first", 5*time.Hour)
+				w.idle("at first", longer(3, 5))
 				w.active.kill()
 				w.until("taken over", 170*time.Minute, w.standby.taken)
-				w.run(6 * time.Hour)
+				w.run(longer(4, 6))
 				w.active.start()
 				w.until("yielded", 7*time.Minute, func() bool { return !w.standby.taken() })
-				w.run(20 * time.Hour)
+				w.run(longer(4, 20))
 				w.wantNoneLost("the active machine dies and returns")
 				t.Logf("%q", w.standby.why)
 				if w.standby.taken() || len(w.standby.took) != 1 {
@@ -51,12 +51,18 @@ func TestActiveDiesAndReturns(t *testing.T) {
 	}
 }
 
+// longer returns the hours that ordinary tests take, or "make soak".
+func longer(hours, soak time.Duration) time.Duration {
+	if soaking() {
+		hours = soak
+	}
+	return hours * time.Hour
+}
+
 // month is a month in which the active machine is killed at random and returns, and
 // instances replace their introduction points.
 func month(t *testing.T, seed uint64, days int, set func(*world)) {
 	random := rand.New(rand.NewPCG(seed, 12))
-	within := func(low, high time.Duration) time.Duration { return low + rand.N(high-low) }
-	_ = within
 	between := func(low, high time.Duration) time.Duration {
 		return low + time.Duration(random.Int64N(int64(high-low)))
 	}
@@ -114,7 +120,7 @@ func month(t *testing.T, seed uint64, days int, set func(*world)) {
 }
 
 func TestMonth(t *testing.T) {
-	days := 2
+	days := 1
 	if soaking() {
 		days = 30
 	}
@@ -148,7 +154,7 @@ func TestSplit(t *testing.T) {
 				t.Logf("after the split: %v %q", w.standby.taken(), w.standby.why)
 				w.active.set(func(m *machine) { m.reach, m.mute = nil, false })
 				w.standby.set(func(m *machine) { m.reach = nil })
-				w.run(12 * time.Hour)
+				w.run(longer(3, 12))
 				w.wantNoneLost("split for six hours")
 				t.Logf("%q", w.standby.why)
 			})
@@ -198,7 +204,7 @@ func TestActiveCutOff(t *testing.T) {
 func TestStandbyAsleep(t *testing.T) {
 	t.Run("standing by", func(t *testing.T) {
 		t.Parallel()
-		onWorld(t, sim.Config{Seed: 6}, nil, func(w *world) {
+		onWorld(t, sim.Config{Seed: 6}, func(w *world) { w.beats = true }, func(w *world) {
 			w.idle("at first", 2*time.Hour)
 			w.standby.sleep()
 			for _, i := range w.instances {
@@ -210,7 +216,7 @@ func TestStandbyAsleep(t *testing.T) {
 			w.wantNoneLost("the standby slept")
 			w.standby.sleep()
 			w.active.kill()
-			w.run(2 * time.Hour)
+			w.run(time.Hour)
 			w.standby.wake()
 			w.until("taken over", 90*time.Minute, w.standby.taken)
 			w.run(3 * time.Hour)
@@ -236,7 +242,9 @@ func TestStandbyAsleep(t *testing.T) {
 			w.standby.wake()
 			w.until("yielded", 7*time.Minute, func() bool { return !w.standby.taken() })
 			w.run(5 * time.Hour)
-			t.Logf("%d uploads of the standby were stored after it woke", w.standby.tor.Counts().Stored-posts)
+			if n := w.standby.tor.Counts().Stored - posts; n > 0 {
+				t.Errorf("%d uploads of the standby were stored after it woke", n)
+			}
 			w.wantNoneLost("the standby slept while the active machine came back")
 			t.Logf("%q", w.standby.why)
 		})
@@ -261,8 +269,20 @@ func TestLyingHSDirs(t *testing.T) {
 					}
 				}
 				w.run(8 * time.Hour)
-				t.Logf("%q %q", w.standby.why, w.standby.alarms)
 				w.report(what)
+				if w.standby.why != nil {
+					t.Errorf("%q", w.standby.why)
+				}
+				if w.tally.lost > 0 {
+					t.Errorf("%d visits lost", w.tally.lost)
+				}
+				if what != "withhold" && what != "forge" {
+					return
+				}
+				for _, r := range w.net.Relays() {
+					r.SetFaults(faults)
+				}
+				w.until("taken over", 10*time.Minute, w.standby.taken)
 			})
 		})
 	}
@@ -276,7 +296,7 @@ func TestSkewedClocks(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			onWorld(t, sim.Config{Seed: 9}, func(w *world) { w.active.skew, w.standby.skew = skews[0], skews[1] }, func(w *world) {
-				w.run(26 * time.Hour)
+				w.run(longer(12, 50))
 				t.Logf("%q %q", w.standby.why, w.standby.alarms)
 				w.active.kill()
 				w.until("taken over", 180*time.Minute, w.standby.taken)
@@ -317,7 +337,7 @@ func TestOldConsensus(t *testing.T) {
 	onWorld(t, sim.Config{Seed: 11}, nil, func(w *world) {
 		w.idle("at first", time.Hour)
 		w.standby.tor.FreezeConsensus(true)
-		w.idle("with an old consensus", 50*time.Hour)
+		w.idle("with an old consensus", 30*time.Hour)
 		if !slices.ContainsFunc(w.standby.alarms, func(s string) bool { return strings.Contains(s, "too few HSDirs") }) {
 			t.Errorf("alarms %q", w.standby.alarms)
 		}
@@ -330,7 +350,7 @@ func TestOldConsensus(t *testing.T) {
 // A machine that only watches has no key, and tells what clients miss.
 func TestWatch(t *testing.T) {
 	onWorld(t, sim.Config{Seed: 12}, func(w *world) { w.standby.role = Watch }, func(w *world) {
-		w.run(30 * time.Hour)
+		w.run(longer(15, 30))
 		if len(w.standby.alarms) > 0 {
 			t.Fatalf("alarms %q", w.standby.alarms)
 		}

@@ -38,6 +38,8 @@ type follow struct {
 	cancel  context.CancelFunc
 	ended   chan struct{}
 
+	period  descriptor.Period // that clients fetched when the consensus last changed
+	looked  time.Time         // when HSDirs were last asked, with both clocks
 	memory  memory
 	state   State
 	keys    map[descriptor.Period]descriptor.RevisionKey
@@ -45,7 +47,7 @@ type follow struct {
 
 	mu      sync.Mutex // protects the fields below
 	service Service    // of which the Address stays
-	read    time.Time  // when HSDirs last showed something, with both clocks
+	read    time.Time  // looked, when HSDirs last showed something, and it was acted upon
 	now     Status
 }
 
@@ -208,25 +210,37 @@ func (f *follow) run(ctx context.Context) {
 			f.w.cfg.Runner.Stop(f.address)
 		}
 	}()
-	wait, full := time.Duration(rand.Int64N(int64(t.Confirm))), false // not all services at once
-	for poked := (time.Time{}); ; {
-		timer := time.NewTimer(wait)
+	changed, unsubscribe := f.w.cfg.Consensus.Subscribe()
+	defer unsubscribe()
+	due, full := time.Now().Add(spread(t)), false
+	var poked time.Time
+	for {
+		timer := time.NewTimer(time.Until(due))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
-		case <-f.poke:
+		case <-changed:
 			timer.Stop()
-			if pause := t.Confirm - f.w.cfg.Now().Sub(poked); pause > 0 {
-				wait, full = min(pause, wait), true // they refuse all at once
-				continue
+			if c, _ := f.w.cfg.Consensus.Consensus(); c != nil && c.CurrentPeriod() != f.period {
+				f.period, due = c.CurrentPeriod(), earlier(due, time.Now().Add(spread(t))) // clients fetch another descriptor
 			}
-			poked, full = f.w.cfg.Now(), true
+			continue
+		case <-f.poke: // HSDirs refuse all at once, so not for each
+			timer.Stop()
+			due, full = earlier(due, later(time.Now(), poked.Add(t.Confirm))), true
+			poked = due
+			continue
 		case <-timer.C:
 		}
+		var wait time.Duration
 		wait, full = f.turn(ctx, full)
+		due = time.Now().Add(wait)
 	}
 }
+
+// spread returns a wait for not all services to be read at once.
+func spread(t Timing) time.Duration { return time.Duration(rand.Int64N(int64(t.Confirm)/2 + 1)) }
 
 // turn reads, decides, and does it. It returns when to do so again, and whether all HSDirs
 // are to be asked then.
@@ -249,7 +263,12 @@ func (f *follow) turn(ctx context.Context, full bool) (wait time.Duration, again
 		f.state.Taken, f.state.Since, f.state.Why = before.Taken, before.Since, before.Why
 	}
 	f.tell(v, d)
-	if wait = d.Next.Sub(v.Now); wait == t.Every {
+	if v.Read.Found || v.Read.Missing {
+		f.mu.Lock()
+		f.read = f.looked
+		f.mu.Unlock()
+	}
+	if wait = d.Next.Sub(v.Now); wait == t.Every || wait == t.Taken {
 		wait = backoff.Jitter(wait)
 	}
 	return wait, d.Full
@@ -271,14 +290,10 @@ func (f *follow) look(ctx context.Context, s Service, c *hsdir.Consensus, full b
 		v.Read = Read{At: now, Full: full} // the machine slept meanwhile, or these are not the HSDirs to ask
 		r.best = nil
 	}
-	f.mu.Lock()
-	if !f.read.IsZero() && !f.w.watched(f.read, both) {
+	if !f.looked.IsZero() && !f.w.watched(f.looked, both) {
 		f.memory.woke(now)
 	}
-	if v.Read.Found || v.Read.Missing {
-		f.read = both
-	}
-	f.mu.Unlock()
+	f.looked = both
 	decode := func(counter uint64) time.Time { return guessedAt(ring.RunStart, counter) }
 	if s.Revision != nil {
 		key, err := f.key(ctx, s, ring.Period)
@@ -311,10 +326,14 @@ func (f *follow) look(ctx context.Context, s Service, c *hsdir.Consensus, full b
 		instances = s.View()
 		f.memory.points.note(instances, now)
 	}
+	turned := ring.Period.Start(c.RotationOffset())
+	if before := f.memory.seen[ring.Period.Previous()]; before != nil && now.Sub(turned) < c.ValidUntil.Sub(c.ValidAfter) {
+		v.Before = before.made
+	}
 	if is != nil {
 		v.Counter, v.Own, v.Made, v.Expires = is.counter, is.own, is.made, is.expires
 		if is.readable {
-			v.Points = f.memory.points.judge(s, instances, is.points, now, ring.Period.Start(c.RotationOffset()))
+			v.Points = f.memory.points.judge(s, instances, is.points, now, turned)
 		}
 	}
 	return v, true

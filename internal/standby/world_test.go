@@ -3,6 +3,7 @@ package standby
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -321,6 +322,8 @@ func (c sleepy) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+var errAsleep = errors.New("nothing was read since the machine slept")
+
 // limited is a tor that does not reach all HSDirs.
 type limited struct {
 	m      *machine
@@ -344,16 +347,8 @@ func (l limited) HSFetch(ctx context.Context, address, hsdir string) ([]byte, er
 
 func (l limited) HSPost(ctx context.Context, address, hsdir string, body []byte) error {
 	// A process that slept asks HSDirs before it uploads what waited.
-	for l.p.watcher != nil && ctx.Err() == nil {
-		parsed, err := descriptor.ParseAddress(address)
-		if err != nil || l.p.watcher.Awake(parsed) {
-			break
-		}
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if parsed, err := descriptor.ParseAddress(address); err == nil && l.p.watcher != nil && !l.p.watcher.Awake(parsed) {
+		return errAsleep
 	}
 	if !l.reaches(hsdir) {
 		<-ctx.Done()

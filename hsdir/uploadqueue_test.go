@@ -436,7 +436,7 @@ func TestUploadLater(t *testing.T) {
 		s.wantConfirmed(t, 8)
 		s.wantPending(t, 0)
 		for _, u := range s.tor.seen() {
-			if !strings.HasPrefix(string(u.body), "d ") {
+			if !strings.HasPrefix(u.body, "d ") {
 				t.Errorf("uploaded %q", u.body)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -31,12 +32,13 @@ type record struct {
 	err       error // of the last write, if that failed
 
 	// Of a service that reserves counters before it uses them:
-	ceilings counters  // that a write covered which the store confirmed
-	until    time.Time // when the clock's counters exceed these, by the wall clock; zero if that is not known
-	tried    counters  // the highest of writes whose outcome is not known
-	unread   bool      // it has to be read before anything is made
+	ceilings counters    // that a write covered which the store confirmed
+	until    time.Time   // when the clock's counters exceed these, by the wall clock; zero if that is not known
+	tried    counters    // the highest of writes whose outcome is not known
+	known    bool        // it was read
+	unread   atomic.Bool // it has to be read before anything is made or launched
+	doubted  time.Time   // since when that is, by the wall clock
 	reading  bool
-	doubted  time.Time // since when it has to be read again; zero if it never was
 }
 
 // The delay after a failed write, and its maximum; and how long an edition waits
@@ -350,8 +352,9 @@ func (s *Service) restore(r read) {
 	s.state.unread = time.Time{}
 	if r.err != nil {
 		s.state.unread = s.started.Add(keptFor)
-		s.record.unread = s.env.Reserve > 0
 	}
+	s.record.known = r.err == nil
+	s.record.unread.Store(r.err != nil && s.env.Reserve > 0)
 	s.troubles.set(troubleCounters, s.counters.raise(r.stored.Ceilings))
 	for _, d := range r.stored.Drained {
 		s.drained.note(descriptor.Address(d.Instance), d.At)

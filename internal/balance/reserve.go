@@ -136,13 +136,21 @@ func (r *record) own(list []state.Ceiling) bool {
 	return r.tried != nil && !slices.ContainsFunc(list, func(c state.Ceiling) bool { return c.Counter > r.tried[period(c)] })
 }
 
-// awake reports whether uploads may be launched.
-func (s *Service) awake() bool { return s.env.Awake == nil || s.env.Awake() }
+// awake reports whether uploads may be launched. When they may not, and counters are
+// reserved, the record has to be read first.
+func (s *Service) awake() bool {
+	if s.env.Awake != nil && !s.env.Awake() {
+		s.doubt()
+		return false
+	}
+	return !s.record.unread.Load()
+}
 
-// doubt has the record read again before anything is made.
-func (r *record) doubt(now time.Time) {
-	if !r.unread {
-		r.unread, r.doubted = true, now.Round(0)
+// doubt has the record read again before anything is made or launched, if it is one that
+// another manager may have taken over.
+func (s *Service) doubt() {
+	if s.env.Reserve > 0 && !s.record.unread.Swap(true) {
+		s.wakePlan()
 	}
 }
 
@@ -151,6 +159,9 @@ func (r *record) doubt(now time.Time) {
 // waited for.
 func (s *Service) readAgain(ctx context.Context, now time.Time) {
 	r := &s.record
+	if r.doubted.IsZero() {
+		r.doubted = now.Round(0)
+	}
 	if r.reading || now.Before(r.retryAt) || !r.began.IsZero() && now.Sub(r.began) < storeTimeout {
 		return
 	}
@@ -164,24 +175,24 @@ func (s *Service) readAgain(ctx context.Context, now time.Time) {
 func (s *Service) readDone(now time.Time, read read) {
 	r := &s.record
 	r.reading = false
-	never := r.doubted.IsZero()
 	switch {
 	case errors.Is(read.err, state.ErrFenced):
 		s.fence(read.err)
-	case read.err != nil && (never || now.Round(0).Sub(r.doubted) < storeTimeout):
+		return
+	case read.err != nil && (!r.known || now.Round(0).Sub(r.doubted) < storeTimeout):
 		r.failures.Policy.Min, r.failures.Policy.Max = retryStore, retryHeld
 		r.retryAt = now.Add(r.failures.Next())
 		s.troubles.set(troubleFloors, fmt.Errorf("the revision counters that were used are not known, so that nothing is published: %w", read.err))
-	case never && read.err == nil:
-		r.unread, r.retryAt = false, time.Time{}
+		return
+	case !r.known:
 		s.restore(read)
+	case read.err == nil && read.version != r.version && r.began.IsZero():
+		s.overtaken(now, read.stored, read.version, state.ErrConflict)
 	default:
-		r.unread, r.retryAt = false, time.Time{}
 		s.troubles.set(troubleFloors, nil)
-		if read.err == nil && read.version != r.version && r.began.IsZero() {
-			s.overtaken(now, read.stored, read.version, state.ErrConflict)
-		}
 	}
+	r.doubted, r.retryAt = time.Time{}, time.Time{}
+	r.unread.Store(false)
 }
 
 // fence ends a service that another manager publishes now: from this moment on nothing is
@@ -207,7 +218,7 @@ func (s *Service) fence(err error) {
 func (s *Service) release(timer <-chan time.Time) {
 	s.mu.Lock()
 	r := &s.record
-	if s.fenced.Load() || r.unread && r.doubted.IsZero() || len(r.ceilings) == 0 {
+	if s.fenced.Load() || !r.known || len(r.ceilings) == 0 {
 		s.mu.Unlock()
 		return
 	}

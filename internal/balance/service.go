@@ -261,12 +261,12 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	if s.fenced.Load() {
 		return now.Add(time.Hour)
 	}
-	if s.env.Reserve > 0 && !s.awake() {
-		s.record.doubt(now)
+	if s.env.Reserve > 0 && s.env.Awake != nil && !s.env.Awake() {
+		s.doubt()
 		s.next = now.Add(consensusWait)
 		return s.next
 	}
-	if !s.replan && !s.record.unread && now.Before(s.next) {
+	if !s.replan && !s.record.unread.Load() && now.Before(s.next) {
 		if s.step && s.plan.Next.After(now) {
 			s.step = false
 			s.advance(ctx, now)
@@ -297,7 +297,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 		s.tellRound(view)
 		return s.next
 	}
-	if s.record.unread {
+	if s.record.unread.Load() {
 		s.readAgain(ctx, now)
 		s.next = now.Add(consensusWait)
 		if s.record.retryAt.After(now) {
@@ -309,8 +309,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	last := s.plan
 	plan := makePlan(view, s.state)
 	if s.env.Reserve > 0 && s.env.Now().Round(0).Sub(now.Round(0)) > pausedFor { // the process was stopped meanwhile
-		s.record.doubt(now)
-		s.replan = true
+		s.doubt()
 		return now
 	}
 	s.plan = plan

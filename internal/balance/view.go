@@ -56,9 +56,7 @@ func (s *Service) slept(now time.Time) {
 		e.Built, e.Refresh, e.heard = e.Built.Round(0), e.Refresh.Round(0), e.heard.Round(0)
 		e.due, e.removed, e.added = e.due.Round(0), e.removed.Round(0), e.added.Round(0)
 	}
-	if s.env.Reserve > 0 {
-		s.record.doubt(now)
-	}
+	s.doubt()
 	if r := &s.readback; !r.due.IsZero() {
 		r.due = earlier(r.due, now.Add(readbackFirst))
 	}

@@ -215,7 +215,7 @@ func (s *Service) holds(e *Edition, got hsdir.FetchResult, fetchErr error) (stat
 		return status.HoldsNone, 0
 	case d == nil:
 		return status.HoldsInvalid, 0
-	case !s.keys.Ours(d.SigningCert.Key()) && d.RevisionCounter >= s.counters[e.Keys.Period]:
+	case d.SigningCert.Key() != e.signer && !s.keys.Ours(d.SigningCert.Key()) && d.RevisionCounter >= s.counters[e.Keys.Period]:
 		return status.HoldsOther, d.RevisionCounter
 	case d.RevisionCounter < e.Revision:
 		return status.HoldsOlder, d.RevisionCounter

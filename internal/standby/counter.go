@@ -4,22 +4,22 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sort"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/state"
 )
 
-// madeAt returns when the counter of a run was made, by the clock of who made it: the last
-// second whose counter is not above it.
+// madeAt returns when the counter of a run was made, by the clock of who made it.
 func madeAt(key descriptor.RevisionKey, runStart time.Time, counter uint64) time.Time {
-	sequence := key.Sequence(runStart)
-	n := sort.Search(descriptor.MaxRevisionSeconds, func(n int) bool {
-		at, err := sequence.At(runStart.Add(time.Duration(n) * time.Second))
-		return err != nil || at > counter
-	})
-	return runStart.Add(time.Duration(max(n-1, 0)) * time.Second)
+	at, _, err := key.RevisionTime(runStart, counter)
+	switch first, firstErr := key.RevisionCounter(runStart, runStart); {
+	case err == nil:
+		return at
+	case firstErr == nil && counter < first:
+		return runStart
+	}
+	return runStart.Add((descriptor.MaxRevisionSeconds - 1) * time.Second)
 }
 
 // guessedAt is madeAt for those without the key, give or take minutes: tor adds up a random

@@ -3,7 +3,6 @@ package standby
 import (
 	"context"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -43,6 +42,7 @@ type world struct {
 	fetchEvery time.Duration
 	hosted     bool
 	ordinary   bool
+	heedless   bool // the standby uploads what waited while it slept
 	meek       bool // the active one does not reclaim
 	beats      bool // the standby has a heartbeat of the active one
 	readers    []*sim.Reader
@@ -322,13 +322,10 @@ func (c sleepy) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-var errAsleep = errors.New("nothing was read since the machine slept")
-
 // limited is a tor that does not reach all HSDirs.
 type limited struct {
 	m      *machine
 	client *control.Client
-	p      *process
 }
 
 func (l limited) reaches(hsdir string) bool {
@@ -346,10 +343,6 @@ func (l limited) HSFetch(ctx context.Context, address, hsdir string) ([]byte, er
 }
 
 func (l limited) HSPost(ctx context.Context, address, hsdir string, body []byte) error {
-	// A process that slept asks HSDirs before it uploads what waited.
-	if parsed, err := descriptor.ParseAddress(address); err == nil && l.p.watcher != nil && !l.p.watcher.Awake(parsed) {
-		return errAsleep
-	}
 	if !l.reaches(hsdir) {
 		<-ctx.Done()
 		return ctx.Err()
@@ -375,7 +368,7 @@ func (m *machine) start() {
 		logged(e)
 	}
 	client := control.New(control.Config{Dial: m.dial, Log: log})
-	tor := limited{m, client, p}
+	tor := limited{m, client}
 	follower := consensus.New(client, record)
 	fetcher := hsdir.NewFetcher(hsdir.FetchConfig{Getter: tor})
 	p.backends = backend.New(backend.Config{Consensus: follower, Fetcher: fetcher, Store: p.store, Record: record, Now: m.now})
@@ -480,7 +473,9 @@ func (p *process) Start(ctx context.Context, a descriptor.Address, floors []stat
 			return err
 		}
 	}
-	r := &running{service: balance.NewService(p.m.w.config(), p.env), ended: make(chan struct{})}
+	env := p.env
+	env.Awake = func() bool { return p.m.w.heedless || p.watcher.Awake(a) }
+	r := &running{service: balance.NewService(p.m.w.config(), env), ended: make(chan struct{})}
 	ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	p.mu.Lock()
 	defer p.mu.Unlock()

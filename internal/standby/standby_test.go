@@ -68,7 +68,7 @@ func month(t *testing.T, seed uint64, days int, set func(*world)) {
 	}
 	cfg := sim.Config{Seed: seed, Relays: 60, Churn: 0.05}
 	onWorld(t, cfg, func(w *world) {
-		w.fetchEvery = 6 * time.Minute
+		w.fetchEvery = 10 * time.Minute
 		if set != nil {
 			set(w)
 		}

@@ -129,7 +129,7 @@ func onWorld(t *testing.T, cfg sim.Config, set func(*world), do func(*world)) {
 		if cfg.Tor.ConsensusDelay == 0 {
 			cfg.Tor.ConsensusDelay = 3 * time.Minute
 		}
-		w := &world{t: t, net: sim.New(cfg), key: testIdentity(t, 77), fetchEvery: 2 * time.Minute}
+		w := &world{t: t, net: sim.New(cfg), key: testIdentity(t, 77), fetchEvery: 5 * time.Minute}
 		defer w.net.Close()
 		w.tally.why = map[string]int{}
 		for range 3 {

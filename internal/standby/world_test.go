@@ -100,6 +100,7 @@ type process struct {
 	why      []string    // what the events of taking over and yielding said
 	alarms   []string
 	rejected int
+	broken   error // of Start
 }
 
 type running struct {
@@ -465,9 +466,21 @@ func (p *process) note(e event.Event) {
 	}
 }
 
+func (p *process) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.broken = err
+}
+
 // The methods of a Runner.
 
 func (p *process) Start(ctx context.Context, a descriptor.Address, floors []state.Ceiling) error {
+	p.mu.Lock()
+	broken := p.broken
+	p.mu.Unlock()
+	if broken != nil {
+		return broken
+	}
 	if len(floors) > 0 {
 		if err := Raise(ctx, p.store, a, floors); err != nil {
 			return err

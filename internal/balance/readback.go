@@ -249,6 +249,8 @@ func (s *Service) judge(now time.Time, c *hsdir.Consensus, e *Edition, read, bef
 	lost := wrong[status.HoldsNone] + wrong[status.HoldsOlder] + wrong[status.HoldsInvalid]
 	var err error
 	switch {
+	case stranger && s.cfg.Reclaim:
+		err = fmt.Errorf("another machine has published under this address%s: the standby, or somebody else who has the same key", s.stranger())
 	case stranger:
 		err = fmt.Errorf("somebody else publishes under this address%s: another balancer or tor has the same key, or it was stolen", s.stranger())
 	case 2*lost > all:

@@ -295,6 +295,8 @@ func (d *Decision) alarm(v View, s State, t Timing) {
 		d.Alarm = Alarm{slog.LevelError, fmt.Sprintf("another publisher: the revision counter is more than %s ahead of the clock", t.Ahead)}
 	case v.Points.withdrawn() && !s.Taken:
 		d.Alarm = Alarm{slog.LevelInfo, "the service is withdrawn: it is not taken over"}
+	case s.Taken && !s.missing.IsZero() && v.Now.Sub(s.missing) > 2*t.Every:
+		d.Alarm = Alarm{slog.LevelError, "this machine has taken over, and still " + string(ReasonMissing)}
 	case !s.blind.IsZero() && v.Now.Sub(s.blind) > 2*t.Every:
 		d.Alarm = Alarm{slog.LevelWarn, "too few HSDirs answer to tell whether the service is published"}
 	}

@@ -154,6 +154,11 @@ func TestDecide(t *testing.T) {
 			{}, {after: everyFive, set: and(unable, missing), alarm: "could not take over"}, {after: everyFive, set: full(and(unable, missing))},
 			{after: everyFive, set: full(missing), want: TakeOver, why: ReasonMissing},
 		},
+		"taken over, in vain": {
+			{}, {after: everyFive, set: full(found(130 * time.Minute)), want: TakeOver, why: ReasonSilence},
+			{after: everyFive, set: missing, want: Publish}, {after: everyFive, set: missing, want: Publish},
+			{after: everyFive, set: missing, want: Publish}, {after: everyFive, set: missing, want: Publish, alarm: "has taken over, and still"},
+		},
 		"the active machine is back": {
 			{}, {after: everyFive, set: full(found(130 * time.Minute)), want: TakeOver, why: ReasonSilence},
 			{after: everyFive, set: and(own(200), found(time.Minute)), want: Publish},

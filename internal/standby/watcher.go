@@ -42,7 +42,7 @@ type follow struct {
 	looked  time.Time         // when HSDirs were last asked, with both clocks
 	memory  memory
 	state   State
-	keys    map[descriptor.Period]descriptor.RevisionKey
+	keys    map[descriptor.Period]*custody
 	decoder descriptor.Decoder
 
 	mu      sync.Mutex // protects the fields below
@@ -297,7 +297,7 @@ func (f *follow) look(ctx context.Context, s Service, c *hsdir.Consensus, full b
 	decode := func(counter uint64) time.Time { return guessedAt(ring.RunStart, counter) }
 	if s.Revision != nil {
 		key, err := f.key(ctx, s, ring.Period)
-		if v.Unable = err; err == nil {
+		if v.Unable = err; err == nil || f.keys[ring.Period] != nil {
 			decode = func(counter uint64) time.Time { return madeAt(key, ring.RunStart, counter) }
 			v.Most = counterAt(key, ring.RunStart, now.Add(t.Ahead))
 		}
@@ -347,22 +347,36 @@ func old(c *hsdir.Consensus, now time.Time) bool {
 	return now.After(c.ValidUntil.Add(oldBy)) || now.Before(c.ValidAfter.Add(-oldBy))
 }
 
-// key returns the key of the revision counters of a period.
+// custody is the key of the revision counters of a period.
+type custody struct {
+	key   descriptor.RevisionKey
+	asked time.Time
+	err   error // of the custodian, when it was last asked; there may be a key from before
+}
+
+// keyFor is for how long a custodian's answer is taken to hold.
+const keyFor = time.Hour
+
+// key returns the key of the revision counters of a period, and why the custodian does not
+// give it any more.
 func (f *follow) key(ctx context.Context, s Service, p descriptor.Period) (descriptor.RevisionKey, error) {
-	if key, known := f.keys[p]; known {
-		return key, nil
+	is := f.keys[p]
+	if now := f.w.cfg.Now(); is == nil || is.err != nil || now.Sub(is.asked) > keyFor {
+		ctx, cancel := context.WithTimeout(ctx, keyTimeout)
+		defer cancel()
+		if is == nil {
+			is = new(custody)
+		}
+		is.asked = now
+		key, err := s.Revision(ctx, p)
+		if is.err = err; err == nil {
+			if len(f.keys) > keptPeriods || f.keys == nil {
+				f.keys = make(map[descriptor.Period]*custody)
+			}
+			is.key, f.keys[p] = key, is
+		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, keyTimeout)
-	defer cancel()
-	key, err := s.Revision(ctx, p)
-	if err != nil {
-		return key, err
-	}
-	if f.keys == nil || len(f.keys) > keptPeriods {
-		f.keys = make(map[descriptor.Period]descriptor.RevisionKey)
-	}
-	f.keys[p] = key
-	return key, nil
+	return is.key, is.err
 }
 
 // keyTimeout is how long a custodian may take.

@@ -121,7 +121,7 @@ func TestDecide(t *testing.T) {
 			{after: time.Minute, set: full(and(hosted, found(160*time.Minute))), want: TakeOver, why: ReasonSilence},
 		},
 		"unmet": {
-			{}, {after: everyFive, set: unmet, next: everyFive}, {after: everyFive, set: unmet}, {after: everyFive, set: unmet, next: everyFive, full: true},
+			{}, {after: everyFive, set: unmet, next: everyFive}, {after: everyFive, set: unmet, next: everyFive, full: true},
 			{after: everyFive, set: full(unmet), want: TakeOver, why: ReasonUnmet},
 		},
 		"unmet, with a silent heartbeat": {

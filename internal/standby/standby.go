@@ -139,7 +139,7 @@ const (
 // DefaultTiming is right for the public network.
 var DefaultTiming = Timing{
 	Every: 5 * time.Minute, Taken: 150 * time.Second, Confirm: time.Minute, Beat: 3 * time.Minute,
-	Alone:  Patience{Missing: time.Minute, Unmet: 15 * time.Minute, Silence: 130 * time.Minute},
+	Alone:  Patience{Missing: time.Minute, Unmet: 10 * time.Minute, Silence: 130 * time.Minute},
 	Silent: Patience{Missing: time.Minute, Unmet: 5 * time.Minute, Silence: 130 * time.Minute},
 	// A machine that says it is well, and of which clients find nothing, is not.
 	Heard:  Patience{Missing: 10 * time.Minute, Unmet: 30 * time.Minute, Silence: 140 * time.Minute},

@@ -81,7 +81,11 @@ func month(t *testing.T, seed uint64, days int, set func(*world)) {
 		for end := time.Now().AddDate(0, 0, days); time.Now().Before(end); w.run(5 * time.Minute) {
 			now := time.Now()
 			if now.After(replace) {
-				w.instances[random.IntN(3)].ReplacePoints()
+				for n, i := range w.instances { // sometimes all, as when all are updated at once
+					if n == 0 || random.IntN(3) == 0 {
+						i.ReplacePoints()
+					}
+				}
 				replace = now.Add(between(time.Hour, 5*time.Hour))
 			}
 			if !back.IsZero() && !w.standby.taken() {
@@ -133,6 +137,36 @@ func TestMonth(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			month(t, 20, days, set)
+		})
+	}
+}
+
+// All instances replace their points after the active machine died: clients reach nobody
+// for as long as the standby bears that, and no longer.
+func TestUnmet(t *testing.T) {
+	for what, test := range map[string]struct {
+		beats bool
+		most  time.Duration
+	}{
+		"no heartbeat": {false, DefaultTiming.Alone.Unmet + DefaultTiming.Every + 2*time.Minute},
+		"heartbeat":    {true, 10*time.Minute + DefaultTiming.Every + 2*time.Minute}, // what instances show is five minutes old
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			onWorld(t, sim.Config{Seed: 14}, func(w *world) { w.beats = test.beats }, func(w *world) {
+				w.idle("at first", time.Hour)
+				w.active.kill()
+				w.run(10 * time.Minute)
+				for _, i := range w.instances {
+					i.ReplacePoints()
+				}
+				w.until("taken over", test.most, w.standby.taken)
+				w.run(10 * time.Minute)
+				w.report(what)
+				if !strings.Contains(w.standby.why[0], string(ReasonUnmet)) || w.tally.unreached > test.most {
+					t.Errorf("%q, clients reached nobody for %s", w.standby.why, w.tally.unreached)
+				}
+			})
 		})
 	}
 }

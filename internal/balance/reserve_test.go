@@ -3,6 +3,7 @@ package balance
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -285,15 +286,16 @@ func (x stopping) Wish(s []selection.Standing, now time.Time) selection.Wishes {
 func TestStoppedWhilePlanning(t *testing.T) {
 	onManagers(t, sim.Config{Seed: 207, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
 		m.settle(5 * time.Minute)
-		before := m.launches()
+		before, release := m.launches(), func() {}
 		cfg := m.configWith("another")
-		cfg.Strategy = stopping{stop: func() {
-			if m.mine.owner == "m1" && m.number == m.mine.number && m.fenced.Load() == 0 {
-				m.step(time.Minute)
-				m.take("other")
-			}
-		}}
+		cfg.Strategy = stopping{stop: sync.OnceFunc(func() {
+			m.step(time.Minute)
+			m.take("other")
+			release = m.shared.hang() // so that a write does not tell at once
+		})}
 		m.service.Reconfigure(cfg)
+		m.settle(5 * time.Second)
+		release()
 		m.settle(5 * time.Minute)
 		if n := m.launches() - before; n > 0 || m.fenced.Load() != 1 {
 			t.Errorf("%d uploads, told %d times", n, m.fenced.Load())
@@ -311,10 +313,17 @@ func TestFenced(t *testing.T) {
 		}
 		m.service.Reconfigure(m.configWith("another"))
 		m.settle(2 * time.Minute)
-		m.take("other")
+		m.service.fenced.Store(true) // before the loop knows
 		before := m.launches()
+		m.settle(2 * time.Minute)
+		if n := m.launches() - before; n > 0 {
+			t.Errorf("%d uploads before the loop knows of the fenced write", n)
+		}
+		m.service.fenced.Store(false)
+		m.take("other")
+		before = m.launches()
 		m.service.Reconfigure(m.configWith("a third"))
-		m.settle(time.Second) // its counter is reserved: it may leave before the write is answered, but not after
+		m.settle(20 * time.Second) // its counter is reserved: it may leave before the write is answered, but not after
 		after := m.launches()
 		if m.fenced.Load() != 1 {
 			t.Errorf("told %d times", m.fenced.Load())
@@ -412,5 +421,30 @@ func TestReservation(t *testing.T) {
 		if got := s.reservation(testRun.Add(test.now)); got[ring.Period] != test.want || got[other] != 7 || len(got) != 2 {
 			t.Errorf("%s: %v, want %d", test.what, got, test.want)
 		}
+	}
+}
+
+// At its end a service gives back what it has reserved, and waits no longer than some
+// seconds for the store.
+func TestReservationIsReleased(t *testing.T) {
+	for _, hangs := range []bool{false, true} {
+		onManagers(t, sim.Config{Seed: 211, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
+			m.settle(5 * time.Minute)
+			used, release := m.editions(), func() {}
+			if hangs {
+				release = m.shared.hang()
+			}
+			began := time.Now()
+			m.stopService()
+			if took := time.Since(began); took > endTimeout || !hangs && took > time.Second {
+				t.Errorf("hangs %t: the end took %s", hangs, took)
+			}
+			for p, e := range used {
+				if is := m.ceiling(p); is < e.Revision || is == e.Revision != !hangs {
+					t.Errorf("hangs %t: %d are reserved, and %d was used", hangs, is, e.Revision)
+				}
+			}
+			release()
+		})
 	}
 }

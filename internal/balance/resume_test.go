@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,6 +72,10 @@ func TestMovedService(t *testing.T) {
 				m.startAt(27 * time.Hour)
 				m.settle(3*time.Hour + 10*time.Minute) // all was refreshed, and is at different times
 				for moves := range 2 {
+					if strings.HasPrefix(what, "few") { // an edition between two turns
+						m.instances[moves].ReplacePoints()
+						m.settle(5 * time.Minute)
+					}
 					before, uploads := m.editions(), m.launches()
 					if what == "killed" {
 						m.kill()
@@ -82,6 +87,9 @@ func TestMovedService(t *testing.T) {
 					m.want("moved", status.StateOK, status.StateDegraded)
 					if after := m.editions(); !maps.Equal(after, before) {
 						t.Errorf("move %d: it goes on from\n%+v, and had\n%+v", moves, after, before)
+					}
+					if until, holds := m.service.Reserved(); holds || until.Sub(m.now()) < 5*time.Hour+50*time.Minute {
+						t.Errorf("move %d: counters are reserved until %s", moves, until)
 					}
 					first := time.Time{}
 					for _, e := range before {

@@ -399,18 +399,18 @@ func TestReservation(t *testing.T) {
 	const end = (descriptor.MaxRevisionSeconds - 1) * time.Second
 	other := descriptor.Period{Number: 19999, Length: 24 * time.Hour}
 	for _, test := range []struct {
-		what                     string
-		now                      time.Duration
-		used, ceiling, want, gap uint64
+		what                string
+		now                 time.Duration
+		used, ceiling, want uint64
 	}{
-		{"as usual", time.Hour, at(time.Hour), 0, at(7 * time.Hour), 0},
-		{"nothing was used", time.Hour, 0, 0, at(7 * time.Hour), 0},
-		{"reserved for later than that", time.Hour, at(time.Hour), at(8 * time.Hour), at(8 * time.Hour), 0},
-		{"after a predecessor's reservation", time.Hour, at(7 * time.Hour), 0, at(7*time.Hour) + reserveRoom, 0},
-		{"at the end of the run", 72 * time.Hour, at(70 * time.Hour), 0, at(end), 0},
-		{"beyond it", 80 * time.Hour, at(end), 0, at(end) + reserveRoom, 0},
-		{"nearly more than is believed", time.Hour, maxStored - 5, 0, maxStored, 0},
-		{"more than is believed", time.Hour, maxStored + 5, 0, maxStored + 5, 0},
+		{"as usual", time.Hour, at(time.Hour), 0, at(7 * time.Hour)},
+		{"nothing was used", time.Hour, 0, 0, at(7 * time.Hour)},
+		{"reserved for later than that", time.Hour, at(time.Hour), at(8 * time.Hour), at(8 * time.Hour)},
+		{"after a predecessor's reservation", time.Hour, at(7 * time.Hour), 0, at(7*time.Hour) + reserveRoom},
+		{"at the end of the run", 72 * time.Hour, at(70 * time.Hour), 0, at(end)},
+		{"beyond it", 80 * time.Hour, at(end), 0, at(end) + reserveRoom},
+		{"nearly more than is believed", time.Hour, maxStored - 5, 0, maxStored},
+		{"more than is believed", time.Hour, maxStored + 5, 0, maxStored + 5},
 	} {
 		s := &Service{env: Env{Reserve: 6 * time.Hour}, counters: counters{other: 7}}
 		s.plan.Targets = []Target{{ViewTarget: ViewTarget{Ring: ring, Credential: signer}}, {ViewTarget: ViewTarget{Ring: &hsdir.Ring{Period: ring.Period.Next(), RunStart: testRun.Add(24 * time.Hour)}}}}

@@ -68,9 +68,6 @@ func (s *Service) reserveAgain(now time.Time) {
 	for p, e := range s.state.Editions {
 		e.reserved = e.uploaded || e.Revision <= r.ceilings[p]
 	}
-	if s.held() != nil {
-		r.retryAt = earlier(r.retryAt, now.Add(retryHeld))
-	}
 }
 
 // renewal returns when the reservation is to be renewed: when half of it is left, or, for
@@ -165,7 +162,8 @@ func (s *Service) doubt() {
 func (s *Service) readAgain(ctx context.Context, now time.Time) {
 	r := &s.record
 	if r.doubted.IsZero() {
-		r.doubted = now.Round(0)
+		r.doubted, r.retryAt = now.Round(0), time.Time{}
+		r.failures.Reset()
 	}
 	if r.reading || now.Before(r.retryAt) || !r.began.IsZero() && now.Sub(r.began) < storeTimeout {
 		return

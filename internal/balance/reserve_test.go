@@ -184,6 +184,18 @@ func TestReservationIsRenewed(t *testing.T) {
 	})
 }
 
+// What was reserved for periods that are long over is forgotten.
+func TestReservationsAreForgotten(t *testing.T) {
+	onManagers(t, sim.Config{Seed: 212, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
+		m.fetchEvery(50 * time.Minute)
+		m.settle(9 * 24 * time.Hour)
+		r, _, err := m.store.DB.Service(m.custodian.Address())
+		if n := len(r.Ceilings); err != nil || n < 2 || n > counterPeriods+2 {
+			t.Errorf("%d periods have counters in the record, %v", n, err)
+		}
+	})
+}
+
 // The counters of a new period are reserved before any is used: without the store its
 // descriptor waits, which nobody asks for yet, and the others go on, past the noon at which
 // clients go over to the next.

@@ -375,6 +375,7 @@ func (s *Service) forget(v View) {
 	}
 	s.keys.Forget(over, used)
 	s.counters.forget(v.Targets[0].Ring.Period)
+	s.record.ceilings.forget(v.Targets[0].Ring.Period)
 }
 
 // due returns when the next turn is due without an event.

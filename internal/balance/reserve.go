@@ -57,7 +57,7 @@ func (s *Service) reservation(now time.Time) counters {
 // cover a period that has a credential. It marks the editions that may be uploaded.
 func (s *Service) reserveAgain(now time.Time) {
 	r := &s.record
-	if at := r.renewal(s.env.Reserve); !at.IsZero() && !now.Before(at) {
+	if at := s.renewal(); !at.IsZero() && !now.Before(at) {
 		r.dirty = true
 	}
 	for n := range s.plan.Targets {
@@ -70,13 +70,15 @@ func (s *Service) reserveAgain(now time.Time) {
 	}
 }
 
-// renewal returns when less than half of the reservation is left; the zero time while
-// nothing is reserved, or the record is about to be written anyway.
-func (r *record) renewal(reserve time.Duration) time.Time {
-	if reserve == 0 || r.until.IsZero() || r.dirty || !r.began.IsZero() {
+// renewal returns when the reservation is to be renewed: when half of it is left, or, for
+// thousands of services that began together not to do so together, somewhat before. It is
+// the zero time while nothing is reserved, or the record is about to be written anyway.
+func (s *Service) renewal() time.Time {
+	r := &s.record
+	if s.env.Reserve == 0 || r.until.IsZero() || r.dirty || !r.began.IsZero() {
 		return time.Time{}
 	}
-	return r.until.Add(-reserve / 2)
+	return r.until.Add(-s.env.Reserve/2 - s.env.Reserve/8*time.Duration(s.address[0])/256)
 }
 
 // unstored notes that the store did not take the record. A single manager publishes even
@@ -160,7 +162,8 @@ func (s *Service) doubt() {
 func (s *Service) readAgain(ctx context.Context, now time.Time) {
 	r := &s.record
 	if r.doubted.IsZero() {
-		r.doubted = now.Round(0)
+		r.doubted, r.retryAt = now.Round(0), time.Time{}
+		r.failures.Reset()
 	}
 	if r.reading || now.Before(r.retryAt) || !r.began.IsZero() && now.Sub(r.began) < storeTimeout {
 		return
@@ -182,7 +185,11 @@ func (s *Service) readDone(now time.Time, read read) {
 	case read.err != nil && (!r.known || now.Round(0).Sub(r.doubted) < storeTimeout):
 		r.failures.Policy.Min, r.failures.Policy.Max = retryStore, retryHeld
 		r.retryAt = now.Add(r.failures.Next())
-		s.troubles.set(troubleFloors, fmt.Errorf("the revision counters that were used are not known, so that nothing is published: %w", read.err))
+		text := "the revision counters that were used are not known, so that nothing is published: %w"
+		if r.known {
+			text = "whether the service is another manager's by now is not known, so that nothing is published for a moment: %w"
+		}
+		s.troubles.set(troubleFloors, fmt.Errorf(text, read.err))
 		return
 	case !r.known:
 		s.restore(read)
@@ -209,7 +216,7 @@ func (s *Service) fence(err error) {
 		s.tell(event.Warning, slog.LevelWarn, "another manager publishes the service now: nothing is uploaded any more")
 	})
 	if s.env.Fenced != nil {
-		s.env.Fenced(s.address)
+		s.calls.Go(func() { s.env.Fenced(s.address) })
 	}
 }
 

@@ -3,6 +3,7 @@ package balance
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -183,6 +184,18 @@ func TestReservationIsRenewed(t *testing.T) {
 	})
 }
 
+// What was reserved for periods that are long over is forgotten.
+func TestReservationsAreForgotten(t *testing.T) {
+	onManagers(t, sim.Config{Seed: 212, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
+		m.fetchEvery(50 * time.Minute)
+		m.settle(9 * 24 * time.Hour)
+		r, _, err := m.store.DB.Service(m.custodian.Address())
+		if n := len(r.Ceilings); err != nil || n < 2 || n > counterPeriods+2 {
+			t.Errorf("%d periods have counters in the record, %v", n, err)
+		}
+	})
+}
+
 // The counters of a new period are reserved before any is used: without the store its
 // descriptor waits, which nobody asks for yet, and the others go on, past the noon at which
 // clients go over to the next.
@@ -285,15 +298,16 @@ func (x stopping) Wish(s []selection.Standing, now time.Time) selection.Wishes {
 func TestStoppedWhilePlanning(t *testing.T) {
 	onManagers(t, sim.Config{Seed: 207, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
 		m.settle(5 * time.Minute)
-		before := m.launches()
+		before, release := m.launches(), func() {}
 		cfg := m.configWith("another")
-		cfg.Strategy = stopping{stop: func() {
-			if m.mine.owner == "m1" && m.number == m.mine.number && m.fenced.Load() == 0 {
-				m.step(time.Minute)
-				m.take("other")
-			}
-		}}
+		cfg.Strategy = stopping{stop: sync.OnceFunc(func() {
+			m.step(time.Minute)
+			m.take("other")
+			release = m.shared.hang() // so that a write does not tell at once
+		})}
 		m.service.Reconfigure(cfg)
+		m.settle(5 * time.Second)
+		release()
 		m.settle(5 * time.Minute)
 		if n := m.launches() - before; n > 0 || m.fenced.Load() != 1 {
 			t.Errorf("%d uploads, told %d times", n, m.fenced.Load())
@@ -311,10 +325,17 @@ func TestFenced(t *testing.T) {
 		}
 		m.service.Reconfigure(m.configWith("another"))
 		m.settle(2 * time.Minute)
-		m.take("other")
+		m.service.fenced.Store(true) // before the loop knows
 		before := m.launches()
+		m.settle(2 * time.Minute)
+		if n := m.launches() - before; n > 0 {
+			t.Errorf("%d uploads before the loop knows of the fenced write", n)
+		}
+		m.service.fenced.Store(false)
+		m.take("other")
+		before = m.launches()
 		m.service.Reconfigure(m.configWith("a third"))
-		m.settle(time.Second) // its counter is reserved: it may leave before the write is answered, but not after
+		m.settle(20 * time.Second) // its counter is reserved: it may leave before the write is answered, but not after
 		after := m.launches()
 		if m.fenced.Load() != 1 {
 			t.Errorf("told %d times", m.fenced.Load())
@@ -390,18 +411,18 @@ func TestReservation(t *testing.T) {
 	const end = (descriptor.MaxRevisionSeconds - 1) * time.Second
 	other := descriptor.Period{Number: 19999, Length: 24 * time.Hour}
 	for _, test := range []struct {
-		what                     string
-		now                      time.Duration
-		used, ceiling, want, gap uint64
+		what                string
+		now                 time.Duration
+		used, ceiling, want uint64
 	}{
-		{"as usual", time.Hour, at(time.Hour), 0, at(7 * time.Hour), 0},
-		{"nothing was used", time.Hour, 0, 0, at(7 * time.Hour), 0},
-		{"reserved for later than that", time.Hour, at(time.Hour), at(8 * time.Hour), at(8 * time.Hour), 0},
-		{"after a predecessor's reservation", time.Hour, at(7 * time.Hour), 0, at(7*time.Hour) + reserveRoom, 0},
-		{"at the end of the run", 72 * time.Hour, at(70 * time.Hour), 0, at(end), 0},
-		{"beyond it", 80 * time.Hour, at(end), 0, at(end) + reserveRoom, 0},
-		{"nearly more than is believed", time.Hour, maxStored - 5, 0, maxStored, 0},
-		{"more than is believed", time.Hour, maxStored + 5, 0, maxStored + 5, 0},
+		{"as usual", time.Hour, at(time.Hour), 0, at(7 * time.Hour)},
+		{"nothing was used", time.Hour, 0, 0, at(7 * time.Hour)},
+		{"reserved for later than that", time.Hour, at(time.Hour), at(8 * time.Hour), at(8 * time.Hour)},
+		{"after a predecessor's reservation", time.Hour, at(7 * time.Hour), 0, at(7*time.Hour) + reserveRoom},
+		{"at the end of the run", 72 * time.Hour, at(70 * time.Hour), 0, at(end)},
+		{"beyond it", 80 * time.Hour, at(end), 0, at(end) + reserveRoom},
+		{"nearly more than is believed", time.Hour, maxStored - 5, 0, maxStored},
+		{"more than is believed", time.Hour, maxStored + 5, 0, maxStored + 5},
 	} {
 		s := &Service{env: Env{Reserve: 6 * time.Hour}, counters: counters{other: 7}}
 		s.plan.Targets = []Target{{ViewTarget: ViewTarget{Ring: ring, Credential: signer}}, {ViewTarget: ViewTarget{Ring: &hsdir.Ring{Period: ring.Period.Next(), RunStart: testRun.Add(24 * time.Hour)}}}}
@@ -412,5 +433,30 @@ func TestReservation(t *testing.T) {
 		if got := s.reservation(testRun.Add(test.now)); got[ring.Period] != test.want || got[other] != 7 || len(got) != 2 {
 			t.Errorf("%s: %v, want %d", test.what, got, test.want)
 		}
+	}
+}
+
+// At its end a service gives back what it has reserved, and waits no longer than some
+// seconds for the store.
+func TestReservationIsReleased(t *testing.T) {
+	for _, hangs := range []bool{false, true} {
+		onManagers(t, sim.Config{Seed: 211, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
+			m.settle(5 * time.Minute)
+			used, release := m.editions(), func() {}
+			if hangs {
+				release = m.shared.hang()
+			}
+			began := time.Now()
+			m.stopService()
+			if took := time.Since(began); took > endTimeout || !hangs && took > time.Second {
+				t.Errorf("hangs %t: the end took %s", hangs, took)
+			}
+			for p, e := range used {
+				if is := m.ceiling(p); is < e.Revision || is == e.Revision != !hangs {
+					t.Errorf("hangs %t: %d are reserved, and %d was used", hangs, is, e.Revision)
+				}
+			}
+			release()
+		})
 	}
 }

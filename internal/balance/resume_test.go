@@ -3,7 +3,9 @@ package balance
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,6 +73,10 @@ func TestMovedService(t *testing.T) {
 				m.startAt(27 * time.Hour)
 				m.settle(3*time.Hour + 10*time.Minute) // all was refreshed, and is at different times
 				for moves := range 2 {
+					if strings.HasPrefix(what, "few") { // an edition between two turns
+						m.instances[moves].ReplacePoints()
+						m.settle(5 * time.Minute)
+					}
 					before, uploads := m.editions(), m.launches()
 					if what == "killed" {
 						m.kill()
@@ -82,6 +88,9 @@ func TestMovedService(t *testing.T) {
 					m.want("moved", status.StateOK, status.StateDegraded)
 					if after := m.editions(); !maps.Equal(after, before) {
 						t.Errorf("move %d: it goes on from\n%+v, and had\n%+v", moves, after, before)
+					}
+					if until, holds := m.service.Reserved(); holds || until.Sub(m.now()) < 5*time.Hour+50*time.Minute {
+						t.Errorf("move %d: counters are reserved until %s", moves, until)
 					}
 					first := time.Time{}
 					for _, e := range before {
@@ -125,6 +134,39 @@ func TestMovedService(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A hosted service moves without an upload as well, and its record still tells what HSDirs
+// have.
+func TestMovedHosted(t *testing.T) {
+	onManagers(t, sim.Config{Seed: 224}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
+		m.stop()
+		custody := m.custody
+		m.custody = func(c *Config) { custody(c); c.Hosted = true }
+		m.startAt(34*time.Hour + 30*time.Minute) // both descriptors are made by then
+		m.settle(20 * time.Minute)
+		stored := func() []state.Made {
+			r, _, err := m.store.DB.Service(m.custodian.Address())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r.Made
+		}
+		for range 3 {
+			uploads := m.launches()
+			m.stop()
+			m.start()
+			before := stored()
+			m.settle(10 * time.Minute)
+			if after := stored(); m.launches() != uploads || !reflect.DeepEqual(after, before) || len(after) != 2 {
+				t.Errorf("%d uploads; the record has\n%+v, and had\n%+v", m.launches()-uploads, after, before)
+			}
+			if until, holds := m.service.Reserved(); holds || until.Sub(m.now()) < 5*time.Hour || !m.service.Published() {
+				t.Errorf("counters are reserved until %s", until)
+			}
+			m.want("moved", status.StateOK)
+		}
+	})
 }
 
 // What is pending, due or should be otherwise is published by whoever takes over, soon.

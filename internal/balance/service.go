@@ -378,12 +378,13 @@ func (s *Service) forget(v View) {
 	}
 	s.keys.Forget(over, used)
 	s.counters.forget(v.Targets[0].Ring.Period)
+	s.record.ceilings.forget(v.Targets[0].Ring.Period)
 }
 
 // due returns when the next turn is due without an event.
 func (s *Service) due(now time.Time) time.Time {
 	next := now.Add(time.Hour)
-	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.record.renewal(s.env.Reserve), s.readback.dueIn(s.cfg), s.visits.next(), s.signingDue(now), s.hearsay.next(s.report.seen.seed())} {
+	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.renewal(), s.readback.dueIn(s.cfg), s.visits.next(), s.signingDue(now), s.hearsay.next(s.report.seen.seed())} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}

@@ -43,6 +43,11 @@ func (s *managers) take(owner string) *term {
 
 func (m *term) Service(a descriptor.Address) (state.Service, uint64, error) {
 	m.reads.Add(1)
+	return m.look(a)
+}
+
+// look reads the record, which another manager may own by now.
+func (m *term) look(a descriptor.Address) (state.Service, uint64, error) {
 	r, version, err := m.store.Service(a)
 	if err == nil && (r.Owner != m.owner || r.Term != m.number) {
 		err = fmt.Errorf("%s in term %d: %w", r.Owner, r.Term, state.ErrFenced)
@@ -57,7 +62,7 @@ func (m *term) SwapService(ctx context.Context, a descriptor.Address, version ui
 	if dead {
 		return 0, errors.New("the process is dead")
 	}
-	if _, _, err := m.Service(a); err != nil {
+	if _, _, err := m.look(a); err != nil {
 		return 0, err
 	}
 	r.Owner, r.Term = m.owner, m.number

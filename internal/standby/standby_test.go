@@ -141,8 +141,30 @@ func TestMonth(t *testing.T) {
 	}
 }
 
+// The active machine dies before it has made the descriptor of the next period: the standby
+// looks for that as soon as clients do.
+func TestTurn(t *testing.T) {
+	onWorld(t, sim.Config{Seed: 15}, nil, func(w *world) {
+		w.run(time.Until(time.Now().Truncate(24 * time.Hour).Add(11*time.Hour + 40*time.Minute)))
+		w.active.kill()
+		for _, r := range w.net.Relays() {
+			if _, second, err := w.net.Responsible(w.key.Address()); err == nil && slices.Contains(second, r) {
+				r.Wipe()
+			}
+		}
+		w.run(22 * time.Minute)
+		turned := time.Now() // within a minute, the standby's tor has the consensus of noon
+		w.until("taken over", 5*time.Minute, w.standby.taken)
+		t.Logf("taken over %s later: %q", time.Since(turned), w.standby.why)
+		if w.tally.gap > 2*time.Minute {
+			t.Errorf("clients found no descriptor for %s", w.tally.gap)
+		}
+	})
+}
+
 // All instances replace their points after the active machine died: clients reach nobody
-// for as long as the standby bears that, and no longer.
+// for as long as the standby bears that, and no longer. The counters that it takes are above
+// those of a clock that was ahead.
 func TestUnmet(t *testing.T) {
 	for what, test := range map[string]struct {
 		beats bool
@@ -153,7 +175,7 @@ func TestUnmet(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			onWorld(t, sim.Config{Seed: 14}, func(w *world) { w.beats = test.beats }, func(w *world) {
+			onWorld(t, sim.Config{Seed: 14}, func(w *world) { w.beats, w.active.skew = test.beats, time.Hour }, func(w *world) {
 				w.idle("at first", time.Hour)
 				w.active.kill()
 				w.run(10 * time.Minute)
@@ -163,6 +185,9 @@ func TestUnmet(t *testing.T) {
 				w.until("taken over", test.most, w.standby.taken)
 				w.run(10 * time.Minute)
 				w.report(what)
+				if n := w.standby.tor.Counts().Rejected; n > 0 {
+					t.Errorf("%d uploads were refused", n)
+				}
 				if !strings.Contains(w.standby.why[0], string(ReasonUnmet)) || w.tally.unreached > test.most {
 					t.Errorf("%q, clients reached nobody for %s", w.standby.why, w.tally.unreached)
 				}

@@ -1,10 +1,12 @@
 package balance
 
 import (
+	"slices"
 	"time"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
 	"onionbalancer/internal/status"
 )
 
@@ -16,8 +18,13 @@ const reclaimEvery = 2 * time.Minute
 
 // reclaim has e, of which an HSDir returned another publisher's descriptor, made again above
 // that one's counter, unless that is further ahead of the clock than any that is followed.
+// What the other has published is better than what is made of instances as they were before
+// this machine was cut off.
 func (s *Service) reclaim(now time.Time, c *hsdir.Consensus, e *Edition, read reading) {
 	if !s.cfg.Reclaim || read.holds != status.HoldsOther || read.revision <= s.counters[e.Keys.Period] {
+		return
+	}
+	if !abreast(s.instances.View(), now) {
 		return
 	}
 	ring, err := c.Ring(e.Role)
@@ -30,6 +37,13 @@ func (s *Service) reclaim(now time.Time, c *hsdir.Consensus, e *Edition, read re
 	}
 	s.counters[e.Keys.Period], e.outdone = read.revision, true
 	s.replan = true
+}
+
+// abreast reports whether every instance that visitors may be sent to was heard of lately.
+func abreast(v backend.View, now time.Time) bool {
+	return !slices.ContainsFunc(v.Backends, func(b *backend.Backend) bool {
+		return b.State(now) == status.StateOK && now.Sub(b.Heard) > max(freshFor*b.Interval, freshAtBest)
+	})
 }
 
 // Made reports whether this process made a descriptor of a period, signed by a key.

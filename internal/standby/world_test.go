@@ -59,6 +59,7 @@ type tally struct {
 	gaps         int
 	dead         time.Time     // since when no published point lives
 	unreached    time.Duration // the longest such time
+	excused      time.Time     // until when lost visits do not count
 }
 
 // machine is a host with a tor and, while it runs, a process.
@@ -193,7 +194,7 @@ func (w *world) look() {
 	for range visits {
 		r := w.net.NewClient(w.key.Address(), sim.ClientConfig{}).Request()
 		w.tally.visits++
-		if r.Err != nil {
+		if r.Err != nil && now.After(w.tally.excused) {
 			lost++
 			w.tally.lost++
 			w.tally.why[fmt.Sprint(r.Err)]++

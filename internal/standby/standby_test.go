@@ -341,7 +341,7 @@ func TestLyingHSDirs(t *testing.T) {
 						r.SetFaults(faults)
 					}
 				}
-				w.run(8 * time.Hour)
+				w.run(longer(5, 20))
 				w.report(what)
 				if w.standby.why != nil {
 					t.Errorf("%q", w.standby.why)
@@ -369,7 +369,7 @@ func TestSkewedClocks(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			onWorld(t, sim.Config{Seed: 9}, func(w *world) { w.active.skew, w.standby.skew = skews[0], skews[1] }, func(w *world) {
-				w.run(longer(12, 50))
+				w.run(longer(7, 50))
 				// At first sight nobody knows whose clock is wrong.
 				if len(w.standby.took) > 1 || w.standby.taken() {
 					t.Errorf("taken over from a living machine: %q", w.standby.why)
@@ -412,7 +412,7 @@ func TestOldConsensus(t *testing.T) {
 	onWorld(t, sim.Config{Seed: 11}, nil, func(w *world) {
 		w.idle("at first", time.Hour)
 		w.standby.tor.FreezeConsensus(true)
-		w.idle("with an old consensus", 30*time.Hour)
+		w.idle("with an old consensus", longer(10, 50))
 		if !slices.ContainsFunc(w.standby.alarms, func(s string) bool { return strings.Contains(s, "too few HSDirs") }) {
 			t.Errorf("alarms %q", w.standby.alarms)
 		}
@@ -425,7 +425,7 @@ func TestOldConsensus(t *testing.T) {
 // A machine that only watches has no key, and tells what clients miss.
 func TestWatch(t *testing.T) {
 	onWorld(t, sim.Config{Seed: 12}, func(w *world) { w.standby.role = Watch }, func(w *world) {
-		w.run(longer(15, 30))
+		w.run(longer(6, 30))
 		if len(w.standby.alarms) > 0 {
 			t.Fatalf("alarms %q", w.standby.alarms)
 		}

@@ -50,6 +50,39 @@ func (s *RevisionSequence) At(now time.Time) (uint64, error) {
 	return n, nil
 }
 
+// RevisionTime is the inverse of RevisionCounter: it returns the last second of the
+// shared-random run from runStart whose counter is not above the given one. exact says that
+// it has just that counter. A counter that was raised above its predecessor, because the
+// clock was behind it, lies between two seconds and tells no moment; one below the run's
+// first or above its last is an error. It takes less than a millisecond.
+func (k RevisionKey) RevisionTime(runStart time.Time, counter uint64) (at time.Time, exact bool, err error) {
+	block, err := aes.NewCipher(k.key()[:])
+	if err != nil {
+		return time.Time{}, false, err
+	}
+	stream := cipher.NewCTR(block, make([]byte, aes.BlockSize))
+	buf := make([]byte, maxSumBytes)
+	var sum uint64
+	for n := int64(0); n < MaxRevisionSeconds; {
+		clear(buf)
+		stream.XORKeyStream(buf, buf)
+		for b := buf; len(b) >= 2; b = b[2:] {
+			next := sum + uint64(binary.LittleEndian.Uint16(b)) + 1
+			if next > counter {
+				if n == 0 {
+					return time.Time{}, false, fmt.Errorf("%d is below any revision counter of the shared-random run", counter)
+				}
+				return time.Unix(runStart.Unix()+n-1, 0), sum == counter, nil
+			}
+			sum, n = next, n+1
+		}
+	}
+	if sum < counter {
+		return time.Time{}, false, fmt.Errorf("%d is above any revision counter of the shared-random run", counter)
+	}
+	return time.Unix(runStart.Unix()+MaxRevisionSeconds-1, 0), true, nil
+}
+
 // wordsPerBlock is how many 16-bit words one AES block of key stream holds.
 const wordsPerBlock = aes.BlockSize / 2
 

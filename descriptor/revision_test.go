@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 type opeVector struct {
@@ -83,5 +85,59 @@ func TestRevisionSequence(t *testing.T) {
 	}
 	if _, err := sequence.At(start.Add(-time.Second)); err == nil {
 		t.Error("a moment before the run has a counter")
+	}
+}
+
+// TestRevisionTime: a counter tells the second that it was made in, and one between two
+// seconds the one before.
+func TestRevisionTime(t *testing.T) {
+	start := time.Unix(1_700_000_000, 0)
+	rapid.Check(t, func(t *rapid.T) {
+		k := newRevisionKey(rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "key"))
+		second := rapid.OneOf(rapid.Int64Range(0, MaxRevisionSeconds-1), rapid.SampledFrom([]int64{0, 1, MaxRevisionSeconds - 2, MaxRevisionSeconds - 1})).Draw(t, "second")
+		want := start.Add(time.Duration(second) * time.Second)
+		counter, err := k.RevisionCounter(start, want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, exact, err := k.RevisionTime(start, counter); err != nil || !exact || !got.Equal(want) {
+			t.Fatalf("second %d: %s, %t, %v, want %s", second, got, exact, err, want)
+		}
+		next, err := k.RevisionCounter(start, want.Add(time.Second))
+		got, exact, gotErr := k.RevisionTime(start, counter+1)
+		switch {
+		case err != nil: // it was the last second
+			if gotErr == nil {
+				t.Fatalf("above the last: %s", got)
+			}
+		case next == counter+1:
+			if gotErr != nil || !exact || !got.Equal(want.Add(time.Second)) {
+				t.Fatalf("after second %d: %s, %t, %v", second, got, exact, gotErr)
+			}
+		case gotErr != nil || exact || !got.Equal(want):
+			t.Fatalf("between second %d and the next: %s, %t, %v", second, got, exact, gotErr)
+		}
+		first, err := k.RevisionCounter(start, start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _, err := k.RevisionTime(start, first-1); err == nil {
+			t.Fatalf("below the first: %s", got)
+		}
+	})
+}
+
+func BenchmarkRevisionTime(b *testing.B) {
+	k := newRevisionKey(make([]byte, 32))
+	start := time.Unix(1_700_000_000, 0)
+	counter, err := k.RevisionCounter(start, start.Add((MaxRevisionSeconds-1)*time.Second))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, exact, err := k.RevisionTime(start, counter); err != nil || !exact {
+			b.Fatal(err)
+		}
 	}
 }

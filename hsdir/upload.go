@@ -38,8 +38,9 @@ type Upload struct {
 	Urgency Urgency
 	// Body returns the bytes for one slot. It is called when the upload is
 	// launched, again for every retry, and by several goroutines; it returns soon
-	// after ctx ends. ErrSuperseded drops the slot without a report. Any other
-	// error is reported as Unencoded, and the queue does not retry it.
+	// after ctx ends. ErrSuperseded drops the slot without a report; after ErrLater it is
+	// tried again soon, without a report either. Any other error is reported as
+	// Unencoded, and the queue does not retry it.
 	Body func(ctx context.Context, slot Slot) ([]byte, error)
 	// Release is called with a body that was uploaded, and that the queue has no more
 	// use for. It may be nil.
@@ -53,6 +54,10 @@ type Upload struct {
 // ErrSuperseded is returned by an Upload's Body for a slot that needs no upload
 // any more.
 var ErrSuperseded = errors.New("superseded by another edition")
+
+// ErrLater is returned by an Upload's Body while nothing may be uploaded, whatever the
+// HSDir: it is no failure of the slot's.
+var ErrLater = errors.New("nothing may be uploaded at this moment")
 
 // UploadResult is the result of one attempt to fill a slot.
 type UploadResult struct {

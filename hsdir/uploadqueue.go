@@ -459,6 +459,11 @@ func (q *UploadQueue) land(f *flight, result *UploadResult) bool {
 		return false
 	}
 	result.Attempts = int(t.failures) + 1
+	if result.Unencoded && errors.Is(result.Err, ErrLater) {
+		t.retryAt = time.Since(q.began) + q.backoff.Min
+		heap.Push(&q.waiting, t)
+		return false
+	}
 	if result.Err == nil || result.Rejected || result.Unencoded {
 		if !result.Unencoded {
 			t.failures = 0

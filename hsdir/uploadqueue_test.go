@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -394,6 +396,50 @@ func TestUploadWithoutBody(t *testing.T) {
 			}
 		}
 		s.wantPending(t, 0)
+	})
+}
+
+// While nothing may be uploaded, nothing is, and no HSDir is blamed for it; soon after, all
+// is, by Bodies that are called again. An upload that is cancelled meanwhile is gone.
+func TestUploadLater(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		var awake atomic.Bool
+		later := func(text string) Upload {
+			u := s.edition(text, s.slots...)
+			body := u.Body
+			u.Body = func(ctx context.Context, slot Slot) ([]byte, error) {
+				raw, err := body(ctx, slot)
+				if !awake.Load() {
+					return nil, fmt.Errorf("asleep: %w", ErrLater)
+				}
+				return raw, err
+			}
+			return u
+		}
+		s.upload(later("cancelled"))
+		time.Sleep(time.Minute)
+		s.q.Cancel(s.addr)
+		s.wantPending(t, 0)
+		s.upload(later("d"))
+		time.Sleep(time.Minute)
+		if got := s.q.Load(); len(s.tor.seen()) != 0 || got.Pending != 8 || got.InFlight != 0 || got.UploadCounts != (UploadCounts{}) {
+			t.Errorf("%d uploads while asleep, %+v", len(s.tor.seen()), got)
+		}
+		s.wantConfirmed(t, 0)
+		awake.Store(true)
+		time.Sleep(3 * time.Second)
+		for _, r := range s.reports {
+			if r.Attempts != 1 {
+				t.Errorf("%d attempts", r.Attempts)
+			}
+		}
+		s.wantConfirmed(t, 8)
+		s.wantPending(t, 0)
+		for _, u := range s.tor.seen() {
+			if !strings.HasPrefix(u.body, "d ") {
+				t.Errorf("uploaded %q", u.body)
+			}
+		}
 	})
 }
 

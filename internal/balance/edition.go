@@ -10,6 +10,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/credential"
+	"onionbalancer/internal/state"
 )
 
 // Edition is the last version made for one period: one revision counter with the
@@ -27,6 +28,7 @@ type Edition struct {
 	Refresh    time.Time // when to make the next even without a change
 	Turn       uint64    // of the strategy's
 
+	signer     state.Bytes32 // the descriptor-signing key: another manager's, of one that it published
 	slots      []slot
 	due        time.Time   // when the next Turn begins
 	removed    time.Time   // when an edition last left out dead points, and
@@ -58,7 +60,7 @@ type slot struct {
 func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Edition {
 	e := &Edition{
 		Keys: t.Keys, Role: t.Role, Credential: t.Credential, Reason: t.Reason, Urgency: t.Urgency,
-		Revision: revision, Built: now, Turn: t.Turn,
+		Revision: revision, Built: now, Turn: t.Turn, signer: state.Bytes32(t.Credential.Public),
 	}
 	e.Refresh = now.Add(t.refreshes(revision))
 	e.due = e.Refresh

@@ -120,7 +120,7 @@ func (v View) takenOut(places []place, pool *pool) bool {
 func (p *Plan) first(t *Target, v View, s State, pool *pool) {
 	at := v.Now
 	switch b := s.Before[t.Keys.Period]; {
-	case b != nil && v.Now.Before(b.made.Built.Add(keptFor)) && !b.places[0].holding.empty():
+	case b.lives(v.Now):
 		change := b.change(t, v, pool)
 		if v.asked(t.Keys.Period) && v.takenOut(b.places, pool) {
 			change = max(change, changeScarce)
@@ -147,6 +147,9 @@ func (p *Plan) first(t *Target, v View, s State, pool *pool) {
 		t.Held, t.Gathers = "it is due at "+clock(at), true
 		p.sooner(at, v.Now)
 	}
+	if t.stored && t.Held == "" {
+		p.holdStale(t, v, s.Before[t.Keys.Period].made.Built)
+	}
 }
 
 // rotation returns when the descriptor of the next period is made: at a moment of the time
@@ -163,8 +166,12 @@ func (b *past) change(t *Target, v View, pool *pool) change {
 	if !v.asked(t.Keys.Period) || b.made.Built.Before(v.start()) { // then instances show other points
 		return changeNone
 	}
+	return b.loss(t, pool)
+}
+
+// loss says how much of b is dead.
+func (b *past) loss(t *Target, pool *pool) (most change) {
 	alive := t.alive(pool)
-	most := changeNone
 	for _, at := range b.places {
 		if at.Left || at.holding.empty() {
 			continue

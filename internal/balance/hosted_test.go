@@ -209,6 +209,27 @@ func TestHostedRestart(t *testing.T) {
 	}
 }
 
+// A hosted service that goes on from what HSDirs have makes nothing of instances that nobody
+// has seen, until HSDirs are about to drop that.
+func TestHostedIsNotSeen(t *testing.T) {
+	members := []*member{testMember("a", 1, 2, 3), testMember("b", 4, 5, 6)}
+	v := hostedAt(9*time.Hour, 1, members...)
+	for n := range v.Instances.Backends {
+		v.Instances.Backends[n].Heard = time.Time{}
+	}
+	h := &holding{Contents: &descriptor.Contents{}}
+	for n := range byte(6) {
+		h.IntroductionPoints = append(h.IntroductionPoints, testPoint(n+1))
+	}
+	for ago, held := range map[time.Duration]bool{149 * time.Minute: true, 151 * time.Minute: false} {
+		b := &past{state.Made{Built: v.Now.Add(-ago), Refresh: v.Now.Add(-time.Minute)}, []place{{holding: h}}}
+		got := makePlan(v, State{Before: map[descriptor.Period]*past{v.Targets[0].Keys.Period: b}}).Targets[0]
+		if got.Held != "" != held || got.Gathers {
+			t.Errorf("built %s ago: held %q", ago, got.Held)
+		}
+	}
+}
+
 // BenchmarkHostedPlan is what one of thousands of services plans when its instances may
 // have changed, and nothing has.
 func BenchmarkHostedPlan(b *testing.B) {

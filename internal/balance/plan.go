@@ -35,9 +35,10 @@ const (
 type View struct {
 	Now       time.Time
 	Config    Config
-	Instances backend.View // in the order of Config.Instances
-	Urgent    bool         // something changed that should not wait for fetches
-	Waiting   time.Time    // since when plans have waited for fetches; zero if the last did not
+	Instances backend.View          // in the order of Config.Instances
+	own       *descriptor.ClientKey // the manager's, one of Config.Clients; nil if it has none
+	Urgent    bool                  // something changed that should not wait for fetches
+	Waiting   time.Time             // since when plans have waited for fetches; zero if the last did not
 	// Unreached says why visitors of the public address do not reach an instance that
 	// answers at its own, by its address.
 	Unreached map[descriptor.Address]string
@@ -313,7 +314,7 @@ func (s State) last(p descriptor.Period) (last lastOf) {
 		return lastOf{places: e.places(), turn: e.Turn, due: e.due, own: true}
 	}
 	if b := s.Before[p]; b != nil {
-		return lastOf{places: b.places, turn: b.made.Turn, due: b.made.Refresh, own: true, stored: true}
+		return lastOf{places: b.places, turn: b.made.Turn, due: b.turnDue(), own: true, stored: true}
 	}
 	var newest uint64
 	for other, e := range s.Editions {
@@ -363,8 +364,11 @@ func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 		if len(s.Editions) == 0 {
 			t.Urgency = hsdir.UrgencyNew
 		}
-		if t.hosted {
+		switch {
+		case t.hosted:
 			p.first(t, v, s, pool)
+		case v.Config.Resume:
+			p.resume(t, v, s, pool)
 		}
 		return
 	}
@@ -387,9 +391,9 @@ func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 		t.Urgency = hsdir.UrgencyRefresh
 	}
 	p.separate(t, v, last)
-	if at := v.staleUntil(t.Reason, last); v.Now.Before(at) {
-		t.Held, t.Gathers = "no instance has answered for too long to make a new descriptor", false
-		p.sooner(at, v.Now)
+	seen := !v.Instances.Heard().IsZero() || last.Reason == ReasonResumed
+	if seen && !last.heard.IsZero() && last.points() > 0 {
+		p.holdStale(t, v, last.Built)
 	}
 }
 
@@ -439,23 +443,21 @@ func (t *Target) urgency() hsdir.Urgency {
 			return hsdir.UrgencyRotation
 		}
 		return hsdir.UrgencyPointsDead
-	case ReasonHSDirs, ReasonRejected, ReasonLost:
+	case ReasonHSDirs, ReasonRejected, ReasonLost, ReasonPending:
 		return hsdir.UrgencyPointsDead
 	}
 	return hsdir.UrgencyRefresh
 }
 
-// staleUntil returns the moment before which no edition may follow last, since
-// no instance has been seen for too long; the zero time if the view is fresh, or
-// HSDirs no longer hold a descriptor that could stay. A client that is authorized no
-// more does not wait for that.
-func (v View) staleUntil(r Reason, last *Edition) time.Time {
+// staleUntil returns the moment before which no edition may follow one that was built at
+// the given time and that HSDirs have, since no instance has been seen for too long; the
+// zero time if the view is fresh. A client that is authorized no more does not wait for that.
+func (v View) staleUntil(r Reason, built time.Time) time.Time {
 	fresh := max(freshFor*v.Instances.Interval(), freshAtBest)
-	heard := v.Instances.Heard()
-	if heard.IsZero() || v.Now.Sub(heard) <= fresh || last.heard.IsZero() || last.points() == 0 || r == ReasonClients || r == ReasonLost || r == ReasonRejected {
+	if v.Now.Sub(v.Instances.Heard()) <= fresh || r == ReasonClients || r == ReasonLost || r == ReasonRejected {
 		return time.Time{}
 	}
-	return last.Built.Add(keptFor - dropMargin)
+	return built.Add(keptFor - dropMargin)
 }
 
 // expire schedules the next plan for when an instance or a point of this one expires.

@@ -36,6 +36,8 @@ func (s *Service) carryOut(ctx context.Context, now time.Time, v backend.View) {
 		case t.Reason == "" && last != nil:
 			last.share(t)
 			last.wants = time.Time{}
+		case t.Reason == "" && t.stored:
+			s.adopt(t)
 		case t.Gathers && last != nil && last.wants.IsZero():
 			last.wants = now
 		case t.Reason != "" && t.Held == "":
@@ -124,13 +126,17 @@ func (s *Service) upload(e *Edition) {
 	u := hsdir.Upload{
 		Address: s.address, Period: e.Keys.Period, Urgency: e.Urgency,
 		Body: func(ctx context.Context, at hsdir.Slot) ([]byte, error) {
-			if e.superseded.Load() || !s.env.Now().Before(expires) {
+			body, err := bodies[at.HSDir], error(nil)
+			if bodies == nil {
+				body, err = e.Credential.Encode(ctx, dated(held[e.index(at.HSDir)], built), e.Revision)
+			}
+			switch { // as late as can be
+			case e.superseded.Load() || s.fenced.Load() || !s.env.Now().Before(expires):
 				return nil, hsdir.ErrSuperseded
+			case err == nil && !s.awake():
+				return nil, hsdir.ErrLater
 			}
-			if bodies != nil {
-				return bodies[at.HSDir], nil
-			}
-			return e.Credential.Encode(ctx, dated(held[e.index(at.HSDir)], built), e.Revision)
+			return body, err
 		},
 		Release: func(body []byte) {
 			if bodies == nil { // else it may be uploaded again, to another tor

@@ -158,6 +158,9 @@ func readbackPause(c *hsdir.Consensus, usual time.Duration) time.Duration {
 // services.
 func (s *Service) readbackInterval() time.Duration {
 	all := time.Duration(s.env.Backends.Services()) * readbackRate
+	if s.cfg.Reclaim {
+		return max(reclaimEvery, all)
+	}
 	return min(max(readbackEvery, all), readbackLongest)
 }
 
@@ -201,6 +204,7 @@ func (s *Service) compare(now time.Time, c *hsdir.Consensus, hsDir [20]byte, con
 		s.readForVisit(nil) // tor may have another one
 	}
 	s.judge(now, c, e, read, before)
+	s.reclaim(now, c, e, read)
 }
 
 // holds compares what an HSDir returned with an edition.
@@ -211,7 +215,7 @@ func (s *Service) holds(e *Edition, got hsdir.FetchResult, fetchErr error) (stat
 		return status.HoldsNone, 0
 	case d == nil:
 		return status.HoldsInvalid, 0
-	case !s.keys.Ours(d.SigningCert.Key()) && d.RevisionCounter >= s.counters[e.Keys.Period]:
+	case d.SigningCert.Key() != e.signer && !s.keys.Ours(d.SigningCert.Key()) && d.RevisionCounter >= s.counters[e.Keys.Period]:
 		return status.HoldsOther, d.RevisionCounter
 	case d.RevisionCounter < e.Revision:
 		return status.HoldsOlder, d.RevisionCounter
@@ -245,6 +249,8 @@ func (s *Service) judge(now time.Time, c *hsdir.Consensus, e *Edition, read, bef
 	lost := wrong[status.HoldsNone] + wrong[status.HoldsOlder] + wrong[status.HoldsInvalid]
 	var err error
 	switch {
+	case stranger && s.cfg.Reclaim:
+		err = fmt.Errorf("another machine has published under this address%s: the standby, or somebody else who has the same key", s.stranger())
 	case stranger:
 		err = fmt.Errorf("somebody else publishes under this address%s: another balancer or tor has the same key, or it was stolen", s.stranger())
 	case 2*lost > all:

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -28,10 +29,20 @@ type record struct {
 	overtaken bool
 	retryAt   time.Time
 	failures  backoff.Backoff
+	err       error // of the last write, if that failed
+
+	// Of a service that reserves counters before it uses them:
+	ceilings counters    // that a write covered which the store confirmed
+	until    time.Time   // when the clock's counters exceed these, by the wall clock; zero if that is not known
+	tried    counters    // the highest of writes whose outcome is not known
+	known    bool        // it was read
+	unread   atomic.Bool // it has to be read before anything is made or launched
+	doubted  time.Time   // since when that is, by the wall clock
+	reading  bool
 }
 
 // The delay after a failed write, and its maximum; and how long an edition waits
-// for a write in flight. A single manager publishes even though its disk is
+// for a write in flight, unless counters are reserved: see reservation. A single manager publishes even though its disk is
 // full or hangs: its counters then follow the clock after a restart.
 const (
 	retryStore    = time.Second
@@ -54,35 +65,56 @@ func (r *record) due(now time.Time) time.Time {
 // editions are on disk before the editions are uploaded.
 func (s *Service) save(now time.Time) {
 	r := &s.record
-	if !r.began.IsZero() {
+	if s.env.Reserve > 0 {
+		s.reserveAgain(now)
+	}
+	covered := func() []*Edition { return slices.Collect(maps.Values(s.state.Editions)) }
+	switch {
+	case !r.began.IsZero():
 		if now.Sub(r.began) >= storeTimeout {
-			s.troubles.set(troubleFloors, fmt.Errorf("storing the revision counter: no answer within %s", storeTimeout))
-			reserve(slices.Collect(maps.Values(s.state.Editions)))
+			s.unstored(now, fmt.Errorf("no answer within %s", storeTimeout), covered())
 		}
 		return
-	}
-	if !r.dirty {
+	case !r.dirty:
 		return
-	}
-	if now.Before(r.retryAt) { // the last write failed
+	case now.Before(r.retryAt): // the last write failed
 		if !r.overtaken {
-			reserve(slices.Collect(maps.Values(s.state.Editions)))
+			s.unstored(now, r.err, covered())
 		}
 		return
 	}
 	r.dirty, r.began = false, now
-	written, version := s.written(), r.version
-	covered := slices.Collect(maps.Values(s.state.Editions))
+	ceilings, until := s.reservation(now), now.Round(0).Add(s.env.Reserve)
+	if s.env.Reserve > 0 {
+		r.try(ceilings)
+	}
+	written, version, all := s.written(ceilings), r.version, covered()
 	s.calls.Go(func() {
 		// Also when the service ends: counters that were used must be recorded.
 		version, err := s.env.Store.SwapService(context.Background(), s.address, version, written)
-		if errors.Is(err, state.ErrConflict) {
-			if other, current, readErr := s.env.Store.Service(s.address); readErr == nil {
+		if errors.Is(err, state.ErrConflict) && !errors.Is(err, state.ErrFenced) {
+			other, current, readErr := s.env.Store.Service(s.address)
+			if readErr == nil {
 				s.post(func(now time.Time) { s.overtaken(now, other, current, err) })
 				return
 			}
+			err = errors.Join(err, readErr)
 		}
-		s.postQuietly(func(now time.Time) { s.saved(now, version, err, covered) })
+		if errors.Is(err, state.ErrFenced) {
+			s.fence(err)
+			return
+		}
+		done := func(now time.Time) {
+			if err == nil && s.env.Reserve > 0 {
+				r.ceilings, r.until, r.tried = ceilings, until, nil
+			}
+			s.saved(now, version, err, all)
+		}
+		if !s.postQuietly(done) { // the service ends, and releases what it has reserved
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			done(s.env.Now())
+		}
 	})
 }
 
@@ -91,7 +123,17 @@ func (s *Service) save(now time.Time) {
 // not below its counters are made again, above them, and nothing is uploaded until
 // that is stored.
 func (s *Service) overtaken(now time.Time, other state.Service, version uint64, err error) {
-	s.record.version, s.state.Version, s.record.overtaken = version, version, true
+	r := &s.record
+	r.version, s.state.Version = version, version
+	if s.env.Reserve > 0 {
+		own := r.own(other.Ceilings)
+		r.ceilings, r.until, r.tried = countersIn(other.Ceilings), time.Time{}, nil
+		if own { // these are reserved, and not used
+			s.saved(now, version, err, nil)
+			return
+		}
+	}
+	r.overtaken = true
 	s.troubles.set(troubleCounters, s.counters.raise(other.Ceilings))
 	for p, e := range s.state.Editions {
 		e.outdone = e.outdone || s.counters[p] > e.Revision
@@ -109,11 +151,14 @@ func (s *Service) saved(now time.Time, version uint64, err error, covered []*Edi
 	r.began = time.Time{}
 	s.step = true
 	s.replan = s.replan || err != nil || s.troubles[troubleFloors] != nil // and report
+	r.err = err
 	if err != nil {
 		r.failures.Policy = backoff.Policy{Min: retryStore, Max: retryStoreMax}
+		if s.env.Reserve > 0 && s.held() != nil {
+			r.failures.Policy.Max = retryHeld
+		}
 		r.dirty, r.retryAt = true, now.Add(r.failures.Next())
-		s.troubles.set(troubleFloors, fmt.Errorf("storing the revision counter: %w", err))
-		reserve(covered)
+		s.unstored(now, err, covered)
 		return
 	}
 	r.version, r.retryAt, r.overtaken = version, time.Time{}, false
@@ -132,11 +177,8 @@ func reserve(list []*Edition) {
 }
 
 // written returns the record to store.
-func (s *Service) written() state.Service {
-	var out state.Service
-	for p, counter := range s.counters {
-		out.Ceilings = append(out.Ceilings, state.Ceiling{Period: p.Number, Minutes: p.Minutes(), Counter: counter})
-	}
+func (s *Service) written(ceilings counters) state.Service {
+	out := state.Service{Ceilings: ceilings.stored()}
 	points := recordedPoints{out: &out, places: make(map[backend.ID]int)}
 	if s.cfg.Ordinary {
 		points.known = s.state.Published
@@ -144,10 +186,13 @@ func (s *Service) written() state.Service {
 	for _, e := range s.state.inOrder() {
 		p, places := e.Keys.Period, e.places()
 		out.Made = append(out.Made, state.Made{
-			Period: p.Number, Minutes: p.Minutes(), Revision: e.Revision, Contents: digest(places, s.client()), Signer: state.Bytes32(e.Credential.Public),
+			Period: p.Number, Minutes: p.Minutes(), Revision: e.Revision, Contents: digest(places, s.client()), Signer: e.signer,
 			Built: e.Built.UTC(), Refresh: e.Refresh.UTC(), Pending: !e.complete(), Turn: e.Turn, Slots: points.slots(places),
 			Left: left(places),
 		})
+		if !e.due.Equal(e.Refresh) {
+			out.Made[len(out.Made)-1].Due = e.due.UTC()
+		}
 	}
 	for p, b := range s.state.Before {
 		if s.state.Editions[p] == nil && p != (descriptor.Period{}) {
@@ -156,7 +201,9 @@ func (s *Service) written() state.Service {
 			out.Made = append(out.Made, made)
 		}
 	}
-	points.leaveOut()
+	if !s.cfg.Resume || s.cfg.Hosted { // else whoever goes on from it has to know whether the HSDirs are others
+		points.leaveOut()
+	}
 	for a, at := range s.drained {
 		out.Drained = append(out.Drained, state.Drained{Instance: state.Address(a), At: at.UTC()})
 	}
@@ -302,9 +349,12 @@ func (s *Service) read(ctx context.Context) read {
 func (s *Service) restore(r read) {
 	s.troubles.set(troubleFloors, r.err)
 	s.record.version, s.state.Version = r.version, r.version
+	s.state.unread = time.Time{}
 	if r.err != nil {
 		s.state.unread = s.started.Add(keptFor)
 	}
+	s.record.known = r.err == nil
+	s.record.unread.Store(r.err != nil && s.env.Reserve > 0)
 	s.troubles.set(troubleCounters, s.counters.raise(r.stored.Ceilings))
 	for _, d := range r.stored.Drained {
 		s.drained.note(descriptor.Address(d.Instance), d.At)

@@ -50,16 +50,7 @@ func (c counters) raise(stored []state.Ceiling) (err error) {
 // next returns the revision counter of a descriptor made at now: the one that tor
 // would use, or somewhat above the highest one used, whichever is higher.
 func (c counters) next(credential *credential.Credential, ring *hsdir.Ring, now time.Time) (uint64, error) {
-	// A clock far off the consensus must not stop a service: the counter then comes
-	// from the nearest moment that has one, and the counters used keep the order.
-	first, last := ring.RunStart, ring.RunStart.Add((descriptor.MaxRevisionSeconds-1)*time.Second)
-	switch {
-	case now.Before(first):
-		now = first
-	case now.After(last):
-		now = last
-	}
-	counter, err := credential.Counter(first, now)
+	counter, err := counterAt(credential, ring, now)
 	if err != nil {
 		return 0, err
 	}
@@ -68,6 +59,20 @@ func (c counters) next(credential *credential.Credential, ring *hsdir.Ring, now 
 	}
 	c[ring.Period] = counter
 	return counter, nil
+}
+
+// counterAt returns the revision counter that tor would use at now. A clock far off the
+// consensus must not stop a service: the counter then comes from the nearest moment that
+// has one, and the counters used keep the order.
+func counterAt(credential *credential.Credential, ring *hsdir.Ring, now time.Time) (uint64, error) {
+	first, last := ring.RunStart, ring.RunStart.Add((descriptor.MaxRevisionSeconds-1)*time.Second)
+	switch {
+	case now.Before(first):
+		now = first
+	case now.After(last):
+		now = last
+	}
+	return credential.Counter(first, now)
 }
 
 // forget drops the counters of periods long before p.

@@ -60,6 +60,8 @@ type scene struct {
 	skew      time.Duration // of the service's wall clock
 	mu        sync.Mutex    // protects skew
 	stop      func()
+	// stopService ends the service alone.
+	stopService func()
 }
 
 // flakyStore is a store that can be made to fail or hang.
@@ -291,10 +293,15 @@ func (s *scene) start() {
 	wait.Go(func() { s.watcher.Run(ctx) })
 	wait.Go(func() { backends.Run(ctx) })
 	wait.Go(func() { checks.Run(ctx) })
-	services.Go(func() { s.service.Run(ctx) })
+	serving, end := context.WithCancel(ctx)
+	services.Go(func() { s.service.Run(serving) })
+	s.stopService = func() {
+		end()
+		services.Wait()
+	}
 	s.stop = func() {
 		cancel()
-		services.Wait()
+		s.stopService()
 		queue.Close()
 		wait.Wait()
 		if err := s.store.Close(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"onionbalancer/descriptor"
@@ -59,9 +60,16 @@ type Config struct {
 	// seldom as clients allow, and not when all others do.
 	Hosted bool
 	Shard  string // that the instances are of, for their events, if it is Hosted
+	// Reclaim publishes above another machine that has published: the service is the active
+	// one of two, the other of which then ends.
+	Reclaim bool
 	// Withdrawn publishes descriptors without introduction points in the place of those
 	// that HSDirs may have, so that clients who ask find nobody.
 	Withdrawn bool
+	// Resume goes on from what the record says that HSDirs have: what an earlier process or
+	// another manager published is published again when it is due, is pending or should be
+	// otherwise, and not before. A Hosted service does so anyway.
+	Resume bool
 	// Quiet is for an address that is none of the operator's services: its events are for
 	// debugging alone.
 	Quiet bool
@@ -79,7 +87,10 @@ type Fetcher interface {
 	AskOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, hsdir [20]byte, now time.Time) (hsdir.FetchResult, error)
 }
 
-// Store keeps the record of a service, as *state.DB does.
+// Store keeps the record of a service, as *state.DB does. Where managers share it, both
+// methods return an error that wraps state.ErrFenced as soon as the record is another
+// owner's or term's, both tell of the shared record as it is when they are called, and in a
+// term nobody but the service writes it.
 type Store interface {
 	Service(descriptor.Address) (record state.Service, version uint64, err error)
 	SwapService(ctx context.Context, a descriptor.Address, version uint64, record state.Service) (uint64, error)
@@ -93,6 +104,17 @@ type Env struct {
 	// Uploads returns the current upload queue of a service: each tor has one.
 	Uploads func(descriptor.Address) Uploader
 	Store   Store
+	// Reserve is for how long one of several managers reserves revision counters before it
+	// uses them: for as long a service goes on while Store does not answer, and no longer.
+	// 0: there is one manager, which goes on anyway.
+	Reserve time.Duration
+	// Awake reports whether uploads may be launched: not from when the process was stopped
+	// for a while until it has looked whether its services are still its own. It is called
+	// often, by many goroutines, and returns at once. nil: they always may.
+	Awake func() bool
+	// Fenced is told, once, that another manager publishes a service now, which then does
+	// nothing any more. It does not wait for the service's end. It may be nil.
+	Fenced func(descriptor.Address)
 	// Gates bound how many services have their custodians certify at once; nil: nothing does.
 	Gates  *credential.Gates
 	Record event.Recorder
@@ -117,6 +139,7 @@ type Service struct {
 	address descriptor.Address
 	env     Env
 	woken   chan struct{}  // holds a token when the loop has something to do
+	fenced  atomic.Bool    // another manager publishes it
 	calls   sync.WaitGroup // in flight
 
 	inbox inbox
@@ -238,7 +261,15 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 	for _, take := range s.inbox.take() {
 		take(now)
 	}
-	if !s.replan && now.Before(s.next) {
+	if s.fenced.Load() {
+		return now.Add(time.Hour)
+	}
+	if s.env.Reserve > 0 && s.env.Awake != nil && !s.env.Awake() {
+		s.doubt()
+		s.next = now.Add(consensusWait)
+		return s.next
+	}
+	if !s.replan && !s.record.unread.Load() && now.Before(s.next) {
 		if s.step && s.plan.Next.After(now) {
 			s.step = false
 			s.advance(ctx, now)
@@ -269,8 +300,22 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 		s.tellRound(view)
 		return s.next
 	}
+	if s.record.unread.Load() {
+		s.readAgain(ctx, now)
+		s.next = now.Add(consensusWait)
+		if s.record.retryAt.After(now) {
+			s.next = earlier(s.next, s.record.retryAt)
+		}
+		s.tellRound(view)
+		return s.next
+	}
 	last := s.plan
-	s.plan = makePlan(view, s.state)
+	plan := makePlan(view, s.state)
+	if s.env.Reserve > 0 && s.env.Now().Round(0).Sub(now.Round(0)) > pausedFor { // the process was stopped meanwhile
+		s.doubt()
+		return now
+	}
+	s.plan = plan
 	switch {
 	case s.plan.Waiting == "":
 		s.waiting = time.Time{}
@@ -333,12 +378,13 @@ func (s *Service) forget(v View) {
 	}
 	s.keys.Forget(over, used)
 	s.counters.forget(v.Targets[0].Ring.Period)
+	s.record.ceilings.forget(v.Targets[0].Ring.Period)
 }
 
 // due returns when the next turn is due without an event.
 func (s *Service) due(now time.Time) time.Time {
 	next := now.Add(time.Hour)
-	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.readback.dueIn(s.cfg), s.visits.next(), s.signingDue(now), s.hearsay.next(s.report.seen.seed())} {
+	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.renewal(), s.readback.dueIn(s.cfg), s.visits.next(), s.signingDue(now), s.hearsay.next(s.report.seen.seed())} {
 		if !at.IsZero() {
 			next = earlier(next, at)
 		}
@@ -373,6 +419,9 @@ func (s *Service) end() {
 	defer timer.Stop()
 	select {
 	case <-returned:
+		if s.env.Reserve > 0 {
+			s.release(timer.C)
+		}
 	case <-timer.C:
 		s.tell(event.Warning, slog.LevelWarn, "the store does not answer, and is left behind")
 	}

@@ -166,7 +166,7 @@ func TestRestartKeepsContents(t *testing.T) {
 	}
 	config := v.Config
 	old := &Service{cfg: config, state: before}
-	stored := old.written()
+	stored := old.written(old.counters)
 	if len(stored.Points) != 12 || len(stored.Made) != 2 || len(stored.Made[1].Slots) != 8 || stored.Made[0].Turn != 5 {
 		t.Fatalf("%d points, %+v", len(stored.Points), stored.Made)
 	}
@@ -214,7 +214,7 @@ func TestFewPointsAreShared(t *testing.T) {
 		}
 	}
 	service := &Service{cfg: v.Config, state: s}
-	if stored := service.written(); len(stored.Made[0].Slots)+len(stored.Made[1].Slots) != 0 || len(stored.Points) != 4 {
+	if stored := service.written(service.counters); len(stored.Made[0].Slots)+len(stored.Made[1].Slots) != 0 || len(stored.Points) != 4 {
 		t.Errorf("stored: %+v", stored)
 	}
 }
@@ -342,7 +342,7 @@ func TestRestartKnowsWhoLeft(t *testing.T) {
 		before.carryOut(v)
 		old := &Service{cfg: v.Config, state: before}
 		restarted := &Service{cfg: v.Config, state: State{Editions: map[descriptor.Period]*Edition{}}, troubles: troubles{}, counters: counters{}}
-		restarted.restore(read{stored: old.written()})
+		restarted.restore(read{stored: old.written(old.counters)})
 		p := makePlan(v, restarted.state)
 		if n := len(p.Targets[0].places); n != 9 {
 			t.Fatalf("room for %d: %d slots, want 9", limit, n)

@@ -11,7 +11,7 @@ import (
 // view gathers the input of a plan.
 func (s *Service) view(now time.Time, c *hsdir.Consensus) (v View, err error) {
 	v = View{Now: now, Config: s.cfg, Instances: s.instances.View()}
-	v.Config.Clients = s.clients()
+	v.Config.Clients, v.own = s.clients(), s.client()
 	v.heed(s.advised.advisor)
 	v.Unreached = s.unreached(v.Instances)
 	v.Urgent, v.Waiting = v.Instances.Urgent != s.urgent, s.waiting
@@ -56,6 +56,7 @@ func (s *Service) slept(now time.Time) {
 		e.Built, e.Refresh, e.heard = e.Built.Round(0), e.Refresh.Round(0), e.heard.Round(0)
 		e.due, e.removed, e.added = e.due.Round(0), e.removed.Round(0), e.added.Round(0)
 	}
+	s.doubt()
 	if r := &s.readback; !r.due.IsZero() {
 		r.due = earlier(r.due, now.Add(readbackFirst))
 	}

@@ -102,7 +102,8 @@ func (s *Service) clients() []descriptor.AuthorizedClient {
 func (s *Service) visit(ctx context.Context, now time.Time, c *hsdir.Consensus) {
 	v := &s.visits
 	every := s.cfg.Visits.Every
-	if every == 0 || s.env.Visitor == nil || s.readable(now, c) == nil {
+	e := s.readable(now, c)
+	if every == 0 || s.env.Visitor == nil || e == nil || e.Reason == ReasonResumed && s.client() != nil { // whose client this process is not
 		v.due, v.waiting, v.ready = time.Time{}, false, false
 		return
 	}

@@ -94,6 +94,7 @@ type Made struct {
 	Refresh  time.Time `json:"refresh,omitzero"`  // when it is due again
 	Pending  bool      `json:"pending,omitempty"` // not confirmed in every slot
 	Turn     uint64    `json:"turn,omitempty"`    // how often it was refreshed
+	Due      time.Time `json:"due,omitzero"`      // when the next Turn begins; zero: at Refresh
 	Slots    []Slot    `json:"slots,omitempty"`   // empty if all have all Points, in their order
 	Left     []Left    `json:"left,omitempty"`    // HSDirs that got it too
 }

@@ -38,9 +38,9 @@ var (
 	// another process wrote it, or an earlier Swap of unknown outcome succeeded.
 	// A *ConflictError wraps it and names the key.
 	ErrConflict = errors.New("the record was changed meanwhile")
-	// ErrFenced says that another manager owns a service now, and that this one may not
-	// publish it any more.
-	ErrFenced = errors.New("another manager owns the service now")
+	// ErrFenced says that the record of a service is another owner's, or another term's: the
+	// caller publishes it no more. A store that several managers share returns it.
+	ErrFenced = errors.New("another manager publishes it now")
 	// ErrInUse says that another process has the store open.
 	ErrInUse = errors.New("another process has it open")
 	// ErrNewer says that a newer balancer wrote the store. It is not changed.

@@ -125,17 +125,20 @@ type Service struct {
 	Custody     Custody      `json:"custody"`
 	Instances   []Instance   `json:"instances"`
 	Descriptors []Descriptor `json:"descriptors"`
-	Rounds      uint64       `json:"rounds"`
-	LastRound   time.Time    `json:"last_round,omitzero"`
-	NextFetch   time.Time    `json:"next_fetch,omitzero"`
-	FirstAnswer *float64     `json:"seconds_to_first_publication,omitempty"`
-	ReadBack    time.Time    `json:"read_back,omitzero"` // when clients last got the published descriptor
-	Visited     time.Time    `json:"visited,omitzero"`   // when a visit of the public address last passed
-	VisitError  string       `json:"visit_error,omitempty"`
-	Panic       bool         `json:"panic,omitempty"`              // instances stay in use against what checks say
-	Clients     int          `json:"authorized_clients,omitempty"` // the only ones who can read the descriptor; 0: everybody can
-	Owner       *Owner       `json:"owner,omitempty"`              // who publishes it, in a cluster; nil if there is none
-	Warnings    []string     `json:"warnings,omitempty"`
+	// ReservedUntil is until when one of several managers has reserved revision counters:
+	// for as long it publishes without their store.
+	ReservedUntil time.Time `json:"reserved_until,omitzero"`
+	Rounds        uint64    `json:"rounds"`
+	LastRound     time.Time `json:"last_round,omitzero"`
+	NextFetch     time.Time `json:"next_fetch,omitzero"`
+	FirstAnswer   *float64  `json:"seconds_to_first_publication,omitempty"`
+	ReadBack      time.Time `json:"read_back,omitzero"` // when clients last got the published descriptor
+	Visited       time.Time `json:"visited,omitzero"`   // when a visit of the public address last passed
+	VisitError    string    `json:"visit_error,omitempty"`
+	Panic         bool      `json:"panic,omitempty"`              // instances stay in use against what checks say
+	Clients       int       `json:"authorized_clients,omitempty"` // the only ones who can read the descriptor; 0: everybody can
+	Owner         *Owner    `json:"owner,omitempty"`              // who publishes it, in a cluster; nil if there is none
+	Warnings      []string  `json:"warnings,omitempty"`
 }
 
 // Custody says who keeps the keys of a service, and how long that lasts. After a

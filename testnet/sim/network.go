@@ -18,6 +18,7 @@ import (
 type Network struct {
 	cfg    Config
 	tor    *Tor
+	others []*Tor // see AddTor
 	dialer *Dialer
 
 	mu        sync.Mutex // protects everything of the network, except connections' output
@@ -94,7 +95,9 @@ func (n *Network) lock() {
 func (n *Network) Close() {
 	n.lock()
 	n.agenda.close()
-	n.tor.dropAll()
+	for _, t := range append(n.others, n.tor) {
+		t.dropAll()
+	}
 	n.dialer.drop(func(*stream) bool { return true })
 	n.mu.Unlock()
 	n.conns.Wait()
@@ -106,6 +109,18 @@ func (n *Network) Dial(ctx context.Context) (net.Conn, error) { return n.tor.Dia
 
 // Tor is the tor that Dial reaches.
 func (n *Network) Tor() *Tor { return n.tor }
+
+// AddTor adds another tor with a control port, that of another machine.
+func (n *Network) AddTor(cfg TorConfig) *Tor {
+	n.lock()
+	defer n.mu.Unlock()
+	if cfg.Version == "" {
+		cfg.Version = n.cfg.Tor.Version
+	}
+	t := n.newTor(cfg, uint64(1+len(n.others)))
+	n.others = append(n.others, t)
+	return t
+}
 
 // Relays returns the relays that are part of the network now, in order of
 // their fingerprints.

@@ -1,0 +1,54 @@
+package balance
+
+import (
+	"slices"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
+	"onionbalancer/internal/status"
+)
+
+// Of two machines that stand in for each other one never gives way: it publishes above what
+// it finds that the other has published, which then ends. So the two do not go on for hours.
+
+// reclaimEvery is how often such a service looks at an HSDir.
+const reclaimEvery = 2 * time.Minute
+
+// reclaim has e, of which an HSDir returned another publisher's descriptor, made again above
+// that one's counter, unless that is further ahead of the clock than any that is followed.
+// What the other has published is better than what is made of instances as they were before
+// this machine was cut off.
+func (s *Service) reclaim(now time.Time, c *hsdir.Consensus, e *Edition, read reading) {
+	if !s.cfg.Reclaim || read.holds != status.HoldsOther || read.revision <= s.counters[e.Keys.Period] {
+		return
+	}
+	if !abreast(s.instances.View(), now) {
+		return
+	}
+	ring, err := c.Ring(e.Role)
+	if err != nil || ring.Period != e.Keys.Period {
+		return
+	}
+	most, err := e.Credential.Counter(ring.RunStart, now.Add(leadMax))
+	if err != nil || read.revision > most {
+		return
+	}
+	s.counters[e.Keys.Period], e.outdone = read.revision, true
+	s.replan = true
+}
+
+// abreast reports whether every instance that visitors may be sent to was heard of lately.
+func abreast(v backend.View, now time.Time) bool {
+	return !slices.ContainsFunc(v.Backends, func(b *backend.Backend) bool {
+		return b.State(now) == status.StateOK && now.Sub(b.Heard) > max(freshFor*b.Interval, freshAtBest)
+	})
+}
+
+// Made reports whether this process made a descriptor of a period, signed by a key.
+func (s *Service) Made(p descriptor.Period, counter uint64, signer [32]byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys.Ours(signer) && counter <= s.counters[p]
+}

@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"reflect"
@@ -150,6 +151,7 @@ func TestMovedHosted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			slices.SortFunc(r.Made, func(a, b state.Made) int { return cmp.Compare(a.Period, b.Period) })
 			return r.Made
 		}
 		for range 3 {

@@ -417,11 +417,11 @@ func TestUploadLater(t *testing.T) {
 			return u
 		}
 		s.upload(later("cancelled"))
-		time.Sleep(time.Minute)
+		time.Sleep(61 * time.Second)
 		s.q.Cancel(s.addr)
 		s.wantPending(t, 0)
 		s.upload(later("d"))
-		time.Sleep(time.Minute)
+		time.Sleep(61 * time.Second)
 		if got := s.q.Load(); len(s.tor.seen()) != 0 || got.Pending != 8 || got.InFlight != 0 || got.UploadCounts != (UploadCounts{}) {
 			t.Errorf("%d uploads while asleep, %+v", len(s.tor.seen()), got)
 		}

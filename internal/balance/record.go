@@ -36,8 +36,10 @@ type record struct {
 	until    time.Time   // when the clock's counters exceed these, by the wall clock; zero if that is not known
 	tried    counters    // the highest of writes whose outcome is not known
 	known    bool        // it was read
-	unread   atomic.Bool // it has to be read before anything is made or launched
-	doubted  time.Time   // since when that is, by the wall clock
+	owner    string      // as it was read first; empty if it had none
+	term     uint64      // of the owner
+	unread   atomic.Bool // it has to be looked at before anything is made or launched
+	doubted  time.Time   // since when that is tried, by the wall clock, if it is known
 	reading  bool
 }
 
@@ -88,25 +90,26 @@ func (s *Service) save(now time.Time) {
 	if s.env.Reserve > 0 {
 		r.try(ceilings)
 	}
-	written, version, all := s.written(ceilings), r.version, covered()
+	written, version, all, doubted := s.written(ceilings), r.version, covered(), !r.doubted.IsZero()
 	s.calls.Go(func() {
 		// Also when the service ends: counters that were used must be recorded.
 		version, err := s.env.Store.SwapService(context.Background(), s.address, version, written)
-		if errors.Is(err, state.ErrConflict) && !errors.Is(err, state.ErrFenced) {
-			other, current, readErr := s.env.Store.Service(s.address)
-			if readErr == nil {
-				s.post(func(now time.Time) { s.overtaken(now, other, current, err) })
-				return
-			}
-			err = errors.Join(err, readErr)
-		}
 		if errors.Is(err, state.ErrFenced) {
 			s.fence(err)
 			return
 		}
+		if errors.Is(err, state.ErrConflict) {
+			if other, current, readErr := s.env.Store.Service(s.address); readErr == nil {
+				s.post(func(now time.Time) { s.overtaken(now, other, current, err) })
+				return
+			}
+		}
 		done := func(now time.Time) {
 			if err == nil && s.env.Reserve > 0 {
 				r.ceilings, r.until, r.tried = ceilings, until, nil
+				if doubted { // else the write may be older than what it is in doubt for
+					s.certain()
+				}
 			}
 			s.saved(now, version, err, all)
 		}
@@ -125,6 +128,10 @@ func (s *Service) save(now time.Time) {
 func (s *Service) overtaken(now time.Time, other state.Service, version uint64, err error) {
 	r := &s.record
 	r.version, s.state.Version = version, version
+	if r.known && r.owner != "" && (other.Owner != r.owner || other.Term != r.term) {
+		s.fence(fmt.Errorf("%w: in term %d, after %d", state.ErrFenced, other.Term, r.term))
+		return
+	}
 	if s.env.Reserve > 0 {
 		own := r.own(other.Ceilings)
 		r.ceilings, r.until, r.tried = countersIn(other.Ceilings), time.Time{}, nil
@@ -353,7 +360,7 @@ func (s *Service) restore(r read) {
 	if r.err != nil {
 		s.state.unread = s.started.Add(keptFor)
 	}
-	s.record.known = r.err == nil
+	s.record.known, s.record.owner, s.record.term = r.err == nil, r.stored.Owner, r.stored.Term
 	s.record.unread.Store(r.err != nil && s.env.Reserve > 0)
 	s.troubles.set(troubleCounters, s.counters.raise(r.stored.Ceilings))
 	for _, d := range r.stored.Drained {

@@ -2,13 +2,13 @@ package balance
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"time"
 
+	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/state"
 )
@@ -139,7 +139,7 @@ func (r *record) own(list []state.Ceiling) bool {
 }
 
 // awake reports whether uploads may be launched. When they may not, and counters are
-// reserved, the record has to be read first.
+// reserved, the record has to be looked at first.
 func (s *Service) awake() bool {
 	if s.env.Awake != nil && !s.env.Awake() {
 		s.doubt()
@@ -148,7 +148,7 @@ func (s *Service) awake() bool {
 	return !s.record.unread.Load()
 }
 
-// doubt has the record read again before anything is made or launched, if it is one that
+// doubt has nothing made or launched before the record was written again, if it is one that
 // another manager may have taken over.
 func (s *Service) doubt() {
 	if s.env.Reserve > 0 && !s.record.unread.Swap(true) {
@@ -156,50 +156,52 @@ func (s *Service) doubt() {
 	}
 }
 
-// readAgain reads the record. A store that does not answer within some seconds is like one
-// that did not before: what is reserved may be used. Only a record that was never read is
-// waited for.
-func (s *Service) readAgain(ctx context.Context, now time.Time) {
+// lookAgain writes the record, which fails if another manager took it over. A store that does
+// not answer within some seconds is like one that did not before: what is reserved may be
+// used. Only a record that was never read is waited for.
+func (s *Service) lookAgain(ctx context.Context, now time.Time) {
 	r := &s.record
-	if r.doubted.IsZero() {
+	switch {
+	case !r.known:
+		s.readFirst(ctx, now)
+		return
+	case r.doubted.IsZero():
 		r.doubted, r.retryAt = now.Round(0), time.Time{}
 		r.failures.Reset()
+	case now.Round(0).Sub(r.doubted) >= storeTimeout:
+		s.certain()
+		return
 	}
-	if r.reading || now.Before(r.retryAt) || !r.began.IsZero() && now.Sub(r.began) < storeTimeout {
+	r.dirty = r.dirty || r.began.IsZero()
+	s.save(now)
+}
+
+// certain ends a doubt.
+func (s *Service) certain() {
+	s.record.doubted = time.Time{}
+	s.record.unread.Store(false)
+	s.replan = true
+}
+
+// readFirst reads a record that could not be read at the start.
+func (s *Service) readFirst(ctx context.Context, now time.Time) {
+	r := &s.record
+	if r.reading || now.Before(r.retryAt) {
 		return
 	}
 	r.reading = true
 	s.calls.Go(func() {
 		read := s.read(ctx)
-		s.post(func(now time.Time) { s.readDone(now, read) })
+		s.post(func(now time.Time) {
+			if r.reading, r.retryAt = false, (time.Time{}); read.err == nil {
+				s.restore(read)
+				return
+			}
+			r.failures.Policy = backoff.Policy{Min: retryStore, Max: retryHeld}
+			r.retryAt = now.Add(r.failures.Next())
+			s.troubles.set(troubleFloors, fmt.Errorf("the revision counters that were used are not known, so that nothing is published: %w", read.err))
+		})
 	})
-}
-
-func (s *Service) readDone(now time.Time, read read) {
-	r := &s.record
-	r.reading = false
-	switch {
-	case errors.Is(read.err, state.ErrFenced):
-		s.fence(read.err)
-		return
-	case read.err != nil && (!r.known || now.Round(0).Sub(r.doubted) < storeTimeout):
-		r.failures.Policy.Min, r.failures.Policy.Max = retryStore, retryHeld
-		r.retryAt = now.Add(r.failures.Next())
-		text := "the revision counters that were used are not known, so that nothing is published: %w"
-		if r.known {
-			text = "whether the service is another manager's by now is not known, so that nothing is published for a moment: %w"
-		}
-		s.troubles.set(troubleFloors, fmt.Errorf(text, read.err))
-		return
-	case !r.known:
-		s.restore(read)
-	case read.err == nil && read.version != r.version && r.began.IsZero():
-		s.overtaken(now, read.stored, read.version, state.ErrConflict)
-	default:
-		s.troubles.set(troubleFloors, nil)
-	}
-	r.doubted, r.retryAt = time.Time{}, time.Time{}
-	r.unread.Store(false)
 }
 
 // fence ends a service that another manager publishes now: from this moment on nothing is

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -245,7 +246,7 @@ func TestStopped(t *testing.T) {
 					for _, r := range m.net.Relays() {
 						r.SetFaults(sim.Faults{})
 					}
-					before, reads := m.launches(), m.mine.reads.Load()
+					before, tries := m.launches(), m.mine.tries.Load()
 					if taken {
 						m.take("other")
 					}
@@ -253,7 +254,7 @@ func TestStopped(t *testing.T) {
 					if !slept {
 						m.service.Reconfigure(m.configWith("stale"))
 						m.settle(3 * time.Minute)
-						if n := m.launches() - before; n > 0 || m.mine.reads.Load() != reads {
+						if n := m.launches() - before; n > 0 || m.mine.tries.Load() != tries {
 							t.Errorf("%d uploads before it woke", n)
 						}
 						m.asleep.Store(false)
@@ -263,8 +264,8 @@ func TestStopped(t *testing.T) {
 						before = m.launches()
 					}
 					m.settle(10 * time.Minute)
-					if m.mine.reads.Load() == reads {
-						t.Error("the record was not read again")
+					if m.mine.tries.Load() == tries {
+						t.Error("the record was not looked at")
 					}
 					got := m.service.Status()
 					if taken {
@@ -283,6 +284,39 @@ func TestStopped(t *testing.T) {
 	}
 }
 
+// The answer to a write of before a process was stopped says nothing about now.
+func TestStoppedBeforeAnAnswer(t *testing.T) {
+	onManagers(t, sim.Config{Seed: 214, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
+		m.settle(5 * time.Minute)
+		for _, r := range m.net.Relays() {
+			r.SetFaults(sim.Faults{Silent: true})
+		}
+		late := make(chan struct{})
+		m.mine.mu.Lock()
+		m.mine.late = late
+		m.mine.mu.Unlock()
+		m.service.Reconfigure(m.configWith("another"))
+		m.settle(20 * time.Second) // uploads are in flight, or wait to be tried again
+		m.asleep.Store(true)
+		m.service.Wake()
+		m.settle(time.Minute)
+		m.take("other")
+		before := m.launches()
+		for _, r := range m.net.Relays() {
+			r.SetFaults(sim.Faults{})
+		}
+		release := m.shared.hang() // so that the next write does not tell at once
+		m.asleep.Store(false)
+		close(late)
+		m.settle(5 * time.Second)
+		release()
+		m.settle(5 * time.Minute)
+		if n := m.launches() - before; n > 0 || m.fenced.Load() != 1 {
+			t.Errorf("%d uploads, told %d times", n, m.fenced.Load())
+		}
+	})
+}
+
 // stopping is a strategy in the midst of which the process is stopped.
 type stopping struct {
 	selection.Spread
@@ -297,11 +331,19 @@ func (x stopping) Wish(s []selection.Standing, now time.Time) selection.Wishes {
 // A process was stopped while it planned: what it planned is not carried out.
 func TestStoppedWhilePlanning(t *testing.T) {
 	onManagers(t, sim.Config{Seed: 207, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
+		var stopped atomic.Int64
+		prepare := m.prepare
+		m.prepare = func() {
+			prepare()
+			now := m.env.Now
+			m.env.Now = func() time.Time { return now().Add(time.Duration(stopped.Load())) } // of the service alone
+		}
+		m.restart()
 		m.settle(5 * time.Minute)
 		before, release := m.launches(), func() {}
 		cfg := m.configWith("another")
 		cfg.Strategy = stopping{stop: sync.OnceFunc(func() {
-			m.step(time.Minute)
+			stopped.Store(int64(time.Minute))
 			m.take("other")
 			release = m.shared.hang() // so that a write does not tell at once
 		})}
@@ -315,10 +357,44 @@ func TestStoppedWhilePlanning(t *testing.T) {
 	})
 }
 
+// The machine slept, and a refresh became due: first the record is written again, as long as
+// the store may answer, and then, even if it does not, that is published.
+func TestSlept(t *testing.T) {
+	onManagers(t, sim.Config{Seed: 213, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
+		m.settle(20 * time.Minute)
+		m.want("before", status.StateOK)
+		release := m.shared.hang()
+		defer release()
+		before, noticed := m.launches(), time.Time{}
+		m.step(2 * time.Hour)
+		for range 120 {
+			m.settle(time.Second)
+			if noticed.IsZero() && m.service.record.unread.Load() {
+				noticed = time.Now()
+			}
+			if m.launches() > before {
+				break
+			}
+		}
+		if m.launches() == before || noticed.IsZero() || time.Since(noticed) < storeTimeout-time.Second {
+			t.Errorf("%d uploads, %s after the sleep was noticed", m.launches()-before, time.Since(noticed))
+		}
+	})
+}
+
 // After a fenced write nothing of that term is launched, be it queued, waiting for another
 // attempt, or planned.
 func TestFenced(t *testing.T) {
+	for _, naive := range []bool{false, true} {
+		fencedBy(t, naive)
+	}
+}
+
+// fencedBy runs TestFenced with a store that says so, or one that only knows versions.
+func fencedBy(t *testing.T, naive bool) {
+	t.Helper()
 	onManagers(t, sim.Config{Seed: 208, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
+		m.mine.naive.Store(naive)
 		m.settle(5 * time.Minute)
 		for _, r := range m.net.Relays() {
 			r.SetFaults(sim.Faults{Silent: true})

@@ -45,6 +45,16 @@ func (m *managers) editions() map[descriptor.Period]published {
 	return list
 }
 
+// due returns when the first edition is to be refreshed.
+func (m *managers) due() (first time.Time) {
+	for _, e := range m.editions() {
+		if first.IsZero() || e.Refresh.Before(first) {
+			first = e.Refresh
+		}
+	}
+	return first
+}
+
 // A service that moves to another manager is not published again: that goes on from what
 // HSDirs have, says so, reads it back, and publishes at the moment at which the one before
 // would have. The same after a kill, with slots that hold different points, of an ordinary
@@ -78,7 +88,10 @@ func TestMovedService(t *testing.T) {
 						m.instances[moves].ReplacePoints()
 						m.settle(5 * time.Minute)
 					}
-					before, uploads := m.editions(), m.launches()
+					for time.Until(m.due()) < 8*time.Minute {
+						m.settle(max(0, time.Until(m.due())) + time.Minute)
+					}
+					before, uploads, first := m.editions(), m.launches(), m.due()
 					if what == "killed" {
 						m.kill()
 					} else {
@@ -93,12 +106,6 @@ func TestMovedService(t *testing.T) {
 					if until, holds := m.service.Reserved(); holds || until.Sub(m.now()) < 5*time.Hour+50*time.Minute {
 						t.Errorf("move %d: counters are reserved until %s", moves, until)
 					}
-					first := time.Time{}
-					for _, e := range before {
-						if first.IsZero() || e.Refresh.Before(first) {
-							first = e.Refresh
-						}
-					}
 					got := m.service.Status()
 					if len(got.Descriptors) != 2 || len(got.Warnings) > 0 || !m.service.Published() || m.service.Summary().Missing != 0 {
 						t.Errorf("move %d: %d descriptors, warnings %q, %+v", moves, len(got.Descriptors), got.Warnings, m.service.Summary())
@@ -108,12 +115,7 @@ func TestMovedService(t *testing.T) {
 							t.Errorf("move %d: %+v", moves, d)
 						}
 					}
-					quiet := min(time.Until(first)-10*time.Second, 15*time.Minute)
-					if quiet < 5*time.Minute {
-						m.settle(time.Until(first) + time.Minute)
-						continue
-					}
-					m.settle(quiet)
+					m.settle(min(time.Until(first)-10*time.Second, 15*time.Minute))
 					if n := m.launches() - uploads; n > 0 {
 						t.Fatalf("move %d: %d uploads though nothing was due", moves, n)
 					}

@@ -87,10 +87,9 @@ type Fetcher interface {
 	AskOuter(ctx context.Context, c *hsdir.Consensus, keys descriptor.PeriodKeys, hsdir [20]byte, now time.Time) (hsdir.FetchResult, error)
 }
 
-// Store keeps the record of a service, as *state.DB does. Where managers share it, both
-// methods return an error that wraps state.ErrFenced as soon as the record is another
-// owner's or term's, both tell of the shared record as it is when they are called, and in a
-// term nobody but the service writes it.
+// Store keeps the record of a service, as *state.DB does. Where managers share it, SwapService
+// returns an error that wraps state.ErrFenced when the record is another owner's or term's,
+// and in a term nobody but the service writes the record.
 type Store interface {
 	Service(descriptor.Address) (record state.Service, version uint64, err error)
 	SwapService(ctx context.Context, a descriptor.Address, version uint64, record state.Service) (uint64, error)
@@ -301,7 +300,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 		return s.next
 	}
 	if s.record.unread.Load() {
-		s.readAgain(ctx, now)
+		s.lookAgain(ctx, now)
 		s.next = now.Add(consensusWait)
 		if s.record.retryAt.After(now) {
 			s.next = earlier(s.next, s.record.retryAt)

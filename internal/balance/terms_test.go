@@ -21,10 +21,12 @@ type term struct {
 	owner  string
 	number uint64
 	mu     sync.Mutex
-	dead   bool // the process was killed
-	lose   bool // the next answer to a write
-	reads  atomic.Int32
-	swaps  atomic.Int32
+	dead   bool          // the process was killed
+	lose   bool          // the next answer to a write
+	late   chan struct{} // until it is closed, answers wait; nil: they do not
+	naive  atomic.Bool   // it does not know of terms
+	tries  atomic.Int32  // writes, and
+	swaps  atomic.Int32  // those that were made
 }
 
 // take makes a manager the owner of the scene's service.
@@ -42,8 +44,7 @@ func (s *managers) take(owner string) *term {
 }
 
 func (m *term) Service(a descriptor.Address) (state.Service, uint64, error) {
-	m.reads.Add(1)
-	return m.look(a)
+	return m.store.Service(a)
 }
 
 // look reads the record, which another manager may own by now.
@@ -57,16 +58,20 @@ func (m *term) look(a descriptor.Address) (state.Service, uint64, error) {
 
 func (m *term) SwapService(ctx context.Context, a descriptor.Address, version uint64, r state.Service) (uint64, error) {
 	m.mu.Lock()
-	dead, lose := m.dead, m.lose
+	dead, lose, late := m.dead, m.lose, m.late
 	m.mu.Unlock()
 	if dead {
 		return 0, errors.New("the process is dead")
 	}
-	if _, _, err := m.look(a); err != nil {
+	m.tries.Add(1)
+	if _, _, err := m.look(a); err != nil && !m.naive.Load() {
 		return 0, err
 	}
 	r.Owner, r.Term = m.owner, m.number
 	version, err := m.store.SwapService(ctx, a, version, r)
+	if late != nil {
+		<-late
+	}
 	if err == nil {
 		m.swaps.Add(1)
 		if lose {

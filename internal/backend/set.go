@@ -313,15 +313,15 @@ func (s *Set) take(now time.Time, w *watch, b *Backend, p descriptor.Period, res
 	case w.changes.TokensAt(now) >= 2: // it rested for twice as long as it has to
 		b.Restless = false
 	}
-	at := now
-	if now.Sub(s.dawn) < dawnLasts {
-		at = s.dawn
+	if at, seen := now, b.Offer.FirstSeen(); old {
+		if now.Sub(s.dawn) < dawnLasts {
+			at = s.dawn
+		}
+		b.Began = at
+		next.Date(nil, at)
+	} else {
+		next.Date(seen, at)
 	}
-	seen := b.Offer.FirstSeen()
-	if old {
-		seen = nil
-	}
-	next.Date(seen, at)
 	b.Offer = next
 	s.rival(b)
 }

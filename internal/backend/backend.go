@@ -57,6 +57,7 @@ type Backend struct {
 
 	Descriptor *descriptor.Descriptor // the last good one; nil before there was one
 	Period     descriptor.Period      // of Descriptor
+	Began      time.Time              // when the first of Period was seen; zero if that is not known
 	Renewed    time.Time              // when the instance published it, as far as known
 	Exact      bool                   // Renewed is more than an upper bound
 	Seen       time.Time              // when a fetch last found Descriptor, or one after it

@@ -214,7 +214,7 @@ func save[T any](ctx context.Context, v *saver, s *stored[T], key state.Key, swa
 func (b *Backend) record(raw []byte) state.Instance {
 	r := state.Instance{
 		Period: b.Period.Number, Minutes: b.Period.Minutes(), Revision: b.Descriptor.RevisionCounter,
-		Renewed: b.Renewed.UTC(), Raw: raw,
+		Began: b.Began.UTC(), Renewed: b.Renewed.UTC(), Raw: raw,
 	}
 	for _, p := range b.Offer.Points {
 		r.Points = append(r.Points, state.Point{AuthKey: state.Bytes32(p.AuthKey), EncKey: state.Bytes32(p.EncKey), Relay: p.Relay().String(), FirstSeen: p.FirstSeen.UTC()})
@@ -253,7 +253,7 @@ func (s *Set) restore(now time.Time, i Instance, w *watch) {
 		}
 	}
 	w.update(func(b *Backend) {
-		b.Descriptor, b.Period, b.Renewed, b.Seen, b.Offer = d, p, r.Renewed, r.Renewed, OfferOf(d)
+		b.Descriptor, b.Period, b.Began, b.Renewed, b.Seen, b.Offer = d, p, r.Began, r.Renewed, r.Renewed, OfferOf(d)
 		b.Offer.Date(seen, now)
 		s.rival(b)
 	})

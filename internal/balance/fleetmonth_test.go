@@ -81,3 +81,26 @@ func cpuTime() time.Duration {
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
+
+// An instance that restarts so soon after a period began that it could have shown clients
+// other points for that reason: those that it shows no more are dead, and are published
+// for as long only as it takes to fetch and upload.
+func TestRestartAfterPeriodBegan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(startsAt)
+		const never = 1e5 * time.Hour
+		f := newFleet(t, fleetConfig{customers: 16, shards: 2, tors: 2, inNetwork: 100, rate: 5, crash: never, freeze: never, torDies: never, seed: 11})
+		noon := time.Now().Truncate(24 * time.Hour).Add(36 * time.Hour)
+		f.run(time.Until(noon.Add(40*time.Minute)), func() { f.read(t) })
+		if f.tally.scarce != 0 {
+			t.Errorf("before, few points of a descriptor lived for %s", f.tally.scarce)
+		}
+		for _, s := range f.shards {
+			s.replicas[0].restart()
+		}
+		f.run(3*time.Hour, func() { f.read(t) })
+		if long := f.tally.scarce; long == 0 || long > 6*time.Minute {
+			t.Errorf("few points of a descriptor lived for %s", long)
+		}
+	})
+}

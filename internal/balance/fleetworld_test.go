@@ -167,6 +167,15 @@ func (r *replica) step(now time.Time) {
 	}
 }
 
+// restart has the replica's tor start anew at once: all of its points are others.
+func (r *replica) restart() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for p := range r.points {
+		r.end(p, time.Now())
+	}
+}
+
 // end ends the points of a period.
 func (r *replica) end(p descriptor.Period, now time.Time) {
 	for _, point := range r.points[p] {

@@ -8,6 +8,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/backend"
 	"onionbalancer/selection"
 )
 
@@ -88,7 +89,7 @@ func (v View) hidden(candidates, published []selection.Candidate) (list []select
 		if descriptor.PeriodAt(c.FirstSeen, shows.Length, v.offset) == shows || c.FirstSeen.Equal(shows.FirstUse(v.offset)) {
 			continue // it is one of those that the instance shows, or was (View.made)
 		}
-		if v.restarted(shows, of[c.Instance]) {
+		if v.restarted(v.Instances.Backends[n]) {
 			continue
 		}
 		vouched, err := v.Vouch(c.Point)
@@ -104,9 +105,11 @@ func (v View) hidden(candidates, published []selection.Candidate) (list []select
 // restarted reports whether an instance has none of the points left that it had when
 // clients began to see its descriptor of a period: when its tor restarts, those that it
 // does not show end with those that it does.
-func (v View) restarted(shows descriptor.Period, points []selection.Candidate) bool {
-	began := shows.Start(v.offset).Add(shows.Length / 12) // as in View.made
-	return !slices.ContainsFunc(points, func(c selection.Candidate) bool { return c.FirstSeen.Before(began) })
+func (v View) restarted(b *backend.Backend) bool {
+	began := b.Period.Start(v.offset).Add(b.Period.Length / 12) // as in View.made
+	return !slices.ContainsFunc(b.Offer.Points, func(p backend.Point) bool {
+		return p.FirstSeen.Before(began) && (b.Began.IsZero() || !p.FirstSeen.After(b.Began))
+	})
 }
 
 // pointLife is for how long a point is taken to live that is not seen any more. tor

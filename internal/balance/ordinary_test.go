@@ -128,8 +128,7 @@ func TestOrdinaryKeepsPoints(t *testing.T) {
 		if now := s.chosen(); !maps.Equal(now, before) {
 			t.Errorf("after a restart, the points are\n%x, want\n%x", now, before)
 		}
-		s.settle(50 * time.Minute) // more than two hours after noon
-		s.instances[0].SetOnline(false)
+		s.instances[0].SetOnline(false) // less than two hours after noon
 		s.settle(time.Minute)
 		s.instances[0].SetOnline(true)
 		s.settle(10 * time.Minute)

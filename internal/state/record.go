@@ -138,6 +138,7 @@ type Instance struct {
 	Period   uint64    `json:"period"`
 	Minutes  uint64    `json:"period_length_minutes"`
 	Revision uint64    `json:"revision_counter"` // none below is believed in this period
+	Began    time.Time `json:"began,omitzero"`   // when the first of the period was seen; zero if not known
 	Renewed  time.Time `json:"renewed"`          // when this revision was first seen
 	Raw      []byte    `json:"descriptor"`       // as the HSDir sent it
 	Points   []Point   `json:"introduction_points,omitempty"`

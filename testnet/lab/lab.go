@@ -35,7 +35,7 @@ type Config struct {
 	Crowd     int            // tors of visitors who each fetch the descriptor anew; see NewVisit
 	PerTor    int            // how many instances run in one tor, called tor1 and so on; 0 and 1: each has its own
 	Services  int            // ordinary ones, called plain1, plain2 and so on
-	Timeout   time.Duration  // for Start; 0 stands for 3 minutes
+	Timeout   time.Duration  // for Start; 0 stands for 5 minutes
 	Tell      func(string)   // hears of the progress; may be nil
 }
 
@@ -55,7 +55,7 @@ type Lab struct {
 // left in config.Dir is removed.
 func Start(ctx context.Context, config Config) (_ *Lab, err error) {
 	if config.Timeout == 0 {
-		config.Timeout = 3 * time.Minute
+		config.Timeout = 5 * time.Minute
 	}
 	if config.Tell == nil {
 		config.Tell = func(string) {}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"onionbalancer/internal/state"
@@ -31,53 +30,17 @@ type request struct {
 	done     chan struct{}
 }
 
-// queue holds the requests for the writer. The writer is a goroutine that ends when the
-// queue is empty.
-type queue struct {
-	mu      sync.Mutex
-	waiting []*request
-	writing bool
-	closed  bool
-	writer  sync.WaitGroup
-}
-
-func (q *queue) close() {
-	q.mu.Lock()
-	q.closed = true
-	q.mu.Unlock()
-	q.writer.Wait()
-}
-
-// add appends a request, unless the queue is closed, and starts the writer if it does not
-// run.
-func (q *queue) add(r *request, write func()) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return state.ErrClosed
-	}
-	q.waiting = append(q.waiting, r)
-	if !q.writing {
-		q.writing = true
-		q.writer.Go(write)
-	}
-	return nil
-}
-
-// next takes the requests of the next transaction. When none is waiting, there are none
-// and the writer has to end. Those whose callers have left are dropped. Requests for the
-// same record come one after the other; one with a lease is alone, since the lease may
-// have ended.
-func (q *queue) next() (batch []*request) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+// nextBatch takes the requests of the next transaction. Those whose callers have left are
+// dropped. Requests for the same record come one after the other; one with a lease is
+// alone, since the lease may have ended.
+func nextBatch(waiting []*request) (batch, rest []*request) {
 	ops, size := 0, 0
 	names := make(map[string]bool)
-	for len(q.waiting) > 0 {
-		r := q.waiting[0]
+	for len(waiting) > 0 {
+		r := waiting[0]
 		if r.err = r.ctx.Err(); r.err != nil {
 			close(r.done)
-			q.waiting = q.waiting[1:]
+			waiting = waiting[1:]
 			continue
 		}
 		again := slices.ContainsFunc(r.ops, func(op Op) bool { return names[op.Key] })
@@ -90,12 +53,9 @@ func (q *queue) next() (batch []*request) {
 		}
 		ops, size = ops+len(r.ops), size+r.bytes
 		batch = append(batch, r)
-		q.waiting = q.waiting[1:]
+		waiting = waiting[1:]
 	}
-	if len(batch) == 0 {
-		q.waiting, q.writing = nil, false
-	}
-	return batch
+	return batch, waiting
 }
 
 // deletes reports whether a request only deletes, which an engine without space does.
@@ -150,7 +110,7 @@ func (s *Store) name(sealer *sealer, key state.Key) string {
 
 // write makes waiting requests, batch by batch, until there are none.
 func (s *Store) write() {
-	for batch := s.queue.next(); len(batch) > 0; batch = s.queue.next() {
+	for batch := s.queue.Next(nextBatch); len(batch) > 0; batch = s.queue.Next(nextBatch) {
 		for tries := 0; len(batch) > 0; {
 			rest := s.transact(batch)
 			if tries++; len(rest) < len(batch) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"onionbalancer/internal/state"
+	"onionbalancer/internal/writequeue"
 )
 
 var (
@@ -51,7 +52,7 @@ type Store struct {
 	cfg    Config
 	log    *slog.Logger
 	sealer atomic.Pointer[sealer]
-	queue  queue
+	queue  writequeue.Queue[*request]
 
 	ctx    context.Context // ends with the store
 	cancel context.CancelFunc
@@ -126,7 +127,7 @@ func (s *Store) Close() {
 	}
 	s.mu.Unlock()
 	s.cancel()
-	s.queue.close()
+	s.queue.Close()
 	s.loops.Wait()
 }
 
@@ -236,8 +237,8 @@ func (s *Store) SwapLeased(ctx context.Context, lease Lease, changes ...state.Ch
 	if err == nil {
 		err = ctx.Err()
 	}
-	if err == nil {
-		err = s.queue.add(r, s.write)
+	if err == nil && !s.queue.Add(r, s.write) {
+		err = state.ErrClosed
 	}
 	if err == nil {
 		select {

@@ -9,8 +9,6 @@ func SealLayout(number uint64) []byte {
 // CommitTogether commits changes and events in one batch, and returns their errors.
 func (d *DB) CommitTogether(changes []Change, events [][]byte) (ofChanges, ofEvents error) {
 	a, b := &request{changes: changes, done: make(chan struct{})}, &request{events: events, done: make(chan struct{})}
-	d.queue.writer.Wait() // of what was stored before
-	d.queue.waiting = []*request{a, b}
-	d.write()
+	d.writeBatch([]*request{a, b})
 	return a.err, b.err
 }

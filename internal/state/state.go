@@ -24,6 +24,8 @@ import (
 	"strings"
 	"sync"
 
+	"onionbalancer/internal/writequeue"
+
 	"go.etcd.io/bbolt"
 )
 
@@ -78,7 +80,7 @@ type DB struct {
 	broken error        // why nothing can be written any more
 	closed bool
 
-	queue queue
+	queue writequeue.Queue[*request]
 }
 
 // Open opens the store in dir for reading and writing, and creates it if it does not
@@ -141,7 +143,7 @@ func (d *DB) Damage() error {
 
 // Close waits for writes in flight and closes the store.
 func (d *DB) Close() error {
-	d.queue.close()
+	d.queue.Close()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 )
 
 const (
@@ -56,50 +55,10 @@ type request struct {
 	done     chan struct{}
 }
 
-// queue holds the pending requests for the writer. The writer is a goroutine
-// that ends when the queue is empty.
-type queue struct {
-	mu      sync.Mutex
-	waiting []*request
-	writing bool
-	closed  bool
-	writer  sync.WaitGroup
-}
-
-func (q *queue) close() {
-	q.mu.Lock()
-	q.closed = true
-	q.mu.Unlock()
-	q.writer.Wait()
-}
-
-// add appends a request, unless the queue is closed, and starts the writer if it
-// does not run.
-func (q *queue) add(r *request, write func()) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
-		return ErrClosed
-	}
-	q.waiting = append(q.waiting, r)
-	if !q.writing {
-		q.writing = true
-		q.writer.Go(write)
-	}
-	return nil
-}
-
-// next takes the next batch to write. When no request is pending, it is empty
-// and the writer has to end.
-func (q *queue) next() []*request {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	batch := q.waiting[:min(maxBatch, len(q.waiting))]
-	q.waiting = q.waiting[len(batch):]
-	if len(batch) == 0 {
-		q.waiting, q.writing = nil, false
-	}
-	return batch
+// nextBatch takes the first requests.
+func nextBatch(waiting []*request) (batch, rest []*request) {
+	n := min(maxBatch, len(waiting))
+	return waiting[:n], waiting[n:]
 }
 
 // submit queues a request and waits until it is done.
@@ -109,8 +68,8 @@ func (d *DB) submit(ctx context.Context, r *request) ([]uint64, error) {
 	switch {
 	case d.readOnly:
 		err = ErrReadOnly
-	case err == nil:
-		err = d.queue.add(r, d.write)
+	case err == nil && !d.queue.Add(r, d.write):
+		err = ErrClosed
 	}
 	if err == nil {
 		select {
@@ -128,18 +87,22 @@ func (d *DB) submit(ctx context.Context, r *request) ([]uint64, error) {
 
 // write writes pending requests, batch by batch, until there are none.
 func (d *DB) write() {
-	for batch := d.queue.next(); len(batch) > 0; batch = d.queue.next() {
-		var records, events []*request
-		for _, r := range batch {
-			if len(r.events) == 0 {
-				records = append(records, r)
-			} else {
-				events = append(events, r)
-			}
-		}
-		d.commit(records)
-		d.commit(events) // alone: the disk may have room for the records only
+	for batch := d.queue.Next(nextBatch); len(batch) > 0; batch = d.queue.Next(nextBatch) {
+		d.writeBatch(batch)
 	}
+}
+
+func (d *DB) writeBatch(batch []*request) {
+	var records, events []*request
+	for _, r := range batch {
+		if len(r.events) == 0 {
+			records = append(records, r)
+		} else {
+			events = append(events, r)
+		}
+	}
+	d.commit(records)
+	d.commit(events) // alone: the disk may have room for the records only
 }
 
 // commit writes requests in one transaction and ends them. A conflict, or a damaged

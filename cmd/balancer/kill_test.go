@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -31,26 +30,7 @@ func (k *killed) serve(path string) {
 		k.t.Fatal(err)
 	}
 	k.t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			ours, err := l.Accept()
-			if err != nil {
-				return
-			}
-			theirs, err := k.net.Dial(k.t.Context())
-			if err != nil {
-				ours.Close()
-				continue
-			}
-			for _, way := range [][2]net.Conn{{ours, theirs}, {theirs, ours}} {
-				go func() {
-					defer way[0].Close()
-					defer way[1].Close()
-					_, _ = io.Copy(way[0], way[1])
-				}()
-			}
-		}
-	}()
+	go k.net.Tor().Serve(l)
 }
 
 // run starts a balancer, and kills it when done says so.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,13 +83,20 @@ func TestPost(t *testing.T) {
 	inNetwork(t, Config{Seed: 1}, func(t *testing.T, n *Network) {
 		s := newService(t, n)
 		i := n.AddInstance(InstanceConfig{})
+		var told []string
+		to := n.Relays()[3]
+		n.OnPost(func(p Posted) {
+			if p.Through == n.Tor() && p.Address == s.key.Address() && p.To == to {
+				told = append(told, fmt.Sprint(p.Counter, p.Stored))
+			}
+		})
 		withControl(t, n, control.Config{}, func(ctx context.Context, c *control.Client) {
 			if err := c.Ready(ctx); err != nil {
 				t.Fatal(err)
 			}
 			points := decode(t, n, i, nil).IntroductionPoints
 			period := n.Consensus().Period()
-			address, dir := s.key.Address().Label(), n.Relays()[3]
+			address, dir := s.key.Address().Label(), to
 			if err := c.HSPost(ctx, address, dir.Fingerprint(), s.encode(period, 7, points...)); err != nil {
 				t.Fatal(err)
 			}
@@ -112,6 +121,9 @@ func TestPost(t *testing.T) {
 				t.Errorf("counts %+v", got)
 			}
 		})
+		if want := []string{"7 true", "7 false", "8 false"}; !slices.Equal(told, want) {
+			t.Errorf("told %q, want %q", told, want)
+		}
 	})
 }
 

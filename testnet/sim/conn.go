@@ -46,7 +46,7 @@ func (c *conn) drop() {
 	c.closed = true
 	c.more.Signal()
 	c.mu.Unlock()
-	_ = c.raw.Close() // a pipe's Close cannot fail
+	_ = c.raw.Close() // whatever it says, nothing more is sent
 }
 
 // closeAfter closes the connection once what is queued is written.

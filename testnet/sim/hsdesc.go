@@ -247,6 +247,9 @@ func (t *Tor) post(address descriptor.Address, r *Relay, body []byte, w wrapper,
 		}
 		// The HSDir has it even if the tor that sent it has died since.
 		status := r.take(body, w, now)
+		if t.net.posted != nil {
+			t.net.posted(Posted{now, t, r, address, w.blinded, w.revision, status == statusOK})
+		}
 		if life != t.life || t.offline || fate == unspoken {
 			return
 		}

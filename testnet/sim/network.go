@@ -43,6 +43,7 @@ type Network struct {
 	conns sync.WaitGroup // goroutines of control connections
 
 	received func(Received) // see OnUpload; nil for nobody
+	posted   func(Posted)   // see OnPost; nil for nobody
 }
 
 // scratch is what clients write to in the course of a visit, for thousands of them

@@ -67,14 +67,36 @@ func (t *Tor) Dial(ctx context.Context) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	ours, theirs := net.Pipe()
+	if !t.serve(ours) {
+		return nil, ErrRefused
+	}
+	return theirs, nil
+}
+
+// Serve has the control port answer whoever connects to l, which other processes can, until
+// l is closed. Not for virtual time.
+func (t *Tor) Serve(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		if !t.serve(c) {
+			c.Close()
+		}
+	}
+}
+
+// serve reports whether the control port takes a connection.
+func (t *Tor) serve(c net.Conn) bool {
 	t.net.lock()
 	defer t.net.mu.Unlock()
 	if !t.running || t.faults.Refuse || t.net.agenda.closed {
-		return nil, ErrRefused
+		return false
 	}
-	ours, theirs := net.Pipe()
-	newConn(t, ours)
-	return theirs, nil
+	newConn(t, c)
+	return true
 }
 
 // Counts is what controllers have had the tor do so far.

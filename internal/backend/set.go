@@ -52,6 +52,7 @@ type Config struct {
 	Fetcher   Fetcher
 	Checks    Checks // nil: nothing is checked
 	Store     Store
+	Words     WordStore // nil: Store has the operator's words
 	Record    event.Recorder
 	Now       func() time.Time // nil stands for time.Now
 }
@@ -120,9 +121,12 @@ func New(cfg Config) *Set {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Words == nil {
+		cfg.Words = cfg.Store
+	}
 	return &Set{
 		cfg: cfg, poke: make(chan struct{}, 1), watches: map[descriptor.Address]*watch{},
-		subscriptions: map[*Subscription]bool{}, claims: Claims{}, loads: map[descriptor.Address]health.Load{}, saver: newSaver(cfg.Store), words: newWords(cfg.Store),
+		subscriptions: map[*Subscription]bool{}, claims: Claims{}, loads: map[descriptor.Address]health.Load{}, saver: newSaver(cfg.Store), words: newWords(cfg.Words),
 	}
 }
 

@@ -15,7 +15,8 @@ import (
 	"onionbalancer/internal/state"
 )
 
-// WordStore keeps the operator's words over restarts, as *state.DB does.
+// WordStore keeps the operator's words over restarts, as *state.DB does, or for all managers
+// that share it, as state.Words of a *cluster.Copied does.
 type WordStore interface {
 	Words() ([]state.Listed[state.Word], error)
 	Word(descriptor.Address) (state.Word, uint64, error)
@@ -121,10 +122,11 @@ func (w *words) change(ctx context.Context, a descriptor.Address, change func(st
 		return was, is, ctx.Err()
 	}
 	w.mu.Lock()
-	before := w.all[a]
+	seen := w.all[a]
 	w.mu.Unlock()
+	before := seen
 	version, err := before.version, error(nil)
-	for range 2 {
+	for range 4 { // others may change it, too
 		is = change(before.word)
 		if is == before.word {
 			break
@@ -145,7 +147,9 @@ func (w *words) change(ctx context.Context, a descriptor.Address, change func(st
 	if err != nil {
 		return was, was, err
 	}
-	w.all[a] = storedWord{is, version}
+	if w.all[a] == seen { // else take was here, and comes again if that was too early
+		w.all[a] = storedWord{is, version}
+	}
 	return was, is, nil
 }
 
@@ -167,13 +171,12 @@ func (s *Set) Word(a descriptor.Address) state.Word { return s.words.of(a) }
 // SetWord changes the operator's word about an instance and returns the new one. It is
 // stored first; if that fails, nothing changes.
 func (s *Set) SetWord(ctx context.Context, a descriptor.Address, change func(*state.Word)) (state.Word, error) {
-	now := s.cfg.Now()
 	was, is, err := s.words.change(ctx, a, func(w state.Word) state.Word {
 		next := w
 		if change(&next); next == w {
 			return w
 		}
-		next.Since = now.UTC().Truncate(time.Second)
+		next.Since = s.cfg.Now().UTC().Truncate(time.Second)
 		if next.Admin == "" && next.Weight == (health.Weight{}) {
 			return state.Word{}
 		}
@@ -185,17 +188,52 @@ func (s *Set) SetWord(ctx context.Context, a descriptor.Address, change func(*st
 	if was == is {
 		return is, nil
 	}
+	s.said(a, was, is)
+	return is, nil
+}
+
+// said has a changed word be in force.
+func (s *Set) said(a descriptor.Address, was, is state.Word) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w := s.watches[a]
 	if w == nil {
-		return is, nil
+		return
 	}
 	w.update(func(b *Backend) { b.Word = s.words.of(a) })
 	s.pause(w)
-	e := w.event(event.Event{At: now, Kind: event.Operator, Text: "the operator's word"})
+	e := w.event(event.Event{At: s.cfg.Now(), Kind: event.Operator, Text: "the operator's word"})
 	e.Attrs = append(e.Attrs, slog.Any("admin", w.now.Admin()), slog.Any("was", (&Backend{Word: was}).Admin()), slog.Any("weight", is.Weight))
 	s.cfg.Record(e)
 	s.urgent(w)
-	return is, nil
+}
+
+// TakeWords has the words of changed records be in force, which other managers may have heard.
+// It is called by one goroutine at a time. Words that cannot be read stay as they are.
+func (s *Set) TakeWords(changed []state.Key) {
+	for _, key := range changed {
+		a, err := state.OperatorOf(key)
+		if err == nil {
+			var was, is state.Word
+			if was, is, err = s.words.take(a); err == nil && was != is {
+				s.said(a, was, is)
+			}
+		}
+		if err != nil {
+			s.cfg.Record(event.Event{At: s.cfg.Now(), Kind: event.Operator, Level: slog.LevelWarn, Text: "the operator's word cannot be read, and stays as it was", Attrs: []slog.Attr{slog.Any("error", err)}})
+		}
+	}
+}
+
+// take takes a word from the store. A change of our own that is being made at the same time
+// may be undone by that until the store tells of it.
+func (w *words) take(a descriptor.Address) (was, is state.Word, err error) {
+	is, version, err := w.store.Word(a)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	was = w.all[a].word
+	if err == nil {
+		w.all[a] = storedWord{is, version}
+	}
+	return was, is, err
 }

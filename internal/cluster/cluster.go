@@ -49,7 +49,7 @@ type Options struct {
 	Lease   time.Duration // for how long after its last sign of life a manager is alive
 	Store   *Store
 	Leases  Leases
-	Local   Local
+	Local   Copies
 	Runner  Runner
 	Fit     func() error // why this manager should own nothing while others can; nil: it is fit
 	Record  event.Recorder

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -438,6 +439,17 @@ func (l *memory) Get(key state.Key) ([]byte, uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.records[key].Value), l.records[key].Version, nil
+}
+
+func (l *memory) List(prefix state.Key) (list []state.Entry, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(l.records)) {
+		if strings.HasPrefix(string(key), string(prefix)) {
+			list = append(list, l.records[key])
+		}
+	}
+	return list, nil
 }
 
 func (l *memory) Swap(_ context.Context, changes ...state.Change) (versions []uint64, err error) {

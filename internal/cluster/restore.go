@@ -31,6 +31,13 @@ func (c *Cluster) Restore(ctx context.Context) error {
 			entries = append(entries, state.Entry{Key: key, Value: value})
 		}
 	}
+	for _, prefix := range copied {
+		list, err := c.cfg.Local.List(prefix)
+		if err != nil {
+			return err
+		}
+		entries = append(entries, slices.DeleteFunc(list, func(e state.Entry) bool { return known[e.Key] })...)
+	}
 	_, err := c.cfg.Store.Restore(ctx, entries)
 	return err
 }

@@ -377,11 +377,16 @@ func (s *Store) tell() {
 		clear(s.changed)
 		subscribers := slices.Collect(maps.Keys(s.subscribers))
 		s.mu.Unlock()
-		for _, sub := range subscribers {
-			theirs := slices.DeleteFunc(slices.Clone(changed), func(key state.Key) bool { return !strings.HasPrefix(string(key), string(sub.prefix)) })
-			if len(theirs) > 0 {
-				sub.f(theirs)
-			}
+		tell(subscribers, changed)
+	}
+}
+
+// tell calls subscribers with those of changed keys that are theirs.
+func tell(subscribers []*subscriber, changed []state.Key) {
+	for _, sub := range subscribers {
+		theirs := slices.DeleteFunc(slices.Clone(changed), func(key state.Key) bool { return !strings.HasPrefix(string(key), string(sub.prefix)) })
+		if len(theirs) > 0 {
+			sub.f(theirs)
 		}
 	}
 }

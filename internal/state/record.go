@@ -189,20 +189,26 @@ func (s *Secret) UnmarshalText(text []byte) error { return (*Bytes32)(s).Unmarsh
 
 const (
 	probePrefix    = "probe/"
-	operatorPrefix = "operator/"
 	instancePrefix = "instance/"
 	claimsPrefix   = "claims/"
+	// OperatorPrefix is that of the keys of the operator's words about backend addresses.
+	OperatorPrefix = "operator/"
 	// ServicePrefix is that of the keys of public addresses' records.
 	ServicePrefix = "service/"
 	// CustomerPrefix is that of the keys of customers' records, which package hosting writes.
 	CustomerPrefix = "customer/"
+	// ClientsPrefix is that of the keys of the records of who may use a public address.
+	ClientsPrefix = "client/"
 )
 
 // CustomerKey returns the key of the record of a customer with a public address.
 func CustomerKey(a descriptor.Address) Key { return Key(CustomerPrefix + a.Label()) }
 
+// ClientsKey returns the key of the record of who may use a public address.
+func ClientsKey(a descriptor.Address) Key { return Key(ClientsPrefix + a.Label()) }
+
 // OperatorKey returns the key of the operator's word about a backend address.
-func OperatorKey(a descriptor.Address) Key { return Key(operatorPrefix + a.Label()) }
+func OperatorKey(a descriptor.Address) Key { return Key(OperatorPrefix + a.Label()) }
 
 // ProbeKey returns the key of the record of a backend's probe address.
 func ProbeKey(a descriptor.Address) Key { return Key(probePrefix + a.Label()) }
@@ -211,10 +217,23 @@ func ProbeKey(a descriptor.Address) Key { return Key(probePrefix + a.Label()) }
 func ServiceKey(a descriptor.Address) Key { return Key(ServicePrefix + a.Label()) }
 
 // ServiceOf returns the public address of a record's key.
-func ServiceOf(key Key) (a descriptor.Address, err error) {
+func ServiceOf(key Key) (descriptor.Address, error) { return addressOf(key, ServicePrefix) }
+
+// CustomerOf returns the public address of a customer's record's key.
+func CustomerOf(key Key) (descriptor.Address, error) { return addressOf(key, CustomerPrefix) }
+
+// ClientsOf returns the public address of a ClientsKey.
+func ClientsOf(key Key) (descriptor.Address, error) { return addressOf(key, ClientsPrefix) }
+
+// OperatorOf returns the backend address of the key of the operator's word.
+func OperatorOf(key Key) (descriptor.Address, error) { return addressOf(key, OperatorPrefix) }
+
+func addressOf(key Key, prefix string) (descriptor.Address, error) {
 	var address Address
-	err = address.UnmarshalText([]byte(strings.TrimPrefix(string(key), ServicePrefix)))
-	return descriptor.Address(address), err
+	if err := address.UnmarshalText([]byte(strings.TrimPrefix(string(key), prefix))); err != nil {
+		return descriptor.Address{}, fmt.Errorf("reading %s: %w", key, err)
+	}
+	return descriptor.Address(address), nil
 }
 
 // InstanceKey returns the key of a backend address's record.
@@ -233,7 +252,7 @@ func (d *DB) Service(a descriptor.Address) (Service, uint64, error) {
 
 // SwapService replaces the record of a public address, as Swap does.
 func (d *DB) SwapService(ctx context.Context, a descriptor.Address, version uint64, s Service) (uint64, error) {
-	return d.put(ctx, ServiceKey(a), version, s)
+	return put(ctx, d, ServiceKey(a), version, s)
 }
 
 // Instance returns the record of a backend address and its version, 0 if there is
@@ -244,18 +263,39 @@ func (d *DB) Instance(a descriptor.Address) (Instance, uint64, error) {
 
 // SwapInstance replaces the record of a backend address, as Swap does.
 func (d *DB) SwapInstance(ctx context.Context, a descriptor.Address, version uint64, i Instance) (uint64, error) {
-	return d.put(ctx, InstanceKey(a), version, i)
+	return put(ctx, d, InstanceKey(a), version, i)
 }
 
 // Word returns the operator's word about a backend address and its version, 0 if
 // there is none.
-func (d *DB) Word(a descriptor.Address) (Word, uint64, error) {
-	return get[Word](d, OperatorKey(a))
-}
+func (d *DB) Word(a descriptor.Address) (Word, uint64, error) { return Words{d}.Word(a) }
 
 // SwapWord replaces the operator's word about a backend address, as Swap does.
 func (d *DB) SwapWord(ctx context.Context, a descriptor.Address, version uint64, w Word) (uint64, error) {
-	return d.put(ctx, OperatorKey(a), version, w)
+	return Words{d}.SwapWord(ctx, a, version, w)
+}
+
+// Records are records of any kind, as a *DB has them.
+type Records interface {
+	Get(Key) (value []byte, version uint64, err error)
+	List(prefix Key) ([]Entry, error)
+	Swap(ctx context.Context, changes ...Change) (versions []uint64, err error)
+}
+
+// Words are the operator's words in a store, which need not be a *DB.
+type Words struct{ Records }
+
+// Words returns the words about all backend addresses, by address.
+func (w Words) Words() ([]Listed[Word], error) { return list[Word](w, OperatorPrefix) }
+
+// Word returns the word about a backend address and its version, 0 if there is none.
+func (w Words) Word(a descriptor.Address) (Word, uint64, error) {
+	return get[Word](w, OperatorKey(a))
+}
+
+// SwapWord replaces the word about a backend address, as Swap does.
+func (w Words) SwapWord(ctx context.Context, a descriptor.Address, version uint64, word Word) (uint64, error) {
+	return put(ctx, w, OperatorKey(a), version, word)
 }
 
 // Claims returns a period's claims and their version, 0 if there are none.
@@ -265,7 +305,7 @@ func (d *DB) Claims(p descriptor.Period) (Claims, uint64, error) {
 
 // SwapClaims replaces a period's claims, as Swap does.
 func (d *DB) SwapClaims(ctx context.Context, p descriptor.Period, version uint64, c Claims) (uint64, error) {
-	return d.put(ctx, ClaimsKey(p), version, c)
+	return put(ctx, d, ClaimsKey(p), version, c)
 }
 
 // Probe returns the record of a backend's probe address and its version, 0 if there is
@@ -319,7 +359,7 @@ func (d *DB) Services() ([]Listed[Service], error) { return list[Service](d, Ser
 func (d *DB) Instances() ([]Listed[Instance], error) { return list[Instance](d, instancePrefix) }
 
 // Words returns the operator's words about all backend addresses, by address.
-func (d *DB) Words() ([]Listed[Word], error) { return list[Word](d, operatorPrefix) }
+func (d *DB) Words() ([]Listed[Word], error) { return Words{d}.Words() }
 
 // ListedClaims is a period's claims.
 type ListedClaims struct {
@@ -349,7 +389,7 @@ func (d *DB) AllClaims() ([]ListedClaims, error) {
 	return all, err
 }
 
-func get[T any](d *DB, key Key) (record T, version uint64, err error) {
+func get[T any](d Records, key Key) (record T, version uint64, err error) {
 	value, version, err := d.Get(key)
 	if err == nil && version != 0 {
 		err = decode(key, value, &record)
@@ -357,7 +397,7 @@ func get[T any](d *DB, key Key) (record T, version uint64, err error) {
 	return record, version, err
 }
 
-func (d *DB) put(ctx context.Context, key Key, version uint64, record any) (uint64, error) {
+func put(ctx context.Context, d Records, key Key, version uint64, record any) (uint64, error) {
 	change, err := Put(key, version, record)
 	if err != nil {
 		return 0, err
@@ -369,18 +409,18 @@ func (d *DB) put(ctx context.Context, key Key, version uint64, record any) (uint
 	return versions[0], nil
 }
 
-func list[T any](d *DB, prefix Key) ([]Listed[T], error) {
+func list[T any](d Records, prefix Key) ([]Listed[T], error) {
 	entries, err := d.List(prefix)
 	if err != nil {
 		return nil, err
 	}
 	all := make([]Listed[T], len(entries))
 	for i, e := range entries {
-		var address Address
-		if err := address.UnmarshalText([]byte(strings.TrimPrefix(string(e.Key), string(prefix)))); err != nil {
-			return nil, fmt.Errorf("reading %s: %w", e.Key, err)
+		address, err := addressOf(e.Key, string(prefix))
+		if err != nil {
+			return nil, err
 		}
-		all[i] = Listed[T]{Address: descriptor.Address(address), Version: e.Version}
+		all[i] = Listed[T]{Address: address, Version: e.Version}
 		if err := decode(e.Key, e.Value, &all[i].Record); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,130 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"onionbalancer/internal/cluster"
+	"onionbalancer/internal/cluster/clustertest"
+	"onionbalancer/internal/state"
+	"onionbalancer/internal/state/statetest"
+)
+
+// withCopies runs a Copied over a store until stop is called.
+func withCopies(t *testing.T, store *cluster.Store, db *state.DB) (c *cluster.Copied, told func() []state.Key, stop func()) {
+	t.Helper()
+	c = cluster.NewCopied(store, db, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	var mu sync.Mutex
+	var all []state.Key
+	c.Subscribe("operator/", func(changed []state.Key) {
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, changed...)
+	})
+	told = func() []state.Key {
+		mu.Lock()
+		defer mu.Unlock()
+		defer func() { all = nil }()
+		slices.Sort(all)
+		return slices.Compact(all)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { c.Run(ctx); close(done) }()
+	return c, told, func() { cancel(); <-done }
+}
+
+// What this manager had before it was in a cluster is brought along, once; what the others
+// change is copied, and is there when it starts without the engine.
+func TestCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, db := clustertest.New(), statetest.Open(t, "")
+		b := open(t, f.Client(), nil)
+		theirs := mustSwap(t, b, state.Change{Key: "operator/both", Value: []byte("theirs")})
+		mustSwap(t, db, state.Change{Key: "operator/both", Value: []byte("mine")}, state.Change{Key: "operator/own", Value: []byte("mine")},
+			state.Change{Key: "service/own", Value: []byte("mine")})
+
+		client := f.Client()
+		a := open(t, client, nil)
+		c, told, stop := withCopies(t, a, db)
+		soon()
+		want(t, c, "operator/both", "theirs", theirs[0])
+		value, version, err := b.Get("operator/own")
+		if string(value) != "mine" || err != nil {
+			t.Errorf("brought along: %q, %v", value, err)
+		}
+		if _, there, _ := b.Get("service/own"); there != 0 {
+			t.Error("the record of a service was brought along")
+		}
+		if got := told(); !slices.Contains(got, "operator/both") || !slices.Contains(got, "operator/own") {
+			t.Errorf("told of %q", got)
+		}
+		mustSwap(t, b, state.Change{Key: "operator/later", Value: []byte("theirs")})
+		soon()
+		if got := told(); !slices.Equal(got, []state.Key{"operator/later"}) {
+			t.Errorf("told of %q", got)
+		}
+		stop()
+		a.Close()
+
+		// It starts while the engine does not answer.
+		client = f.Client()
+		client.Set(func(f *clustertest.Faults) { f.Cut = true })
+		a = openNow(t, client, func(c *cluster.Config) { c.ID = b.ID() })
+		c, told, stop = withCopies(t, a, db)
+		list, err := c.List("operator/")
+		if len(list) != 3 || err != nil || string(list[1].Value) != "theirs" || list[1].Key != "operator/later" {
+			t.Errorf("copies: %+v, %v", list, err)
+		}
+		_, err = c.Swap(t.Context(), state.Change{Key: "operator/later", Version: list[1].Version, Value: []byte("x")})
+		wantErr(t, "storing while nothing was read", err, cluster.ErrUnread)
+		mustSwap(t, b, state.Change{Key: "operator/own", Version: version}) // "ready"
+		soon()
+		client.Set(func(f *clustertest.Faults) { f.Cut = false })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := told(); !slices.Equal(got, []state.Key{"operator/both", "operator/later", "operator/own"}) {
+			t.Errorf("told of %q", got)
+		}
+		for _, store := range []store{b, c, db} {
+			if _, there, err := store.Get("operator/own"); there != 0 || err != nil {
+				t.Errorf("what was taken back is there again: %d, %v", there, err)
+			}
+		}
+		_, err = c.Swap(t.Context(), state.Change{Key: "operator/later", Version: list[1].Version, Value: []byte("x")})
+		wantErr(t, "storing with the version of a copy", err, state.ErrConflict)
+		stop()
+	})
+}
+
+// A record that does not open leaves its copy alone.
+func TestCopyOfDamage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, db := clustertest.New(), statetest.Open(t, "")
+		a := open(t, f.Client(), nil)
+		c, _, stop := withCopies(t, a, db)
+		soon()
+		mustSwap(t, c, state.Change{Key: "operator/1", Value: []byte("1")})
+		soon()
+		items := f.Items()
+		i := slices.IndexFunc(items, func(i cluster.Item) bool { return !strings.HasSuffix(i.Key, "/layout") })
+		broken := bytes.Clone(items[i].Value)
+		broken[len(broken)-1] ^= 1
+		f.Put(items[i].Key, broken)
+		soon()
+		if _, _, err := c.Get("operator/1"); err == nil {
+			t.Error("it opens")
+		}
+		if value, _, err := db.Get("operator/1"); string(value) != "1" || err != nil {
+			t.Errorf("the copy is %q, %v", value, err)
+		}
+		stop()
+	})
+}

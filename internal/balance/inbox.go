@@ -42,9 +42,15 @@ func (s *Service) post(f func(now time.Time)) bool {
 	})
 }
 
-// postQuietly has the loop call f, which reports whether a new plan
-// is needed.
+// postQuietly has the loop call f, which reports whether a new plan is needed. What is
+// posted before Run takes effect at once: there may never be a loop.
 func (s *Service) postQuietly(f func(now time.Time)) bool {
+	if !s.begun.Load() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		f(s.env.Now())
+		return true
+	}
 	s.inbox.mu.Lock()
 	defer s.inbox.mu.Unlock()
 	if s.inbox.closed {

@@ -138,6 +138,7 @@ type Service struct {
 	address descriptor.Address
 	env     Env
 	woken   chan struct{}  // holds a token when the loop has something to do
+	begun   atomic.Bool    // Run was called
 	fenced  atomic.Bool    // another manager publishes it
 	calls   sync.WaitGroup // in flight
 
@@ -237,6 +238,7 @@ var turns = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 
 // begin restores the stored record and subscribes to the instances.
 func (s *Service) begin(ctx context.Context) {
+	s.begun.Store(true)
 	read := s.read(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -438,7 +440,9 @@ func (s *Service) Reconfigure(cfg Config) {
 		s.troubles.set(troubleClients, nil)
 		s.rename(cfg.Instances)
 		s.cfg = cfg
-		s.instances.Update(watched(cfg), cfg.FetchEvery)
+		if s.instances != nil {
+			s.instances.Update(watched(cfg), cfg.FetchEvery)
+		}
 	})
 	if taken {
 		return

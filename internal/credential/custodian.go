@@ -88,6 +88,9 @@ type Keys struct {
 	Gate      Gate   // that its custodian shares with others
 	Form      string // of the identity key's custody, for people
 	Where     string // the descriptor-signing keys are, for people
+	// Release, if it is not nil, is called in the place of closing the keys, which somebody
+	// else uses too.
+	Release func() error
 }
 
 // same reports whether a and b are the very same keys.

@@ -122,6 +122,9 @@ func (c *custody) close() error {
 // close releases the keys. If they hang, they are abandoned.
 func (k Keys) close() error {
 	err, _ := within(closeTimeout, func() error {
+		if k.Release != nil {
+			return k.Release()
+		}
 		err := k.Custodian.Close()
 		if any(k.Custodian) != any(k.Signing) {
 			err = errors.Join(err, k.Signing.Close())

@@ -3,16 +3,23 @@ package daemon
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"time"
 
 	"onionbalancer/internal/cluster"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/status"
 )
 
 // Cluster implements status.Operator.
-func (d *Daemon) Cluster() status.ClusterOperator { return nil }
+func (d *Daemon) Cluster() status.ClusterOperator { return d.sharing.operator() }
+
+// tellCluster records something about the cluster.
+func (d *Daemon) tellCluster(level slog.Level, text string, attrs ...slog.Attr) {
+	d.events.Record(event.Event{At: time.Now(), Kind: event.Cluster, Level: level, Text: text, Attrs: attrs})
+}
 
 // managers is what orders need of a *cluster.Cluster.
 type managers interface {

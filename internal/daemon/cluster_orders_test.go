@@ -48,7 +48,7 @@ func TestClusterOrders(t *testing.T) {
 			t.Errorf("without a store: %v", err)
 		}
 	}
-	if (&Daemon{}).Cluster() != nil {
+	if (&Daemon{sharing: alone{}}).Cluster() != nil {
 		t.Error("a manager that is alone is in a cluster")
 	}
 }

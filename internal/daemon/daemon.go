@@ -41,13 +41,17 @@ type Daemon struct {
 	// written. It is set before Start, if at all.
 	Logs Logs
 
-	open      func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) // openTors, but in tests
-	serve     func()                                                                 // serveStatus, but in tests
-	dialer    check.Dialer                                                           // nil, but in tests
+	open      func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error)  // openTors, but in tests
+	serve     func()                                                                  // serveStatus, but in tests
+	engine    func(config.Cluster, clusterFiles, check.Dialer) (clusterEngine, error) // openEtcd, but in tests
+	dialer    check.Dialer                                                            // nil, but in tests
 	visitor   balance.Visitor
 	checked   func(descriptor.Address) health.Result
 	rooms     *Rooms
 	store     *state.DB
+	sharing   sharing
+	shared    records // that the sharing has
+	unshare   func()  // ends what the sharing does
 	events    *Recorder
 	env       balance.Env
 	probes    *Probes
@@ -84,17 +88,6 @@ type Logs interface {
 	Trouble() error // why lines are being lost now, nil if none are
 }
 
-// running is a service with its goroutine.
-type running struct {
-	*balance.Service
-	shard  string         // of a customer's; empty for a service of the configuration
-	of     *shard         // that cfg is by, for a customer's
-	ref    string         // of its keys, for a customer's
-	cfg    balance.Config // handed over last
-	cancel context.CancelFunc
-	done   chan struct{} // closed when the goroutine has ended
-}
-
 // New opens the keys that cfg names and prepares everything, without touching
 // the network. A service that cannot be opened is reported and left out; only
 // when none can be is that an error.
@@ -118,7 +111,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 	token.RememberIn(cfg.StateDir)
 	token.LogTo(log)
 	d := &Daemon{
-		version: version, log: log, open: openTors, cfg: cfg, loaded: time.Now(), initial: services, hosted: shards, trouble: trouble,
+		version: version, log: log, open: openTors, engine: openEtcd, cfg: cfg, loaded: time.Now(), initial: services, hosted: shards, trouble: trouble,
 		services: map[descriptor.Address]*running{}, leaving: map[descriptor.Address]*running{},
 		clients: map[descriptor.Address]*clients.Watch{},
 	}
@@ -154,7 +147,9 @@ func (d *Daemon) Start(ctx context.Context) error {
 	if d.visitor != nil {
 		d.env.Visitor, d.env.Checked = d.visitor, d.checked
 	}
-	d.probes = newProbes(d.ctx, d.env, d.store, func(instance descriptor.Address) {
+	own := d.env // for addresses that no other manager has
+	d.sharing.environ(&d.env)
+	d.probes = newProbes(d.ctx, own, d.store, func(instance descriptor.Address) {
 		d.wake(func(s balance.Config) bool {
 			return slices.ContainsFunc(s.Instances, func(i balance.Instance) bool { return i.Address == instance })
 		})
@@ -177,6 +172,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.updateProbesLocked()
 	d.wait.Go(d.serve)
 	d.wait.Go(d.followClients)
+	d.unshare = background(d.ctx, d.sharing.run)
 	return nil
 }
 
@@ -194,7 +190,8 @@ func (d *Daemon) startCustomers() {
 	d.wait.Go(func() { h.run(d.ctx) })
 }
 
-// openAll locks the state directory and opens the store and the tors.
+// openAll locks the state directory and opens the store, the tors, and what the services are
+// shared by.
 func (d *Daemon) openAll() (tors *tor.Pool, err error) {
 	if d.unlock, err = lockState(d.cfg.StateDir); err != nil {
 		return nil, err
@@ -203,14 +200,28 @@ func (d *Daemon) openAll() (tors *tor.Pool, err error) {
 		d.unlock()
 		return nil, err
 	}
-	if d.customers, err = openCustomers(d); err == nil {
-		tors, err = d.open(d.ctx, d.cfg, d.log)
+	if tors, err = d.open(d.ctx, d.cfg, d.log); err == nil {
+		if err = d.openShared(tors); err != nil {
+			tors.Close()
+		}
 	}
 	if err != nil {
 		err = errors.Join(err, d.store.Close())
 		d.unlock()
 	}
 	return tors, err
+}
+
+// openShared opens what the services are shared by, and the customers.
+func (d *Daemon) openShared(tors *tor.Pool) (err error) {
+	if d.sharing, err = d.openSharing(cmp.Or[check.Dialer](d.dialer, tors)); err != nil {
+		return err
+	}
+	d.shared = d.sharing.records()
+	if d.customers, err = openCustomers(d); err != nil {
+		d.sharing.close()
+	}
+	return err
 }
 
 // moved tells all services that other tors may upload for them now.
@@ -244,23 +255,6 @@ func (d *Daemon) serveStatus() {
 	}
 }
 
-// runLocked starts a service, after a stopping one of the same address has ended.
-func (d *Daemon) runLocked(address descriptor.Address, cfg balance.Config) *running {
-	ctx, cancel := context.WithCancel(d.ctx)
-	r := &running{Service: balance.NewService(cfg, d.env), cfg: cfg, cancel: cancel, done: make(chan struct{})}
-	before := d.leaving[address]
-	go func() {
-		defer close(r.done)
-		if before != nil {
-			<-before.done
-		}
-		r.Run(ctx)
-	}()
-	d.services[address] = r
-	d.followLocked(address, cfg.ClientsDir)
-	return r
-}
-
 // stopTimeout bounds Stop: a disk or a token that hangs until then is abandoned.
 const stopTimeout = 30 * time.Second
 
@@ -286,12 +280,16 @@ func (d *Daemon) Stop() {
 
 func (d *Daemon) stopAll() {
 	d.mu.Lock()
-	services := slices.Collect(maps.Values(d.services))
-	clear(d.services)
 	d.stopping = true
 	d.mu.Unlock()
+	d.unshare()
+	d.sharing.leave()
+	d.mu.Lock()
+	services := slices.Collect(maps.Values(d.services))
+	clear(d.services)
+	d.mu.Unlock()
 	for _, r := range services {
-		r.cancel()
+		r.end()
 	}
 	for _, r := range services {
 		<-r.done
@@ -300,6 +298,7 @@ func (d *Daemon) stopAll() {
 	d.rooms.Close()
 	d.cancel()
 	d.wait.Wait()
+	d.sharing.close()
 	d.rooms.tors.Close()
 	if err := d.store.Close(); err != nil {
 		d.log.Error("closing the state", "error", err)

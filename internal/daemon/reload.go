@@ -38,6 +38,10 @@ func (d *Daemon) reload(file *config.Config) error {
 	if err == nil {
 		shards, err = buildShards(cfg)
 	}
+	share := func() {}
+	if err == nil {
+		share, err = d.sharing.reload(cfg)
+	}
 	if err != nil {
 		release(maps.Values(services), d.log)
 		return fmt.Errorf("reloading: %w", err)
@@ -46,6 +50,7 @@ func (d *Daemon) reload(file *config.Config) error {
 		d.log.Error("customers may be left out", "error", err)
 	}
 	d.takeOver(cfg, restart, services, shards)
+	share()
 	d.customers.update(d.ctx, d.customers.registry.All())
 	d.customers.prune()
 	return nil
@@ -88,7 +93,6 @@ func (d *Daemon) takeOver(cfg *config.Config, restart []string, services map[des
 			same = false
 			d.log.Info("service changed", append([]any{"service", d.name(address)}, list...)...)
 		}
-		r.cfg = built
 		r.Reconfigure(built)
 		d.followLocked(address, built.ClientsDir)
 	}
@@ -125,24 +129,6 @@ func (d *Daemon) reloadable(file *config.Config) (cfg *config.Config, restart []
 func general(c config.Check) config.Check { return config.Check{Canary: c.Canary, Rate: c.Rate} }
 
 func needsRestart(key string) string { return key + " takes effect after a restart" }
-
-// removeLocked stops a service without waiting: keys that hang may take a while
-// to close.
-func (d *Daemon) removeLocked(address descriptor.Address) {
-	r := d.services[address]
-	r.cancel()
-	delete(d.services, address)
-	delete(d.clients, address)
-	d.leaving[address] = r
-	d.wait.Go(func() {
-		<-r.done
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.leaving[address] == r {
-			delete(d.leaving, address)
-		}
-	})
-}
 
 // ReloadFailed records that a new configuration could not even be read.
 func (d *Daemon) ReloadFailed(err error) { d.noteReload(err) }

@@ -20,10 +20,20 @@ func (d *Daemon) Snapshot() status.Snapshot {
 	s, services := d.overview()
 	s.Services = []status.Service{} // rather than null
 	for _, r := range services {
-		s.Services = append(s.Services, r.Status())
+		s.Services = append(s.Services, d.describe(r))
 	}
 	slices.SortFunc(s.Services, func(a, b status.Service) int { return strings.Compare(a.Address, b.Address) })
 	s.Shards = d.shardStatuses()
+	d.sharing.describe(&s)
+	return s
+}
+
+// describe returns the status of a service.
+func (d *Daemon) describe(r *running) status.Service {
+	s := r.Status()
+	if s.Owner = d.sharing.owner(r.Address()); s.Owner != nil && s.Owner.Owning == status.OwningElsewhere {
+		s.State = status.StateElsewhere
+	}
 	return s
 }
 

@@ -1,7 +1,11 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -101,6 +105,21 @@ func (r *Rooms) Run(ctx context.Context, moved func()) {
 		}
 	})
 	wait.Wait()
+}
+
+// Fit returns why nothing can be published now: no tor answers, or there is no consensus that
+// clients use.
+func (r *Rooms) Fit() error {
+	if !slices.ContainsFunc(r.tors.Statuses(), func(s tor.Status) bool { return s.Connected }) {
+		return errors.New("no tor answers")
+	}
+	switch c, err := r.consensus.Consensus(); {
+	case c == nil:
+		return cmp.Or(err, consensus.ErrNone)
+	case time.Now().After(c.ValidUntil):
+		return fmt.Errorf("tor has no consensus later than one that was valid until %s", c.ValidUntil.UTC().Format(time.DateTime))
+	}
+	return nil
 }
 
 // Close ends all uploads.

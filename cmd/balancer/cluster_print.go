@@ -86,8 +86,10 @@ func watching(s status.Standby, taken int, now, read time.Time) string {
 	case s.Heard == nil:
 	case *s.Heard:
 		text += ", the active machine says it is well"
+	case s.Silence == "":
+		text += ", the active machine says that it CANNOT PUBLISH"
 	default:
-		text += ", NO HEARTBEAT of the active machine"
+		text += ", NO HEARTBEAT of the active machine: " + oneLine(s.Silence)
 	}
 	return text
 }

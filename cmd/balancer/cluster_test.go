@@ -138,13 +138,13 @@ func TestClusterStatus(t *testing.T) {
 }
 
 func TestClusterStandby(t *testing.T) {
-	c := status.Cluster{Mode: "standby", Name: "two", Standby: &status.Standby{Role: "standby", Heard: new(bool), Watched: []status.Watched{
+	c := status.Cluster{Mode: "standby", Name: "two", Standby: &status.Standby{Role: "standby", Heard: new(bool), Silence: "no circuit", Watched: []status.Watched{
 		{Address: "a.onion", Made: statusNow.Add(-time.Hour), Read: statusNow.Add(-time.Minute), Until: statusNow.Add(time.Hour)},
 		{Address: "b.onion", Taken: true, Since: statusNow, Why: "it was not renewed", Read: statusNow, Alarm: "look at the active machine"},
 	}}}
 	var out strings.Builder
 	printCluster(&out, statusNow, c)
-	want := `cluster two: this machine is on standby: 2 services watched, 1 published here, last read 1m0s ago, NO HEARTBEAT of the active machine, 1 service in need of attention
+	want := `cluster two: this machine is on standby: 2 services watched, 1 published here, last read 1m0s ago, NO HEARTBEAT of the active machine: no circuit, 1 service in need of attention
   service  published by        made        read      takes over
   a.onion  the active machine  1h0m0s ago  1m0s ago  at 2026-11-20 10:30:00 UTC if nothing newer is seen
   b.onion  this machine        none        0s ago    has
@@ -156,6 +156,10 @@ func TestClusterStandby(t *testing.T) {
 	}
 	if bad := unwellCluster(&c); !slices.Equal(bad, []string{"b.onion: look at the active machine"}) {
 		t.Errorf("%q", bad)
+	}
+	c.Standby.Silence = ""
+	if got := clusterText(statusNow, c); !strings.Contains(got, "the active machine says that it CANNOT PUBLISH") {
+		t.Error(got)
 	}
 	c.Standby = &status.Standby{Role: "active"}
 	if got := clusterText(statusNow, c); got != "two: this is the active machine" {
@@ -272,7 +276,7 @@ func TestClusterHostile(t *testing.T) {
 			Mode: evil, Name: evil, Manager: evil, Unfit: evil, Warnings: []string{evil}, Orphaned: 1, Orphans: []string{evil},
 			Store: status.ClusterStore{Error: evil, Alarms: []string{evil}}, Members: []status.Member{{Name: evil, Version: evil, Unfit: evil}},
 		},
-		{Mode: evil, Name: evil, Standby: &status.Standby{Role: evil, Watched: []status.Watched{{Address: evil, Why: evil, Alarm: evil}}}},
+		{Mode: evil, Name: evil, Standby: &status.Standby{Role: evil, Heard: new(bool), Silence: evil, Watched: []status.Watched{{Address: evil, Why: evil, Alarm: evil}}}},
 	} {
 		var out strings.Builder
 		printCluster(&out, statusNow, c)

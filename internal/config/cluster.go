@@ -98,9 +98,15 @@ type Standby struct {
 	// RoleWatch watches and raises alarms. Required for StoreStandby.
 	Role string `toml:"role" is:"role"`
 
-	// Heartbeat is an onion service, "ADDRESS.onion:PORT", of the active machine: while it
-	// answers, nothing is taken over. Default: only the published descriptors are looked at.
+	// Heartbeat is an onion service, "ADDRESS.onion:PORT", that leads to Listen of the active
+	// machine: while it says that it can publish, RoleStandby is more patient. Default: only
+	// the published descriptors are looked at.
 	Heartbeat string `toml:"heartbeat" is:"canary"`
+
+	// Listen is where RoleActive answers Heartbeat: "127.0.0.1:PORT", or "unix:/path" for a
+	// socket that tor's user may connect to. Who connects is told whether this machine can
+	// publish, and nothing else. Default (""): nowhere.
+	Listen string `toml:"listen" is:"listener"`
 
 	// Addresses are the public onion addresses that RoleWatch watches, which needs no key of
 	// theirs. Only for RoleWatch, and required for it.
@@ -126,7 +132,7 @@ var ofEtcd = []string{
 func (r *reader) validateCluster(c *Config) {
 	switch c.Cluster.Store {
 	case StoreEtcd:
-		r.onlyFor(StoreStandby, "cluster.standby.role", "cluster.standby.heartbeat", "cluster.standby.addresses")
+		r.onlyFor(StoreStandby, "cluster.standby.role", "cluster.standby.heartbeat", "cluster.standby.listen", "cluster.standby.addresses")
 		r.validateEtcd(&c.Cluster)
 	case StoreStandby:
 		for _, key := range ofEtcd {
@@ -209,7 +215,10 @@ func (r *reader) validateStandby(c *Config) {
 		r.add("cluster.standby.role", "is missing; it says what this machine does: %q, %q or %q", RoleActive, RoleStandby, RoleWatch)
 	}
 	if s.Role == RoleActive && r.given["cluster.standby.heartbeat"] {
-		r.add("cluster.standby.heartbeat", "is for the other machine, which listens for this one; remove it")
+		r.add("cluster.standby.heartbeat", "is for the other machine, which asks this one; remove it, or set listen")
+	}
+	if (s.Role == RoleStandby || s.Role == RoleWatch) && r.given["cluster.standby.listen"] {
+		r.add("cluster.standby.listen", "is for role = %q, which is asked; remove it, or set heartbeat", RoleActive)
 	}
 	if s.Role != RoleWatch {
 		if r.given["cluster.standby.addresses"] && s.Role != "" {
@@ -246,6 +255,26 @@ func Endpoint(endpoint string) (network, address string, tls, onion bool) {
 	}
 	scheme, address, _ := strings.Cut(endpoint, "://")
 	return "tcp", address, scheme == "https", onionEndpoint(endpoint)
+}
+
+// Listener splits Standby.Listen, which Parse has checked: network and address are for
+// net.Listen.
+func Listener(listen string) (network, address string) {
+	if path, is := strings.CutPrefix(listen, "unix:"); is {
+		return "unix", path
+	}
+	return "tcp", listen
+}
+
+// readListener reads "127.0.0.1:PORT" or "unix:/path".
+func readListener(dir, s string) (any, error) {
+	if strings.HasPrefix(s, "unix:") {
+		return controlTarget(dir, s)
+	}
+	if ap, err := netip.ParseAddrPort(s); err == nil && ap.Port() > 0 && ap.Addr().Unmap().IsLoopback() && ap.String() == s {
+		return s, nil
+	}
+	return nil, fmt.Errorf("%q is nothing to listen on: want \"127.0.0.1:PORT\" or \"unix:/path/of/socket\", to which an onion service of this machine leads", s)
 }
 
 // endpointHost is the host of an endpoint, empty for a socket.

@@ -50,6 +50,12 @@ func TestCluster(t *testing.T) {
 		"[cluster]\nstore = \"standby\"\nname = \"two\"\nstandby = { role = \"standby\", heartbeat = \"" + addressB + ".onion:9100\" }": with(func(c *Cluster) {
 			c.Store, c.Name, c.Standby = StoreStandby, "two", Standby{Role: RoleStandby, Heartbeat: addressB + ".onion:9100"}
 		}),
+		"[cluster]\nstore = \"standby\"\nstandby = { role = \"active\", listen = \"unix:beat\" }": with(func(c *Cluster) {
+			c.Store, c.Standby = StoreStandby, Standby{Role: RoleActive, Listen: "unix:/etc/balancer/beat"}
+		}),
+		"[cluster]\nstore = \"standby\"\nstandby = { role = \"active\", listen = \"[::1]:9100\" }": with(func(c *Cluster) {
+			c.Store, c.Standby = StoreStandby, Standby{Role: RoleActive, Listen: "[::1]:9100"}
+		}),
 	} {
 		if got := parse(t, text+someService).Cluster; !reflect.DeepEqual(got, want) {
 			t.Errorf("%s\nis\n%+v, want\n%+v", text, got, want)
@@ -58,6 +64,22 @@ func TestCluster(t *testing.T) {
 	c := parse(t, "[cluster]\nstore = \"standby\"\n[cluster.standby]\nrole = \"watch\"\naddresses = [\""+addressA+"\", \""+addressB+".onion\"]\n")
 	if want := []descriptor.Address{address(t, addressA), address(t, addressB)}; !c.Cluster.Watches() || !reflect.DeepEqual(c.Cluster.Standby.Addresses, want) {
 		t.Errorf("it watches %v", c.Cluster.Standby.Addresses)
+	}
+}
+
+func TestListener(t *testing.T) {
+	for listen, want := range map[string][2]string{"127.0.0.1:9100": {"tcp", "127.0.0.1:9100"}, "[::1]:1": {"tcp", "[::1]:1"}, "unix:/run/b": {"unix", "/run/b"}} {
+		if _, err := readListener("/etc", listen); err != nil {
+			t.Errorf("%s: %v", listen, err)
+		}
+		if network, address := Listener(listen); [2]string{network, address} != want {
+			t.Errorf("%s: %s %s, want %s", listen, network, address, want)
+		}
+	}
+	for _, listen := range []string{"", "9100", ":9100", "0.0.0.0:9100", "10.0.0.1:9100", "[::]:9100", "localhost:9100", "127.0.0.1:0", "127.0.0.1", "unix:", "/run/b"} {
+		if _, err := readListener("/etc", listen); err == nil {
+			t.Errorf("%q is taken", listen)
+		}
 	}
 }
 

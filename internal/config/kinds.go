@@ -92,6 +92,7 @@ var kinds = map[string]kind{
 	"bounded":         {wanted: aDuration, read: readBounded},
 	"unavailable":     {read: choice("when_unavailable", UnavailablePublish, UnavailableHold)},
 	"role":            {read: choice("role", RoleActive, RoleStandby, RoleWatch)},
+	"listener":        {wanted: `a string such as "127.0.0.1:9100"`, read: text(readListener)},
 	"watched address": {wanted: "an onion address, as a string", read: text(func(_, s string) (any, error) { return readAddress(s) })},
 	"relays":          {wanted: `a string such as "{de}" or "$FINGERPRINT"`, read: text(readRelays)},
 	"level": {read: func(in reading, value any) (any, error) {

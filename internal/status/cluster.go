@@ -104,6 +104,7 @@ type Member struct {
 type Standby struct {
 	Role    string    `json:"role"`                      // "active", "standby" or "watch"
 	Heard   *bool     `json:"heartbeat_heard,omitempty"` // whether the active machine says that it can publish; nil: no heartbeat is configured
+	Silence string    `json:"heartbeat_error,omitempty"` // why it said nothing when it was last asked
 	Watched []Watched `json:"watched,omitempty"`
 }
 

@@ -112,6 +112,7 @@ var (
 	descWarned    = describe("cluster_warnings", "Warnings about the cluster.")
 	descWatched   = describe("standby_services", "Public addresses that are watched, by whether this machine publishes them.", "state")
 	descWatchedAt = describe("standby_last_read_time_seconds", "When HSDirs were last asked, of the address for which that is longest ago.")
+	descHeard     = describe("standby_heartbeat", "Whether the active machine says that it can publish.")
 	descAlarmed   = describe("standby_alarms", "Public addresses that are watched and need attention.")
 	descServed    = describe("customer_served", "Whether clients get the customer's descriptor; only if asked for.", byShard, "customer")
 	descMade      = describe("customer_descriptor_time_seconds", "When the version was made that clients fetch now; only if asked for.", byShard, "customer")
@@ -372,6 +373,9 @@ func (m meter) standby(s Standby) {
 	m.gauge(descWatched, float64(len(s.Watched)-taken), "watched")
 	m.moment(descWatchedAt, oldest)
 	m.gauge(descAlarmed, float64(alarmed))
+	if s.Heard != nil {
+		m.gauge(descHeard, truth(*s.Heard))
+	}
 }
 
 // customers sends two metrics of each customer.

@@ -180,7 +180,7 @@ func TestMetrics(t *testing.T) {
 	}
 	got = metrics(t, Snapshot{Now: testNow, Cluster: testStandby()}, "")
 	for _, line := range []string{
-		`balancer_standby_services{state="published"} 1`, `balancer_standby_services{state="watched"} 2`, `balancer_standby_alarms 1`, `balancer_standby_last_read_time_seconds 1.79516688e+09`,
+		`balancer_standby_services{state="published"} 1`, `balancer_standby_services{state="watched"} 2`, `balancer_standby_alarms 1`, `balancer_standby_heartbeat 0`, `balancer_standby_last_read_time_seconds 1.79516688e+09`,
 	} {
 		if !strings.Contains(got, "\n"+line+"\n") || strings.Contains(got, "balancer_cluster_") {
 			t.Errorf("no line %q, or more, in\n%s", line, got)
@@ -198,7 +198,7 @@ func TestMetrics(t *testing.T) {
 }
 
 func testStandby() *Cluster {
-	return &Cluster{Mode: "standby", Name: "two", Standby: &Standby{Role: "standby", Watched: []Watched{
+	return &Cluster{Mode: "standby", Name: "two", Standby: &Standby{Role: "standby", Heard: new(bool), Watched: []Watched{
 		{Address: "a.onion", Read: testNow.Add(-time.Minute)}, {Address: "b.onion", Read: testNow.Add(-2 * time.Minute), Taken: true}, {Address: "c.onion", Read: testNow, Alarm: "gone"},
 	}}}
 }

@@ -113,7 +113,7 @@ demo: all
 	bin/balancer demo $(if $(ROTATE),--rotate) $(if $(INSTANCES),--instances $(INSTANCES)) $(if $(LIMIT),--limit $(LIMIT)) $(if $(HOSTING),--hosting)
 
 deps: go
-	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd curl python3 etcd-server onionbalance nftables
+	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd curl python3 etcd-server etcd-client onionbalance nftables
 
 go:
 	@scripts/need-go $(GO)
@@ -122,7 +122,7 @@ need-run:
 	@scripts/need tor $(if $(filter 0,$(PKCS11)),,gcc libc6-dev)
 
 need-test:
-	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd curl python3 etcd-server
+	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd curl python3 etcd-server etcd-client
 
 need-bench:
 	@scripts/need tor gcc libc6-dev softhsm2 opensc onionbalance

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,7 +25,7 @@ import (
 type signOptions struct {
 	outputs
 	keys   []string
-	yes    string
+	yes    []string
 	asJSON bool
 }
 
@@ -59,32 +60,47 @@ leaves memory.
 
 REQUEST is a file, or a directory, which stands for all its *.json files. Give all
 parts of a split request, in any order.
+
+Where several managers share the services, each has signing keys of its own, and makes a
+request of its own. Give all of them: they are shown, asked about and signed one after
+the other, all or none. --out is a new directory then, with a bundle for each request in
+it, which has the name of the request's file. With --yes, give each fingerprint.
+
 --split writes small files besides or instead, each small enough for a QR code (version
 40, error correction M): three for each period and address. "ceremony install" takes
 them in any order, of any periods, all three of each.`,
 		Example: `  balancer ceremony sign request.json --key front --out bundle.json
   balancer ceremony sign codes/ --key front --key mail.pem --split signed
-  balancer ceremony sign request.json --key front --out bundle.json --yes abcd-efgh-ijkl-mnop-qrst-uvwx`,
+  balancer ceremony sign request.json --key front --out bundle.json --yes abcd-efgh-ijkl-mnop-qrst-uvwx
+  balancer ceremony sign m1.json m2.json m3.json --key front --out bundles`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			signed, err := o.sign(cmd.Context(), args, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			return show(cmd, o.asJSON, signed, signed.write)
+			var v any = signed
+			if len(signed) == 1 {
+				v = signed[0]
+			}
+			return show(cmd, o.asJSON, v, func(w io.Writer) {
+				for _, s := range signed {
+					s.write(w)
+				}
+			})
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.keys, "key", nil, "the identity `KEY` of an address; repeat it for more")
-	flags.StringVar(&o.out, "out", "", "the bundle `FILE` to write; never overwritten")
+	flags.StringVar(&o.out, "out", "", "the bundle `FILE` to write, or the new directory for those of several requests; never overwritten")
 	flags.StringVar(&o.split, "split", "", "write small files, three for each period and address, to the new `DIR`")
-	flags.StringVar(&o.yes, "yes", "", "sign without asking if this is the `FINGERPRINT` of the request")
+	flags.StringArrayVar(&o.yes, "yes", nil, "sign without asking if this is the `FINGERPRINT` of the request; repeat it for more")
 	flags.BoolVar(&o.asJSON, "json", false, "print the signed entries as JSON")
 	return cmd
 }
 
 // sign does all of the command except printing the signed entries.
-func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) (*signed, error) {
+func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) ([]*signed, error) {
 	if len(o.keys) == 0 {
 		return nil, usageError{errors.New("name the identity key with --key KEY")}
 	}
@@ -98,11 +114,11 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 	if err != nil {
 		return nil, fmt.Errorf("reading the request: %w", err)
 	}
-	request, repeated, err := readRequest(paths)
+	requests, err := readRequests(paths)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := o.load(ctx, request)
+	keys, err := o.load(ctx, requests)
 	defer func() {
 		for _, key := range keys {
 			key.Wipe()
@@ -111,30 +127,92 @@ func (o *signOptions) sign(ctx context.Context, paths []string, talk io.Writer) 
 	if err != nil {
 		return nil, err
 	}
-	if err := request.Match(keys); err != nil {
+	if err := match(requests, keys); err != nil {
 		return nil, fmt.Errorf("the keys and the request do not fit together: %w", err)
 	}
-	shown, err := showRequest(request, paths...)
-	if err != nil {
-		return nil, err
+	bundles := make([]*offline.Bundle, len(requests))
+	for _, r := range requests {
+		if err := o.consent(ctx, r.shown, len(requests), talk); err != nil {
+			return nil, err
+		}
 	}
-	shown.Warnings = append(repeated, request.Warnings(time.Now())...)
-	if err := o.consent(ctx, shown, talk); err != nil {
-		return nil, err
+	for i, r := range requests {
+		if bundles[i], err = r.request.Sign(keysOf(r.request, keys), time.Now()); err != nil {
+			return nil, err
+		}
 	}
-	bundle, err := request.Sign(keys, time.Now())
-	if err != nil {
-		return nil, err
+	return o.store(requests, bundles)
+}
+
+// readRequest is a request to be signed.
+type readRequest struct {
+	request *offline.Request
+	shown   *requestShown
+}
+
+// name is that of its first file, without the extension.
+func (r *readRequest) name() string {
+	return strings.TrimSuffix(filepath.Base(r.shown.paths[0]), ".json")
+}
+
+// readRequests reads requests, each from one file or from those of its parts, and says what
+// is odd about each.
+func readRequests(paths []string) (list []*readRequest, err error) {
+	var parts []*offline.Request
+	var repeated []string
+	read, from := map[offline.Fingerprint]string{}, map[*offline.Request]string{}
+	for _, path := range paths {
+		raw, err := offline.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading the request: %w", err)
+		}
+		part, err := offline.ParseRequest(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", path, err)
+		}
+		name, err := part.Fingerprint()
+		if err != nil {
+			return nil, err
+		}
+		if same, there := read[name]; there {
+			repeated = append(repeated, fmt.Sprintf("%q has the same in it as %q", path, same))
+			continue
+		}
+		read[name], from[part] = path, path
+		parts = append(parts, part)
 	}
-	return o.store(shown, bundle)
+	asked := map[string]string{} // the file that asks for a signing key
+	for _, group := range offline.SortRequests(parts) {
+		whole, err := offline.JoinRequests(group)
+		if err != nil {
+			return nil, err
+		}
+		var files []string
+		for _, part := range group {
+			files = append(files, from[part])
+		}
+		shown, err := showRequest(whole, files...)
+		if err != nil {
+			return nil, err
+		}
+		shown.Warnings = append(repeated, whole.Warnings(time.Now())...)
+		repeated = nil
+		if other := whole.Shares(asked, files[0]); other != "" {
+			shown.Warnings = append(shown.Warnings, fmt.Sprintf("it asks for signing keys that %q asks for, too: both are by one manager, or its keys were copied", other))
+		}
+		list = append(list, &readRequest{whole, shown})
+	}
+	return list, nil
 }
 
 // load loads the keys that are named, and of those in a directory of many the ones that the
-// request asks for. The caller wipes those that are returned, also with an error.
-func (o *signOptions) load(ctx context.Context, request *offline.Request) (keys []*descriptor.IdentityKey, err error) {
+// requests ask for. The caller wipes those that are returned, also with an error.
+func (o *signOptions) load(ctx context.Context, requests []*readRequest) (keys []*descriptor.IdentityKey, err error) {
 	wanted := map[descriptor.Address]bool{}
-	for _, s := range request.Services {
-		wanted[s.Address] = true
+	for _, r := range requests {
+		for _, s := range r.request.Services {
+			wanted[s.Address] = true
+		}
 	}
 	for _, ref := range o.keys {
 		within, err := keysWithin(ref)
@@ -163,6 +241,39 @@ func (o *signOptions) load(ctx context.Context, request *offline.Request) (keys 
 	return keys, nil
 }
 
+// match reports whether keys are those of the requests' addresses, all of which are needed.
+func match(requests []*readRequest, keys []*descriptor.IdentityKey) error {
+	used := map[*descriptor.IdentityKey]bool{}
+	for _, r := range requests {
+		own := keysOf(r.request, keys)
+		if len(requests) == 1 {
+			own = keys
+		}
+		if err := r.request.Match(own); err != nil {
+			return err
+		}
+		for _, key := range own {
+			used[key] = true
+		}
+	}
+	for _, key := range keys {
+		if !used[key] {
+			return fmt.Errorf("the key of %s was given, which is not in any request", key.Address())
+		}
+	}
+	return nil
+}
+
+// keysOf are those of the addresses of a request.
+func keysOf(r *offline.Request, keys []*descriptor.IdentityKey) (own []*descriptor.IdentityKey) {
+	for _, key := range keys {
+		if slices.ContainsFunc(r.Services, func(s offline.Wanted) bool { return s.Address == key.Address() }) {
+			own = append(own, key)
+		}
+	}
+	return own
+}
+
 // keysWithin lists the directories of keys in the directory ref; none if it is not such a
 // directory, but a key itself.
 func keysWithin(ref string) (dirs []string, err error) {
@@ -184,43 +295,19 @@ func keysWithin(ref string) (dirs []string, err error) {
 	return dirs, nil
 }
 
-// readRequest reads a request from one file, or from those of its parts, and
-// says which files have the same in them.
-func readRequest(paths []string) (whole *offline.Request, repeated []string, err error) {
-	var parts []*offline.Request
-	read := map[offline.Fingerprint]string{}
-	for _, path := range paths {
-		raw, err := offline.ReadFile(path)
-		if err != nil {
-			return nil, nil, fmt.Errorf("reading the request: %w", err)
-		}
-		part, err := offline.ParseRequest(raw)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%q: %w", path, err)
-		}
-		name, err := part.Fingerprint()
-		if err != nil {
-			return nil, nil, err
-		}
-		if same, there := read[name]; there {
-			repeated = append(repeated, fmt.Sprintf("%q has the same in it as %q", path, same))
-			continue
-		}
-		read[name] = path
-		parts = append(parts, part)
-	}
-	whole, err = offline.JoinRequests(parts)
-	return whole, repeated, err
-}
-
-// consent asks for it, or compares the fingerprint that was given.
-func (o *signOptions) consent(ctx context.Context, shown *requestShown, talk io.Writer) error {
+// consent asks for it, or compares the fingerprints that were given. The request is one of
+// several that are signed.
+func (o *signOptions) consent(ctx context.Context, shown *requestShown, several int, talk io.Writer) error {
 	shown.write(talk)
-	if o.yes != "" {
-		if !shown.Fingerprint.Is(o.yes) {
-			return fmt.Errorf("not signed: the request's fingerprint is %s, not what --yes says: another request, or a changed one", shown.Fingerprint)
+	if len(o.yes) > 0 {
+		if slices.ContainsFunc(o.yes, shown.Fingerprint.Is) {
+			return nil
 		}
-		return nil
+		which := "the request's fingerprint"
+		if several > 1 {
+			which = fmt.Sprintf("the fingerprint of %q", shown.Path)
+		}
+		return fmt.Errorf("not signed: %s is %s, not what --yes says: another request, or a changed one", which, shown.Fingerprint)
 	}
 	answer, err := ask(ctx, "\nIs it the fingerprint that the manager showed, and do you want to sign all of this?\n"+
 		"Then type its last group, four characters, from your note: ", "give the fingerprint that the manager showed with --yes FINGERPRINT", talk, os.Stdin)
@@ -240,8 +327,56 @@ type signed struct {
 	Parts  []string `json:"parts,omitempty"`
 }
 
-// store writes the bundle, and its parts.
-func (o *signOptions) store(shown *requestShown, b *offline.Bundle) (*signed, error) {
+// store writes the bundles, and their parts. Those of several requests go into directories,
+// under the names of the requests; if one cannot be written, none is left.
+func (o *signOptions) store(requests []*readRequest, bundles []*offline.Bundle) (list []*signed, err error) {
+	if len(requests) == 1 {
+		one, err := o.storeOne(requests[0].shown, bundles[0])
+		return []*signed{one}, err
+	}
+	names := map[string]bool{}
+	for _, r := range requests {
+		if names[r.name()] {
+			return nil, fmt.Errorf("two requests are called %q, which their bundles would be called, too: rename one", r.name())
+		}
+		names[r.name()] = true
+	}
+	var made []string
+	defer func() {
+		if err != nil {
+			for _, dir := range made {
+				err = errors.Join(err, os.RemoveAll(dir))
+			}
+		}
+	}()
+	for _, dir := range []string{o.out, o.split} {
+		if dir == "" {
+			continue
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("writing the bundles: %w", err)
+		}
+		made = append(made, dir)
+	}
+	for i, r := range requests {
+		into := signOptions{}
+		if o.out != "" {
+			into.out = filepath.Join(o.out, r.name()+".json")
+		}
+		if o.split != "" {
+			into.split = filepath.Join(o.split, r.name())
+		}
+		one, err := into.storeOne(r.shown, bundles[i])
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, one)
+	}
+	return list, nil
+}
+
+// storeOne writes the bundle of a request, and its parts.
+func (o *signOptions) storeOne(shown *requestShown, b *offline.Bundle) (*signed, error) {
 	raw, err := b.Encode()
 	if err != nil {
 		return nil, err

@@ -174,7 +174,7 @@ func TestCeremonyOfAShard(t *testing.T) {
 			t.Fatal(err)
 		}
 		var shown bytes.Buffer
-		signing := signOptions{outputs: outputs{out: bundle}, keys: []string{keys}, yes: string(made.Fingerprint)}
+		signing := signOptions{outputs: outputs{out: bundle}, keys: []string{keys}, yes: []string{string(made.Fingerprint)}}
 		if _, err := signing.sign(t.Context(), []string{request}, &shown); err != nil {
 			t.Fatal(err)
 		}

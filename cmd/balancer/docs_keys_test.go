@@ -164,12 +164,21 @@ func typeKeysDoc(t *testing.T, here *strings.Replacer, etc string) (script strin
 			if strings.HasPrefix(line, "balancer check ") {
 				line += " --offline"
 			}
-			if request, signs := strings.CutPrefix(line, "balancer ceremony sign "); signs {
-				request, _, _ = strings.Cut(request, " ")
-				line += fmt.Sprintf(` --yes "$(balancer ceremony show %s | grep -oE '[a-z2-7]{4}(-[a-z2-7]{4}){5}')"`, request)
-			}
-			out.WriteString(line + "\n")
+			out.WriteString(consented(line) + "\n")
 		}
 	}
 	return out.String(), typed
+}
+
+// consented is a command line, with the fingerprints of the requests if it signs some.
+func consented(line string) string {
+	rest, signs := strings.CutPrefix(line, "balancer ceremony sign ")
+	if !signs {
+		return line
+	}
+	requests, _, _ := strings.Cut(rest, " --")
+	for request := range strings.FieldsSeq(requests) {
+		line += fmt.Sprintf(` --yes "$(balancer ceremony show %s | grep -oE '[a-z2-7]{4}(-[a-z2-7]{4}){5}')"`, request)
+	}
+	return line
 }

@@ -235,6 +235,62 @@ func JoinRequests(parts []*Request) (*Request, error) {
 	return r, nil
 }
 
+// SortRequests sorts the requests of several managers, or their parts: each list that it
+// returns is for JoinRequests. Parts of one request have the same time. Two managers may have
+// asked in the same second: they are told apart if the request of each is whole.
+func SortRequests(parts []*Request) (groups [][]*Request) {
+	type origin struct {
+		Schedule
+		made int64
+	}
+	places := map[origin]int{}
+	for _, part := range parts {
+		from := origin{part.Schedule, part.Made.Unix()}
+		place, known := places[from]
+		if !known {
+			place = len(groups)
+			places[from], groups = place, append(groups, nil)
+		}
+		groups[place] = append(groups[place], part)
+	}
+	var sorted [][]*Request
+	for _, group := range groups {
+		if !rivals(group) {
+			sorted = append(sorted, group)
+			continue
+		}
+		for _, one := range group {
+			sorted = append(sorted, []*Request{one})
+		}
+	}
+	return sorted
+}
+
+// rivals reports whether all requests are for the same periods of the same addresses.
+func rivals(list []*Request) bool {
+	for _, r := range list {
+		if r.First != list[0].First || r.Periods() != list[0].Periods() ||
+			!slices.EqualFunc(r.Services, list[0].Services, func(a, b Wanted) bool { return a.Address == b.Address }) {
+			return false
+		}
+	}
+	return len(list) > 1
+}
+
+// Shares adds the signing keys of r to those that were asked for before, each with the file
+// that did, and returns the file that asked for one of them already, if there is one.
+func (r *Request) Shares(asked map[string]string, file string) (other string) {
+	for _, w := range r.Services {
+		for _, key := range w.Keys {
+			if before, there := asked[string(key)]; there {
+				other = before
+			}
+			asked[string(key)] = file
+		}
+	}
+	return other
+}
+
 func join(parts []*Request) (*Request, error) {
 	if len(parts) == 0 {
 		return nil, errors.New("there are none")

@@ -226,3 +226,57 @@ func TestEveryByte(t *testing.T) {
 		t.Error("signed nothing")
 	}
 }
+
+// TestSortRequests: the requests of several managers, and their parts, whenever they were made.
+func TestSortRequests(t *testing.T) {
+	m1, m2 := newManager(t, "front"), newManager(t, "front")
+	m2.key, m2.dir = m1.key, m2.dir+"2"
+	one, same, later := m1.request(noon, current, 50), m2.request(noon, current, 50), m2.request(noon.Add(time.Second), current, 50)
+	parts := func(r *Request) (list []*Request) {
+		raw, err := r.Split()
+		if err != nil || len(raw) != 2 {
+			t.Fatalf("%d parts, %v", len(raw), err)
+		}
+		for _, part := range raw {
+			p, err := ParseRequest(part)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, p)
+		}
+		return list
+	}
+	for what, given := range map[string][]*Request{
+		"whole":                   {one, later},
+		"whole, in one second":    {one, same},
+		"parts":                   append(parts(later), parts(one)...),
+		"parts, and a whole one":  append(parts(one), later),
+		"parts, in another order": {parts(one)[1], parts(later)[1], parts(later)[0], parts(one)[0]},
+	} {
+		groups := SortRequests(given)
+		if len(groups) != 2 {
+			t.Errorf("%s: %d requests", what, len(groups))
+			continue
+		}
+		for _, group := range groups {
+			whole, err := JoinRequests(group)
+			if err != nil || whole.Periods() != 50 {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+	}
+	for _, group := range SortRequests(append(parts(one), parts(same)...)) {
+		_, err := JoinRequests(group)
+		wantError(t, "parts of two, in one second", err, "contradict")
+	}
+	asked := map[string]string{}
+	if other := one.Shares(asked, "one"); other != "" {
+		t.Errorf("shared with %q", other)
+	}
+	if other := same.Shares(asked, "same"); other != "" {
+		t.Errorf("shared with %q", other)
+	}
+	if other := later.Shares(asked, "later"); other != "same" {
+		t.Errorf("shared with %q", other)
+	}
+}

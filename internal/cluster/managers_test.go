@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"onionbalancer/internal/cluster/clustertest"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/state"
+	"onionbalancer/testnet/managers/history"
 )
 
 // managed is managers with one engine, and HSDirs that take what they publish, in a bubble.
@@ -28,19 +30,10 @@ type managed struct {
 	services []cluster.Service
 	managers []*manager
 
-	mu      sync.Mutex
-	history []upload
-	highest map[descriptor.Address]uint64
-}
+	history history.Log
 
-// upload is one descriptor as HSDirs got it.
-type upload struct {
-	at      time.Time
-	service descriptor.Address
-	counter uint64
-	manager string
-	term    uint64
-	stored  bool
+	mu      sync.Mutex
+	highest map[descriptor.Address]uint64
 }
 
 // refreshEvery is how often services are published, and perSecond how much counters grow.
@@ -75,6 +68,9 @@ type manager struct {
 	broken map[descriptor.Address]error // that cannot be started
 	unfit  error
 	stuck  chan struct{} // until it is closed, Start hangs
+
+	deaf     atomic.Bool // it cannot read the engine
+	careless atomic.Bool // the engine makes its changes whatever version it expects
 
 	cluster *cluster.Cluster
 	store   *cluster.Store
@@ -113,7 +109,7 @@ func (w *managed) named(name string) *manager {
 // start starts a process of the manager.
 func (m *manager) start() {
 	var err error
-	m.store, err = cluster.Open(cluster.Config{Engine: m.client, Key: m.w.key, Name: "test", ID: m.id})
+	m.store, err = cluster.Open(cluster.Config{Engine: connection{m.client, m}, Key: m.w.key, Name: "test", ID: m.id})
 	if err != nil {
 		m.w.t.Fatal(err)
 	}
@@ -137,6 +133,33 @@ func (m *manager) start() {
 		}
 	})
 	m.done.Go(func() { m.publishAll(ctx) })
+}
+
+// connection is a manager's connection to the engine.
+type connection struct {
+	*clustertest.Client
+	m *manager
+}
+
+// Range implements cluster.Engine.
+func (e connection) Range(ctx context.Context, prefix string, since int64) ([]cluster.Item, int, int64, error) {
+	if e.m.deaf.Load() {
+		return nil, 0, 0, cluster.ErrUnavailable
+	}
+	return e.Client.Range(ctx, prefix, since)
+}
+
+// Txn implements cluster.Engine.
+func (e connection) Txn(ctx context.Context, ops []cluster.Op) (revision int64, made bool, items []cluster.Item, err error) {
+	ops = slices.Clone(ops)
+	revision, made, items, err = e.Client.Txn(ctx, ops)
+	for err == nil && !made && e.m.careless.Load() {
+		for n := range ops {
+			ops[n].Version = items[n].Version
+		}
+		revision, made, items, err = e.Client.Txn(ctx, ops)
+	}
+	return revision, made, items, err
 }
 
 func (m *manager) record(e event.Event) {
@@ -294,78 +317,40 @@ func (m *manager) publish(ctx context.Context, a descriptor.Address, p *publicat
 		return
 	}
 	p.used, p.due = counter, time.Now().Add(refreshEvery)
-	m.w.receive(upload{at: time.Now(), service: a, counter: counter, manager: m.name, term: m.cluster.Ownership(a).Term})
+	m.w.receive(history.Upload{At: time.Now(), Service: a, Counter: counter, Manager: m.name, Term: m.cluster.Ownership(a).Term})
 }
 
 // receive has HSDirs take an upload, as tor does: if its counter is above what they have.
-func (w *managed) receive(u upload) {
+func (w *managed) receive(u history.Upload) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if u.stored = u.counter > w.highest[u.service]; u.stored {
-		w.highest[u.service] = u.counter
+	if u.Stored = u.Counter > w.highest[u.Service]; u.Stored {
+		w.highest[u.Service] = u.Counter
 	}
-	w.history = append(w.history, u)
+	w.history.Upload(u)
 }
 
-// judge checks the history: no counter is used under two terms, all counters of a term are
-// above those of the ones before, and what is stored is never of an earlier term than what
-// was.
+// judge checks the history.
 func (w *managed) judge() {
 	w.t.Helper()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	type span struct{ lowest, highest uint64 }
-	spans := map[descriptor.Address]map[uint64]span{}
-	stored := map[descriptor.Address]uint64{}
-	for _, u := range w.history {
-		terms := spans[u.service]
-		if terms == nil {
-			terms = map[uint64]span{}
-			spans[u.service] = terms
-		}
-		s, known := terms[u.term]
-		if !known {
-			s = span{u.counter, u.counter}
-		}
-		terms[u.term] = span{min(s.lowest, u.counter), max(s.highest, u.counter)}
-		if u.stored {
-			if u.term < stored[u.service] {
-				w.t.Errorf("%s: %s stored a descriptor of term %d after one of term %d", u.service.Short(), u.manager, u.term, stored[u.service])
-			}
-			stored[u.service] = u.term
-		}
-	}
-	for a, terms := range spans {
-		for term, s := range terms {
-			for later, l := range terms {
-				if later > term && l.lowest <= s.highest {
-					w.t.Errorf("%s: counters of terms %d and %d overlap", a.Short(), term, later)
-				}
-			}
-		}
+	for _, b := range w.history.Breaches() {
+		w.t.Error(b)
 	}
 }
 
 // gap returns the longest time that a service was without an upload that was stored, from
 // a moment on.
 func (w *managed) gap(from time.Time) (longest time.Duration) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	last := map[descriptor.Address]time.Time{}
-	for _, u := range w.history {
-		if !u.stored {
-			continue
-		}
-		if before, known := last[u.service]; known && u.at.After(from) {
-			longest = max(longest, u.at.Sub(before))
-		}
-		last[u.service] = u.at
-	}
+	var all []descriptor.Address
 	for _, s := range w.services {
-		longest = max(longest, time.Since(last[s.Address]))
+		all = append(all, s.Address)
 	}
+	longest, _ = w.history.Gap(all, from, time.Now())
 	return longest
 }
+
+// uploads returns how many there were.
+func (w *managed) uploads() int { return len(w.history.Uploads(time.Time{})) }
 
 // owners returns how many services each manager publishes, and of how many that is true of
 // more than one or none.

@@ -6,9 +6,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"onionbalancer/internal/cluster/clustertest"
+	"onionbalancer/testnet/managers/history"
 )
 
 // Three managers share the services evenly; a fourth gets its share slowly, after a while.
@@ -50,14 +52,14 @@ func TestKilledAndLeaving(t *testing.T) {
 		w.add("m1", "m2", "m3")
 		w.until("at the start", 15*time.Second)
 		time.Sleep(20 * time.Minute)
-		before := len(w.history)
+		before := w.uploads()
 		w.named("m2").kill()
 		took := w.until("after a kill", 15*time.Second)
 		w.named("m3").leave()
 		left := w.until("after one left", 3*time.Second)
 		t.Logf("killed: %s, left: %s", took, left)
 		time.Sleep(time.Minute)
-		if n := len(w.history) - before; n != 0 {
+		if n := w.uploads() - before; n != 0 {
 			t.Errorf("%d uploads, and nothing was due", n)
 		}
 		time.Sleep(3 * time.Hour)
@@ -150,9 +152,9 @@ func TestEngineDown(t *testing.T) {
 			t.Errorf("a service was without an upload for %s", gap)
 		}
 		time.Sleep(8 * time.Hour)
-		held := len(w.history)
+		held := w.uploads()
 		time.Sleep(time.Hour)
-		if n := len(w.history) - held; n != 0 {
+		if n := w.uploads() - held; n != 0 {
 			t.Errorf("%d uploads above what was reserved", n)
 		}
 		w.engine.Down(false)
@@ -340,10 +342,10 @@ func TestTenThousand(t *testing.T) {
 		w.add("m1", "m2", "m3")
 		w.until("at the start", 60*time.Second)
 		time.Sleep(10 * time.Minute)
-		before := len(w.history)
+		before := w.uploads()
 		w.named("m2").kill()
 		took := w.until("after a kill", 15*time.Second)
-		n := len(w.history) - before
+		n := w.uploads() - before
 		t.Logf("taken within %s, %d uploads", took, n)
 		if n != 0 {
 			t.Errorf("%d uploads, and nothing was due", n)
@@ -353,6 +355,32 @@ func TestTenThousand(t *testing.T) {
 			t.Errorf("a service was without an upload for %s", gap)
 		}
 	})
+}
+
+// A manager that is cut off until its reservation has ended, and writes before it reads who
+// owns its services now, breaks the rules if the engine compares nothing: else it would show
+// nothing that they are kept.
+func TestControl(t *testing.T) {
+	for _, careless := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 20)
+			defer w.end()
+			w.add("m1", "m2")
+			w.until("at the start", 15*time.Second)
+			m1 := w.named("m1")
+			m1.careless.Store(careless)
+			m1.deaf.Store(true)
+			m1.client.Set(func(f *clustertest.Faults) { f.Cut, f.Mute = true, true })
+			time.Sleep(reserve + time.Hour)
+			m1.client.Set(cut(false))
+			time.Sleep(10 * time.Minute)
+			broken := history.Count(w.history.Breaches())
+			t.Log(broken)
+			if broken["V2"] > 0 != careless || broken["V3"] > 0 != careless {
+				t.Errorf("careless %t: %v", careless, broken)
+			}
+		})
+	}
 }
 
 // Whatever fails, no two terms share counters, and nothing of an earlier term is stored over

@@ -35,6 +35,7 @@ type Edition struct {
 	added      time.Time   // when one last changed others
 	wants      time.Time   // of a hosted service: since when it would be made otherwise
 	reserved   bool        // its counter is in the store
+	counted    bool        // in Counts.Held
 	uploaded   bool        // it was handed to the upload queue
 	superseded atomic.Bool // by a later edition
 	outdone    bool        // another publisher's record in the store has a higher counter

@@ -43,7 +43,7 @@ func (s *Service) post(f func(now time.Time)) bool {
 }
 
 // postQuietly has the loop call f, which reports whether a new plan is needed. What is
-// posted before Run takes effect at once: there may never be a loop.
+// posted before Run takes effect at once, as there may never be a loop: mu is not held.
 func (s *Service) postQuietly(f func(now time.Time)) bool {
 	if !s.begun.Load() {
 		s.mu.Lock()
@@ -64,5 +64,10 @@ func (s *Service) postQuietly(f func(now time.Time)) bool {
 // Wake has the service plan: what Env says has changed.
 func (s *Service) Wake() { s.wakePlan() }
 
-// wakePlan makes the loop plan.
-func (s *Service) wakePlan() { s.post(func(time.Time) {}) }
+// wakePlan makes the loop plan, which does so anyway at first. It may be called with any lock
+// held but that of the inbox.
+func (s *Service) wakePlan() {
+	if s.begun.Load() {
+		s.post(func(time.Time) {})
+	}
+}

@@ -24,7 +24,7 @@ func TestFetchesDoNotDependOnServices(t *testing.T) {
 			for n := range services {
 				var a descriptor.Address
 				binary.BigEndian.PutUint32(a[:], uint32(n+1))
-				sub := s.env.Backends.Subscribe(a, watched(cfg), 0, func() {})
+				sub := s.env.Backends.Subscribe(a, cfg.Watched(), 0, func() {})
 				defer sub.Close()
 			}
 			s.settle(10 * time.Minute)

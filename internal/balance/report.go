@@ -292,6 +292,7 @@ func (s *Service) describe(now time.Time) status.Service {
 			if line.Drain = s.describeDrain(v, n); line.Drain.Stays {
 				line.Published = s.state.Editions[current].pointsOf(v.Instances.Backends[n].Address)
 			}
+		case s.started.IsZero(): // nothing is published here
 		case i.idle(line) && s.advised.drops(i.Name):
 			line.Warnings = append(line.Warnings, "the strategy's program gives it no clients")
 		case i.idle(line) && line.Path == "" && s.plan.OverTurns == nil: // else it has its turn

@@ -2,6 +2,7 @@ package balance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -90,7 +91,12 @@ func (s *Service) unstored(now time.Time, err error, covered []*Edition) {
 		reserve(covered)
 		return
 	}
-	switch held := s.held(); {
+	held := s.held()
+	if c := s.env.Counts; c != nil && held != nil && !held.counted {
+		held.counted = true
+		c.Held.Add(uint64(len(held.slots)))
+	}
+	switch {
 	case held != nil && (r.until.IsZero() || now.Before(r.until) || r.ceilings[held.Keys.Period] == 0):
 		err = fmt.Errorf("the revision counter of the %s descriptor is not reserved and the store does not answer, so that it is not published: %w", held.Role, err)
 	case held != nil:
@@ -211,6 +217,7 @@ func (s *Service) fence(err error) {
 		return
 	}
 	s.post(func(time.Time) {
+		s.countStale()
 		if s.uploads != nil {
 			s.uploads.Cancel(s.address)
 		}
@@ -219,6 +226,21 @@ func (s *Service) fence(err error) {
 	})
 	if s.env.Fenced != nil {
 		s.calls.Go(func() { s.env.Fenced(s.address) })
+	}
+}
+
+// countStale counts the uploads that wait when another manager publishes the service.
+func (s *Service) countStale() {
+	c := s.env.Counts
+	if c == nil {
+		return
+	}
+	for _, e := range s.state.Editions {
+		for n := range e.slots {
+			if e.uploaded && e.slots[n].confirmed.IsZero() && !e.slots[n].rejected {
+				c.Stale.Add(1)
+			}
+		}
 	}
 }
 
@@ -246,7 +268,12 @@ func (s *Service) release(timer <-chan time.Time) {
 	case <-timer:
 		err = fmt.Errorf("no answer within %s", endTimeout)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, state.ErrFenced): // that is why the service ends
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.countStale()
+	case err != nil:
 		s.tell(event.Warning, slog.LevelInfo, "the reservation of revision counters is not released: those of the next start are above it", slog.Any("error", err))
 	}
 }

@@ -95,6 +95,12 @@ type Store interface {
 	SwapService(ctx context.Context, a descriptor.Address, version uint64, record state.Service) (uint64, error)
 }
 
+// Counts counts uploads, of one slot each.
+type Counts struct {
+	Held  atomic.Uint64 // that had to wait, as no counter was reserved for them
+	Stale atomic.Uint64 // that waited, and were dropped as another manager publishes the service
+}
+
 // Env is shared by all services.
 type Env struct {
 	Consensus backend.Source
@@ -114,6 +120,8 @@ type Env struct {
 	// Fenced is told, once, that another manager publishes a service now, which then does
 	// nothing any more. It does not wait for the service's end. It may be nil.
 	Fenced func(descriptor.Address)
+	// Counts, if not nil, counts what became of uploads that had to wait for Store.
+	Counts *Counts
 	// Gates bound how many services have their custodians certify at once; nil: nothing does.
 	Gates  *credential.Gates
 	Record event.Recorder
@@ -244,10 +252,33 @@ func (s *Service) begin(ctx context.Context) {
 	defer s.mu.Unlock()
 	s.started = s.env.Now()
 	s.restore(read)
-	s.instances = s.env.Backends.Subscribe(s.address, watched(s.cfg), s.cfg.FetchEvery, s.wakePlan)
+	s.watchLocked()
 }
 
-func watched(cfg Config) (list []backend.Instance) {
+// Watch has the instances watched before Run, so that it begins with what is known of them.
+func (s *Service) Watch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watchLocked()
+}
+
+func (s *Service) watchLocked() {
+	if s.instances == nil {
+		s.instances = s.env.Backends.Subscribe(s.address, s.cfg.Watched(), s.cfg.FetchEvery, s.wakePlan)
+	}
+}
+
+// Unwatch is the end of a service that is not to Run: it needs its instances no more.
+func (s *Service) Unwatch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.instances != nil {
+		s.instances.Close()
+	}
+}
+
+// Watched lists the instances for a backend.Set.
+func (cfg Config) Watched() (list []backend.Instance) {
 	for _, i := range cfg.Instances {
 		list = append(list, backend.Instance{Name: i.Name, Address: i.Address, Client: i.Client, Spec: i.Check, CheckClient: i.CheckClient, Quiet: cfg.Quiet, Shard: cfg.Shard})
 	}
@@ -430,7 +461,7 @@ func (s *Service) end() {
 }
 
 // Moved tells the service that another tor's queue now uploads for it.
-func (s *Service) Moved() { s.post(func(time.Time) { s.replan = true }) }
+func (s *Service) Moved() { s.wakePlan() }
 
 // Reconfigure takes a new configuration, for the same address. After the end of Run
 // it closes the keys of cfg.
@@ -441,7 +472,7 @@ func (s *Service) Reconfigure(cfg Config) {
 		s.rename(cfg.Instances)
 		s.cfg = cfg
 		if s.instances != nil {
-			s.instances.Update(watched(cfg), cfg.FetchEvery)
+			s.instances.Update(cfg.Watched(), cfg.FetchEvery)
 		}
 	})
 	if taken {

@@ -80,7 +80,7 @@ func TestFetchesOfManyServices(t *testing.T) {
 				Consensus: s.watcher, Fetcher: s.env.Fetcher.(*hsdir.Fetcher), Store: statetest.Open(t, t.TempDir()), Record: s.env.Record,
 			})
 			for k := range services {
-				set.Subscribe(descriptor.Address{byte(k), byte(k >> 8)}, watched(s.config()), 0, func() {})
+				set.Subscribe(descriptor.Address{byte(k), byte(k >> 8)}, s.config().Watched(), 0, func() {})
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan struct{})

@@ -99,6 +99,8 @@ type service struct {
 // Counts counts what happened since the start.
 type Counts struct {
 	Taken  uint64 // services that this manager became the owner of
+	Dead   uint64 // of Taken, from a manager that showed no sign of life
+	Again  uint64 // of Taken, that an earlier process of this manager owned
 	Given  uint64 // that it gave up
 	Fenced uint64 // that another took while it published them
 	Failed uint64 // changes of owners that the store did not make

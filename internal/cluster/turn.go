@@ -88,6 +88,12 @@ func (c *Cluster) lose(ctx context.Context, list []*service) {
 
 // take becomes the owner of services, and publishes them.
 func (c *Cluster) take(ctx context.Context, list []*service) {
+	before := map[*service]string{}
+	c.mu.Lock()
+	for _, s := range list {
+		before[s] = s.owner
+	}
+	c.mu.Unlock()
 	taken := c.own(ctx, list, c.cfg.Manager)
 	if len(taken) == 0 {
 		return
@@ -98,6 +104,13 @@ func (c *Cluster) take(ctx context.Context, list []*service) {
 	defer c.mu.Unlock()
 	c.counts.Taken += uint64(len(taken))
 	for _, s := range taken {
+		switch before[s] {
+		case "":
+		case c.cfg.Manager:
+			c.counts.Again++
+		default:
+			c.counts.Dead++
+		}
 		s.fails++
 		switch err := failed[s.Address]; err {
 		case nil:

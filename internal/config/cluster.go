@@ -243,6 +243,9 @@ func (r *reader) validateStandby(c *Config) {
 // Watches reports whether this machine watches, and publishes nothing.
 func (c Cluster) Watches() bool { return c.Store == StoreStandby && c.Standby.Role == RoleWatch }
 
+// Onion reports whether an endpoint is reached through tor.
+func (c Cluster) Onion() bool { return slices.ContainsFunc(c.Endpoints, onionEndpoint) }
+
 // etcdPort is where etcd listens for clients unless it is told otherwise.
 const etcdPort = "2379"
 

@@ -61,6 +61,7 @@ type checker struct {
 	services []balance.Config // those that could be opened
 	shards   []checkedShard   // those whose instances can be fetched
 	torrcBad bool             // so that no tor of our own can be started
+	store    *clusterFiles    // nil if there is no store to look at
 }
 
 // Check tries everything that cfg names and reports each finding as soon as it is
@@ -76,7 +77,9 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 		c.warn("configuration", "", "%s", linked)
 	}
 	c.checkPassword()
-	c.checkClusterFiles()
+	if files, good := c.checkClusterFiles(); good {
+		c.store = &files
+	}
 	token.RememberIn(cfg.StateDir)
 	c.checkTorrc()
 	c.checkKeys(ctx)
@@ -86,6 +89,9 @@ func Check(ctx context.Context, cfg *config.Config, offline bool, log *slog.Logg
 		c.checkProfile(s)
 		c.checkProgram(ctx, s)
 		c.checkProbes(shortName(s), s, nil)
+	}
+	if !offline && !c.cfg.Cluster.Onion() {
+		c.checkStore(ctx, nil)
 	}
 	if !offline && !c.torrcBad {
 		c.checkNetwork(ctx)

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"onionbalancer/internal/check"
 	"onionbalancer/internal/cluster"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/etcd"
@@ -230,6 +232,42 @@ func openedRecords(ctx context.Context, cfg cluster.Config) (r clusterRecords, e
 	stats := store.Stats()
 	r.damaged, r.old = stats.Damaged, stats.Old
 	return r, nil
+}
+
+// checkStore looks at the store of the cluster, if there is one whose files can be used.
+func (c *checker) checkStore(ctx context.Context, onions check.Dialer) {
+	if c.store == nil {
+		return
+	}
+	cfg := c.cfg.Cluster
+	what := "cluster " + cfg.Name
+	prefix, err := cluster.Prefix(c.store.key, cfg.Name)
+	if err != nil {
+		c.fail(what, "", err)
+		return
+	}
+	etcd, err := cluster.NewEtcd(c.store.etcd(cfg, storeDial(onions)))
+	if err != nil {
+		c.fail(what, "", err)
+		return
+	}
+	defer etcd.Close()
+	(&clusterCheck{
+		checker: c, engine: etcd.Client(), prefix: prefix, now: time.Now,
+		records: func(ctx context.Context) (clusterRecords, error) {
+			return openedRecords(ctx, cluster.Config{Engine: etcd, Key: c.store.key, Name: cfg.Name, ID: c.clusterID()})
+		},
+	}).run(ctx)
+}
+
+// clusterID identifies the cluster as this manager knows it; empty if it was never in it.
+func (c *checker) clusterID() string {
+	store, err := state.OpenReadOnly(c.cfg.StateDir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return ""
+	}
+	id, _, _ := store.Get(idKey(c.cfg.Cluster.Name))
+	return string(id)
 }
 
 // clusterCheck looks at the etcd of a cluster.

@@ -39,6 +39,9 @@ func (c *checker) checkNetwork(ctx context.Context) {
 	if first == nil {
 		return
 	}
+	if c.cfg.Cluster.Onion() {
+		c.checkStore(ctx, tors)
+	}
 	if consensus := c.checkConsensus(ctx, first); consensus != nil {
 		c.checkGeoIP(ctx, first)
 		for _, s := range c.services {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/backend"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/check"
 	"onionbalancer/internal/cluster"
@@ -33,12 +34,22 @@ type members struct {
 	store   *cluster.Store
 	cluster *cluster.Cluster
 	woken   chan struct{} // holds a token when the services may be others than before
+	counts  balance.Counts
 
-	mine map[descriptor.Address]bool // to be published by this manager; protected by Daemon.mu
+	// Protected by Daemon.mu:
+	mine map[descriptor.Address]bool // to be published by this manager
+	warm map[string]warm             // by shard
 
 	mu     sync.Mutex // protects the fields below
 	bytes  int64      // of the store's file; 0: not known
 	alarms []string   // of the store
+}
+
+// warm is the watch over the instances of a shard, whether this manager publishes one of its
+// customers or none: who takes one over begins with what is known of them.
+type warm struct {
+	of        *shard
+	instances *backend.Subscription
 }
 
 // clusterEngine is where the store is.
@@ -83,7 +94,7 @@ func openMembers(d *Daemon, onions check.Dialer) (*members, error) {
 	cfg := d.cfg.Cluster
 	m := &members{
 		d: d, name: cfg.Name, hold: cfg.WhenUnavailable == config.UnavailableHold, reserve: cfg.Reserve,
-		woken: make(chan struct{}, 1), mine: map[descriptor.Address]bool{},
+		woken: make(chan struct{}, 1), mine: map[descriptor.Address]bool{}, warm: map[string]warm{},
 	}
 	files, err := openClusterFiles(cfg)
 	if err != nil {
@@ -117,7 +128,7 @@ func openMembers(d *Daemon, onions check.Dialer) (*members, error) {
 func (m *members) records() records { return m.store }
 
 func (m *members) environ(env *balance.Env) {
-	env.Store, env.Reserve, env.Awake = m.cluster, m.reserve, m.awake
+	env.Store, env.Reserve, env.Awake, env.Counts = m.cluster, m.reserve, m.awake, &m.counts
 }
 
 // storeSilent is after what time without any sign of the store it is taken to be lost: this
@@ -180,7 +191,12 @@ const (
 
 func (m *members) run(ctx context.Context) {
 	var wait sync.WaitGroup
-	wait.Go(func() { every(ctx, wantEvery, m.woken, func() { m.cluster.Want(m.services()) }) })
+	wait.Go(func() {
+		every(ctx, wantEvery, m.woken, func() {
+			m.cluster.Want(m.services())
+			m.keepWarm()
+		})
+	})
 	if e, is := m.engine.(interface{ Client() *etcd.Client }); is {
 		wait.Go(func() { every(ctx, alarmEvery, nil, func() { m.ask(ctx, e.Client()) }) })
 	}
@@ -243,6 +259,24 @@ func (m *members) services() (list []cluster.Service) {
 		}
 	}
 	return list
+}
+
+// keepWarm watches the instances of the shards that the configuration has.
+func (m *members) keepWarm() {
+	d := m.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, w := range m.warm {
+		if d.customers.shards[name] != w.of {
+			w.instances.Close()
+			delete(m.warm, name)
+		}
+	}
+	for name, s := range d.customers.shards {
+		if m.warm[name].of != s {
+			m.warm[name] = warm{s, d.rooms.backends.Subscribe(descriptor.Address{}, s.all.Watched(), s.all.FetchEvery, func() {})}
+		}
+	}
 }
 
 // ask asks the store how it is.
@@ -332,7 +366,7 @@ func (m *members) describe(s *status.Snapshot) {
 
 // status describes the cluster.
 func (m *members) status() status.Cluster {
-	v := clusterSight{name: m.name, owning: m.cluster.Status(), store: m.store.Stats(), err: m.store.Err()}
+	v := clusterSight{name: m.name, owning: m.cluster.Status(), store: m.store.Stats(), err: m.store.Err(), held: m.counts.Held.Load(), stale: m.counts.Stale.Load()}
 	m.mu.Lock()
 	v.bytes, v.alarms = m.bytes, m.alarms
 	m.mu.Unlock()

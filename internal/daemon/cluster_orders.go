@@ -112,7 +112,8 @@ func (v clusterSight) describe() status.Cluster {
 		Members: []status.Member{}, Services: s.Services, Owned: s.Owned, Holding: v.holding, Elsewhere: s.Others, Orphaned: len(s.Orphans),
 		Draining: s.Draining, Unfit: s.Unfit, Warnings: s.Troubles,
 		Counts: status.ClusterCounts{
-			Given: s.Counts.Given, Fenced: s.Counts.Fenced, Failed: s.Counts.Failed, Taken: status.Taken{Dead: s.Counts.Taken},
+			Given: s.Counts.Given, Fenced: s.Counts.Fenced, Failed: s.Counts.Failed,
+			Taken:        status.Taken{Dead: s.Counts.Dead, Free: s.Counts.Taken - s.Counts.Dead - s.Counts.Again, Restart: s.Counts.Again},
 			Swaps:        status.Swaps{OK: swaps.Made, Fenced: swaps.Conflicts, Unknown: swaps.Unknown, Error: swaps.Errors},
 			Transactions: v.store.Sent, Seconds: v.store.Took.Seconds(), Held: v.held, Stale: v.stale,
 		},
@@ -124,6 +125,9 @@ func (v clusterSight) describe() status.Cluster {
 		c.Store.Latency = v.store.Took.Seconds() / float64(v.store.Sent)
 	}
 	for _, m := range s.Members {
+		if m.Manager == s.Manager {
+			m.Owned = s.Owned // it said so up to a minute ago
+		}
 		c.Members = append(c.Members, status.Member{
 			Name: m.Manager, Version: m.Version, Since: m.Since, Owned: m.Owned, Draining: m.Draining, Unfit: m.Unfit,
 			Silent: m.Silent.Seconds(), Skew: m.Skew.Seconds(),

@@ -61,7 +61,7 @@ func TestClusterStatus(t *testing.T) {
 	got := clusterSight{name: "main", store: store, err: errors.New("no quorum"), bytes: 9, alarms: []string{"NOSPACE"}, holding: 5, reserved: since, held: 10, stale: 11, owning: cluster.Status{
 		Manager: "m1", Joined: true, Lease: 7500 * time.Millisecond, Services: 100, Owned: 40, Others: 30, Orphans: orphans, Draining: true, Unfit: "no tor",
 		Members:  []cluster.MemberStatus{{Member: cluster.Member{Manager: "m2", Version: "v1", Since: since, Owned: 30, Unfit: "u", Draining: true}, Silent: 90 * time.Second, Skew: -time.Minute}},
-		Counts:   cluster.Counts{Taken: 1, Given: 2, Fenced: 3, Failed: 4},
+		Counts:   cluster.Counts{Taken: 9, Dead: 5, Again: 3, Given: 2, Fenced: 3, Failed: 4},
 		Troubles: []string{"t"},
 	}}.describe()
 	first := make([]string, status.MaxOrphans)
@@ -73,7 +73,7 @@ func TestClusterStatus(t *testing.T) {
 		Members:  []status.Member{{Name: "m2", Version: "v1", Since: since, Owned: 30, Unfit: "u", Draining: true, Silent: 90, Skew: -60}},
 		Services: 100, Owned: 40, Holding: 5, Elsewhere: 30, Orphaned: 25, Orphans: first, Draining: true, Unfit: "no tor", Warnings: []string{"t"},
 		Counts: status.ClusterCounts{
-			Taken: status.Taken{Dead: 1}, Given: 2, Fenced: 3, Failed: 4, Swaps: status.Swaps{OK: 5, Fenced: 6, Unknown: 7, Error: 8}, Transactions: 2, Seconds: 3, Held: 10, Stale: 11,
+			Taken: status.Taken{Dead: 5, Free: 1, Restart: 3}, Given: 2, Fenced: 3, Failed: 4, Swaps: status.Swaps{OK: 5, Fenced: 6, Unknown: 7, Error: 8}, Transactions: 2, Seconds: 3, Held: 10, Stale: 11,
 		},
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -31,6 +31,9 @@ func newRunning(cfg balance.Config, keys *sharedKeys, env balance.Env) *running 
 	r := &running{cfg: cfg, keys: keys, loan: keys.lend(), done: make(chan struct{})}
 	cfg.Keys = r.loan
 	r.Service = balance.NewService(cfg, env)
+	if !cfg.Hosted { // else there are thousands with the same instances
+		r.Watch()
+	}
 	return r
 }
 
@@ -62,6 +65,7 @@ func (r *running) end() {
 	}
 	go func() {
 		defer close(r.done)
+		r.Unwatch()
 		giveBack(r.loan)
 		_ = r.keys.release()
 	}()

@@ -116,8 +116,8 @@ func (r *Rooms) Fit() error {
 	switch c, err := r.consensus.Consensus(); {
 	case c == nil:
 		return cmp.Or(err, consensus.ErrNone)
-	case time.Now().After(c.ValidUntil):
-		return fmt.Errorf("tor has no consensus later than one that was valid until %s", c.ValidUntil.UTC().Format(time.DateTime))
+	case !c.ReasonablyLive(time.Now()):
+		return fmt.Errorf("tor has no consensus but one that was valid until %s", utc(c.ValidUntil))
 	}
 	return nil
 }

@@ -1,0 +1,211 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/check"
+	"onionbalancer/internal/cluster"
+	"onionbalancer/internal/cluster/clustertest"
+	"onionbalancer/internal/config"
+	"onionbalancer/internal/locked/lockedtest"
+	"onionbalancer/internal/status"
+	"onionbalancer/internal/tor"
+	"onionbalancer/internal/tor/control"
+	"onionbalancer/testnet/sim"
+)
+
+// managersWorld is managers that share an engine and a simulated network, in virtual time.
+type managersWorld struct {
+	t      *testing.T
+	dir    string
+	net    *sim.Network
+	engine *clustertest.Fake
+	text   string // of the services
+}
+
+// withManagers runs do with the services of two keys, and no manager yet.
+func withManagers(t *testing.T, do func(w *managersWorld, services []descriptor.Address)) {
+	t.Helper()
+	dir := t.TempDir()
+	services := []descriptor.Address{writeKey(t, filepath.Join(dir, "a"), 1), writeKey(t, filepath.Join(dir, "b"), 2), writeKey(t, filepath.Join(dir, "c"), 3)}
+	if err := os.WriteFile(filepath.Join(dir, "cluster.key"), lockedtest.Bytes(cluster.NewKey().Text()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		w := &managersWorld{t: t, dir: dir, net: net, engine: clustertest.New()}
+		one, two := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
+		w.text = service("a", one, two) + service("b", one, two) + service("c", one, two)
+		time.Sleep(2 * time.Minute)
+		do(w, services)
+	})
+}
+
+// fakeEngine is a manager's connection to the engine.
+type fakeEngine struct{ *clustertest.Client }
+
+func (fakeEngine) Close() {}
+
+// manager is a daemon in the cluster.
+type manager struct {
+	*Daemon
+	w      *managersWorld
+	client *clustertest.Client
+	log    *strings.Builder
+}
+
+// config is that of a manager, with more in [cluster].
+func (w *managersWorld) config(name, more string) *config.Config {
+	dir := filepath.Join(w.dir, name+".d")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	text := "state_dir = \"" + dir + "\"\n" + torTable +
+		fmt.Sprintf("[cluster]\nstore = \"etcd\"\nmanager = %q\nendpoints = \"http://127.0.0.1:1\"\nkey = \"cluster.key\"\n%s", name, more)
+	return parse(w.t, w.dir, text+w.text)
+}
+
+// start starts a process of a manager.
+func (w *managersWorld) start(name, more string) *manager {
+	w.t.Helper()
+	m := &manager{w: w, client: w.engine.Client(), log: new(strings.Builder)}
+	d, err := New(w.config(name, more), "test", slog.New(slog.NewTextHandler(m.log, nil)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	m.Daemon = d
+	d.open = func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) {
+		return tor.NewPool(tor.New("simulated", control.New(control.Config{Dial: w.net.Dial}))), nil
+	}
+	d.engine = func(config.Cluster, clusterFiles, check.Dialer) (clusterEngine, error) { return fakeEngine{m.client}, nil }
+	d.serve = func() {}
+	d.dialer = w.net.Dialer()
+	if err := d.Start(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	return m
+}
+
+// pass lets time pass.
+func (w *managersWorld) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// owned lists the services that a manager says it publishes.
+func (m *manager) owned() (list []string) {
+	for _, s := range m.Snapshot().Services {
+		if s.Owner.Owning == status.OwningHere {
+			list = append(list, s.Address)
+		}
+		if (s.Owner.Owning == status.OwningElsewhere) != (s.State == status.StateElsewhere) {
+			m.w.t.Errorf("%s is %s and %s", s.Address, s.Owner.Owning, s.State)
+		}
+	}
+	return list
+}
+
+// reached reports an error if a new client does not reach a service.
+func (w *managersWorld) reached(when string, services []descriptor.Address) {
+	w.t.Helper()
+	for _, a := range services {
+		if r := w.net.NewClient(a, sim.ClientConfig{}).Request(); r.Err != nil {
+			w.t.Errorf("%s: %s: %v", when, a.Short(), r.Err)
+		}
+	}
+}
+
+// TestManagers: two managers share services. One drains and takes part again, one dies and
+// comes back, and nothing is published again that was not due.
+func TestManagers(t *testing.T) {
+	withManagers(t, func(w *managersWorld, services []descriptor.Address) {
+		m1 := w.start("m1", "")
+		w.pass(time.Minute)
+		m2 := w.start("m2", "")
+		w.pass(time.Minute)
+		owned := func(when string, n1, n2 int) {
+			t.Helper()
+			if a, b := len(m1.owned()), len(m2.owned()); a != n1 || b != n2 {
+				t.Errorf("%s: m1 owns %d, want %d, and m2 %d, want %d\n%s\n%s", when, a, n1, b, n2, m1.log, m2.log)
+			}
+			w.reached(when, services)
+		}
+		owned("when m2 has just come", 3, 0)
+		if c := m2.Cluster().Status(); c.Services != 3 || c.Elsewhere != 3 || len(c.Members) != 2 || !c.Joined || c.Store.Error != "" {
+			t.Errorf("the status of m2: %+v", c)
+		}
+		if c := m1.Cluster().Status(); c.Counts.Taken != (status.Taken{Free: 3}) || c.Reserved.Before(time.Now().Add(5*time.Hour)) || c.Holding != 0 {
+			t.Errorf("the status of m1: %+v", c)
+		}
+		for _, s := range m2.Snapshot().Services {
+			if len(s.Instances) != 2 || s.Instances[0].State != status.StateOK || len(s.Warnings)+len(s.Instances[0].Warnings) > 0 {
+				t.Errorf("of another's service m2 says %+v", s)
+			}
+		}
+
+		posts := w.net.Tor().Counts().Posts
+		if err := m1.Cluster().Drain(true); err != nil {
+			t.Error(err)
+		}
+		w.pass(5 * time.Second)
+		owned("when m1 drains", 0, 3)
+		if err := m1.Cluster().Drain(false); err != nil {
+			t.Error(err)
+		}
+		w.pass(10 * time.Second)
+		owned("when it drains no more", 0, 3)
+		if n := w.net.Tor().Counts().Posts - posts; n != 0 {
+			t.Errorf("moving services took %d uploads\n%s", n, m2.log)
+		}
+
+		m2.client.Set(func(f *clustertest.Faults) { f.Cut = true }) // it is taken for dead
+		w.pass(15 * time.Second)
+		if n := len(m1.owned()); n != 3 {
+			t.Errorf("15 s after m2 was cut off m1 owns %d\n%s", n, m1.log)
+		}
+		if c := m1.Cluster().Status(); c.Counts.Taken != (status.Taken{Free: 3, Dead: 3}) {
+			t.Errorf("taken: %+v", c.Counts.Taken)
+		}
+		w.reached("when m2 is cut off", services)
+		m2.client.Set(func(f *clustertest.Faults) { f.Cut = false })
+		w.pass(20 * time.Second)
+		owned("when m2 is back", 3, 0)
+		if c := m2.Cluster().Status(); c.Counts.Fenced != 3 {
+			t.Errorf("m2 was fenced: %+v", c.Counts)
+		}
+		if n := w.net.Tor().Counts().Posts - posts; n != 0 {
+			t.Errorf("moving services took %d uploads\n%s", n, m2.log)
+		}
+		w.pass(3 * time.Hour)
+		w.reached("three hours later", services)
+		if n := len(m1.owned()) + len(m2.owned()); n != 3 {
+			t.Errorf("the two own %d of 3", n)
+		}
+
+		m1.Stop()
+		w.pass(2 * time.Second)
+		if n := len(m2.owned()); n != 3 {
+			t.Errorf("2 s after m1 was stopped m2 owns %d", n)
+		}
+		m1 = w.start("m1", "")
+		w.pass(10 * time.Second)
+		owned("when m1 was started again", 0, 3)
+		m2.Stop()
+		m1.Stop()
+		m1 = w.start("m1", "")
+		w.pass(20 * time.Second)
+		if c := m1.Cluster().Status(); c.Owned != 3 {
+			t.Errorf("alone again: %+v", c)
+		}
+		w.reached("at the end", services)
+		m1.Stop()
+	})
+}

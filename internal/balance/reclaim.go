@@ -46,6 +46,16 @@ func abreast(v backend.View, now time.Time) bool {
 	})
 }
 
+// View returns the instances as this machine sees them, if they are watched.
+func (s *Service) View() backend.View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.instances == nil {
+		return backend.View{}
+	}
+	return s.instances.View()
+}
+
 // Made reports whether this process made a descriptor of a period, signed by a key.
 func (s *Service) Made(p descriptor.Period, counter uint64, signer [32]byte) bool {
 	s.mu.Lock()

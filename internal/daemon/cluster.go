@@ -128,15 +128,17 @@ func openMembers(d *Daemon, onions check.Dialer) (*members, error) {
 func (m *members) records() records { return m.store }
 
 func (m *members) environ(env *balance.Env) {
-	env.Store, env.Reserve, env.Awake, env.Counts = m.cluster, m.reserve, m.awake, &m.counts
+	env.Store, env.Reserve, env.Counts = m.cluster, m.reserve, &m.counts
 }
 
 // storeSilent is after what time without any sign of the store it is taken to be lost: this
 // manager writes to it once a minute at least.
 const storeSilent = 90 * time.Second
 
-// awake is balance.Env.Awake.
-func (m *members) awake() bool {
+func (m *members) awake(descriptor.Address) func() bool { return m.isAwake }
+
+// isAwake is balance.Env.Awake.
+func (m *members) isAwake() bool {
 	return m.cluster.Awake() && (!m.hold || m.store.Err() == nil && m.store.Age() < storeSilent)
 }
 

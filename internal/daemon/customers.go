@@ -67,6 +67,7 @@ func buildShards(cfg *config.Config) (map[string]*shard, error) {
 			errs = append(errs, fmt.Errorf("shard %q: %w", s.Name, err))
 			continue
 		}
+		built.all.Reclaim = cfg.Cluster.Standby.Role == config.RoleActive
 		shards[s.Name] = built
 	}
 	return shards, errors.Join(errs...)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +45,7 @@ type Daemon struct {
 	open      func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error)  // openTors, but in tests
 	serve     func()                                                                  // serveStatus, but in tests
 	engine    func(config.Cluster, clusterFiles, check.Dialer) (clusterEngine, error) // openEtcd, but in tests
+	listen    func(network, address string) (net.Listener, error)                     // listenBeat, but in tests
 	dialer    check.Dialer                                                            // nil, but in tests
 	visitor   balance.Visitor
 	checked   func(descriptor.Address) health.Result
@@ -101,7 +103,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 	services, trouble := buildAll(cfg, log)
 	shards, failed := buildShards(cfg)
 	trouble = errors.Join(trouble, failed)
-	if len(services)+len(shards) == 0 {
+	if len(services)+len(shards) == 0 && !cfg.Cluster.Watches() {
 		return nil, fmt.Errorf("opening the services: %w", cmp.Or(trouble, errNoServices))
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
@@ -111,7 +113,7 @@ func New(cfg *config.Config, version string, log *slog.Logger) (*Daemon, error) 
 	token.RememberIn(cfg.StateDir)
 	token.LogTo(log)
 	d := &Daemon{
-		version: version, log: log, open: openTors, engine: openEtcd, cfg: cfg, loaded: time.Now(), initial: services, hosted: shards, trouble: trouble,
+		version: version, log: log, open: openTors, engine: openEtcd, listen: listenBeat, cfg: cfg, loaded: time.Now(), initial: services, hosted: shards, trouble: trouble,
 		services: map[descriptor.Address]*running{}, leaving: map[descriptor.Address]*running{},
 		clients: map[descriptor.Address]*clients.Watch{},
 	}

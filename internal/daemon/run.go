@@ -102,7 +102,7 @@ func (k *sharedKeys) release() error {
 
 // runLocked adds a service, and starts it if it is this manager's turn to publish it.
 func (d *Daemon) runLocked(address descriptor.Address, cfg balance.Config) *running {
-	r := newRunning(cfg, &sharedKeys{keys: cfg.Keys, users: 1}, d.env)
+	r := newRunning(cfg, &sharedKeys{keys: cfg.Keys, users: 1}, d.envOf(address))
 	d.services[address] = r
 	if d.sharing.publishes(address) {
 		d.startLocked(r)
@@ -110,6 +110,13 @@ func (d *Daemon) runLocked(address descriptor.Address, cfg balance.Config) *runn
 	d.followLocked(address, cfg.ClientsDir)
 	d.sharing.changed()
 	return r
+}
+
+// envOf returns the environment of a service.
+func (d *Daemon) envOf(a descriptor.Address) balance.Env {
+	env := d.env
+	env.Awake = d.sharing.awake(a)
+	return env
 }
 
 // startLocked starts a service, after a stopping one of the same address has ended.
@@ -170,7 +177,7 @@ func (d *Daemon) cease(list []descriptor.Address) {
 	for _, a := range list {
 		if r := d.services[a]; r != nil && r.cancel != nil {
 			r.cancel()
-			next := newRunning(r.cfg, r.keys, d.env)
+			next := newRunning(r.cfg, r.keys, d.envOf(a))
 			next.shard, next.of, next.ref = r.shard, r.of, r.ref
 			d.services[a] = next
 			ending = append(ending, r)

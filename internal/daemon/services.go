@@ -33,6 +33,7 @@ func build(cfg *config.Config, s config.Service, user strictmodes.User) (balance
 		return out, err
 	}
 	out.ClientsDir, out.CAACritical = s.Clients, s.CAACritical
+	out.Reclaim = cfg.Cluster.Standby.Role == config.RoleActive
 	out.Resume = cfg.Cluster.Store == config.StoreEtcd // moving a service is not publishing it again
 	for _, line := range s.CAA {
 		record, err := descriptor.ParseCAA(line)

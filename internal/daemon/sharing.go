@@ -20,6 +20,8 @@ type sharing interface {
 	records() records
 	// environ completes the environment of services.
 	environ(*balance.Env)
+	// awake returns balance.Env.Awake of a service.
+	awake(descriptor.Address) func() bool
 	// publishes reports whether a service that is added now is to be started. Daemon.mu is
 	// held.
 	publishes(descriptor.Address) bool
@@ -64,6 +66,7 @@ type alone struct{ store *state.DB }
 
 func (a alone) records() records                     { return ownRecords{a.store} }
 func (alone) environ(*balance.Env)                   {}
+func (alone) awake(descriptor.Address) func() bool   { return nil }
 func (alone) publishes(descriptor.Address) bool      { return true }
 func (alone) changed()                               {}
 func (alone) run(ctx context.Context)                { <-ctx.Done() }
@@ -77,8 +80,11 @@ func (alone) operator() status.ClusterOperator       { return nil }
 // openSharing opens what the configuration shares services by.
 // onions dials onion addresses.
 func (d *Daemon) openSharing(onions check.Dialer) (sharing, error) {
-	if d.cfg.Cluster.Store == config.StoreEtcd {
+	switch d.cfg.Cluster.Store {
+	case config.StoreEtcd:
 		return openMembers(d, onions)
+	case config.StoreStandby:
+		return openStandby(d, onions)
 	}
 	return alone{d.store}, nil
 }

@@ -34,7 +34,7 @@ type Watcher struct {
 type follow struct {
 	w       *Watcher
 	address descriptor.Address
-	poke    chan struct{} // holds a token when an upload of ours was refused
+	poke    chan struct{} // holds a token when HSDirs are to be asked soon
 	cancel  context.CancelFunc
 	ended   chan struct{}
 
@@ -139,9 +139,21 @@ func (w *Watcher) Heed(e event.Event) {
 	w.mu.Lock()
 	f := w.follows[e.Service]
 	w.mu.Unlock()
-	if f == nil || !f.status().Taken {
-		return
+	if f != nil && f.status().Taken {
+		f.hasten()
 	}
+}
+
+// Hasten has all services read soon: the heartbeat is another than before.
+func (w *Watcher) Hasten() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.follows {
+		f.hasten()
+	}
+}
+
+func (f *follow) hasten() {
 	select {
 	case f.poke <- struct{}{}:
 	default:

@@ -37,11 +37,9 @@ func withManagers(t *testing.T, do func(w *managersWorld, services []descriptor.
 	t.Helper()
 	dir := t.TempDir()
 	services := []descriptor.Address{writeKey(t, filepath.Join(dir, "a"), 1), writeKey(t, filepath.Join(dir, "b"), 2), writeKey(t, filepath.Join(dir, "c"), 3)}
-	if err := os.WriteFile(filepath.Join(dir, "cluster.key"), lockedtest.Bytes(cluster.NewKey().Text()), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	simulated(t, func(t *testing.T, net *sim.Network) {
 		w := &managersWorld{t: t, dir: dir, net: net, engine: clustertest.New()}
+		w.writeKey(cluster.NewKey())
 		one, two := net.AddInstance(sim.InstanceConfig{}), net.AddInstance(sim.InstanceConfig{})
 		w.text = service("a", one, two) + service("b", one, two) + service("c", one, two)
 		time.Sleep(2 * time.Minute)
@@ -208,4 +206,134 @@ func TestManagers(t *testing.T) {
 		w.reached("at the end", services)
 		m1.Stop()
 	})
+}
+
+// TestManagersReload: services that both managers lose and get again, and a cluster key that
+// is replaced while they run.
+func TestManagersReload(t *testing.T) {
+	withManagers(t, func(w *managersWorld, services []descriptor.Address) {
+		m1 := w.start("m1", "")
+		w.pass(time.Minute)
+		m2 := w.start("m2", "")
+		w.pass(time.Minute)
+		reload := func(m *manager, name string) {
+			t.Helper()
+			if err := m.Reload(w.config(name, "")); err != nil {
+				t.Error(err)
+			}
+		}
+		all, less := w.text, w.text[:strings.LastIndex(w.text, "[[service]]\n")]
+		for _, step := range []struct {
+			text string
+			want int
+		}{{less, 2}, {all, 3}} {
+			w.text = step.text
+			reload(m1, "m1")
+			w.pass(time.Second)
+			reload(m2, "m2")
+			w.pass(20 * time.Second)
+			if a, b := m1.Cluster().Status(), m2.Cluster().Status(); a.Owned+b.Owned != step.want || a.Services != step.want || b.Services != step.want {
+				t.Errorf("with %d services: %+v\n%+v", step.want, a, b)
+			}
+		}
+		w.text = less // and back, before the cluster has heard of it
+		reload(m1, "m1")
+		w.text = all
+		reload(m1, "m1")
+		w.pass(20 * time.Second)
+		if a, b := len(m1.owned()), len(m2.owned()); a+b != 3 {
+			t.Errorf("after a change that was taken back m1 owns %d and m2 %d", a, b)
+		}
+		w.pass(3 * time.Hour)
+		w.reached("three hours later", services)
+
+		path := filepath.Join(w.dir, "cluster.key")
+		key, err := cluster.ReadKey(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, change := range []func(*cluster.Key) (*cluster.Key, error){(*cluster.Key).Add, (*cluster.Key).Turn, (*cluster.Key).Drop} {
+			if key, err = change(key); err != nil {
+				t.Fatal(err)
+			}
+			w.writeKey(key)
+			reload(m1, "m1")
+			reload(m2, "m2")
+			w.pass(2 * time.Minute) // members write their keys again
+			for _, m := range []*manager{m1, m2} {
+				if c := m.Cluster().Status(); c.Store.OldKey != 0 || c.Store.Damaged != 0 || c.Store.Error != "" || len(c.Members) != 2 {
+					t.Errorf("with another key: %+v", c)
+				}
+			}
+		}
+		w.writeKey(cluster.NewKey())
+		if err := m1.Reload(w.config("m1", "")); err == nil {
+			t.Error("a key of another cluster is taken")
+		}
+		w.pass(3 * time.Hour)
+		w.reached("with another key", services)
+		m1.Stop()
+		m2.Stop()
+	})
+}
+
+func (w *managersWorld) writeKey(key *cluster.Key) {
+	w.t.Helper()
+	if err := os.WriteFile(filepath.Join(w.dir, "cluster.key"), lockedtest.Bytes(key.Text()), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestManagersWithoutStore: what a manager does while the store does not answer, to the end
+// of its reservation, and when it is started then.
+func TestManagersWithoutStore(t *testing.T) {
+	for _, hold := range []bool{false, true} {
+		t.Run(fmt.Sprintf("hold=%t", hold), func(t *testing.T) {
+			withManagers(t, func(w *managersWorld, services []descriptor.Address) {
+				more := "reserve = \"2h30m\"\n"
+				if hold {
+					more += "when_unavailable = \"hold\"\n"
+				}
+				m := w.start("m1", more)
+				w.pass(time.Minute)
+				posted := func() int { return w.net.Tor().Counts().Posts }
+				w.engine.Down(true)
+				w.pass(2 * time.Minute)
+				before := posted()
+				w.pass(time.Hour + 58*time.Minute)
+				if n := posted() - before; (n == 0) != hold {
+					t.Errorf("in two hours without a store there were %d uploads", n)
+				}
+				w.reached("two hours without a store", services)
+				if c := m.Cluster().Status(); c.Store.Error == "" || c.Owned != 3 || c.Joined {
+					t.Errorf("the status: %+v", c)
+				}
+				w.pass(time.Hour)
+				before = posted()
+				w.pass(2 * time.Hour)
+				if n := posted() - before; n != 0 {
+					t.Errorf("after the reservation there were %d uploads", n)
+				}
+				if c := m.Cluster().Status(); !hold && (c.Holding != 3 || c.Counts.Held == 0) {
+					t.Errorf("after the reservation: %+v", c)
+				}
+				if s := m.Snapshot().Services[0]; !hold && s.Owner.Owning != status.OwningHolding {
+					t.Errorf("after the reservation %+v", s.Owner)
+				}
+				m.Stop()
+				m = w.start("m1", more)
+				w.pass(time.Minute)
+				if n := posted() - before; n != 0 {
+					t.Errorf("started without a store it made %d uploads", n)
+				}
+				w.engine.Down(false)
+				w.pass(time.Minute)
+				w.reached("with a store again", services)
+				if c := m.Cluster().Status(); c.Owned != 3 || c.Holding != 0 || c.Store.Error != "" {
+					t.Errorf("with a store again: %+v", c)
+				}
+				m.Stop()
+			})
+		})
+	}
 }

@@ -141,14 +141,14 @@ func (c *Cluster) Want(list []Service) {
 		wanted[s.Address] = true
 		known := c.services[s.Address]
 		if known == nil {
-			known = &service{}
+			known = &service{Service: Service{Address: s.Address}} // which does not change, and is read without a lock
 			c.services[s.Address] = known
 			added = append(added, state.ServiceKey(s.Address))
 		}
 		if (known.Lacking == nil) != (s.Lacking == nil) {
 			known.failed, known.fails = time.Time{}, 0
 		}
-		known.Service = s
+		known.Group, known.Lacking = s.Group, s.Lacking
 	}
 	for a, s := range c.services {
 		switch {

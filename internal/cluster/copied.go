@@ -61,7 +61,7 @@ const ofCopy = 1 << 63
 
 // Get is that of a Store or, until that was read, of the copies.
 func (c *Copied) Get(key state.Key) ([]byte, uint64, error) {
-	if c.counts() {
+	if c.Joined() {
 		return c.store.Get(key)
 	}
 	value, version, err := c.copies.Get(key)
@@ -73,7 +73,7 @@ func (c *Copied) Get(key state.Key) ([]byte, uint64, error) {
 
 // List is that of a Store or, until that was read, of the copies.
 func (c *Copied) List(prefix state.Key) ([]state.Entry, error) {
-	if c.counts() {
+	if c.Joined() {
 		return c.store.List(prefix)
 	}
 	list, err := c.copies.List(prefix)
@@ -83,8 +83,8 @@ func (c *Copied) List(prefix state.Key) ([]state.Entry, error) {
 	return list, err
 }
 
-// counts reports whether the store counts, and not the copies.
-func (c *Copied) counts() bool {
+// Joined reports whether the store was read, and counts, and not the copies.
+func (c *Copied) Joined() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.joined
@@ -92,7 +92,7 @@ func (c *Copied) counts() bool {
 
 // Swap is that of a Store. The error is ErrUnread, too, until the copies were compared with it.
 func (c *Copied) Swap(ctx context.Context, changes ...state.Change) ([]uint64, error) {
-	if !c.counts() {
+	if !c.Joined() {
 		return nil, fmt.Errorf("storing: %w", errors.Join(ErrUnread, c.store.Err()))
 	}
 	return c.store.Swap(ctx, changes...)

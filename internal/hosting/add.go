@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,16 +25,22 @@ func (r *Registry) Add(ctx context.Context, name, shard, request string) (c Cust
 	if err := checkName(name); err != nil {
 		return c, false, fmt.Errorf("adding a customer: %w", err)
 	}
-	e, err := r.acquire(ctx, func() (*entry, error) {
-		e, err := r.before(name, shard, request)
-		if e == nil && err == nil {
-			e, err = r.reserve(name, shard, request)
-			added = true
+	for range again {
+		var e *entry
+		e, err = r.acquire(ctx, func() (*entry, error) {
+			e, err := r.before(name, shard, request)
+			if added = e == nil; added && err == nil {
+				e, err = r.reserve(name, shard, request)
+			}
+			return e, err
+		})
+		if err != nil {
+			break
 		}
-		return e, err
-	})
-	if err == nil {
-		c, err = r.carry(e, func() error { return r.settle(e) })
+		a := e.Address
+		if c, err = r.carry(e, func() error { return r.settle(e) }); !r.lost(ctx, a, err) && !r.outrun(a, name, err) {
+			break
+		}
 	}
 	if err != nil {
 		return Customer{}, false, fmt.Errorf("adding a customer: %w", err)
@@ -82,8 +89,13 @@ func (r *Registry) reserve(name, shard, request string) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := s.spares[len(s.spares)-1]
-	s.spares = s.spares[:len(s.spares)-1]
+	last := len(s.spares) - 1
+	if r.shared != nil { // others should take others
+		n := rand.IntN(last + 1)
+		s.spares[n], s.spares[last] = s.spares[last], s.spares[n]
+	}
+	a := s.spares[last]
+	s.spares = s.spares[:last]
 	if r.find(a) != nil { // the same key is in the directories of two shards
 		return r.reserve(name, shard, request)
 	}

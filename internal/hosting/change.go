@@ -28,17 +28,24 @@ func (r *Registry) Set(ctx context.Context, customer string, to State, request s
 // once has a customer, by name or address, changed by a request that brings it into a state
 // or to a shard, unless the same request has done so before.
 func (r *Registry) once(ctx context.Context, customer, to, request string, change func(*entry) (bool, error)) (c Customer, changed bool, err error) {
-	again := false
-	e, err := r.acquire(ctx, func() (e *entry, err error) { e, again, err = r.asked(customer, to, request); return e, err })
-	if err != nil {
-		return c, false, err
-	}
-	c, err = r.carry(e, func() (err error) {
-		if !again {
-			changed, err = change(e)
+	for range again {
+		before := false
+		var e *entry
+		e, err = r.acquire(ctx, func() (e *entry, err error) { e, before, err = r.asked(customer, to, request); return e, err })
+		if err != nil {
+			return c, false, err
 		}
-		return err
-	})
+		a := e.Address
+		c, err = r.carry(e, func() (err error) {
+			if !before {
+				changed, err = change(e)
+			}
+			return err
+		})
+		if !r.lost(ctx, a, err) {
+			break
+		}
+	}
 	return c, changed, err
 }
 

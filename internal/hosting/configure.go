@@ -73,6 +73,12 @@ func (r *Registry) Configure(ctx context.Context, dirs map[string]string) error 
 		r.count(e, 1)
 	}
 	r.mu.Unlock()
+	if r.shared != nil {
+		r.adopted(r.shared.Joined()) // else Hear makes up for it
+		if _, err := r.hearAll(ctx); err != nil {
+			r.log.Warn("customers may be as they were", "error", err)
+		}
+	}
 	if err := r.takeOver(ctx, slices.Sorted(maps.Keys(shards))); err != nil {
 		return fmt.Errorf("taking over the customers of shards: %w", err)
 	}
@@ -99,6 +105,10 @@ func (r *Registry) takeOver(ctx context.Context, names []string) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(strangers)) {
 		s := r.shard(name)
+		if r.shared != nil && !r.shared.Joined() {
+			errs = append(errs, r.refresh(ctx, s)) // they may be others' customers
+			continue
+		}
 		errs = append(errs, r.adopt(ctx, s, strangers[name]), r.refresh(ctx, s))
 	}
 	return errors.Join(errs...)
@@ -148,6 +158,10 @@ func (r *Registry) Refresh(ctx context.Context) error {
 	r.configuring.Lock()
 	defer r.configuring.Unlock()
 	var errs []error
+	if r.shared != nil && r.shared.Joined() {
+		errs = append(errs, r.ask(ctx))
+		r.placeAll(ctx)
+	}
 	for _, counted := range r.Shards() {
 		s := r.shard(counted.Name)
 		if s.dir == nil {
@@ -315,30 +329,18 @@ func (r *Registry) stranger(s *shard, name string, a descriptor.Address) (*entry
 	// The operator moved the directory, or renamed it or the shard.
 	next := e.Customer
 	next.Name, next.Shard, next.MovingTo = name, s.Name, ""
-	if err := r.rename(e, next); err != nil {
+	if err := r.put(e, next); err != nil {
 		return nil, err
 	}
 	r.setKeyed(e, true)
 	return nil, nil
 }
 
-// rename stores an acquired entry that has another name.
-func (r *Registry) rename(e *entry, next Customer) error {
-	old := e.Name
-	if err := r.put(e, next); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.names[old] == e {
-		delete(r.names, old)
-	}
-	r.names[e.Name] = e
-	return nil
-}
-
-// putNew stores acquired entries that are new, with one write.
+// putNew stores acquired entries that are new, with one write, if nobody else changes them.
 func (r *Registry) putNew(ctx context.Context, list []*entry) error {
+	if r.shared != nil {
+		return r.putAll(list)
+	}
 	var changes []state.Change
 	for _, e := range list {
 		change, err := state.Put(state.CustomerKey(e.Address), 0, e.Customer)
@@ -379,6 +381,9 @@ func (r *Registry) refresh(ctx context.Context, s *shard) error {
 	}
 	var gone []*entry
 	for _, e := range r.sorted {
+		if r.shared != nil && (!r.shared.Joined() || time.Since(e.Since) < keptRemoved) {
+			continue
+		}
 		if e.Shard == s.Name && e.State == Removed && e.busy == nil && !l.removed[e.Address] && !(l.customers[e.Name] && r.names[e.Name] == e) {
 			e.busy = make(chan struct{})
 			gone = append(gone, e)
@@ -390,10 +395,14 @@ func (r *Registry) refresh(ctx context.Context, s *shard) error {
 
 // drop removes acquired entries and their records.
 func (r *Registry) drop(ctx context.Context, list []*entry) error {
-	for batch := range slices.Chunk(list, atOnce) {
+	size := atOnce
+	if r.shared != nil {
+		size = sharedAtOnce
+	}
+	for batch := range slices.Chunk(list, size) {
 		var changes []state.Change
 		for _, e := range batch {
-			changes = append(changes, state.Change{Key: state.CustomerKey(e.Address), Version: e.version})
+			changes = append(append(changes, state.Change{Key: state.CustomerKey(e.Address), Version: e.version}), r.letGo(e)...)
 		}
 		_, err := r.store.Swap(ctx, changes...)
 		for _, e := range batch {

@@ -206,20 +206,29 @@ func (d *Dir) broughtFor(sub string) (string, error) {
 // makePending has a key directory written and makes it that of a pending key, whole or not at
 // all.
 func (d *Dir) makePending(a descriptor.Address, write func(dir string) error) error {
+	if err := d.make(filepath.Join(pendingDir, a.Label()), write); err != nil {
+		return fmt.Errorf("making a pending key: %w", err)
+	}
+	return nil
+}
+
+// make has a key directory written and puts it at sub, whole or not at all. The error wraps
+// fs.ErrExist if something is there.
+func (d *Dir) make(sub string, write func(dir string) error) error {
 	unlock, err := d.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	pending := filepath.Join(d.path, pendingDir)
-	target := filepath.Join(pending, a.Label())
+	target := filepath.Join(d.path, sub)
 	if _, err := os.Lstat(target); err == nil {
 		return &fs.PathError{Op: "create", Path: target, Err: fs.ErrExist}
 	}
+	pending := filepath.Join(d.path, pendingDir)
 	made := filepath.Join(pending, makingDir)
 	err = os.RemoveAll(made) // of one who was killed; nobody else is here
 	if err == nil {
-		err = os.MkdirAll(made, privateDir)
+		err = errors.Join(os.MkdirAll(made, privateDir), os.MkdirAll(filepath.Dir(target), privateDir))
 	}
 	if err == nil {
 		err = write(made)
@@ -228,9 +237,9 @@ func (d *Dir) makePending(a descriptor.Address, write func(dir string) error) er
 		err = errors.Join(durable.SyncDir(made), os.Rename(made, target))
 	}
 	if err != nil {
-		return fmt.Errorf("making a pending key: %w", errors.Join(owner.Explain(err, d.path), os.RemoveAll(made)))
+		return errors.Join(owner.Explain(err, d.path), os.RemoveAll(made))
 	}
-	return errors.Join(durable.SyncDir(pending), durable.SyncDir(d.path))
+	return errors.Join(durable.SyncDir(filepath.Dir(target)), durable.SyncDir(pending), durable.SyncDir(d.path))
 }
 
 // copyFiles copies the files of a key directory, but not the directories in it.

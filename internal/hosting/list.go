@@ -109,6 +109,8 @@ func (r *Registry) Reference(a descriptor.Address, token string) (string, error)
 // place returns where the key of a customer is, below the directory of the shard.
 func (e *entry) place() string {
 	switch {
+	case e.was != nil && e.was.shard == e.Shard:
+		return e.was.sub
 	case e.State == Removed && e.keyed:
 		return filepath.Join(removedDir, e.label)
 	case e.State == Removed || e.keyed:

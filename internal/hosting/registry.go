@@ -31,10 +31,13 @@ type Store interface {
 // Without its store, all customers with a key in a shard's directory are active, called as
 // the directory is: suspensions and the ids of requests are lost.
 type Registry struct {
-	store Store
-	log   *slog.Logger
+	store  Store
+	shared Shared // store, if others change it, too; else nil
+	log    *slog.Logger
+	heard  heard
 
 	configuring sync.Mutex // held while directories are listed and taken over
+	making      sync.Mutex // held while a key directory is written
 
 	mu       sync.Mutex // protects the fields below
 	shards   map[string]*shard
@@ -66,13 +69,15 @@ type entry struct {
 	label   string
 	version uint64        // of the record; 0: not stored yet
 	keyed   bool          // the key is where State says; else where it was before
+	was     *place        // where the key was before others changed the record; nil: where State says
 	unsure  bool          // it could not be found out whether it is stored
 	busy    chan struct{} // closed when the one who changes it is done; nil while nobody does
 }
 
 // Open returns a registry of the customers in store. It knows no shard until Configure.
 func Open(store Store, log *slog.Logger) (*Registry, error) {
-	r := &Registry{store: store, log: log, shards: map[string]*shard{}, names: map[string]*entry{}, requests: map[string]*entry{}, changes: recent{of: map[string]change{}}}
+	r := &Registry{store: store, log: log, shards: map[string]*shard{}, names: map[string]*entry{}, requests: map[string]*entry{}, changes: recent{of: map[string]change{}}, heard: heard{woken: make(chan struct{}, 1)}}
+	r.shared, _ = store.(Shared)
 	customers, versions, err := stored(store)
 	if err != nil {
 		return nil, fmt.Errorf("opening the customers: %w", err)
@@ -133,10 +138,15 @@ func decode(key state.Key, value []byte) (Customer, error) {
 func (r *Registry) index(e *entry) {
 	n, _ := r.search(e.label)
 	r.sorted = slices.Insert(r.sorted, n, e)
-	if other := r.names[e.Name]; other == nil || other.State == Removed && (e.State != Removed || e.Since.After(other.Since)) {
+	r.call(e)
+}
+
+// call has an entry found by its name and request.
+func (r *Registry) call(e *entry) {
+	if other := r.names[e.Name]; other == nil || other.State == Removed && (e.State != Removed || e.Since.After(other.Since)) || other.version == 0 && e.version != 0 {
 		r.names[e.Name] = e
 	}
-	if e.Request != "" {
+	if other := r.requests[e.Request]; e.Request != "" && (other == nil || other.version == 0) {
 		r.requests[e.Request] = e
 	}
 }
@@ -146,11 +156,24 @@ func (r *Registry) forget(e *entry) {
 	if n, found := r.search(e.label); found {
 		r.sorted = slices.Delete(r.sorted, n, n+1)
 	}
+	r.uncall(e)
+}
+
+// uncall undoes call.
+func (r *Registry) uncall(e *entry) {
 	if r.names[e.Name] == e {
 		delete(r.names, e.Name)
 	}
 	if r.requests[e.Request] == e {
 		delete(r.requests, e.Request)
+	}
+	if r.shared == nil {
+		return
+	}
+	for _, other := range r.sorted { // another manager may have given the same name at the same time
+		if other != e && (other.Name == e.Name || e.Request != "" && other.Request == e.Request) {
+			r.call(other)
+		}
 	}
 }
 
@@ -228,15 +251,18 @@ func (r *Registry) put(e *entry, c Customer) error {
 		return err
 	}
 	change := state.Change{Key: state.CustomerKey(c.Address), Version: e.version, Value: value}
-	versions, err := r.store.Swap(context.Background(), change)
+	versions, err := r.swap(e, c, change)
 	version := uint64(0)
 	if err == nil {
 		version = versions[0]
 	} else {
 		// It may have been made, now or by a call before that failed.
 		var there []byte
-		var failed error
-		if there, version, failed = r.store.Get(change.Key); failed != nil {
+		failed := r.fresh(err, change.Key)
+		if failed == nil {
+			there, version, failed = r.store.Get(change.Key)
+		}
+		if failed != nil {
 			e.unsure = true
 			return err
 		}
@@ -251,10 +277,23 @@ func (r *Registry) put(e *entry, c Customer) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.count(e, -1)
-	e.Customer, e.version, e.unsure = c, version, false
-	r.count(e, 1)
+	if err == nil {
+		r.take(e, c, version)
+	} else {
+		r.takeOthers(e, c, version)
+	}
 	return err
+}
+
+// take has an acquired entry be what the store has.
+func (r *Registry) take(e *entry, c Customer, version uint64) {
+	r.count(e, -1)
+	if e.Name != c.Name || e.Request != c.Request {
+		r.uncall(e)
+	}
+	e.Customer, e.version, e.unsure = c, version, false
+	r.call(e)
+	r.count(e, 1)
 }
 
 func (r *Registry) setKeyed(e *entry, keyed bool) {

@@ -187,7 +187,7 @@ func (f *fleet) start(t *testing.T, services int, backends []*sim.Instance) (sto
 	}
 	pool := tor.NewPool(list...)
 	events := daemon.NewRecorder(log, func(a descriptor.Address) slog.LogValuer { return nil })
-	f.rooms = daemon.NewRooms(pool, nil, store, events.Record, publishRate)
+	f.rooms = daemon.NewRooms(pool, nil, store, nil, events.Record, publishRate)
 	ctx, cancel := context.WithCancel(t.Context())
 	env := f.rooms.Env(store, events.Record)
 	var shard balance.Config

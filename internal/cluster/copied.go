@@ -39,6 +39,7 @@ type Copied struct {
 	copies Copies
 	log    *slog.Logger
 	wakes  chan struct{} // there is something to copy
+	joins  chan struct{} // closed when the store was read
 
 	telling sync.Mutex // held while subscribers are told
 
@@ -51,7 +52,7 @@ type Copied struct {
 // NewCopied returns the records of a store with copies, for which Run has to be called.
 func NewCopied(store *Store, copies Copies, log *slog.Logger) *Copied {
 	return &Copied{
-		store: store, copies: copies, log: log, wakes: make(chan struct{}, 1),
+		store: store, copies: copies, log: log, wakes: make(chan struct{}, 1), joins: make(chan struct{}),
 		stale: make(map[state.Key]bool), subscribers: make(map[*subscriber]bool),
 	}
 }
@@ -88,6 +89,16 @@ func (c *Copied) Joined() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.joined
+}
+
+// Wait waits until the store was read and subscribers were told of it, or until ctx ends.
+func (c *Copied) Wait(ctx context.Context) error {
+	select {
+	case <-c.joins:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Swap is that of a Store. The error is ErrUnread, too, until the copies were compared with it.
@@ -180,6 +191,7 @@ func (c *Copied) join(ctx context.Context) error {
 	c.mu.Lock()
 	c.joined = true
 	c.mu.Unlock()
+	defer close(c.joins)
 	c.changed(slices.Sorted(maps.Keys(all)))
 	return nil
 }

@@ -32,6 +32,7 @@ type members struct {
 	reserve time.Duration
 	engine  clusterEngine
 	store   *cluster.Store
+	copied  *cluster.Copied // what operators said
 	cluster *cluster.Cluster
 	woken   chan struct{} // holds a token when the services may be others than before
 	counts  balance.Counts
@@ -118,6 +119,7 @@ func openMembers(d *Daemon, onions check.Dialer) (*members, error) {
 		m.engine.Close()
 		return nil, err
 	}
+	m.copied = cluster.NewCopied(m.store, d.store, d.log)
 	m.cluster = cluster.New(cluster.Options{
 		Manager: manager, Version: d.version, Lease: cfg.Lease, Store: m.store, Leases: m.engine, Local: d.store,
 		Runner: m, Fit: m.fit, Record: d.events.Record,
@@ -125,7 +127,7 @@ func openMembers(d *Daemon, onions check.Dialer) (*members, error) {
 	return m, nil
 }
 
-func (m *members) records() records { return m.store }
+func (m *members) records() records { return m.copied }
 
 func (m *members) environ(env *balance.Env) {
 	env.Store, env.Reserve, env.Counts = m.cluster, m.reserve, &m.counts
@@ -183,11 +185,10 @@ func (m *members) turn(list []descriptor.Address, mine bool) {
 	}
 }
 
-// How often it is looked which services there are, whatever happens, how long to wait when
-// the store cannot be used, and how often it is asked how it is.
+// How often it is looked which services there are, whatever happens, and how often the store
+// is asked how it is.
 const (
 	wantEvery  = 10 * time.Second
-	readyEvery = 5 * time.Second
 	alarmEvery = 3 * time.Second
 )
 
@@ -202,14 +203,11 @@ func (m *members) run(ctx context.Context) {
 	if e, is := m.engine.(interface{ Client() *etcd.Client }); is {
 		wait.Go(func() { every(ctx, alarmEvery, nil, func() { m.ask(ctx, e.Client()) }) })
 	}
-	for m.store.Ready(ctx) != nil && ctx.Err() == nil { // the store has logged it
-		select {
-		case <-ctx.Done():
-		case <-time.After(readyEvery):
-		}
-	}
-	if ctx.Err() == nil {
+	wait.Go(func() { m.copied.Run(ctx) })
+	if m.copied.Wait(ctx) == nil { // the store logs why it cannot be read
 		m.keepID(ctx)
+		m.d.customers.hear(ctx) // none is published whom another manager removed
+		m.cluster.Want(m.services())
 		m.cluster.Run(ctx)
 	}
 	wait.Wait()

@@ -14,6 +14,7 @@ import (
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/hosting"
+	"onionbalancer/internal/state"
 	"onionbalancer/internal/strictmodes"
 	"onionbalancer/keystore"
 )
@@ -75,10 +76,11 @@ func buildShards(cfg *config.Config) (map[string]*shard, error) {
 
 // openCustomers opens the registry.
 func openCustomers(d *Daemon) (*customers, error) {
-	registry, err := hosting.Open(d.store, d.log)
+	registry, err := hosting.Open(d.shared, d.log)
 	if err != nil {
 		return nil, err
 	}
+	d.shared.Subscribe(state.CustomerPrefix, registry.Note)
 	return &customers{
 		d: d, registry: registry, feed: newFeed(time.Now()), woken: make(chan struct{}, 1),
 		leftOut: map[descriptor.Address]error{}, awaited: map[descriptor.Address]string{},
@@ -386,9 +388,77 @@ func (h *customers) run(ctx context.Context) {
 			if err := h.registry.Refresh(ctx); err != nil && ctx.Err() == nil {
 				h.d.log.Warn("looking at the customers' keys", "error", err)
 			}
+			h.openAgain(ctx)
 			h.prune()
+		case <-h.registry.Noted():
+			h.hear(ctx)
 		case <-ctx.Done():
 		}
+	}
+}
+
+// hear takes in what other managers changed of customers.
+func (h *customers) hear(ctx context.Context) {
+	changes, err := h.registry.Hear(ctx)
+	if err != nil && ctx.Err() == nil {
+		h.d.log.Warn("taking over what other managers did with customers; it is tried again", "error", err)
+	}
+	list := make([]hosting.Customer, 0, len(changes))
+	for _, c := range changes {
+		list = append(list, c.Is)
+		h.tellHeard(c)
+	}
+	h.update(ctx, list)
+	h.prune()
+}
+
+// openAgain starts the services of those customers whose keys another manager has put here
+// since they were left out.
+func (h *customers) openAgain(ctx context.Context) {
+	if !h.registry.Shared() {
+		return
+	}
+	h.d.mu.Lock()
+	left := slices.Collect(maps.Keys(h.leftOut))
+	h.d.mu.Unlock()
+	var list []hosting.Customer
+	for _, a := range left {
+		if c, known := h.registry.Of(a); known {
+			list = append(list, c)
+		}
+	}
+	h.update(ctx, list)
+}
+
+// tellHeard tells of a change that another manager made.
+func (h *customers) tellHeard(c hosting.Change) {
+	was, is := c.Was, c.Is
+	switch {
+	case was.Address != is.Address:
+		h.tell(is, "added", is.Request, "a customer was added")
+		h.await(is.Address, is.Request)
+	case was.State != is.State:
+		told := done[is.State]
+		h.tell(is, told[0], is.Changed, told[1])
+		h.await(is.Address, is.Changed)
+	case was.Shard != is.Shard:
+		told := done[""]
+		h.tell(is, told[0], is.Changed, told[1])
+		h.await(is.Address, is.Changed)
+	case was.Confirmed.IsZero() && !is.Confirmed.IsZero():
+		h.d.mu.Lock()
+		request := h.awaited[is.Address]
+		h.d.mu.Unlock()
+		h.tellConfirmed(is, request)
+	}
+}
+
+// tellConfirmed tells that HSDirs have what they should have of a customer.
+func (h *customers) tellConfirmed(c hosting.Customer, request string) {
+	if c.State == hosting.Active {
+		h.tell(c, "confirmed", request, "HSDirs have the descriptor: visitors reach the customer")
+	} else {
+		h.tell(c, "withdrawn", request, "no HSDir has introduction points of the customer any more")
 	}
 }
 
@@ -405,7 +475,7 @@ func (h *customers) confirmAll(ctx context.Context) (left int) {
 	for a := range waiting {
 		r := h.d.services[a]
 		c, _ := h.registry.Of(a)
-		if r != nil && r.shard == c.Shard && r.cfg.Withdrawn == (c.State != hosting.Active) { // else it is to be changed yet
+		if r != nil && r.cancel != nil && r.shard == c.Shard && r.cfg.Withdrawn == (c.State != hosting.Active) { // else it is to be changed yet
 			services[r.Service] = c
 		}
 	}
@@ -456,10 +526,6 @@ func (h *customers) confirm(ctx context.Context, c hosting.Customer, request str
 	if now.Confirmed.IsZero() {
 		return // it was changed meanwhile
 	}
-	if now.State == hosting.Active {
-		h.tell(now, "confirmed", request, "HSDirs have the descriptor: visitors reach the customer")
-	} else {
-		h.tell(now, "withdrawn", request, "no HSDir has introduction points of the customer any more")
-	}
+	h.tellConfirmed(now, request)
 	h.update(ctx, []hosting.Customer{now})
 }

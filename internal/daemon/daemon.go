@@ -140,8 +140,12 @@ func (d *Daemon) Start(ctx context.Context) error {
 		release(maps.Values(d.initial), d.log)
 		return err
 	}
-	d.rooms = NewRooms(tors, d.dialer, d.store, d.events.Record, d.cfg.Tor.PublishRate)
+	d.rooms = NewRooms(tors, d.dialer, d.store, state.Words{Records: d.shared}, d.events.Record, d.cfg.Tor.PublishRate)
 	d.env = d.rooms.Env(d.store, d.events.Record)
+	d.shared.Subscribe(state.OperatorPrefix, func(changed []state.Key) {
+		d.rooms.backends.TakeWords(changed)
+		d.shards.stale.Store(true)
+	})
 	d.rooms.Configure(d.cfg.Check)
 	d.rooms.consensus.Families(families(d.cfg))
 	d.countries = tor.NewCountries(poolSource{tors}.GetInfo, func() { d.wake(asksCountries) })

@@ -44,7 +44,7 @@ type sharing interface {
 	operator() status.ClusterOperator
 }
 
-// records are keys with versions, as *state.DB and *cluster.Store have them.
+// records are keys with versions, as *state.DB and *cluster.Copied have them.
 type records interface {
 	Get(state.Key) (value []byte, version uint64, err error)
 	List(prefix state.Key) ([]state.Entry, error)
@@ -53,7 +53,7 @@ type records interface {
 	Subscribe(prefix state.Key, f func(changed []state.Key)) (stop func())
 }
 
-var _ records = (*cluster.Store)(nil)
+var _ records = (*cluster.Copied)(nil)
 
 // ownRecords are those of a manager that is alone: nobody else changes them.
 type ownRecords struct{ *state.DB }

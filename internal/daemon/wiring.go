@@ -39,8 +39,8 @@ const publishBurst = 10
 
 // NewRooms wires the components together. Nothing runs yet. Checks go through dialer,
 // tors if it is nil. publishRate is how many uploads a second go through each tor in the
-// long run; 0 leaves it to the queues.
-func NewRooms(tors *tor.Pool, dialer check.Dialer, store *state.DB, record event.Recorder, publishRate int) *Rooms {
+// long run; 0 leaves it to the queues. The operator's words are in words, in store if it is nil.
+func NewRooms(tors *tor.Pool, dialer check.Dialer, store *state.DB, words backend.WordStore, record event.Recorder, publishRate int) *Rooms {
 	if dialer == nil {
 		dialer = tors
 	}
@@ -50,7 +50,7 @@ func NewRooms(tors *tor.Pool, dialer check.Dialer, store *state.DB, record event
 		r.fetchers[t] = newFetcher(t)
 	}
 	r.checks = check.New(check.Config{Prober: check.Through(dialer)})
-	r.backends = backend.New(backend.Config{Consensus: r.consensus, Fetcher: r, Checks: r.checks, Store: store, Record: record})
+	r.backends = backend.New(backend.Config{Consensus: r.consensus, Fetcher: r, Checks: r.checks, Store: store, Words: words, Record: record})
 	return r
 }
 

@@ -173,7 +173,7 @@ func (r *Registry) lost(ctx context.Context, a descriptor.Address, err error) bo
 		keys = append(keys, state.CustomerKey(held.by))
 	}
 	for _, key := range keys {
-		if _, _, err := r.hear(ctx, key); err != nil {
+		if _, err := r.hear(ctx, key); err != nil {
 			return false
 		}
 	}
@@ -228,13 +228,17 @@ func (r *Registry) wake() {
 // Noted receives when there is something to Hear.
 func (r *Registry) Noted() <-chan struct{} { return r.heard.woken }
 
+// Change is how a record of another manager's changed a customer. Was is zero if the customer
+// was not known here.
+type Change struct{ Was, Is Customer }
+
 // hearAtOnce is how many records are taken in at a time.
 const hearAtOnce = 8
 
 // Hear takes in what other managers changed, as far as Note was told: the customers and where
-// their keys are. It returns those customers who are otherwise now. An error is about some of them,
-// who are taken in by the next call.
-func (r *Registry) Hear(ctx context.Context) (list []Customer, err error) {
+// their keys are. It returns who is otherwise now, but for those who are forgotten. An error is about
+// some of them, who are taken in by the next call.
+func (r *Registry) Hear(ctx context.Context) (list []Change, err error) {
 	if r.shared == nil || !r.shared.Joined() {
 		return nil, nil
 	}
@@ -247,8 +251,20 @@ func (r *Registry) Hear(ctx context.Context) (list []Customer, err error) {
 	if err = r.takeOver(ctx, slices.Sorted(maps.Keys(r.dirs()))); err != nil {
 		r.adopted(false)
 	}
-	return r.All(), err
+	known := make(map[descriptor.Address]bool, len(list))
+	for _, c := range list {
+		known[c.Is.Address] = true
+	}
+	for _, c := range r.All() { // some were not served for want of a key
+		if !known[c.Address] {
+			list = append(list, Change{c, c})
+		}
+	}
+	return list, err
 }
+
+// Shared reports whether other managers change customers, too.
+func (r *Registry) Shared() bool { return r.shared != nil }
 
 // adopted sets whether directories were taken over since the store was joined, and returns
 // whether they were before.
@@ -266,7 +282,7 @@ func (r *Registry) dirs() map[string]*shard {
 	return maps.Clone(r.shards)
 }
 
-func (r *Registry) hearAll(ctx context.Context) (list []Customer, err error) {
+func (r *Registry) hearAll(ctx context.Context) (list []Change, err error) {
 	r.heard.mu.Lock()
 	keys := slices.Sorted(maps.Keys(r.heard.keys))
 	clear(r.heard.keys)
@@ -277,10 +293,10 @@ func (r *Registry) hearAll(ctx context.Context) (list []Customer, err error) {
 	workers.SetLimit(hearAtOnce)
 	for _, key := range keys {
 		workers.Go(func() error {
-			c, changed, err := r.hear(ctx, key)
+			c, err := r.hear(ctx, key)
 			mu.Lock()
 			defer mu.Unlock()
-			if changed {
+			if c.Was != c.Is {
 				list = append(list, c)
 			}
 			if err != nil {
@@ -302,11 +318,11 @@ func (r *Registry) hearAll(ctx context.Context) (list []Customer, err error) {
 // errNothing says that there is nothing to take in.
 var errNothing = errors.New("there is no record")
 
-// hear takes in a customer's record, and reports whether that changed the customer.
-func (r *Registry) hear(ctx context.Context, key state.Key) (c Customer, changed bool, err error) {
+// hear takes in a customer's record. The change is none if both halves are the same.
+func (r *Registry) hear(ctx context.Context, key state.Key) (out Change, err error) {
 	a, err := state.CustomerOf(key)
 	if err != nil {
-		return c, false, err
+		return out, err
 	}
 	e, err := r.acquire(ctx, func() (*entry, error) {
 		if e := r.find(a); e != nil {
@@ -328,48 +344,55 @@ func (r *Registry) hear(ctx context.Context, key state.Key) (c Customer, changed
 		return e, nil
 	})
 	if errors.Is(err, errNothing) {
-		return c, false, nil
+		return out, nil
 	}
 	if err != nil {
-		return c, false, err
+		return out, err
 	}
-	c, err = r.carry(e, func() error {
-		changed, err = r.refer(e, key)
-		if err == nil && (e.was != nil || !e.keyed) {
+	if e.version != 0 {
+		out.Was = e.Customer
+	}
+	there := false
+	out.Is, err = r.carry(e, func() error {
+		err := r.refer(e, key)
+		there = err == nil && e.version != 0
+		if there && (e.was != nil || !e.keyed) {
 			r.place(e)
 		}
 		return err
 	})
-	return c, changed, err
+	if !there {
+		out.Is = out.Was // it is as it was, or forgotten
+	}
+	return out, err
 }
 
 // refer has an acquired entry be what its record says.
-func (r *Registry) refer(e *entry, key state.Key) (changed bool, err error) {
+func (r *Registry) refer(e *entry, key state.Key) error {
 	value, version, err := r.store.Get(key)
 	switch {
 	case err != nil:
-		return false, err
+		return err
 	case version == 0 && e.version == 0:
 		r.giveBack(e, true)
-		return false, nil
+		return nil
 	case version == 0:
 		return r.vanished(e)
 	case version == e.version:
-		return false, nil
+		return nil
 	}
 	c, err := decode(key, value)
 	if err != nil {
-		return false, err
+		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	changed = e.version == 0 || c != e.Customer
 	if s := r.shards[c.Shard]; s != nil && e.version == 0 {
 		s.spares = slices.DeleteFunc(s.spares, func(a descriptor.Address) bool { return a == c.Address })
 	}
 	r.takeOthers(e, c, version)
 	r.changes.add(c.Changed, change{address: c.Address})
-	return changed, nil
+	return nil
 }
 
 // takeOthers is take for what another manager may have written, whose customer's key is
@@ -384,7 +407,7 @@ func (r *Registry) takeOthers(e *entry, c Customer, version uint64) {
 
 // vanished deals with an acquired entry whose record is there no more. Only those of removed
 // customers are deleted: any other was lost, and is written again.
-func (r *Registry) vanished(e *entry) (changed bool, err error) {
+func (r *Registry) vanished(e *entry) error {
 	r.mu.Lock()
 	r.count(e, -1)
 	version := e.version
@@ -392,11 +415,12 @@ func (r *Registry) vanished(e *entry) (changed bool, err error) {
 	if e.State == Removed {
 		r.forget(e)
 		r.mu.Unlock()
-		return true, nil
+		return nil
 	}
 	r.mu.Unlock()
 	r.log.Warn("the record of a customer is not in the cluster's store any more, and is written again", "customer", e.Called(), "shard", e.Shard)
-	if err = r.put(e, e.Customer); err != nil {
+	err := r.put(e, e.Customer)
+	if err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if e.version == 0 {
@@ -404,7 +428,7 @@ func (r *Registry) vanished(e *entry) (changed bool, err error) {
 			r.count(e, 1)
 		}
 	}
-	return false, err
+	return err
 }
 
 // place is where a key is.
@@ -549,8 +573,7 @@ func (r *Registry) ask(ctx context.Context) error {
 		}
 		_, err = r.carry(e, func() error {
 			e.unsure = false
-			_, err := r.refer(e, key)
-			return err
+			return r.refer(e, key)
 		})
 		if err != nil {
 			return err

@@ -170,7 +170,7 @@ func (s *simulation) start(t *testing.T, n *sim.Network, backends []*sim.Instanc
 		t.Fatal(err)
 	}
 	client := control.New(control.Config{Dial: n.Dial})
-	rooms := daemon.NewRooms(tor.NewPool(tor.New("tor", client)), nil, store, func(event.Event) {}, 0)
+	rooms := daemon.NewRooms(tor.NewPool(tor.New("tor", client)), nil, store, nil, func(event.Event) {}, 0)
 	env := rooms.Env(store, func(event.Event) {})
 	var services []*balance.Service
 	for number := range s.services {

@@ -176,7 +176,7 @@ func TestShared(t *testing.T) {
 			t.Error(err)
 		}
 		c.same("removed")
-		if shop, _, err = b.Add(t.Context(), "shop", "", ""); err != nil {
+		if _, _, err = b.Add(t.Context(), "shop", "", ""); err != nil {
 			t.Errorf("another of that name: %v", err)
 		}
 		c.same("added again")

@@ -191,6 +191,7 @@ func (c *checker) checkStandby() {
 		c.warn(what, "use store = \"etcd\"", "the customers of shards are not shared: the other machine learns of none that is added, suspended or removed")
 	}
 	c.ok(what, "two machines without a store, of which this one is %q", role)
+	c.checkListen()
 }
 
 // engine is what checks need of an *etcd.Client.

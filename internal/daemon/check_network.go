@@ -50,6 +50,8 @@ func (c *checker) checkNetwork(ctx context.Context) {
 		for _, s := range c.shards {
 			c.checkInstances(ctx, first, consensus, "shard "+s.name, s.Config)
 		}
+		c.checkPublished(ctx, first, consensus)
+		c.checkBeat(ctx, tors)
 	}
 }
 

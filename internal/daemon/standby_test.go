@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,11 +19,18 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
+	"onionbalancer/internal/event"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor"
 	"onionbalancer/internal/tor/control"
 	"onionbalancer/testnet/sim"
 )
+
+// refusal is the error of an upload that an HSDir refused.
+type refusal struct{}
+
+func (refusal) Error() string  { return "refused" }
+func (refusal) Reason() string { return "UPLOAD_REJECTED" }
 
 // twoMachines are a service on a simulated network with two machines that stand in for each
 // other, each with a tor and a daemon of its own.
@@ -260,7 +269,14 @@ func (w *twoMachines) until(what string, most time.Duration, is func() bool) tim
 	return time.Since(began)
 }
 
-func (m *machine) watched() status.Watched { return m.Snapshot().Cluster.Standby.Watched[0] }
+func (m *machine) watched() status.Watched {
+	list := m.Snapshot().Cluster.Standby.Watched
+	n := slices.IndexFunc(list, func(s status.Watched) bool { return s.Address == m.w.address.String() })
+	if n < 0 {
+		return status.Watched{}
+	}
+	return list[n]
+}
 
 func (m *machine) taken() bool { return m.watched().Taken }
 
@@ -295,6 +311,11 @@ func TestTwoMachines(t *testing.T) {
 		if c := w.active.Snapshot().Cluster; c == nil || c.Standby.Role != "active" || len(c.Warnings) > 0 {
 			t.Errorf("the active one at first: %+v", c)
 		}
+		for _, m := range []*machine{w.active, w.standby} {
+			if got := m.services[w.address].cfg.Reclaim; got != (m == w.active) {
+				t.Errorf("the %s machine publishes above the other: %t", m.name, got)
+			}
+		}
 		if n := w.standby.tor.Counts().Posts; n != 0 {
 			t.Errorf("the standby made %d uploads", n)
 		}
@@ -303,6 +324,16 @@ func TestTwoMachines(t *testing.T) {
 		t.Logf("killed: taken over after %s", w.until("taking over", 150*time.Minute, w.standby.taken))
 		w.run(2 * time.Hour)
 		w.want("killed", w.standby, "ok owned")
+		before := w.standby.watched().Read
+		for !w.standby.watched().Read.After(before) { // until a moment after a reading
+			time.Sleep(time.Second)
+		}
+		before = w.standby.watched().Read
+		w.standby.env.Record(event.Event{Kind: event.UploadFailed, Level: slog.LevelDebug, Service: w.address, Attrs: []slog.Attr{slog.Any("error", refusal{})}})
+		time.Sleep(time.Minute)
+		if !w.standby.watched().Read.After(before) {
+			t.Error("HSDirs that refused were not asked soon")
+		}
 		if s := w.standby.Snapshot().Cluster.Standby; *s.Heard || s.Silence == "" {
 			t.Errorf("the heartbeat of who was killed: %+v", s)
 		}
@@ -333,8 +364,277 @@ func TestTwoMachines(t *testing.T) {
 		if counts["standby"] < 4 {
 			t.Errorf("events of the standby: %v", counts)
 		}
+		if w.active.Snapshot().Cluster.Warnings != nil {
+			t.Errorf("warnings of the active one: %q", w.active.Snapshot().Cluster.Warnings)
+		}
 		if why := w.standby.watched().Why; !strings.Contains(why, "active machine publishes again") {
 			t.Errorf("why it yielded: %q", why)
 		}
 	})
+}
+
+// TestStandbyHurries: when the backends' introduction points are others than those published,
+// and the active machine is silent, the other one takes over in minutes.
+func TestStandbyHurries(t *testing.T) {
+	onTwoMachines(t, func(w *twoMachines) {
+		w.run(15 * time.Minute)
+		w.active.kill()
+		for _, i := range w.instances {
+			i.ReplacePoints()
+		}
+		took := w.until("taking over", 12*time.Minute, w.standby.taken)
+		t.Logf("taken over after %s, %d visits lost", took, w.lost)
+		w.run(2 * time.Minute)
+		before := w.lost
+		w.run(time.Hour)
+		if w.lost > before {
+			t.Errorf("%d visits lost after the takeover", w.lost-before)
+		}
+		w.want("taken over", w.standby, "ok owned")
+		if why := w.standby.watched().Why; !strings.Contains(why, "no published introduction point") {
+			t.Errorf("why: %q", why)
+		}
+	})
+}
+
+// TestStandbyRestarts: the standby is started again while it publishes, and goes on; its
+// services are changed by reloads while it publishes and while it does not.
+func TestStandbyRestarts(t *testing.T) {
+	onTwoMachines(t, func(w *twoMachines) {
+		dir := filepath.Dir(w.standby.cfg.File)
+		text, err := os.ReadFile(w.standby.cfg.File)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second := writeKey(t, filepath.Join(dir, "second"), 8)
+		watched := func() (list []string) {
+			for _, s := range w.standby.Snapshot().Cluster.Standby.Watched {
+				list = append(list, fmt.Sprint(s.Address[:4], " ", s.Taken))
+			}
+			return list
+		}
+		reload := func(when, text string, want ...string) {
+			t.Helper()
+			if err := w.standby.Reload(parse(t, dir, text)); err != nil {
+				t.Fatal(err)
+			}
+			w.run(time.Minute)
+			slices.Sort(want)
+			if got := watched(); !slices.Equal(got, want) {
+				t.Errorf("%s: watched are %q, want %q", when, got, want)
+			}
+		}
+		front, other := w.address.String()[:4], second.String()[:4]
+		reload("a service more", string(text)+service("second", w.instances[0]), front+" false", other+" false")
+		w.active.kill()
+		w.until("taking over", 150*time.Minute, w.standby.taken)
+		reload("a service less", string(text), front+" true")
+		w.standby.kill()
+		w.standby.start()
+		if got := w.until("going on", 10*time.Minute, w.standby.taken); got > 5*time.Minute {
+			t.Errorf("started again, it went on after %s", got)
+		}
+		w.run(3 * time.Hour)
+		w.want("started again", w.standby, "ok owned")
+		reload("fewer backends", strings.Replace(string(text), w.instances[2].Address().String(), w.net.AddInstance(sim.InstanceConfig{}).Address().String(), 1), front+" true")
+		w.run(10 * time.Minute)
+		w.want("fewer backends", w.standby, "ok owned")
+		posts := w.standby.tor.Counts().Posts
+		reload("removed", strings.ReplaceAll(string(text), "\"front\"", "\"second\""), other+" false")
+		w.run(3 * time.Minute) // in five it takes the other over, which nobody publishes
+		if n := w.standby.tor.Counts().Posts - posts; n != 0 {
+			t.Errorf("%d uploads for a service that was removed", n)
+		}
+		if w.lost > 0 {
+			t.Errorf("%d of %d visits lost", w.lost, w.visits)
+		}
+	})
+}
+
+// TestHeartbeatUnfit: an active machine whose tor is cut off says so.
+func TestHeartbeatUnfit(t *testing.T) {
+	onTwoMachines(t, func(w *twoMachines) {
+		w.run(10 * time.Minute)
+		w.active.tor.SetOffline(true)
+		w.until("unfit", 4*time.Hour, func() bool {
+			s := w.standby.Snapshot().Cluster.Standby
+			return !*s.Heard && s.Silence == ""
+		})
+		w.active.tor.SetOffline(false)
+		w.until("fit again", 30*time.Minute, func() bool { return *w.standby.Snapshot().Cluster.Standby.Heard })
+		if w.lost > 0 {
+			t.Errorf("%d of %d visits lost", w.lost, w.visits)
+		}
+	})
+}
+
+// TestWatch: a machine without keys tells when what is published gets old.
+func TestWatch(t *testing.T) {
+	onTwoMachines(t, func(w *twoMachines) {
+		dir := t.TempDir()
+		watch := &machine{w: w, name: "watch", tor: w.net.AddTor(sim.TorConfig{}), cfg: parse(t, dir, "state_dir = \"state\"\n"+torTable+
+			"[cluster]\nstore = \"standby\"\n[cluster.standby]\nrole = \"watch\"\naddresses = \""+w.address.String()+"\"\n")}
+		watch.start()
+		defer watch.kill()
+		w.run(time.Hour)
+		s := watch.Snapshot()
+		if c := s.Cluster; c.Standby.Role != "watch" || c.Standby.Heard != nil || len(s.Services) != 0 || s.LeftOut != 0 || len(s.Warnings) != 0 ||
+			c.Standby.Watched[0].Alarm != "" || c.Standby.Watched[0].Revision == 0 || time.Since(c.Standby.Watched[0].Made) > 2*time.Hour {
+			t.Errorf("all is well: %+v, %q, %+v", c.Standby, s.Warnings, s)
+		}
+		if err := watch.Reload(watch.cfg); err != nil {
+			t.Errorf("a reload: %v", err)
+		}
+		w.standby.kill()
+		w.active.kill()
+		alarm := func(text string) func() bool {
+			return func() bool {
+				got := watch.watched().Alarm
+				return strings.Contains(got, text) && (text != "" || got == "")
+			}
+		}
+		w.until("not renewed", 150*time.Minute, alarm("not been renewed"))
+		w.until("gone", 150*time.Minute, alarm("do not have the descriptor"))
+		w.active.start()
+		w.until("back", 20*time.Minute, alarm(""))
+		if n := watch.tor.Counts().Posts; n != 0 {
+			t.Errorf("it made %d uploads", n)
+		}
+	})
+}
+
+func TestListenBeat(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "beat")
+	stale, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := stale.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := listenBeat("unix", path)
+	if err != nil {
+		t.Fatalf("where a killed daemon listened: %v", err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o666 {
+		t.Errorf("the socket: %v, %v", info.Mode(), err)
+	}
+	if _, err := listenBeat("unix", path); err == nil || !strings.Contains(err.Error(), "something else answers") {
+		t.Errorf("where another one listens: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := listenBeat("unix", path); err == nil {
+		t.Error("where a file is")
+	}
+	if content, err := os.ReadFile(path); string(content) != "precious" {
+		t.Errorf("the file is %q now, %v", content, err)
+	}
+	if l, err = listenBeat("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+}
+
+// TestCheckTwoMachines: what check says of the published descriptors and the heartbeat.
+func TestCheckTwoMachines(t *testing.T) {
+	onTwoMachines(t, func(w *twoMachines) {
+		w.run(10 * time.Minute)
+		services, err := buildAll(w.standby.cfg, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release(maps.Values(services), slog.New(slog.DiscardHandler))
+		rooms := w.standby.rooms
+		says := func(change func(*config.Config)) string {
+			cfg := *w.standby.cfg
+			change(&cfg)
+			consensus, err := rooms.consensus.Consensus()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var found findings
+			c := &checker{cfg: &cfg, tell: found.tell}
+			if cfg.Cluster.Standby.Role == config.RoleStandby {
+				c.services = slices.Collect(maps.Values(services))
+			}
+			c.checkPublished(w.t.Context(), rooms.tors.Tors()[0], consensus)
+			c.checkBeat(w.t.Context(), w.net.Dialer())
+			return found.String()
+		}
+		want := func(when, got string, wants ...string) {
+			t.Helper()
+			for _, want := range wants {
+				if !strings.Contains(got, want) {
+					t.Errorf("%s: no %q in\n%s", when, want, got)
+				}
+			}
+		}
+		as := func(*config.Config) {}
+		want("all well", says(as), "ok published descriptor of "+w.address.Short()+": it has 9 introduction points", "ok heartbeat of the active machine: it publishes all services")
+		want("a watch", says(func(c *config.Config) {
+			c.Cluster.Standby = config.Standby{Role: config.RoleWatch, Addresses: []descriptor.Address{w.address, {1}}}
+		}), "ok published descriptor of "+w.address.Short(), "warning published descriptor of "+descriptor.Address{1}.Short())
+		if got := says(func(c *config.Config) { c.Cluster.Standby = config.Standby{Role: config.RoleActive} }); got != "" {
+			t.Errorf("the active one: %s", got)
+		}
+		web := w.net.AddInstance(sim.InstanceConfig{})
+		web.SetApplication(func(_ uint16, conn net.Conn) { _, _ = io.WriteString(conn, "SSH-2.0-\r\n") })
+		time.Sleep(2 * time.Minute)
+		want("something else", says(func(c *config.Config) { c.Cluster.Standby.Heartbeat = web.Address().Label() + ".onion:22" }),
+			"failed heartbeat of the active machine: what answers is no heartbeat", "cluster.standby.listen")
+		w.active.kill()
+		want("killed", says(as), "warning heartbeat of the active machine: none")
+	})
+}
+
+// TestCheckListen: what check says of where the heartbeat is answered.
+func TestCheckListen(t *testing.T) {
+	dir := t.TempDir()
+	says := func(listen string) string {
+		var found findings
+		(&checker{cfg: &config.Config{Cluster: config.Cluster{Store: config.StoreStandby, Standby: config.Standby{Role: config.RoleActive, Listen: listen}}}, tell: found.tell}).checkListen()
+		return found.String()
+	}
+	path := filepath.Join(dir, "beat")
+	if got := says(""); got != "" {
+		t.Errorf("nowhere: %s", got)
+	}
+	if got := says("unix:" + path); !strings.HasPrefix(got, "ok ") {
+		t.Errorf("a socket: %s", got)
+	}
+	if got := says("unix:" + path + "/none/beat"); !strings.HasPrefix(got, "failed ") {
+		t.Errorf("a socket in no directory: %s", got)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen := l.Addr().String()
+	lines := make(chan string)
+	go func() {
+		for line := range lines {
+			if conn, err := l.Accept(); err == nil {
+				_, _ = io.WriteString(conn, line)
+				_ = conn.Close()
+			}
+		}
+	}()
+	for line, want := range map[string]string{"1 fit\n": "ok ", "1 unfit\n": "warning ", "hello\n": "failed "} {
+		lines <- line
+		if got := says(listen); !strings.HasPrefix(got, want) {
+			t.Errorf("%q: %s", line, got)
+		}
+	}
+	close(lines)
+	_ = l.Close()
+	if got := says(listen); !strings.HasPrefix(got, "ok ") {
+		t.Errorf("a port: %s", got)
+	}
 }

@@ -31,6 +31,9 @@ var ErrNoBeat = errors.New("what answers is no heartbeat of this version of bala
 // ReadBeat reads the heartbeat that a connection ends with, and returns what it says.
 func ReadBeat(r io.Reader) (fit bool, err error) {
 	line, err := io.ReadAll(io.LimitReader(r, longestBeat))
+	if err == nil && len(line) == 0 {
+		err = io.ErrUnexpectedEOF
+	}
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("reading the heartbeat: %w", err)

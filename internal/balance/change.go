@@ -48,14 +48,7 @@ func (t *Target) changeSince(last *Edition, pool *pool) (most change) {
 
 // changeOf compares what a slot should hold with what it does.
 func changeOf(at *slot, next *holding, alive map[[32]byte][]*descriptor.IntroductionPoint) change {
-	living := 0
-	for n := range at.holding.IntroductionPoints {
-		p := &at.holding.IntroductionPoints[n]
-		if slices.ContainsFunc(alive[p.AuthKey], func(q *descriptor.IntroductionPoint) bool { return backend.SamePoint(p, q) }) {
-			living++
-		}
-	}
-	loss := lossOf(living, len(at.holding.IntroductionPoints), at.Reserve)
+	loss := lossOf(at.holding.living(alive), len(at.holding.IntroductionPoints), at.Reserve)
 	switch {
 	case loss == changeDead:
 		return changeDead
@@ -65,6 +58,47 @@ func changeOf(at *slot, next *holding, alive map[[32]byte][]*descriptor.Introduc
 		return loss
 	}
 	return changeAdded
+}
+
+// living counts the points of h that are alive.
+func (h *holding) living(alive map[[32]byte][]*descriptor.IntroductionPoint) (count int) {
+	for n := range h.IntroductionPoints {
+		p := &h.IntroductionPoints[n]
+		if slices.ContainsFunc(alive[p.AuthKey], func(q *descriptor.IntroductionPoint) bool { return backend.SamePoint(p, q) }) {
+			count++
+		}
+	}
+	return count
+}
+
+// unanswered is how many attempts an HSDir may leave unanswered before what it has is of no
+// concern.
+const unanswered = 3
+
+// behind says how much is dead of what clients get while last waits for its turn to be
+// uploaded. What replaces last is as urgent as that, though it be no worse than last.
+func (t *Target) behind(last *Edition, pool *pool) (most change) {
+	if last.everywhere() || len(pool.candidates) == 0 {
+		return changeNone
+	}
+	alive := t.alive(pool)
+	some, dead := false, true
+	for n := range last.slots {
+		at := &last.slots[n]
+		had := last.had(at.HSDir)
+		if at.Reserve || had.empty() {
+			continue
+		}
+		living := had.living(alive)
+		some, dead = true, dead && living == 0
+		if at.confirmed.IsZero() && at.attempts < unanswered && living < len(had.IntroductionPoints) {
+			most = changeRemoved
+		}
+	}
+	if some && dead {
+		return changeDead
+	}
+	return most
 }
 
 // lossOf says what it means that so many of all points of a slot live.

@@ -52,6 +52,7 @@ type Edition struct {
 type slot struct {
 	place
 	confirmed time.Time // zero until the HSDir confirmed
+	before    *holding  // what it has until then; nil if that is nothing, or not known
 	err       error     // of the last attempt
 	attempts  int32
 	rejected  bool
@@ -71,7 +72,7 @@ func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Editi
 	}
 	e.slots = make([]slot, len(t.places))
 	for n, p := range t.places {
-		e.slots[n].place = p
+		e.slots[n].place, e.slots[n].before = p, last.had(p.HSDir)
 	}
 	if last != nil {
 		e.heard, e.removed, e.added = last.heard, last.removed, last.added
@@ -105,6 +106,22 @@ func (e *Edition) share(t *Target) {
 			at.holding = p.holding
 		}
 	}
+}
+
+// had returns what an HSDir has of the period: of e, or of an edition before it. It is nil if
+// that is nothing, or not known.
+func (e *Edition) had(h [20]byte) *holding {
+	if e == nil {
+		return nil
+	}
+	at := e.slot(h)
+	switch {
+	case at == nil:
+		return nil
+	case at.confirmed.IsZero():
+		return at.before
+	}
+	return at.holding
 }
 
 // places lists the slots without the state of their uploads.

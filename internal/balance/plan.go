@@ -390,6 +390,9 @@ func (p *Plan) decide(t *Target, v View, s State, pool *pool) {
 	if t.hosted && v.unnoticed(t, last) {
 		t.Urgency = hsdir.UrgencyRefresh
 	}
+	if !t.hosted || v.asked(t.Keys.Period) {
+		t.Urgency = min(t.Urgency, t.pending(last, pool))
+	}
 	p.separate(t, v, last)
 	seen := !v.Instances.Heard().IsZero() || last.Reason == ReasonResumed
 	if seen && !last.heard.IsZero() && last.points() > 0 {
@@ -447,6 +450,20 @@ func (t *Target) urgency() hsdir.Urgency {
 		return hsdir.UrgencyPointsDead
 	}
 	return hsdir.UrgencyRefresh
+}
+
+// pending says how much clients lose since last is pending, which t replaces.
+func (t *Target) pending(last *Edition, pool *pool) hsdir.Urgency {
+	if last.heard.IsZero() {
+		return last.Urgency
+	}
+	switch t.behind(last, pool) {
+	case changeNone:
+		return hsdir.UrgencyRefresh
+	case changeDead:
+		return hsdir.UrgencyNoLivePoint
+	}
+	return hsdir.UrgencyPointsDead
 }
 
 // staleUntil returns the moment before which no edition may follow one that was built at

@@ -20,9 +20,9 @@ import (
 // connections share one.
 //
 // Uploads of a lower Urgency go first; among equals, slots that clients ask
-// before Reserve ones, first attempts before retries, then first in, first out. Only
-// a renewal that has waited for ten minutes goes before what can wait: HSDirs drop a
-// descriptor that is not renewed, however much else there is to do.
+// before Reserve ones, first attempts before second ones and these before later ones, then
+// first in, first out. Only a renewal that has waited for ten minutes goes before what can
+// wait: HSDirs drop a descriptor that is not renewed, however much else there is to do.
 // Retries take half of the places in flight at most, so that HSDirs that never
 // answer do not block others. Two uploads of one address to one HSDir are never
 // in flight together, since tor's events could not tell them apart.
@@ -41,7 +41,7 @@ type UploadQueue struct {
 	mu       sync.Mutex // protects the fields below
 	editions map[descriptor.Address][]*edition
 	pending  int
-	ready    [urgencies][2][2]taskList // by urgency, Reserve, and whether it is a retry
+	ready    [urgencies][2][attempts]taskList // by urgency, Reserve, and how often it was tried
 	waiting  retryHeap
 	inFlight map[route]*flight
 	retrying int // of inFlight, those that are retries
@@ -50,6 +50,10 @@ type UploadQueue struct {
 	timer    *time.Timer // for the next retry or token
 	closed   bool
 }
+
+// attempts is how many kinds of ready tasks there are by how often they were tried: never,
+// once, and more often.
+const attempts = 3
 
 // edition is an Upload with a task for each slot.
 type edition struct {
@@ -192,6 +196,15 @@ func (q *UploadQueue) RetryNow() {
 	q.dispatch()
 }
 
+// SetRate changes how many uploads are launched a second in the long run, above 0. The burst
+// stays as it is.
+func (q *UploadQueue) SetRate(perSecond float64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.tokens.SetLimit(rate.Limit(perSecond))
+	q.dispatch()
+}
+
 // Pending returns how many slots are neither confirmed nor given up.
 func (q *UploadQueue) Pending() int {
 	q.mu.Lock()
@@ -231,7 +244,7 @@ func (q *UploadQueue) Close() {
 		}
 	}
 	clear(q.editions)
-	q.pending, q.waiting, q.ready = 0, nil, [urgencies][2][2]taskList{}
+	q.pending, q.waiting, q.ready = 0, nil, [urgencies][2][attempts]taskList{}
 	q.timer.Stop()
 	q.mu.Unlock()
 	q.stop()
@@ -242,14 +255,11 @@ func (q *UploadQueue) Close() {
 
 // readyList returns the list that t is in while it is ready.
 func (q *UploadQueue) readyList(t *task) *taskList {
-	reserve, retry := 0, 0
+	reserve := 0
 	if t.target().Reserve {
 		reserve = 1
 	}
-	if t.failures > 0 {
-		retry = 1
-	}
-	return &q.ready[t.edition.Urgency][reserve][retry]
+	return &q.ready[t.edition.Urgency][reserve][min(t.failures, attempts-1)]
 }
 
 // drop removes an edition. Its uploads in flight finish, unless they still wait
@@ -306,7 +316,7 @@ func (q *UploadQueue) dispatch() {
 		}
 		if !q.tokens.AllowN(now, 1) {
 			missing := 1 - q.tokens.TokensAt(now)
-			wait = max(time.Millisecond, time.Duration(missing/q.cfg.PerSecond*float64(time.Second)))
+			wait = max(time.Millisecond, time.Duration(missing/float64(q.tokens.Limit())*float64(time.Second)))
 			break
 		}
 		q.launch(t)
@@ -324,19 +334,19 @@ func (q *UploadQueue) dispatch() {
 // next returns the ready task that goes first, nil if none may be launched. Tasks
 // whose route is in use are blocked until it is free.
 func (q *UploadQueue) next() *task {
-	retries := 2
+	tried := attempts // how often a task may have been, plus 1
 	if q.retrying >= max(1, q.cfg.InFlight/2) {
-		retries = 1
+		tried = 1
 	}
 	for urgency := range q.ready {
 		if urgency == int(UrgencyPointsDead) {
-			if t := q.overdue(); t != nil {
+			if t := q.overdue(min(tried, 2)); t != nil {
 				return t
 			}
 		}
 		for reserve := range 2 {
-			for retry := range retries {
-				if t := q.first(&q.ready[urgency][reserve][retry]); t != nil {
+			for n := range tried {
+				if t := q.first(&q.ready[urgency][reserve][n]); t != nil {
 					return t
 				}
 			}
@@ -345,17 +355,26 @@ func (q *UploadQueue) next() *task {
 	return nil
 }
 
-// renewalPatience is how long a renewal waits at most for uploads that are more urgent.
-const renewalPatience = 10 * time.Minute
+// renewalPatience is how long a renewal waits at most for uploads that are more urgent, and
+// reservePatience that of a Reserve slot: a consensus that came after it was queued may have
+// clients ask it.
+const (
+	renewalPatience = 10 * time.Minute
+	reservePatience = 15 * time.Minute
+)
 
-// overdue returns the renewal that has waited for the longest, if that is too long, and
-// clients ask its slot.
-func (q *UploadQueue) overdue() *task {
-	t := q.first(&q.ready[UrgencyRefresh][0][0])
-	if t == nil || time.Since(q.began)-t.edition.queued < renewalPatience {
-		return nil
+// overdue returns the renewal that has waited for the longest, if that is too long, and it
+// was tried less often than that: an HSDir that does not answer holds nobody up.
+func (q *UploadQueue) overdue(tried int) *task {
+	waited := time.Since(q.began)
+	for reserve, patience := range [...]time.Duration{renewalPatience, reservePatience} {
+		for n := range tried {
+			if t := q.first(&q.ready[UrgencyRefresh][reserve][n]); t != nil && waited-t.edition.queued >= patience {
+				return t
+			}
+		}
 	}
-	return t
+	return nil
 }
 
 // first returns the first task of a list whose route is free. Those before it are blocked

@@ -193,19 +193,23 @@ func TestUploadOrder(t *testing.T) {
 func TestUploadRenewalWaits(t *testing.T) {
 	for _, more := range []struct {
 		urgency Urgency
+		reserve bool          // the renewal's slot
 		want    time.Duration // until the renewal; 0: not in the test's time
-	}{{UrgencyPointsDead, renewalPatience}, {UrgencyRotation, renewalPatience}, {UrgencyNew, 0}} {
+	}{
+		{UrgencyPointsDead, false, renewalPatience}, {UrgencyRotation, false, renewalPatience}, {UrgencyNew, false, 0},
+		{UrgencyPointsDead, true, reservePatience},
+	} {
 		onQueue(t, func(t *testing.T, s *uploadScene) {
 			s.cfg.InFlight = 1
 			s.tor.setAll(slowly(time.Second, accepts))
 			var took time.Duration
-			for n := range 1800 {
+			for n := range 2400 {
 				u := s.edition("d", Slot{HSDir: [20]byte{1}})
 				u.Address[0], u.Address[1], u.Urgency = byte(n), byte(n>>8), more.urgency
 				s.upload(u)
 				if n == 0 {
 					began := time.Now()
-					renewal := s.edition("d", Slot{HSDir: [20]byte{2}})
+					renewal := s.edition("d", Slot{HSDir: [20]byte{2}, Reserve: more.reserve})
 					renewal.Urgency = UrgencyRefresh
 					renewal.Report = func(UploadResult) { took = time.Since(began) }
 					s.upload(renewal)
@@ -214,6 +218,40 @@ func TestUploadRenewalWaits(t *testing.T) {
 			}
 			if took < more.want || took > more.want+2*time.Second || more.want == 0 && took != 0 {
 				t.Errorf("uploaded after %s beside uploads of urgency %d, want %s", took, more.urgency, more.want)
+			}
+		})
+	}
+}
+
+// One attempt that is not answered does not have a renewal wait for all others. Where an
+// HSDir never answers it does.
+func TestUploadRenewalAgain(t *testing.T) {
+	for silences, want := range map[int]bool{1: true, 2: false} {
+		onQueue(t, func(t *testing.T, s *uploadScene) {
+			s.cfg.InFlight = 1
+			s.tor.setAll(slowly(time.Second, accepts))
+			s.tor.set([20]byte{2}, func(context.Context, []byte) ([]byte, error) {
+				time.Sleep(time.Second)
+				if silences--; silences >= 0 {
+					return nil, errSilence
+				}
+				return nil, nil
+			})
+			confirmed := false
+			for n := range 1800 {
+				u := s.edition("d", Slot{HSDir: [20]byte{1}})
+				u.Address[0], u.Address[1], u.Urgency = byte(n), byte(n>>8), UrgencyPointsDead
+				s.upload(u)
+				if n == 0 {
+					renewal := s.edition("d", Slot{HSDir: [20]byte{2}})
+					renewal.Urgency = UrgencyRefresh
+					renewal.Report = func(r UploadResult) { confirmed = r.Err == nil }
+					s.upload(renewal)
+				}
+				time.Sleep(time.Second / 2)
+			}
+			if confirmed != want {
+				t.Errorf("confirmed: %t, want %t", confirmed, want)
 			}
 		})
 	}
@@ -252,6 +290,31 @@ func TestUploadPace(t *testing.T) {
 		if want := []time.Duration{0, 0, 0, half, 2 * half, 3 * half, 4 * half, 5 * half}; !slices.Equal(got, want) {
 			t.Errorf("launched at %v, want %v", got, want)
 		}
+	})
+}
+
+// A raise of the rate is of use at once, and a cut too: uploads that wait for their turn
+// are launched by it.
+func TestUploadSetRate(t *testing.T) {
+	onQueue(t, func(t *testing.T, s *uploadScene) {
+		s.cfg.PerSecond, s.cfg.Burst = 0.01, 1
+		began := time.Now()
+		s.upload(s.edition("d", s.slots[:6]...))
+		time.Sleep(50 * time.Second) // half of a token is there
+		s.q.SetRate(0.1)
+		time.Sleep(16 * time.Second)
+		s.q.SetRate(0.01)
+		time.Sleep(time.Hour)
+		var got []time.Duration
+		for _, c := range s.tor.seen() {
+			got = append(got, c.at.Sub(began).Round(time.Second))
+		}
+		// At 66 seconds nine tenths of the fourth's token are missing, which take 90 seconds.
+		want := []time.Duration{0, 55 * time.Second, 65 * time.Second, 156 * time.Second, 256 * time.Second, 356 * time.Second}
+		if !slices.Equal(got, want) {
+			t.Errorf("launched at %v, want %v", got, want)
+		}
+		s.wantConfirmed(t, 6)
 	})
 }
 

@@ -232,7 +232,7 @@ func TestUploadRandomly(t *testing.T) {
 			}
 			s.wantPace(t)
 			q := s.q
-			if len(q.editions)+len(q.inFlight)+len(q.waiting)+q.retrying > 0 || q.ready != [urgencies][2][2]taskList{} {
+			if len(q.editions)+len(q.inFlight)+len(q.waiting)+q.retrying > 0 || q.ready != [urgencies][2][attempts]taskList{} {
 				t.Errorf("seed %d: left over: %d editions, %d in flight, %d waiting, %d retrying, ready %v",
 					seed, len(q.editions), len(q.inFlight), len(q.waiting), q.retrying, q.ready)
 			}

@@ -28,7 +28,7 @@ func Table(runs []Result) report.Table {
 	}}
 	for _, r := range runs {
 		t.Add(r.Customers, r.Shards, r.Tors, report.Number(report.Round(r.Days)), r.ReplicaFailures, r.TorFailures, fmt.Sprintf("%.0f min", r.Oldest), fmt.Sprintf("%.0f s", r.Spell),
-			fmt.Sprintf("%.1f", r.Uploads), fmt.Sprintf("%d (%d allowed)", r.PerMinute, 70*r.Rate), fmt.Sprintf("%.2f ms", r.CPU))
+			fmt.Sprintf("%.1f", r.Uploads), r.PerMinute, fmt.Sprintf("%.2f ms", r.CPU))
 	}
 	return t
 }

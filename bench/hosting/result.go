@@ -21,7 +21,7 @@ type Result struct {
 	Spell       float64 // the longest time of one, seconds
 	PerSecond   int     // uploads begun through one tor in one second, at most
 	PerMinute   int     // and in one minute
-	Rate        int     // what publish_rate allows in a second, in the long run
+	Rate        int     // what publish_rate allows in a second through each tor, in the long run
 
 	ReplicaFailures, TorFailures, PointsEnded, Failed int // Failed: uploads that did not arrive
 

@@ -217,6 +217,9 @@ func (f *fleet) start(t *testing.T, checks *check.Runner, backends *backend.Set)
 	wait.Go(func() {
 		for {
 			changed := f.pool.Changed()
+			for _, t := range f.tors {
+				t.queue.SetRate(float64(f.rate*len(f.tors)) / float64(f.pool.Serving()))
+			}
 			for _, c := range f.customers {
 				c.service.Moved()
 			}
@@ -365,6 +368,8 @@ type fleetTor struct {
 	tor   *tor.Tor
 	queue *hsdir.UploadQueue
 	next  time.Time // when it dies or is back
+
+	outage time.Duration // for how long it dies; 0: for a random time
 
 	dead     atomic.Bool
 	mu       sync.Mutex

@@ -65,10 +65,8 @@ func TestMonthOfHosting(t *testing.T) {
 		if f.tally.scarce > scarce {
 			t.Errorf("few points of a descriptor lived for %s", f.tally.scarce)
 		}
-		for _, tor := range f.tors {
-			if second, is := tor.ahead(cfg.rate); is {
-				t.Errorf("%s was ahead of the rate in second %d", tor.tor.Name(), second)
-			}
+		if second, is := f.ahead(); is {
+			t.Errorf("the tors were ahead of their rate in second %d", second)
 		}
 	})
 }
@@ -101,6 +99,29 @@ func TestRestartAfterPeriodBegan(t *testing.T) {
 		f.run(3*time.Hour, func() { f.read(t) })
 		if long := f.tally.scarce; long == 0 || long > 6*time.Minute {
 			t.Errorf("few points of a descriptor lived for %s", long)
+		}
+	})
+}
+
+// Two of five tors are dead over noon, when all services go over to other points: those that
+// serve make up for them.
+func TestTorsDeadOverNoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(9*time.Hour + 30*time.Minute)
+		const never = 1e5 * time.Hour
+		f := newFleet(t, fleetConfig{
+			customers: 900, shards: 18, tors: 5, inNetwork: 100, rate: 1, crash: 18 * time.Hour, freeze: 36 * time.Hour, torDies: never, seed: 11,
+		})
+		noon := time.Now().Truncate(24 * time.Hour).Add(12 * time.Hour)
+		for _, tor := range f.tors[:2] {
+			tor.next, tor.outage = noon.Add(-30*time.Minute), 5*time.Hour
+		}
+		f.run(time.Until(noon.Add(4*time.Hour)), func() { f.read(t) })
+		if f.tally.oldest > oldestAllowed {
+			t.Errorf("a descriptor became %s old", f.tally.oldest)
+		}
+		if f.tally.spell > 5*time.Minute {
+			t.Errorf("a customer was unreachable for %s", f.tally.spell)
 		}
 	})
 }

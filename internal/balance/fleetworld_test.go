@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"cmp"
 	"crypto/ecdh"
 	"crypto/ed25519"
 	"encoding/binary"
@@ -37,6 +38,9 @@ func (t *fleetTally) aged(age time.Duration) {
 	t.oldest, t.recently = max(t.oldest, age), max(t.recently, age)
 }
 
+// coldFor is how long it takes to publish all services for the first time.
+const coldFor = time.Hour
+
 // readsAfter is how long after an hour everybody has its consensus.
 const readsAfter = 2 * time.Minute
 
@@ -71,7 +75,7 @@ func (f *fleet) step(now time.Time) {
 			down--
 		case down < max(1, f.fleetConfig.tors/2):
 			t.die()
-			t.next = now.Add(min(2*time.Minute+f.within(time.Hour), 6*time.Hour))
+			t.next = now.Add(cmp.Or(t.outage, min(2*time.Minute+f.within(time.Hour), 6*time.Hour)))
 			down++
 			f.tally.torsFailed.Add(1)
 		}
@@ -316,7 +320,7 @@ func (c *customer) look(now time.Time, lives, age bool) {
 		c.fleet.tally.lost(c, now.Sub(c.lost)+worldStep)
 	}
 	switch {
-	case !scarce || !lives:
+	case !scarce || !lives || now.Sub(c.fleet.began) < coldFor: // then those go first that were never published
 		c.scarce = time.Time{}
 	case c.scarce.IsZero():
 		c.scarce = now
@@ -385,11 +389,22 @@ func (f *fleet) result(cpu time.Duration) hosting.Result {
 	return r
 }
 
-// ahead returns a second in which a tor was ahead of its rate, if there is one.
-func (t *fleetTor) ahead(rate int) (second int, is bool) {
-	tokens := 10 * rate
-	for second, n := range t.launched {
-		if tokens = min(10*rate, tokens+rate) - int(n); tokens < -rate {
+// ahead returns a second in which the tors together were ahead of their rate, if there is
+// one. Each that comes back may have a burst.
+func (f *fleet) ahead() (second int, is bool) {
+	all := f.rate * len(f.tors)
+	tokens, seconds := 10*all, 0
+	for _, t := range f.tors {
+		seconds = max(seconds, len(t.launched))
+	}
+	for second := range seconds {
+		tokens = min(10*all, tokens+all)
+		for _, t := range f.tors {
+			if second < len(t.launched) {
+				tokens -= int(t.launched[second])
+			}
+		}
+		if tokens < -6*all {
 			return second, true
 		}
 	}

@@ -74,8 +74,9 @@ type Tor struct {
 	// cookie.
 	PasswordFile string `toml:"password_file" is:"secret"`
 
-	// PublishRate is how many uploads a second go through each tor at most, 1 to 200, after
-	// a burst of ten times as many. Default: 10.
+	// PublishRate is how many uploads a second go through each tor, 1 to 200, after a burst
+	// of ten times as many. Tors that serve take over the rate of those that do not.
+	// Default: 10.
 	PublishRate int `toml:"publish_rate" range:"1 200" default:"10"`
 
 	// Binary is the program to start as tors of our own. Default: tor in PATH.

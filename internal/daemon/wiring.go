@@ -32,6 +32,8 @@ type Rooms struct {
 	fetchers  map[*tor.Tor]*hsdir.Fetcher
 	checks    *check.Runner
 	backends  *backend.Set
+
+	publishRate int
 }
 
 // publishBurst is how many seconds' uploads may begin at once after a pause.
@@ -39,12 +41,12 @@ const publishBurst = 10
 
 // NewRooms wires the components together. Nothing runs yet. Checks go through dialer,
 // tors if it is nil. publishRate is how many uploads a second go through each tor in the
-// long run; 0 leaves it to the queues. The operator's words are in words, in store if it is nil.
+// long run while all serve; 0 leaves it to the queues. The operator's words are in words, in store if it is nil.
 func NewRooms(tors *tor.Pool, dialer check.Dialer, store *state.DB, words backend.WordStore, record event.Recorder, publishRate int) *Rooms {
 	if dialer == nil {
 		dialer = tors
 	}
-	r := &Rooms{tors: tors, record: record, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
+	r := &Rooms{tors: tors, publishRate: publishRate, record: record, consensus: consensus.New(poolSource{tors}, record), queues: map[*tor.Tor]*hsdir.UploadQueue{}, fetchers: map[*tor.Tor]*hsdir.Fetcher{}}
 	for _, t := range tors.Tors() {
 		r.queues[t] = hsdir.NewUploadQueue(hsdir.UploadConfig{Poster: t.Poster(), PerSecond: float64(publishRate), Burst: publishBurst * publishRate})
 		r.fetchers[t] = newFetcher(t)
@@ -96,6 +98,7 @@ func (r *Rooms) Run(ctx context.Context, moved func()) {
 	wait.Go(func() {
 		for {
 			changed := r.tors.Changed()
+			r.shareRate()
 			moved()
 			select {
 			case <-changed:
@@ -120,6 +123,17 @@ func (r *Rooms) Fit() error {
 		return fmt.Errorf("tor has no consensus but one that was valid until %s", utc(c.ValidUntil))
 	}
 	return nil
+}
+
+// shareRate has the tors that serve make up for those that do not: as many uploads go
+// through all of them together as are allowed when none is dead.
+func (r *Rooms) shareRate() {
+	if r.publishRate == 0 {
+		return
+	}
+	for _, queue := range r.queues {
+		queue.SetRate(float64(r.publishRate*len(r.queues)) / float64(r.tors.Serving()))
+	}
 }
 
 // Close ends all uploads.

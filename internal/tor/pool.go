@@ -61,6 +61,13 @@ func (p *Pool) For(address descriptor.Address) *Tor {
 	return best
 }
 
+// Serving returns how many tors serve now; at least one.
+func (p *Pool) Serving() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.serving)
+}
+
 // score is the weight of a tor for an address in rendezvous hashing.
 func score(name string, address descriptor.Address) uint64 {
 	sum := sha256.Sum256(append([]byte(name+"\x00"), address[:]...))

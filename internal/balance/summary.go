@@ -73,6 +73,14 @@ func (s *Service) Draining(instance descriptor.Address) *status.Drain {
 	return s.describeDrain(v, n)
 }
 
+// Uncertified returns why the keys do not sign the descriptor that clients fetch now; nil if
+// nothing is known against it.
+func (s *Service) Uncertified() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys.Uncertified(s.report.seen.current().Keys.Period)
+}
+
 // published reports whether an HSDir of the ring confirmed e.
 func (e *Edition) published() bool {
 	return e != nil && slices.ContainsFunc(e.slots, func(at slot) bool { return !at.Left && !at.confirmed.IsZero() })

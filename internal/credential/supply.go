@@ -186,6 +186,14 @@ func (k *Keeper) CannotSign(p descriptor.Period) bool {
 	return k.supply.outlook.stage == stageOver || k.failures[p] != nil || k.unsigned[p] != nil
 }
 
+// Uncertified returns why certifying for p failed last; nil if it did not.
+func (k *Keeper) Uncertified(p descriptor.Period) error {
+	if f := k.failures[p]; f != nil {
+		return f.err
+	}
+	return k.unsigned[p]
+}
+
 // Status describes the custody of the keys: the old one until the new keys have
 // certified for p, the period that clients ask for.
 func (k *Keeper) Status(now time.Time, p descriptor.Period) status.Custody {

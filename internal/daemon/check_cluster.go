@@ -581,7 +581,7 @@ func (c *clusterCheck) described(what string, r clusterRecords) {
 		c.warn(what, "when all managers have the new key and were reloaded, this ends by itself; see \"balancer cluster key --help\"",
 			"records that are sealed with another key than the first in cluster.key: %d", r.old)
 	}
-	look := cluster.LookAt(r.entries)
+	look := cluster.LookAt(c.now(), r.entries)
 	var names []string
 	for _, m := range look.Members {
 		names = append(names, m.Manager)

@@ -130,7 +130,7 @@ func goodRecords(t *testing.T, change func(m1, m2 *cluster.Member)) clusterRecor
 	}
 	var r clusterRecords
 	for key, value := range map[state.Key]any{
-		"member/m1": m1, "member/m2": m2, state.ServiceKey(descriptor.Address{1}): state.Service{Owner: "m1"}, state.ServiceKey(descriptor.Address{2}): state.Service{Owner: "m2"},
+		"member/m1": m1, "member/m2": m2, state.ServiceKey(descriptor.Address{1}): state.Service{Owner: "m1"}, state.ServiceKey(descriptor.Address{2}): state.Service{Owner: "m2", Made: []state.Made{{Built: clusterNow}}},
 	} {
 		raw, err := json.Marshal(value)
 		if err != nil {

@@ -36,6 +36,7 @@ type members struct {
 	cluster *cluster.Cluster
 	woken   chan struct{} // holds a token when the services may be others than before
 	counts  balance.Counts
+	custody custody
 
 	// Protected by Daemon.mu:
 	mine map[descriptor.Address]bool // to be published by this manager
@@ -44,6 +45,9 @@ type members struct {
 	mu     sync.Mutex // protects the fields below
 	bytes  int64      // of the store's file; 0: not known
 	alarms []string   // of the store
+	// strays are services whose owner is dead and that the configuration may have, with a key
+	// that cannot be opened.
+	strays []descriptor.Address
 }
 
 // warm is the watch over the instances of a shard, whether this manager publishes one of its
@@ -95,7 +99,7 @@ func openMembers(d *Daemon, onions check.Dialer) (*members, error) {
 	cfg := d.cfg.Cluster
 	m := &members{
 		d: d, name: cfg.Name, hold: cfg.WhenUnavailable == config.UnavailableHold, reserve: cfg.Reserve,
-		woken: make(chan struct{}, 1), mine: map[descriptor.Address]bool{}, warm: map[string]warm{},
+		woken: make(chan struct{}, 1), custody: custody{d: d, lacks: map[descriptor.Address]lack{}}, mine: map[descriptor.Address]bool{}, warm: map[string]warm{},
 	}
 	files, err := openClusterFiles(cfg)
 	if err != nil {
@@ -196,8 +200,9 @@ func (m *members) run(ctx context.Context) {
 	var wait sync.WaitGroup
 	wait.Go(func() {
 		every(ctx, wantEvery, m.woken, func() {
-			m.cluster.Want(m.services())
+			m.cluster.Want(m.custody.services(ctx))
 			m.keepWarm()
+			m.lookAstray()
 		})
 	})
 	if e, is := m.engine.(interface{ Client() *etcd.Client }); is {
@@ -241,26 +246,6 @@ func (m *members) keepID(ctx context.Context) {
 	}
 }
 
-// services lists the services of the configuration, and those that cannot be opened.
-func (m *members) services() (list []cluster.Service) {
-	d := m.d
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for a, r := range d.services {
-		s := cluster.Service{Address: a, Group: "service:" + a.String()}
-		if r.shard != "" {
-			s.Group = "shard:" + r.shard
-		}
-		list = append(list, s)
-	}
-	for a, err := range d.customers.leftOut {
-		if c, known := d.customers.registry.Of(a); known && d.services[a] == nil {
-			list = append(list, cluster.Service{Address: a, Group: "shard:" + c.Shard, Lacking: err})
-		}
-	}
-	return list
-}
-
 // keepWarm watches the instances of the shards that the configuration has.
 func (m *members) keepWarm() {
 	d := m.d
@@ -276,6 +261,30 @@ func (m *members) keepWarm() {
 		if m.warm[name].of != s {
 			m.warm[name] = warm{s, d.rooms.backends.Subscribe(descriptor.Address{}, s.all.Watched(), s.all.FetchEvery, func() {})}
 		}
+	}
+}
+
+// lookAstray looks for services that only a manager could publish which is not there, if the
+// configuration has some whose keys cannot be opened: nothing else is known of them.
+func (m *members) lookAstray() {
+	m.d.mu.Lock()
+	missing := m.d.trouble != nil
+	m.d.mu.Unlock()
+	var strays []descriptor.Address
+	if entries, err := m.store.List(""); missing && err == nil && m.store.Err() == nil {
+		for _, a := range cluster.LookAt(time.Now(), entries).Unowned {
+			if m.cluster.Ownership(a).State == "" {
+				strays = append(strays, a)
+			}
+		}
+	}
+	m.mu.Lock()
+	before := len(m.strays)
+	m.strays = strays
+	m.mu.Unlock()
+	if len(strays) > before {
+		m.d.tellCluster(slog.LevelError, "services have no manager that can certify them, and this one cannot open all of its keys: HSDirs drop their descriptors after three hours",
+			slog.Int("services", len(strays)), slog.String("service", strays[0].Short()))
 	}
 }
 
@@ -369,6 +378,8 @@ func (m *members) status() status.Cluster {
 	v := clusterSight{name: m.name, owning: m.cluster.Status(), store: m.store.Stats(), err: m.store.Err(), held: m.counts.Held.Load(), stale: m.counts.Stale.Load()}
 	m.mu.Lock()
 	v.bytes, v.alarms = m.bytes, m.alarms
+	v.owning.Services += len(m.strays)
+	v.owning.Orphans = append(v.owning.Orphans, m.strays...)
 	m.mu.Unlock()
 	for _, r := range m.published() {
 		until, holds := r.Reserved()

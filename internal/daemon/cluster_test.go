@@ -74,6 +74,12 @@ func (w *managersWorld) config(name, more string) *config.Config {
 // start starts a process of a manager.
 func (w *managersWorld) start(name, more string) *manager {
 	w.t.Helper()
+	return w.startAt(name, more, w.net.Tor())
+}
+
+// startAt does the same with a tor of its own.
+func (w *managersWorld) startAt(name, more string, own *sim.Tor) *manager {
+	w.t.Helper()
 	m := &manager{w: w, client: w.engine.Client(), log: new(strings.Builder)}
 	d, err := New(w.config(name, more), "test", slog.New(slog.NewTextHandler(m.log, nil)))
 	if err != nil {
@@ -81,9 +87,11 @@ func (w *managersWorld) start(name, more string) *manager {
 	}
 	m.Daemon = d
 	d.open = func(context.Context, *config.Config, *slog.Logger) (*tor.Pool, error) {
-		return tor.NewPool(tor.New("simulated", control.New(control.Config{Dial: w.net.Dial}))), nil
+		return tor.NewPool(tor.New("simulated", control.New(control.Config{Dial: own.Dial}))), nil
 	}
-	d.engine = func(config.Cluster, clusterFiles, check.Dialer) (clusterEngine, error) { return fakeEngine{m.client}, nil }
+	d.engine = func(config.Cluster, clusterFiles, check.Dialer) (clusterEngine, error) {
+		return fakeEngine{m.client}, nil
+	}
 	d.serve = func() {}
 	d.dialer = w.net.Dialer()
 	if err := d.Start(w.t.Context()); err != nil {
@@ -336,4 +344,64 @@ func TestManagersWithoutStore(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestManagersCustody: one manager has no key of a service, and is told of an orphan when the
+// other, whose tor is lost at first, dies. A store that was wiped is not taken for a new one.
+func TestManagersCustody(t *testing.T) {
+	withManagers(t, func(w *managersWorld, services []descriptor.Address) {
+		own := w.net.AddTor(sim.TorConfig{})
+		m1 := w.startAt("m1", "", own)
+		w.pass(time.Minute)
+		if err := os.Rename(filepath.Join(w.dir, "c"), filepath.Join(w.dir, "hidden")); err != nil {
+			t.Fatal(err)
+		}
+		m2 := w.start("m2", "")
+		if err := os.Rename(filepath.Join(w.dir, "hidden"), filepath.Join(w.dir, "c")); err != nil {
+			t.Fatal(err)
+		}
+		w.pass(time.Minute)
+
+		own.SetFaults(sim.ControlFaults{Refuse: true})
+		own.Restart(0, 0)
+		w.pass(3 * time.Minute)
+		if c1, c2 := m1.Cluster().Status(), m2.Cluster().Status(); c1.Unfit == "" || c1.Owned != 1 || c2.Owned != 2 {
+			t.Errorf("without a tor: m1 %+v\nm2 %+v", c1, c2)
+		}
+		own.SetFaults(sim.ControlFaults{})
+		w.pass(2 * time.Minute)
+		if c := m1.Cluster().Status(); c.Unfit != "" {
+			t.Errorf("with its tor again m1 is unfit: %s", c.Unfit)
+		}
+		w.reached("with its tor again", services)
+
+		m1.client.Set(func(f *clustertest.Faults) { f.Cut = true })
+		w.pass(30 * time.Second)
+		if c := m2.Cluster().Status(); c.Orphaned != 1 || c.Orphans[0] != services[2].String() || c.Owned != 2 || c.Taking() != 0 {
+			t.Errorf("without m1: %+v", c)
+		}
+		m1.client.Set(func(f *clustertest.Faults) { f.Cut = false })
+		w.pass(30 * time.Second)
+		if c := m2.Cluster().Status(); c.Orphaned != 0 {
+			t.Errorf("with m1 again: %+v", c)
+		}
+		m1.Stop()
+		m2.Stop()
+
+		w.engine.Wipe()
+		m1 = w.startAt("m1", "", own)
+		w.pass(time.Minute)
+		if c := m1.Cluster().Status(); !strings.Contains(c.Store.Error, "was wiped") || c.Owned != 0 {
+			t.Errorf("with a store that was wiped: %+v", c)
+		}
+		if err := m1.Cluster().Restore(w.t.Context()); err != nil {
+			t.Error(err)
+		}
+		w.pass(time.Minute)
+		if c := m1.Cluster().Status(); c.Store.Error != "" || c.Owned != 3 {
+			t.Errorf("with a store that was restored: %+v", c)
+		}
+		w.reached("with a store that was restored", services)
+		m1.Stop()
+	})
 }

@@ -36,6 +36,7 @@ type members struct {
 	cluster *cluster.Cluster
 	woken   chan struct{} // holds a token when the services may be others than before
 	counts  balance.Counts
+	wanting sync.Mutex // protects custody
 	custody custody
 
 	// Protected by Daemon.mu:
@@ -200,7 +201,7 @@ func (m *members) run(ctx context.Context) {
 	var wait sync.WaitGroup
 	wait.Go(func() {
 		every(ctx, wantEvery, m.woken, func() {
-			m.cluster.Want(m.custody.services(ctx))
+			m.want(ctx)
 			m.keepWarm()
 			m.lookAstray()
 		})
@@ -212,10 +213,17 @@ func (m *members) run(ctx context.Context) {
 	if m.copied.Wait(ctx) == nil { // the store logs why it cannot be read
 		m.keepID(ctx)
 		m.d.customers.hear(ctx) // none is published whom another manager removed
-		m.cluster.Want(m.services())
+		m.want(ctx)
 		m.cluster.Run(ctx)
 	}
 	wait.Wait()
+}
+
+// want tells the cluster which services there are.
+func (m *members) want(ctx context.Context) {
+	m.wanting.Lock()
+	defer m.wanting.Unlock()
+	m.cluster.Want(m.custody.services(ctx))
 }
 
 // every calls do now, when it is woken, and after some time else, until ctx ends.

@@ -11,7 +11,7 @@ import (
 )
 
 // custody knows which services this manager could publish: those whose keys certify. It is
-// for one goroutine.
+// for one goroutine at a time.
 type custody struct {
 	d         *Daemon
 	lacks     map[descriptor.Address]lack

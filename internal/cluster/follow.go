@@ -144,7 +144,7 @@ func (s *Store) take(own Item, id string, items []Item, revision int64, sent tim
 	if back {
 		s.stats.Back++
 		s.log.Error("the store of the cluster went back to an earlier state, or its watch left something out: records may be older than what was published", "revision", revision, "before", s.seen)
-		next := newMirror()
+		next := newMirror(s.open)
 		next.replace(items, all, revision)
 		s.changedLocked(s.mirror.differences(next))
 		s.mirror, s.seen, s.pending = next, revision, nil

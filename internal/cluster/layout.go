@@ -203,8 +203,11 @@ func (s *Store) Reseal(ctx context.Context) (n int, err error) {
 	s.mu.RLock()
 	var old []state.Entry
 	for _, r := range s.mirror.names {
-		if r.err == nil && r.header.keyID() != first && r.lease == 0 {
-			old = append(old, r.entry())
+		if r.header.keyID() == first || r.lease != 0 {
+			continue
+		}
+		if e, err := s.mirror.entry(r); err == nil {
+			old = append(old, e)
 		}
 	}
 	id, version, by := s.id, s.layout, s.layoutBy

@@ -14,7 +14,8 @@ type record struct {
 	name    string    // in the engine
 	key     state.Key // empty if it never opened
 	version int64
-	value   []byte // nil if err
+	value   []byte // nil if err, and of a secret
+	sealed  []byte // of a secret: it stays sealed in memory
 	size    int    // of the sealed value
 	header  header // of it
 	lease   Lease
@@ -29,12 +30,13 @@ type mirror struct {
 	order []state.Key           // of keys, sorted
 	gone  map[string]int64      // names deleted after through: the revision of that
 	bytes int                   // of the sealed values
+	open  func([]Item) []opened // opens secrets
 
 	through int64 // revision up to which nothing is missing
 }
 
-func newMirror() *mirror {
-	return &mirror{names: make(map[string]*record), keys: make(map[state.Key]*record), gone: make(map[string]int64)}
+func newMirror(open func([]Item) []opened) *mirror {
+	return &mirror{open: open, names: make(map[string]*record), keys: make(map[state.Key]*record), gone: make(map[string]int64)}
 }
 
 // stale reports whether the mirror knows better than an item: it has a higher version, or
@@ -79,6 +81,11 @@ func (m *mirror) put(item Item, o opened) state.Key {
 	delete(m.gone, item.Key)
 	m.bytes += len(item.Value) - r.size
 	r.version, r.value, r.size, r.header, r.lease, r.err = item.Version, o.value, len(item.Value), headerOf(item.Value), item.Lease, o.err
+	r.sealed = nil
+	if o.err == nil && strings.HasPrefix(string(o.key), state.SecretPrefix) {
+		clear(o.value)
+		r.value, r.sealed = nil, item.Value
+	}
 	if r.key == "" && o.err == nil {
 		r.key = o.key
 		m.keys[r.key] = r
@@ -150,7 +157,7 @@ func (m *mirror) reached(revision int64) {
 func (m *mirror) differences(other *mirror) []state.Key {
 	var keys []state.Key
 	for key, r := range m.keys {
-		if o := other.keys[key]; o == nil || o.version != r.version || !bytes.Equal(o.value, r.value) || (o.err == nil) != (r.err == nil) {
+		if o := other.keys[key]; o == nil || o.version != r.version || !bytes.Equal(o.value, r.value) || !bytes.Equal(o.sealed, r.sealed) || (o.err == nil) != (r.err == nil) {
 			keys = append(keys, key)
 		}
 	}
@@ -171,14 +178,20 @@ func (m *mirror) list(prefix state.Key) []state.Entry {
 	}
 	var list []state.Entry
 	for _, key := range m.order[from:to] {
-		if r := m.keys[key]; r.err == nil {
-			list = append(list, r.entry())
+		if e, err := m.entry(m.keys[key]); err == nil {
+			list = append(list, e)
 		}
 	}
 	return list
 }
 
 // entry returns a copy.
-func (r *record) entry() state.Entry {
-	return state.Entry{Key: r.key, Version: uint64(r.version), Value: bytes.Clone(r.value)}
+func (m *mirror) entry(r *record) (state.Entry, error) {
+	e := state.Entry{Key: r.key, Version: uint64(r.version), Value: bytes.Clone(r.value)}
+	if r.err == nil && r.sealed != nil {
+		o := m.open([]Item{{Key: r.name, Value: r.sealed}})[0]
+		e.Value = o.value
+		return e, o.err
+	}
+	return e, r.err
 }

@@ -37,7 +37,7 @@ func TestMirrorInAnyOrder(t *testing.T) {
 			}
 			return i, opened{key: state.Key(fmt.Sprint("key", n)), value: []byte{byte(i.Version)}}
 		}
-		m := newMirror()
+		m := newMirror(nil)
 		var known [names]int64 // the revision that was told of each
 		watched := int64(0)
 		told := func(n int, revision int64) {

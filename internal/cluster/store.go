@@ -97,7 +97,7 @@ type subscriber struct {
 // no engine that answers: Ready tells when the mirror was read.
 func Open(cfg Config) (*Store, error) {
 	s := &Store{
-		cfg: cfg, log: cfg.Log, id: cfg.ID, mirror: newMirror(), wakes: make(chan struct{}, 1), ready: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, id: cfg.ID, wakes: make(chan struct{}, 1), ready: make(chan struct{}),
 		changed: make(map[state.Key]bool), subscribers: make(map[*subscriber]bool), trouble: errReading,
 		interrupted: func() {},
 	}
@@ -112,6 +112,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("opening the store of cluster %s: %w", cfg.Name, err)
 	}
 	s.sealer.Store(sealer)
+	s.mirror = newMirror(s.open)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.loops.Go(s.follow)
 	s.loops.Go(s.tell)
@@ -132,6 +133,8 @@ func (s *Store) Close() {
 }
 
 func (s *Store) now() time.Time { return s.cfg.Now() }
+
+func (s *Store) open(items []Item) []opened { return s.sealer.Load().open(items) }
 
 // Ready waits until the mirror has been read. If only an operator can mend why it cannot be,
 // it returns that at once: ErrWiped, ErrKey, ErrDenied, or state.ErrNewer.
@@ -183,7 +186,7 @@ func (s *Store) Get(key state.Key) ([]byte, uint64, error) {
 	}
 	var found state.Entry
 	if r != nil && err == nil {
-		found, err = r.entry(), r.err
+		found, err = s.mirror.entry(r)
 	}
 	s.mu.RUnlock()
 	if err != nil {

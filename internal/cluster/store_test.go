@@ -713,3 +713,49 @@ func address(t testing.TB, n byte) descriptor.Address {
 	}
 	return key.Address()
 }
+
+// A secret is not in memory as it is, and is read and sealed again like any other record.
+func TestSecret(t *testing.T) {
+	inScene(t, func(t *testing.T, s *scene) {
+		const key = state.SecretPrefix + "customer/s1/x"
+		v := mustSwap(t, s.a, state.Change{Key: key, Value: []byte("it")})
+		soon()
+		for _, store := range []*cluster.Store{s.a, s.b} {
+			want(t, store, key, "it", v[0])
+			if list, err := store.List("secret/"); err != nil || len(list) != 1 || string(list[0].Value) != "it" {
+				t.Errorf("%+v, %v", list, err)
+			}
+		}
+		two, err := testKey.Add()
+		if err == nil {
+			two, err = two.Turn()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, store := range []*cluster.Store{s.a, s.b} {
+			if err := store.SetKey(two); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n, err := s.b.Reseal(t.Context()); err != nil || n != 1 {
+			t.Errorf("sealed again: %d, %v", n, err)
+		}
+		soon()
+		one, err := two.Drop()
+		if err == nil {
+			err = s.a.SetKey(one)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		soon()
+		_, version, _ := s.b.Get(key)
+		want(t, s.a, key, "it", version)
+		mustSwap(t, s.a, state.Change{Key: key, Version: version, Value: []byte("other")})
+		soon()
+		if value, _, err := s.b.Get(key); string(value) != "other" || err != nil {
+			t.Errorf("%q, %v", value, err)
+		}
+	})
+}

@@ -70,8 +70,8 @@ type Cluster struct {
 	// goes on for Reserve, UnavailableHold leaves what is published as it is. Default: "publish".
 	WhenUnavailable string `toml:"when_unavailable" is:"unavailable" default:"publish"`
 
-	// ShareKeys puts the keys of the shards' customers into the store, sealed, so that each
-	// manager can take any of them over: who has the store and Key has these keys. With false
+	// ShareKeys puts the keys of the shards' customers and spares into the store, sealed, so that
+	// each manager can take any of them over: who has the store and Key has these keys. With false
 	// the operator copies the customers' directories. Keys of services are never shared.
 	// Default: true.
 	ShareKeys bool `toml:"share_keys" default:"true"`

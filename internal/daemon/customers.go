@@ -81,6 +81,10 @@ func openCustomers(d *Daemon) (*customers, error) {
 		return nil, err
 	}
 	d.shared.Subscribe(state.CustomerPrefix, registry.Note)
+	if d.cfg.Cluster.ShareKeys {
+		registry.ShareKeys()
+		d.shared.Subscribe(hosting.KeyPrefix, registry.NoteKeys)
+	}
 	return &customers{
 		d: d, registry: registry, feed: newFeed(time.Now()), woken: make(chan struct{}, 1),
 		leftOut: map[descriptor.Address]error{}, awaited: map[descriptor.Address]string{},

@@ -107,9 +107,12 @@ func (r *Registry) takeOver(ctx context.Context, names []string) error {
 		s := r.shard(name)
 		if r.shared != nil && !r.shared.Joined() {
 			errs = append(errs, r.refresh(ctx, s)) // they may be others' customers
+			r.noteMissing(s)
 			continue
 		}
 		errs = append(errs, r.adopt(ctx, s, strangers[name]), r.refresh(ctx, s))
+		r.shareAll(ctx, name)
+		r.noteMissing(s)
 	}
 	return errors.Join(errs...)
 }
@@ -174,6 +177,7 @@ func (r *Registry) Refresh(ctx context.Context) error {
 		}
 		s.changed = changed
 		errs = append(errs, r.refresh(ctx, s))
+		r.shareAll(ctx, s.Name)
 	}
 	return errors.Join(errs...)
 }
@@ -193,7 +197,6 @@ func (d *Dir) changed() (last time.Time) {
 func (r *Registry) heal(s *shard, l listing) (strangers []string) {
 	here := maps.Clone(l.customers)
 	var take []*entry
-	var missing []string
 	r.mu.Lock()
 	for _, e := range r.sorted {
 		switch {
@@ -212,7 +215,6 @@ func (r *Registry) heal(s *shard, l listing) (strangers []string) {
 			take = append(take, e)
 		default:
 			e.keyed = false
-			missing = append(missing, e.Called())
 		}
 	}
 	r.mu.Unlock()
@@ -225,10 +227,22 @@ func (r *Registry) heal(s *shard, l listing) (strangers []string) {
 		}
 		r.release(e)
 	}
+	return slices.Sorted(maps.Keys(here))
+}
+
+// noteMissing notes which customers of a shard have no key.
+func (r *Registry) noteMissing(s *shard) {
+	var missing []string
+	r.mu.Lock()
+	for _, e := range r.sorted {
+		if e.Shard == s.Name && e.State != Removed && e.version != 0 && e.busy == nil && !e.keyed {
+			missing = append(missing, e.Called())
+		}
+	}
+	r.mu.Unlock()
 	if len(missing) > 0 {
 		r.note(s, fmt.Errorf("no key is in %s for %s", s.dir.path, some(missing)))
 	}
-	return slices.Sorted(maps.Keys(here))
 }
 
 // some names the first of a list, and counts the others.

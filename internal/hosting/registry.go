@@ -31,10 +31,11 @@ type Store interface {
 // Without its store, all customers with a key in a shard's directory are active, called as
 // the directory is: suspensions and the ids of requests are lost.
 type Registry struct {
-	store  Store
-	shared Shared // store, if others change it, too; else nil
-	log    *slog.Logger
-	heard  heard
+	store   Store
+	shared  Shared // store, if others change it, too; else nil
+	sharing bool   // keys are in it, too
+	log     *slog.Logger
+	heard   heard
 
 	configuring sync.Mutex // held while directories are listed and taken over
 	making      sync.Mutex // held while a key directory is written

@@ -199,6 +199,7 @@ const again = 10
 type heard struct {
 	mu      sync.Mutex
 	keys    map[state.Key]bool
+	secrets map[state.Key]bool
 	adopted bool // the directories were taken over since the store was joined
 
 	woken chan struct{}
@@ -245,9 +246,17 @@ func (r *Registry) Hear(ctx context.Context) (list []Change, err error) {
 	r.configuring.Lock()
 	defer r.configuring.Unlock()
 	if list, err = r.hearAll(ctx); err != nil || r.adopted(true) {
+		r.hearKeys(ctx)
 		return list, err
 	}
-	// Others' customers are no strangers any more.
+	// Others' customers are no strangers any more, and keys may be there that were missing.
+	r.mu.Lock()
+	for _, s := range r.shards {
+		if s.dir != nil {
+			s.trouble = nil
+		}
+	}
+	r.mu.Unlock()
 	if err = r.takeOver(ctx, slices.Sorted(maps.Keys(r.dirs()))); err != nil {
 		r.adopted(false)
 	}
@@ -357,7 +366,7 @@ func (r *Registry) hear(ctx context.Context, key state.Key) (out Change, err err
 		err := r.refer(e, key)
 		there = err == nil && e.version != 0
 		if there && (e.was != nil || !e.keyed) {
-			r.place(e)
+			r.tellPlace(e, r.place(e))
 		}
 		return err
 	})
@@ -436,7 +445,7 @@ type place struct{ shard, sub string }
 
 // place brings the key of an acquired entry to where the record says that it is, as far
 // as it is here.
-func (r *Registry) place(e *entry) {
+func (r *Registry) place(e *entry) error {
 	r.mu.Lock()
 	s, was := r.shards[e.Shard], e.was
 	var from *shard
@@ -446,7 +455,7 @@ func (r *Registry) place(e *entry) {
 	c := e.Customer
 	r.mu.Unlock()
 	if s == nil || s.dir == nil {
-		return
+		return nil
 	}
 	var err error
 	if c.State == Removed {
@@ -455,9 +464,7 @@ func (r *Registry) place(e *entry) {
 		err = r.placeServed(c, s, from, was)
 	}
 	if err != nil {
-		r.log.Warn("the key of a customer is not where another manager had it put", "customer", c.Called(), "shard", c.Shard, "error", err)
-		r.note(s, fmt.Errorf("the key of %s: %w", c.Called(), err))
-		return
+		return err
 	}
 	r.mu.Lock()
 	e.keyed, e.was = true, nil
@@ -466,6 +473,7 @@ func (r *Registry) place(e *entry) {
 	if c.State != Removed && from != nil && from != s && from.dir != nil {
 		r.leaveAt(was.sub, e, from)
 	}
+	return nil
 }
 
 // placeRemoved puts the key of a removed customer among those of the removed.
@@ -515,7 +523,7 @@ func (r *Registry) placeServed(c Customer, s, from *shard, was *place) error {
 			return r.make(s, c.Name, func(dir string) error { return copyFiles(source, dir) })
 		}
 	}
-	return errNoKey
+	return r.takeKey(s, c)
 }
 
 // make is (*Dir).make, for one at a time.
@@ -538,9 +546,30 @@ func (r *Registry) placeAll(ctx context.Context) {
 	r.mu.Unlock()
 	for _, e := range list {
 		if ctx.Err() == nil {
-			r.place(e)
+			_ = r.place(e) // it was told before
 		}
 		r.release(e)
+	}
+}
+
+// placeOne is place for a customer whom nobody changes.
+func (r *Registry) placeOne(a descriptor.Address) {
+	r.mu.Lock()
+	e := r.find(a)
+	if e == nil || e.busy != nil {
+		r.mu.Unlock()
+		return
+	}
+	e.busy = make(chan struct{})
+	r.mu.Unlock()
+	defer r.release(e)
+	r.tellPlace(e, r.place(e))
+}
+
+// tellPlace logs that a key could not be brought to its place.
+func (r *Registry) tellPlace(e *entry, err error) {
+	if err != nil {
+		r.log.Warn("the key of a customer is not where another manager had it put", "customer", e.Called(), "shard", e.Shard, "error", err)
 	}
 }
 

@@ -3,8 +3,10 @@ package hosting
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/internal/cluster"
 	"onionbalancer/internal/cluster/clustertest"
 	"onionbalancer/internal/state"
@@ -36,22 +39,31 @@ type manager struct {
 	db     *state.DB
 	client *clustertest.Client
 	store  *cluster.Store
+	keys   bool // share_keys
 	stop   func()
 }
 
-// inCluster runs a test with two managers, which both have the keys of spares.
+// inCluster runs a test with two managers: both have the keys of spares, and each what it
+// gets; then one alone has them, and they share keys.
 func inCluster(t *testing.T, count int, test func(t *testing.T, a, b *manager)) {
+	t.Run("keys apart", func(t *testing.T) { inClusterOf(t, count, false, test) })
+	t.Run("keys shared", func(t *testing.T) { inClusterOf(t, count, true, test) })
+}
+
+func inClusterOf(t *testing.T, count int, keys bool, test func(t *testing.T, a, b *manager)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := &clustered{t: t, engine: clustertest.New(), key: cluster.NewKey()}
-		for range 2 {
-			m := &manager{c: c, home: t.TempDir(), db: statetest.Open(t, "")}
+		for n := range 2 {
+			m := &manager{c: c, home: t.TempDir(), db: statetest.Open(t, ""), keys: keys}
 			for _, shard := range []string{"s1", "s2"} {
 				if err := os.Mkdir(m.dir(shard), 0o700); err != nil {
 					t.Fatal(err)
 				}
 			}
-			spares(t, m.dir("s1"), 0, count)
+			if n == 0 || !keys {
+				spares(t, m.dir("s1"), 0, count)
+			}
 			m.start(true)
 			c.managers = append(c.managers, m)
 		}
@@ -79,18 +91,28 @@ func (m *manager) start(connected bool) {
 		t.Fatal(err)
 	}
 	shared.Subscribe(state.CustomerPrefix, m.Note)
+	if m.keys {
+		m.ShareKeys()
+		shared.Subscribe(KeyPrefix, m.NoteKeys)
+	}
 	configure(t, m.Registry, m.dir("s1"), m.dir("s2"))
 	ctx, cancel := context.WithCancel(t.Context())
 	var wait sync.WaitGroup
 	wait.Go(func() { shared.Run(ctx) })
 	wait.Go(func() {
+		joined := make(chan struct{}, 1)
+		if shared.Wait(ctx) == nil {
+			joined <- struct{}{}
+		}
 		for ctx.Err() == nil {
 			select {
 			case <-ctx.Done():
+				return
+			case <-joined:
 			case <-m.Noted():
-				if _, err := m.Hear(ctx); err != nil && ctx.Err() == nil {
-					t.Log("hearing:", err)
-				}
+			}
+			if _, err := m.Hear(ctx); err != nil && ctx.Err() == nil {
+				t.Log("hearing:", err)
 			}
 		}
 	})
@@ -410,6 +432,104 @@ func TestSharedDamage(t *testing.T) {
 		}
 		if names, err := a.store.List("customer"); err != nil || len(names) != 0 {
 			t.Errorf("left are %+v, %v", names, err)
+		}
+	})
+}
+
+// Keys come to every manager's directories, readable by nobody else, and go from the store
+// with the customer.
+func TestSharedKeys(t *testing.T) {
+	inClusterOf(t, 2, true, func(t *testing.T, a, b *manager) {
+		c := a.c
+		for _, dir := range []string{".spares", ".pending"} {
+			if list, err := (&Dir{b.dir("s1")}).labels(dir); err != nil || len(list) != map[string]int{".spares": 2}[dir] {
+				t.Errorf("b has %d in %s, %v", len(list), dir, err)
+			}
+		}
+		// Another process makes more.
+		pending, err := (&Dir{a.dir("s1")}).NewKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refresh := func() {
+			t.Helper()
+			for _, m := range c.managers {
+				if err := m.Refresh(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+			c.settle()
+		}
+		refresh()
+		if got := b.shardOf("s1"); got.Pending != 1 || got.Spares != 2 {
+			t.Errorf("b has %+v", got)
+		}
+		err = filepath.WalkDir(b.dir("s1"), func(path string, entry fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := entry.Info()
+			if err == nil && info.Mode().Perm()&0o077 != 0 {
+				t.Errorf("%s has mode %o", path, info.Mode().Perm())
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if _, err := b.Installed(t.Context(), "s1"); err != nil {
+			t.Error(err)
+		}
+		c.settle()
+		if got := a.shardOf("s1"); got.Pending != 0 || got.Spares != 3 {
+			t.Errorf("installed at b, and a has %+v", got)
+		}
+		var addresses []descriptor.Address
+		for n := range 3 {
+			customer, _, err := []*manager{a, b, a}[n].Add(t.Context(), fmt.Sprint("c", n), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			addresses = append(addresses, customer.Address)
+			c.settle()
+		}
+		if !slices.Contains(addresses, pending) {
+			t.Error("the new key was not taken")
+		}
+		c.same("added")
+		// One who comes later has them all.
+		third := &manager{c: c, home: t.TempDir(), db: statetest.Open(t, ""), keys: true}
+		for _, shard := range []string{"s1", "s2"} {
+			if err := os.Mkdir(third.dir(shard), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		third.start(true)
+		c.managers = append(c.managers, third)
+		c.same("a third")
+		if w := third.warnings(); len(w) != 2 { // no spares
+			t.Errorf("the third warns: %q", w)
+		}
+		var all []byte
+		for _, item := range c.engine.Items() {
+			all = append(append(all, item.Key...), item.Value...)
+		}
+		if found := clustertest.Readable(all, addresses, []string{"hs_ed25519_secret_key", "ed25519v1-secret"}); len(found) > 0 {
+			t.Errorf("in the engine one can read %q", found)
+		}
+		// One that was lost here comes again; a removed one does not.
+		if err := os.RemoveAll(filepath.Join(b.dir("s1"), "c1")); err != nil {
+			t.Fatal(err)
+		}
+		configure(t, b.Registry, b.dir("s1"), b.dir("s2"))
+		c.same("lost")
+		if _, _, err := a.Set(t.Context(), "c1", Removed, ""); err != nil {
+			t.Error(err)
+		}
+		c.same("removed")
+		refresh()
+		if list, err := a.store.List(KeyPrefix); err != nil || len(list) != 2 {
+			t.Errorf("the store has %d keys, %v", len(list), err)
 		}
 	})
 }

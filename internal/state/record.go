@@ -197,6 +197,9 @@ const (
 	ServicePrefix = "service/"
 	// CustomerPrefix is that of the keys of customers' records, which package hosting writes.
 	CustomerPrefix = "customer/"
+	// SecretPrefix is that of the keys of records that a *cluster.Store does not have open in
+	// memory. Who reads or writes one overwrites it then.
+	SecretPrefix = "secret/"
 	// ClientsPrefix is that of the keys of the records of who may use a public address.
 	ClientsPrefix = "client/"
 )

@@ -45,7 +45,8 @@ type Cluster struct {
 	CA string `toml:"ca" is:"file"`
 
 	// Cert and CertKey are the files of this manager's certificate and its key, in PEM,
-	// without which etcd should let nobody in; CertKey may be "credential:NAME". Default: none.
+	// without which etcd should let nobody in; CertKey may be "credential:NAME". What replaces
+	// them is used from the next connection on. Default: none.
 	Cert    string `toml:"cert" is:"file"`
 	CertKey string `toml:"cert_key" is:"secret"`
 

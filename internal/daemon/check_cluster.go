@@ -116,19 +116,25 @@ func clusterPassword(ref string) (string, error) {
 	return string(line), nil
 }
 
-// tls returns the configuration of https endpoints.
-func (f clusterFiles) tls() *tls.Config {
-	c := &tls.Config{RootCAs: f.authorities, MinVersion: tls.VersionTLS12}
+// tls returns the configuration of https endpoints. A certificate that was replaced since is
+// used from the next connection on.
+func (f clusterFiles) tls(c config.Cluster) *tls.Config {
+	out := &tls.Config{RootCAs: f.authorities, MinVersion: tls.VersionTLS12}
 	if f.certificate != nil {
-		c.Certificates = []tls.Certificate{*f.certificate}
+		out.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if now, err := readCertificate(c.Cert, c.CertKey); err == nil {
+				return now, nil
+			}
+			return f.certificate, nil
+		}
 	}
-	return c
+	return out
 }
 
 // etcd returns how to reach the etcd of a cluster. dial connects to "unix" and "tcp"
 // addresses, onion addresses among the latter.
 func (f clusterFiles) etcd(c config.Cluster, dial func(ctx context.Context, network, address string) (net.Conn, error)) etcd.Config {
-	e := etcd.Config{Endpoints: c.Endpoints, TLS: f.tls(), User: c.User, Dial: dial, Timeout: c.Lease / 3} // as often as it is renewed
+	e := etcd.Config{Endpoints: c.Endpoints, TLS: f.tls(c), User: c.User, Dial: dial, Timeout: c.Lease / 3} // as often as it is renewed
 	if c.PasswordFile != "" {
 		e.Password = func() (string, error) { return clusterPassword(c.PasswordFile) }
 	}

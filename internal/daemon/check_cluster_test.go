@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -419,8 +420,23 @@ func TestCheckClusterFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := f.etcd(good, nil)
-	if e.TLS.RootCAs == nil || len(e.TLS.Certificates) != 1 || e.User != "m1" || e.Timeout != 10*time.Second || !slices.Equal(e.Endpoints, good.Endpoints) {
+	if e.TLS.RootCAs == nil || e.TLS.GetClientCertificate == nil || e.User != "m1" || e.Timeout != 10*time.Second || !slices.Equal(e.Endpoints, good.Endpoints) {
 		t.Errorf("%+v", e)
+	}
+	presented := func() []byte {
+		t.Helper()
+		c, err := e.TLS.GetClientCertificate(nil)
+		if err != nil || len(c.Certificate) == 0 {
+			t.Fatal(err)
+		}
+		return c.Certificate[0]
+	}
+	before := presented()
+	writeCertificate(t, in("m1.pem"), in("m1.key"), time.Now().Add(700*24*time.Hour))
+	after := presented()
+	write("m1.key", "half of one", 0o600)
+	if again := presented(); bytes.Equal(before, after) || !bytes.Equal(before, again) {
+		t.Error("a certificate that is replaced is not used, or one that cannot be read is")
 	}
 	if password, err := e.Password(); err != nil || password != "secret" {
 		t.Errorf("%q, %v", password, err)

@@ -63,8 +63,8 @@ func decidesCode(cfg *config.Config) []decisive {
 // than root and this user.
 func refuseWritable(cfg *config.Config, log *slog.Logger) error {
 	user := strictmodes.Current()
-	if err := checkPasswordFile(user, cfg); err != nil {
-		log.Warn("others can change the control port's password", "error", err)
+	if err := checkAll(user, decidesAccess(cfg)); err != nil {
+		log.Warn("others can change by what tor or the store of the cluster is reached", "error", err)
 	}
 	if err := checkAll(user, decidesCode(cfg)); err != nil {
 		return fmt.Errorf("looking at who can change what balancer runs: %w", err)
@@ -80,18 +80,22 @@ func (c *checker) checkModes() {
 			c.fail("permissions", "", err)
 		}
 	}
-	if err := checkPasswordFile(user, c.cfg); err != nil {
-		c.warn("permissions", "", "%w", err)
+	for _, d := range decidesAccess(c.cfg) {
+		if err := d.check(user); err != nil {
+			c.warn("permissions", "", "%w", err)
+		}
 	}
 }
 
-// checkPasswordFile reports whether others can change the control port's password.
-// Anyone who can change it can only cause a denial of service.
-func checkPasswordFile(user strictmodes.User, cfg *config.Config) error {
-	if cfg.Tor.PasswordFile == "" {
-		return nil
+// decidesAccess lists the files by which tor and the store of a cluster are reached. Who can
+// change one can only cause a denial of service: what is stored is sealed.
+func decidesAccess(cfg *config.Config) (list []decisive) {
+	for _, d := range []decisive{{"tor.password_file", cfg.Tor.PasswordFile}, {"cluster.ca", cfg.Cluster.CA}, {"cluster.cert", cfg.Cluster.Cert}} {
+		if d.path != "" {
+			list = append(list, d)
+		}
 	}
-	return decisive{"tor.password_file", cfg.Tor.PasswordFile}.check(user)
+	return list
 }
 
 // checkService reports which of a service's token modules and its strategy's program,

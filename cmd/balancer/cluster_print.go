@@ -202,6 +202,13 @@ func printWatched(out io.Writer, now time.Time, s status.Standby) {
 
 // ownerText says who publishes a service.
 func ownerText(o status.Owner) string {
+	switch {
+	case o.Term > 0: // else there is no store that counts, or nobody owned it yet
+	case o.Owning == status.OwningHere:
+		return "this machine, which has taken over from the active one"
+	case o.Owning == status.OwningElsewhere:
+		return "the active machine"
+	}
 	by := cmp.Or(o.Manager, "nobody")
 	text := map[status.Owning]string{
 		status.OwningHere:      by + ", this manager",
@@ -239,6 +246,9 @@ func unwellCluster(c *status.Cluster) (bad []string) {
 			if w.Alarm != "" {
 				bad = append(bad, fmt.Sprintf("%s: %s", printable.Text(w.Address), oneLine(w.Alarm)))
 			}
+		}
+		if heard := c.Standby.Heard; heard != nil && !*heard {
+			bad = append(bad, "the active machine does not say that it can publish")
 		}
 		return bad
 	}

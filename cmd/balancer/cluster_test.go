@@ -154,12 +154,17 @@ func TestClusterStandby(t *testing.T) {
 	if out.String() != want {
 		t.Errorf("%s, want\n%s", out.String(), want)
 	}
-	if bad := unwellCluster(&c); !slices.Equal(bad, []string{"b.onion: look at the active machine"}) {
+	if bad := unwellCluster(&c); !slices.Equal(bad, []string{"b.onion: look at the active machine", "the active machine does not say that it can publish"}) {
 		t.Errorf("%q", bad)
 	}
 	c.Standby.Silence = ""
 	if got := clusterText(statusNow, c); !strings.Contains(got, "the active machine says that it CANNOT PUBLISH") {
 		t.Error(got)
+	}
+	for owning, want := range map[status.Owning]string{status.OwningHere: "this machine, which has taken over from the active one", status.OwningElsewhere: "the active machine"} {
+		if got := ownerText(status.Owner{Owning: owning}); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 	c.Standby = &status.Standby{Role: "active"}
 	if got := clusterText(statusNow, c); got != "two: this is the active machine" {

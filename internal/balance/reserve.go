@@ -120,12 +120,14 @@ func (s *Service) held() *Edition {
 }
 
 // Reserved tells until when revision counters are reserved, and whether the service holds:
-// an edition waits for the store. The zero time stands for a single manager's service, and
-// for one that has reserved none yet.
+// an edition waits for a store that does not take the record. The zero time stands for a
+// single manager's service, and for one that has reserved none yet.
 func (s *Service) Reserved() (until time.Time, holds bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.record.until, s.env.Reserve > 0 && s.held() != nil
+	r := &s.record
+	refused := r.err != nil || !r.began.IsZero() && s.env.Now().Sub(r.began) >= storeTimeout
+	return r.until, s.env.Reserve > 0 && refused && s.held() != nil
 }
 
 // try notes the ceilings of a write, which may be made though it fails.

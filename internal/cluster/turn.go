@@ -22,6 +22,9 @@ const (
 	// ownTimeout bounds the change of the owners of a batch of services. What was not
 	// changed is tried again in the next turn.
 	ownTimeout = 5 * time.Second
+	// takeAtOnce is how many services are taken before the first of them is published: what
+	// these store would come between.
+	takeAtOnce = 1000
 	// For how long after a service could not be started others are to try.
 	failedWait    = 2 * time.Minute
 	failedWaitMax = time.Hour
@@ -64,7 +67,7 @@ func (c *Cluster) turn(ctx context.Context) time.Duration {
 		c.give(ctx, batch)
 	}
 	c.tellOf(d.take, "taking the services of a manager that shows no sign of life", "taking services that no manager owns", "going on with the services that this manager owned")
-	for batch := range slices.Chunk(d.take, MaxOps) {
+	for batch := range slices.Chunk(d.take, takeAtOnce) {
 		c.take(ctx, batch)
 	}
 	if d.waiting || len(d.take)+len(d.again)+len(d.give) > 0 {

@@ -5,7 +5,8 @@
 #   make demo     balancing shown on a private Tor network; ROTATE=1 goes on over
 #                 a change of the time period and of the shared random value; INSTANCES=30
 #                 takes that many, LIMIT=3 that many introduction points in a descriptor;
-#                 HOSTING=1 shows customers with addresses of their own on shared instances
+#                 HOSTING=1 shows customers with addresses of their own on shared instances;
+#                 CLUSTER=1 shows three managers that share addresses by three etcd
 #   make test     vet, staticcheck and all tests, with the race detector
 #   make soak     tests of months, in virtual time, which take minutes
 #   make bench    figures beside OnionBalance's, in a quarter of an hour; NETWORK=0 leaves
@@ -110,7 +111,8 @@ fuzz: go
 	@scripts/fuzz $(GO) $(FUZZTIME) $(FUZZLEAST) $(FUZZ)
 
 demo: all
-	bin/balancer demo $(if $(ROTATE),--rotate) $(if $(INSTANCES),--instances $(INSTANCES)) $(if $(LIMIT),--limit $(LIMIT)) $(if $(HOSTING),--hosting)
+	$(if $(CLUSTER),@scripts/need etcd-server)
+	bin/balancer demo $(if $(ROTATE),--rotate) $(if $(INSTANCES),--instances $(INSTANCES)) $(if $(LIMIT),--limit $(LIMIT)) $(if $(HOSTING),--hosting) $(if $(CLUSTER),--cluster)
 
 deps: go
 	@scripts/need tor gcc libc6-dev softhsm2 opensc openssl systemd curl python3 etcd-server etcd-client onionbalance nftables

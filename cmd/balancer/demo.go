@@ -25,6 +25,7 @@ type demoOptions struct {
 	fetches   int
 	hosting   bool
 	customers int
+	cluster   bool
 	rotate    bool
 	keep      bool
 	asJSON    bool
@@ -74,6 +75,21 @@ the customers are added through the API. The claims are these:
   - one who is suspended has no introduction points any more, and resumed is back;
   - when a server with a replica of each shard is killed, no visitor is lost.
 
+With --cluster it shows several managers: three of them share four public addresses by
+three etcd, which takes Debian's etcd-server, while a visitor comes each second. One
+manager is drained, and later the one with most addresses is killed just before the network
+has a new time period or a new shared random value. The claims are these:
+
+  - each address has one owner, and answers;
+  - a drained manager gives its addresses away, and nothing is published for it;
+  - those of a killed manager are taken within 15 seconds, and published by the others
+    after the change of the network;
+  - no visitor is lost;
+  - etcd's files have no onion address and no manager's name in them.
+
+It takes one to four minutes. With --rotate as well, a second manager is killed at the next
+change, and the last one goes on alone.
+
 The exit status is 1 if any claim fails; logs are kept then.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(cmd.Flags().Changed); err != nil {
@@ -88,6 +104,7 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 	flags.IntVar(&o.lab.Instances, "instances", 3, "`NUMBER` of instances")
 	flags.IntVar(&o.limit, "limit", 0, "`NUMBER` of introduction points that a descriptor may have (max_introduction_points); 20 by default")
 	flags.BoolVar(&o.hosting, "hosting", false, "show shared hosting instead")
+	flags.BoolVar(&o.cluster, "cluster", false, "show several managers instead")
 	flags.IntVar(&o.customers, "customers", 40, "`NUMBER` of customers for --hosting")
 	flags.IntVar(&o.lab.Network.Relays, "relays", demoRelays, "`NUMBER` of relays; 37 by default with many instances")
 	flags.DurationVar(&o.lab.Network.VotingInterval, "voting-interval", testnet.DefaultVotingInterval, "`TIME` from one consensus to the next, 10s or more; 30s by default with more than six instances, and for --hosting")
@@ -102,6 +119,10 @@ The exit status is 1 if any claim fails; logs are kept then.`,
 // check refuses what makes no demonstration, and prepares the lab, but for what flags say.
 func (o *demoOptions) check(given func(flag string) bool) error {
 	switch {
+	case o.hosting && o.cluster:
+		return errors.New("--hosting and --cluster are two demonstrations")
+	case o.cluster && (given("fetches") || o.limit > 0 || o.lab.Instances > fewInstances):
+		return fmt.Errorf("--fetches and --limit do not go with --cluster, nor do more than %d instances", fewInstances)
 	case o.hosting && (o.customers < hostedShards || o.customers > hostedMost):
 		return fmt.Errorf("the demonstration of hosting takes %d to %d customers", hostedShards, hostedMost)
 	case o.hosting && (o.rotate || given("instances") || given("fetches") || o.limit > 0):
@@ -111,9 +132,12 @@ func (o *demoOptions) check(given func(flag string) bool) error {
 	case o.limit < 0 || o.limit > descriptor.MaxIntroductionPoints:
 		return fmt.Errorf("a descriptor has 1 to %d introduction points, not %d", descriptor.MaxIntroductionPoints, o.limit)
 	}
-	if o.hosting {
+	switch {
+	case o.hosting:
 		o.setHosting(given)
-	} else if o.crowd() {
+	case o.cluster:
+		o.setCluster()
+	case o.crowd():
 		o.setCrowd(given)
 	}
 	return o.lab.Network.Validate()
@@ -157,8 +181,11 @@ func runDemo(cmd *cobra.Command, o demoOptions) (err error) {
 	d := &demo{options: o, line: newProgressLine(cmd.ErrOrStderr())}
 	began := time.Now()
 	show := d.show
-	if o.hosting {
+	switch {
+	case o.hosting:
 		show = d.showHosting
+	case o.cluster:
+		show = d.showCluster
 	}
 	err = show(ctx)
 	d.line.clear()

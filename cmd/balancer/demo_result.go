@@ -28,6 +28,7 @@ type demoResult struct {
 	AfterLoss   *tallyResult `json:"after_loss,omitempty"` // of a killed tor: new visitors
 
 	Hosting  *hostingResult  `json:"hosting,omitempty"`
+	Cluster  *clusterResult  `json:"cluster,omitempty"`
 	Rotation *rotationResult `json:"rotation,omitempty"`
 }
 
@@ -77,6 +78,9 @@ func (r *demoResult) print(out io.Writer) {
 	all := []*tallyResult{r.Spread, r.AfterKill, r.AfterFreeze, r.AfterLoss}
 	if r.Rotation != nil {
 		all = append(all, r.Rotation.Visitors)
+	}
+	if r.Cluster != nil {
+		all = append(all, r.Cluster.Visitors)
 	}
 	for _, t := range all {
 		if t != nil {

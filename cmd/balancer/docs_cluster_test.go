@@ -33,8 +33,8 @@ func TestDocsCluster(t *testing.T) {
 	defer os.RemoveAll(root)
 	machines := newMachines(t, root)
 	script, typed := machines.script()
-	if typed < 35 {
-		t.Errorf("%d commands, want at least 35", typed)
+	if typed < 80 {
+		t.Errorf("%d commands, want at least 80", typed)
 	}
 	cmd := exec.CommandContext(t.Context(), "bash", "-c", script)
 	cmd.Dir = filepath.Join(root, "desk")
@@ -58,11 +58,16 @@ func TestDocsCluster(t *testing.T) {
 			}
 		}
 	}
+	for what, least := range map[string]int{
+		"ok       etcd role: reads, writes and deletes below /balancer/": 3,
+		"cluster main: 3 managers":                                       1, "owns nothing any more": 4, "wrote what it knows into the store again": 1,
+	} {
+		if n := strings.Count(said, what); n < least {
+			t.Errorf("%q is said %d times, want %d at least", what, n, least)
+		}
+	}
 	t.Logf("%d commands in %.0f s\n%s", typed, time.Since(began).Seconds(), said)
 }
-
-// startsManagers is where the managers are started for the first time.
-const startsManagers = "```sh\nfor n in 1 2 3; do ssh root@10.0.0.$n systemctl enable --now balancer"
 
 // machines are three machines of doc/cluster.md.
 type machines struct {
@@ -82,9 +87,10 @@ func newMachines(t *testing.T, root string) machines {
 	}
 	network := sim.New(sim.Config{Seed: 1, Latency: 20 * time.Millisecond})
 	t.Cleanup(network.Close)
-	m.make("desk")
+	m.make("desk/bin")
 	m.make("bin")
 	m.link(self, filepath.Join(root, "bin", "balancer"))
+	m.link(self, filepath.Join(root, "desk/bin/balancer"))
 	front := filepath.Join(root, "front")
 	if code := run([]string{"key", "new", front}); code != exitDone {
 		t.Fatalf("key new: exit status %d", code)
@@ -139,7 +145,6 @@ func (m *machines) script() (script string, typed int) {
 	doc, _, _ := strings.Cut(readDoc(m.t, "doc/cluster.md"), "\n## Two machines without etcd\n")
 	fence := regexp.MustCompile("(?ms)^( *)```(sh|toml|etcd)\n(.*?)^ *```$")
 	names := map[string]string{"toml": "balancer.toml", "etcd": "etcd.env"}
-	doc, _, _ = strings.Cut(doc, startsManagers)
 	for _, b := range fence.FindAllStringSubmatch(doc, -1) {
 		text := strings.ReplaceAll(here.Replace("\n"+b[3]), "\n"+b[1], "\n")[1:]
 		if name, is := names[b[2]]; is {

@@ -99,6 +99,7 @@ func askWithToken[T any, A answer[T]](ctx context.Context, c *Client, e *endpoin
 	for try := 0; ; try++ {
 		result, f := post[T, A](ctx, e, path, token, body)
 		if f == nil || !f.token || c.user == "" || try > 0 {
+			c.doubt(token, f)
 			return result, f
 		}
 		if token, f = c.authenticate(ctx, e, token); f != nil {
@@ -193,6 +194,20 @@ func (c *Client) present() string {
 	return c.token
 }
 
+// doubt gives up a token with which a request was not answered. An etcd does not refuse a token
+// of a later revision than its own, as after it lost its data: it waits until it has that
+// revision, for longer than any request.
+func (c *Client) doubt(token string, f *fault) {
+	if f == nil || f.answered || !f.sent {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.token == token {
+		c.token = ""
+	}
+}
+
 // authenticate returns another token than the one that etcd refuses.
 func (c *Client) authenticate(ctx context.Context, e *endpoint, refused string) (string, *fault) {
 	select {
@@ -201,7 +216,7 @@ func (c *Client) authenticate(ctx context.Context, e *endpoint, refused string) 
 	case <-ctx.Done():
 		return "", &fault{at: e, kind: ErrUnavailable}
 	}
-	if token := c.present(); token != refused { // somebody else was here
+	if token := c.present(); token != refused && token != "" { // somebody else was here
 		return token, nil
 	}
 	password, err := c.password()

@@ -593,6 +593,36 @@ func TestNoSpace(t *testing.T) {
 	put(t, c, etcd.Op{Key: "a", Value: value})
 }
 
+// TestTokenOfLostData: a token of an etcd that lost its data since is not kept, though the etcd
+// never refuses it.
+func TestTokenOfLostData(t *testing.T) {
+	t.Parallel()
+	l := etcdtest.Start(t, etcdlab.Config{Users: []etcdlab.User{{Name: "m1", Password: "sesame-4711", Prefix: "/balancer/"}}})
+	config := etcd.Config{Endpoints: l.Endpoints(), User: "m1", Password: func() (string, error) { return "sesame-4711", nil }, Timeout: time.Second}
+	other := client(t, config)
+	for range 50 {
+		put(t, other, etcd.Op{Key: "/balancer/a", Want: -1, Value: []byte("1")})
+	}
+	c := client(t, config)
+	if _, _, err := c.Range(t.Context(), "/balancer/"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(l.Wipe(t.Context(), true), l.EnableUsers(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for range 20 {
+		var kvs []etcd.KV
+		if kvs, _, err = c.Range(t.Context(), "/balancer/"); err == nil {
+			if len(kvs) != 0 {
+				t.Errorf("it has %v", kvs)
+			}
+			return
+		}
+	}
+	t.Error(err)
+}
+
 func TestUsers(t *testing.T) {
 	t.Parallel()
 	l := etcdtest.Start(t, etcdlab.Config{ClientCert: true, Unix: true, Users: []etcdlab.User{{Name: "m1", Password: "sesame-4711", Prefix: "/balancer/main/"}}})

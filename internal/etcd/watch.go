@@ -132,6 +132,7 @@ func (w *watch) begin(ctx context.Context) *fault {
 	for try := 0; ; try++ {
 		f := w.create(ctx, body)
 		if f == nil || !f.token || w.c.user == "" || try > 0 {
+			w.c.doubt(w.token, f)
 			return f
 		}
 		if w.token, f = w.c.authenticate(ctx, w.e, w.token); f != nil {

@@ -165,8 +165,9 @@ func (l *Lab) Disarm(ctx context.Context) error {
 	return nil
 }
 
-// enableUsers makes the users of the configuration, and root.
-func (l *Lab) enableUsers(ctx context.Context) error {
+// EnableUsers makes the users of the configuration, and root. Start does that, and it is to be
+// done again after Wipe.
+func (l *Lab) EnableUsers(ctx context.Context) error {
 	root := rand.Text()
 	for _, step := range []struct {
 		path string

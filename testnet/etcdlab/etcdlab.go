@@ -111,7 +111,7 @@ func Start(ctx context.Context, config Config) (l *Lab, err error) {
 		}
 	}
 	if err == nil && len(config.Users) > 0 {
-		err = l.enableUsers(ctx)
+		err = l.EnableUsers(ctx)
 	}
 	if err != nil {
 		return l, fmt.Errorf("starting etcd: %w", err)

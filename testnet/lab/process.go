@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -18,6 +19,7 @@ type Process struct {
 	Log     string // a file
 	Started time.Time
 
+	killed atomic.Bool // by Kill
 	cmd    *exec.Cmd
 	exited chan struct{} // closed once it is gone
 	err    error         // how it ended; read after exited is closed
@@ -48,12 +50,25 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Reload has the balancer read its configuration again.
 func (p *Process) Reload() error { return p.cmd.Process.Signal(syscall.SIGHUP) }
 
-// WhileRunning is a context that ends, with a cause, when the process does.
+// Kill ends the process as a machine that fails does, and waits.
+func (p *Process) Kill() error {
+	p.killed.Store(true)
+	if err := p.cmd.Process.Kill(); err != nil {
+		return fmt.Errorf("killing the balancer: %w", err)
+	}
+	<-p.exited
+	return nil
+}
+
+// WhileRunning is a context that ends, with a cause, when the process does, unless by Kill.
 func (p *Process) WhileRunning(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
 		select {
 		case <-p.exited:
+			if p.killed.Load() {
+				return
+			}
 			said, _ := os.ReadFile(p.Log)
 			cancel(fmt.Errorf("the balancer ended (%v):\n%s", p.err, said[max(0, len(said)-2000):]))
 		case <-ctx.Done():

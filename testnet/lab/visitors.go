@@ -105,12 +105,18 @@ func Send(ctx context.Context, count, limit int, visit func()) error {
 // VisitEvery sends a visitor in each interval, however long answers take, until
 // done returns true.
 func (l *Lab) VisitEvery(ctx context.Context, address string, interval time.Duration, done func() bool, t *Tally) error {
+	return Every(ctx, interval, done, func(int) { t.Add(l.Visit(ctx, address)) })
+}
+
+// Every calls visit in each interval, with how often it did before, however long that
+// takes, until done returns true. Then it waits for all.
+func Every(ctx context.Context, interval time.Duration, done func() bool, visit func(n int)) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	for !done() {
-		wg.Go(func() { t.Add(l.Visit(ctx, address)) })
+	for n := 0; !done(); n++ {
+		wg.Go(func() { visit(n) })
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -70,17 +70,30 @@ patient() {
 }
 
 etcdctl() {
-	case "$1 $2" in
+	case "$1 ${2-}" in
 	"endpoint health") patient command etcdctl "$@" ;;
 	*) command etcdctl "$@" ;;
 	esac
 }
 
 balancer() {
-	case "$1 $2" in
-	"cluster status" | "cluster forget") patient command balancer "$@" ;;
+	case "$1 ${2-}" in
+	"cluster status" | "cluster restore") patient command balancer "$@" ;;
+	"cluster forget") patient forgotten "$@" ;;
+	"cluster key") case " $* " in *" drop "*) patient resealed ;; esac; command balancer "$@" ;;
 	*) command balancer "$@" ;;
 	esac
 }
 
-sleep() { command sleep 3; }
+# resealed reports whether nothing is sealed with the old key any more.
+resealed() {
+	command balancer cluster status --config "$ROOT/1/etc/balancer/balancer.toml" > "$ROOT/status"
+	! grep -q 'with the old key\|DO NOT OPEN' "$ROOT/status"
+}
+
+# forgotten has a manager forgotten that may be gone already.
+forgotten() {
+	command balancer "$@" > "$ROOT/forgotten" 2>&1 || grep "the cluster has no manager of this name" "$ROOT/forgotten"
+}
+
+sleep() { :; }

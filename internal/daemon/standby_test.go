@@ -289,10 +289,15 @@ func (m *machine) state() string {
 	return fmt.Sprintf("%s %s", s.State, s.Owner.Owning)
 }
 
+// want fails the test unless the service is in a state within minutes: it is another while an
+// HSDir is changed for the next.
 func (w *twoMachines) want(when string, m *machine, state string) {
 	w.t.Helper()
+	for n := 0; n < 10 && m.state() != state; n++ {
+		w.run(time.Minute)
+	}
 	if got := m.state(); got != state {
-		w.t.Errorf("%s: the service on the %s machine is %q, want %q: %q", when, m.name, got, state, m.Snapshot().Services[0].Warnings)
+		w.t.Errorf("%s: the service on the %s machine is %q, want %q: %+v", when, m.name, got, state, m.Snapshot().Services[0])
 	}
 }
 

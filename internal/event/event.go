@@ -36,6 +36,7 @@ const (
 	Shard         Kind = "shard"          // a shard's state changed, or it has another warning
 	Customer      Kind = "customer"       // a customer of a shard was added or changed
 	Cluster       Kind = "cluster"        // managers came or went, or services changed their owner
+	Standby       Kind = "standby"        // two machines without a store: one took over or yielded, an alarm, the heartbeat
 )
 
 // Event is something that happened at one moment.

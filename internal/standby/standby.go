@@ -36,7 +36,7 @@ const (
 )
 
 // Kind is the kind of this package's events.
-const Kind event.Kind = "standby"
+const Kind = event.Standby
 
 // Service is a public address to follow.
 type Service struct {

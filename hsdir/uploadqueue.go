@@ -12,6 +12,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/backoff"
+	"onionbalancer/internal/failpoint"
 )
 
 // UploadQueue uploads descriptors through one tor, each slot separately, until an
@@ -433,6 +434,7 @@ func (q *UploadQueue) run(f *flight) {
 // error is from Body.
 func (q *UploadQueue) attempt(f *flight) (unencoded bool, err error) {
 	e, slot := f.task.edition, f.task.target()
+	failpoint.Reach(failpoint.Queued)
 	body, err := e.Body(f.encode, slot)
 	f.cancel()
 	if err != nil {
@@ -444,6 +446,7 @@ func (q *UploadQueue) attempt(f *flight) (unencoded bool, err error) {
 	if dropped {
 		return true, ErrSuperseded
 	}
+	failpoint.Reach(failpoint.Post)
 	ctx, cancel := context.WithTimeout(q.ctx, q.cfg.Patience)
 	defer cancel()
 	err = q.cfg.Poster.HSPost(ctx, e.Address.Label(), upperHex(slot.HSDir[:]), body)

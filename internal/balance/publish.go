@@ -13,6 +13,7 @@ import (
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/failpoint"
 )
 
 // carryOut makes the editions that the plan asks for, and moves all editions on:
@@ -117,6 +118,7 @@ func (s *Service) advance(ctx context.Context, now time.Time) {
 
 // upload hands the unconfirmed slots of an edition to the upload queue.
 func (s *Service) upload(e *Edition) {
+	failpoint.Reach(failpoint.Upload)
 	e.uploaded = true
 	bodies, built, expires := e.signing.bodies, e.Built, e.expires() // only the loop reads the fields of e that it changes
 	held := make([]*descriptor.Contents, len(e.slots))

@@ -15,6 +15,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/backoff"
+	"onionbalancer/internal/failpoint"
 	"onionbalancer/internal/state"
 	"onionbalancer/selection"
 )
@@ -92,6 +93,7 @@ func (s *Service) save(now time.Time) {
 	}
 	written, version, all, doubted := s.written(ceilings), r.version, covered(), !r.doubted.IsZero()
 	s.calls.Go(func() {
+		failpoint.Reach(failpoint.Swap)
 		// Also when the service ends: counters that were used must be recorded.
 		version, err := s.env.Store.SwapService(context.Background(), s.address, version, written)
 		if errors.Is(err, state.ErrFenced) {

@@ -19,6 +19,7 @@ import (
 	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/failpoint"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/relayset"
 	"onionbalancer/internal/state"
@@ -342,6 +343,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 		return s.next
 	}
 	last := s.plan
+	failpoint.Reach(failpoint.Plan)
 	plan := makePlan(view, s.state)
 	if s.env.Reserve > 0 && s.env.Now().Round(0).Sub(now.Round(0)) > pausedFor { // the process was stopped meanwhile
 		s.doubt()

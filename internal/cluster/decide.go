@@ -75,6 +75,8 @@ func (c *Cluster) decideLocked(now time.Time) (d decision) {
 			d.take = append(d.take, s)
 		case alive[s.owner]:
 			s.free = time.Time{}
+		case s.owner != "" && c.lease.justBack(now, c.cfg.Lease):
+			d.waiting = true
 		case len(ranking) == 0:
 			d.orphans = append(d.orphans, s.Address)
 		case mine < 0:

@@ -20,7 +20,14 @@ type lease struct {
 	beat    uint64
 	written time.Time
 	since   time.Time // of the first
+
+	// returned is when a renewal succeeded after none had for as long as a lease lasts.
+	returned time.Time
 }
+
+// justBack reports whether the others may have lost their leases as this manager did, in an
+// outage of the engine that is just over, and not have new ones yet.
+func (l *lease) justBack(now time.Time, lasts time.Duration) bool { return now.Sub(l.returned) < lasts }
 
 // joined reports whether the others see this manager alive.
 func (l *lease) joined(now time.Time, lasts time.Duration) bool {
@@ -84,8 +91,11 @@ func (c *Cluster) renew(ctx context.Context, changed bool) error {
 	if err != nil {
 		return fmt.Errorf("showing the other managers that this one is alive: %w", err)
 	}
+	if !l.renewed.IsZero() && sent.Sub(l.renewed) >= c.cfg.Lease {
+		l.returned = sent
+	}
 	l.renewed = sent
-	c.setLease(func(now *lease) { now.id, now.renewed = l.id, l.renewed })
+	c.setLease(func(now *lease) { now.id, now.renewed, now.returned = l.id, l.renewed, l.returned })
 	if l.version != 0 && !changed && sent.Sub(l.written) < beatEvery {
 		return nil
 	}

@@ -169,6 +169,31 @@ func TestEngineDown(t *testing.T) {
 	})
 }
 
+// An engine that ends all leases as it comes back moves nothing: all were cut off alike. One
+// who was dead before is replaced, somewhat later.
+func TestLeasesLostInOutage(t *testing.T) {
+	inWorld(t, 60, func(t *testing.T, w *managed) {
+		w.add("m1", "m2", "m3")
+		w.until("at the start", 15*time.Second)
+		time.Sleep(10 * time.Minute)
+		before := first(w.owners())
+		w.engine.Down(true)
+		time.Sleep(30 * time.Second)
+		w.engine.Down(false)
+		w.engine.EndLeases()
+		time.Sleep(time.Minute)
+		if after := first(w.owners()); fmt.Sprint(after) != fmt.Sprint(before) {
+			t.Errorf("services moved: %v, before %v", after, before)
+		}
+		w.engine.Down(true)
+		w.named("m2").kill()
+		time.Sleep(30 * time.Second)
+		w.engine.Down(false)
+		w.engine.EndLeases()
+		w.until("m2 is dead", 20*time.Second)
+	})
+}
+
 // Only those who can certify a service publish it. When the last is gone it is an orphan,
 // which is told.
 func TestCustody(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"onionbalancer/internal/cluster"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/etcd"
+	"onionbalancer/internal/failpoint"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
@@ -119,7 +120,7 @@ func openMembers(d *Daemon, onions check.Dialer) (*members, error) {
 	if m.engine, err = d.engine(cfg, files, onions); err != nil {
 		return nil, err
 	}
-	m.store, err = cluster.Open(cluster.Config{Engine: m.engine, Key: files.key, Name: cfg.Name, ID: string(id), Log: d.log})
+	m.store, err = cluster.Open(cluster.Config{Engine: m.engine, Key: files.key, Name: cfg.Name, ID: string(id), Log: d.log, Now: failpoint.Now()})
 	if err != nil {
 		m.engine.Close()
 		return nil, err
@@ -127,7 +128,7 @@ func openMembers(d *Daemon, onions check.Dialer) (*members, error) {
 	m.copied = cluster.NewCopied(m.store, d.store, d.log)
 	m.cluster = cluster.New(cluster.Options{
 		Manager: manager, Version: d.version, Lease: cfg.Lease, Store: m.store, Leases: m.engine, Local: d.store,
-		Runner: m, Fit: m.fit, Record: d.events.Record,
+		Runner: m, Fit: m.fit, Record: d.events.Record, Now: failpoint.Now(),
 	})
 	return m, nil
 }

@@ -18,6 +18,7 @@ import (
 	"onionbalancer/internal/consensus"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/event"
+	"onionbalancer/internal/failpoint"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/tor"
@@ -52,7 +53,7 @@ func NewRooms(tors *tor.Pool, dialer check.Dialer, store *state.DB, words backen
 		r.fetchers[t] = newFetcher(t)
 	}
 	r.checks = check.New(check.Config{Prober: check.Through(dialer)})
-	r.backends = backend.New(backend.Config{Consensus: r.consensus, Fetcher: r, Checks: r.checks, Store: store, Words: words, Record: record})
+	r.backends = backend.New(backend.Config{Consensus: r.consensus, Fetcher: r, Checks: r.checks, Store: store, Words: words, Record: record, Now: failpoint.Now()})
 	return r
 }
 
@@ -61,6 +62,7 @@ func (r *Rooms) Env(store *state.DB, record event.Recorder) balance.Env {
 	return balance.Env{
 		Consensus: r.consensus, Backends: r.backends, Fetcher: r, Store: store, Record: record, Visitor: r.checks, Checked: r.backends.LastCheck,
 		Gates:   credential.NewGates(),
+		Now:     failpoint.Now(),
 		Uploads: func(a descriptor.Address) balance.Uploader { return r.queues[r.tors.For(a)] },
 	}
 }

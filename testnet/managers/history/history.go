@@ -139,6 +139,25 @@ func (l *Log) Owners(at time.Time) map[descriptor.Address]Turn {
 	return owners
 }
 
+// Vacant returns the longest time from a moment on for which a service had no owner.
+func (l *Log) Vacant(from time.Time) (longest time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, turns := range l.turns {
+		var since time.Time
+		for _, t := range turns {
+			switch {
+			case t.At.Before(from):
+			case t.Owner == "":
+				since = t.At
+			case !since.IsZero():
+				longest, since = max(longest, t.At.Sub(since)), time.Time{}
+			}
+		}
+	}
+	return longest
+}
+
 // Gap returns the longest time that one of the services was without an upload that an HSDir
 // stored, of those that ended between two moments or go on at the second (V4).
 func (l *Log) Gap(services []descriptor.Address, from, to time.Time) (longest time.Duration, of descriptor.Address) {

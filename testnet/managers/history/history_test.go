@@ -115,6 +115,15 @@ func TestVisitsAndOwners(t *testing.T) {
 	if got := l.Owners(after(5))[a].Owner; got != "two" {
 		t.Errorf("owner %q", got)
 	}
+	l.Turn(Turn{after(10), a, "", 3})
+	l.Turn(Turn{after(13), a, "two", 4})
+	l.Turn(Turn{after(20), a, "", 5})
+	if d := l.Vacant(noon); d != 3*time.Second {
+		t.Errorf("vacant for %s", d)
+	}
+	if d := l.Vacant(after(11)); d != 0 {
+		t.Errorf("vacant for %s later", d)
+	}
 	l.Upload(Upload{At: after(1)})
 	if n := len(l.Uploads(after(1))); n != 1 {
 		t.Errorf("%d uploads", n)

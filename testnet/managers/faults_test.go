@@ -1,0 +1,331 @@
+package managers
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"onionbalancer/internal/cluster"
+	"onionbalancer/internal/etcd"
+	"onionbalancer/internal/failpoint"
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/etcdlab"
+)
+
+// names of managers: nothing else has them by chance.
+var names = []string{"amsterdam", "barcelona", "casablanca", "dortmund", "edinburgh", "florence"}
+
+// A manager is killed with kill -9: all of its services are taken, and nothing is published
+// that was not due. What is due then is published by whoever has it.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{services: 60, managers: names[:3]})
+	w.begin()
+	stop := w.visitAll(50 * time.Millisecond)
+	began := time.Now()
+	w.manager(names[1]).kill()
+	took := w.until("taken", time.Minute, w.ownedBy(names[0], names[2]))
+	time.Sleep(3 * time.Second)
+	uploads := len(w.log.Uploads(began))
+	t.Logf("taken within %s, %d uploads", took.Round(time.Millisecond), uploads)
+	if uploads > 0 {
+		t.Errorf("%d uploads, and nothing was due (V7)", uploads)
+	}
+	if took > 15*time.Second {
+		t.Errorf("taken within %s", took)
+	}
+	stop()
+	w.changed()
+	w.judge()
+}
+
+// Managers that stop for a while, each at another point of its work, store nothing over what
+// those who took their services published, and launch nothing once they are awake.
+func TestPaused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{services: 60, managers: names[:1+len(failpoint.Points)]})
+	w.begin()
+	stop := w.visitAll(50 * time.Millisecond)
+	began := time.Now()
+	for n, point := range failpoint.Points {
+		w.managers[1+n].arm(point)
+	}
+	w.web[0].ReplacePoints()
+	for n, point := range failpoint.Points {
+		w.until(point, time.Minute, func() bool { return w.managers[1+n].reached(point) })
+	}
+	paused := time.Now()
+	t.Logf("all are paused after %s, %d uploads", time.Since(began).Round(time.Millisecond), len(w.log.Uploads(began)))
+	took := w.until("taken", time.Minute, w.ownedBy(names[0]))
+	w.until("published", time.Minute, w.publishedBy(names[0], began))
+	t.Logf("taken within %s", took.Round(time.Millisecond))
+	if soaking() {
+		time.Sleep(time.Minute - time.Since(paused))
+	}
+	w.quiet(time.Second)
+	awake := time.Now()
+	for _, m := range w.managers[1:] {
+		w.log.Learnt(awake.Add(4*latency), m.name) // what was in tor's hands may arrive
+		m.signal(syscall.SIGCONT)
+	}
+	for _, m := range w.managers[1:] {
+		w.until("awake", time.Minute, func() bool { s := m.status(); return s.Joined && s.Owned == 0 })
+	}
+	time.Sleep(5 * time.Second)
+	stored := 0
+	after := w.log.Uploads(awake)
+	for _, u := range after {
+		if u.Stored && u.Manager != names[0] {
+			stored++
+		}
+	}
+	t.Logf("%d uploads were in flight, of which %d were stored", len(after), stored)
+	if stored > 0 {
+		t.Errorf("%d stale uploads stored", stored)
+	}
+	stop()
+	w.judge()
+}
+
+// lasts is how long a fault lasts: as it should, or as can be borne.
+func lasts(whole, short time.Duration) time.Duration {
+	if soaking() {
+		return whole
+	}
+	return short
+}
+
+// A manager that is cut off from etcd goes on with what it has reserved, while another takes
+// its services. When the way is mended its last changes of records arrive late. It uploads
+// nothing once it knows.
+func TestCutOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{services: 30, managers: names[:2]})
+	w.begin()
+	stop := w.visitAll(50 * time.Millisecond)
+	one, cut := w.managers[0], w.managers[1]
+	began := time.Now()
+	cut.etcd.late.Store(true)
+	cut.etcd.setCut(true)
+	w.until("taken", time.Minute, func() bool { return w.shares()[one.name] == len(w.services) })
+	w.web[0].ReplacePoints()
+	w.until("published by the new owner", time.Minute, w.publishedBy(one.name, began))
+	time.Sleep(lasts(time.Minute, 0) - time.Since(began))
+	stale := 0
+	for _, u := range w.log.Uploads(began) {
+		if u.Manager == cut.name {
+			stale++
+		}
+	}
+	t.Logf("cut off for %s, %d uploads of who was", time.Since(began).Round(time.Millisecond), stale)
+	if stale == 0 {
+		t.Error("the one that was cut off published nothing: it should go on")
+	}
+	cut.etcd.setCut(false)
+	mended := time.Now()
+	w.until("learnt", time.Minute, func() bool { s := cut.status(); return s.Joined && s.Owned == 0 })
+	t.Logf("learnt within %s", time.Since(mended).Round(time.Millisecond))
+	w.log.Learnt(time.Now().Add(4*latency), cut.name)
+	w.changed()
+	stop()
+	w.judge()
+}
+
+// An etcd that loses its leader, has a member that hangs, or has no quorum, is noticed by
+// nobody: what changes meanwhile is published, and nothing moves.
+func TestEtcd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{services: 30, managers: names[:3], etcd: etcdlab.Config{Members: 3}})
+	w.begin()
+	stop := w.visitAll(50 * time.Millisecond)
+	before := w.shares()
+	began := time.Now()
+	lab := w.etcd
+	for range int(lasts(5, 1)) {
+		leader, err := lab.Leader(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		lab.Kill(leader)
+		time.Sleep(lasts(20*time.Second, 3*time.Second))
+		if err := lab.Restart(leader); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := lab.Leader(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = lab.Pause(0)
+	time.Sleep(lasts(time.Minute, time.Second))
+	_ = lab.Pause(1)
+	lost := time.Now()
+	time.Sleep(lasts(5*time.Minute, 5*time.Second))
+	w.changed()
+	time.Sleep(lasts(10*time.Minute, 12*time.Second) - time.Since(lost))
+	t.Logf("no quorum for %s", time.Since(lost).Round(time.Second))
+	_ = lab.Resume(0)
+	_ = lab.Resume(1)
+	for _, m := range w.managers {
+		w.until("joined again", time.Minute, func() bool { s := m.status(); return s.Joined && s.Store.Error == "" })
+	}
+	w.changed()
+	if after := w.shares(); fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("services moved: %v, before %v", after, before)
+	}
+	t.Logf("all within %s", time.Since(began).Round(time.Second))
+	stop()
+	w.judge()
+}
+
+// Answers of etcd that are lost, watches that break, and a compaction while a manager cannot
+// follow cost nothing, and managers agree soon after.
+func TestAnswersLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{services: 30, managers: names[:3]})
+	w.begin()
+	stop := w.visitAll(50 * time.Millisecond)
+	for range int(lasts(10, 1)) {
+		for _, m := range w.managers {
+			m.etcd.loseAnswers.Store(3)
+			m.etcd.loseRequests.Store(2)
+		}
+		w.web[0].ReplacePoints()
+		time.Sleep(4 * time.Second)
+		for _, m := range w.managers {
+			m.etcd.breakConnections()
+		}
+		behind := w.managers[2]
+		behind.etcd.setCut(true)
+		w.managers[1].etcd.loseAnswers.Store(2)
+		w.changed()
+		revision, err := w.etcd.Revision(t.Context())
+		if err == nil {
+			err = w.etcd.Compact(t.Context(), revision)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		behind.etcd.setCut(false)
+	}
+	for _, m := range w.managers {
+		m.etcd.loseAnswers.Store(1)
+	}
+	w.managers[1].order(status.ClusterOrder{Word: "drain"})
+	took := w.until("they agree", 10*time.Second, w.ownedBy(names[0], names[2]))
+	t.Logf("agreed within %s", took.Round(time.Millisecond))
+	w.changed()
+	stop()
+	w.judge()
+}
+
+// All managers are started again, one after the other: nothing is published for that, and no
+// service is without an owner for long.
+func TestRolling(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{services: 30, managers: names[:3]})
+	w.begin()
+	stop := w.visitAll(50 * time.Millisecond)
+	began := time.Now()
+	for n, m := range w.managers {
+		m.order(status.ClusterOrder{Word: "drain"})
+		w.until("drained", time.Minute, func() bool { return w.shares()[m.name] == 0 && w.shares()[""] == 0 })
+		m.stop()
+		m.start()
+		w.until("back", time.Minute, func() bool { return m.status().Joined })
+		if n == 1 { // without a drain: it gives its services as it ends
+			other := w.managers[2]
+			other.stop()
+			w.until("taken", time.Minute, func() bool { return w.shares()[other.name] == 0 && w.shares()[""] == 0 })
+			other.start()
+			w.until("back", time.Minute, func() bool { return other.status().Joined })
+		}
+	}
+	uploads, vacant := len(w.log.Uploads(began)), w.log.Vacant(began)
+	t.Logf("%d uploads, without an owner for %s", uploads, vacant.Round(time.Millisecond))
+	if uploads > 0 {
+		t.Errorf("%d uploads, and nothing was due (V7)", uploads)
+	}
+	if vacant > 2*time.Second {
+		t.Errorf("a service had no owner for %s", vacant)
+	}
+	w.changed()
+	stop()
+	w.judge()
+}
+
+// Managers whose clocks differ by hours take services from each other in any direction.
+func TestSkew(t *testing.T) {
+	t.Parallel()
+	skews := []time.Duration{time.Hour, -time.Hour}
+	if soaking() {
+		skews = append(skews, 48*time.Hour, -48*time.Hour)
+	}
+	for _, skew := range skews {
+		t.Run(skew.String(), func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, options{services: 20, managers: names[:2]})
+			w.managers[1].skew = skew
+			w.begin() // all are the other's
+			one, other := w.managers[0], w.managers[1]
+			stop := w.visitAll(50 * time.Millisecond)
+			other.kill()
+			w.until("taken", time.Minute, w.ownedBy(one.name))
+			w.changed()
+			other.start()
+			w.until("back", time.Minute, func() bool { return other.status().Joined })
+			one.kill()
+			w.until("taken back", time.Minute, w.ownedBy(other.name))
+			w.changed()
+			stop()
+			w.judge()
+		})
+	}
+}
+
+// An etcd without space is an alarm at once. What is reserved is published, and when there is
+// space again all goes on without a restart.
+func TestNoSpace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{services: 20, managers: names[:3], etcd: etcdlab.Config{Quota: 4 << 20}})
+	w.begin()
+	stop := w.visitAll(50 * time.Millisecond)
+	engine, err := cluster.NewEtcd(etcd.Config{Endpoints: w.etcd.Endpoints()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer engine.Close()
+	var version int64
+	for err == nil {
+		var made bool
+		version, made, _, err = engine.Txn(t.Context(), []cluster.Op{{Key: "rubbish", Version: version, Value: make([]byte, 1<<20)}})
+		if err == nil && !made {
+			t.Fatal("somebody else writes rubbish")
+		}
+	}
+	if !errors.Is(err, cluster.ErrNoSpace) {
+		t.Fatal(err)
+	}
+	full := time.Now()
+	for _, m := range w.managers {
+		w.until("alarm", time.Minute, func() bool { return len(m.status().Store.Alarms) > 0 })
+	}
+	t.Logf("alarm within %s", time.Since(full).Round(time.Millisecond))
+	if took := time.Since(full); took > 5*time.Second {
+		t.Errorf("alarm within %s", took)
+	}
+	w.changed()
+	revision, err := w.etcd.Revision(t.Context())
+	if err = errors.Join(err, w.etcd.Compact(t.Context(), revision), w.etcd.Defrag(t.Context()), w.etcd.Disarm(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range w.managers {
+		w.until("mended", time.Minute, func() bool { s := m.status(); return s.Joined && len(s.Store.Alarms) == 0 })
+	}
+	w.managers[1].kill()
+	w.until("taken", time.Minute, w.ownedBy(names[0], names[2]))
+	w.changed()
+	stop()
+	w.judge()
+}

@@ -170,6 +170,7 @@ func (m *mirror) differences(other *mirror) []state.Key {
 }
 
 // list returns copies of the records that open and whose keys begin with prefix, by key.
+// Secrets are among them only if prefix asks for them.
 func (m *mirror) list(prefix state.Key) []state.Entry {
 	from, _ := slices.BinarySearch(m.order, prefix)
 	to := from
@@ -178,6 +179,9 @@ func (m *mirror) list(prefix state.Key) []state.Entry {
 	}
 	var list []state.Entry
 	for _, key := range m.order[from:to] {
+		if strings.HasPrefix(string(key), state.SecretPrefix) && !strings.HasPrefix(string(prefix), state.SecretPrefix) {
+			continue
+		}
 		if e, err := m.entry(m.keys[key]); err == nil {
 			list = append(list, e)
 		}

@@ -725,6 +725,9 @@ func TestSecret(t *testing.T) {
 			if list, err := store.List("secret/"); err != nil || len(list) != 1 || string(list[0].Value) != "it" {
 				t.Errorf("%+v, %v", list, err)
 			}
+			if list, err := store.List(""); err != nil || len(list) != 0 {
+				t.Errorf("listed with everything else: %+v, %v", list, err)
+			}
 		}
 		two, err := testKey.Add()
 		if err == nil {

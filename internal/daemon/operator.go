@@ -176,7 +176,7 @@ func (d *Daemon) resolve(instance, service string) (descriptor.Address, []user, 
 		}
 		var u user
 		if m.shard == "" {
-			s := running[m.service].Status()
+			s := d.describe(running[m.service])
 			u = user{m.of(), s.Address, "", s.Strategy, s.Instances}
 		} else if h := shards[m.shard]; h != nil {
 			s := h.describe()

@@ -52,11 +52,13 @@ func (d *Daemon) shardStatuses() []status.Shard {
 type host struct {
 	d        *Daemon
 	cfg      config.Shard
-	out      bool // it could not be opened
-	services []*running
-	left     []need // customers without a service, and why
+	out      bool       // it could not be opened
+	services []*running // that run here
+	left     []need     // customers without a service, and why
 	counts   hosting.Shard
 	warnings []string
+
+	elsewhere []*running // services that do not run here, as other managers may publish them
 }
 
 // hosts returns all shards, in the order of the configuration.
@@ -77,7 +79,12 @@ func (d *Daemon) hosts() []*host {
 		}
 	}
 	for _, r := range d.services {
-		if h := byName[r.shard]; h != nil {
+		h := byName[r.shard]
+		switch {
+		case h == nil:
+		case r.cancel == nil:
+			h.elsewhere = append(h.elsewhere, r)
+		default:
 			h.services = append(h.services, r)
 		}
 	}
@@ -123,6 +130,8 @@ func (h *host) describe() status.Shard {
 			example, best = r, rank
 		}
 	}
+	needy = append(needy, h.countElsewhere(&out)...)
+	h.countOwners(&out)
 	for _, n := range h.left {
 		if needy = append(needy, n); n.state == status.StateFailed {
 			out.Customers.Failed++
@@ -244,6 +253,10 @@ func (d *Daemon) customerName(a descriptor.Address) string {
 // describeInstances fills in the instances as a customer's service has them, and what all
 // customers are warned of. It reports whether something is missing.
 func (h *host) describeInstances(out *status.Shard, example *running) (lesser bool) {
+	if example == nil && len(h.elsewhere) > 0 {
+		example = slices.MinFunc(h.elsewhere, func(a, b *running) int { x, y := a.Address(), b.Address(); return bytes.Compare(x[:], y[:]) })
+		example.Watch()
+	}
 	if example == nil {
 		out.Instances = h.unused()
 		return false
@@ -300,6 +313,14 @@ func (h *host) draining(instance string) *status.Drain {
 		all.Safe = all.Safe && one.Safe
 		left, safe = append(left, one.Left), append(safe, one.SafeAt)
 	}
+	for _, r := range h.elsewhere {
+		one := h.d.leftElsewhere(r.Address(), address)
+		if one.Left.IsZero() {
+			all.Customers++
+		}
+		all.Safe = all.Safe && one.Safe
+		left, safe = append(left, one.Left), append(safe, one.SafeAt)
+	}
 	all.Left, all.SafeAt = lastOf(left), lastOf(safe)
 	return all
 }
@@ -322,10 +343,12 @@ func lastOf(times []time.Time) (last time.Time) {
 func sum(s status.Shard, lesser bool) status.State {
 	c := s.Customers
 	switch {
-	case c.Served() == 0 && c.Failed > 0:
+	case c.Served()+c.Elsewhere == 0 && c.Failed > 0:
 		return status.StateFailed
-	case c.Served() == 0 && c.Starting > 0:
+	case c.Served()+c.Elsewhere == 0 && c.Starting > 0:
 		return status.StateStarting
+	case c.Elsewhere > 0 && c.Elsewhere == c.Active && s.Needy == 0:
+		return status.StateElsewhere
 	case lesser, s.Needy > 0, c.Failed > 0:
 		return status.StateDegraded
 	}
@@ -347,7 +370,7 @@ func (d *Daemon) CustomerStatus(customer string) (status.Customer, error) {
 		out.Error = left.Error()
 	}
 	if hosted {
-		s := r.Status()
+		s := d.describe(r)
 		out.Service = &s
 	}
 	return out, nil
@@ -359,6 +382,11 @@ func (d *Daemon) EachCustomer(do func(status.Published)) {
 		for _, r := range h.services {
 			if s := r.Summary(); !s.Withdrawn {
 				do(status.Published{Shard: h.cfg.Name, Name: d.customerName(r.Address()), State: s.State, Made: s.Made})
+			}
+		}
+		for _, r := range h.elsewhere {
+			if !r.Summary().Withdrawn {
+				do(status.Published{Shard: h.cfg.Name, Name: d.customerName(r.Address()), State: status.StateElsewhere})
 			}
 		}
 	}

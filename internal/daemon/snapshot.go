@@ -33,6 +33,7 @@ func (d *Daemon) describe(r *running) status.Service {
 	s := r.Status()
 	if s.Owner = d.sharing.owner(r.Address()); s.Owner != nil && s.Owner.Owning == status.OwningElsewhere {
 		s.State = status.StateElsewhere
+		d.drainElsewhere(&s, r.Address())
 	}
 	return s
 }

@@ -1,0 +1,190 @@
+package daemon
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"onionbalancer/descriptor"
+	"onionbalancer/internal/cluster/clustertest"
+	"onionbalancer/internal/hosting"
+	"onionbalancer/internal/hosting/api"
+	"onionbalancer/internal/status"
+	"onionbalancer/testnet/sim"
+)
+
+// withHosters runs do with two managers that have a shard of their own directories each.
+// The keys are in the first one's alone, of two customers and four spares.
+func withHosters(t *testing.T, do func(w *managersWorld, start func(name string) *manager, customers []descriptor.Address)) {
+	t.Helper()
+	withManagers(t, func(w *managersWorld, _ []descriptor.Address) {
+		t := w.t
+		customers, _ := makeShard(t, filepath.Join(w.dir, "m1.s1"), 1, 2, 4)
+		if err := os.Mkdir(filepath.Join(w.dir, "m2.s1"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		instances := []*sim.Instance{w.net.AddInstance(sim.InstanceConfig{}), w.net.AddInstance(sim.InstanceConfig{})}
+		w.pass(2 * time.Minute)
+		do(w, func(name string) *manager {
+			w.text = fmt.Sprintf("[[shard]]\nname = \"s1\"\ncustomers = %q\n", name+".s1")
+			for n, i := range instances {
+				w.text += fmt.Sprintf("[[shard.instance]]\nname = \"web%d\"\naddress = %q\n", n+1, i.Address())
+			}
+			return w.start(name, "")
+		}, customers)
+	})
+}
+
+// Customers and orders are the cluster's, whichever manager hears of them, and whoever
+// publishes.
+func TestManagersShareWords(t *testing.T) {
+	withHosters(t, func(w *managersWorld, start func(string) *manager, customers []descriptor.Address) {
+		t := w.t
+		m1 := start("m1")
+		defer m1.Stop()
+		w.pass(time.Minute)
+		m2 := start("m2")
+		defer m2.Stop()
+		w.pass(3 * time.Minute)
+		both := []*manager{m1, m2}
+		w.reached("brought along", customers)
+
+		// Added at the one that publishes nothing, whose directory was empty.
+		if n := len(m2.runs()); n != 0 {
+			t.Errorf("m2 publishes %d", n)
+		}
+		s := m2.Snapshot().Shards[0]
+		if s.State != status.StateElsewhere || s.Customers.Elsewhere != 2 || s.Owners["m1"] != 2 || s.Spares != 4 || len(s.Instances) != 2 || s.Instances[0].State != status.StateOK || len(s.Warnings) != 1 {
+			t.Errorf("m2 says of the shard %+v", s)
+		}
+		shop, added, err := m2.customers.Add(t.Context(), "shop", "", "r1")
+		if err != nil || !added {
+			t.Fatalf("%+v, %t, %v\n%s", shop, added, err, m2.log)
+		}
+		w.pass(30 * time.Second)
+		w.reached("added", []descriptor.Address{shop.Address})
+		for n, m := range both {
+			if c, err := m.customers.Customer("shop"); err != nil || c.Confirmed.IsZero() || c.Address != shop.Address || c.Error != "" {
+				t.Errorf("manager %d: %+v, %v", n+1, c, err)
+			}
+			if got := said(m.Daemon, "shop"); !slices.Equal(got, []string{"added", "confirmed"}) {
+				t.Errorf("manager %d tells %q", n+1, got)
+			}
+			if is, err := (mustDir(t, filepath.Join(w.dir, fmt.Sprintf("m%d.s1", n+1)))).Address("shop"); err != nil || is != shop.Address {
+				t.Errorf("manager %d has another key: %v, %v", n+1, is.Short(), err)
+			}
+			if n := m.awaiting(); n != 0 {
+				t.Errorf("%d changes are awaited", n)
+			}
+		}
+
+		// An order at the one that does not publish.
+		answer, err := m2.Operate(t.Context(), status.Order{Word: "drain", Instance: "web1"})
+		if err != nil || answer.Admin != "drain" {
+			t.Fatalf("%+v, %v", answer, err)
+		}
+		if drain := answer.Uses[0].Instance.Drain; drain == nil || drain.Safe {
+			t.Errorf("at once, m2 says %+v", drain)
+		}
+		w.pass(2 * time.Minute)
+		var safe []time.Time
+		for n, m := range both {
+			answer, err := m.InstanceStatus("web1", "")
+			if err != nil || answer.Admin != "drain" {
+				t.Fatalf("manager %d: %+v, %v", n+1, answer, err)
+			}
+			drain := answer.Uses[0].Instance.Drain
+			if drain == nil || drain.Safe || drain.Left.IsZero() || drain.SafeAt.IsZero() || drain.Pending+drain.Customers != 0 {
+				t.Errorf("manager %d: %+v", n+1, drain)
+				continue
+			}
+			safe = append(safe, drain.SafeAt)
+		}
+		if len(safe) == 2 && !safe[0].Equal(safe[1]) {
+			t.Errorf("safe at %v", safe)
+		}
+		if _, err := m1.Operate(t.Context(), status.Order{Word: "ready", Instance: "web1"}); err != nil {
+			t.Error(err)
+		}
+
+		// Suspended while m2 is cut off: it hears of it when it is back, before it publishes.
+		m2.client.Set(func(f *clustertest.Faults) { f.Cut = true })
+		if _, err := m1.customers.Change(t.Context(), "shop", api.Change{To: hosting.Suspended, Request: "r2"}); err != nil {
+			t.Error(err)
+		}
+		w.pass(time.Minute)
+		m1.Stop()
+		m2.client.Set(func(f *clustertest.Faults) { f.Cut = false })
+		w.pass(2 * time.Minute)
+		w.reached("m2 alone", customers)
+		if reached(w.net, shop.Address) != nil {
+			t.Error("a suspended customer is reached")
+		}
+		if m2.rooms.backends.Word(w.instance(m2, "web1")).Admin != "" {
+			t.Error("m2 did not hear that web1 is ready")
+		}
+		if _, err := m2.customers.Change(t.Context(), "shop", api.Change{To: hosting.Active, Request: "r3"}); err != nil {
+			t.Error(err)
+		}
+		w.pass(time.Minute)
+		w.reached("resumed", []descriptor.Address{shop.Address})
+		if _, err := m2.customers.Change(t.Context(), "shop", api.Change{To: hosting.Removed, Request: "r4"}); err != nil {
+			t.Error(err)
+		}
+		w.pass(time.Minute)
+		m2.Stop()
+		// m1 starts, and knows the customer as it was.
+		m1 = start("m1")
+		defer m1.Stop()
+		w.pass(3 * time.Minute)
+		if reached(w.net, shop.Address) != nil {
+			t.Errorf("a customer who was removed meanwhile is reached\n%s", m1.log)
+		}
+		w.reached("m1 alone", customers)
+		if c, err := m1.customers.Customer("shop"); err != nil || c.State != hosting.Removed {
+			t.Errorf("%+v, %v", c, err)
+		}
+	})
+}
+
+// runs lists the services that run here.
+func (m *manager) runs() (list []descriptor.Address) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for a, r := range m.services {
+		if r.cancel != nil {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// awaiting is how many changes are to be confirmed.
+func (m *manager) awaiting() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.customers.awaited)
+}
+
+// instance returns the address of a shard's instance.
+func (w *managersWorld) instance(m *manager, name string) descriptor.Address {
+	for _, i := range m.cfg.Shards[0].Instances {
+		if i.Name == name {
+			return i.Address
+		}
+	}
+	w.t.Fatalf("there is no %s", name)
+	return descriptor.Address{}
+}
+
+func mustDir(t *testing.T, path string) *hosting.Dir {
+	t.Helper()
+	d, err := hosting.OpenDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}

@@ -49,6 +49,7 @@ func (s *Service) postQuietly(f func(now time.Time)) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		f(s.env.Now())
+		s.look() // the loop may have begun meanwhile
 		return true
 	}
 	s.inbox.mu.Lock()

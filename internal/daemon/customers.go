@@ -237,7 +237,6 @@ func (h *customers) applyLocked(c hosting.Customer, o opening) {
 		r = h.d.runLocked(a, cfg)
 	case r.of == s && r.cfg.Withdrawn == cfg.Withdrawn && o.keys.Custodian == nil:
 	default:
-		r.cfg = cfg
 		r.Reconfigure(cfg)
 	}
 	r.shard, r.of = s.cfg.Name, s

@@ -426,6 +426,9 @@ func TestMoveCustomer(t *testing.T) {
 			if reached(net, all[0]) != two || reached(net, all[1]) != one {
 				t.Error("it did not move")
 			}
+			if r := d.services[all[0]]; r.keys.keys.Reference != r.cfg.Keys.Reference || r.loan.Custodian != r.cfg.Keys.Custodian {
+				t.Errorf("its keys are those in %q still, and not those in %q", r.keys.keys.Reference, r.cfg.Keys.Reference)
+			}
 			if got := said(d, "c1"); !slices.Equal(got, []string{"confirmed", "moved", "confirmed"}) {
 				t.Errorf("events %q", got)
 			}

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/balance"
+	"onionbalancer/internal/credential"
 	"onionbalancer/internal/strictmodes"
 	"onionbalancer/testnet/sim"
 )
@@ -125,6 +127,31 @@ func TestHungService(t *testing.T) {
 		synctest.Wait()
 		if n := hung.closed.Load(); n != 2 {
 			t.Errorf("closed %d times, want once by each service", n)
+		}
+	})
+}
+
+// Keys that hang as they are closed do not hold up the reload that replaces them, be it of
+// a service that another manager publishes.
+func TestHungKeysReplaced(t *testing.T) {
+	dir := t.TempDir()
+	b := writeKey(t, filepath.Join(dir, "b"), 2)
+	simulated(t, func(t *testing.T, _ *sim.Network) {
+		hung := &hungKeys{address: b, released: make(chan struct{})}
+		keys := credential.Keys{Custodian: hung, Signing: hung}
+		r := newRunning(balance.Config{Keys: keys, Hosted: true}, &sharedKeys{keys: keys, users: 1}, balance.Env{})
+		other := &hungKeys{address: b, released: hung.released}
+		began := time.Now()
+		r.Reconfigure(balance.Config{Keys: credential.Keys{Custodian: other, Signing: other}, Hosted: true})
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it took %v", took)
+		}
+		r.end()
+		close(hung.released)
+		<-r.done
+		synctest.Wait()
+		if a, b := hung.closed.Load(), other.closed.Load(); a != 1 || b != 1 {
+			t.Errorf("closed %d and %d times", a, b)
 		}
 	})
 }

@@ -40,13 +40,13 @@ func newRunning(cfg balance.Config, keys *sharedKeys, env balance.Env) *running 
 // Reconfigure takes a new configuration, for the same address, and owns its keys.
 func (r *running) Reconfigure(cfg balance.Config) {
 	if cfg.Keys.Custodian != r.cfg.Keys.Custodian || cfg.Keys.Signing != r.cfg.Keys.Signing {
-		before := r.keys
-		r.keys = &sharedKeys{keys: cfg.Keys, users: 1}
-		if r.cancel == nil { // else the service gives them back when it needs them no more
-			defer giveBack(r.loan)
+		before, loan := r.keys, r.loan
+		if r.cancel != nil { // the service gives it back when it needs it no more
+			loan = credential.Keys{}
 		}
+		r.keys = &sharedKeys{keys: cfg.Keys, users: 1}
 		r.loan = r.keys.lend()
-		defer before.release()
+		defer func() { go before.giveUp(loan) }() // keys that hang may take a while to close
 	}
 	r.cfg = cfg
 	cfg.Keys = r.loan
@@ -98,6 +98,14 @@ func (k *sharedKeys) release() error {
 		return nil
 	}
 	return k.keys.Close()
+}
+
+// giveUp is the end of the use of keys by a running, and by its service if that has a loan.
+func (k *sharedKeys) giveUp(loan credential.Keys) {
+	if loan.Release != nil {
+		giveBack(loan)
+	}
+	_ = k.release()
 }
 
 // runLocked adds a service, and starts it if it is this manager's turn to publish it.

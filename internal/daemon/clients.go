@@ -35,6 +35,7 @@ func (d *Daemon) followLocked(address descriptor.Address, dir string) {
 func (d *Daemon) followClients() {
 	timer := time.NewTimer(clientsEvery)
 	defer timer.Stop()
+	shared := newSharedClients(d)
 	for {
 		select {
 		case <-d.ctx.Done():
@@ -48,8 +49,10 @@ func (d *Daemon) followClients() {
 		for address, w := range watches {
 			if list, changed, err := w.Look(); changed {
 				d.authorize(address, w, list, err)
+				shared.note(address)
 			}
 		}
+		shared.sync(d.ctx)
 		timer.Reset(min(max(clientsEvery, clientsShare*time.Since(began)), clientsSeldom))
 	}
 }

@@ -1,14 +1,17 @@
 package daemon
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/clients"
 	"onionbalancer/internal/cluster/clustertest"
 	"onionbalancer/internal/hosting"
 	"onionbalancer/internal/hosting/api"
@@ -187,4 +190,87 @@ func mustDir(t *testing.T, path string) *hosting.Dir {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// The authorized clients of a service are those of all managers, in whose directory ever they
+// were added or removed.
+func TestManagersShareClients(t *testing.T) {
+	withManagers(t, func(w *managersWorld, services []descriptor.Address) {
+		t, a := w.t, services[0]
+		one := w.net.AddInstance(sim.InstanceConfig{})
+		w.pass(2 * time.Minute)
+		keys := map[string]*descriptor.ClientKey{}
+		for _, name := range []string{"alice", "bob", "carol", "mallory"} {
+			key, err := descriptor.NewClientKey(rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			keys[name] = key
+		}
+		place := func(manager string) string { return filepath.Join(w.dir, manager+".clients") }
+		add := func(manager, name string) {
+			t.Helper()
+			if err := clients.Add(place(manager), clients.Client{Name: name, Key: keys[name].Client()}); err != nil {
+				t.Error(err)
+			}
+		}
+		remove := func(manager, name string) {
+			t.Helper()
+			if err := clients.Remove(place(manager), name); err != nil {
+				t.Error(err)
+			}
+		}
+		start := func(name string) *manager {
+			w.text = strings.Replace(service("a", one), "\n", fmt.Sprintf("\nclients = %q\n", name+".clients"), 1)
+			return w.start(name, "")
+		}
+		// in looks who is let in, and that both directories have the same clients.
+		in := func(when string, names ...string) {
+			t.Helper()
+			w.pass(30 * time.Second)
+			for name, key := range keys {
+				if r := w.net.NewClient(a, sim.ClientConfig{Key: key}).Request(); (r.Err == nil) != slices.Contains(names, name) {
+					t.Errorf("%s: %s: %v", when, name, r.Err)
+				}
+			}
+			for _, manager := range []string{"m1", "m2"} {
+				var got []string
+				list, err := clients.Read(place(manager))
+				for _, c := range list {
+					got = append(got, c.Name)
+				}
+				if err != nil || !slices.Equal(got, names) {
+					t.Errorf("%s: %s has %q, %v; want %q", when, manager, got, err, names)
+				}
+			}
+		}
+		add("m1", "alice")
+		add("m2", "alice")
+		add("m2", "mallory") // whom m1 does not have any more
+		m1 := start("m1")
+		defer m1.Stop()
+		w.pass(time.Minute)
+		m2 := start("m2")
+		defer m2.Stop()
+		in("m2 comes", "alice")
+		add("m2", "bob")
+		in("added at m2", "alice", "bob")
+		remove("m1", "alice")
+		in("removed at m1", "bob")
+		m2.client.Set(func(f *clustertest.Faults) { f.Cut = true })
+		add("m2", "carol")
+		add("m1", "alice")
+		remove("m1", "bob")
+		w.pass(20 * time.Second)
+		m2.client.Set(func(f *clustertest.Faults) { f.Cut = false })
+		w.pass(time.Minute)
+		in("m2 was cut off", "alice", "carol")
+		m1.Stop() // and m2 publishes
+		w.pass(time.Minute)
+		remove("m2", "carol")
+		w.pass(time.Minute)
+		m1 = start("m1")
+		defer m1.Stop()
+		in("m1 was away", "alice")
+	})
 }

@@ -58,7 +58,7 @@ func (c clusterOrders) Restore(ctx context.Context) error {
 // refusedOf has those errors of a cluster refused that are an order's fault, or the store's.
 func refusedOf(err error) error {
 	for of, code := range map[error]int{
-		cluster.ErrNoMember: http.StatusNotFound, cluster.ErrAlive: http.StatusConflict, cluster.ErrUnavailable: http.StatusServiceUnavailable,
+		cluster.ErrNoMember: http.StatusNotFound, cluster.ErrAlive: http.StatusConflict, cluster.ErrUnavailable: http.StatusServiceUnavailable, cluster.ErrUnread: http.StatusServiceUnavailable, cluster.ErrUnknown: http.StatusServiceUnavailable,
 	} {
 		if errors.Is(err, of) {
 			return refuse(code, "%v", err)

@@ -3,7 +3,6 @@ package daemon
 import (
 	"crypto/rand"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,15 +19,13 @@ import (
 )
 
 // withHosters runs do with two managers that have a shard of their own directories each.
-// The keys are in the first one's alone, of two customers and four spares.
+// The keys are in the first one's alone, of two customers and four spares; the second one's is
+// not there.
 func withHosters(t *testing.T, do func(w *managersWorld, start func(name string) *manager, customers []descriptor.Address)) {
 	t.Helper()
 	withManagers(t, func(w *managersWorld, _ []descriptor.Address) {
 		t := w.t
 		customers, _ := makeShard(t, filepath.Join(w.dir, "m1.s1"), 1, 2, 4)
-		if err := os.Mkdir(filepath.Join(w.dir, "m2.s1"), 0o700); err != nil {
-			t.Fatal(err)
-		}
 		instances := []*sim.Instance{w.net.AddInstance(sim.InstanceConfig{}), w.net.AddInstance(sim.InstanceConfig{})}
 		w.pass(2 * time.Minute)
 		do(w, func(name string) *manager {

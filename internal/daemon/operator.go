@@ -69,7 +69,7 @@ func (d *Daemon) Operate(ctx context.Context, o status.Order) (status.Answer, er
 	}
 	word, err := d.rooms.backends.SetWord(ctx, address, change)
 	if err != nil {
-		return status.Answer{}, err
+		return status.Answer{}, refusedOf(err)
 	}
 	if o.Word == string(health.Ready) {
 		d.rooms.backends.Forgive(address)

@@ -54,7 +54,11 @@ func (r *Registry) Configure(ctx context.Context, dirs map[string]string) error 
 	shards := make(map[string]*shard, len(dirs))
 	for name, path := range dirs {
 		s := &shard{Shard: Shard{Name: name}}
-		dir, err := OpenDir(path)
+		open := OpenDir
+		if r.sharing {
+			open = MakeDir // its keys come from the other managers
+		}
+		dir, err := open(path)
 		if err != nil {
 			s.trouble = []error{err}
 		} else {

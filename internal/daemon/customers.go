@@ -32,6 +32,7 @@ type customers struct {
 	shards  map[string]*shard
 	leftOut map[descriptor.Address]error  // why there is no service
 	awaited map[descriptor.Address]string // whose last change HSDirs are to confirm, and the request that made it
+	unheard string                        // why not all that other managers did was taken over; empty if it was
 }
 
 // shard is a shard of the configuration in force.
@@ -403,7 +404,7 @@ func (h *customers) run(ctx context.Context) {
 // hear takes in what other managers changed of customers.
 func (h *customers) hear(ctx context.Context) {
 	changes, err := h.registry.Hear(ctx)
-	if err != nil && ctx.Err() == nil {
+	if ctx.Err() == nil && h.unheardNow(err) {
 		h.d.log.Warn("taking over what other managers did with customers; it is tried again", "error", err)
 	}
 	list := make([]hosting.Customer, 0, len(changes))
@@ -413,6 +414,19 @@ func (h *customers) hear(ctx context.Context) {
 	}
 	h.update(ctx, list)
 	h.prune()
+}
+
+// unheardNow notes why not everything was taken over, and reports whether that is news.
+func (h *customers) unheardNow(err error) (news bool) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	h.d.mu.Lock()
+	defer h.d.mu.Unlock()
+	news = text != "" && text != h.unheard
+	h.unheard = text
+	return news
 }
 
 // openAgain starts the services of those customers whose keys another manager has put here

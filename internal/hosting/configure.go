@@ -168,6 +168,7 @@ func (r *Registry) Refresh(ctx context.Context) error {
 	if r.shared != nil && r.shared.Joined() {
 		errs = append(errs, r.ask(ctx))
 		r.placeAll(ctx)
+		r.hearLeft()
 	}
 	for _, counted := range r.Shards() {
 		s := r.shard(counted.Name)
@@ -176,7 +177,10 @@ func (r *Registry) Refresh(ctx context.Context) error {
 		}
 		// What changes within the clock's grain of this look shows in the next.
 		changed := s.dir.changed()
-		if changed.Equal(s.changed) && time.Since(changed) > time.Minute {
+		r.mu.Lock()
+		apart := s.apart
+		r.mu.Unlock()
+		if changed.Equal(s.changed) && time.Since(changed) > time.Minute && !apart {
 			continue
 		}
 		s.changed = changed

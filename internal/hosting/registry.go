@@ -55,6 +55,7 @@ type shard struct {
 	spares  []descriptor.Address // that nobody has
 	trouble []error              // what is wrong with the directory
 	changed time.Time            // the directory, when Refresh looked
+	apart   bool                 // keys could not be compared with their records
 }
 
 // now returns the counts.
@@ -79,7 +80,14 @@ type entry struct {
 func Open(store Store, log *slog.Logger) (*Registry, error) {
 	r := &Registry{store: store, log: log, shards: map[string]*shard{}, names: map[string]*entry{}, requests: map[string]*entry{}, changes: recent{of: map[string]change{}}, heard: heard{woken: make(chan struct{}, 1)}}
 	r.shared, _ = store.(Shared)
-	customers, versions, err := stored(store)
+	left := func(err error) error { return err }
+	if r.shared != nil { // the others' registries go on without it, too
+		left = func(err error) error {
+			log.Warn("the record of a customer is left out", "error", err)
+			return nil
+		}
+	}
+	customers, versions, err := stored(store, left)
 	if err != nil {
 		return nil, fmt.Errorf("opening the customers: %w", err)
 	}
@@ -92,12 +100,13 @@ func Open(store Store, log *slog.Logger) (*Registry, error) {
 
 // Customers returns the customers in store, by address.
 func Customers(store Store) ([]Customer, error) {
-	customers, _, err := stored(store)
+	customers, _, err := stored(store, func(err error) error { return err })
 	return customers, err
 }
 
-// stored reads all records, with their versions.
-func stored(store Store) (customers []Customer, versions []uint64, err error) {
+// stored reads all records, with their versions. Those that make no sense are left out, unless
+// left returns an error.
+func stored(store Store, left func(error) error) (customers []Customer, versions []uint64, err error) {
 	entries, err := store.List(state.CustomerPrefix)
 	if err != nil {
 		return nil, nil, err
@@ -106,7 +115,10 @@ func stored(store Store) (customers []Customer, versions []uint64, err error) {
 	for _, e := range entries {
 		c, err := decode(e.Key, e.Value)
 		if err != nil {
-			return nil, nil, err
+			if err = left(err); err != nil {
+				return nil, nil, err
+			}
+			continue
 		}
 		if _, known := shared[c.Shard]; !known {
 			shared[c.Shard] = c.Shard
@@ -127,6 +139,12 @@ func decode(key state.Key, value []byte) (Customer, error) {
 	}
 	c := record.Customer
 	c.Address = descriptor.Address(record.Address)
+	switch { // whoever wrote it: the name is that of a directory
+	case state.CustomerKey(c.Address) != key:
+		return Customer{}, fmt.Errorf("reading %s: it is that of %s", key, c.Address.Short())
+	case !nameForm.MatchString(c.Name):
+		return Customer{}, fmt.Errorf("reading %s: %q: %w", key, c.Name, ErrName)
+	}
 	for _, s := range []State{Active, Suspended, Removed} {
 		if c.State == s {
 			c.State = s // the constant takes no memory

@@ -100,6 +100,7 @@ func (r *Registry) shareAll(ctx context.Context, name string) {
 		}
 	}
 	if err != nil {
+		r.setApart(s, true)
 		r.log.Warn("keys are not compared with those of the cluster", "shard", name, "error", err)
 		return
 	}
@@ -120,7 +121,16 @@ func (r *Registry) shareAll(ctx context.Context, name string) {
 		}
 	}
 	r.mu.Unlock()
+	r.setApart(s, false)
 	r.shareEach(ctx, name, slices.Collect(maps.Keys(all)))
+}
+
+// setApart sets whether keys of a shard are to be compared again though its directory is as
+// it was.
+func (r *Registry) setApart(s *shard, apart bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.apart = apart
 }
 
 // shareEach compares keys of a shard with their records.
@@ -144,6 +154,9 @@ func (r *Registry) shareEach(ctx context.Context, name string, list []descriptor
 		})
 	}
 	_ = workers.Wait()
+	if len(errs) > 0 {
+		r.setApart(s, true)
+	}
 	if len(errs) > 0 && ctx.Err() == nil {
 		r.log.Warn("keys are not those of the cluster yet", "shard", name, "keys", len(errs), "error", errs[0])
 	}

@@ -245,9 +245,10 @@ func (r *Registry) Hear(ctx context.Context) (list []Change, err error) {
 	}
 	r.configuring.Lock()
 	defer r.configuring.Unlock()
-	if list, err = r.hearAll(ctx); err != nil || r.adopted(true) {
+	list, failed := r.hearAll(ctx)
+	if ctx.Err() != nil || r.adopted(true) {
 		r.hearKeys(ctx)
-		return list, err
+		return list, failed
 	}
 	// Others' customers are no strangers any more, and keys may be there that were missing.
 	r.mu.Lock()
@@ -257,9 +258,12 @@ func (r *Registry) Hear(ctx context.Context) (list []Change, err error) {
 		}
 	}
 	r.mu.Unlock()
+	// A record that cannot be read is a conflict for who would write it: what it should be
+	// is left to who can.
 	if err = r.takeOver(ctx, slices.Sorted(maps.Keys(r.dirs()))); err != nil {
 		r.adopted(false)
 	}
+	err = errors.Join(failed, err)
 	known := make(map[descriptor.Address]bool, len(list))
 	for _, c := range list {
 		known[c.Is.Address] = true
@@ -289,6 +293,15 @@ func (r *Registry) dirs() map[string]*shard {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.shards)
+}
+
+// hearLeft has Hear called again if there is something that it could not take in.
+func (r *Registry) hearLeft() {
+	r.heard.mu.Lock()
+	defer r.heard.mu.Unlock()
+	if len(r.heard.keys)+len(r.heard.secrets) > 0 || !r.heard.adopted {
+		r.wake()
+	}
 }
 
 func (r *Registry) hearAll(ctx context.Context) (list []Change, err error) {

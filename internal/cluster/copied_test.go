@@ -128,3 +128,43 @@ func TestCopyOfDamage(t *testing.T) {
 		stop()
 	})
 }
+
+// A store that lost everything gets the copies back, also from a manager that has never
+// read it.
+func TestRestoreCopies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, db := clustertest.New(), statetest.Open(t, "")
+		a := open(t, f.Client(), nil)
+		c, _, stop := withCopies(t, a, db)
+		soon()
+		mustSwap(t, c, state.Change{Key: "operator/1", Value: []byte("1")}, state.Change{Key: "customer/1", Value: []byte("c")})
+		soon()
+		id := a.ID()
+		stop()
+		a.Close()
+		f.Wipe()
+		client := f.Client()
+		a = openNow(t, client, func(c *cluster.Config) { c.ID = id })
+		c, _, stop = withCopies(t, a, db)
+		defer stop()
+		soon()
+		wantErr(t, "wiped", a.Err(), cluster.ErrWiped)
+		if value, _, err := c.Get("operator/1"); string(value) != "1" || err != nil {
+			t.Errorf("the copy is %q, %v", value, err)
+		}
+		managers := cluster.New(cluster.Options{Manager: "m1", Store: a, Leases: client, Local: db})
+		if err := managers.Restore(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		for key, value := range map[state.Key]string{"operator/1": "1", "customer/1": "c"} {
+			if got, version, err := a.Get(key); string(got) != value || version == 0 || err != nil {
+				t.Errorf("%s: %q, %d, %v", key, got, version, err)
+			}
+		}
+		if !c.Joined() {
+			t.Error("not joined again")
+		}
+	})
+}

@@ -38,7 +38,6 @@ type Registry struct {
 	heard   heard
 
 	configuring sync.Mutex // held while directories are listed and taken over
-	making      sync.Mutex // held while a key directory is written
 
 	mu       sync.Mutex // protects the fields below
 	shards   map[string]*shard
@@ -56,6 +55,7 @@ type shard struct {
 	trouble []error              // what is wrong with the directory
 	changed time.Time            // the directory, when Refresh looked
 	apart   bool                 // keys could not be compared with their records
+	making  sync.Mutex           // held while a key directory is written
 }
 
 // now returns the counts.

@@ -274,7 +274,7 @@ func (r *Registry) fetch(s *shard, a descriptor.Address, record *keyRecord, c Cu
 	case record.For != "":
 		return nil // its customer's record comes
 	}
-	err := r.make(s, sub, func(dir string) error {
+	err := s.make(sub, func(dir string) error {
 		if err := record.write(dir); err != nil {
 			return err
 		}

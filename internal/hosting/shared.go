@@ -234,7 +234,7 @@ func (r *Registry) Noted() <-chan struct{} { return r.heard.woken }
 type Change struct{ Was, Is Customer }
 
 // hearAtOnce is how many records are taken in at a time.
-const hearAtOnce = 8
+const hearAtOnce = 40
 
 // Hear takes in what other managers changed, as far as Note was told: the customers and where
 // their keys are. It returns who is otherwise now, but for those who are forgotten. An error is about
@@ -533,16 +533,16 @@ func (r *Registry) placeServed(c Customer, s, from *shard, was *place) error {
 	if from != nil && from != s && from.dir != nil {
 		source := filepath.Join(from.dir.path, was.sub)
 		if is, err := from.dir.Address(was.sub); err == nil && is == c.Address {
-			return r.make(s, c.Name, func(dir string) error { return copyFiles(source, dir) })
+			return s.make(c.Name, func(dir string) error { return copyFiles(source, dir) })
 		}
 	}
 	return r.takeKey(s, c)
 }
 
 // make is (*Dir).make, for one at a time.
-func (r *Registry) make(s *shard, sub string, write func(dir string) error) error {
-	r.making.Lock()
-	defer r.making.Unlock()
+func (s *shard) make(sub string, write func(dir string) error) error {
+	s.making.Lock()
+	defer s.making.Unlock()
 	return s.dir.make(sub, write)
 }
 

@@ -61,6 +61,7 @@ type Options struct {
 type Cluster struct {
 	cfg     Options
 	process string        // Member.Process
+	before  string        // that of the last process of this manager; keepLease's
 	woken   chan struct{} // holds a token when the loop has something to do
 	beat    chan struct{} // the same for what the member's key says
 	pulse   atomic.Pointer[time.Time]
@@ -70,13 +71,16 @@ type Cluster struct {
 	mu       sync.Mutex // protects the fields below
 	services map[descriptor.Address]*service
 	members  map[string]*sight
+	beats    map[string][]beat // that were seen, by manager
+	unread   map[string]error  // why the keys of managers cannot be read
 	lease    lease
 	draining bool
-	unfit    string    // why it should own nothing while others can
-	lastFit  time.Time // when it last was, or began
-	stable   time.Time // since when the members are the same
-	blind    bool      // the store has not told for long what the others do
-	moved    time.Time // when services were last given to whom they should be with
+	unfit    string          // why it should own nothing while others can
+	lastFit  time.Time       // when it last was, or began
+	stable   time.Time       // since when the members are the same
+	blind    bool            // the store has not told for long what the others do
+	moved    time.Time       // when services were last given to whom they should be with
+	taking   map[string]bool // the owners of which services were to be taken in the last turn
 	orphans  []descriptor.Address
 	trouble  map[trouble]error
 	counts   Counts
@@ -85,15 +89,15 @@ type Cluster struct {
 // service is what is known of one.
 type service struct {
 	Service
-	owner    string
-	term     uint64
-	version  uint64    // of its record; 0: it has none
-	damage   error     // why the record cannot be read
-	running  uint64    // the term that it is published under by this manager; 0: it is not
-	vanished time.Time // when its record was seen to be gone
-	free     time.Time // since when it has been seen without a live owner; zero: it has one
-	failed   time.Time // until when it is not started again
-	fails    int       // in a row
+	owner   string
+	term    uint64
+	version uint64    // of its record; 0: it has none
+	damage  error     // why the record cannot be read
+	running uint64    // the term that it is published under by this manager; 0: it is not
+	back    time.Time // when its record was seen to be gone, or older than before
+	free    time.Time // since when it has been seen without a live owner; zero: it has one
+	failed  time.Time // until when it is not started again
+	fails   int       // in a row
 }
 
 // Counts counts what happened since the start.
@@ -127,7 +131,8 @@ func New(cfg Options) *Cluster {
 	}
 	return &Cluster{
 		cfg: cfg, process: newProcess(), woken: make(chan struct{}, 1), beat: make(chan struct{}, 1),
-		services: map[descriptor.Address]*service{}, members: map[string]*sight{}, trouble: map[trouble]error{}, lastFit: time.Now(),
+		services: map[descriptor.Address]*service{}, members: map[string]*sight{}, beats: map[string][]beat{}, unread: map[string]error{},
+		trouble: map[trouble]error{}, lastFit: time.Now(),
 	}
 }
 
@@ -151,12 +156,8 @@ func (c *Cluster) Want(list []Service) {
 		known.Group, known.Lacking = s.Group, s.Lacking
 	}
 	for a, s := range c.services {
-		switch {
-		case wanted[a]:
-		case s.running == 0:
-			delete(c.services, a)
-		default:
-			s.Lacking = errNotWanted
+		if !wanted[a] {
+			s.Lacking = errNotWanted // a turn may be about to start it, and the next one forgets it
 		}
 	}
 	c.mu.Unlock()
@@ -196,18 +197,28 @@ func (c *Cluster) noteAll() {
 func (c *Cluster) note(keys []state.Key) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	changed := false
+	changed, back := false, 0
 	for _, key := range slices.Sorted(slices.Values(keys)) { // members come before services
 		if name, is := strings.CutPrefix(string(key), memberPrefix); is {
 			changed = c.noteMemberLocked(name) || changed
 		} else if strings.HasPrefix(string(key), state.ServicePrefix) {
-			changed = c.noteServiceLocked(key) || changed
+			changes, older := c.noteServiceLocked(key)
+			if changed = changed || changes; older {
+				back++
+			}
 		}
+	}
+	if back > 0 {
+		c.tell(slog.LevelError, errBack.Error(), slog.Int("services", back))
 	}
 	if changed {
 		wake(c.woken)
 	}
 }
+
+// errBack says that a record is older than one that the store had before: somebody put it
+// back. The manager that publishes the service writes it again.
+var errBack = errors.New("the store of the cluster was set back: it has an older record of a service than it gave, or none")
 
 func (c *Cluster) noteMemberLocked(name string) (changed bool) {
 	value, version, err := c.cfg.Store.Get(memberKey(name))
@@ -215,10 +226,17 @@ func (c *Cluster) noteMemberLocked(name string) (changed bool) {
 	if err == nil && version != 0 {
 		err = json.Unmarshal(value, &m)
 	}
+	if err == nil && version != 0 && m.Manager != name {
+		err = errors.New("it is another one's")
+	}
+	c.unreadLocked(name, err)
+	if name == c.cfg.Manager && c.lease.version != 0 && (err != nil || m.Process != c.process) {
+		c.lease.version = 0 // the others do not see this one any more
+		wake(c.beat)
+	}
 	known := c.members[name]
 	switch {
 	case err != nil:
-		c.troubleLocked(troubleMember, fmt.Errorf("reading the key of a manager: %w", err))
 		return false
 	case version == 0 && known == nil, known != nil && known.version == version:
 		return false
@@ -229,16 +247,54 @@ func (c *Cluster) noteMemberLocked(name string) (changed bool) {
 		if known == nil || known.Process != m.Process || known.tier() != m.tier() {
 			c.stable = time.Now()
 		}
-		c.members[name] = &sight{m, version, time.Now(), m.Clock.Sub(c.cfg.Now()).Round(time.Second)}
+		beaten := time.Time{}
+		if c.beatsLocked(name, beat{m.Process, m.Beat}) {
+			beaten = time.Now()
+		} else if known != nil {
+			beaten = known.beaten
+		}
+		c.members[name] = &sight{m, version, beaten, m.Clock.Sub(c.cfg.Now()).Round(time.Second)}
 	}
 	return true
 }
 
-func (c *Cluster) noteServiceLocked(key state.Key) (changed bool) {
+// unreadLocked notes why the key of a manager cannot be read; nil: it can.
+func (c *Cluster) unreadLocked(name string, err error) {
+	if err == nil && c.unread[name] == nil {
+		return
+	}
+	if delete(c.unread, name); err != nil {
+		c.unread[name] = fmt.Errorf("reading the key of manager %q: %w", name, err)
+		err = c.unread[name]
+	} else if len(c.unread) > 0 {
+		err = c.unread[slices.Min(slices.Collect(maps.Keys(c.unread)))]
+	}
+	c.troubleLocked(troubleMember, err)
+}
+
+// beatsLocked reports whether b is a sign of life, and not one that was seen before: who can
+// write to the engine may put back what a manager wrote when it lived.
+func (c *Cluster) beatsLocked(name string, b beat) bool {
+	seen := c.beats[name]
+	at := slices.IndexFunc(seen, func(before beat) bool { return before.process == b.process })
+	switch {
+	case at < 0:
+		c.beats[name] = append(seen[max(0, len(seen)-maxBeats+1):], b)
+	case seen[at].number >= b.number:
+		return false
+	default:
+		seen[at].number = b.number
+	}
+	return true
+}
+
+// noteServiceLocked reports whether there may be something to do, and whether the record is
+// an older one than before.
+func (c *Cluster) noteServiceLocked(key state.Key) (changed, older bool) {
 	a, err := state.ServiceOf(key)
 	s := c.services[a]
 	if err != nil || s == nil {
-		return false
+		return false, false
 	}
 	value, version, err := c.cfg.Store.Get(key)
 	var record struct {
@@ -248,18 +304,19 @@ func (c *Cluster) noteServiceLocked(key state.Key) (changed bool) {
 	if err == nil && version != 0 {
 		err = json.Unmarshal(value, &record)
 	}
-	changed = (err == nil) != (s.damage == nil) || version != s.version
+	changed = (err == nil) != (s.damage == nil)
 	if s.damage = err; err != nil {
-		return changed
+		return changed, false
 	}
-	if s.version != 0 && version == 0 {
-		s.vanished = time.Now()
+	changed = changed || record.Owner != s.owner || record.Term != s.term || (version == 0) != (s.version == 0)
+	if older = version != 0 && record.Term < s.term; older || version == 0 && s.version != 0 {
+		s.back = time.Now()
 	}
 	s.owner, s.term, s.version = record.Owner, record.Term, version
 	if _, known := c.members[s.owner]; !known && s.owner != "" {
 		c.noteMemberLocked(s.owner) // it wrote its key before: it is not dead
 	}
-	return changed
+	return changed, older
 }
 
 // troubleLocked says what is wrong now of one kind; nil: nothing.
@@ -270,7 +327,8 @@ func (c *Cluster) troubleLocked(kind trouble, err error) {
 		return
 	}
 	c.trouble[kind] = err
-	if before == nil || before.Error() != err.Error() {
+	again := before != nil && (before.Error() == err.Error() || kindOf(err) != nil && kindOf(before) == kindOf(err)) // its details change
+	if !again {
 		c.tell(slog.LevelError, err.Error())
 	}
 }

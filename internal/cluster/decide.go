@@ -20,36 +20,46 @@ const (
 	giveEvery = time.Minute
 	giveShare = 2
 	giveLeast = 20
-	// vanishedWait is for how long nobody takes a service whose record was lost with the
-	// store: the manager that publishes it writes it again.
-	vanishedWait = 30 * time.Second
+	// backWait is for how long nobody takes a service whose record was lost, or put back to
+	// what it was before: the manager that publishes it writes it again.
+	backWait = 30 * time.Second
+	// disownWait is how much longer those wait who may take a service whose owner lives but
+	// does not say that it can certify it: it gives it away by itself, unless it is another
+	// process that knows nothing of it.
+	disownWait = time.Minute
 )
 
 // decision is what a turn is to do.
 type decision struct {
 	take    []*service // nobody alive owns them, and this manager should
 	lost    []*service // another owns them, and this one still publishes them
-	again   []*service // this manager publishes them, and their records were lost with the store
+	again   []*service // this manager publishes them, and their records were lost or put back
 	give    []*service // this manager owns them, and should not
 	orphans []descriptor.Address
 	waiting bool // for others who should take services, or for the store
 }
 
 // decideLocked says what to do. It changes nothing but since when services are free, and
-// how many may move.
+// how many may move, and forgets those that the configuration does not have any more. The
+// caller holds turns, too.
 func (c *Cluster) decideLocked(now time.Time) (d decision) {
 	members := c.aliveLocked(now)
-	alive := map[string]bool{}
+	alive := map[string]*Member{}
 	for _, m := range members {
-		alive[m.Manager] = true
+		alive[m.Manager] = m
 	}
-	joined := alive[c.cfg.Manager]
+	joined := alive[c.cfg.Manager] != nil
 	var movable []*service
-	for _, s := range c.services {
+	for a, s := range c.services {
+		if s.Lacking == errNotWanted && s.running == 0 && s.owner != c.cfg.Manager {
+			delete(c.services, a)
+			continue
+		}
+		owner := alive[s.owner]
 		ranking := rank(members, &s.Service)
 		mine := slices.IndexFunc(ranking, func(r ranked) bool { return r.manager == c.cfg.Manager })
 		switch {
-		case s.running != 0 && s.version == 0 && s.damage == nil:
+		case s.running != 0 && s.damage == nil && (s.version == 0 || s.term < s.running):
 			d.again = append(d.again, s)
 		case s.running != 0 && (s.owner != c.cfg.Manager || s.term != s.running):
 			d.lost = append(d.lost, s)
@@ -67,13 +77,13 @@ func (c *Cluster) decideLocked(now time.Time) (d decision) {
 				movable = append(movable, s)
 			}
 		case s.damage != nil, !joined:
-		case s.version == 0 && now.Sub(s.vanished) < vanishedWait:
+		case now.Sub(s.back) < backWait:
 			d.waiting = true
 		case s.owner == c.cfg.Manager && (mine < 0 || ranking[0].tier < ranking[mine].tier):
 			d.give = append(d.give, s) // for another to take it
 		case s.owner == c.cfg.Manager: // an earlier process of this manager
 			d.take = append(d.take, s)
-		case alive[s.owner]:
+		case owner != nil && (owner.can(&s.Service) || len(ranking) == 0):
 			s.free = time.Time{}
 		case s.owner != "" && c.lease.justBack(now, c.cfg.Lease):
 			d.waiting = true
@@ -84,7 +94,11 @@ func (c *Cluster) decideLocked(now time.Time) (d decision) {
 			if s.free.IsZero() {
 				s.free = now
 			}
-			if now.Sub(s.free) < time.Duration(mine)*rankWait {
+			wait := time.Duration(mine) * rankWait
+			if owner != nil {
+				wait += disownWait
+			}
+			if now.Sub(s.free) < wait {
 				d.waiting = true
 			} else {
 				d.take = append(d.take, s)

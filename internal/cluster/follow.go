@@ -248,7 +248,7 @@ func (s *Store) failed(err error) {
 	if final(err) {
 		s.refusal = err
 	}
-	if s.closed || before != nil && before != errReading && kind(before) == kind(err) {
+	if s.closed || before != nil && before != errReading && kindOf(before) == kindOf(err) {
 		return // the details change from one try to the next
 	}
 	if final(err) {
@@ -258,8 +258,8 @@ func (s *Store) failed(err error) {
 	}
 }
 
-// kind returns the package's error that an error is, or nil.
-func kind(err error) error {
+// kindOf returns the package's error that an error is, or nil.
+func kindOf(err error) error {
 	for _, k := range []error{ErrWiped, ErrKey, state.ErrNewer, ErrDenied, ErrUnavailable} {
 		if errors.Is(err, k) {
 			return k

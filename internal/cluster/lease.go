@@ -31,7 +31,7 @@ func (l *lease) justBack(now time.Time, lasts time.Duration) bool { return now.S
 
 // joined reports whether the others see this manager alive.
 func (l *lease) joined(now time.Time, lasts time.Duration) bool {
-	return l.id != 0 && l.version != 0 && now.Sub(l.renewed) < lasts
+	return l.id != 0 && l.version != 0 && now.Sub(l.renewed) < lasts && now.Sub(l.written) < beatLost
 }
 
 // errNameInUse says that two managers have one name.
@@ -116,13 +116,16 @@ func (c *Cluster) writeMember(ctx context.Context, l lease) error {
 	if err == nil && version != 0 {
 		err = json.Unmarshal(value, &there)
 	}
+	if is := c.cfg.Store.damaged(key); err != nil && is != 0 {
+		there.Process, version, err = c.process, is, nil // whoever spoiled it
+	}
+	now := time.Now()
 	if err == nil && version != 0 && there.Process != c.process {
 		// A process that ended may have left it: its lease ends soon.
-		if before, _, _ := c.cfg.Local.Get(selfKey); string(before) != there.Process {
+		if before, _, _ := c.cfg.Local.Get(selfKey); string(before) != there.Process && there.Process != c.before && c.lives(key, version, now) {
 			err = errNameInUse
 		}
 	}
-	now := time.Now()
 	c.mu.Lock()
 	if c.lease.since.IsZero() {
 		c.lease.since = c.cfg.Now().UTC()
@@ -144,6 +147,7 @@ func (c *Cluster) writeMember(ctx context.Context, l lease) error {
 	}
 	first := l.version == 0
 	c.setLease(func(now *lease) { now.version, now.written = version, time.Now() })
+	c.note([]state.Key{key}) // which may have been lost by now
 	wake(c.woken)
 	if first {
 		c.remember(ctx)
@@ -152,9 +156,22 @@ func (c *Cluster) writeMember(ctx context.Context, l lease) error {
 	return nil
 }
 
+// lives reports whether the process that wrote a version of this manager's key may be alive.
+func (c *Cluster) lives(key state.Key, version uint64, now time.Time) bool {
+	c.note([]state.Key{key})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.members[c.cfg.Manager]
+	return m == nil || m.version != version || m.alive(now)
+}
+
 // remember stores what this process calls itself, for the next one.
 func (c *Cluster) remember(ctx context.Context) {
-	_, version, err := c.cfg.Local.Get(selfKey)
+	before, version, err := c.cfg.Local.Get(selfKey)
+	if string(before) == c.process {
+		return
+	}
+	c.before = string(before)
 	if err == nil {
 		_, err = c.cfg.Local.Swap(ctx, state.Change{Key: selfKey, Version: version, Value: []byte(c.process)})
 	}

@@ -67,6 +67,7 @@ type manager struct {
 	lacks  map[descriptor.Address]error
 	broken map[descriptor.Address]error // that cannot be started
 	unfit  error
+	hasty  bool          // it publishes while it starts
 	stuck  chan struct{} // until it is closed, Start hangs
 
 	deaf     atomic.Bool // it cannot read the engine
@@ -238,7 +239,11 @@ func (m *manager) Start(ctx context.Context, list []descriptor.Address) map[desc
 			m.w.t.Errorf("%s starts %s twice", m.name, a.Short())
 		}
 		m.published[a] = p
+		hasty := m.hasty
 		m.mu.Unlock()
+		if hasty {
+			m.publish(ctx, a, p)
+		}
 	}
 	return failed
 }
@@ -302,6 +307,7 @@ func (m *manager) publish(ctx context.Context, a descriptor.Address, p *publicat
 		other, now, err := m.cluster.Service(a)
 		if err == nil {
 			p.version = now
+			p.fenced = other.Term != p.record.Term || other.Owner != p.record.Owner
 			for _, c := range other.Ceilings {
 				p.used = max(p.used, c.Counter)
 			}

@@ -49,11 +49,20 @@ const (
 	beatLost  = 3 * beatEvery
 )
 
+// beat is a sign of life: the Beat of a process.
+type beat struct {
+	process string
+	number  uint64
+}
+
+// maxBeats is of how many processes of a manager the last beat is kept.
+const maxBeats = 100
+
 // sight is a member as this manager sees it.
 type sight struct {
 	Member
 	version uint64
-	beaten  time.Time     // when Beat was seen to grow, by this manager's clock
+	beaten  time.Time     // when Beat was seen to grow, by this manager's clock; zero: never
 	skew    time.Duration // its Clock less that of this manager, then
 }
 

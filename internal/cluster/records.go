@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/state"
@@ -13,8 +12,37 @@ import (
 
 // Service returns the record of a public address as the cluster has it, and its version. If
 // it has none, the one that this manager has from before it was in a cluster comes with the
-// version 0.
+// version 0. Of a service that this manager publishes it returns no other owner's or term's
+// record, from which nothing may be written: state.ErrFenced says that there is one.
 func (c *Cluster) Service(a descriptor.Address) (record state.Service, version uint64, err error) {
+	record, version, err = c.stored(a)
+	if err != nil {
+		return record, version, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.services[a]; s != nil && s.running != 0 {
+		if err = c.stands(s.running, record.Owner, record.Term, version); err != nil {
+			wake(c.woken)
+			return state.Service{}, 0, fmt.Errorf("reading the record of a service: %w", err)
+		}
+	}
+	return record, version, nil
+}
+
+// stands returns an error unless a record is that of this manager in a term.
+func (c *Cluster) stands(running uint64, owner string, term, version uint64) error {
+	switch {
+	case version == 0 || term < running:
+		return errBack
+	case owner != c.cfg.Manager || term != running:
+		return state.ErrFenced
+	}
+	return nil
+}
+
+// stored is Service for every record.
+func (c *Cluster) stored(a descriptor.Address) (record state.Service, version uint64, err error) {
 	key := state.ServiceKey(a)
 	value, version, err := c.cfg.Store.Get(key)
 	if err == nil && version == 0 {
@@ -33,28 +61,33 @@ func (c *Cluster) Service(a descriptor.Address) (record state.Service, version u
 // (*state.DB).SwapService does, under its own term. state.ErrFenced says that another
 // manager owns it now, and nothing may be published any more.
 func (c *Cluster) SwapService(ctx context.Context, a descriptor.Address, version uint64, record state.Service) (uint64, error) {
+	key := state.ServiceKey(a)
 	c.mu.Lock()
 	s := c.services[a]
-	if s == nil || s.running == 0 {
-		c.mu.Unlock()
-		return 0, fmt.Errorf("storing the record of a service: %w", state.ErrFenced)
-	}
-	record.Owner, record.Term = c.cfg.Manager, s.running
+	known := s != nil && s.version == version
 	c.mu.Unlock()
-	version, err := c.swap(ctx, s, version, record)
-	if !errors.Is(err, state.ErrConflict) {
-		return version, err
+	if !known {
+		c.note([]state.Key{key}) // the version may be that of another owner's record
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case s.owner != c.cfg.Manager && s.term >= record.Term || s.term > record.Term:
-		wake(c.woken)
-		return 0, fmt.Errorf("storing the record of a service: %w", state.ErrFenced)
-	case s.term < record.Term:
-		c.tell(slog.LevelError, "the store of the cluster was set back: it has an older record of a service than it gave", slog.String("service", a.Short()))
+	err := state.ErrFenced
+	if s != nil && s.running != 0 {
+		record.Owner, record.Term = c.cfg.Manager, s.running
+		err = c.stands(s.running, s.owner, s.term, s.version)
 	}
-	return 0, err
+	c.mu.Unlock()
+	if err == nil {
+		if version, err = c.swap(ctx, s, version, record); !errors.Is(err, state.ErrConflict) {
+			return version, err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if why := c.stands(record.Term, s.owner, s.term, s.version); why != nil {
+			err = why
+		}
+	}
+	wake(c.woken)
+	return 0, fmt.Errorf("storing the record of a service: %w", err)
 }
 
 // swap replaces a record in the cluster, and keeps a copy.
@@ -69,15 +102,15 @@ func (c *Cluster) swap(ctx context.Context, s *service, version uint64, record s
 		c.note([]state.Key{key}) // another's, or our own whose answer was lost
 		return 0, err
 	}
-	c.mu.Lock()
-	s.owner, s.term, s.version, s.damage = record.Owner, record.Term, versions[0], nil
-	c.mu.Unlock()
+	c.note([]state.Key{key}) // which may be another's by now
 	c.copy(ctx, change)
 	return versions[0], nil
 }
 
 // copy keeps what the cluster has of a service in the local store too, for Restore.
 func (c *Cluster) copy(ctx context.Context, change state.Change) {
+	ctx, cancel := context.WithTimeout(ctx, ownTimeout) // a disk that hangs does not keep the cluster's record from counting
+	defer cancel()
 	_, version, err := c.cfg.Local.Get(change.Key)
 	if err == nil {
 		change.Version = version

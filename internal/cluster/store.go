@@ -441,6 +441,16 @@ func (s *Store) Damage() []Damaged {
 	return list
 }
 
+// damaged returns the version of a record that does not open, 0 if it is none.
+func (s *Store) damaged(key state.Key) uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if r := s.mirror.names[s.sealer.Load().name(key)]; r != nil && r.err != nil {
+		return uint64(r.version)
+	}
+	return 0
+}
+
 // Stats is what there is to say of a store. Counts are since Open.
 type Stats struct {
 	Records  int   // that open

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -61,12 +62,12 @@ func (c *Cluster) turn(ctx context.Context) time.Duration {
 	c.mu.Unlock()
 	c.lose(ctx, d.lost)
 	for batch := range slices.Chunk(d.again, MaxOps) {
-		c.setRunning(c.own(ctx, batch, c.cfg.Manager), true)
+		c.own(ctx, batch, c.cfg.Manager)
 	}
 	for batch := range slices.Chunk(d.give, MaxOps) {
 		c.give(ctx, batch)
 	}
-	c.tellOf(d.take, "taking the services of a manager that shows no sign of life", "taking services that no manager owns", "going on with the services that this manager owned")
+	c.tellOf(c.untold(d.take), "taking the services of a manager that shows no sign of life", "taking services that no manager owns", "going on with the services that this manager owned")
 	for batch := range slices.Chunk(d.take, takeAtOnce) {
 		c.take(ctx, batch)
 	}
@@ -82,7 +83,7 @@ func (c *Cluster) lose(ctx context.Context, list []*service) {
 		return
 	}
 	c.tellOf(list, "another manager owns services of this one now", "services of this manager were given up by another", "services of this manager have another term now")
-	c.setRunning(list, false)
+	c.ended(list)
 	c.mu.Lock()
 	c.counts.Fenced += uint64(len(list))
 	c.mu.Unlock()
@@ -101,7 +102,6 @@ func (c *Cluster) take(ctx context.Context, list []*service) {
 	if len(taken) == 0 {
 		return
 	}
-	c.setRunning(taken, true)
 	failed := c.cfg.Runner.Start(ctx, addresses(taken))
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,21 +134,17 @@ func (c *Cluster) take(ctx context.Context, list []*service) {
 func (c *Cluster) give(ctx context.Context, list []*service) {
 	if running := c.running(list); len(running) > 0 {
 		c.cfg.Runner.Stop(ctx, addresses(running)) // it writes their records a last time
-		c.setRunning(running, false)
+		c.ended(running)
 	}
 	given := c.own(ctx, list, "")
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.counts.Given += uint64(len(given))
-	for _, s := range given {
-		if s.Lacking == errNotWanted {
-			delete(c.services, s.Address)
-		}
-	}
 }
 
 // own changes the owner of services, each for itself, if nobody else did meanwhile. It
-// returns those of which that succeeded.
+// returns those of which that succeeded. Those that this manager becomes the owner of count
+// as running, in the term that this begins.
 func (c *Cluster) own(ctx context.Context, list []*service, owner string) (done []*service) {
 	ctx, cancel := context.WithTimeout(ctx, ownTimeout)
 	defer cancel()
@@ -179,19 +175,55 @@ func (c *Cluster) own(ctx context.Context, list []*service, owner string) (done 
 }
 
 func (c *Cluster) ownOne(ctx context.Context, s *service, owner string) error {
-	record, version, err := c.Service(s.Address)
+	record, version, err := c.stored(s.Address)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
-	same := version == s.version // that the turn decided by
+	same, term := version == s.version, s.running // that the turn decided by
 	c.mu.Unlock()
 	if !same {
+		c.note([]state.Key{state.ServiceKey(s.Address)})
 		return state.ErrConflict
 	}
-	record.Owner, record.Term = owner, record.Term+1
-	_, err = c.swap(ctx, s, version, record)
+	copied := c.copied(s.Address)
+	switch {
+	case term == 0:
+		term = max(record.Term, copied.Term) + 1
+	case copied.Term == term: // it goes on in its term, and what it wrote last is written again
+		record, copied = copied, record
+	}
+	record.Owner, record.Term, record.Ceilings = owner, term, highest(record.Ceilings, copied.Ceilings)
+	if _, err = c.swap(ctx, s, version, record); err == nil && owner == c.cfg.Manager {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		s.running, s.free = term, time.Time{}
+	}
 	return err
+}
+
+// copied returns what this manager wrote last of a service that it owned, which is newer than
+// the record if the store was put back. It is empty if there is none.
+func (c *Cluster) copied(a descriptor.Address) (record state.Service) {
+	value, _, err := c.cfg.Local.Get(state.ServiceKey(a))
+	if err != nil || json.Unmarshal(value, &record) != nil || record.Owner != c.cfg.Manager {
+		return state.Service{}
+	}
+	return record
+}
+
+// highest returns ceilings that are no lower than those of both lists.
+func highest(list, others []state.Ceiling) []state.Ceiling {
+	list = slices.Clone(list)
+	for _, other := range others {
+		at := slices.IndexFunc(list, func(c state.Ceiling) bool { return c.Period == other.Period && c.Minutes == other.Minutes })
+		if at < 0 {
+			list = append(list, other)
+		} else {
+			list[at].Counter = max(list[at].Counter, other.Counter)
+		}
+	}
+	return list
 }
 
 // running lists those services that this manager publishes.
@@ -206,15 +238,28 @@ func (c *Cluster) running(list []*service) (running []*service) {
 	return running
 }
 
-func (c *Cluster) setRunning(list []*service, running bool) {
+// ended notes that services are not published by this manager any more.
+func (c *Cluster) ended(list []*service) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range list {
 		s.running, s.free = 0, time.Time{}
-		if running {
-			s.running = s.term
+	}
+}
+
+// untold lists those of the services to take of whose owner there was none in the last turn:
+// a store that takes no changes has every turn try again.
+func (c *Cluster) untold(list []*service) (untold []*service) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	taking := map[string]bool{}
+	for _, s := range list {
+		if taking[s.owner] = true; !c.taking[s.owner] {
+			untold = append(untold, s)
 		}
 	}
+	c.taking = taking
+	return untold
 }
 
 func addresses(list []*service) []descriptor.Address {

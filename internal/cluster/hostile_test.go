@@ -116,7 +116,10 @@ func TestCopyOfAMachine(t *testing.T) {
 		w.until("at the start", 15*time.Second)
 		time.Sleep(time.Minute)
 		m1 := w.named("m1")
-		copied := &manager{w: w, name: "m1", client: w.engine.Client(), local: &memory{records: maps.Clone(m1.local.records), last: m1.local.last}, id: m1.id}
+		m1.local.mu.Lock()
+		local := &memory{records: maps.Clone(m1.local.records), last: m1.local.last}
+		m1.local.mu.Unlock()
+		copied := &manager{w: w, name: "m1", client: w.engine.Client(), local: local, id: m1.id}
 		w.managers = append(w.managers, copied)
 		copied.start()
 		time.Sleep(time.Minute)
@@ -230,8 +233,8 @@ func TestNotWantedMeanwhile(t *testing.T) {
 		m1.client.Set(func(f *clustertest.Faults) { f.Slow = 0 })
 		time.Sleep(time.Minute)
 		w.until("without", time.Second)
-		if got := m1.cluster.Status(); got.Services != 2 || got.Owned != 2 || len(m1.published) != 2 {
-			t.Errorf("%+v, %d published", got, len(m1.published))
+		if got, of := m1.cluster.Status(), first(w.owners()); got.Services != 2 || got.Owned != 2 || of["m1"] != 2 {
+			t.Errorf("%+v, published: %v", got, of)
 		}
 		w.services = all
 		m1.want()

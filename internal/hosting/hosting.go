@@ -20,6 +20,10 @@
 // that the operator brought along, called as the directory is. A pending key that was brought for
 // a customer, from elsewhere or from another shard, has the customer's name in the file
 // "customer": once the replicas know it, it is called DIR/NAME, and never a spare.
+//
+// Several managers may share the store; each has directories of its own. Then a registry takes in
+// the records that others wrote, moves its keys after them, and with ShareKeys gets those that
+// it lacks (Shared, Note, Hear).
 package hosting
 
 import (

@@ -32,8 +32,13 @@ type request struct {
 
 // nextBatch takes the requests of the next transaction. Those whose callers have left are
 // dropped. Requests for the same record come one after the other; one with a lease is
-// alone, since the lease may have ended.
+// alone, since the lease may have ended, and the first: thousands of services may wait, and it
+// says that this manager is alive.
 func nextBatch(waiting []*request) (batch, rest []*request) {
+	if n := slices.IndexFunc(waiting, func(r *request) bool { return r.leased }); n > 0 {
+		r := waiting[n]
+		waiting = slices.Insert(slices.Delete(waiting, n, n+1), 0, r)
+	}
 	ops, size := 0, 0
 	names := make(map[string]bool)
 	for len(waiting) > 0 {

@@ -413,6 +413,7 @@ func (h *customers) hear(ctx context.Context) {
 		h.tellHeard(c)
 	}
 	h.update(ctx, list)
+	h.openAgain(ctx)
 	h.prune()
 }
 

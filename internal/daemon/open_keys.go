@@ -22,6 +22,9 @@ type openedKeys struct {
 // sayOpening is how often the log tells how many keys are open so far.
 const sayOpening = 3 * time.Second
 
+// sayOpened is of how many keys at once everybody may hear that they were opened.
+const sayOpened = 20
+
 // openMany opens the keys that refs name, ten thousand of them in seconds, if no one but
 // root and this user can change them, and returns what became of each, in their order. It
 // logs how far it is, and at the end how many there are and how long it took.
@@ -44,7 +47,11 @@ func openMany(ctx context.Context, refs []string, stateDir string, log *slog.Log
 		}
 	}
 	if len(refs) > 0 {
-		log.Info("keys opened", "keys", len(refs)-failed, "failed", failed, "took", time.Since(began).Round(time.Millisecond))
+		level := slog.LevelInfo
+		if len(refs) < sayOpened {
+			level = slog.LevelDebug
+		}
+		log.Log(ctx, level, "keys opened", "keys", len(refs)-failed, "failed", failed, "took", time.Since(began).Round(time.Millisecond))
 	}
 	return opened
 }

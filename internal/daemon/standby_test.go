@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -374,6 +375,48 @@ func TestTwoMachines(t *testing.T) {
 		}
 		if why := w.standby.watched().Why; !strings.Contains(why, "active machine publishes again") {
 			t.Errorf("why it yielded: %q", why)
+		}
+	})
+}
+
+// TestTwoMachinesAtRandom: either machine is killed or cut off at random times, never both for
+// long, and comes back. "make soak" does so for a month.
+func TestTwoMachinesAtRandom(t *testing.T) {
+	days := 1
+	if os.Getenv("BALANCER_SOAK") != "" {
+		days = 30
+	}
+	onTwoMachines(t, func(w *twoMachines) {
+		random := rand.New(rand.NewPCG(12, 4))
+		between := func(low, high time.Duration) time.Duration {
+			return low + time.Duration(random.Int64N(int64(high-low)))
+		}
+		w.run(time.Hour)
+		takeovers := 0
+		for end := time.Now().AddDate(0, 0, days); time.Now().Before(end); w.run(between(3*time.Hour, 6*time.Hour)) {
+			m := w.active
+			if random.IntN(3) == 0 {
+				m = w.standby
+			}
+			before := w.standby.taken()
+			fail, mend := m.kill, m.start
+			if random.IntN(2) == 0 {
+				fail, mend = m.freeze, m.thaw
+			}
+			fail()
+			w.run(between(time.Minute, 6*time.Hour))
+			if m == w.active && w.standby.taken() && !before {
+				takeovers++
+			}
+			mend()
+		}
+		w.want("at the end", w.active, "ok")
+		w.want("at the end", w.standby, "elsewhere elsewhere")
+		a, b := w.active.tor.Counts(), w.standby.tor.Counts()
+		t.Logf("%d days: %d takeovers, %d of %d visits lost; the active one made %d uploads, %d refused; the other %d, %d refused",
+			days, takeovers, w.lost, w.visits, a.Posts, a.Rejected, b.Posts, b.Rejected)
+		if w.lost > 0 {
+			t.Errorf("%d of %d visits lost", w.lost, w.visits)
 		}
 	})
 }

@@ -174,6 +174,9 @@ func (c *Copied) join(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.joined = true // what changes from now on is told by itself
+	c.mu.Unlock()
 	all := map[state.Key]bool{}
 	for _, prefix := range copied {
 		for _, records := range []interface {
@@ -181,6 +184,9 @@ func (c *Copied) join(ctx context.Context) error {
 		}{c.store, c.copies} {
 			list, err := records.List(prefix)
 			if err != nil {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.joined = false
 				return err
 			}
 			for _, e := range list {
@@ -188,9 +194,6 @@ func (c *Copied) join(ctx context.Context) error {
 			}
 		}
 	}
-	c.mu.Lock()
-	c.joined = true
-	c.mu.Unlock()
 	defer close(c.joins)
 	c.changed(slices.Sorted(maps.Keys(all)))
 	return nil

@@ -3,6 +3,7 @@ package cluster_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -165,6 +166,46 @@ func TestRestoreCopies(t *testing.T) {
 		}
 		if !c.Joined() {
 			t.Error("not joined again")
+		}
+	})
+}
+
+// slowCopies are copies of which listing takes some time.
+type slowCopies struct{ *state.DB }
+
+func (s slowCopies) List(prefix state.Key) ([]state.Entry, error) {
+	time.Sleep(time.Second)
+	return s.DB.List(prefix)
+}
+
+// What others change while a manager joins is told, and copied.
+func TestChangedWhileJoining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, db := clustertest.New(), statetest.Open(t, "")
+		b, a := open(t, f.Client(), nil), open(t, f.Client(), nil)
+		c := cluster.NewCopied(a, slowCopies{db}, slog.New(slog.DiscardHandler))
+		var mu sync.Mutex
+		told := map[state.Key]bool{}
+		c.Subscribe("operator/", func(changed []state.Key) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, key := range changed {
+				told[key] = true
+			}
+		})
+		go c.Run(t.Context())
+		const count = 100
+		for n := range count {
+			time.Sleep(100 * time.Millisecond)
+			mustSwap(t, b, state.Change{Key: state.Key(fmt.Sprintf("operator/%03d", n)), Value: []byte("1")})
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		list, err := db.List("operator/")
+		if len(told) != count || len(list) != count || err != nil {
+			t.Errorf("told of %d of %d, %d are copied, %v", len(told), count, len(list), err)
 		}
 	})
 }

@@ -436,7 +436,11 @@ func (r *Registry) vanished(e *entry) error {
 	e.version = 0
 	if e.State == Removed {
 		r.forget(e)
+		s := r.shards[e.Shard]
 		r.mu.Unlock()
+		if s != nil && s.dir != nil && time.Since(e.Since) > keptRemoved/2 { // else the record may have been lost
+			return s.dir.Erase(e.Address) // as the operator did with the other manager's
+		}
 		return nil
 	}
 	r.mu.Unlock()

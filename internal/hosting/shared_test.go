@@ -430,6 +430,11 @@ func TestSharedDamage(t *testing.T) {
 		if len(a.All()) != 0 || len(b.All()) != 0 {
 			t.Errorf("not forgotten: %d, %d", len(a.All()), len(b.All()))
 		}
+		for _, m := range a.c.managers { // a's was erased by who told the replicas
+			if list, err := (&Dir{m.dir("s1")}).Removed(); err != nil || len(list) != 0 {
+				t.Errorf("left in %s: %v, %v", m.dir("s1"), list, err)
+			}
+		}
 		if names, err := a.store.List("customer"); err != nil || len(names) != 0 {
 			t.Errorf("left are %+v, %v", names, err)
 		}

@@ -172,6 +172,21 @@ func (d *DB) warn(path string, err error) {
 // Key names a record. It has at most 512 bytes, in parts separated by slashes.
 type Key string
 
+// String is for errors, and so for logs: the label of an onion address is shortened.
+func (k Key) String() string {
+	n := strings.LastIndexByte(string(k), '/') + 1
+	if len(k)-n != labelLength {
+		return string(k)
+	}
+	return string(k[:n+shortLength]) + "…"
+}
+
+// The lengths of an address's label, and of what Short of it shows.
+const (
+	labelLength = 56
+	shortLength = 6
+)
+
 // Entry is a record as it is stored.
 type Entry struct {
 	Key     Key

@@ -226,18 +226,19 @@ func TestUploadRenewalWaits(t *testing.T) {
 // One attempt that is not answered does not have a renewal wait for all others. Where an
 // HSDir never answers it does.
 func TestUploadRenewalAgain(t *testing.T) {
-	for silences, want := range map[int]bool{1: true, 2: false} {
+	for silences, want := range map[int32]bool{1: true, 2: false} {
 		onQueue(t, func(t *testing.T, s *uploadScene) {
 			s.cfg.InFlight = 1
 			s.tor.setAll(slowly(time.Second, accepts))
+			var asked atomic.Int32
+			var confirmed atomic.Bool
 			s.tor.set([20]byte{2}, func(context.Context, []byte) ([]byte, error) {
 				time.Sleep(time.Second)
-				if silences--; silences >= 0 {
+				if asked.Add(1) <= silences {
 					return nil, errSilence
 				}
 				return nil, nil
 			})
-			confirmed := false
 			for n := range 1800 {
 				u := s.edition("d", Slot{HSDir: [20]byte{1}})
 				u.Address[0], u.Address[1], u.Urgency = byte(n), byte(n>>8), UrgencyPointsDead
@@ -245,13 +246,13 @@ func TestUploadRenewalAgain(t *testing.T) {
 				if n == 0 {
 					renewal := s.edition("d", Slot{HSDir: [20]byte{2}})
 					renewal.Urgency = UrgencyRefresh
-					renewal.Report = func(r UploadResult) { confirmed = r.Err == nil }
+					renewal.Report = func(r UploadResult) { confirmed.Store(r.Err == nil) }
 					s.upload(renewal)
 				}
 				time.Sleep(time.Second / 2)
 			}
-			if confirmed != want {
-				t.Errorf("confirmed: %t, want %t", confirmed, want)
+			if confirmed.Load() != want {
+				t.Errorf("confirmed: %t, want %t", confirmed.Load(), want)
 			}
 		})
 	}

@@ -36,10 +36,12 @@ const (
 
 // hostedMove is the share of a period in which hosted services go over to the points that
 // instances show from its beginning on. Those they show no more live as long as
-// hiddenLife: tor keeps a point for 18 to 24 hours.
+// hiddenLife: tor keeps a point for 18 to 24 hours. They go over before more than a third of
+// the points that are published are older than hiddenSure, as nobody sees these end.
 const (
 	hostedMove = 12
 	hiddenLife = 20 * time.Hour
+	hiddenSure = 18 * time.Hour
 )
 
 // moment returns a duration below limit that follows from a secret, what it is for and a
@@ -77,7 +79,7 @@ func (v View) asked(p descriptor.Period) bool {
 // wantsAt returns when a hosted service makes the edition that t would be otherwise than
 // last, which it is for moved HSDirs or a change of the points; the zero time for at once.
 func (v View) wantsAt(t *Target, last *Edition, pool *pool) time.Time {
-	within := min(hostedGather, v.interval())
+	within, sure := min(hostedGather, v.interval()), time.Time{}
 	places := last.places()
 	before := instances(places)
 	switch {
@@ -88,13 +90,47 @@ func (v View) wantsAt(t *Target, last *Edition, pool *pool) time.Time {
 	case t.change == changeAdded && before == 1 && instances(t.places) > 1:
 		within = min(hostedSoon, v.interval())
 	case t.change == changeAdded && !t.newcomer(last) && instances(t.places) <= before:
-		within = t.Keys.Period.Length / hostedMove
+		within, sure = t.Keys.Period.Length/hostedMove, sureUntil(last, pool)
 	}
 	since := last.wants
 	if since.IsZero() || v.Now.Before(since) { // the clock was set back
 		since = v.Now
 	}
-	return since.Add(moment(t.Credential.Seed, "gather", last.Revision, within))
+	at := since.Add(moment(t.Credential.Seed, "gather", last.Revision, within))
+	if sure.IsZero() {
+		return at
+	}
+	return earlier(at, sure.Add(-moment(t.Credential.Seed, "sure", last.Revision, min(hostedGather, v.interval()))))
+}
+
+// sureUntil returns until when two thirds of the points live that clients get, as far as
+// these are points that their instances show no more; the zero time if they live for long.
+func sureUntil(last *Edition, pool *pool) (until time.Time) {
+	seen := make(map[[32]byte]time.Time, len(pool.hidden))
+	for _, c := range pool.hidden {
+		seen[c.Point.AuthKey] = c.FirstSeen
+	}
+	var before *holding
+	for n := range last.slots {
+		at := &last.slots[n]
+		if at.Reserve || at.holding == before {
+			continue
+		}
+		before = at.holding
+		var hidden []time.Time // when each was seen first
+		for _, key := range at.holding.keys() {
+			if first, is := seen[key]; is {
+				hidden = append(hidden, first)
+			}
+		}
+		slices.SortFunc(hidden, time.Time.Compare)
+		if most := len(at.holding.IntroductionPoints) / 3; most < len(hidden) { // so many may end
+			if end := hidden[most].Add(hiddenSure); until.IsZero() || end.Before(until) {
+				until = end
+			}
+		}
+	}
+	return until
 }
 
 // unnoticed reports whether no client would notice that t is not as last was made.

@@ -174,6 +174,51 @@ func TestHostedPeriodBegins(t *testing.T) {
 	}
 }
 
+// Points that instances show no more end unseen. Before more than a third of those that are
+// published may have, services go over to the others, and no sooner for fewer.
+func TestHostedPointsMayEnd(t *testing.T) {
+	for young, want := range map[byte]bool{0: true, 3: true, 4: false, 6: false} {
+		latest := time.Duration(0)
+		for seed := range byte(20) {
+			members := []*member{testMember("a", 1, 2, 3), testMember("b", 4, 5, 6)}
+			var s State
+			at := func(clock time.Duration) Plan {
+				v := hostedAt(clock, seed, members...).keep(s)
+				for n, m := range members {
+					m.Period = v.Targets[v.Current].Keys.Period
+					v.Instances.Backends[n] = m.Backend
+				}
+				for _, e := range s.Editions {
+					e.Refresh = v.Now.Add(time.Hour)
+				}
+				return s.carryOut(v)
+			}
+			dated := func(m *member, clock time.Duration) { m.adopt(testNow.Truncate(24 * time.Hour).Add(clock)) }
+			// At 13:00 those first seen at 19:00 are 18 hours old.
+			for n, m := range members {
+				m.Descriptor.IntroductionPoints = m.Descriptor.IntroductionPoints[:3-min(3, max(0, int(young)-3*n))]
+				dated(m, -5*time.Hour)
+				m.Descriptor = testMember(m.Name, byte(1+3*n), byte(2+3*n), byte(3+3*n)).Descriptor
+				dated(m, 9*time.Hour)
+			}
+			at(9 * time.Hour)
+			at(10*time.Hour + time.Second)
+			members = []*member{testMember("a", 7, 8, 9), testMember("b", 10, 11, 12)}
+			for clock := 12 * time.Hour; clock < 14*time.Hour; clock += time.Minute {
+				at(clock)
+				e := s.Editions[hostedAt(clock, seed).Targets[hsdir.SecondRole].Keys.Period]
+				if e.slots[0].holding.IntroductionPoints[0].AuthKey[0] >= 7 {
+					latest = max(latest, clock)
+					break
+				}
+			}
+		}
+		if got := latest <= 13*time.Hour; latest == 0 || got != want {
+			t.Errorf("%d of six points are young: the last of 20 services went over at %s", young, latest)
+		}
+	}
+}
+
 // After a restart a service goes on from what HSDirs have.
 func TestHostedRestart(t *testing.T) {
 	members := []*member{testMember("a", 1, 2, 3), testMember("b", 4, 5, 6)}

@@ -58,17 +58,19 @@ func soaking() bool { return os.Getenv("BALANCER_SOAK") != "" }
 // options are what a world is like.
 type options struct {
 	services int
+	hosted   bool     // services are customers' of a shard
+	without  []string // managers that have no key of a customer's
 	managers []string
 	etcd     etcdlab.Config
 	network  sim.Config
-	reserve  time.Duration       // default: ten minutes
-	keys     map[string][]string // managers that have the keys of "0", "1", …; all if it is not there
+	reserve  time.Duration // default: ten minutes
 }
 
 // world is managers with what they share.
 type world struct {
 	t        *testing.T
 	dir      string
+	hosted   bool
 	reserve  time.Duration
 	net      *sim.Network
 	etcd     *etcdlab.Lab
@@ -86,7 +88,6 @@ type manager struct {
 	dir   string
 	tor   *sim.Tor
 	etcd  *proxy
-	keys  []string // numbers of services, nil for all
 	skew  time.Duration
 	cmd   *exec.Cmd
 	ended chan struct{} // closed when the process has
@@ -101,7 +102,7 @@ func newWorld(t *testing.T, o options) (w *world) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { w.keepLogs(); os.RemoveAll(dir) })
-	w = &world{t: t, dir: dir, reserve: max(o.reserve, 10*time.Minute), log: new(history.Log)}
+	w = &world{t: t, dir: dir, hosted: o.hosted, reserve: max(o.reserve, 10*time.Minute), log: new(history.Log)}
 	if o.network.Latency == 0 {
 		o.network.Latency = latency
 	}
@@ -115,14 +116,14 @@ func newWorld(t *testing.T, o options) (w *world) {
 		w.web = append(w.web, w.net.AddInstance(sim.InstanceConfig{Name: fmt.Sprint("web", n), Start: 10 * time.Millisecond}))
 	}
 	for n := range o.services {
-		w.addService(n)
+		w.addService(n, o)
 	}
 	key := cluster.NewKey()
 	key.Text().Do(func(text []byte) { w.write("cluster.key", string(text)) })
 	w.follow(key)
 	names := map[*sim.Tor]string{}
 	for _, name := range o.managers {
-		m := &manager{w: w, name: name, dir: filepath.Join(dir, name), tor: w.net.AddTor(sim.TorConfig{ConsensusDelay: time.Second}), etcd: newProxy(w.etcd.Endpoints()), keys: o.keys[name]}
+		m := &manager{w: w, name: name, dir: filepath.Join(dir, name), tor: w.net.AddTor(sim.TorConfig{ConsensusDelay: time.Second}), etcd: newProxy(w.etcd.Endpoints())}
 		t.Cleanup(m.etcd.close)
 		l, err := net.Listen("unix", filepath.Join(dir, name+".tor"))
 		if err != nil {
@@ -152,17 +153,28 @@ func (w *world) write(name, text string) {
 	}
 }
 
-// addService makes the key of a service, which all managers read.
-func (w *world) addService(n int) {
+// addService makes the key of a service, which all managers read, or of a customer, of which
+// each manager has a copy.
+func (w *world) addService(n int, o options) {
 	key, err := descriptor.IdentityKeyFromSeed(append(make([]byte, 30), byte(n>>8), byte(n)))
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	name := fmt.Sprint(n)
-	if err := os.MkdirAll(filepath.Join(w.dir, "keys", name), 0o700); err != nil {
-		w.t.Fatal(err)
+	dirs := []string{filepath.Join("keys", fmt.Sprint(n))}
+	if o.hosted {
+		dirs = nil
+		for _, name := range o.managers {
+			if !slices.Contains(o.without, name) {
+				dirs = append(dirs, filepath.Join(name+".customers", fmt.Sprint("c", n)))
+			}
+		}
 	}
-	w.write(filepath.Join("keys", name, "hs_ed25519_secret_key"), "== ed25519v1-secret: type0 ==\x00\x00\x00"+string(key.Expanded()))
+	for _, dir := range dirs {
+		if err := os.MkdirAll(filepath.Join(w.dir, dir), 0o700); err != nil {
+			w.t.Fatal(err)
+		}
+		w.write(filepath.Join(dir, "hs_ed25519_secret_key"), "== ed25519v1-secret: type0 ==\x00\x00\x00"+string(key.Expanded()))
+	}
 	w.services = append(w.services, key.Address())
 }
 
@@ -201,17 +213,23 @@ func (m *manager) configure() {
 	var b strings.Builder
 	fmt.Fprintf(&b, "state_dir = %q\n[log]\nlevel = \"debug\"\n[tor]\ncontrol = \"unix:%s.tor\"\npublish_rate = 200\n", m.dir, m.dir)
 	endpoints, _ := json.Marshal(m.etcd.endpoints()) // strings
-	fmt.Fprintf(&b, "[cluster]\nstore = \"etcd\"\nmanager = %q\nendpoints = %s\nkey = \"cluster.key\"\nreserve = %q\n", m.name, endpoints, m.w.reserve)
-	for n := range m.w.services {
-		if m.keys != nil && !slices.Contains(m.keys, fmt.Sprint(n)) {
-			continue
-		}
-		fmt.Fprintf(&b, "[[service]]\nkey = \"keys/%d\"\nfetch_interval = \"2s\"\n", n)
-		for _, i := range m.w.web {
-			fmt.Fprintf(&b, "[[service.instance]]\nname = %q\naddress = %q\n", i.Name(), i.Address())
+	fmt.Fprintf(&b, "[cluster]\nstore = \"etcd\"\nmanager = %q\nendpoints = %s\nkey = \"cluster.key\"\nreserve = %q\nshare_keys = false\n", m.name, endpoints, m.w.reserve)
+	if m.w.hosted {
+		fmt.Fprintf(&b, "[[shard]]\nname = \"s1\"\ncustomers = %q\nfetch_interval = \"2s\"\n", m.name+".customers")
+		m.instances(&b, "shard")
+	} else {
+		for n := range m.w.services {
+			fmt.Fprintf(&b, "[[service]]\nkey = \"keys/%d\"\nfetch_interval = \"2s\"\n", n)
+			m.instances(&b, "service")
 		}
 	}
 	m.w.write(m.name+".toml", b.String())
+}
+
+func (m *manager) instances(b *strings.Builder, of string) {
+	for _, i := range m.w.web {
+		fmt.Fprintf(b, "[[%s.instance]]\nname = %q\naddress = %q\n", of, i.Name(), i.Address())
+	}
 }
 
 // start starts a process of the manager.
@@ -294,7 +312,12 @@ func (m *manager) logged(text string) (lines []string) {
 func (w *world) until(what string, limit time.Duration, done func() bool) time.Duration {
 	w.t.Helper()
 	began := time.Now()
-	for !done() {
+	limit += time.Duration(len(w.services)) * 50 * time.Millisecond
+	for {
+		asked := time.Now()
+		if done() {
+			return time.Since(began)
+		}
 		if time.Since(began) > limit {
 			w.t.Errorf("%s: not within %s: %v", what, limit, w.shares())
 			for _, m := range w.managers {
@@ -304,9 +327,8 @@ func (w *world) until(what string, limit time.Duration, done func() bool) time.D
 			}
 			w.t.FailNow()
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(max(20*time.Millisecond, time.Since(asked))) // of thousands it takes a while
 	}
-	return time.Since(began)
 }
 
 // shares returns how many services each manager owns by the store.
@@ -316,6 +338,16 @@ func (w *world) shares() map[string]int {
 		of[t.Owner]++
 	}
 	return of
+}
+
+// within fails the test if something took too long. That is only looked at when there is
+// time for it: a machine that does much else is slow.
+func (w *world) within(what string, took, limit time.Duration) {
+	w.t.Helper()
+	w.t.Logf("%s within %s", what, took.Round(time.Millisecond))
+	if took > limit && soaking() {
+		w.t.Errorf("%s within %s, more than %s", what, took, limit)
+	}
 }
 
 // ownedBy reports whether all services are owned by the managers named, each of which

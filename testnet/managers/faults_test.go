@@ -3,15 +3,16 @@ package managers
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"onionbalancer/internal/cluster"
-	"onionbalancer/internal/etcd"
 	"onionbalancer/internal/failpoint"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/etcdlab"
+	"onionbalancer/testnet/sim"
 )
 
 // names of managers: nothing else has them by chance.
@@ -284,12 +285,9 @@ func TestNoSpace(t *testing.T) {
 	w := newWorld(t, options{services: 20, managers: names[:3], etcd: etcdlab.Config{Quota: 4 << 20}})
 	w.begin()
 	stop := w.visitAll(50 * time.Millisecond)
-	engine, err := cluster.NewEtcd(etcd.Config{Endpoints: w.etcd.Endpoints()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer engine.Close()
+	engine := w.engine()
 	var version int64
+	var err error
 	for err == nil {
 		var made bool
 		version, made, _, err = engine.Txn(t.Context(), []cluster.Op{{Key: "rubbish", Version: version, Value: make([]byte, 1<<20)}})
@@ -363,4 +361,82 @@ func TestThousands(t *testing.T) {
 	}
 	stop()
 	w.judge()
+}
+
+// A newer balancer that changes how records are laid out stops the older ones: they say so,
+// write nothing any more, and go on with what they have reserved. When it takes that back they
+// go on as before.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, options{services: 10, managers: names[:2]})
+	w.begin()
+	stop := w.visitAll(50 * time.Millisecond)
+	engine, name := w.engine(), w.prefix+"layout"
+	setLayout := func(change int) {
+		items, _, _, err := engine.Range(t.Context(), name, 0)
+		if err != nil || len(items) != 1 {
+			t.Fatal(err, items)
+		}
+		items[0].Value[0] += byte(change)
+		if _, made, _, err := engine.Txn(t.Context(), []cluster.Op{{Key: name, Version: items[0].Version, Value: items[0].Value}}); err != nil || !made {
+			t.Fatal(err, made)
+		}
+	}
+	setLayout(1)
+	for _, m := range w.managers {
+		w.until("refused", time.Minute, func() bool { return strings.Contains(m.status().Store.Error, "newer") })
+	}
+	t.Log(w.managers[1].status().Store.Error)
+	turns := w.shares()
+	w.changed()
+	w.managers[0].kill()
+	w.managers[0].start()
+	w.until("said at the start", time.Minute, func() bool { return len(w.managers[0].logged("newer")) > 0 })
+	time.Sleep(2 * time.Second)
+	if s := w.managers[0].status(); s.Joined || s.Owned > 0 {
+		t.Errorf("an older one joined: %+v", s)
+	}
+	setLayout(-1)
+	for _, m := range w.managers {
+		w.until("goes on", 2*time.Minute, func() bool { s := m.status(); return s.Joined && s.Store.Error == "" })
+	}
+	if after := w.shares(); fmt.Sprint(after) != fmt.Sprint(turns) {
+		t.Errorf("services moved: %v, before %v", after, turns)
+	}
+	w.changed()
+	stop()
+	w.judge()
+}
+
+// A manager whose tor is cut off, and one that is cut off from etcd too, have their services
+// published by the other; they publish nothing from old views when they are back.
+func TestTorCutOff(t *testing.T) {
+	if !soaking() {
+		t.Skip("it takes minutes: BALANCER_SOAK")
+	}
+	t.Parallel()
+	for what, both := range map[string]bool{"tor": false, "both": true} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, options{services: 20, managers: names[:2]})
+			w.begin()
+			stop := w.visitAll(50 * time.Millisecond)
+			cut := w.managers[1]
+			began := time.Now()
+			cut.tor.SetFaults(sim.ControlFaults{Refuse: true})
+			cut.tor.Restart(time.Hour, 0)
+			cut.etcd.setCut(both)
+			w.until("given", 5*time.Minute, func() bool { return w.shares()[names[0]] == len(w.services) })
+			t.Logf("given or taken within %s", time.Since(began).Round(time.Millisecond))
+			w.changed()
+			cut.tor.SetFaults(sim.ControlFaults{})
+			cut.tor.Restart(0, 0)
+			cut.etcd.setCut(false)
+			w.until("back", 5*time.Minute, func() bool { s := cut.status(); return s.Joined && s.Owned == 0 && s.Unfit == "" })
+			w.log.Learnt(time.Now().Add(4*latency), cut.name)
+			w.changed()
+			stop()
+			w.judge()
+		})
+	}
 }

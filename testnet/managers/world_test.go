@@ -78,6 +78,7 @@ type world struct {
 	services []descriptor.Address // by number
 	web      []*sim.Instance
 	managers []*manager
+	prefix   string         // of what the cluster has in etcd
 	store    *cluster.Store // that the harness itself follows
 }
 
@@ -119,6 +120,9 @@ func newWorld(t *testing.T, o options) (w *world) {
 		w.addService(n, o)
 	}
 	key := cluster.NewKey()
+	if w.prefix, err = cluster.Prefix(key, "main"); err != nil {
+		t.Fatal(err)
+	}
 	key.Text().Do(func(text []byte) { w.write("cluster.key", string(text)) })
 	w.follow(key)
 	names := map[*sim.Tor]string{}
@@ -178,14 +182,20 @@ func (w *world) addService(n int, o options) {
 	w.services = append(w.services, key.Address())
 }
 
-// follow has the history told who owns what.
-func (w *world) follow(key *cluster.Key) {
+// engine connects to etcd.
+func (w *world) engine() *cluster.Etcd {
 	engine, err := cluster.NewEtcd(etcd.Config{Endpoints: w.etcd.Endpoints()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(engine.Close)
-	if w.store, err = cluster.Open(cluster.Config{Engine: engine, Key: key, Name: "main"}); err != nil {
+	return engine
+}
+
+// follow has the history told who owns what.
+func (w *world) follow(key *cluster.Key) {
+	var err error
+	if w.store, err = cluster.Open(cluster.Config{Engine: w.engine(), Key: key, Name: "main"}); err != nil {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(w.store.Close)

@@ -500,11 +500,12 @@ func (w *world) visitAll(each time.Duration) (stop func()) {
 // order has the process carry out an order about the cluster.
 func (m *manager) order(o status.ClusterOrder) {
 	m.w.t.Helper()
-	ctx, cancel := context.WithTimeout(m.w.t.Context(), 10*time.Second)
-	defer cancel()
-	if _, err := status.OrderCluster(ctx, filepath.Join(m.dir, status.SocketName), o); err != nil {
-		m.w.t.Fatal(err)
-	}
+	m.w.until(o.Word, time.Minute, func() bool {
+		ctx, cancel := context.WithTimeout(m.w.t.Context(), 10*time.Second)
+		defer cancel()
+		_, err := status.OrderCluster(ctx, filepath.Join(m.dir, status.SocketName), o)
+		return err == nil
+	})
 }
 
 // begin starts all managers, and has all but the first, which takes everything at once, own

@@ -21,9 +21,14 @@ import (
 // replaced only if it is still the manager's own, so a manager that was taken over fails at
 // its next reservation, whatever the clocks say.
 
-// reserveRoom is how far above the counters that were used the ceilings are at least, where
-// the clock is behind them: enough for a thousand editions.
-const reserveRoom = 1024 * counterStep
+// reserveShare says how far above the counters that were used the ceilings are at least, where
+// the clock is behind them: by this part of what is left in the period. That is enough for
+// hundreds of editions, and a process that is killed again and again, each time above what
+// the last one reserved, does not come to the end.
+const reserveShare = 1024
+
+// room returns how much is reserved above a counter at least.
+func room(used uint64) uint64 { return (maxStored - min(used, maxStored)) / reserveShare }
 
 // retryHeld is the maximum of the delay after a failed write while an edition waits for it.
 const retryHeld = 30 * time.Second
@@ -48,7 +53,7 @@ func (s *Service) reservation(now time.Time) counters {
 		}
 		p := t.Ring.Period
 		if until, err := counterAt(t.Credential, t.Ring, now.Add(s.env.Reserve)); err == nil {
-			list[p] = max(list[p], min(max(until, s.counters[p]+reserveRoom), maxStored))
+			list[p] = max(list[p], min(max(until, s.counters[p]+room(s.counters[p])), maxStored))
 		}
 	}
 	return list

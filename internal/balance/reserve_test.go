@@ -494,10 +494,10 @@ func TestReservation(t *testing.T) {
 		{"as usual", time.Hour, at(time.Hour), 0, at(7 * time.Hour)},
 		{"nothing was used", time.Hour, 0, 0, at(7 * time.Hour)},
 		{"reserved for later than that", time.Hour, at(time.Hour), at(8 * time.Hour), at(8 * time.Hour)},
-		{"after a predecessor's reservation", time.Hour, at(7 * time.Hour), 0, at(7*time.Hour) + reserveRoom},
+		{"after a predecessor's reservation", time.Hour, at(7 * time.Hour), 0, at(7*time.Hour) + room(at(7*time.Hour))},
 		{"at the end of the run", 72 * time.Hour, at(70 * time.Hour), 0, at(end)},
-		{"beyond it", 80 * time.Hour, at(end), 0, at(end) + reserveRoom},
-		{"nearly more than is believed", time.Hour, maxStored - 5, 0, maxStored},
+		{"beyond it", 80 * time.Hour, at(end), 0, at(end) + room(at(end))},
+		{"nearly more than is believed", time.Hour, maxStored - 5, 0, maxStored - 5},
 		{"more than is believed", time.Hour, maxStored + 5, 0, maxStored + 5},
 	} {
 		s := &Service{env: Env{Reserve: 6 * time.Hour}, counters: counters{other: 7}}
@@ -510,6 +510,40 @@ func TestReservation(t *testing.T) {
 			t.Errorf("%s: %v, want %d", test.what, got, test.want)
 		}
 	}
+}
+
+// A process that is killed again and again begins above what the last one reserved each time.
+// It does not come to the end of what is believed, above which nothing is published.
+func TestKilledAgainAndAgain(t *testing.T) {
+	ring, signer := testRing(t, 20000)
+	used := uint64(0)
+	for n := range 2000 {
+		s := &Service{env: Env{Reserve: 6 * time.Hour}, counters: counters{ring.Period: used}}
+		s.plan.Targets = []Target{{ViewTarget: ViewTarget{Ring: ring, Credential: signer}}}
+		reserved := s.reservation(testRun.Add(24*time.Hour + time.Duration(n)*5*time.Second))[ring.Period]
+		if reserved > maxStored || reserved < used+20*counterStep {
+			t.Fatalf("after %d: %d is reserved, and %d was used of %d", n, reserved, used, uint64(maxStored))
+		}
+		used = reserved
+	}
+}
+
+// A record that the cluster wrote again, sealed with another key or in a store that was
+// restored, is the service's own: nothing is published for that, and no counter is skipped.
+func TestRecordIsWrittenAgain(t *testing.T) {
+	onManagers(t, sim.Config{Seed: 212, Relays: 30}, reserves(6*time.Hour), func(t *testing.T, m *managers) {
+		m.settle(5 * time.Minute)
+		before := m.launches()
+		m.rewrite()
+		m.service.Reconfigure(m.configWith("another"))
+		m.settle(2 * time.Minute)
+		if n := m.launches() - before; n != 16 || m.ahead() != 0 {
+			t.Errorf("%d uploads, want 16, %s ahead of the clock", n, m.ahead())
+		}
+		if until, _ := m.service.Reserved(); until.Sub(m.now()) < 5*time.Hour {
+			t.Errorf("reserved until %s", until)
+		}
+	})
 }
 
 // At its end a service gives back what it has reserved, and waits no longer than some

@@ -43,6 +43,18 @@ func (s *managers) take(owner string) *term {
 	return &term{store: s.shared, owner: owner, number: r.Term}
 }
 
+// rewrite writes the record again as it is.
+func (s *managers) rewrite() {
+	a := s.custodian.Address()
+	r, version, err := s.store.DB.Service(a)
+	if err == nil {
+		_, err = s.store.DB.SwapService(s.t.Context(), a, version, r)
+	}
+	if err != nil {
+		s.t.Error(err)
+	}
+}
+
 func (m *term) Service(a descriptor.Address) (state.Service, uint64, error) {
 	return m.store.Service(a)
 }

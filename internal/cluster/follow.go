@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -27,7 +29,7 @@ func (s *Store) follow() {
 	for s.ctx.Err() == nil {
 		s.mu.Lock()
 		waiting := s.waiting
-		s.waiting = nil
+		s.waiting, s.unsure = nil, false
 		s.mu.Unlock()
 		revision, whole := int64(0), false
 		var err error
@@ -57,13 +59,13 @@ func (s *Store) follow() {
 }
 
 // interruptible returns a context that ends after some time, or when interrupt is called. It
-// has ended if somebody waits for everything to be read again.
+// has ended if somebody wants everything to be read again.
 func (s *Store) interruptible(after time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(s.ctx, after)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.interrupted = cancel
-	if len(s.waiting) > 0 {
+	if s.unsure || len(s.waiting) > 0 {
 		cancel()
 	}
 	return ctx, cancel
@@ -71,8 +73,13 @@ func (s *Store) interruptible(after time.Duration) (context.Context, context.Can
 
 // interrupt has everything read again soon.
 func (s *Store) interrupt() {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.interruptLocked()
+}
+
+func (s *Store) interruptLocked() {
+	s.unsure = true
 	s.interrupted()
 }
 
@@ -95,7 +102,7 @@ func (s *Store) again(ctx context.Context) error {
 
 // reread reads everything, and has the mirror be that, as of the revision returned.
 func (s *Store) reread() (revision int64, err error) {
-	for {
+	for tries := 1; ; tries++ {
 		sent := s.now()
 		seen := s.seenNow()
 		items, _, revision, err := s.cfg.Engine.Range(s.ctx, s.prefix(), 0)
@@ -109,9 +116,10 @@ func (s *Store) reread() (revision int64, err error) {
 		}
 		id, err := s.judge(own, len(items))
 		if err == nil && id == "" {
-			if err = s.create(); err == nil {
+			if err = s.create(); err == nil && tries < 3 {
 				continue
 			}
+			err = cmp.Or(err, fmt.Errorf("%w: it does not show what it has", ErrUnavailable))
 		}
 		if err != nil {
 			return 0, err
@@ -303,5 +311,5 @@ func (s *Store) lookLate() {
 	s.log.Debug("the watch of the cluster's store is late", "revision", s.pending[0].revision)
 	s.stats.Late++
 	s.pending = nil
-	s.interrupted()
+	s.interruptLocked()
 }

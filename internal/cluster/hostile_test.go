@@ -1,9 +1,11 @@
 package cluster_test
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -294,6 +296,86 @@ func TestMemberOfAnotherName(t *testing.T) {
 		synctest.Wait()
 		if got := w.named("m1").cluster.Status(); len(got.Troubles) != 0 {
 			t.Errorf("%q", got.Troubles)
+		}
+	})
+}
+
+// hider hides the layout record of its engine.
+type hider struct {
+	*clustertest.Client
+	reads int
+}
+
+func (h *hider) Range(ctx context.Context, prefix string, since int64) ([]cluster.Item, int, int64, error) {
+	h.reads++
+	_, _, revision, err := h.Client.Range(ctx, prefix, since)
+	return nil, 0, revision, err
+}
+
+// An engine that takes the layout record and never shows it is not asked without a pause.
+func TestLayoutIsHidden(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hider{Client: clustertest.New().Client()}
+		s, err := cluster.Open(cluster.Config{Engine: h, Key: cluster.NewKey(), Name: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			time.Sleep(time.Minute)
+			s.Close()
+		}()
+		if err := s.Ready(t.Context()); err == nil {
+			t.Error("it is ready")
+		}
+		synctest.Wait()
+		if h.reads > 300 {
+			t.Errorf("%d reads", h.reads)
+		}
+	})
+}
+
+// late is an engine that is slow to answer a reading of everything.
+type late struct {
+	*clustertest.Client
+	slow atomic.Bool
+	then func()
+}
+
+func (l *late) Range(ctx context.Context, prefix string, since int64) ([]cluster.Item, int, int64, error) {
+	items, count, revision, err := l.Client.Range(ctx, prefix, since)
+	if l.slow.CompareAndSwap(true, false) {
+		l.then()
+	}
+	return items, count, revision, err
+}
+
+// Who wants everything to be read again while that is being done gets it done once more.
+func TestInterruptedWhileReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := clustertest.New()
+		l, key := &late{Client: f.Client()}, cluster.NewKey()
+		s, err := cluster.Open(cluster.Config{Engine: l, Key: key, Name: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if err := s.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		reads := s.Stats().Reads
+		interrupt := func() {
+			if err := s.SetKey(key); err != nil {
+				t.Error(err)
+			}
+		}
+		l.then = interrupt
+		l.slow.Store(true)
+		interrupt()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := s.Stats().Reads - reads; n != 2 {
+			t.Errorf("it was read %d times more, want 2", n)
 		}
 	})
 }

@@ -77,6 +77,7 @@ type Store struct {
 
 	interrupted context.CancelFunc // ends the watch, or the wait before the next one
 	waiting     []chan error       // for the mirror to be read again
+	unsure      bool               // it has to be read again
 
 	changed     map[state.Key]bool
 	subscribers map[*subscriber]bool

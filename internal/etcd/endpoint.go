@@ -32,6 +32,7 @@ var errTooLarge = fmt.Errorf("%w: an answer is too large", ErrUnavailable)
 type endpoint struct {
 	text string // as configured
 	name string // in errors: an onion address is shortened
+	long string // that onion address, without .onion; empty: it has none
 	base string // of URLs
 	http *http.Client
 	met  bool // Client.mu: version and cluster are known, since it last failed
@@ -80,7 +81,7 @@ func newEndpoint(text string, config Config, timeout time.Duration) (*endpoint, 
 		if config.Dial == nil {
 			return nil, errors.New("an onion address cannot be dialed directly")
 		}
-		e.name = onion[:min(8, len(onion))] + "….onion:" + u.Port()
+		e.name, e.long = onion[:min(8, len(onion))]+"….onion:"+u.Port(), onion
 	}
 	return e, nil
 }
@@ -164,6 +165,9 @@ func (e *endpoint) lost(ctx context.Context, err error, sent bool) *fault {
 		err = errors.New("it did not answer in time")
 	}
 	f := &fault{at: e, kind: ErrUnavailable, sent: sent, why: err}
+	if text := strings.ToLower(err.Error()); len(e.long) > 8 && strings.Contains(text, e.long) { // who dials, or a certificate, names it
+		f.why = errors.New(strings.ReplaceAll(text, e.long, e.long[:8]+"…"))
+	}
 	// An alert: with TLS 1.3 a server refuses a certificate once the client has written.
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "remote error" {

@@ -394,6 +394,22 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
+// TestOnionIsShort: no error has the whole onion address of an endpoint.
+func TestOnionIsShort(t *testing.T) {
+	onion := strings.Repeat("abcdefg2", 7)
+	c, err := New(Config{Endpoints: []string{"https://" + strings.ToUpper(onion) + ".onion:2379"}, Timeout: time.Millisecond,
+		Dial: func(_ context.Context, _, address string) (net.Conn, error) {
+			return nil, errors.New("no route to " + address)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = c.Range(t.Context(), "a/")
+	if err == nil || strings.Contains(strings.ToLower(err.Error()), onion) || !strings.Contains(err.Error(), "no route to abcdefg2….onion") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestNew(t *testing.T) {
 	const good = "http://127.0.0.1:2379"
 	nothing := func() (string, error) { return "", nil }

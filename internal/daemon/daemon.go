@@ -295,7 +295,7 @@ func (d *Daemon) stopAll() {
 	clear(d.services)
 	d.mu.Unlock()
 	for _, r := range services {
-		r.end()
+		r.end(&d.wait)
 	}
 	for _, r := range services {
 		<-r.done

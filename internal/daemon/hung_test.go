@@ -7,6 +7,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -146,7 +147,7 @@ func TestHungKeysReplaced(t *testing.T) {
 		if took := time.Since(began); took > 0 {
 			t.Errorf("it took %v", took)
 		}
-		r.end()
+		r.end(new(sync.WaitGroup))
 		close(hung.released)
 		<-r.done
 		synctest.Wait()

@@ -55,20 +55,22 @@ func (r *running) Reconfigure(cfg balance.Config) {
 
 func giveBack(loan credential.Keys) { _ = loan.Release() }
 
-// end stops the service without waiting, and gives its keys up: keys that hang may take a
-// while to close.
-func (r *running) end() {
-	if r.cancel != nil {
+// end stops the service and gives its keys up, without waiting but in wait: keys that hang may
+// take a while to close.
+func (r *running) end(wait *sync.WaitGroup) {
+	started, loan := r.cancel != nil, credential.Keys{}
+	if started {
 		r.cancel()
-		_ = r.keys.release() // not the last user
-		return
+	} else {
+		loan = r.loan
 	}
-	go func() {
-		defer close(r.done)
-		r.Unwatch()
-		giveBack(r.loan)
-		_ = r.keys.release()
-	}()
+	wait.Go(func() {
+		if !started {
+			defer close(r.done)
+			r.Unwatch()
+		}
+		r.keys.giveUp(loan)
+	})
 }
 
 // sharedKeys are the keys of one service after another. The last user closes them.
@@ -144,7 +146,7 @@ func (d *Daemon) startLocked(r *running) {
 // removeLocked removes a service, and stops it without waiting.
 func (d *Daemon) removeLocked(address descriptor.Address) {
 	r := d.services[address]
-	r.end()
+	r.end(&d.wait)
 	delete(d.services, address)
 	delete(d.clients, address)
 	d.leaving[address] = r

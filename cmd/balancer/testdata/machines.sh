@@ -71,7 +71,7 @@ patient() {
 
 etcdctl() {
 	case "$1 ${2-}" in
-	"endpoint health") patient command etcdctl "$@" ;;
+	"endpoint health" | "member add") patient command etcdctl "$@" ;;
 	*) command etcdctl "$@" ;;
 	esac
 }

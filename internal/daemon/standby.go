@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"os"
 	"slices"
@@ -37,7 +36,7 @@ type active struct {
 
 // run implements sharing: it answers for the heartbeat.
 func (a *active) run(ctx context.Context) {
-	listen := a.d.cfg.Cluster.Standby.Listen
+	listen := a.d.clusterConfig().Standby.Listen
 	if listen == "" {
 		<-ctx.Done()
 		return
@@ -105,12 +104,12 @@ func (a *active) fit() bool {
 	if a.d.rooms.Fit() != nil {
 		return false
 	}
+	late, all := a.services()
+	if !all {
+		return false
+	}
 	now := time.Now()
-	for _, r := range a.services() {
-		late := renewedWithin
-		if r.cfg.Hosted {
-			late += hostedLater
-		}
+	for r, late := range late {
 		if s := r.Summary(); !s.Withdrawn && (s.Made.IsZero() || now.Sub(s.Made) > late) {
 			return false
 		}
@@ -118,11 +117,30 @@ func (a *active) fit() bool {
 	return true
 }
 
-// services lists all services.
-func (a *active) services() []*running {
+// services returns for all services at what age what is published shows that something is
+// wrong, and whether these are all that the configuration has.
+func (a *active) services() (late map[*running]time.Duration, all bool) {
 	a.d.mu.Lock()
 	defer a.d.mu.Unlock()
-	return slices.Collect(maps.Values(a.d.services))
+	late = make(map[*running]time.Duration, len(a.d.services))
+	for _, r := range a.d.services {
+		late[r] = renewedWithin
+		if r.cfg.Hosted {
+			late[r] += hostedLater
+		}
+	}
+	all = a.d.trouble == nil
+	for _, err := range a.d.customers.leftOut {
+		all = all && errors.Is(err, errServed)
+	}
+	return late, all
+}
+
+// clusterConfig returns [cluster], which no reload changes.
+func (d *Daemon) clusterConfig() config.Cluster {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cfg.Cluster
 }
 
 // describe implements sharing.
@@ -132,7 +150,7 @@ func (a *active) describe(s *status.Snapshot) {
 }
 
 func (a *active) status() status.Cluster {
-	c := a.d.cfg.Cluster
+	c := a.d.clusterConfig()
 	out := status.Cluster{Mode: c.Store, Name: c.Name, Manager: c.Manager, Members: []status.Member{}, Standby: &status.Standby{Role: c.Standby.Role}}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -335,7 +353,7 @@ func (s *stander) describe(out *status.Snapshot) {
 }
 
 func (s *stander) status() status.Cluster {
-	c := s.d.cfg.Cluster
+	c := s.d.clusterConfig()
 	view := &status.Standby{Role: c.Standby.Role}
 	for _, w := range s.watcher.Status() {
 		view.Watched = append(view.Watched, status.Watched{

@@ -686,3 +686,49 @@ func TestCheckListen(t *testing.T) {
 		t.Errorf("a port: %s", got)
 	}
 }
+
+// What an active machine says of itself is true while it is configured anew, and of a service
+// that it cannot open: nobody but the other machine publishes that one.
+func TestActiveReload(t *testing.T) {
+	dir := t.TempDir()
+	writeKey(t, filepath.Join(dir, "a"), 1)
+	b := writeKey(t, filepath.Join(dir, "b"), 2)
+	simulated(t, func(t *testing.T, net *sim.Network) {
+		one := net.AddInstance(sim.InstanceConfig{})
+		time.Sleep(2 * time.Minute)
+		text := torTable + "[cluster]\nstore = \"standby\"\n[cluster.standby]\nrole = \"active\"\n" + service("a", one) + service("b", one)
+		if err := os.Rename(filepath.Join(dir, "b"), filepath.Join(dir, "gone")); err != nil {
+			t.Fatal(err)
+		}
+		onSim(t, net, parse(t, dir, text), func(d *Daemon) {
+			settle(5 * time.Minute)
+			of := d.sharing.(*active)
+			if d.services[b] != nil || of.fit() {
+				t.Error("it says that it publishes a service whose key is not there")
+			}
+			if err := os.Rename(filepath.Join(dir, "gone"), filepath.Join(dir, "b")); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for range 100 {
+					of.fit()
+					of.status()
+					time.Sleep(time.Millisecond)
+				}
+			}()
+			for range 10 {
+				if err := d.Reload(parse(t, dir, text)); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			<-done
+			settle(5 * time.Minute)
+			if !of.fit() {
+				t.Error("it publishes both, and says that it does not")
+			}
+		})
+	})
+}

@@ -96,6 +96,8 @@ type service struct {
 	running uint64    // the term that it is published under by this manager; 0: it is not
 	back    time.Time // when its record was seen to be gone, or older than before
 	free    time.Time // since when it has been seen without a live owner; zero: it has one
+	given   time.Time // when it was last given to whom it should be with
+	stays   time.Time // until when it is not given again: that one did not take it
 	failed  time.Time // until when it is not started again
 	fails   int       // in a row
 }

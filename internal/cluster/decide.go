@@ -20,6 +20,8 @@ const (
 	giveEvery = time.Minute
 	giveShare = 2
 	giveLeast = 20
+	// staysFor is for how long a service is not given again that the other did not take.
+	staysFor = time.Hour
 	// backWait is for how long nobody takes a service whose record was lost, or put back to
 	// what it was before: the manager that publishes it writes it again.
 	backWait = 30 * time.Second
@@ -73,7 +75,7 @@ func (c *Cluster) decideLocked(now time.Time) (d decision) {
 				}
 			case ranking[0].tier < ranking[mine].tier:
 				d.give = append(d.give, s)
-			case mine > 0 && ranking[0].tier == tierFit:
+			case mine > 0 && ranking[0].tier == tierFit && !now.Before(s.stays):
 				movable = append(movable, s)
 			}
 		case s.damage != nil, !joined:
@@ -111,6 +113,9 @@ func (c *Cluster) decideLocked(now time.Time) (d decision) {
 	} else {
 		c.moved = now
 		movable = movable[:min(len(movable), max(giveLeast, len(c.services)*giveShare/100))]
+		for _, s := range movable {
+			s.given = now
+		}
 	}
 	d.give = append(d.give, movable...)
 	for _, list := range [][]*service{d.take, d.lost, d.again, d.give} {

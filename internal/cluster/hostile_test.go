@@ -218,6 +218,26 @@ func TestStartedAgainWithout(t *testing.T) {
 	})
 }
 
+// Services that another manager should have, and does not know of, are not given to it again
+// and again.
+func TestGivenToWhoDoesNotKnow(t *testing.T) {
+	inWorld(t, 80, func(t *testing.T, w *managed) {
+		all := w.services
+		w.add("m1")
+		w.until("at the start", 15*time.Second)
+		w.services = all[:40] // of the same shards
+		w.add("m2")
+		w.services = all
+		time.Sleep(time.Hour)
+		before := w.named("m1").cluster.Status().Counts
+		time.Sleep(3 * time.Hour)
+		w.until("in the end", 15*time.Second)
+		if n := w.named("m1").cluster.Status().Counts.Given - before.Given; n > 4*40 {
+			t.Errorf("%d services were given", n)
+		}
+	})
+}
+
 // A service that the configuration loses while it is being taken is not published.
 func TestNotWantedMeanwhile(t *testing.T) {
 	inWorld(t, 3, func(t *testing.T, w *managed) {

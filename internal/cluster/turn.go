@@ -109,6 +109,9 @@ func (c *Cluster) take(ctx context.Context, list []*service) {
 	for _, s := range taken {
 		switch before[s] {
 		case "":
+			if now := time.Now(); now.Sub(s.given) < giveEvery {
+				s.stays = now.Add(staysFor)
+			}
 		case c.cfg.Manager:
 			c.counts.Again++
 		default:

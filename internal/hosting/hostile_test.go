@@ -188,3 +188,30 @@ func TestSharedLostLater(t *testing.T) {
 		}
 	})
 }
+
+// While nothing can be stored, many keys that are to be shared hold nobody up for long.
+func TestSharedKeysWithoutEngine(t *testing.T) {
+	inClusterOf(t, 1, true, func(t *testing.T, a, b *manager) {
+		const count = 4 * sharedAtOnce
+		for range count {
+			if _, err := (&Dir{a.dir("s1")}).NewKey(rand.Reader); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.client.Set(func(f *clustertest.Faults) { f.Cut = true })
+		began := time.Now()
+		_ = a.Refresh(t.Context())
+		if took := time.Since(began); took > sharedTimeout {
+			t.Errorf("it took %s", took)
+		}
+		a.client.Set(func(f *clustertest.Faults) { f.Cut = false })
+		a.c.settle()
+		if err := a.Refresh(t.Context()); err != nil {
+			t.Error(err)
+		}
+		a.c.settle()
+		if got := b.shardOf("s1"); got.Pending != count {
+			t.Errorf("b has %+v", got)
+		}
+	})
+}

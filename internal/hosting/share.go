@@ -141,14 +141,22 @@ func (r *Registry) shareEach(ctx context.Context, name string, list []descriptor
 	}
 	var mu sync.Mutex
 	var errs []error
+	stopped := false
 	var workers errgroup.Group
 	workers.SetLimit(sharedAtOnce) // they share transactions
 	for _, a := range list {
 		workers.Go(func() error {
+			mu.Lock()
+			down := stopped
+			mu.Unlock()
+			if down {
+				return nil
+			}
 			if err := r.share(ctx, s, a); err != nil && !errors.Is(err, state.ErrConflict) {
 				mu.Lock()
 				defer mu.Unlock()
 				errs = append(errs, fmt.Errorf("the key of %s: %w", a.Short(), err))
+				stopped = stopped || errors.Is(err, errNotStored) // each of the others would take as long
 			}
 			return nil
 		})
@@ -205,7 +213,7 @@ func (r *Registry) share(ctx context.Context, s *shard, a descriptor.Address) er
 	}
 	if c.Name != "" && (c.State == Removed || c.Shard != s.Name && c.MovingTo != s.Name) {
 		if version != 0 {
-			_, err = r.store.Swap(ctx, state.Change{Key: key, Version: version})
+			err = r.storeKey(ctx, state.Change{Key: key, Version: version})
 		}
 		return err
 	}
@@ -241,7 +249,18 @@ func (r *Registry) share(ctx context.Context, s *shard, a descriptor.Address) er
 	}
 	defer clear(change.Value)
 	if err == nil {
-		_, err = r.store.Swap(ctx, change)
+		err = r.storeKey(ctx, change)
+	}
+	return err
+}
+
+// errNotStored says that the store did not make a change.
+var errNotStored = errors.New("it is not stored")
+
+func (r *Registry) storeKey(ctx context.Context, change state.Change) error {
+	_, err := r.store.Swap(ctx, change)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errNotStored, err)
 	}
 	return err
 }

@@ -421,12 +421,19 @@ func (r *Registry) drop(ctx context.Context, list []*entry) error {
 	if r.shared != nil {
 		size = sharedAtOnce
 	}
+	var err error
 	for batch := range slices.Chunk(list, size) {
+		if err != nil { // the rest stays as it is
+			for _, e := range batch {
+				r.release(e)
+			}
+			continue
+		}
 		var changes []state.Change
 		for _, e := range batch {
 			changes = append(append(changes, state.Change{Key: state.CustomerKey(e.Address), Version: e.version}), r.letGo(e)...)
 		}
-		_, err := r.store.Swap(ctx, changes...)
+		_, err = r.store.Swap(ctx, changes...)
 		for _, e := range batch {
 			if err == nil {
 				r.mu.Lock()
@@ -436,9 +443,6 @@ func (r *Registry) drop(ctx context.Context, list []*entry) error {
 			}
 			r.release(e)
 		}
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	return err
 }

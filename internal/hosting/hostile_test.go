@@ -2,6 +2,7 @@ package hosting
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -212,6 +213,47 @@ func TestSharedKeysWithoutEngine(t *testing.T) {
 		a.c.settle()
 		if got := b.shardOf("s1"); got.Pending != count {
 			t.Errorf("b has %+v", got)
+		}
+	})
+}
+
+// When removed customers cannot be forgotten for want of a store, all of them can be changed
+// afterwards.
+func TestForgetWithoutEngine(t *testing.T) {
+	const count = sharedAtOnce + 1
+	inClusterOf(t, count, true, func(t *testing.T, a, b *manager) {
+		var list []descriptor.Address
+		for n := range count {
+			c, _, err := a.Add(t.Context(), fmt.Sprint("c", n), "", "")
+			if err == nil {
+				_, _, err = a.Set(t.Context(), c.Name, Removed, "")
+			}
+			if err == nil {
+				err = (&Dir{a.dir("s1")}).Erase(c.Address)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			list = append(list, c.Address)
+		}
+		time.Sleep(keptRemoved)
+		a.client.Set(func(f *clustertest.Faults) { f.Cut = true })
+		if err := a.Configure(t.Context(), map[string]string{"s1": a.dir("s1")}); err == nil {
+			t.Error("forgotten without the engine")
+		}
+		a.client.Set(func(f *clustertest.Faults) { f.Cut = false })
+		a.c.settle()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		for _, is := range list {
+			if _, _, err := a.Set(ctx, is.String(), Removed, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		configure(t, a.Registry, a.dir("s1"), a.dir("s2"))
+		a.c.settle()
+		if len(a.All())+len(b.All()) != 0 {
+			t.Errorf("%d and %d are left", len(a.All()), len(b.All()))
 		}
 	})
 }

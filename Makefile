@@ -79,6 +79,7 @@ test: need-test go
 
 soak: need-test go
 	BALANCER_SOAK=1 CGO_ENABLED=1 $(GO) test -timeout 60m -count=1 -run 'Month|Turnover|Stale|Hostile|ManyFaults|Mutate|Bundle|Rare|OneCounter' ./internal/balance ./testnet/sim ./testnet/tell ./descriptor
+	BALANCER_SOAK=1 $(GO) test -timeout 60m -count=1 ./internal/cluster ./testnet/managers
 	BALANCER_SOAK=1 $(GO) test -count=1 -run FiguresAgain ./bench/research
 	BALANCER_SOAK=1 $(GO) test -count=1 -run Hammer ./internal/hosting/api ./cmd/balancer
 	BALANCER_SOAK=1 $(GO) test -count=1 -run 'CeremonyOfAShard|DemoHosting' ./cmd/balancer

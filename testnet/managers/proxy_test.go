@@ -24,6 +24,7 @@ type proxy struct {
 
 	loseRequests, loseAnswers atomic.Int32 // of the next transactions so many are lost
 	careless                  atomic.Bool  // transactions compare nothing
+	deaf                      atomic.Bool  // nothing but transactions gets through
 	delay                     atomic.Int64 // of every request
 	late                      atomic.Bool  // transactions that were cut off arrive when the way is mended
 
@@ -68,6 +69,9 @@ func (p *proxy) through(next http.Handler) http.Handler {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Hour)
 			defer cancel()
 			r = r.WithContext(ctx)
+		}
+		if p.deaf.Load() && !txn {
+			panic(http.ErrAbortHandler)
 		}
 		time.Sleep(time.Duration(p.delay.Load()))
 		if !p.wait(r.Context()) {

@@ -3,6 +3,7 @@ package managers
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -264,6 +265,11 @@ func TestSkew(t *testing.T) {
 			w.managers[1].skew = skew
 			w.begin() // all are the other's
 			one, other := w.managers[0], w.managers[1]
+			w.until("the clock is seen", time.Minute, func() bool {
+				members := one.status().Members
+				n := slices.IndexFunc(members, func(m status.Member) bool { return m.Name == other.name })
+				return n >= 0 && (time.Duration(members[n].Skew)*time.Second-skew).Abs() < 10*time.Minute
+			})
 			stop := w.visitAll(50 * time.Millisecond)
 			other.kill()
 			w.until("taken", time.Minute, w.ownedBy(one.name))

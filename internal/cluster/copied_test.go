@@ -209,3 +209,25 @@ func TestChangedWhileJoining(t *testing.T) {
 		}
 	})
 }
+
+// Keys of customers come back, too.
+func TestRestoreSecrets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, db := clustertest.New(), statetest.Open(t, "")
+		client := f.Client()
+		a := open(t, client, nil)
+		key := state.Key(state.SecretPrefix + "1")
+		mustSwap(t, a, state.Change{Key: key, Value: []byte("it")})
+		f.Wipe()
+		soon()
+		wantErr(t, "wiped", a.Err(), cluster.ErrWiped)
+		managers := cluster.New(cluster.Options{Manager: "m1", Store: a, Leases: client, Local: db})
+		if err := managers.Restore(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b := open(t, f.Client(), nil)
+		if value, version, err := b.Get(key); string(value) != "it" || version == 0 || err != nil {
+			t.Errorf("%q, %d, %v", value, version, err)
+		}
+	})
+}

@@ -38,6 +38,12 @@ func (c *Cluster) Restore(ctx context.Context) error {
 		}
 		entries = append(entries, slices.DeleteFunc(list, func(e state.Entry) bool { return known[e.Key] })...)
 	}
-	_, err := c.cfg.Store.Restore(ctx, entries)
+	secrets, _ := c.cfg.Store.List(state.SecretPrefix)
+	defer func() {
+		for _, e := range secrets {
+			clear(e.Value)
+		}
+	}()
+	_, err := c.cfg.Store.Restore(ctx, slices.Concat(entries, secrets))
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -42,6 +43,7 @@ func newProxy(endpoints []string) *proxy {
 		reverse := &httputil.ReverseProxy{
 			Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(to) },
 			FlushInterval: -1,
+			ErrorLog:      log.New(io.Discard, "", 0), // what fails is to
 			ModifyResponse: func(r *http.Response) error {
 				r.Body = &gated{r.Body, p, r.Request.Context()}
 				return nil

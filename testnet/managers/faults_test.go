@@ -13,7 +13,6 @@ import (
 	"onionbalancer/internal/failpoint"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/etcdlab"
-	"onionbalancer/testnet/managers/history"
 	"onionbalancer/testnet/sim"
 )
 
@@ -444,49 +443,6 @@ func TestTorCutOff(t *testing.T) {
 			w.changed()
 			stop()
 			w.judge()
-		})
-	}
-}
-
-// A manager that was cut off until what it had reserved was used up, and then writes before it
-// can read who owns its services now, breaks the rules if etcd compares nothing, and only then:
-// else it would show nothing that all others keep them.
-func TestControl(t *testing.T) {
-	if !soaking() {
-		t.Skip("it takes longer than the shortest reservation: BALANCER_SOAK")
-	}
-	t.Parallel()
-	for _, careless := range []bool{false, true} {
-		t.Run(fmt.Sprintf("careless %t", careless), func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t, options{services: 10, managers: names[:2]})
-			w.begin()
-			one, cut := w.managers[0], w.managers[1]
-			began := time.Now()
-			cut.etcd.setCut(true)
-			w.until("taken", time.Minute, func() bool { return w.shares()[one.name] == len(w.services) })
-			time.Sleep(w.reserve + 30*time.Second - time.Since(began))
-			changed := time.Now()
-			w.web[0].ReplacePoints()
-			w.until("published by the new owner", time.Minute, w.publishedBy(one.name, changed))
-			held := 0
-			for _, u := range w.log.Uploads(changed) {
-				if u.Manager == cut.name {
-					held++
-				}
-			}
-			if held > 0 {
-				t.Errorf("%d uploads above what was reserved", held)
-			}
-			cut.etcd.careless.Store(careless)
-			cut.etcd.deaf.Store(true)
-			cut.etcd.setCut(false)
-			time.Sleep(time.Minute)
-			broken := history.Count(w.log.Breaches())
-			t.Log(broken)
-			if broken["V2"] > 0 != careless || broken["V3"] > 0 != careless {
-				t.Errorf("careless %t: %v", careless, broken)
-			}
 		})
 	}
 }

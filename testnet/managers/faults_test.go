@@ -145,7 +145,6 @@ func TestEtcd(t *testing.T) {
 	w := newWorld(t, options{services: 30, managers: names[:3], etcd: etcdlab.Config{Members: 3}})
 	w.begin()
 	stop := w.visitAll(50 * time.Millisecond)
-	before := w.shares()
 	began := time.Now()
 	lab := w.etcd
 	for range int(lasts(5, 1)) {
@@ -176,8 +175,10 @@ func TestEtcd(t *testing.T) {
 		w.until("joined again", time.Minute, func() bool { s := m.status(); return s.Joined && s.Store.Error == "" })
 	}
 	w.changed()
-	if after := w.shares(); fmt.Sprint(after) != fmt.Sprint(before) {
-		t.Errorf("services moved: %v, before %v", after, before)
+	for _, m := range w.managers { // others move in the end: the first one has none
+		if n := m.status().Counts.Taken.Dead; n > 0 {
+			t.Errorf("%s took %d services of managers that were not dead", m.name, n)
+		}
 	}
 	t.Logf("all within %s", time.Since(began).Round(time.Second))
 	stop()

@@ -64,7 +64,8 @@ type Cluster struct {
 	Lease time.Duration `toml:"lease" is:"bounded" range:"5s 1m" default:"9s"`
 
 	// Reserve is for how long the owner of a service goes on while the store does not answer,
-	// "10m" to "12h". Default: "6h".
+	// "10m" to "12h": half of it at least, and at most all of it and some minutes, since a few
+	// more counters are reserved where the clock is behind them. Default: "6h".
 	Reserve time.Duration `toml:"reserve" is:"bounded" range:"10m 12h" default:"6h"`
 
 	// WhenUnavailable is what a manager does while the store does not answer: UnavailablePublish

@@ -83,6 +83,19 @@ func (k RevisionKey) RevisionTime(runStart time.Time, counter uint64) (at time.T
 	return time.Unix(runStart.Unix()+MaxRevisionSeconds-1, 0), true, nil
 }
 
+// NearestRevisionTime returns the moment nearest to at that has a revision counter in the
+// shared-random run from runStart: a clock far off the consensus must not stop a service.
+func NearestRevisionTime(runStart, at time.Time) time.Time {
+	last := runStart.Add((MaxRevisionSeconds - 1) * time.Second)
+	switch {
+	case at.Before(runStart):
+		return runStart
+	case at.After(last):
+		return last
+	}
+	return at
+}
+
 // wordsPerBlock is how many 16-bit words one AES block of key stream holds.
 const wordsPerBlock = aes.BlockSize / 2
 

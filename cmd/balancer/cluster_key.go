@@ -136,11 +136,11 @@ func rotateKey(cmd *cobra.Command, step, path string, asJSON bool) error {
 			return err
 		}
 		key, err := cluster.ReadKey(path)
-		if err == nil {
-			key, err = r.make(key)
-		}
 		if err != nil {
 			return err
+		}
+		if key, err = r.make(key); err != nil {
+			return fmt.Errorf("replacing the cluster key: %w", err)
 		}
 		err = writeKey(key, func(text []byte) error {
 			return durable.ReplaceChecked(path, text, func(written string) error {

@@ -51,19 +51,7 @@ func storeText(c status.Cluster) string {
 
 // standbyText says in short how two machines stand in for each other.
 func standbyText(now time.Time, s status.Standby) string {
-	taken, alarms := 0, 0
-	var read time.Time
-	for n, w := range s.Watched {
-		if w.Taken {
-			taken++
-		}
-		if w.Alarm != "" {
-			alarms++
-		}
-		if n == 0 || w.Read.Before(read) {
-			read = w.Read
-		}
-	}
+	taken, alarms, read := s.Count()
 	text := "this is the active machine"
 	if s.Role != "active" {
 		text = fmt.Sprintf("this machine is on %s: %s", s.Role, watching(s, taken, now, read))

@@ -45,8 +45,9 @@ type record struct {
 }
 
 // The delay after a failed write, and its maximum; and how long an edition waits
-// for a write in flight, unless counters are reserved: see reservation. A single manager publishes even though its disk is
-// full or hangs: its counters then follow the clock after a restart.
+// for a write in flight, unless counters are reserved: see reservation. A single manager
+// publishes even though its disk is full or hangs: its counters then follow the clock
+// after a restart.
 const (
 	retryStore    = time.Second
 	retryStoreMax = 5 * time.Minute

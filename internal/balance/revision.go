@@ -61,18 +61,10 @@ func (c counters) next(credential *credential.Credential, ring *hsdir.Ring, now 
 	return counter, nil
 }
 
-// counterAt returns the revision counter that tor would use at now. A clock far off the
-// consensus must not stop a service: the counter then comes from the nearest moment that
-// has one, and the counters used keep the order.
+// counterAt returns the revision counter that tor would use at now, or at the nearest moment
+// that has one: then the counters used keep the order.
 func counterAt(credential *credential.Credential, ring *hsdir.Ring, now time.Time) (uint64, error) {
-	first, last := ring.RunStart, ring.RunStart.Add((descriptor.MaxRevisionSeconds-1)*time.Second)
-	switch {
-	case now.Before(first):
-		now = first
-	case now.After(last):
-		now = last
-	}
-	return credential.Counter(first, now)
+	return credential.Counter(ring.RunStart, descriptor.NearestRevisionTime(ring.RunStart, now))
 }
 
 // forget drops the counters of periods long before p.

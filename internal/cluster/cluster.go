@@ -53,7 +53,9 @@ type Options struct {
 	Runner  Runner
 	Fit     func() error // why this manager should own nothing while others can; nil: it is fit
 	Record  event.Recorder
-	Now     func() time.Time // nil: time.Now
+	// Now is the clock of events, and the one that the others are told; nil: time.Now. What
+	// follows from signs of life goes by the monotonic clock.
+	Now func() time.Time
 }
 
 // Cluster decides which services this manager owns, and is where services keep their
@@ -392,14 +394,6 @@ func (c *Cluster) selfLocked(now time.Time) Member {
 	slices.Sort(m.Groups)
 	slices.SortFunc(m.Lacks, func(a, b state.Address) int { return bytes.Compare(a[:], b[:]) })
 	return m
-}
-
-// Owns reports whether this manager publishes a service.
-func (c *Cluster) Owns(a descriptor.Address) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := c.services[a]
-	return s != nil && s.running != 0
 }
 
 // byAddress orders services.

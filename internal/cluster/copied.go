@@ -12,12 +12,13 @@ import (
 	"sync"
 	"time"
 
+	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/state"
 )
 
-// copied are the prefixes of the records of which a Copied keeps copies: what operators
-// said, whichever manager heard it.
-var copied = []state.Key{state.OperatorPrefix, state.CustomerPrefix, state.ClientsPrefix}
+// copiedPrefixes are those of the keys of which a Copied keeps copies: what operators said,
+// whichever manager heard it.
+var copiedPrefixes = []state.Key{state.OperatorPrefix, state.CustomerPrefix, state.ClientsPrefix}
 
 // copiedKey is the local key of the ID of the cluster that the copies are of.
 const copiedKey = "cluster/copied"
@@ -134,12 +135,26 @@ const copyAgain = 10 * time.Second
 // Run follows the store until ctx ends.
 func (c *Copied) Run(ctx context.Context) {
 	defer c.store.Subscribe("", c.changed)()
-	for c.join(ctx) != nil {
-		if wait(ctx, retryMax); ctx.Err() != nil {
+	var failed error
+	note := func(what string, err error) {
+		if err != nil && failed == nil && ctx.Err() == nil {
+			c.log.Warn(what, "error", err)
+		}
+		failed = err
+	}
+	for {
+		err := c.store.Ready(ctx) // the store logs why it cannot be read
+		if err == nil {
+			err = c.join(ctx)
+			note("bringing into the cluster what this manager knows", err)
+		}
+		if err == nil {
+			break
+		}
+		if !backoff.Sleep(ctx, retryMax) {
 			return
 		}
 	}
-	var failed error
 	for {
 		select {
 		case <-ctx.Done():
@@ -147,38 +162,23 @@ func (c *Copied) Run(ctx context.Context) {
 		case <-c.wakes:
 		}
 		err := c.copy(ctx)
-		if err != nil && failed == nil && ctx.Err() == nil {
-			c.log.Warn("keeping copies of what is the cluster's", "error", err)
-		}
-		if failed = err; err != nil {
-			wait(ctx, copyAgain)
+		if note("keeping copies of what is the cluster's", err); err != nil {
+			backoff.Sleep(ctx, copyAgain)
 			wake(c.wakes)
 		}
 	}
 }
 
-// wait waits for some time, or until ctx ends.
-func wait(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
-}
-
-// join has the store count, once it was read.
+// join has the store count, which was read.
 func (c *Copied) join(ctx context.Context) error {
-	err := c.store.Ready(ctx)
-	if err == nil {
-		err = c.bring(ctx)
-	}
-	if err != nil {
+	if err := c.bring(ctx); err != nil {
 		return err
 	}
 	c.mu.Lock()
 	c.joined = true // what changes from now on is told by itself
 	c.mu.Unlock()
 	all := map[state.Key]bool{}
-	for _, prefix := range copied {
+	for _, prefix := range copiedPrefixes {
 		for _, records := range []interface {
 			List(state.Key) ([]state.Entry, error)
 		}{c.store, c.copies} {
@@ -206,7 +206,7 @@ func (c *Copied) bring(ctx context.Context) error {
 		return err
 	}
 	var own []state.Change
-	for _, prefix := range copied {
+	for _, prefix := range copiedPrefixes {
 		list, err := c.copies.List(prefix)
 		if err != nil {
 			return err
@@ -249,7 +249,7 @@ func (c *Copied) changed(keys []state.Key) {
 		return // join will compare everything
 	}
 	for _, key := range keys {
-		if slices.ContainsFunc(copied, func(prefix state.Key) bool { return strings.HasPrefix(string(key), string(prefix)) }) {
+		if slices.ContainsFunc(copiedPrefixes, func(prefix state.Key) bool { return strings.HasPrefix(string(key), string(prefix)) }) {
 			c.stale[key] = true
 		}
 	}

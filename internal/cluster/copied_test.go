@@ -3,11 +3,13 @@ package cluster_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -228,6 +230,46 @@ func TestRestoreSecrets(t *testing.T) {
 		b := open(t, f.Client(), nil)
 		if value, version, err := b.Get(key); string(value) != "it" || version == 0 || err != nil {
 			t.Errorf("%q, %d, %v", value, version, err)
+		}
+	})
+}
+
+// fullDisk is a store of copies that takes nothing while it is full.
+type fullDisk struct {
+	*state.DB
+	full atomic.Bool
+}
+
+func (d *fullDisk) Swap(ctx context.Context, changes ...state.Change) ([]uint64, error) {
+	if d.full.Load() {
+		return nil, errors.New("no space left")
+	}
+	return d.DB.Swap(ctx, changes...)
+}
+
+// A manager that cannot join the cluster says why, once, and joins as soon as it can.
+func TestCannotJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &fullDisk{DB: statetest.Open(t, "")}
+		disk.full.Store(true)
+		var logged strings.Builder
+		c := cluster.NewCopied(open(t, clustertest.New().Client(), nil), disk, slog.New(slog.NewTextHandler(&logged, nil)))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { c.Run(ctx); close(done) }()
+		time.Sleep(time.Minute)
+		if c.Joined() {
+			t.Error("it joined")
+		}
+		disk.full.Store(false)
+		time.Sleep(time.Minute)
+		if !c.Joined() {
+			t.Error("it did not join")
+		}
+		cancel()
+		<-done
+		if n := strings.Count(logged.String(), "no space left"); n != 1 {
+			t.Errorf("said %d times:\n%s", n, logged.String())
 		}
 	})
 }

@@ -27,8 +27,8 @@ const (
 // The half for values can be replaced while the managers run, in three steps that are
 // each made on all of them before the next: the new one is added behind the old one, so
 // that it opens; then it stands first, so that it seals; when Stats.Old is 0 on all, the
-// other is left out. The half for names stays the same as long as the cluster has its name: with two
-// names a record could be written twice, and two managers would own a service.
+// other is left out. The half for names stays the same as long as the cluster has its name:
+// with two names a record could be written twice, and two managers would own a service.
 type Key struct {
 	names *locked.Buffer
 	seals []*locked.Buffer // one or two: the first seals, all of them open
@@ -41,15 +41,6 @@ func random() *locked.Buffer {
 	b := locked.New(halfSize)
 	b.Use(func(secret []byte) { rand.Read(secret) })
 	return b
-}
-
-// Add returns k with a new half for values, which opens what others seal with it and does
-// not seal yet.
-func (k *Key) Add() (*Key, error) {
-	if len(k.seals) == maxSeals {
-		return nil, errors.New("adding a cluster key: there are two; take the older one out first")
-	}
-	return &Key{names: k.names, seals: []*locked.Buffer{k.seals[0], random()}}, nil
 }
 
 // ReadKey reads the file that ref means, a path or a credential of systemd's, which only

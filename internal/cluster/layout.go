@@ -93,48 +93,43 @@ func (s *Store) layoutOp(id string, version int64) Op {
 
 // Restore writes records again into an engine that was wiped, and after them the layout
 // record, so that all managers go on. It is for an operator to decide. Records that are there
-// already stay as they are, and their keys are returned. What failed may be repeated.
-func (s *Store) Restore(ctx context.Context, entries []state.Entry) (there []state.Key, err error) {
-	if there, err = s.restore(ctx, entries); err != nil {
-		return nil, fmt.Errorf("restoring the store of the cluster: %w", err)
+// already stay as they are. What failed may be repeated.
+func (s *Store) Restore(ctx context.Context, entries []state.Entry) error {
+	if err := s.restore(ctx, entries); err != nil {
+		return fmt.Errorf("restoring the store of the cluster: %w", err)
 	}
-	return there, nil
+	return nil
 }
 
-func (s *Store) restore(ctx context.Context, entries []state.Entry) (there []state.Key, err error) {
+func (s *Store) restore(ctx context.Context, entries []state.Entry) error {
 	if err := s.again(ctx); err == nil {
-		return nil, errors.New("it was not wiped")
+		return errors.New("it was not wiped")
 	} else if !errors.Is(err, ErrWiped) {
-		return nil, err
+		return err
 	}
 	own, _, _, err := s.cfg.Engine.Range(ctx, s.layoutName(), 0)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	own = append(own, Item{}) // if there is none
 	check := Op{Key: s.layoutName(), Version: own[0].Version, Check: true}
-	sealer, keys := s.sealer.Load(), make(map[string]state.Key)
+	sealer := s.sealer.Load()
 	for _, part := range parts(entries) {
 		ops := []Op{check}
 		for _, e := range part {
 			op := Op{Key: sealer.name(e.Key)}
 			op.Value = sealer.seal(op.Key, e.Key, e.Value)
-			keys[op.Key] = e.Key
 			ops = append(ops, op)
 		}
-		found, err := s.createAll(ctx, ops)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range found {
-			there = append(there, keys[name])
+		if err := s.createMissing(ctx, ops); err != nil {
+			return err
 		}
 	}
 	_, made, _, err := s.cfg.Engine.Txn(ctx, []Op{s.layoutOp(cmp.Or(s.ID(), rand.Text()), check.Version)})
 	if err == nil && !made {
 		err = errors.New("another manager did meanwhile")
 	}
-	return there, errors.Join(err, s.again(ctx))
+	return errors.Join(err, s.again(ctx))
 }
 
 // parts cuts entries into what transactions take.
@@ -154,31 +149,29 @@ func parts(entries []state.Entry) (parts [][]state.Entry) {
 	return parts
 }
 
-// createAll makes those of ops that create what is not there, and returns the names of the
-// others. The first of ops has to hold.
-func (s *Store) createAll(ctx context.Context, ops []Op) (there []string, err error) {
+// createMissing makes those of ops that create what is not there. The first of ops has to
+// hold.
+func (s *Store) createMissing(ctx context.Context, ops []Op) error {
 	for len(ops) > 1 {
 		_, made, items, err := s.cfg.Engine.Txn(ctx, ops)
 		switch {
 		case err != nil || made:
-			return there, err
+			return err
 		case len(items) != len(ops) || items[0].Version != ops[0].Version:
-			return nil, errors.New("another manager does at the same time")
+			return errors.New("another manager does at the same time")
 		}
 		rest := ops[:1:1]
 		for i, op := range ops[1:] {
 			if items[i+1].Version == 0 {
 				rest = append(rest, op)
-			} else {
-				there = append(there, op.Key)
 			}
 		}
 		if len(rest) == len(ops) {
-			return nil, errors.New("the engine refuses to create what is not there")
+			return errors.New("the engine refuses to create what is not there")
 		}
 		ops = rest
 	}
-	return there, nil
+	return nil
 }
 
 // SetKey takes another cluster key, whose half for names has to be the same.

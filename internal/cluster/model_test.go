@@ -260,7 +260,7 @@ func (w *world) compare(t *testing.T) {
 		if !reflect.DeepEqual(w.views[i], view) {
 			w.fail("manager %d was told %v, want %v", i, w.views[i], view)
 		}
-		if got, want := len(s.Damage()), len(fresh.Damage()); got != want {
+		if got, want := s.Stats().Damaged, fresh.Stats().Damaged; got != want {
 			w.fail("manager %d: %d damaged, want %d", i, got, want)
 		}
 		if err := s.Err(); err != nil {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -31,10 +32,10 @@ func (c *Cluster) Restore(ctx context.Context) error {
 			entries = append(entries, state.Entry{Key: key, Value: value})
 		}
 	}
-	for _, prefix := range copied {
+	for _, prefix := range copiedPrefixes {
 		list, err := c.cfg.Local.List(prefix)
 		if err != nil {
-			return err
+			return fmt.Errorf("restoring the store of the cluster: %w", err)
 		}
 		entries = append(entries, slices.DeleteFunc(list, func(e state.Entry) bool { return known[e.Key] })...)
 	}
@@ -44,6 +45,5 @@ func (c *Cluster) Restore(ctx context.Context) error {
 			clear(e.Value)
 		}
 	}()
-	_, err := c.cfg.Store.Restore(ctx, slices.Concat(entries, secrets))
-	return err
+	return c.cfg.Store.Restore(ctx, slices.Concat(entries, secrets))
 }

@@ -6,8 +6,21 @@ import (
 	"onionbalancer/internal/locked"
 )
 
-// errOneHalf says that a key has one half for values, of which there is nothing to choose.
-var errOneHalf = errors.New("there is one cluster key; add another first")
+var (
+	// errOneHalf says that a key has one half for values, of which there is nothing to choose.
+	errOneHalf = errors.New("there is one cluster key; add another first")
+	// errTwoHalves says that a key has two already.
+	errTwoHalves = errors.New("there are two cluster keys; drop the older one first")
+)
+
+// Add returns k with a new half for values, which opens what others seal with it and does
+// not seal yet.
+func (k *Key) Add() (*Key, error) {
+	if len(k.seals) == maxSeals {
+		return nil, errTwoHalves
+	}
+	return &Key{names: k.names, seals: []*locked.Buffer{k.seals[0], random()}}, nil
+}
 
 // Turn returns k with its two halves for values the other way round: the second one seals.
 func (k *Key) Turn() (*Key, error) {

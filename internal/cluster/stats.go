@@ -1,37 +1,14 @@
 package cluster
 
 import (
-	"cmp"
 	"errors"
-	"slices"
 	"time"
 
 	"onionbalancer/internal/state"
 )
 
-// Damaged is a record that does not open.
-type Damaged struct {
-	Name    string    // in the engine
-	Key     state.Key // empty if it never opened here
-	Version uint64    // with which a Swap may replace it
-	Err     error
-}
-
-// Damage returns the records that do not open, by name.
-func (s *Store) Damage() []Damaged {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	var list []Damaged
-	for _, r := range s.mirror.names {
-		if r.err != nil {
-			list = append(list, Damaged{r.name, r.key, uint64(r.version), r.err})
-		}
-	}
-	slices.SortFunc(list, func(a, b Damaged) int { return cmp.Compare(a.Name, b.Name) })
-	return list
-}
-
-// damaged returns the version of a record that does not open, 0 if it is none.
+// damaged returns the version of a record that does not open, with which a Swap may replace
+// it; 0 if it is none.
 func (s *Store) damaged(key state.Key) uint64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

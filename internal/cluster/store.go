@@ -197,7 +197,7 @@ func (s *Store) Get(key state.Key) ([]byte, uint64, error) {
 }
 
 // List returns copies of the records whose keys begin with prefix, by key. Those that do not
-// open are left out: Damage has them. So are secrets, unless prefix begins as their keys do.
+// open are left out. So are secrets, unless prefix begins as their keys do.
 func (s *Store) List(prefix state.Key) ([]state.Entry, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -361,10 +361,7 @@ func (s *Store) changedLocked(keys []state.Key) {
 		}
 	}
 	if len(s.changed) > 0 {
-		select {
-		case s.wakes <- struct{}{}:
-		default:
-		}
+		wake(s.wakes)
 	}
 }
 

@@ -353,10 +353,6 @@ func TestDamage(t *testing.T) {
 			if _, version, err := store.Get(other); !errors.Is(err, state.ErrDamaged) || version != 0 {
 				t.Errorf("the damaged one: %d, %v", version, err)
 			}
-			damage := store.Damage()
-			if len(damage) != 1 || damage[0].Name != items[i].Key || damage[0].Version != 4 || damage[0].Err == nil || damage[0].Key != "" && damage[0].Key != other {
-				t.Fatalf("%+v", damage)
-			}
 			if stats := store.Stats(); stats.Damaged != 1 || stats.Records != 1 {
 				t.Errorf("%+v", stats)
 			}
@@ -366,7 +362,7 @@ func TestDamage(t *testing.T) {
 				wantErr(t, "the damaged one", err, state.ErrDamaged)
 			}
 			if store == c {
-				v := mustSwap(t, c, state.Change{Key: other, Version: damage[0].Version, Value: []byte("3")})
+				v := mustSwap(t, c, state.Change{Key: other, Version: 4, Value: []byte("3")})
 				soon()
 				want(t, s.a, other, "3", v[0])
 			}
@@ -436,15 +432,17 @@ func TestWiped(t *testing.T) {
 				for n := range 300 {
 					entries = append(entries, state.Entry{Key: state.Key(fmt.Sprint("more/", n)), Value: make([]byte, 10<<10)})
 				}
-				there, err := s.a.Restore(t.Context(), entries)
-				if err != nil || len(there) > 0 && (what != "another cluster's" || there[0] != "service/2") {
-					t.Fatalf("%q, %v", there, err)
+				if err := s.a.Restore(t.Context(), entries); err != nil {
+					t.Fatal(err)
 				}
 				time.Sleep(10 * time.Second)
 				for _, store := range []*cluster.Store{s.a, s.b, c} {
 					value, version, err := store.Get("service/1")
 					if string(value) != "1" || version == 0 || err != nil {
 						t.Errorf("restored: %q, %d, %v", value, version, err)
+					}
+					if value, _, _ := store.Get("service/2"); what == "another cluster's" && string(value) != "c" {
+						t.Errorf("what was there already became %q", value)
 					}
 					if list, err := store.List("more/"); len(list) != 300 || err != nil {
 						t.Errorf("restored: %d records, %v", len(list), err)
@@ -453,7 +451,7 @@ func TestWiped(t *testing.T) {
 					mustSwap(t, store, state.Change{Key: "service/1", Version: version, Value: []byte("1")})
 					soon()
 				}
-				if _, err := s.a.Restore(t.Context(), nil); err == nil {
+				if err := s.a.Restore(t.Context(), nil); err == nil {
 					t.Error("restored what was not wiped")
 				}
 			})
@@ -605,12 +603,12 @@ func TestRotation(t *testing.T) {
 		set(a, turned)
 		mustSwap(t, a, state.Change{Key: "l", Version: lease[0], Value: []byte("new")})
 		soon()
-		if d := b.Damage(); len(d) != 1 { // it was not given the new key in time
-			t.Errorf("%v", d)
+		if n := b.Stats().Damaged; n != 1 { // it was not given the new key in time
+			t.Errorf("%d are damaged", n)
 		}
 		set(b, both)
-		if d := b.Damage(); len(d) != 0 {
-			t.Errorf("%v", d)
+		if n := b.Stats().Damaged; n != 0 {
+			t.Errorf("%d are damaged", n)
 		}
 		set(b, turned)
 		if old := b.Stats().Old; old != 301 {

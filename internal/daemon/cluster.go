@@ -96,7 +96,7 @@ func storeDial(onions check.Dialer) func(ctx context.Context, network, address s
 // then no new one.
 func idKey(name string) state.Key { return state.Key("cluster/id/" + name) }
 
-// openMembers opens the store, which needs not answer yet.
+// openMembers opens the store, which need not answer yet.
 func openMembers(d *Daemon, onions check.Dialer) (*members, error) {
 	cfg := d.cfg.Cluster
 	m := &members{
@@ -155,12 +155,7 @@ func (m *members) fit() error { return m.d.rooms.Fit() }
 
 func (m *members) publishes(a descriptor.Address) bool { return m.mine[a] }
 
-func (m *members) changed() {
-	select {
-	case m.woken <- struct{}{}:
-	default:
-	}
-}
+func (m *members) changed() { wake(m.woken) }
 
 // Start implements cluster.Runner.
 func (m *members) Start(_ context.Context, list []descriptor.Address) map[descriptor.Address]error {
@@ -240,6 +235,14 @@ func every(ctx context.Context, interval time.Duration, woken <-chan struct{}, d
 		case <-woken:
 		case <-timer.C:
 		}
+	}
+}
+
+// wake puts a token into woken, unless one is there that every has yet to see.
+func wake(woken chan<- struct{}) {
+	select {
+	case woken <- struct{}{}:
+	default:
 	}
 }
 

@@ -282,10 +282,7 @@ func (h *customers) unsampleLocked(a descriptor.Address, but *shard) {
 // confirmed it.
 func (h *customers) awaitLocked(a descriptor.Address, request string) {
 	h.awaited[a] = request
-	select {
-	case h.woken <- struct{}{}:
-	default:
-	}
+	wake(h.woken)
 }
 
 // prune stops the services of customers who are forgotten.

@@ -46,9 +46,7 @@ type sharing interface {
 
 // records are keys with versions, as *state.DB and *cluster.Copied have them.
 type records interface {
-	Get(state.Key) (value []byte, version uint64, err error)
-	List(prefix state.Key) ([]state.Entry, error)
-	Swap(ctx context.Context, changes ...state.Change) (versions []uint64, err error)
+	state.Records
 	// Subscribe has f called with the keys of records that others changed, too.
 	Subscribe(prefix state.Key, f func(changed []state.Key)) (stop func())
 }

@@ -14,6 +14,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/backend"
+	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/balance"
 	"onionbalancer/internal/check"
 	"onionbalancer/internal/config"
@@ -48,10 +49,7 @@ func (a *active) run(ctx context.Context) {
 			standby.ServeHeartbeat(ctx, l, a.fit)
 			return
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(listenAgain):
-		}
+		backoff.Sleep(ctx, listenAgain)
 	}
 }
 
@@ -143,6 +141,12 @@ func (d *Daemon) clusterConfig() config.Cluster {
 	return d.cfg.Cluster
 }
 
+// standbyStatus is what both of two machines without a store tell of themselves.
+func (d *Daemon) standbyStatus() status.Cluster {
+	c := d.clusterConfig()
+	return status.Cluster{Mode: c.Store, Name: c.Name, Manager: c.Manager, Members: []status.Member{}, Standby: &status.Standby{Role: c.Standby.Role}}
+}
+
 // describe implements sharing.
 func (a *active) describe(s *status.Snapshot) {
 	c := a.status()
@@ -150,8 +154,7 @@ func (a *active) describe(s *status.Snapshot) {
 }
 
 func (a *active) status() status.Cluster {
-	c := a.d.clusterConfig()
-	out := status.Cluster{Mode: c.Store, Name: c.Name, Manager: c.Manager, Members: []status.Member{}, Standby: &status.Standby{Role: c.Standby.Role}}
+	out := a.d.standbyStatus()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.trouble != nil {
@@ -232,12 +235,7 @@ func (s *stander) awake(a descriptor.Address) func() bool {
 func (s *stander) publishes(a descriptor.Address) bool { return s.taken[a] }
 
 // changed implements sharing.
-func (s *stander) changed() {
-	select {
-	case s.woken <- struct{}{}:
-	default:
-	}
-}
+func (s *stander) changed() { wake(s.woken) }
 
 // run implements sharing.
 func (s *stander) run(ctx context.Context) {
@@ -353,8 +351,8 @@ func (s *stander) describe(out *status.Snapshot) {
 }
 
 func (s *stander) status() status.Cluster {
-	c := s.d.clusterConfig()
-	view := &status.Standby{Role: c.Standby.Role}
+	out := s.d.standbyStatus()
+	view := out.Standby
 	for _, w := range s.watcher.Status() {
 		view.Watched = append(view.Watched, status.Watched{
 			Address: w.Address.String(), Taken: w.Taken, Since: w.Since, Why: string(w.Why), Revision: w.Counter, Made: w.Made, Read: w.Read,
@@ -371,7 +369,7 @@ func (s *stander) status() status.Cluster {
 			view.Silence = err.Error()
 		}
 	}
-	return status.Cluster{Mode: c.Store, Name: c.Name, Manager: c.Manager, Members: []status.Member{}, Standby: view}
+	return out
 }
 
 // owner implements sharing.

@@ -42,7 +42,8 @@ const publishBurst = 10
 
 // NewRooms wires the components together. Nothing runs yet. Checks go through dialer,
 // tors if it is nil. publishRate is how many uploads a second go through each tor in the
-// long run while all serve; 0 leaves it to the queues. The operator's words are in words, in store if it is nil.
+// long run while all serve; 0 leaves it to the queues. The operator's words are in words, in
+// store if it is nil.
 func NewRooms(tors *tor.Pool, dialer check.Dialer, store *state.DB, words backend.WordStore, record event.Recorder, publishRate int) *Rooms {
 	if dialer == nil {
 		dialer = tors

@@ -25,7 +25,7 @@ func (r *Registry) Add(ctx context.Context, name, shard, request string) (c Cust
 	if err := checkName(name); err != nil {
 		return c, false, fmt.Errorf("adding a customer: %w", err)
 	}
-	for range again {
+	for range conflictTries {
 		var e *entry
 		e, err = r.acquire(ctx, func() (*entry, error) {
 			e, err := r.before(name, shard, request)

@@ -28,7 +28,7 @@ func (r *Registry) Set(ctx context.Context, customer string, to State, request s
 // once has a customer, by name or address, changed by a request that brings it into a state
 // or to a shard, unless the same request has done so before.
 func (r *Registry) once(ctx context.Context, customer, to, request string, change func(*entry) (bool, error)) (c Customer, changed bool, err error) {
-	for range again {
+	for range conflictTries {
 		before := false
 		var e *entry
 		e, err = r.acquire(ctx, func() (e *entry, err error) { e, before, err = r.asked(customer, to, request); return e, err })

@@ -18,23 +18,32 @@ import (
 // heard are the records that others changed and that were not taken in yet.
 type heard struct {
 	mu      sync.Mutex
-	keys    map[state.Key]bool
-	secrets map[state.Key]bool
-	adopted bool // the directories were taken over since the store was joined
+	keys    map[state.Key]bool // of customers
+	secrets map[state.Key]bool // of their keys
+	adopted bool               // the directories were taken over since the store was joined
 
-	woken chan struct{}
+	woken chan struct{} // holds a token when there is something to Hear
+}
+
+func newHeard() heard {
+	return heard{keys: make(map[state.Key]bool), secrets: make(map[state.Key]bool), woken: make(chan struct{}, 1)}
 }
 
 // Note notes that customers' records were changed, as a Shared store's Subscribe tells. Hear
 // takes that in.
 func (r *Registry) Note(changed []state.Key) {
+	r.noteChanged(r.heard.keys, changed)
+}
+
+// NoteKeys is Note for records of keys.
+func (r *Registry) NoteKeys(changed []state.Key) { r.noteChanged(r.heard.secrets, changed) }
+
+// noteChanged adds keys to those that are to be taken in.
+func (r *Registry) noteChanged(of map[state.Key]bool, changed []state.Key) {
 	r.heard.mu.Lock()
 	defer r.heard.mu.Unlock()
-	if r.heard.keys == nil {
-		r.heard.keys = make(map[state.Key]bool)
-	}
 	for _, key := range changed {
-		r.heard.keys[key] = true
+		of[key] = true
 	}
 	r.wake()
 }
@@ -57,8 +66,8 @@ type Change struct{ Was, Is Customer }
 const hearAtOnce = 40
 
 // Hear takes in what other managers changed, as far as Note was told: the customers and where
-// their keys are. It returns who is otherwise now, but for those who are forgotten. An error is about
-// some of them, who are taken in by the next call.
+// their keys are. It returns who is otherwise now, but for those who are forgotten. An error
+// is about some of them, who are taken in by the next call.
 func (r *Registry) Hear(ctx context.Context) (list []Change, err error) {
 	if r.shared == nil || !r.shared.Joined() {
 		return nil, nil

@@ -78,7 +78,7 @@ type entry struct {
 
 // Open returns a registry of the customers in store. It knows no shard until Configure.
 func Open(store Store, log *slog.Logger) (*Registry, error) {
-	r := &Registry{store: store, log: log, shards: map[string]*shard{}, names: map[string]*entry{}, requests: map[string]*entry{}, changes: recent{of: map[string]change{}}, heard: heard{woken: make(chan struct{}, 1)}}
+	r := &Registry{store: store, log: log, shards: map[string]*shard{}, names: map[string]*entry{}, requests: map[string]*entry{}, changes: recent{of: map[string]change{}}, heard: newHeard()}
 	r.shared, _ = store.(Shared)
 	left := func(err error) error { return err }
 	if r.shared != nil { // the others' registries go on without it, too

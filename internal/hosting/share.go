@@ -54,19 +54,6 @@ var errApart = errors.New("keys of an offline ceremony are each manager's own")
 // It is called before Configure.
 func (r *Registry) ShareKeys() { r.sharing = r.shared != nil }
 
-// NoteKeys notes that records of keys were changed, for Hear.
-func (r *Registry) NoteKeys(changed []state.Key) {
-	r.heard.mu.Lock()
-	defer r.heard.mu.Unlock()
-	if r.heard.secrets == nil {
-		r.heard.secrets = make(map[state.Key]bool)
-	}
-	for _, key := range changed {
-		r.heard.secrets[key] = true
-	}
-	r.wake()
-}
-
 // hearKeys takes in the records of keys that were noted.
 func (r *Registry) hearKeys(ctx context.Context) {
 	r.heard.mu.Lock()

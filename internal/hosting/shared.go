@@ -51,17 +51,19 @@ const (
 	// keptRemoved is for how long the record of a removed customer stays there: a manager
 	// that was away for as long takes the customer for one who is not removed.
 	keptRemoved = 30 * 24 * time.Hour
+	// conflictTries is how often a change is tried while other managers change the same.
+	conflictTries = 10
 )
 
-// errHeld says that another manager has given the name or done the request.
-type errHeld struct{ by descriptor.Address }
+// heldError says that another manager has given the name or done the request.
+type heldError struct{ by descriptor.Address }
 
-func (e errHeld) Error() string {
+func (e heldError) Error() string {
 	return "another manager did it for " + e.by.Short() + " at the same time"
 }
 
 // Unwrap has it be a conflict.
-func (errHeld) Unwrap() error { return state.ErrConflict }
+func (heldError) Unwrap() error { return state.ErrConflict }
 
 // swap makes the change that has an acquired entry be c.
 func (r *Registry) swap(e *entry, c Customer, change state.Change) ([]uint64, error) {
@@ -89,7 +91,7 @@ func (r *Registry) swap(e *entry, c Customer, change state.Change) ([]uint64, er
 }
 
 // hold returns the change by which nobody else but the customer with an address has what a
-// key stands for. It is errHeld if the record says that somebody has it, who still does.
+// key stands for. It is a heldError if the record says that somebody has it, who still does.
 func (r *Registry) hold(ctx context.Context, key state.Key, a descriptor.Address, still func(Customer) bool) (state.Change, error) {
 	label, version, err := r.store.Get(key)
 	change := state.Change{Key: key, Version: version, Value: []byte(a.Label())}
@@ -112,7 +114,7 @@ func (r *Registry) hold(ctx context.Context, key state.Key, a descriptor.Address
 	}
 	c, err := decode(there, value)
 	if err == nil && still(c) {
-		err = errHeld{other}
+		err = heldError{other}
 	}
 	return change, err
 }
@@ -164,7 +166,7 @@ func (r *Registry) lost(ctx context.Context, a descriptor.Address, err error) bo
 		return false
 	}
 	keys := []state.Key{state.CustomerKey(a)}
-	if held := (errHeld{}); errors.As(err, &held) {
+	if held := (heldError{}); errors.As(err, &held) {
 		keys = append(keys, state.CustomerKey(held.by))
 	}
 	for _, key := range keys {
@@ -186,6 +188,3 @@ func (r *Registry) outrun(a descriptor.Address, name string, err error) bool {
 	e := r.names[name]
 	return e != nil && e.version != 0 && e.Address != a && e.State != Removed
 }
-
-// again is how often a change is tried while other managers change the same.
-const again = 10

@@ -32,14 +32,7 @@ func guessedAt(runStart time.Time, counter uint64) time.Time {
 
 // counterAt returns the counter of a moment, or of the nearest in the run.
 func counterAt(key descriptor.RevisionKey, runStart, at time.Time) uint64 {
-	first, last := runStart, runStart.Add((descriptor.MaxRevisionSeconds-1)*time.Second)
-	if at.Before(first) {
-		at = first
-	}
-	if at.After(last) {
-		at = last
-	}
-	counter, err := key.RevisionCounter(runStart, at)
+	counter, err := key.RevisionCounter(runStart, descriptor.NearestRevisionTime(runStart, at))
 	if err != nil {
 		return 0 // it is within the run
 	}

@@ -43,12 +43,10 @@ type Service struct {
 	Address  descriptor.Address
 	Hosted   bool // it is renewed as late as HSDirs allow
 	Ordinary bool // it keeps introduction points that its instances show no more
-	// Client opens the descriptor of a service with restricted discovery; without one, its
-	// introduction points are not judged.
-	Client *descriptor.ClientKey
 
 	// View has the instances as this machine sees them. nil: their introduction points are
-	// not judged.
+	// not judged, as those of a service with restricted discovery are not, which only its
+	// clients can read.
 	View func() backend.View
 	// Revision returns the key of the revision counters of a period, as a Custodian does.
 	// An error says that this machine could not publish then. nil, for Watch: there is none.

@@ -61,7 +61,6 @@ type Status struct {
 	Made    time.Time // when that was
 	Read    time.Time // when HSDirs were last asked
 	Until   time.Time // when this machine takes over if nothing else is read; zero if it does not
-	Heard   bool      // there is a heartbeat, of a machine that says it can publish
 	Alarm   string    // empty if there is none
 }
 
@@ -325,7 +324,7 @@ func (f *follow) look(ctx context.Context, s Service, c *hsdir.Consensus, full b
 			own = f.w.cfg.Runner.Made(s.Address, Made{ring.Period, r.best.RevisionCounter, r.best.SigningCert.Key()})
 		}
 		f.decoder.MaxSize = ring.MaxDescriptorSize()
-		whole, _ = f.decoder.Decode(r.raw, keys, s.Client, now) // nil: only clients can read it
+		whole, _ = f.decoder.Decode(r.raw, keys, nil, now) // nil: only clients can read it
 	}
 	var is *seen
 	if v.Read.Found || v.Read.Missing {
@@ -425,7 +424,7 @@ func (f *follow) tell(v View, d Decision) {
 	before := f.now
 	f.now = Status{
 		Address: f.address, Taken: f.state.Taken, Since: f.state.Since, Why: f.state.Why, Counter: v.Counter, Made: v.Made, Read: v.Read.At,
-		Until: d.Until, Heard: v.heard(f.w.cfg.Timing), Alarm: d.Alarm.Text,
+		Until: d.Until, Alarm: d.Alarm.Text,
 	}
 	pending := !d.Next.After(v.Now) // more is known in a moment
 	if pending {

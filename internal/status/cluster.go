@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 )
 
@@ -106,6 +105,24 @@ type Standby struct {
 	Heard   *bool     `json:"heartbeat_heard,omitempty"` // whether the active machine says that it can publish; nil: no heartbeat is configured
 	Silence string    `json:"heartbeat_error,omitempty"` // why it said nothing when it was last asked
 	Watched []Watched `json:"watched,omitempty"`
+}
+
+// Count returns how many of Watched this machine publishes, how many need attention, and when
+// HSDirs were last asked of the address for which that is longest ago: the zero time if there
+// is none, or one was never asked about.
+func (s Standby) Count() (taken, alarmed int, oldest time.Time) {
+	for n, w := range s.Watched {
+		if w.Taken {
+			taken++
+		}
+		if w.Alarm != "" {
+			alarmed++
+		}
+		if n == 0 || w.Read.Before(oldest) {
+			oldest = w.Read
+		}
+	}
+	return taken, alarmed, oldest
 }
 
 // Watched is a public address whose published descriptor is looked at.
@@ -235,12 +252,4 @@ func OrderCluster(ctx context.Context, path string, o ClusterOrder) (answer Clus
 	}
 	err = ask(ctx, path, http.MethodPost, "/cluster/"+url.PathEscape(o.Word), bytes.NewReader(body), decodeInto(&answer))
 	return answer, err
-}
-
-// Me returns this manager among the members; the zero Member if it is none of them.
-func (c Cluster) Me() Member {
-	if n := slices.IndexFunc(c.Members, func(m Member) bool { return m.Name == c.Manager }); n >= 0 {
-		return c.Members[n]
-	}
-	return Member{}
 }

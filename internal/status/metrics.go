@@ -356,19 +356,7 @@ func (m meter) cluster(now time.Time, c Cluster) {
 
 // standby sends what is about watched addresses.
 func (m meter) standby(s Standby) {
-	var taken, alarmed int
-	var oldest time.Time
-	for n, w := range s.Watched {
-		if w.Taken {
-			taken++
-		}
-		if w.Alarm != "" {
-			alarmed++
-		}
-		if n == 0 || w.Read.Before(oldest) {
-			oldest = w.Read
-		}
-	}
+	taken, alarmed, oldest := s.Count()
 	m.gauge(descWatched, float64(taken), "published")
 	m.gauge(descWatched, float64(len(s.Watched)-taken), "watched")
 	m.moment(descWatchedAt, oldest)

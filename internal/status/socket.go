@@ -20,8 +20,8 @@ const maxAnswer = 64 << 20 // 64 MiB
 // Serve answers with snapshot() on the unix socket at path until ctx ends, as socket.Serve
 // does: GET /status as JSON, GET /metrics as Prometheus text. If there is an operator, it
 // takes orders, too: POST /instances/WORD and /cluster/WORD, and tells of the cluster, GET
-// /cluster, and of single customers: GET /status?customer=NAME, GET /metrics?customers=1. What is below /v1/ is customers', if
-// there are any. No GET changes anything.
+// /cluster, and of single customers: GET /status?customer=NAME, GET /metrics?customers=1.
+// What is below /v1/ is customers', if there are any. No GET changes anything.
 func Serve(ctx context.Context, path string, log *slog.Logger, snapshot func() Snapshot, operator Operator, customers http.Handler) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {

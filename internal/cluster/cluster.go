@@ -77,13 +77,13 @@ type Cluster struct {
 	unread   map[string]error  // why the keys of managers cannot be read
 	lease    lease
 	draining bool
-	unfit    string          // why it should own nothing while others can
-	lastFit  time.Time       // when it last was, or began
-	stable   time.Time       // since when the members are the same
-	blind    bool            // the store has not told for long what the others do
-	moved    time.Time       // when services were last given to whom they should be with
-	taking   map[string]bool // the owners of which services were to be taken in the last turn
-	orphans  []descriptor.Address
+	unfit    string               // why it should own nothing while others can
+	lastFit  time.Time            // when it last was, or began
+	stable   time.Time            // since when the members are the same
+	blind    bool                 // the store has not told for long what the others do
+	moved    time.Time            // when services were last given to whom they should be with
+	taking   map[string]bool      // the owners of which services were to be taken in the last turn
+	orphans  []descriptor.Address // sorted
 	trouble  map[trouble]error
 	counts   Counts
 }
@@ -397,7 +397,9 @@ func (c *Cluster) selfLocked(now time.Time) Member {
 }
 
 // byAddress orders services.
-func byAddress(a, b *service) int { return bytes.Compare(a.Address[:], b.Address[:]) }
+func byAddress(a, b *service) int { return compareAddresses(a.Address, b.Address) }
+
+func compareAddresses(a, b descriptor.Address) int { return bytes.Compare(a[:], b[:]) }
 
 // orphansLocked tells which services no live manager can certify.
 func (c *Cluster) orphansLocked(list []descriptor.Address) {

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"slices"
 	"time"
 
@@ -121,6 +120,6 @@ func (c *Cluster) decideLocked(now time.Time) (d decision) {
 	for _, list := range [][]*service{d.take, d.lost, d.again, d.give} {
 		slices.SortFunc(list, byAddress)
 	}
-	slices.SortFunc(d.orphans, func(a, b descriptor.Address) int { return bytes.Compare(a[:], b[:]) })
+	slices.SortFunc(d.orphans, compareAddresses)
 	return d
 }

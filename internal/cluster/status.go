@@ -78,12 +78,13 @@ func (c *Cluster) Ownership(a descriptor.Address) Ownership {
 	}
 	o := Ownership{Owner: s.owner, Term: s.term, State: "free"}
 	other := c.members[s.owner]
+	_, orphan := slices.BinarySearchFunc(c.orphans, a, compareAddresses)
 	switch {
 	case s.running != 0:
 		o.State = "owned"
 	case s.damage != nil:
 		o.State = "damaged"
-	case slices.Contains(c.orphans, a):
+	case orphan:
 		o.State = "orphan"
 	case other != nil && s.owner != c.cfg.Manager && other.alive(time.Now()):
 		o.State = "elsewhere"

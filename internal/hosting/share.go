@@ -347,7 +347,7 @@ func (d *Dir) pack(sub string, pending bool, brought string) (value []byte, err 
 		}
 		record.Files[entry.Name()] = content
 		if size += len(content); size > maxKeyFiles {
-			return nil, fmt.Errorf("%s: its files have more than %d bytes", dir, maxKeyFiles)
+			return nil, fmt.Errorf("its files have more than %d bytes", maxKeyFiles)
 		}
 	}
 	locked.Do(func() { value, err = json.Marshal(record) })
@@ -361,7 +361,7 @@ func readSecret(path string) (content []byte, err error) {
 	}
 	defer f.Close()
 	if info.Size() > maxKeyFiles {
-		return nil, fmt.Errorf("%s: %d bytes are too many for a file of a key", path, info.Size())
+		return nil, fmt.Errorf("%q: %d bytes are too many for a file of a key", filepath.Base(path), info.Size())
 	}
 	secret := locked.New(int(info.Size()))
 	defer secret.Wipe()

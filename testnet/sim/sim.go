@@ -7,8 +7,8 @@
 //
 // It reads the time from package time and waits in timers and pipes alone, so
 // that inside a testing/synctest bubble all of it runs in virtual time. It
-// opens no socket and no file, and serves those that it is given. What happens, and when, follows from
-// Config.Seed and from the moments at which callers call.
+// opens no socket and no file, and serves those that it is given. What happens, and
+// when, follows from Config.Seed and from the moments at which callers call.
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		n := sim.New(sim.Config{Seed: 1, Churn: 0.05})

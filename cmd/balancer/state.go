@@ -206,6 +206,9 @@ func (v *stateView) print(w io.Writer) {
 		fmt.Fprintf(w, "\ninstance\tthe operator said\tweight\tsince\t\n")
 	}
 	for _, o := range v.Words {
+		if !o.Says() {
+			o.Since = o.Forgiven
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\n", o.Address, printable.Text(string(cmp.Or(o.Admin, health.Ready))), o.Weight, stored(o.Since))
 	}
 	v.printCustomers(w)

@@ -123,10 +123,14 @@ func (s *Set) Forgive(a descriptor.Address) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if w := s.watches[a]; w != nil {
-		for _, c := range w.checks {
-			if c.watch != nil {
-				c.watch.Forgive()
-			}
+		forgive(w)
+	}
+}
+
+func forgive(w *watch) {
+	for _, c := range w.checks {
+		if c.watch != nil {
+			c.watch.Forgive()
 		}
 	}
 }

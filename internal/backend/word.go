@@ -109,17 +109,20 @@ func (w *words) trouble() error {
 // ask over the socket wait for their answer.
 const wordTimeout = 5 * time.Second
 
+// errSilent says that the store hangs.
+var errSilent = errors.New("the store does not answer")
+
 // change has one word changed in the store, and then in memory. After an error none is
 // changed in memory. In the store it may be, if the error is a timeout, until the next
 // change.
 func (w *words) change(ctx context.Context, a descriptor.Address, change func(state.Word) state.Word) (was, is state.Word, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wordTimeout) // whoever asked may go away: it is made whole
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), wordTimeout, errSilent) // whoever asked may go away: it is made whole
 	defer cancel()
 	select {
 	case <-w.one:
 		defer func() { w.one <- struct{}{} }()
 	case <-ctx.Done():
-		return was, is, ctx.Err()
+		return was, is, context.Cause(ctx)
 	}
 	w.mu.Lock()
 	seen := w.all[a]
@@ -155,7 +158,7 @@ func (w *words) change(ctx context.Context, a descriptor.Address, change func(st
 
 // put stores a word; one that says nothing has no record.
 func (w *words) put(ctx context.Context, a descriptor.Address, version uint64, word state.Word) (uint64, error) {
-	if word.Admin != "" || word.Weight != (health.Weight{}) {
+	if word != (state.Word{}) {
 		return w.store.SwapWord(ctx, a, version, word)
 	}
 	if version == 0 {
@@ -177,8 +180,8 @@ func (s *Set) SetWord(ctx context.Context, a descriptor.Address, change func(*st
 			return w
 		}
 		next.Since = s.cfg.Now().UTC().Truncate(time.Second)
-		if next.Admin == "" && next.Weight == (health.Weight{}) {
-			return state.Word{}
+		if !next.Says() {
+			next.Since = time.Time{}
 		}
 		return next
 	})
@@ -202,6 +205,9 @@ func (s *Set) said(a descriptor.Address, was, is state.Word) {
 	}
 	w.update(func(b *Backend) { b.Word = s.words.of(a) })
 	s.pause(w)
+	if !is.Forgiven.Equal(was.Forgiven) {
+		forgive(w)
+	}
 	e := w.event(event.Event{At: s.cfg.Now(), Kind: event.Operator, Text: "the operator's word"})
 	e.Attrs = append(e.Attrs, slog.Any("admin", w.now.Admin()), slog.Any("was", (&Backend{Word: was}).Admin()), slog.Any("weight", is.Weight))
 	s.cfg.Record(e)

@@ -13,7 +13,6 @@ import (
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/health"
-	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
 	"onionbalancer/selection"
 )
@@ -332,7 +331,7 @@ func (o *offering) report(now time.Time, chosen []selection.Candidate, shares ma
 	if out.State == status.StateOK && o.Health.Out() {
 		out.State = status.StateDown
 	}
-	if o.Word != (state.Word{}) {
+	if o.Word.Says() {
 		out.Said = &status.Said{Since: o.Word.Since, Weight: o.Word.Weight.String()}
 	}
 	if o.Err != nil {

@@ -271,3 +271,48 @@ func TestManagersShareClients(t *testing.T) {
 		in("m1 was away", "alice")
 	})
 }
+
+// The operator's word that an instance is sound ends what the owner's checks hold against it,
+// whichever manager hears it, and although it was ready before.
+func TestManagersForgive(t *testing.T) {
+	withManagers(t, func(w *managersWorld, _ []descriptor.Address) {
+		t := w.t
+		one, two := w.net.AddInstance(sim.InstanceConfig{}), w.net.AddInstance(sim.InstanceConfig{})
+		w.text = "[check]\ninterval = \"2s\"\n" + service("a", one, two)
+		w.pass(2 * time.Minute)
+		m1 := w.start("m1", "")
+		defer m1.Stop()
+		w.pass(time.Minute)
+		m2 := w.start("m2", "")
+		defer m2.Stop()
+		if err := m2.Cluster().Drain(true); err != nil { // and m1 stays the owner
+			t.Error(err)
+		}
+		w.pass(time.Minute)
+		published := func() int {
+			w.pass(0)
+			answer, err := m1.InstanceStatus("web1", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return answer.Uses[0].Instance.Published
+		}
+		for range 2 {
+			one.SetFrozen(true)
+			w.pass(time.Minute)
+			one.SetFrozen(false)
+			w.pass(time.Minute)
+		}
+		if published() != 0 {
+			t.Error("it fell twice, and is published at once")
+		}
+		answer, err := m2.Operate(t.Context(), status.Order{Word: "ready", Instance: "web1"})
+		if err != nil || !answer.Since.IsZero() || answer.Uses[0].Instance.Said != nil {
+			t.Errorf("%+v, %v", answer, err)
+		}
+		w.pass(15 * time.Second)
+		if published() == 0 {
+			t.Errorf("the operator said to m2 that it is ready, and m1 does not publish it\n%s", m1.log)
+		}
+	})
+}

@@ -69,10 +69,10 @@ func (d *Daemon) Operate(ctx context.Context, o status.Order) (status.Answer, er
 	}
 	word, err := d.rooms.backends.SetWord(ctx, address, change)
 	if err != nil {
+		if o.Word == string(health.Ready) {
+			d.rooms.backends.Forgive(address) // the checks here need no store for that
+		}
 		return status.Answer{}, refusedOf(err)
-	}
-	if o.Word == string(health.Ready) {
-		d.rooms.backends.Forgive(address)
 	}
 	if _, now, err := d.resolve(address.String(), ""); err == nil { // else they were configured anew meanwhile
 		users = now
@@ -146,9 +146,9 @@ func changeOf(o status.Order) (change func(*state.Word), out bool, err error) {
 		}
 		admin := health.Admin(o.Word)
 		if admin == health.Ready {
-			admin = ""
+			return func(w *state.Word) { w.Admin, w.Forgiven = "", time.Now().UTC().Truncate(time.Second) }, false, nil
 		}
-		return func(w *state.Word) { w.Admin = admin }, admin != "", nil
+		return func(w *state.Word) { w.Admin = admin }, true, nil
 	}
 	weight, err := health.ParseWeight(o.Weight)
 	if err != nil {

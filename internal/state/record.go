@@ -163,8 +163,15 @@ type Claims struct {
 type Word struct {
 	Admin  health.Admin  `json:"admin,omitempty"` // health.Drain, health.Maint or empty
 	Weight health.Weight `json:"weight,omitzero"`
-	Since  time.Time     `json:"since,omitzero"` // of the last change
+	Since  time.Time     `json:"since,omitzero"` // of the last change of these
+
+	// Forgiven is when he last said that it is ready, whether or not it was: what checks hold
+	// against it from before counts no more.
+	Forgiven time.Time `json:"forgiven,omitzero"`
 }
+
+// Says reports whether anything is in force that is not so anyway.
+func (w Word) Says() bool { return w.Admin != "" || w.Weight != (health.Weight{}) }
 
 // Probe is the record of the probe address of a backend: secrets, which nothing shows.
 type Probe struct {

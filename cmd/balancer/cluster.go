@@ -148,7 +148,10 @@ func printDrain(w io.Writer, c status.Cluster) {
 	} else {
 		fmt.Fprintf(w, "%s is draining: the others take its %s\n", printable.Text(c.Manager), plural(c.Owned, "service"))
 	}
-	if len(c.Members) < 2 {
+	switch {
+	case c.Store.Error != "":
+		fmt.Fprintln(w, "  note: the store does not answer: they stay until it does")
+	case len(c.Members) < 2:
 		fmt.Fprintln(w, "  note: no other manager is there to take them: they stay")
 	}
 }
@@ -168,7 +171,10 @@ func waitDrained(cmd *cobra.Command, socket string, last status.Cluster, patienc
 	heard := time.Now()
 	for last.Owned > 0 {
 		text := plural(last.Owned, "service") + " left"
-		if len(last.Members) < 2 {
+		switch {
+		case last.Store.Error != "":
+			text += ", and the store does not answer"
+		case len(last.Members) < 2:
 			text += ", and no other manager to take them"
 		}
 		progress.tell(text)

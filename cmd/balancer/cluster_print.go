@@ -202,12 +202,11 @@ func ownerText(o status.Owner) string {
 		status.OwningHere:      by + ", this manager",
 		status.OwningElsewhere: by + ", another manager",
 		status.OwningTaking:    by + "; a manager takes it in a moment",
-		status.OwningGiving:    by + ", this manager, which is giving it up",
 		status.OwningOrphan:    by + "; it is an ORPHAN: no live manager can certify it",
 		status.OwningHolding:   by + ", this manager, which is HOLDING: it leaves what is published as it is, since its reservation has ended",
 		status.OwningDamaged:   "not known: the record of it DOES NOT OPEN",
 	}[o.Owning]
-	return fmt.Sprintf("%s (term %d)", cmp.Or(text, string(o.Owning)), o.Term)
+	return fmt.Sprintf("%s (term %d)", cmp.Or(text, string(o.Owning), "not known yet"), o.Term)
 }
 
 // ownersText counts customers by the managers that publish them.

@@ -201,6 +201,11 @@ func TestClusterDrain(t *testing.T) {
 	if out, err = runCluster(t, &clusterOperator{clusters: []status.Cluster{alone}}, "drain"); err != nil || !strings.HasSuffix(out, "\n  note: no other manager is there to take them: they stay\n") {
 		t.Errorf("alone: %v, %q", err, out)
 	}
+	silent := draining
+	silent.Store.Error = "no quorum"
+	if out, err = runCluster(t, &clusterOperator{clusters: []status.Cluster{silent}}, "drain"); err != nil || !strings.HasSuffix(out, "\n  note: the store does not answer: they stay until it does\n") {
+		t.Errorf("without the store: %v, %q", err, out)
+	}
 	if out, err = runCluster(t, &clusterOperator{clusters: []status.Cluster{none}}, "drain"); err != nil || out != "m1 is draining, and owns nothing\n" {
 		t.Errorf("nothing: %v, %q", err, out)
 	}

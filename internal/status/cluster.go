@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"time"
+
+	"onionbalancer/internal/socket"
 )
 
 // Cluster is the cluster of managers that this one is in, as it sees it.
@@ -146,7 +149,6 @@ const (
 	OwningHere      Owning = "owned"     // this manager
 	OwningElsewhere Owning = "elsewhere" // another live manager
 	OwningTaking    Owning = "taking"    // nobody who is alive, until a manager takes it
-	OwningGiving    Owning = "giving"    // this manager, which is giving it up
 	OwningOrphan    Owning = "orphan"    // nobody: no live manager can certify it
 	OwningHolding   Owning = "holding"   // this manager, which leaves it as it is: its reservation has ended
 	OwningDamaged   Owning = "damaged"   // not known: the record cannot be read
@@ -213,6 +215,7 @@ func serveCluster(mux *http.ServeMux, operator func() ClusterOperator) {
 		case c == nil:
 			err = errAlone
 		default:
+			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(o.patience()))
 			answer, failed := carryOut(r.Context(), c, o)
 			reply(w, answer, failed)
 			return
@@ -221,8 +224,22 @@ func serveCluster(mux *http.ServeMux, operator func() ClusterOperator) {
 	})
 }
 
+// patience is how long who gives an order waits for the answer. To restore are thousands of
+// records, by way of tor perhaps.
+func (o ClusterOrder) patience() time.Duration {
+	if o.Word == "restore" {
+		return 5 * time.Minute
+	}
+	return socket.Patience
+}
+
+// errSilent says that the store does not answer, while who gave the order still waits.
+var errSilent = &RefusedError{http.StatusServiceUnavailable, "the store of the cluster does not answer in time: if it does later, it may be done all the same"}
+
 // carryOut carries out an order.
 func carryOut(ctx context.Context, c ClusterOperator, o ClusterOrder) (a ClusterAnswer, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, o.patience()-2*time.Second, errSilent)
+	defer cancel()
 	switch o.Word {
 	case "drain", "undrain":
 		err = c.Drain(o.Word == "drain")
@@ -230,6 +247,9 @@ func carryOut(ctx context.Context, c ClusterOperator, o ClusterOrder) (a Cluster
 		err = c.Forget(ctx, o.Manager)
 	case "restore":
 		err = c.Restore(ctx)
+	}
+	if errors.Is(err, context.DeadlineExceeded) && context.Cause(ctx) == errSilent && !errors.As(err, new(*RefusedError)) {
+		err = errSilent
 	}
 	if err != nil {
 		return a, err
@@ -250,6 +270,6 @@ func OrderCluster(ctx context.Context, path string, o ClusterOrder) (answer Clus
 	if err != nil {
 		return answer, fmt.Errorf("asking the daemon: %w", err)
 	}
-	err = ask(ctx, path, http.MethodPost, "/cluster/"+url.PathEscape(o.Word), bytes.NewReader(body), decodeInto(&answer))
+	err = askFor(ctx, o.patience(), path, http.MethodPost, "/cluster/"+url.PathEscape(o.Word), bytes.NewReader(body), decodeInto(&answer))
 	return answer, err
 }

@@ -11,6 +11,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"onionbalancer/internal/socket"
 )
 
 // clusterOf records the orders that it gets, and answers with err.
@@ -115,4 +119,33 @@ func TestClusterOrdersRefused(t *testing.T) {
 			t.Errorf("alone: %v", err)
 		}
 	}
+}
+
+// silentCluster has a store that never answers.
+type silentCluster struct{ clusterOf }
+
+func (silentCluster) Forget(ctx context.Context, _ string) error {
+	<-ctx.Done()
+	return fmt.Errorf("storing: %w", context.Cause(ctx))
+}
+
+func (silentCluster) Restore(ctx context.Context) error {
+	<-ctx.Done()
+	return fmt.Errorf("storing: %w", ctx.Err())
+}
+
+// Who gives an order is told that the store does not answer before he takes it for the balancer.
+func TestClusterOrderSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, o := range []ClusterOrder{{Word: "forget", Manager: "m3"}, {Word: "restore"}} {
+			began := time.Now()
+			_, err := carryOut(t.Context(), &silentCluster{}, o)
+			if refused := (*RefusedError)(nil); !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable || !strings.Contains(err.Error(), "the store of the cluster does not answer") {
+				t.Errorf("%s: %v", o.Word, err)
+			}
+			if took := time.Since(began); took >= o.patience() || o.patience() < socket.Patience {
+				t.Errorf("%s took %v of %v", o.Word, took, o.patience())
+			}
+		}
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"time"
 
 	"onionbalancer/internal/socket"
 )
@@ -71,11 +72,16 @@ func Metrics(ctx context.Context, path string, out io.Writer) error {
 
 // ask sends a request to the daemon whose socket is at path, and reads the answer.
 func ask(ctx context.Context, path, method, page string, body io.Reader, read func(io.Reader) error) error {
+	return askFor(ctx, socket.Patience, path, method, page, body, read)
+}
+
+// askFor is ask for an answer that may take another time.
+func askFor(ctx context.Context, patience time.Duration, path, method, page string, body io.Reader, read func(io.Reader) error) error {
 	request, err := http.NewRequestWithContext(ctx, method, socket.Host+page, body)
 	if err != nil {
 		return fmt.Errorf("asking the daemon: %w", err)
 	}
-	response, err := socket.Do(path, request, socket.Patience)
+	response, err := socket.Do(path, request, patience)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,8 @@ type Service struct {
 // Runner publishes the services that this manager owns. Its methods are called one at a
 // time.
 type Runner interface {
-	// Start begins to publish services, and returns the errors of those that it cannot.
+	// Start begins to publish services, and returns the errors of those that it cannot:
+	// context.Canceled if it is being stopped.
 	Start(context.Context, []descriptor.Address) map[descriptor.Address]error
 	// Stop ends services. When it returns nothing is uploaded for them any more, and their
 	// records are as they should be for the next owner, if the store answers.

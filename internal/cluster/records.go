@@ -109,12 +109,15 @@ func (c *Cluster) swap(ctx context.Context, s *service, version uint64, record s
 
 // copy keeps what the cluster has of a service in the local store too, for Restore.
 func (c *Cluster) copy(ctx context.Context, change state.Change) {
-	ctx, cancel := context.WithTimeout(ctx, ownTimeout) // a disk that hangs does not keep the cluster's record from counting
+	attempt, cancel := context.WithTimeout(ctx, ownTimeout) // a disk that hangs does not keep the cluster's record from counting
 	defer cancel()
 	_, version, err := c.cfg.Local.Get(change.Key)
 	if err == nil {
 		change.Version = version
-		_, err = c.cfg.Local.Swap(ctx, change)
+		_, err = c.cfg.Local.Swap(attempt, change)
+	}
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return // this manager is being stopped
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

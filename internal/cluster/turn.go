@@ -123,7 +123,9 @@ func (c *Cluster) take(ctx context.Context, list []*service) {
 			s.fails = 0
 		default:
 			s.running, s.failed = 0, time.Now().Add(backoff.Policy{Min: failedWait, Max: failedWaitMax}.Delay(s.fails))
-			c.tell(slog.LevelError, "this manager cannot publish a service", slog.String("service", s.Address.Short()), slog.Any("error", err))
+			if ctx.Err() == nil && !errors.Is(err, context.Canceled) { // else this manager is being stopped
+				c.tell(slog.LevelError, "this manager cannot publish a service", slog.String("service", s.Address.Short()), slog.Any("error", err))
+			}
 		}
 	}
 	if len(failed) > 0 {
@@ -149,12 +151,12 @@ func (c *Cluster) give(ctx context.Context, list []*service) {
 // returns those of which that succeeded. Those that this manager becomes the owner of count
 // as running, in the term that this begins.
 func (c *Cluster) own(ctx context.Context, list []*service, owner string) (done []*service) {
-	ctx, cancel := context.WithTimeout(ctx, ownTimeout)
+	attempt, cancel := context.WithTimeout(ctx, ownTimeout)
 	defer cancel()
 	errs := make([]error, len(list))
 	var wait sync.WaitGroup
 	for n, s := range list {
-		wait.Go(func() { errs[n] = c.ownOne(ctx, s, owner) })
+		wait.Go(func() { errs[n] = c.ownOne(attempt, s, owner) })
 	}
 	wait.Wait()
 	var failed []error
@@ -168,6 +170,9 @@ func (c *Cluster) own(ctx context.Context, list []*service, owner string) (done 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if len(failed) > 0 && ctx.Err() != nil {
+		return done // this manager is being stopped: the others take them
+	}
 	var err error
 	if len(failed) > 0 {
 		c.counts.Failed += uint64(len(failed))

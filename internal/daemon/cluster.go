@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -206,13 +207,29 @@ func (m *members) run(ctx context.Context) {
 		wait.Go(func() { every(ctx, alarmEvery, nil, func() { m.ask(ctx, e.Client()) }) })
 	}
 	wait.Go(func() { m.copied.Run(ctx) })
-	if m.copied.Wait(ctx) == nil { // the store logs why it cannot be read
+	if m.join(ctx) == nil {
 		m.keepID(ctx)
 		m.d.customers.hear(ctx) // none is published whom another manager removed
 		m.want(ctx)
 		m.cluster.Run(ctx)
 	}
 	wait.Wait()
+}
+
+// joinPatience is how long nothing is said of a store that was not read yet: it logs why.
+const joinPatience = 10 * time.Second
+
+// errUnjoined says what comes of a start without the store.
+var errUnjoined = errors.New("this manager publishes nothing until it has read the store of the cluster, for the first time since its start: HSDirs keep what is published for three hours")
+
+// join waits until the store was read.
+func (m *members) join(ctx context.Context) error {
+	attempt, cancel := context.WithTimeout(ctx, joinPatience)
+	defer cancel()
+	if m.copied.Wait(attempt) != nil && ctx.Err() == nil {
+		m.d.tellCluster(slog.LevelError, errUnjoined.Error(), slog.Any("error", m.store.Err()))
+	}
+	return m.copied.Wait(ctx)
 }
 
 // want tells the cluster which services there are.
@@ -388,6 +405,9 @@ func (m *members) describe(s *status.Snapshot) {
 // status describes the cluster.
 func (m *members) status() status.Cluster {
 	v := clusterSight{name: m.name, owning: m.cluster.Status(), store: m.store.Stats(), err: m.store.Err(), held: m.counts.Held.Load(), stale: m.counts.Stale.Load()}
+	if !m.copied.Joined() {
+		v.owning.Troubles = append(v.owning.Troubles, errUnjoined.Error())
+	}
 	m.mu.Lock()
 	v.bytes, v.alarms = m.bytes, m.alarms
 	v.owning.Services += len(m.strays)

@@ -334,10 +334,13 @@ func TestManagersWithoutStore(t *testing.T) {
 				if n := posted() - before; n != 0 {
 					t.Errorf("started without a store it made %d uploads", n)
 				}
+				if c := m.Cluster().Status(); len(c.Warnings) != 1 || c.Warnings[0] != errUnjoined.Error() || !strings.Contains(m.log.String(), errUnjoined.Error()) {
+					t.Errorf("started without a store: %+v\n%s", c, m.log)
+				}
 				w.engine.Down(false)
 				w.pass(time.Minute)
 				w.reached("with a store again", services)
-				if c := m.Cluster().Status(); c.Owned != 3 || c.Holding != 0 || c.Store.Error != "" {
+				if c := m.Cluster().Status(); c.Owned != 3 || c.Holding != 0 || c.Store.Error != "" || len(c.Warnings) != 0 {
 					t.Errorf("with a store again: %+v", c)
 				}
 				m.Stop()
@@ -403,5 +406,20 @@ func TestManagersCustody(t *testing.T) {
 		}
 		w.reached("with a store that was restored", services)
 		m1.Stop()
+	})
+}
+
+// TestManagersStopped: a manager that is stopped at whatever moment has nothing to complain of.
+func TestManagersStopped(t *testing.T) {
+	withManagers(t, func(w *managersWorld, services []descriptor.Address) {
+		for after := time.Duration(0); after < 3*time.Second; after += 100 * time.Millisecond {
+			m := w.start("m1", "")
+			m.client.Set(func(f *clustertest.Faults) { f.Slow = 250 * time.Millisecond })
+			time.Sleep(after)
+			m.Stop()
+			if strings.Contains(m.log.String(), "level=ERROR") {
+				t.Errorf("stopped after %v:\n%s", after, m.log)
+			}
+		}
 	})
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"onionbalancer/descriptor"
@@ -161,7 +162,10 @@ func (d *Daemon) removeLocked(address descriptor.Address) {
 	d.sharing.changed()
 }
 
-var errNotConfigured = errors.New("the configuration does not have it any more")
+var (
+	errNotConfigured = errors.New("the configuration does not have it any more")
+	errStopping      = fmt.Errorf("this manager is being stopped: %w", context.Canceled)
+)
 
 // begin starts services whose turn has come, and returns the errors of those that it cannot.
 func (d *Daemon) begin(list []descriptor.Address) map[descriptor.Address]error {
@@ -170,7 +174,9 @@ func (d *Daemon) begin(list []descriptor.Address) map[descriptor.Address]error {
 	defer d.mu.Unlock()
 	for _, a := range list {
 		switch r := d.services[a]; {
-		case r == nil || d.stopping:
+		case d.stopping:
+			failed[a] = errStopping
+		case r == nil:
 			failed[a] = errNotConfigured
 		case r.cancel == nil:
 			d.startLocked(r)

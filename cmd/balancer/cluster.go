@@ -149,6 +149,7 @@ func printDrain(w io.Writer, c status.Cluster) {
 		fmt.Fprintf(w, "%s is draining: the others take its %s\n", printable.Text(c.Manager), plural(c.Owned, "service"))
 	}
 	switch {
+	case c.Owned == 0:
 	case c.Store.Error != "":
 		fmt.Fprintln(w, "  note: the store does not answer: they stay until it does")
 	case len(c.Members) < 2:

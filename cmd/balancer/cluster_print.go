@@ -82,6 +82,9 @@ func watching(s status.Standby, taken int, now, read time.Time) string {
 	return text
 }
 
+// neverRead is the age in seconds, of many years, that says of a store that it was not read.
+const neverRead = 1e9
+
 // printCluster prints everything about a cluster.
 func printCluster(out io.Writer, now time.Time, c status.Cluster) {
 	fmt.Fprintf(out, "cluster %s\n", printable.Text(clusterText(now, c)))
@@ -92,7 +95,11 @@ func printCluster(out io.Writer, now time.Time, c status.Cluster) {
 	}
 	s := c.Store
 	fmt.Fprintf(out, "  services: %d owned here, %d elsewhere, %d being taken, %s\n", c.Owned, c.Elsewhere, c.Taking(), plural(c.Orphaned, "orphan"))
-	fmt.Fprintf(out, "  store: %s, at most %s old", plural(s.Records, "record"), seconds(s.Age))
+	if s.Age >= neverRead {
+		fmt.Fprint(out, "  store: not read yet")
+	} else {
+		fmt.Fprintf(out, "  store: %s, at most %s old", plural(s.Records, "record"), seconds(s.Age))
+	}
 	if s.Bytes > 0 {
 		fmt.Fprintf(out, ", %.1f MiB", float64(s.Bytes)/(1<<20))
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -99,6 +100,14 @@ func TestClusterStatus(t *testing.T) {
 `
 	if err != nil || out != want {
 		t.Errorf("%v\n%s, want\n%s", err, out, want)
+	}
+	unread := wellCluster()
+	unread.Store = status.ClusterStore{Error: "no quorum", Age: time.Duration(math.MaxInt64).Seconds()}
+	if out, _ = runCluster(t, &clusterOperator{clusters: []status.Cluster{unread}}, "status"); !strings.Contains(out, "\n  store: not read yet\n") {
+		t.Errorf("not read yet:\n%s", out)
+	}
+	if got := ownerText(status.Owner{}); got != "not known yet (term 0)" {
+		t.Error(got)
 	}
 	bad := wellCluster()
 	bad.Joined, bad.Draining, bad.Unfit, bad.Warnings = false, true, "no tor", []string{"changing the owner of 3 services: full"}

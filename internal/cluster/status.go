@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -35,7 +36,7 @@ type MemberStatus struct {
 type Ownership struct {
 	Owner string // empty: nobody
 	Term  uint64
-	State string // "owned", "elsewhere", "free", "orphan" or "damaged"
+	State string // "owned", "elsewhere", "free", "orphan" or "damaged"; empty: not known yet
 }
 
 // Status tells how things are.
@@ -82,6 +83,8 @@ func (c *Cluster) Ownership(a descriptor.Address) Ownership {
 	switch {
 	case s.running != 0:
 		o.State = "owned"
+	case errors.Is(s.damage, ErrUnread):
+		o.State = ""
 	case s.damage != nil:
 		o.State = "damaged"
 	case orphan:

@@ -337,6 +337,9 @@ func TestManagersWithoutStore(t *testing.T) {
 				if c := m.Cluster().Status(); len(c.Warnings) != 1 || c.Warnings[0] != errUnjoined.Error() || !strings.Contains(m.log.String(), errUnjoined.Error()) {
 					t.Errorf("started without a store: %+v\n%s", c, m.log)
 				}
+				if o := m.Snapshot().Services[0].Owner; *o != (status.Owner{}) {
+					t.Errorf("started without a store it says of the owner %+v", o)
+				}
 				w.engine.Down(false)
 				w.pass(time.Minute)
 				w.reached("with a store again", services)

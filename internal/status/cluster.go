@@ -144,7 +144,7 @@ type Watched struct {
 // Owning is a word for who publishes a service of a cluster.
 type Owning string
 
-// Who publishes a service.
+// Who publishes a service. Until the store was read it is not known, and empty.
 const (
 	OwningHere      Owning = "owned"     // this manager
 	OwningElsewhere Owning = "elsewhere" // another live manager

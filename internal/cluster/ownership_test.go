@@ -299,8 +299,9 @@ func TestSameName(t *testing.T) {
 // A manager whose tor is dead gives its services away, and gets them back.
 func TestUnfit(t *testing.T) {
 	inWorld(t, 60, func(t *testing.T, w *managed) {
-		w.add("m1", "m2")
+		w.add("m1") // and it takes all
 		w.until("at the start", 15*time.Second)
+		w.add("m2")
 		m1 := w.named("m1")
 		m1.set(func() { m1.unfit = errors.New("its tor does not answer") })
 		time.Sleep(time.Minute)

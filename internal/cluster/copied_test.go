@@ -221,7 +221,9 @@ func TestRestoreSecrets(t *testing.T) {
 		key := state.Key(state.SecretPrefix + "1")
 		mustSwap(t, a, state.Change{Key: key, Value: []byte("it")})
 		f.Wipe()
-		soon()
+		for a.Err() == nil {
+			soon()
+		}
 		wantErr(t, "wiped", a.Err(), cluster.ErrWiped)
 		managers := cluster.New(cluster.Options{Manager: "m1", Store: a, Leases: client, Local: db})
 		if err := managers.Restore(t.Context()); err != nil {

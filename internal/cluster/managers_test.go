@@ -85,6 +85,7 @@ type manager struct {
 
 // publication is a service that a manager publishes.
 type publication struct {
+	busy     chan struct{} // holds a token while the rest is in use
 	record   state.Service
 	version  uint64
 	used     uint64
@@ -227,7 +228,7 @@ func (m *manager) Start(ctx context.Context, list []descriptor.Address) map[desc
 			failed[a] = err
 			continue
 		}
-		p := &publication{record: record, version: version, due: time.Now()}
+		p := &publication{busy: make(chan struct{}, 1), record: record, version: version, due: time.Now()}
 		for _, c := range record.Ceilings {
 			p.used = max(p.used, c.Counter)
 		}
@@ -255,10 +256,15 @@ func (m *manager) Stop(ctx context.Context, list []descriptor.Address) {
 		p := m.published[a]
 		delete(m.published, a)
 		m.mu.Unlock()
-		if p != nil && !p.fenced && len(p.record.Made) > 0 {
+		if p == nil {
+			continue
+		}
+		p.busy <- struct{}{} // no upload is in flight any more
+		if !p.fenced && len(p.record.Made) > 0 {
 			p.record.Ceilings = []state.Ceiling{{Period: 1, Minutes: 1440, Counter: p.used}}
 			_, _ = m.cluster.SwapService(ctx, a, p.version, p.record)
 		}
+		<-p.busy
 	}
 }
 
@@ -266,15 +272,10 @@ func (m *manager) Stop(ctx context.Context, list []descriptor.Address) {
 func (m *manager) publishAll(ctx context.Context) {
 	for ctx.Err() == nil {
 		m.mu.Lock()
-		due := map[descriptor.Address]*publication{}
-		for a, p := range m.published {
-			if !p.fenced && time.Now().After(p.retry) && (!time.Now().Before(p.due) || time.Since(p.reserved) > reserve/2) {
-				due[a] = p
-			}
-		}
+		published := maps.Clone(m.published)
 		m.mu.Unlock()
 		var wait sync.WaitGroup
-		for a, p := range due {
+		for a, p := range published {
 			wait.Go(func() { m.publish(ctx, a, p) })
 		}
 		wait.Wait()
@@ -287,7 +288,13 @@ func (m *manager) publishAll(ctx context.Context) {
 
 func clockCounter() uint64 { return uint64(time.Now().Unix()-946684800) * perSecond }
 
+// publish publishes a service if that is due.
 func (m *manager) publish(ctx context.Context, a descriptor.Address, p *publication) {
+	p.busy <- struct{}{}
+	defer func() { <-p.busy }()
+	if p.fenced || !time.Now().After(p.retry) || time.Now().Before(p.due) && time.Since(p.reserved) <= reserve/2 {
+		return
+	}
 	counter := max(clockCounter(), p.used+1)
 	due := !time.Now().Before(p.due)
 	record := p.record

@@ -391,8 +391,10 @@ func TestControl(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, 20)
 			defer w.end()
-			w.add("m1", "m2")
-			w.until("at the start", 15*time.Second)
+			w.add("m1") // so that it owns some
+			w.until("alone", 15*time.Second)
+			w.add("m2")
+			time.Sleep(15 * time.Second)
 			m1 := w.named("m1")
 			m1.careless.Store(careless)
 			m1.deaf.Store(true)

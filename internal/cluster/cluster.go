@@ -96,6 +96,7 @@ type service struct {
 	term    uint64
 	version uint64    // of its record; 0: it has none
 	damage  error     // why the record cannot be read
+	decided tenure    // owner and term that the last turn decided by, or made
 	running uint64    // the term that it is published under by this manager; 0: it is not
 	back    time.Time // when its record was seen to be gone, or older than before
 	free    time.Time // since when it has been seen without a live owner; zero: it has one
@@ -103,6 +104,12 @@ type service struct {
 	stays   time.Time // until when it is not given again: that one did not take it
 	failed  time.Time // until when it is not started again
 	fails   int       // in a row
+}
+
+// tenure is an owner of a service in a term.
+type tenure struct {
+	owner string
+	term  uint64
 }
 
 // Counts counts what happened since the start.

@@ -40,9 +40,9 @@ type decision struct {
 	waiting bool // for others who should take services, or for the store
 }
 
-// decideLocked says what to do. It changes nothing but since when services are free, and
-// how many may move, and forgets those that the configuration does not have any more. The
-// caller holds turns, too.
+// decideLocked says what to do. It changes nothing but what services are decided by, since
+// when they are free, and how many may move, and forgets those that the configuration does
+// not have any more. The caller holds turns, too.
 func (c *Cluster) decideLocked(now time.Time) (d decision) {
 	members := c.aliveLocked(now)
 	alive := map[string]*Member{}
@@ -56,6 +56,7 @@ func (c *Cluster) decideLocked(now time.Time) (d decision) {
 			delete(c.services, a)
 			continue
 		}
+		s.decided = tenure{s.owner, s.term}
 		owner := alive[s.owner]
 		ranking := rank(members, &s.Service)
 		mine := slices.IndexFunc(ranking, func(r ranked) bool { return r.manager == c.cfg.Manager })

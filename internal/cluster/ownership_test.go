@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,6 +87,27 @@ func TestStartedAgain(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 	})
+}
+
+// Managers that start at the same moment take nothing from each other: what one has taken
+// since the other decided is not free.
+func TestStartTogether(t *testing.T) {
+	for range 20 {
+		inWorld(t, 50, func(t *testing.T, w *managed) {
+			w.add("m1", "m2")
+			w.until("at the start", 15*time.Second)
+			for _, m := range w.managers {
+				if n := m.cluster.Status().Counts.Fenced; n > 0 {
+					t.Errorf("%d services were taken from %s", n, m.name)
+				}
+				m.mu.Lock()
+				if slices.Contains(m.events, "this manager cannot publish a service") {
+					t.Errorf("%s could not publish", m.name)
+				}
+				m.mu.Unlock()
+			}
+		})
+	}
 }
 
 // Draining, a manager gives all and takes nothing while another can.

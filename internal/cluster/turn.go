@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -67,6 +68,7 @@ func (c *Cluster) turn(ctx context.Context) time.Duration {
 	for batch := range slices.Chunk(d.give, MaxOps) {
 		c.give(ctx, batch)
 	}
+	d.take = c.ownerless(ctx, d.take)
 	c.tellOf(c.untold(d.take), "taking the services of a manager that shows no sign of life", "taking services that no manager owns", "going on with the services that this manager owned")
 	for batch := range slices.Chunk(d.take, takeAtOnce) {
 		c.take(ctx, batch)
@@ -88,6 +90,34 @@ func (c *Cluster) lose(ctx context.Context, list []*service) {
 	c.counts.Fenced += uint64(len(list))
 	c.mu.Unlock()
 	c.cfg.Runner.Stop(ctx, addresses(list))
+}
+
+// ownerless returns those of services to take whose owner is dead in the engine, too: what is
+// known of a record may be newer than what is known of the key of the manager who wrote it.
+func (c *Cluster) ownerless(ctx context.Context, list []*service) []*service {
+	strangers := map[state.Key]bool{}
+	c.mu.Lock()
+	for _, s := range list {
+		if s.owner != "" && s.owner != c.cfg.Manager && c.members[s.owner] == nil {
+			strangers[memberKey(s.owner)] = true
+		}
+	}
+	c.mu.Unlock()
+	if len(strangers) == 0 {
+		return list
+	}
+	keys := slices.Sorted(maps.Keys(strangers))
+	attempt, cancel := context.WithTimeout(ctx, ownTimeout)
+	defer cancel()
+	err := c.cfg.Store.Fresh(attempt, keys...)
+	if err == nil {
+		c.note(keys)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(list, func(s *service) bool {
+		return strangers[memberKey(s.owner)] && (err != nil || c.members[s.owner] != nil)
+	})
 }
 
 // take becomes the owner of services, and publishes them.
@@ -117,11 +147,13 @@ func (c *Cluster) take(ctx context.Context, list []*service) {
 		default:
 			c.counts.Dead++
 		}
-		s.fails++
-		switch err := failed[s.Address]; err {
-		case nil:
+		switch err := failed[s.Address]; {
+		case err == nil:
 			s.fails = 0
+		case errors.Is(err, state.ErrFenced): // another manager took it meanwhile
+			s.running = 0
 		default:
+			s.fails++
 			s.running, s.failed = 0, time.Now().Add(backoff.Policy{Min: failedWait, Max: failedWaitMax}.Delay(s.fails))
 			if ctx.Err() == nil && !errors.Is(err, context.Canceled) { // else this manager is being stopped
 				c.tell(slog.LevelError, "this manager cannot publish a service", slog.String("service", s.Address.Short()), slog.Any("error", err))
@@ -188,7 +220,8 @@ func (c *Cluster) ownOne(ctx context.Context, s *service, owner string) error {
 		return err
 	}
 	c.mu.Lock()
-	same, term := version == s.version, s.running // that the turn decided by
+	// Else another manager may have taken it since the turn decided.
+	same, term := version == s.version && s.decided == (tenure{s.owner, s.term}), s.running
 	c.mu.Unlock()
 	if !same {
 		c.note([]state.Key{state.ServiceKey(s.Address)})
@@ -202,12 +235,16 @@ func (c *Cluster) ownOne(ctx context.Context, s *service, owner string) error {
 		record, copied = copied, record
 	}
 	record.Owner, record.Term, record.Ceilings = owner, term, highest(record.Ceilings, copied.Ceilings)
-	if _, err = c.swap(ctx, s, version, record); err == nil && owner == c.cfg.Manager {
-		c.mu.Lock()
-		defer c.mu.Unlock()
+	if _, err = c.swap(ctx, s, version, record); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.decided = tenure{owner, term}
+	if owner == c.cfg.Manager {
 		s.running, s.free = term, time.Time{}
 	}
-	return err
+	return nil
 }
 
 // copied returns what this manager wrote last of a service that it owned, which is newer than

@@ -22,7 +22,8 @@ func newClusterCommand() *cobra.Command {
 them: one of them publishes a service, and when it dies, another takes the service over
 within seconds. What they have to agree about is kept in an etcd of yours, sealed with a
 key that etcd does not have. [cluster] in the configuration says where; doc/cluster.md
-has the whole story.
+has the whole story. Two machines without an etcd (store = "standby") have nothing to
+tell each other: of these commands, "cluster status" alone is for them.
 
 "cluster key" makes the key. "cluster status" shows who is there and who owns what.
 Before a manager is stopped for good, "cluster drain --wait" has the others take its
@@ -63,9 +64,10 @@ the store has not answered for longer than cluster.reserve.
 With store = "standby" it shows the public addresses that are watched: when what is
 published was made, and when this machine takes over unless it sees something newer.
 
-The exit status is 0 if all is well, and 1 if a service is an orphan, this manager is
-not in the cluster, the store does not answer or raised an alarm, a watched address
-needs attention, or no balancer answers.`,
+The exit status is 0 if all is well, and 1 if a service is an orphan or held, this
+manager is not in the cluster, the store does not answer or raised an alarm, a watched
+address needs attention, the active machine's heartbeat is silent or says that it cannot
+publish, or no balancer answers.`,
 		Example: "  balancer cluster status --config /etc/balancer/balancer.toml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			socket, broken, err := statusSocket(f.path, f.socket)

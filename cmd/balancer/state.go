@@ -157,7 +157,9 @@ func readState(dir string, service *descriptor.Address, events int, log *slog.Lo
 		return nil, err
 	}
 	for _, w := range words {
-		v.Words = append(v.Words, wordRecord{w.Address, w.Version, w.Record})
+		if w.Record.Says() {
+			v.Words = append(v.Words, wordRecord{w.Address, w.Version, w.Record})
+		}
 	}
 	if v.Customers, err = hosting.Customers(db); err != nil {
 		return nil, err
@@ -206,9 +208,6 @@ func (v *stateView) print(w io.Writer) {
 		fmt.Fprintf(w, "\ninstance\tthe operator said\tweight\tsince\t\n")
 	}
 	for _, o := range v.Words {
-		if !o.Says() {
-			o.Since = o.Forgiven
-		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t\n", o.Address, printable.Text(string(cmp.Or(o.Admin, health.Ready))), o.Weight, stored(o.Since))
 	}
 	v.printCustomers(w)

@@ -13,6 +13,7 @@ import (
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/times"
 )
 
 // SilentAfter is how long a descriptor may go without a higher revision counter
@@ -171,7 +172,7 @@ func (v View) Wait(now time.Time) time.Time {
 	until = began.Add(waitLongest)
 	for _, b := range v.Backends {
 		if _, pending := b.pending(now); !pending && b.Finding == Found && !b.Answered.Before(began) {
-			until = earlier(until, b.Answered.Add(waitRest))
+			until = times.Earlier(until, b.Answered.Add(waitRest))
 		}
 	}
 	return until
@@ -200,7 +201,7 @@ func (v View) NextFetch() (next time.Time) {
 // descriptor; the zero time if none ever did.
 func (v View) Heard() (last time.Time) {
 	for _, b := range v.Backends {
-		last = later(last, b.Heard)
+		last = times.Later(last, b.Heard)
 	}
 	return last
 }

@@ -3,6 +3,8 @@ package backend
 import (
 	"context"
 	"time"
+
+	"onionbalancer/internal/times"
 )
 
 // lateBy is by how much a turn must be late for everything to be fetched again:
@@ -15,7 +17,7 @@ const lateBy = 30 * time.Second
 func (s *Set) wait(ctx context.Context, changed <-chan struct{}, next time.Time) (another bool) {
 	for again := false; ; again = true {
 		now := s.cfg.Now()
-		look := earlier(next, now.Add(lateBy))
+		look := times.Earlier(next, now.Add(lateBy))
 		s.mu.Lock()
 		done := again && (s.late(now) || !now.Before(next))
 		if !done {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/times"
 )
 
 // watchedFor is how far apart two fetches may be for the time of a change
@@ -56,5 +57,5 @@ func (b *Backend) Published() (at time.Time, exact bool) {
 	}
 	// The end of the hour in which tor made it: the certificate of the signing key,
 	// made for every upload, ends CertLifetime later.
-	return earlier(b.Renewed, b.Descriptor.SigningCert.Expires().Add(-descriptor.CertLifetime)), false
+	return times.Earlier(b.Renewed, b.Descriptor.SigningCert.Expires().Add(-descriptor.CertLifetime)), false
 }

@@ -16,6 +16,7 @@ import (
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/health"
+	"onionbalancer/internal/times"
 )
 
 // Instance is a backend that a subscriber uses.
@@ -162,17 +163,17 @@ func (s *Set) turn(ctx context.Context, now time.Time) (next time.Time) {
 		switch {
 		case w.asking:
 		case now.Before(w.now.Due):
-			next = earlier(next, w.now.Due)
+			next = times.Earlier(next, w.now.Due)
 		default:
 			s.ask(ctx, now, a, w)
 		}
 	}
 	for _, w := range s.watches {
 		if !w.listened.IsZero() {
-			next = earlier(next, w.listened.Add(dawnLasts))
+			next = times.Earlier(next, w.listened.Add(dawnLasts))
 		}
 	}
-	return later(next, now.Add(shortestTurn))
+	return times.Later(next, now.Add(shortestTurn))
 }
 
 // shortestTurn keeps a bug in due times from becoming a busy loop.
@@ -349,18 +350,4 @@ func (s *Set) wake() {
 	case s.poke <- struct{}{}:
 	default:
 	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }

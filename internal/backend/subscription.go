@@ -9,6 +9,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/health"
+	"onionbalancer/internal/times"
 )
 
 // Subscription is a service's use of its instances.
@@ -80,7 +81,7 @@ func (sub *Subscription) Update(instances []Instance, every time.Duration) {
 	}
 	for _, w := range s.watches {
 		if _, used := w.users[sub]; used && !w.asking { // the interval may be another
-			w.update(func(b *Backend) { b.Due = earlier(b.Due, now.Add(backoff.Jitter(s.interval(w)))) })
+			w.update(func(b *Backend) { b.Due = times.Earlier(b.Due, now.Add(backoff.Jitter(s.interval(w)))) })
 		}
 	}
 	s.wake()

@@ -11,6 +11,7 @@ import (
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/state"
+	"onionbalancer/internal/times"
 )
 
 // Edition is the last version made for one period: one revision counter with the
@@ -68,7 +69,7 @@ func newEdition(now time.Time, t *Target, last *Edition, revision uint64) *Editi
 	e.due = e.Refresh
 	if !t.Refresh {
 		// Many changes do not keep the next turn from coming.
-		e.due = earlier(e.due, t.due)
+		e.due = times.Earlier(e.due, t.due)
 	}
 	e.slots = make([]slot, len(t.places))
 	for n, p := range t.places {

@@ -8,6 +8,7 @@ import (
 
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
+	"onionbalancer/internal/times"
 	"onionbalancer/selection"
 )
 
@@ -100,7 +101,7 @@ func (v View) wantsAt(t *Target, last *Edition, pool *pool) time.Time {
 	if sure.IsZero() {
 		return at
 	}
-	return earlier(at, sure.Add(-moment(t.Credential.Seed, "sure", last.Revision, min(hostedGather, v.interval()))))
+	return times.Earlier(at, sure.Add(-moment(t.Credential.Seed, "sure", last.Revision, min(hostedGather, v.interval()))))
 }
 
 // sureUntil returns until when two thirds of the points live that clients get, as far as
@@ -167,7 +168,7 @@ func (p *Plan) first(t *Target, v View, s State, pool *pool) {
 			if at = b.made.Refresh; b.made.Pending {
 				at = v.Now
 			} else if start := v.start(); b.made.Built.Before(start) {
-				at = earlier(at, start.Add(moment(t.Credential.Seed, "gather", b.made.Revision, t.Keys.Period.Length/hostedMove)))
+				at = times.Earlier(at, start.Add(moment(t.Credential.Seed, "gather", b.made.Revision, t.Keys.Period.Length/hostedMove)))
 			}
 		case changeScarce:
 			t.Urgency = hsdir.UrgencyPointsDead

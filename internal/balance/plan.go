@@ -10,6 +10,7 @@ import (
 	"onionbalancer/internal/backend"
 	"onionbalancer/internal/credential"
 	"onionbalancer/internal/state"
+	"onionbalancer/internal/times"
 	"onionbalancer/selection"
 )
 
@@ -171,7 +172,7 @@ func makePlan(v View, s State) Plan {
 	}
 	until := v.Instances.Wait(v.Now)
 	if !v.Waiting.IsZero() { // with many instances, fetches are always in flight
-		until = earlier(until, v.Waiting.Add(waitMost))
+		until = times.Earlier(until, v.Waiting.Add(waitMost))
 	}
 	if v.Now.Before(until) && !v.Urgent {
 		p.Waiting, p.Next = "fetches of instances are in flight", until
@@ -491,7 +492,7 @@ func (p *Plan) expire(v View) {
 // sooner moves the next plan up to the given moment, if that is in the future.
 func (p *Plan) sooner(at, now time.Time) {
 	if at.After(now) {
-		p.Next = earlier(p.Next, at)
+		p.Next = times.Earlier(p.Next, at)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/times"
 	"onionbalancer/selection"
 	"onionbalancer/testnet/sim"
 )
@@ -251,7 +252,7 @@ func TestMovedServiceIsNotSeen(t *testing.T) {
 				before := m.editions()
 				built := time.Time{}
 				for _, e := range before {
-					built = later(built, e.Built)
+					built = times.Later(built, e.Built)
 				}
 				m.stop()
 				m.net.Tor().SetOffline(true)

@@ -24,6 +24,7 @@ import (
 	"onionbalancer/internal/relayset"
 	"onionbalancer/internal/state"
 	"onionbalancer/internal/status"
+	"onionbalancer/internal/times"
 	"onionbalancer/selection"
 )
 
@@ -337,7 +338,7 @@ func (s *Service) turn(ctx context.Context, now time.Time) time.Time {
 		s.lookAgain(ctx, now)
 		s.next = now.Add(consensusWait)
 		if s.record.retryAt.After(now) {
-			s.next = earlier(s.next, s.record.retryAt)
+			s.next = times.Earlier(s.next, s.record.retryAt)
 		}
 		s.tellRound(view)
 		return s.next
@@ -386,7 +387,7 @@ func (s *Service) beside(ctx context.Context, now time.Time) time.Time {
 		}
 		at = s.next
 	}
-	return earlier(s.next, at)
+	return times.Earlier(s.next, at)
 }
 
 // consensusWait is how often a service checks again while there is no consensus.
@@ -420,13 +421,13 @@ func (s *Service) due(now time.Time) time.Time {
 	next := now.Add(time.Hour)
 	for _, at := range []time.Time{s.plan.Next, s.keys.Due(now), s.record.due(now), s.renewal(), s.readback.dueIn(s.cfg), s.visits.next(), s.signingDue(now), s.hearsay.next(s.report.seen.seed())} {
 		if !at.IsZero() {
-			next = earlier(next, at)
+			next = times.Earlier(next, at)
 		}
 	}
 	if at := s.started.Add(startPatience); at.After(now) {
-		next = earlier(next, at)
+		next = times.Earlier(next, at)
 	}
-	return later(next, now.Add(shortestWait))
+	return times.Later(next, now.Add(shortestWait))
 }
 
 // shortestWait keeps a bug in due times from becoming a busy loop.
@@ -555,18 +556,4 @@ func (s *Service) Plan() Plan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.plan
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }

@@ -6,6 +6,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/credential"
+	"onionbalancer/internal/times"
 )
 
 // view gathers the input of a plan.
@@ -58,7 +59,7 @@ func (s *Service) slept(now time.Time) {
 	}
 	s.doubt()
 	if r := &s.readback; !r.due.IsZero() {
-		r.due = earlier(r.due, now.Add(readbackFirst))
+		r.due = times.Earlier(r.due, now.Add(readbackFirst))
 	}
 }
 

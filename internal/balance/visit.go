@@ -15,6 +15,7 @@ import (
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/health"
 	"onionbalancer/internal/probe"
+	"onionbalancer/internal/times"
 	"onionbalancer/selection"
 )
 
@@ -174,7 +175,7 @@ func (s *Service) visited(now time.Time, known []selection.Candidate, r health.R
 		}
 	}
 	if s.suspects() {
-		v.due = earlier(v.due, now.Add(backoff.Jitter(s.cfg.Visits.Spec.FastInterval)))
+		v.due = times.Earlier(v.due, now.Add(backoff.Jitter(s.cfg.Visits.Spec.FastInterval)))
 	}
 }
 

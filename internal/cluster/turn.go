@@ -234,7 +234,7 @@ func (c *Cluster) ownOne(ctx context.Context, s *service, owner string) error {
 	case copied.Term == term: // it goes on in its term, and what it wrote last is written again
 		record, copied = copied, record
 	}
-	record.Owner, record.Term, record.Ceilings = owner, term, highest(record.Ceilings, copied.Ceilings)
+	record.Owner, record.Term, record.Ceilings = owner, term, state.Highest(record.Ceilings, copied.Ceilings)
 	if _, err = c.swap(ctx, s, version, record); err != nil {
 		return err
 	}
@@ -255,20 +255,6 @@ func (c *Cluster) copied(a descriptor.Address) (record state.Service) {
 		return state.Service{}
 	}
 	return record
-}
-
-// highest returns ceilings that are no lower than those of both lists.
-func highest(list, others []state.Ceiling) []state.Ceiling {
-	list = slices.Clone(list)
-	for _, other := range others {
-		at := slices.IndexFunc(list, func(c state.Ceiling) bool { return c.Period == other.Period && c.Minutes == other.Minutes })
-		if at < 0 {
-			list = append(list, other)
-		} else {
-			list[at].Counter = max(list[at].Counter, other.Counter)
-		}
-	}
-	return list
 }
 
 // running lists those services that this manager publishes.

@@ -300,7 +300,8 @@ func (m *members) lookAstray() {
 	missing := m.d.trouble != nil
 	m.d.mu.Unlock()
 	var strays []descriptor.Address
-	if entries, err := m.store.List(""); missing && err == nil && m.store.Err() == nil {
+	if missing && m.store.Err() == nil {
+		entries, _ := m.store.List("")
 		for _, a := range cluster.LookAt(time.Now(), entries).Unowned {
 			if m.cluster.Ownership(a).State == "" {
 				strays = append(strays, a)

@@ -53,18 +53,7 @@ func Raise(ctx context.Context, store Records, a descriptor.Address, floors []st
 	if err != nil {
 		return fmt.Errorf("raising the revision counters of %s: %w", a.Short(), err)
 	}
-	record.Made = nil
-	for _, f := range floors {
-		raised := false
-		for n := range record.Ceilings {
-			if c := &record.Ceilings[n]; c.Period == f.Period && c.Minutes == f.Minutes {
-				c.Counter, raised = max(c.Counter, f.Counter), true
-			}
-		}
-		if !raised {
-			record.Ceilings = append(record.Ceilings, f)
-		}
-	}
+	record.Made, record.Ceilings = nil, state.Highest(record.Ceilings, floors)
 	if _, err := store.SwapService(ctx, a, version, record); err != nil {
 		return fmt.Errorf("raising the revision counters of %s: %w", a.Short(), err)
 	}

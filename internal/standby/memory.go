@@ -7,6 +7,7 @@ import (
 	"onionbalancer/descriptor"
 	"onionbalancer/hsdir"
 	"onionbalancer/internal/state"
+	"onionbalancer/internal/times"
 )
 
 // memory is what readings of one service have shown. The highest counter of a period
@@ -53,11 +54,11 @@ func (m *memory) note(now time.Time, p descriptor.Period, outer, whole *descript
 	case own:
 		is.made = made
 	case before != nil && gap >= 0 && gap <= watched:
-		is.made = later(made.Add(-m.ahead), last)
-		is.made = earlier(is.made, now)
+		is.made = times.Later(made.Add(-m.ahead), last)
+		is.made = times.Earlier(is.made, now)
 		m.ahead = made.Sub(is.made)
 	default:
-		is.made = earlier(made.Add(-m.ahead), now)
+		is.made = times.Earlier(made.Add(-m.ahead), now)
 	}
 	if whole != nil {
 		is.readable = true
@@ -80,20 +81,6 @@ func (m *memory) woke(now time.Time) {
 			s.made = now
 		}
 	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }
 
 // floors lists the counters to start above, at most those that limit returns: what was

@@ -15,6 +15,7 @@ import (
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/event"
 	"onionbalancer/internal/state"
+	"onionbalancer/internal/times"
 )
 
 // Watcher follows services: it reads their public descriptors, and has the Runner publish
@@ -234,12 +235,12 @@ func (f *follow) run(ctx context.Context) {
 		case <-changed:
 			timer.Stop()
 			if c, _ := f.w.cfg.Consensus.Consensus(); c != nil && c.CurrentPeriod() != f.period {
-				f.period, due = c.CurrentPeriod(), earlier(due, time.Now().Add(spread(t))) // clients fetch another descriptor
+				f.period, due = c.CurrentPeriod(), times.Earlier(due, time.Now().Add(spread(t))) // clients fetch another descriptor
 			}
 			continue
 		case <-f.poke: // HSDirs refuse all at once, so not for each
 			timer.Stop()
-			due, full = earlier(due, later(time.Now(), poked.Add(t.Confirm))), true
+			due, full = times.Earlier(due, times.Later(time.Now(), poked.Add(t.Confirm))), true
 			poked = due
 			continue
 		case <-timer.C:

@@ -83,6 +83,20 @@ type Ceiling struct {
 	Counter uint64 `json:"revision_counter"`
 }
 
+// Highest returns ceilings that are no lower than those of both lists.
+func Highest(list, others []Ceiling) []Ceiling {
+	list = slices.Clone(list)
+	for _, other := range others {
+		at := slices.IndexFunc(list, func(c Ceiling) bool { return c.Period == other.Period && c.Minutes == other.Minutes })
+		if at < 0 {
+			list = append(list, other)
+		} else {
+			list[at].Counter = max(list[at].Counter, other.Counter)
+		}
+	}
+	return list
+}
+
 // Made is the last edition of a period.
 type Made struct {
 	Period   uint64    `json:"period"`

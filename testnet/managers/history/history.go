@@ -201,9 +201,14 @@ func Count(list []Breach) map[string]int {
 	return out
 }
 
-// attributeFor is how much later than what a new owner uploads first the store may be seen
-// to have it.
-const attributeFor = time.Second
+const (
+	// attributeFor is how much later than what a new owner uploads first the store may be seen
+	// to have it.
+	attributeFor = time.Second
+	// leftFor is for how long after a turn there may arrive what its owner had handed to its
+	// tor in an earlier term, and a tor cannot be told to forget.
+	leftFor = 3 * time.Second
+)
 
 // series is what one descriptor has one counter for: a service in a period.
 type series struct {
@@ -229,13 +234,13 @@ func (l *Log) Breaches() (list []Breach) {
 	terms := map[series]map[uint64]uint64{} // of counters
 	stored := map[slot]Upload{}
 	for _, u := range l.uploads {
+		of := series{u.Service, u.Period}
 		if u.Term == 0 {
-			if u.Term = l.termLocked(u); u.Term == 0 {
+			if u.Term = l.termLocked(u, spans[of]); u.Term == 0 {
 				breach("V0", "%s: %s uploads what it never owned", u.Service.Short(), u.Manager)
 				continue
 			}
 		}
-		of := series{u.Service, u.Period}
 		if spans[of] == nil {
 			spans[of], terms[of] = map[uint64]*span{}, map[uint64]uint64{}
 		}
@@ -280,15 +285,29 @@ func (s *span) with(counter uint64) *span {
 }
 
 // termLocked returns the last term of a service that a manager had when an upload of it
-// arrived, 0 if it had none. What is left over from a term before counts for a later one,
-// whose counters it is not above.
-func (l *Log) termLocked(u Upload) (term uint64) {
+// arrived, 0 if it had none. Right after a turn it is the one before, if the counter is not
+// above what the terms before have used: such an upload is left over, and breaks V3 if it is
+// stored. What arrives later counts for the later term, whose counters it is not above.
+func (l *Log) termLocked(u Upload, used map[uint64]*span) (term uint64) {
 	for _, t := range l.turns[u.Service] {
-		if t.Owner == u.Manager && !t.At.After(u.At.Add(attributeFor)) {
+		if t.Owner != u.Manager || t.At.After(u.At.Add(attributeFor)) {
+			continue
+		}
+		if term == 0 || u.At.Sub(t.At) >= leftFor || u.Counter > highestBelow(used, t.Term) {
 			term = t.Term
 		}
 	}
 	return term
+}
+
+// highestBelow returns the highest counter of the terms before one.
+func highestBelow(used map[uint64]*span, term uint64) (highest uint64) {
+	for t, s := range used {
+		if t < term {
+			highest = max(highest, s.highest)
+		}
+	}
+	return highest
 }
 
 // overLocked reports whether an upload is of a term that its manager knew to be over, and

@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"regexp"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -58,10 +59,31 @@ func (l *Log) note(lost int, why error) []byte {
 
 func newHandler(cfg config.Log, w io.Writer) slog.Handler {
 	options := &slog.HandlerOptions{Level: cfg.Level}
+	if !cfg.FullAddresses {
+		options.ReplaceAttr = shorten
+	}
 	if cfg.Format == config.FormatJSON {
 		return slog.NewJSONHandler(w, options)
 	}
 	return slog.NewTextHandler(w, options)
+}
+
+// label is what an onion address has before its ".onion".
+var label = regexp.MustCompile(`\b[a-z2-7]{56}\b`)
+
+// shorten shortens onion addresses wherever they stand: in the path that an error names, too.
+func shorten(_ []string, a slog.Attr) slog.Attr {
+	text := ""
+	switch value := a.Value.Any().(type) {
+	case string:
+		text = value
+	case error:
+		text = value.Error()
+	}
+	if short := label.ReplaceAllStringFunc(text, func(l string) string { return l[:6] + "…" }); short != text {
+		a.Value = slog.StringValue(short)
+	}
+	return a
 }
 
 // handler hands each record to the handler that the log has at the time. What a

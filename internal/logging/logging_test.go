@@ -2,6 +2,8 @@ package logging
 
 import (
 	"encoding/json"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"strings"
 	"testing"
@@ -70,4 +72,25 @@ func TestNote(t *testing.T) {
 			t.Errorf("the last line: %+v", note)
 		}
 	})
+}
+
+// Onion addresses are short wherever they stand, unless the operator wants them whole.
+func TestShorten(t *testing.T) {
+	label := strings.Repeat("a2", 28)
+	for _, full := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			g := &gate{}
+			l := New(config.Log{Format: config.FormatText, FullAddresses: full}, g)
+			failed := fmt.Errorf("reading a key: %w", &fs.PathError{Op: "open", Path: "/keys/" + label + "/hostname", Err: fs.ErrNotExist})
+			l.Logger().With("service", label+".onion").Warn("of "+label, "error", failed, "n", 1)
+			l.Close()
+			text := g.text.String()
+			if strings.Count(text, label) != map[bool]int{false: 0, true: 3}[full] {
+				t.Errorf("full %t: %s", full, text)
+			}
+			if !full && !strings.Contains(text, `error="reading a key: open /keys/a2a2a2…/hostname: file does not exist"`) {
+				t.Error(text)
+			}
+		})
+	}
 }

@@ -223,14 +223,15 @@ func (d *capturedDescriptor) runStart(c *hsdir.Consensus, key descriptor.Revisio
 	if len(counters) != 1 {
 		return false
 	}
-	for _, role := range []hsdir.Role{hsdir.FirstRole, hsdir.SecondRole} {
-		d.RunStart = c.RunStart(role)
-		s := &Sample{RunStart: d.RunStart, Counter: key}
-		if at, found := s.made(revision(d.raw[0])); found && at.Before(time.Now().Add(time.Minute)) {
-			return true
-		}
+	// The counter tells how long after, and not of which run.
+	role := hsdir.FirstRole
+	if c.Period(role) != d.Period {
+		role = hsdir.SecondRole
 	}
-	return false
+	d.RunStart = c.RunStart(role)
+	s := &Sample{RunStart: d.RunStart, Counter: key}
+	at, found := s.made(revision(d.raw[0]))
+	return found && at.Before(time.Now().Add(time.Minute))
 }
 
 // TestRealTor: what a network of real tors publishes now is told neither from the

@@ -62,6 +62,11 @@ endif
 RACE_FLAGS = -race -gcflags=crypto/internal/fips140/edwards25519/...=-race=false \
 	-gcflags=filippo.io/edwards25519/...=-race=false
 
+# These live through hours and days of virtual time, which takes seven times as long under the
+# race detector. It looks at the other tests of their packages, which take the same paths.
+LONG = (TestMonth[A-Za-z]*|TestTorsDeadOverNoon|TestOneCounter|TestReservationsAreForgotten|TestTurnover|TestStale|TestStoreOutage|TestRotationInOutage|TestSkewedClocks|TestSplit)
+LONG_IN = $(sort $(dir $(shell grep -lrE --include='*_test.go' '^func $(LONG)\b' .)))
+
 .PHONY: all build test soak bench bench-network bench-scale bench-hosting bench-checks failover compare research fuzz demo deps clean go need-run need-test need-bench need-compare need-failover
 
 all: need-run build
@@ -77,11 +82,14 @@ test: need-test go
 	$(GO) vet ./...
 	CGO_ENABLED=0 $(GO) vet ./...
 	$(GO) tool staticcheck ./...
-	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 BALANCER_BINARY=$(CURDIR)/bin/balancer $(GO) test -p 3 $(RACE_FLAGS) -timeout 15m ./...
+	CGO_ENABLED=1 $(GO) test -run '^$(LONG)$$' -timeout 15m $(LONG_IN)
+	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 BALANCER_BINARY=$(CURDIR)/bin/balancer $(GO) test -p 3 $(RACE_FLAGS) -skip '^$(LONG)$$' -timeout 15m ./...
 
 soak: need-test go
 	BALANCER_SOAK=1 CGO_ENABLED=1 $(GO) test -timeout 60m -count=1 -run 'Month|Turnover|Stale|Hostile|ManyFaults|Mutate|Bundle|Rare|OneCounter' ./internal/balance ./testnet/sim ./testnet/tell ./descriptor
-	BALANCER_SOAK=1 $(GO) test -timeout 60m -count=1 ./internal/cluster ./testnet/managers
+	BALANCER_SOAK=1 $(GO) test -timeout 60m -count=1 ./internal/cluster ./internal/standby
+	BALANCER_SOAK=1 $(GO) test -timeout 60m -count=1 -run TwoMachines ./internal/daemon
+	BALANCER_SOAK=1 $(GO) test -timeout 60m -count=1 ./testnet/managers
 	BALANCER_SOAK=1 $(GO) test -count=1 -run FiguresAgain ./bench/research
 	BALANCER_SOAK=1 $(GO) test -count=1 -run Hammer ./internal/hosting/api ./cmd/balancer
 	BALANCER_SOAK=1 $(GO) test -count=1 -run 'CeremonyOfAShard|DemoHosting' ./cmd/balancer

@@ -21,6 +21,7 @@ import (
 // reached, adds the line of a probe address and has it answer, and takes the line of the
 // public address away from another instance.
 func TestPathOnRealTor(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Minute)
 	defer cancel()
 	keys := t.TempDir()

@@ -57,6 +57,7 @@ func (w warnings) take() (list []string) {
 // shared random value are the demonstration's (make demo ROTATE=1), and those of
 // a month are the simulated network's.
 func TestOnRealTor(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	keys := t.TempDir()

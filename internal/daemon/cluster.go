@@ -330,15 +330,20 @@ func (m *members) ask(ctx context.Context, client *etcd.Client) {
 		slices.Sort(alarms)
 		m.alarmed(slices.Compact(alarms))
 	}
-	var bytes int64
-	for _, endpoint := range client.Endpoints() {
-		if s, err := client.Status(ctx, endpoint); err == nil {
-			bytes = max(bytes, s.Size)
-		}
+	endpoints := client.Endpoints()
+	sizes := make([]int64, len(endpoints))
+	var wait sync.WaitGroup // one that does not answer hides no other
+	for n, endpoint := range endpoints {
+		wait.Go(func() {
+			if s, err := client.Status(ctx, endpoint); err == nil {
+				sizes[n] = s.Size
+			}
+		})
 	}
+	wait.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if bytes > 0 {
+	if bytes := slices.Max(sizes); bytes > 0 {
 		m.bytes = bytes
 	}
 }

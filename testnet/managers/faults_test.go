@@ -1,6 +1,7 @@
 package managers
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -323,6 +324,54 @@ func TestNoSpace(t *testing.T) {
 	}
 	for _, m := range w.managers {
 		w.until("mended", time.Minute, func() bool { s := m.status(); return s.Joined && len(s.Store.Alarms) == 0 })
+	}
+	w.managers[1].kill()
+	w.until("taken", time.Minute, w.ownedBy(names[0], names[2]))
+	w.changed()
+	stop()
+	w.judge()
+}
+
+// A disk that fills up ends etcd: managers say so, publish what is reserved, and go on without
+// a restart once it has room and runs again.
+func TestFullDisk(t *testing.T) {
+	if !soaking() {
+		t.Skip("it mounts a file system, as root: make soak")
+	}
+	t.Parallel()
+	disk := t.TempDir()
+	mount := func(flags uintptr, megabytes int) {
+		if err := syscall.Mount("tmpfs", disk, "tmpfs", flags, fmt.Sprintf("size=%dm", megabytes)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount(0, 80) // of which a write-ahead log takes 64 at once
+	t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) })
+	w := newWorld(t, options{services: 20, managers: names[:3], etcd: etcdlab.Config{Dir: disk}})
+	w.begin()
+	stop := w.visitAll(50 * time.Millisecond)
+	engine := w.engine()
+	for n, err := 0, error(nil); err == nil; n++ {
+		attempt, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		_, _, _, err = engine.Txn(attempt, []cluster.Op{{Key: fmt.Sprint("rubbish", n), Value: make([]byte, 1<<20)}})
+		cancel()
+	}
+	full := time.Now()
+	for _, m := range w.managers {
+		w.until("told", time.Minute, func() bool { return m.status().Store.Error != "" })
+	}
+	w.within("told", time.Since(full), 15*time.Second)
+	w.changed()
+	if !strings.Contains(w.etcd.Log(0), "no space left on device") {
+		t.Error("etcd has room")
+	}
+	w.etcd.Kill(0)
+	mount(syscall.MS_REMOUNT, 400)
+	if err := w.etcd.Restart(0); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range w.managers {
+		w.until("mended", time.Minute, func() bool { s := m.status(); return s.Joined && s.Store.Error == "" })
 	}
 	w.managers[1].kill()
 	w.until("taken", time.Minute, w.ownedBy(names[0], names[2]))

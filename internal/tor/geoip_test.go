@@ -50,29 +50,39 @@ func (f *fakeGeoIP) count() (asked, changes int) {
 	return len(f.asked), f.changes
 }
 
-// runCountries runs Countries that ask f until the test ends.
-func runCountries(t *testing.T, f *fakeGeoIP) *Countries {
-	c := NewCountries(f.getInfo, func() {
+// countries returns Countries that ask f once they run.
+func (f *fakeGeoIP) countries() *Countries {
+	return NewCountries(f.getInfo, func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.changes++
 	})
+}
+
+// runCountries runs Countries that ask f until the test ends.
+func runCountries(t *testing.T, f *fakeGeoIP) *Countries {
+	c := f.countries()
+	runUntilEnd(t, c)
+	return c
+}
+
+func runUntilEnd(t *testing.T, c *Countries) {
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
 	go c.Run(ctx)
-	return c
 }
 
 func TestCountries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeGeoIP{file: map[string]string{"192.0.2.1": "DE", "192.0.2.2": "??"}}
-		c := runCountries(t, f)
+		c := f.countries()
 		first, second := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 		for _, a := range []netip.Addr{first, second, first} {
 			if code, open := c.Of(a); code != "" || !open {
 				t.Errorf("%s is known at once: %q, %t", a, code, open)
 			}
 		}
+		runUntilEnd(t, c)
 		synctest.Wait()
 		for range 3 {
 			if code, open := c.Of(first); code != "de" || open {

@@ -55,7 +55,7 @@ func TestPaused(t *testing.T) {
 	for n, point := range failpoint.Points {
 		w.managers[1+n].arm(point)
 	}
-	w.web[0].ReplacePoints()
+	w.change()
 	for n, point := range failpoint.Points {
 		w.until(point, time.Minute, func() bool { return w.managers[1+n].reached(point) })
 	}
@@ -116,7 +116,7 @@ func TestCutOff(t *testing.T) {
 	cut.etcd.late.Store(true)
 	cut.etcd.setCut(true)
 	w.until("taken", time.Minute, func() bool { return w.shares()[one.name] == len(w.services) })
-	w.web[0].ReplacePoints()
+	w.change()
 	w.until("published by the new owner", time.Minute, w.publishedBy(one.name, began))
 	time.Sleep(lasts(time.Minute, 0) - time.Since(began))
 	stale := 0
@@ -198,7 +198,7 @@ func TestAnswersLost(t *testing.T) {
 			m.etcd.loseAnswers.Store(3)
 			m.etcd.loseRequests.Store(2)
 		}
-		w.web[0].ReplacePoints()
+		w.change()
 		time.Sleep(4 * time.Second)
 		for _, m := range w.managers {
 			m.etcd.breakConnections()

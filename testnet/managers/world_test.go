@@ -77,6 +77,7 @@ type world struct {
 	log      *history.Log
 	services []descriptor.Address // by number
 	web      []*sim.Instance
+	changes  int // of them
 	managers []*manager
 	prefix   string         // of what the cluster has in etcd
 	store    *cluster.Store // that the harness itself follows
@@ -414,12 +415,18 @@ func (w *world) publishedBy(name string, since time.Time) func() bool {
 	}
 }
 
-// changed has an instance take other introduction points, and waits until all services are
-// published with them.
+// change has an instance take other introduction points: one after the other, as one that does
+// so often is not heeded at once.
+func (w *world) change() {
+	w.web[w.changes%len(w.web)].ReplacePoints()
+	w.changes++
+}
+
+// changed is change, and waits until all services are published with that.
 func (w *world) changed() {
 	w.t.Helper()
 	began := time.Now()
-	w.web[0].ReplacePoints()
+	w.change()
 	took := w.until("what changed is published", 2*time.Minute, w.published(began))
 	w.t.Logf("a change is published within %s", took.Round(time.Millisecond))
 }

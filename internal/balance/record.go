@@ -17,6 +17,7 @@ import (
 	"onionbalancer/internal/backoff"
 	"onionbalancer/internal/failpoint"
 	"onionbalancer/internal/state"
+	"onionbalancer/internal/times"
 	"onionbalancer/selection"
 )
 
@@ -29,6 +30,7 @@ type record struct {
 	// the store before one is used.
 	overtaken bool
 	retryAt   time.Time
+	failed    time.Time // when the last write that failed did
 	failures  backoff.Backoff
 	err       error // of the last write, if that failed
 
@@ -81,7 +83,11 @@ func (s *Service) save(now time.Time) {
 		return
 	case !r.dirty:
 		return
-	case now.Before(r.retryAt): // the last write failed
+	}
+	if s.env.Reserve > 0 && s.held() != nil { // perhaps only since the last write failed
+		r.retryAt = times.Earlier(r.retryAt, r.failed.Add(retryHeld))
+	}
+	if now.Before(r.retryAt) { // the last write failed
 		if !r.overtaken {
 			s.unstored(now, r.err, covered())
 		}
@@ -163,6 +169,7 @@ func (s *Service) saved(now time.Time, version uint64, err error, covered []*Edi
 	s.replan = s.replan || err != nil || s.troubles[troubleFloors] != nil // and report
 	r.err = err
 	if err != nil {
+		r.failed = now
 		r.failures.Policy = backoff.Policy{Min: retryStore, Max: retryStoreMax}
 		if s.env.Reserve > 0 && s.held() != nil {
 			r.failures.Policy.Max = retryHeld

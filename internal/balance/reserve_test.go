@@ -197,6 +197,28 @@ func TestReservationsAreForgotten(t *testing.T) {
 	})
 }
 
+// A store that is back after hours in which nothing changed is tried again soon for what
+// changes then.
+func TestChangeAfterOutage(t *testing.T) {
+	onManagers(t, sim.Config{Seed: 204, Relays: 30}, reserves(10*time.Minute), func(t *testing.T, m *managers) {
+		m.settle(5 * time.Minute)
+		m.shared.fail(errNoQuorum)
+		m.settle(27 * time.Minute)
+		for range 5 { // wherever in the delay between two attempts
+			m.shared.fail(nil)
+			before := m.launches()
+			m.instances[0].ReplacePoints()
+			m.settle(90 * time.Second)
+			if n := m.launches() - before; n < 16 {
+				t.Errorf("%d uploads", n)
+			}
+			m.reach("after the outage", 3)
+			m.shared.fail(errNoQuorum)
+			m.settle(23 * time.Minute)
+		}
+	})
+}
+
 // The counters of a new period are reserved before any is used: without the store its
 // descriptor waits, which nobody asks for yet, and the others go on, past the noon at which
 // clients go over to the next.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"onionbalancer/descriptor"
+	"onionbalancer/internal/times"
 )
 
 // View is what is known of one service at one moment, after a reading. All times are by
@@ -25,8 +26,9 @@ type View struct {
 	// Before is when the descriptor of the period before was last known to be made, while
 	// clients with an older consensus still fetch that one; zero if nobody does.
 	Before time.Time
-	Points Points // of it
-	Own    bool   // this machine made it
+	Turn   time.Time // when clients begin to fetch that of the next period; zero: not known
+	Points Points    // of it
+	Own    bool      // this machine made it
 
 	Beats bool // there is a heartbeat
 	Beat  Beat
@@ -75,6 +77,7 @@ type State struct {
 	missing time.Time // since when readings show it, without one that found it
 	unmet   time.Time // since when readings show it
 	blind   time.Time // since when readings show nothing
+	well    time.Time // when the active machine last said that it can publish
 	period  descriptor.Period
 	from    uint64 // the counter in that period when it was taken over
 }
@@ -88,6 +91,7 @@ const (
 	ReasonUnmet   Reason = "no published introduction point belongs to a healthy instance"
 	ReasonSilence Reason = "the published descriptor has not been renewed"
 	ReasonBefore  Reason = "the descriptor of the period before, which some clients fetch still, has not been renewed"
+	ReasonNext    Reason = "the descriptor of the next period, which nobody can read yet, may not have been renewed"
 	ReasonResumed Reason = "this machine published last, before it was started again"
 	ReasonActive  Reason = "the active machine publishes again"
 )
@@ -174,6 +178,9 @@ func (s *State) note(v View, t Timing) {
 	if v.Read.Found || v.Read.Missing {
 		since(&s.missing, v.Read.Missing)
 	}
+	if v.Beats && v.Beat.Fit {
+		s.well = times.Later(s.well, v.Beat.Heard)
+	}
 	since(&s.unmet, v.Points.unmet() && !v.Read.Missing)
 	since(&s.blind, !v.Read.Found && !v.Read.Missing)
 	s.last = v.Read.At
@@ -216,7 +223,24 @@ func (v View) signs(s State, t Timing) (list []sign) {
 	if p := v.patience(t); !v.Before.IsZero() && v.Beats && !v.heard(t) && v.Made.Before(v.Before.Add(p.Silence)) {
 		list = append(list, sign{ReasonBefore, v.Before.Add(keptFor - dropMargin)})
 	}
+	if v.nextGone(s, t) {
+		list = append(list, sign{ReasonNext, v.Turn.Add(-dropMargin)})
+	}
 	return list
+}
+
+// nextGone reports whether HSDirs may have forgotten the descriptor of the next period by the
+// time when clients begin to fetch it. The active machine renewed it in time as long as it
+// was well, or published the one that is read.
+func (v View) nextGone(s State, t Timing) bool {
+	if v.Watch || v.heard(t) || s.well.IsZero() || v.Turn.IsZero() {
+		return false
+	}
+	renewed := times.Later(s.well, v.Made).Add(-renewal)
+	if v.Hosted {
+		renewed = renewed.Add(-t.Hosted)
+	}
+	return !v.Turn.Before(renewed.Add(keptFor))
 }
 
 // patience returns how long to bear each sign.

@@ -147,6 +147,14 @@ func TestDecide(t *testing.T) {
 			{set: full(before(170 * time.Minute))}, {after: time.Minute, set: full(and(heard, before(170*time.Minute)))},
 			{after: time.Minute, set: full(and(mute, before(170*time.Minute), found(time.Minute)))},
 		},
+		"the next period, of which nobody knows": {
+			{set: and(heard, turns)}, {after: 74 * time.Minute, set: and(mute, turns, found(80*time.Minute)), next: time.Minute, full: true},
+			{after: time.Minute, set: full(and(mute, turns, found(80*time.Minute))), want: TakeOver, why: ReasonNext},
+		},
+		"the next period, while a machine is well, or was lately, or was never heard": {
+			{set: full(and(unfit, turns))}, {after: 80 * time.Minute, set: full(and(unfit, turns, found(80*time.Minute)))},
+			{set: full(and(heard, turns, found(80*time.Minute)))}, {set: full(and(mute, turns, found(40*time.Minute)))},
+		},
 		"withdrawn": {
 			{set: withdrawn, alarm: "withdrawn"}, {after: everyFive, set: full(and(withdrawn, missing))}, {after: time.Minute, set: full(and(withdrawn, missing))},
 		},
@@ -233,6 +241,8 @@ func TestDecide(t *testing.T) {
 func before(age time.Duration) func(*View) {
 	return func(v *View) { v.Before = v.Now.Add(-age); v.Made = v.Before.Add(time.Hour) }
 }
+
+func turns(v *View) { v.Turn = noon.Add(90 * time.Minute) }
 
 func hosted(v *View) { v.Hosted = true }
 

@@ -10,7 +10,8 @@
 //
 // Clients, and so tor, fetch the descriptor of one period at any time; a service has two.
 // What the other of the two is at HSDirs nobody can ask. The active one makes each at least
-// every two hours, so the other is at most that much older than the one that is read.
+// every two hours, so the other is at most that much older than the one that is read; and with
+// a heartbeat, than the moment when the active one was last well.
 package standby
 
 import (
@@ -131,6 +132,7 @@ type Patience struct {
 // minutes, or 130 to 150 if it is hosted, and may have to wait for other uploads.
 const (
 	keptFor    = 3 * time.Hour
+	renewal    = 2 * time.Hour    // at the latest, and Timing.Hosted more for a hosted service
 	dropMargin = 15 * time.Minute // before that another has to be there
 )
 

@@ -297,7 +297,7 @@ func (f *follow) look(ctx context.Context, s Service, c *hsdir.Consensus, full b
 	r := read(ctx, f.w.cfg.Fetcher, c, keys, full, began)
 	both := f.w.cfg.Now()
 	now := both.Round(0)
-	v := View{Now: now, Watch: f.w.cfg.Role == Watch, Hosted: s.Hosted, Period: ring.Period, Read: r.result(now)}
+	v := View{Now: now, Watch: f.w.cfg.Role == Watch, Hosted: s.Hosted, Period: ring.Period, Turn: c.NextPeriod(), Read: r.result(now)}
 	if !f.w.watched(began, both) || old(c, now) {
 		v.Read = Read{At: now, Full: full} // the machine slept meanwhile, or these are not the HSDirs to ask
 		r.best = nil

@@ -471,11 +471,15 @@ func (t *Target) pending(last *Edition, pool *pool) hsdir.Urgency {
 // the given time and that HSDirs have, since no instance has been seen for too long; the
 // zero time if the view is fresh. A client that is authorized no more does not wait for that.
 func (v View) staleUntil(r Reason, built time.Time) time.Time {
-	fresh := max(freshFor*v.Instances.Interval(), freshAtBest)
-	if v.Now.Sub(v.Instances.Heard()) <= fresh || r == ReasonClients || r == ReasonLost || r == ReasonRejected {
+	if !unseen(v.Instances, v.Now) || r == ReasonClients || r == ReasonLost || r == ReasonRejected {
 		return time.Time{}
 	}
 	return built.Add(keptFor - dropMargin)
+}
+
+// unseen reports whether no fetch has shown for too long how any instance is.
+func unseen(v backend.View, now time.Time) bool {
+	return now.Sub(v.Heard()) > max(freshFor*v.Interval(), freshAtBest)
 }
 
 // expire schedules the next plan for when an instance or a point of this one expires.

@@ -25,6 +25,9 @@ func (s *Service) carryOut(ctx context.Context, now time.Time, v backend.View) {
 	if s.plan.Waiting != "" {
 		return
 	}
+	if s.cfg.Reclaim {
+		s.catchUp(v, now)
+	}
 	if !s.cfg.Withdrawn {
 		s.noteShares(v)
 	}
@@ -121,6 +124,8 @@ func (s *Service) upload(e *Edition) {
 	failpoint.Reach(failpoint.Upload)
 	e.uploaded = true
 	bodies, built, expires := e.signing.bodies, e.Built, e.expires() // only the loop reads the fields of e that it changes
+	// The standby has published what it knew meanwhile, if this machine was cut off.
+	careful := s.cfg.Reclaim && !s.cfg.Withdrawn
 	held := make([]*descriptor.Contents, len(e.slots))
 	for n := range e.slots {
 		held[n] = e.slots[n].holding.Contents
@@ -135,7 +140,7 @@ func (s *Service) upload(e *Edition) {
 			switch { // as late as can be
 			case e.superseded.Load() || s.fenced.Load() || !s.env.Now().Before(expires):
 				return nil, hsdir.ErrSuperseded
-			case err == nil && !s.awake():
+			case err == nil && (!s.awake() || careful && !s.caughtUp()):
 				return nil, hsdir.ErrLater
 			}
 			return body, err

@@ -46,6 +46,36 @@ func abreast(v backend.View, now time.Time) bool {
 	})
 }
 
+// catchUpFor is how long to wait at most, after no instance was seen, until all are.
+const catchUpFor = 10 * time.Minute
+
+// caughtUp reports whether what is published is of how instances are now, and not of before
+// this machine was cut off.
+func (s *Service) caughtUp() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.instances != nil && s.catchUp(s.instances.View(), s.env.Now())
+}
+
+// catchUp is caughtUp for who has the view. HSDirs that an old consensus names may have what
+// instances published long ago, so it needs a new one first; but it waits for nothing in vain.
+func (s *Service) catchUp(v backend.View, now time.Time) bool {
+	c, _ := s.env.Consensus.Consensus()
+	switch {
+	case unseen(v, now):
+		s.unseen, s.behind = now, now
+		return false
+	case now.Sub(s.unseen) > catchUpFor:
+		return true
+	case c == nil || !c.Live(now):
+		s.behind = now
+		return false
+	}
+	return abreast(v, now) && !slices.ContainsFunc(v.Backends, func(b *backend.Backend) bool {
+		return b.State(now) == status.StateOK && !b.Heard.After(s.behind)
+	})
+}
+
 // View returns the instances as this machine sees them, if they are watched.
 func (s *Service) View() backend.View {
 	s.mu.Lock()

@@ -176,6 +176,8 @@ type Service struct {
 	jumps     int       // clock jumps that were handled
 	urgent    uint64    // urgent changes that plans heeded
 	waiting   time.Time // View.Waiting
+	unseen    time.Time // the last moment at which no instance had been seen for too long
+	behind    time.Time // the same, or without a consensus that is valid still
 	replan    bool      // the next turn plans
 	step      bool      // the next turn advances the editions
 	plan      Plan      // the last

@@ -125,7 +125,7 @@ func (s *Service) upload(e *Edition) {
 	e.uploaded = true
 	bodies, built, expires := e.signing.bodies, e.Built, e.expires() // only the loop reads the fields of e that it changes
 	// The standby has published what it knew meanwhile, if this machine was cut off.
-	careful := s.cfg.Reclaim && !s.cfg.Withdrawn
+	careful := s.cfg.Reclaim && !s.cfg.Withdrawn && e.Reason != ReasonClients
 	held := make([]*descriptor.Contents, len(e.slots))
 	for n := range e.slots {
 		held[n] = e.slots[n].holding.Contents
@@ -133,6 +133,9 @@ func (s *Service) upload(e *Edition) {
 	u := hsdir.Upload{
 		Address: s.address, Period: e.Keys.Period, Urgency: e.Urgency,
 		Body: func(ctx context.Context, at hsdir.Slot) ([]byte, error) {
+			if careful && !s.caughtUp(e) {
+				return nil, hsdir.ErrLater
+			}
 			body, err := bodies[at.HSDir], error(nil)
 			if bodies == nil {
 				body, err = e.Credential.Encode(ctx, dated(held[e.index(at.HSDir)], built), e.Revision)
@@ -140,7 +143,7 @@ func (s *Service) upload(e *Edition) {
 			switch { // as late as can be
 			case e.superseded.Load() || s.fenced.Load() || !s.env.Now().Before(expires):
 				return nil, hsdir.ErrSuperseded
-			case err == nil && (!s.awake() || careful && !s.caughtUp()):
+			case err == nil && !s.awake():
 				return nil, hsdir.ErrLater
 			}
 			return body, err

@@ -46,33 +46,53 @@ func abreast(v backend.View, now time.Time) bool {
 	})
 }
 
-// catchUpFor is how long to wait at most, after no instance was seen, until all are.
+// catchUpFor is how long what waits to be published waits at most for instances to be seen,
+// once this machine is on the network again.
 const catchUpFor = 10 * time.Minute
 
-// caughtUp reports whether what is published is of how instances are now, and not of before
-// this machine was cut off.
-func (s *Service) caughtUp() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.instances != nil && s.catchUp(s.instances.View(), s.env.Now())
+// behind says what the active machine knows of how things went while it was cut off, or off.
+type behind struct {
+	since  time.Time // since when no instance has been seen for too long; zero: one has
+	online time.Time // when a consensus of after that was there; zero: none is
+	unseen time.Time // the last moment of such a time
+	stale  time.Time // the same, or one without a consensus that is valid still
 }
 
-// catchUp is caughtUp for who has the view. HSDirs that an old consensus names may have what
-// instances published long ago, so it needs a new one first; but it waits for nothing in vain.
+// caughtUp reports whether an edition is of how instances are now, and not of before this
+// machine was cut off.
+func (s *Service) caughtUp(e *Edition) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.env.Now()
+	return s.instances != nil && s.catchUp(s.instances.View(), now) && (e.wants.IsZero() || now.Sub(s.behind.unseen) > catchUpFor)
+}
+
+// catchUp is caughtUp for who has the view, whatever the edition. HSDirs that an old consensus
+// names may have what instances published long ago, so it needs a new one first. It does not
+// wait for instances that cannot be seen though the network is there.
 func (s *Service) catchUp(v backend.View, now time.Time) bool {
 	c, _ := s.env.Consensus.Consensus()
+	b := &s.behind
+	if unseen(v, now) {
+		if b.since.IsZero() {
+			b.since = now
+		}
+		if b.online.IsZero() && c != nil && c.ValidAfter.After(b.since) {
+			b.online = now
+		}
+		b.unseen, b.stale = now, now
+		return !b.online.IsZero() && now.Sub(b.online) > catchUpFor
+	}
+	b.since, b.online = time.Time{}, time.Time{}
 	switch {
-	case unseen(v, now):
-		s.unseen, s.behind = now, now
-		return false
-	case now.Sub(s.unseen) > catchUpFor:
+	case now.Sub(b.unseen) > catchUpFor:
 		return true
-	case c == nil || !c.Live(now):
-		s.behind = now
+	case c == nil || now.After(c.ValidUntil): // and not Live: this clock may be behind
+		b.stale = now
 		return false
 	}
-	return abreast(v, now) && !slices.ContainsFunc(v.Backends, func(b *backend.Backend) bool {
-		return b.State(now) == status.StateOK && !b.Heard.After(s.behind)
+	return !slices.ContainsFunc(v.Backends, func(i *backend.Backend) bool { // no fetch has ended that began since
+		return !i.Heard.After(b.stale) && (i.Asking || !i.Asked.After(b.stale))
 	})
 }
 

@@ -176,8 +176,7 @@ type Service struct {
 	jumps     int       // clock jumps that were handled
 	urgent    uint64    // urgent changes that plans heeded
 	waiting   time.Time // View.Waiting
-	unseen    time.Time // the last moment at which no instance had been seen for too long
-	behind    time.Time // the same, or without a consensus that is valid still
+	behind    behind
 	replan    bool      // the next turn plans
 	step      bool      // the next turn advances the editions
 	plan      Plan      // the last
@@ -255,6 +254,7 @@ func (s *Service) begin(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.started = s.env.Now()
+	s.behind.unseen, s.behind.stale = s.started, s.started
 	s.restore(read)
 	s.watchLocked()
 }

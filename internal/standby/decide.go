@@ -134,9 +134,10 @@ type Alarm struct {
 // The standby takes over when clients find no descriptor, or one of no use, or one that is
 // not renewed; whichever it is, all HSDirs that clients ask have to show it, so that an
 // HSDir that withholds or repeats brings nothing about as long as one of the others does
-// not. It yields to a higher counter than it has made itself, which only the active machine
-// can have made, and later: one HSDir is enough to show that. Then everything counts from
-// anew, so that it publishes again if what the active machine publishes is of no use.
+// not. For descriptors that cannot be read it goes by a heartbeat that ended long ago. It
+// yields to a higher counter than it has made itself, which only the active machine can have
+// made, and later: one HSDir is enough to show that. Then everything counts from anew, so that
+// it publishes again if what the active machine publishes is of no use.
 func Decide(v View, s State, t Timing) (Decision, State) {
 	s.note(v, t)
 	d := Decision{Next: v.Now.Add(t.Every)}
@@ -181,6 +182,7 @@ func (s *State) note(v View, t Timing) {
 	if v.Beats && v.Beat.Fit {
 		s.well = times.Later(s.well, v.Beat.Heard)
 	}
+	s.well = times.Earlier(s.well, v.Now) // the clock may have been set back
 	since(&s.unmet, v.Points.unmet() && !v.Read.Missing)
 	since(&s.blind, !v.Read.Found && !v.Read.Missing)
 	s.last = v.Read.At
@@ -230,7 +232,7 @@ func (v View) signs(s State, t Timing) (list []sign) {
 }
 
 // nextGone reports whether HSDirs may have forgotten the descriptor of the next period by the
-// time when clients begin to fetch it. The active machine renewed it in time as long as it
+// time when all clients fetch it. The active machine renewed it in time as long as it
 // was well, or published the one that is read.
 func (v View) nextGone(s State, t Timing) bool {
 	if v.Watch || v.heard(t) || s.well.IsZero() || v.Turn.IsZero() {
@@ -240,7 +242,7 @@ func (v View) nextGone(s State, t Timing) bool {
 	if v.Hosted {
 		renewed = renewed.Add(-t.Hosted)
 	}
-	return !v.Turn.Before(renewed.Add(keptFor))
+	return !v.Turn.Before(renewed.Add(keptFor - dropMargin))
 }
 
 // patience returns how long to bear each sign.

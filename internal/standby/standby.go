@@ -84,7 +84,7 @@ type Made struct {
 
 // Beat is the heartbeat of the active machine. It says no more than that the machine could
 // publish, so it makes the standby patient, and does not hold it up: what clients get
-// decides.
+// decides, and its end only where nobody can read what they will get.
 type Beat struct {
 	Heard time.Time // when it was last heard; zero if never
 	Fit   bool      // it said that its tor works and that HSDirs confirm its uploads

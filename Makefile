@@ -7,7 +7,7 @@
 #                 takes that many, LIMIT=3 that many introduction points in a descriptor;
 #                 HOSTING=1 shows customers with addresses of their own on shared instances;
 #                 CLUSTER=1 shows three managers that share addresses by three etcd
-#   make test     vet, staticcheck and all tests, with the race detector
+#   make test     vet, staticcheck and all tests, nearly all with the race detector
 #   make soak     tests of months, in virtual time, which take minutes
 #   make bench    figures beside OnionBalance's, in a quarter of an hour; NETWORK=0 leaves
 #                 out those that take a network, and make bench-network takes them alone

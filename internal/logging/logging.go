@@ -3,6 +3,7 @@ package logging
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"regexp"
@@ -71,14 +72,14 @@ func newHandler(cfg config.Log, w io.Writer) slog.Handler {
 // label is what an onion address has before its ".onion".
 var label = regexp.MustCompile(`\b[a-z2-7]{56}\b`)
 
-// shorten shortens onion addresses wherever they stand: in the path that an error names, too.
+// shorten shortens onion addresses in texts and errors: in the path that one names, too.
 func shorten(_ []string, a slog.Attr) slog.Attr {
 	text := ""
 	switch value := a.Value.Any().(type) {
 	case string:
 		text = value
 	case error:
-		text = value.Error()
+		text = fmt.Sprint(value) // which may be a nil pointer
 	}
 	if short := label.ReplaceAllStringFunc(text, func(l string) string { return l[:6] + "…" }); short != text {
 		a.Value = slog.StringValue(short)

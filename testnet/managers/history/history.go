@@ -285,15 +285,16 @@ func (s *span) with(counter uint64) *span {
 }
 
 // termLocked returns the last term of a service that a manager had when an upload of it
-// arrived, 0 if it had none. Right after a turn it is the one before, if the counter is not
-// above what the terms before have used: such an upload is left over, and breaks V3 if it is
-// stored. What arrives later counts for the later term, whose counters it is not above.
+// arrived, 0 if it had none. Right after a turn it is the one before, if an HSDir refused the
+// upload, and the counter is not above what the terms before have used: such an upload is left
+// over. What is stored, or arrives later, counts for the later term, whose counters it is not
+// above.
 func (l *Log) termLocked(u Upload, used map[uint64]*span) (term uint64) {
 	for _, t := range l.turns[u.Service] {
 		if t.Owner != u.Manager || t.At.After(u.At.Add(attributeFor)) {
 			continue
 		}
-		if term == 0 || u.At.Sub(t.At) >= leftFor || u.Counter > highestBelow(used, t.Term) {
+		if term == 0 || u.Stored || u.At.Sub(t.At) >= leftFor || u.Counter > highestBelow(used, t.Term) {
 			term = t.Term
 		}
 	}

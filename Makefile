@@ -75,15 +75,13 @@ build: go
 	CGO_ENABLED=$(if $(filter 0,$(PKCS11)),0,1) $(GO) build -trimpath $(BUILD_FLAGS) \
 		-ldflags '-s -w -X main.version=$(VERSION) $(LINK_FLAGS)' -o bin/balancer ./cmd/balancer
 
-# Tests with real tor wait most of the time, so one package more than there are cores in a
-# small machine goes at a time.
 test: need-test go
 	$(MAKE) build PKCS11=1
 	$(GO) vet ./...
 	CGO_ENABLED=0 $(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	CGO_ENABLED=1 $(GO) test -run '^$(LONG)$$' -timeout 15m $(LONG_IN)
-	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 BALANCER_BINARY=$(CURDIR)/bin/balancer $(GO) test -p 3 $(RACE_FLAGS) -skip '^$(LONG)$$' -timeout 15m ./...
+	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 BALANCER_BINARY=$(CURDIR)/bin/balancer $(GO) test $(RACE_FLAGS) -skip '^$(LONG)$$' -timeout 15m ./...
 
 soak: need-test go
 	BALANCER_SOAK=1 CGO_ENABLED=1 $(GO) test -timeout 60m -count=1 -run 'Month|Turnover|Stale|Hostile|ManyFaults|Mutate|Bundle|Rare|OneCounter' ./internal/balance ./testnet/sim ./testnet/tell ./descriptor

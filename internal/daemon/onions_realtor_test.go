@@ -25,15 +25,9 @@ func TestOverOnions(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
-	keys := t.TempDir()
-	a, b := writeKey(t, filepath.Join(keys, "a"), 1), writeKey(t, filepath.Join(keys, "b"), 2)
 	tors := []string{lab.Manager, stranger}
-	w := &town{t: t, Lab: labtest.Start(ctx, t, lab.Config{Masters: []string{a.String(), b.String()}, Instances: 2, Managers: tors})}
-	for _, key := range []string{"a", "b"} {
-		if err := os.Rename(filepath.Join(keys, key), filepath.Join(w.Dir, key)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w, public := newTown(ctx, t, lab.Config{Instances: 2, Managers: tors}, "a", "b")
+	a, b := public[0], public[1]
 	endpoint, err := url.Parse(etcdtest.Start(t, etcdlab.Config{}).Endpoints()[0])
 	if err != nil {
 		t.Fatal(err)

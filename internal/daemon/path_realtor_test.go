@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -14,7 +12,6 @@ import (
 	"onionbalancer/internal/probe"
 	"onionbalancer/internal/status"
 	"onionbalancer/testnet/lab"
-	"onionbalancer/testnet/lab/labtest"
 )
 
 // TestPathOnRealTor visits the public address until each instance is known to be
@@ -24,12 +21,8 @@ func TestPathOnRealTor(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 7*time.Minute)
 	defer cancel()
-	keys := t.TempDir()
-	public := writeKey(t, filepath.Join(keys, "a"), 1)
-	w := &town{t: t, Lab: labtest.Start(ctx, t, lab.Config{Masters: []string{public.String()}, Instances: 2})}
-	if err := os.Rename(filepath.Join(keys, "a"), filepath.Join(w.Dir, "a")); err != nil {
-		t.Fatal(err)
-	}
+	w, addresses := newTown(ctx, t, lab.Config{Instances: 2}, "a")
+	public := addresses[0]
 	options := "\n[check]\nprobe = true\ninterval = \"2s\"\nfast_interval = \"1s\"\ntimeout = \"5s\"\npublic_interval = \"3s\"\nrate = 10\n"
 	text := w.ServiceConfig("state", fmt.Sprintf("control = %q", w.Net.ControlTarget(lab.Manager)), "a", "fetch_interval = \"15s\"") + options
 	d, err := New(parse(t, w.Dir, text), "test", slog.New(slog.NewTextHandler(t.Output(), nil)))

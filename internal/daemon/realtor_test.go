@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"onionbalancer/descriptor"
 	"onionbalancer/internal/config"
 	"onionbalancer/internal/status"
 	"onionbalancer/internal/tor/control"
@@ -19,10 +20,28 @@ import (
 	"onionbalancer/testnet/lab/labtest"
 )
 
-// town is a lab with three instances of two public addresses.
+// town is a lab with instances of some public addresses.
 type town struct {
 	*lab.Lab
 	t *testing.T
+}
+
+// newTown starts a lab whose directory has the keys of the names, and returns their public
+// addresses, which the instances answer under.
+func newTown(ctx context.Context, t *testing.T, cfg lab.Config, names ...string) (w *town, public []descriptor.Address) {
+	t.Helper()
+	keys := t.TempDir() // the lab removes what is in its own
+	for n, name := range names {
+		public = append(public, writeKey(t, filepath.Join(keys, name), byte(n+1)))
+		cfg.Masters = append(cfg.Masters, public[n].String())
+	}
+	w = &town{t: t, Lab: labtest.Start(ctx, t, cfg)}
+	for _, name := range names {
+		if err := os.Rename(filepath.Join(keys, name), filepath.Join(w.Dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return w, public
 }
 
 // warnings gathers what a logger has said aloud, without tor's own lines.
@@ -60,14 +79,8 @@ func TestOnRealTor(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
-	keys := t.TempDir()
-	a, b := writeKey(t, filepath.Join(keys, "a"), 1), writeKey(t, filepath.Join(keys, "b"), 2)
-	w := &town{t: t, Lab: labtest.Start(ctx, t, lab.Config{Masters: []string{a.String(), b.String()}, Instances: 3, Managers: []string{lab.Manager, stranger}})}
-	for _, key := range []string{"a", "b"} {
-		if err := os.Rename(filepath.Join(keys, key), filepath.Join(w.Dir, key)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w, public := newTown(ctx, t, lab.Config{Instances: 3, Managers: []string{lab.Manager, stranger}}, "a", "b")
+	a, b := public[0], public[1]
 
 	control := fmt.Sprintf("control = %q", w.Net.ControlTarget(lab.Manager))
 	d, _ := w.daemon(ctx, "a", control)

@@ -24,9 +24,8 @@ const (
 	// ownTimeout bounds the change of the owners of a batch of services. What was not
 	// changed is tried again in the next turn.
 	ownTimeout = 5 * time.Second
-	// takeAtOnce is how many services are taken before the first of them is published: what
-	// these store would come between.
-	takeAtOnce = 1000
+	// ownAtOnce is how many services change their owner within ownTimeout.
+	ownAtOnce = 1000
 	// For how long after a service could not be started others are to try.
 	failedWait    = 2 * time.Minute
 	failedWaitMax = time.Hour
@@ -70,9 +69,7 @@ func (c *Cluster) turn(ctx context.Context) time.Duration {
 	}
 	d.take = c.ownerless(ctx, d.take)
 	c.tellOf(c.untold(d.take), "taking the services of a manager that shows no sign of life", "taking services that no manager owns", "going on with the services that this manager owned")
-	for batch := range slices.Chunk(d.take, takeAtOnce) {
-		c.take(ctx, batch)
-	}
+	c.take(ctx, d.take)
 	if d.waiting || len(d.take)+len(d.again)+len(d.give) > 0 {
 		return turnEvery
 	}
@@ -128,7 +125,13 @@ func (c *Cluster) take(ctx context.Context, list []*service) {
 		before[s] = s.owner
 	}
 	c.mu.Unlock()
-	taken := c.own(ctx, list, c.cfg.Manager)
+	var taken []*service // all, before the first of them stores something
+	for batch := range slices.Chunk(list, ownAtOnce) {
+		done := c.own(ctx, batch, c.cfg.Manager)
+		if taken = append(taken, done...); len(done) == 0 {
+			break // the store does not answer, or others take them: the next turn sees
+		}
+	}
 	if len(taken) == 0 {
 		return
 	}

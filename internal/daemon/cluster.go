@@ -160,6 +160,7 @@ func (m *members) changed() { wake(m.woken) }
 
 // Start implements cluster.Runner.
 func (m *members) Start(_ context.Context, list []descriptor.Address) map[descriptor.Address]error {
+	rush(len(list))
 	m.turn(list, true)
 	failed := m.d.begin(list)
 	for a := range failed {

@@ -20,6 +20,25 @@ var ballast []byte
 
 const ballastSize = 48 << 20
 
+// rushPercent takes the place of garbagePercent for rushTime after many services began at
+// once: collecting would take half of the processor time, while they wait.
+const (
+	rushPercent = 50
+	rushTime    = 20 * time.Second
+	rushLeast   = 100 // services
+)
+
+// rushOver ends a rush; nil if the environment sets the collector.
+var rushOver *time.Timer
+
+// rush makes room for the garbage of services that begin at once.
+func rush(services int) {
+	if services >= rushLeast && rushOver != nil {
+		debug.SetGCPercent(rushPercent)
+		rushOver.Reset(rushTime)
+	}
+}
+
 // TuneMemory sets the garbage collector of the process, unless the environment
 // does (GOGC).
 func TuneMemory() {
@@ -27,6 +46,7 @@ func TuneMemory() {
 		debug.SetGCPercent(garbagePercent)
 		ballast = make([]byte, ballastSize)
 		runtime.KeepAlive(ballast)
+		rushOver = time.AfterFunc(rushTime, func() { debug.SetGCPercent(garbagePercent) })
 	}
 }
 

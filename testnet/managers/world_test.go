@@ -343,13 +343,7 @@ func (w *world) until(what string, limit time.Duration, done func() bool) time.D
 }
 
 // shares returns how many services each manager owns by the store.
-func (w *world) shares() map[string]int {
-	of := map[string]int{}
-	for _, t := range w.log.Owners(time.Now()) {
-		of[t.Owner]++
-	}
-	return of
-}
+func (w *world) shares() map[string]int { return w.log.Shares() }
 
 // within fails the test if something took too long. That is only looked at when there is
 // time for it: a machine that does much else is slow.

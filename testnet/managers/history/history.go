@@ -124,19 +124,15 @@ func (l *Log) Uploads(from time.Time) (list []Upload) {
 	return list
 }
 
-// Owners returns who owned the services at a moment, by the store.
-func (l *Log) Owners(at time.Time) map[descriptor.Address]Turn {
+// Shares returns how many services each owner has now, by the store.
+func (l *Log) Shares() map[string]int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	owners := map[descriptor.Address]Turn{}
-	for a, turns := range l.turns {
-		for _, t := range turns {
-			if !t.At.After(at) {
-				owners[a] = t
-			}
-		}
+	shares := map[string]int{}
+	for _, turns := range l.turns {
+		shares[turns[len(turns)-1].Owner]++
 	}
-	return owners
+	return shares
 }
 
 // Vacant returns the longest time from a moment on for which a service had no owner.

@@ -104,7 +104,7 @@ func TestGap(t *testing.T) {
 	}
 }
 
-func TestVisitsAndOwners(t *testing.T) {
+func TestVisitsAndShares(t *testing.T) {
 	var l Log
 	l.Visit(Visit{after(1), a, nil})
 	l.Visit(Visit{after(2), a, errors.New("lost")})
@@ -116,12 +116,13 @@ func TestVisitsAndOwners(t *testing.T) {
 		t.Errorf("%d visits, %d lost", n, len(lost))
 	}
 	l.Turn(Turn{after(1), a, "one", 1})
-	l.Turn(Turn{after(5), a, "two", 2})
-	if got := l.Owners(after(4))[a].Owner; got != "one" {
-		t.Errorf("owner %q", got)
+	l.Turn(Turn{after(1), descriptor.Address{3}, "one", 1})
+	if got := l.Shares(); len(got) != 1 || got["one"] != 2 {
+		t.Errorf("shares %v", got)
 	}
-	if got := l.Owners(after(5))[a].Owner; got != "two" {
-		t.Errorf("owner %q", got)
+	l.Turn(Turn{after(5), a, "two", 2})
+	if got := l.Shares(); len(got) != 2 || got["one"] != 1 || got["two"] != 1 {
+		t.Errorf("shares %v", got)
 	}
 	l.Turn(Turn{after(10), a, "", 3})
 	l.Turn(Turn{after(13), a, "two", 4})

@@ -139,16 +139,21 @@ func (w *watch) pause(every time.Duration) time.Duration {
 func (s *Set) interval(w *watch) time.Duration {
 	shortest := time.Duration(0)
 	for sub := range w.users {
-		every := sub.every
-		if every == 0 {
-			every = min(max(fetchShortest, time.Duration(len(s.watches))*fetchRate), fetchLongest)
-			if s.consensus != nil && s.consensus.Testing {
-				every = min(every, fetchTesting)
-			}
-		}
-		if shortest == 0 || every < shortest {
+		if every := s.every(sub); shortest == 0 || every < shortest {
 			shortest = every
 		}
 	}
 	return shortest
+}
+
+// every is how often a subscription wants its instances fetched while they answer.
+func (s *Set) every(sub *Subscription) time.Duration {
+	if sub.every != 0 {
+		return sub.every
+	}
+	every := min(max(fetchShortest, time.Duration(len(s.watches))*fetchRate), fetchLongest)
+	if s.consensus != nil && s.consensus.Testing {
+		every = min(every, fetchTesting)
+	}
+	return every
 }

@@ -79,9 +79,9 @@ func (sub *Subscription) Update(instances []Instance, every time.Duration) {
 			s.drop(sub, i.Address)
 		}
 	}
-	for _, w := range s.watches {
-		if _, used := w.users[sub]; used && !w.asking { // the interval may be another
-			w.update(func(b *Backend) { b.Due = times.Earlier(b.Due, now.Add(backoff.Jitter(s.interval(w)))) })
+	for _, i := range sub.instances {
+		if w := s.watches[i.Address]; !w.asking { // it may want it more often than the others
+			w.update(func(b *Backend) { b.Due = times.Earlier(b.Due, now.Add(backoff.Jitter(s.every(sub)))) })
 		}
 	}
 	s.wake()

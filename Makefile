@@ -62,7 +62,8 @@ endif
 RACE_FLAGS = -race -gcflags=crypto/internal/fips140/edwards25519/...=-race=false \
 	-gcflags=filippo.io/edwards25519/...=-race=false
 
-# So many packages are tested at once: most of their time the real networks wait.
+# So many packages are tested at once: most of their time the real networks wait. What is in
+# virtual time never does, and steps aside for them (internal/nice).
 PACKAGES = $(shell expr $$(nproc) + 1)
 
 # These live through hours and days of virtual time, which takes seven times as long under the

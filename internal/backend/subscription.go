@@ -80,7 +80,7 @@ func (sub *Subscription) Update(instances []Instance, every time.Duration) {
 		}
 	}
 	for _, i := range sub.instances {
-		if w := s.watches[i.Address]; !w.asking { // it may want it more often than the others
+		if w := s.watches[i.Address]; !w.asking { // this subscription may want it more often than the others do
 			w.update(func(b *Backend) { b.Due = times.Earlier(b.Due, now.Add(backoff.Jitter(s.every(sub)))) })
 		}
 	}

@@ -52,7 +52,8 @@ type Options struct {
 	Leases  Leases
 	Local   Copies
 	Runner  Runner
-	Fit     func() error // why this manager should own nothing while others can; nil: it is fit
+	Fit     func() error       // why this manager should own nothing while others can; nil: it is fit
+	Taking  func(services int) // is told how many are about to be taken and started; nil: nobody is
 	Record  event.Recorder
 	// Now is the clock of events, and the one that the others are told; nil: time.Now. What
 	// follows from signs of life goes by the monotonic clock.
@@ -140,6 +141,9 @@ func New(cfg Options) *Cluster {
 	}
 	if cfg.Fit == nil {
 		cfg.Fit = func() error { return nil }
+	}
+	if cfg.Taking == nil {
+		cfg.Taking = func(int) {}
 	}
 	return &Cluster{
 		cfg: cfg, process: newProcess(), woken: make(chan struct{}, 1), beat: make(chan struct{}, 1),

@@ -81,6 +81,8 @@ type manager struct {
 	mu        sync.Mutex
 	published map[descriptor.Address]*publication
 	events    []string
+	taking    []int // services, each time
+	starts    []int
 }
 
 // publication is a service that a manager publishes.
@@ -122,6 +124,11 @@ func (m *manager) start() {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			return m.unfit
+		},
+		Taking: func(services int) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.taking = append(m.taking, services)
 		},
 		Record: m.record,
 	})
@@ -210,6 +217,7 @@ func (m *manager) leave() {
 func (m *manager) Start(ctx context.Context, list []descriptor.Address) map[descriptor.Address]error {
 	m.mu.Lock()
 	stuck, broken := m.stuck, maps.Clone(m.broken)
+	m.starts = append(m.starts, len(list))
 	m.mu.Unlock()
 	if stuck != nil {
 		select {

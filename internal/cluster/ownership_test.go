@@ -70,6 +70,28 @@ func TestKilledAndLeaving(t *testing.T) {
 	})
 }
 
+// All services that are to be taken are, before the first of them starts. When the store is slow,
+// those that it gave start, and the others are taken meanwhile.
+func TestTakenTogether(t *testing.T) {
+	const services = 2500
+	inWorld(t, services, func(t *testing.T, w *managed) {
+		w.add("m1")
+		w.until("at the start", 15*time.Second)
+		m1 := w.named("m1")
+		if !slices.Equal(m1.taking, []int{services}) || !slices.Equal(m1.starts, []int{services}) {
+			t.Errorf("%d taken, %d started", m1.taking, m1.starts)
+		}
+		m1.kill()
+		m1.client.Set(func(f *clustertest.Faults) { f.Slow = 600 * time.Millisecond })
+		m1.taking, m1.starts = nil, nil
+		m1.start()
+		w.until("with a slow store", time.Minute)
+		if len(m1.starts) < 3 || m1.taking[0] != services || m1.taking[1] != services-m1.starts[0] || m1.starts[0] > 1000 {
+			t.Errorf("with a slow store: %d taken, %d started", m1.taking, m1.starts)
+		}
+	})
+}
+
 // A process that is started again at once goes on with what it owned.
 func TestStartedAgain(t *testing.T) {
 	inWorld(t, 100, func(t *testing.T, w *managed) {

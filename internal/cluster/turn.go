@@ -24,7 +24,7 @@ const (
 	// ownTimeout bounds the change of the owners of a batch of services. What was not
 	// changed is tried again in the next turn.
 	ownTimeout = 5 * time.Second
-	// ownAtOnce is how many services change their owner within ownTimeout.
+	// At most ownAtOnce services are tried within ownTimeout.
 	ownAtOnce = 1000
 	// For how long after a service could not be started others are to try.
 	failedWait    = 2 * time.Minute
@@ -119,18 +119,23 @@ func (c *Cluster) ownerless(ctx context.Context, list []*service) []*service {
 
 // take becomes the owner of services, and publishes them.
 func (c *Cluster) take(ctx context.Context, list []*service) {
+	if len(list) == 0 {
+		return
+	}
+	c.cfg.Taking(len(list))
 	before := map[*service]string{}
 	c.mu.Lock()
 	for _, s := range list {
 		before[s] = s.owner
 	}
 	c.mu.Unlock()
-	var taken []*service // all, before the first of them stores something
+	var taken []*service // all, before the first starts: what that stores would come between
+	began := time.Now()
 	for batch := range slices.Chunk(list, ownAtOnce) {
-		done := c.own(ctx, batch, c.cfg.Manager)
-		if taken = append(taken, done...); len(done) == 0 {
-			break // the store does not answer, or others take them: the next turn sees
+		if time.Since(began) >= ownTimeout {
+			break // the store is slow: the next turn takes the others
 		}
+		taken = append(taken, c.own(ctx, batch, c.cfg.Manager)...)
 	}
 	if len(taken) == 0 {
 		return

@@ -129,7 +129,7 @@ func openMembers(d *Daemon, onions check.Dialer) (*members, error) {
 	m.copied = cluster.NewCopied(m.store, d.store, d.log)
 	m.cluster = cluster.New(cluster.Options{
 		Manager: manager, Version: d.version, Lease: cfg.Lease, Store: m.store, Leases: m.engine, Local: d.store,
-		Runner: m, Fit: m.fit, Record: d.events.Record, Now: failpoint.Now(),
+		Runner: m, Fit: m.fit, Taking: rush, Record: d.events.Record, Now: failpoint.Now(),
 	})
 	return m, nil
 }
@@ -160,7 +160,6 @@ func (m *members) changed() { wake(m.woken) }
 
 // Start implements cluster.Runner.
 func (m *members) Start(_ context.Context, list []descriptor.Address) map[descriptor.Address]error {
-	rush(len(list))
 	m.turn(list, true)
 	failed := m.d.begin(list)
 	for a := range failed {

@@ -20,18 +20,18 @@ var ballast []byte
 
 const ballastSize = 48 << 20
 
-// rushPercent takes the place of garbagePercent for rushTime after many services began at
-// once: collecting would take half of the processor time, while they wait.
+// rushPercent takes the place of garbagePercent for rushTime when many services begin at
+// once: collecting took half of the processor time, and they waited.
 const (
 	rushPercent = 50
 	rushTime    = 20 * time.Second
 	rushLeast   = 100 // services
 )
 
-// rushOver ends a rush; nil if the environment sets the collector.
+// rushOver ends a rush; nil without TuneMemory, or if the environment sets the collector.
 var rushOver *time.Timer
 
-// rush makes room for the garbage of services that begin at once.
+// rush allows the garbage of services that are about to begin.
 func rush(services int) {
 	if services >= rushLeast && rushOver != nil {
 		debug.SetGCPercent(rushPercent)

@@ -8,16 +8,28 @@ import (
 	"syscall"
 )
 
-// increment leaves a tenth of the processor time when others want all of it.
-const increment = 10
+// priority is a tenth of a core while somebody else wants it, too.
+const priority = 10
 
-// StepAside lowers the priority of the process. It is to be called before others begin to
-// work in it: the system counts by threads, and a thread has the priority of the one that made it.
+// StepAside lowers the priority of the process, and of those that it starts. The system counts
+// by threads, and a thread begins with the priority of the one that made it.
 func StepAside() {
-	threads, _ := os.ReadDir("/proc/self/task") // none: all go on as before
-	for _, thread := range threads {
-		if id, err := strconv.Atoi(thread.Name()); err == nil {
-			_ = syscall.Setpriority(syscall.PRIO_PROCESS, id, increment) // the thread may have ended
+	seen := map[string]bool{}
+	for more := true; more; {
+		more = false
+		threads, _ := os.ReadDir("/proc/self/task") // none: all go on as before
+		for _, thread := range threads {
+			if id, err := strconv.Atoi(thread.Name()); err == nil && !seen[thread.Name()] {
+				seen[thread.Name()], more = true, true // and what it made meanwhile
+				lower(id)
+			}
 		}
+	}
+}
+
+func lower(thread int) {
+	const kernel = 20 // less the priority is what the kernel says
+	if has, err := syscall.Getpriority(syscall.PRIO_PROCESS, thread); err == nil && kernel-has < priority {
+		_ = syscall.Setpriority(syscall.PRIO_PROCESS, thread, priority) // it may have ended
 	}
 }

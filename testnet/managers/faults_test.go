@@ -409,6 +409,8 @@ func TestThousands(t *testing.T) {
 	thousands := 100
 	if soaking() {
 		thousands = 10_000 // with nothing beside them: they take both cores
+	} else {
+		t.Parallel()
 	}
 	w := newWorld(t, options{services: thousands, hosted: true, managers: names[:3]})
 	w.begin()
@@ -416,6 +418,8 @@ func TestThousands(t *testing.T) {
 	began := time.Now()
 	w.managers[1].kill()
 	w.within("taken", w.until("taken", time.Minute, w.ownedBy(names[0], names[2])), 15*time.Second)
+	w.until("going on", time.Minute, w.servedBy(names[0], names[2]))
+	t.Logf("they go on after %s", time.Since(began).Round(time.Millisecond))
 	time.Sleep(3 * time.Second)
 	if uploads := w.log.Uploads(began); len(uploads) > 0 {
 		t.Errorf("%d uploads, and nothing was due (V7)", len(uploads))

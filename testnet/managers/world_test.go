@@ -308,6 +308,14 @@ func (m *manager) status() status.Cluster {
 	return c
 }
 
+// snapshot asks the process for its whole status; the zero Snapshot if it does not answer.
+func (m *manager) snapshot() status.Snapshot {
+	ctx, cancel := context.WithTimeout(m.w.t.Context(), 5*time.Second)
+	defer cancel()
+	s, _ := status.Query(ctx, filepath.Join(m.dir, status.SocketName))
+	return s
+}
+
 // logged returns the lines of the log that contain a text.
 func (m *manager) logged(text string) (lines []string) {
 	log, _ := os.ReadFile(m.dir + ".log")
@@ -355,8 +363,8 @@ func (w *world) within(what string, took, limit time.Duration) {
 	}
 }
 
-// ownedBy reports whether all services are owned by the managers named, each of which
-// says that it publishes them.
+// ownedBy reports whether all services are owned by the managers named, as the store says
+// and each of them.
 func (w *world) ownedBy(names ...string) func() bool {
 	return func() bool {
 		owners, sum := w.shares(), 0
@@ -372,6 +380,19 @@ func (w *world) ownedBy(names ...string) func() bool {
 			}
 		}
 		return true
+	}
+}
+
+// servedBy reports whether the managers named have all customers, and have planned for them.
+func (w *world) servedBy(names ...string) func() bool {
+	return func() bool {
+		served := 0
+		for _, name := range names {
+			for _, s := range w.manager(name).snapshot().Shards {
+				served += s.Customers.Served()
+			}
+		}
+		return served == len(w.services)
 	}
 }
 

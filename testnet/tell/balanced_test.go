@@ -329,7 +329,7 @@ func long(h Habits) float64 {
 // TestBalancedIsTold: without the profile, a balancer is told by its uploads, and by what
 // is in them.
 func TestBalancedIsTold(t *testing.T) {
-	s := simulation{days: 1, services: 1, plain: 2, instances: 5, fetchEvery: 30 * time.Minute}
+	s := simulation{days: 2, services: 1, plain: 2, instances: 5, fetchEvery: 30 * time.Minute}
 	s.run(t, 1)
 	told := make(map[string]bool)
 	tor, ours := s.habits()

@@ -62,13 +62,9 @@ endif
 RACE_FLAGS = -race -gcflags=crypto/internal/fips140/edwards25519/...=-race=false \
 	-gcflags=filippo.io/edwards25519/...=-race=false
 
-# So many packages are tested at once: most of their time the real networks wait. What is in
-# virtual time never does, and steps aside for them (internal/nice).
-PACKAGES = $(shell expr $$(nproc) + 1)
-
 # These live through hours and days of virtual time, which takes seven times as long under the
 # race detector. It looks at the other tests of their packages, which take the same paths.
-LONG = (TestMonth[A-Za-z]*|TestTorsDeadOverNoon|TestOneCounter|TestReservationsAreForgotten|TestTurnover|TestStale|TestStoreOutage|TestRotationInOutage|TestSkewedClocks|TestSplit)
+LONG = (TestMonth[A-Za-z]*|TestTorsDeadOverNoon|TestOneCounter|TestReservationsAreForgotten|TestTurnover|TestStale|TestStoreOutage|TestRotationInOutage|TestSkewedClocks|TestSplit|TestSummary|TestWithdrawn|TestCeremonyForgotten|TestActiveCutOff|TestOldConsensus|TestRandomFaults|TestTenThousand)
 LONG_IN = $(sort $(dir $(shell grep -lrE --include='*_test.go' '^func $(LONG)\b' .)))
 
 .PHONY: all build test soak bench bench-network bench-scale bench-hosting bench-checks failover compare research fuzz demo deps clean go need-run need-test need-bench need-compare need-failover
@@ -85,7 +81,7 @@ test: need-test go
 	CGO_ENABLED=0 $(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	CGO_ENABLED=1 $(GO) test -run '^$(LONG)$$' -timeout 15m $(LONG_IN)
-	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 BALANCER_BINARY=$(CURDIR)/bin/balancer $(GO) test -p $(PACKAGES) $(RACE_FLAGS) -skip '^$(LONG)$$' -timeout 15m ./...
+	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 BALANCER_BINARY=$(CURDIR)/bin/balancer $(GO) test $(RACE_FLAGS) -skip '^$(LONG)$$' -timeout 15m ./...
 
 soak: need-test go
 	BALANCER_SOAK=1 CGO_ENABLED=1 $(GO) test -timeout 60m -count=1 -run 'Month|Turnover|Stale|Hostile|ManyFaults|Mutate|Bundle|Rare|OneCounter' ./internal/balance ./testnet/sim ./testnet/tell ./descriptor

@@ -198,7 +198,7 @@ func (d *demo) bringBack(ctx context.Context, back *testnet.Service) (*lab.Reade
 }
 
 // awaitPoints waits until the status and the descriptor of every HSDir that clients ask
-// have introduction points of an instance, or none.
+// have introduction points of an instance, or none. The error says which of them does not.
 func (d *demo) awaitPoints(ctx context.Context, reader *lab.Reader, i *testnet.Service, wanted bool) error {
 	own, err := descriptor.ParseAddress(i.Address())
 	if err != nil {
@@ -211,6 +211,7 @@ func (d *demo) awaitPoints(ctx context.Context, reader *lab.Reader, i *testnet.S
 	began := time.Now()
 	what := map[bool]string{true: "back in", false: "out of"}[wanted]
 	var points lab.Points
+	var lacking error // when it was last looked
 	for {
 		d.line.tell(fmt.Sprintf("%3.0f s until %s is %s the descriptor", time.Since(began).Seconds(), i.Name(), what))
 		if err := reader.Refresh(ctx); err != nil {
@@ -220,37 +221,63 @@ func (d *demo) awaitPoints(ctx context.Context, reader *lab.Reader, i *testnet.S
 		if now, err := reader.Fetch(ctx, own); err == nil {
 			points = lab.PointsOf(now)
 		}
-		if points != nil && d.statusHas(ctx, i.Name()) == wanted && d.hsdirsHave(ctx, reader, front, points, wanted) {
+		err := errors.New("HSDirs do not have its own descriptor")
+		if points != nil {
+			err = d.statusLacks(ctx, i.Name(), wanted)
+		}
+		if err == nil {
+			err = d.hsdirsLack(ctx, reader, front, points, wanted)
+		}
+		if err == nil {
 			return nil
+		}
+		if lacking == nil || ctx.Err() == nil {
+			lacking = err
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return fmt.Errorf("%w: %v", context.Cause(ctx), lacking)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }
 
-// statusHas reports whether balancer says that it publishes points of an instance.
-func (d *demo) statusHas(ctx context.Context, name string) bool {
+// statusLacks returns an error unless balancer says that it publishes points of an instance, or
+// none.
+func (d *demo) statusLacks(ctx context.Context, name string, wanted bool) error {
 	s, err := status.Query(ctx, filepath.Join(d.lab.Dir, "state", status.SocketName))
-	return err == nil && len(s.Services) == 1 && slices.ContainsFunc(s.Services[0].Instances,
-		func(i status.Instance) bool { return i.Name == name && i.Published > 0 })
-}
-
-// hsdirsHave reports whether every HSDir that clients ask has any of the points, or
-// none of them.
-func (d *demo) hsdirsHave(ctx context.Context, reader *lab.Reader, front descriptor.Address, points lab.Points, wanted bool) bool {
-	list, err := reader.HSDirs(front)
 	if err != nil {
-		return false
+		return err
 	}
-	for _, h := range list {
-		if got, err := reader.Ask(ctx, front, h); err != nil || lab.PointsOf(got).Any(points) != wanted {
-			return false
+	is := status.Instance{State: "unknown"}
+	for _, service := range s.Services {
+		if n := slices.IndexFunc(service.Instances, func(i status.Instance) bool { return i.Name == name }); n >= 0 {
+			is = service.Instances[n]
 		}
 	}
-	return true
+	if is.Published > 0 != wanted {
+		return fmt.Errorf("balancer publishes %d points of it, which is %s", is.Published, is.State)
+	}
+	return nil
+}
+
+// hsdirsLack returns an error unless every HSDir that clients ask has any of the points, or
+// none of them.
+func (d *demo) hsdirsLack(ctx context.Context, reader *lab.Reader, front descriptor.Address, points lab.Points, wanted bool) error {
+	list, err := reader.HSDirs(front)
+	if err != nil {
+		return err
+	}
+	for _, h := range list {
+		got, err := reader.Ask(ctx, front, h)
+		if err == nil && lab.PointsOf(got).Any(points) != wanted {
+			err = errors.New("it has another descriptor")
+		}
+		if err != nil {
+			return fmt.Errorf("asking HSDir %s: %w", h, err)
+		}
+	}
+	return nil
 }
 
 // rotation sends a visitor twice a second until the time period and the shared random value have changed. The client

@@ -26,8 +26,17 @@ func TestReclaim(t *testing.T) {
 				s.service.Reconfigure(cfg)
 				s.settle(20 * time.Minute) // so that its counters are not ahead of another's
 				other := s.net.AddInstance(sim.InstanceConfig{Key: s.custodian.key, ClockOffset: test.ahead})
-				s.settle(30 * time.Second)
-				theirs := s.current().RevisionCounter
+				var theirs uint64
+				for range 300 { // it may be outdone any time from then on
+					s.settle(100 * time.Millisecond)
+					if got := s.current(); !s.service.keys.Ours(got.SigningCert.Key()) {
+						theirs = got.RevisionCounter
+						break
+					}
+				}
+				if theirs == 0 {
+					t.Fatal("the other is not seen")
+				}
 				posts := s.net.Tor().Counts().Posts
 				for range 6 {
 					s.settle(time.Minute)

@@ -249,14 +249,16 @@ func (d *demo) statusLacks(ctx context.Context, name string, wanted bool) error 
 	if err != nil {
 		return err
 	}
-	is := status.Instance{State: "unknown"}
-	for _, service := range s.Services {
-		if n := slices.IndexFunc(service.Instances, func(i status.Instance) bool { return i.Name == name }); n >= 0 {
-			is = service.Instances[n]
-		}
+	if len(s.Services) != 1 {
+		return fmt.Errorf("balancer has %d services, want one", len(s.Services))
 	}
-	if is.Published > 0 != wanted {
-		return fmt.Errorf("balancer publishes %d points of it, which is %s", is.Published, is.State)
+	instances := s.Services[0].Instances
+	n := slices.IndexFunc(instances, func(i status.Instance) bool { return i.Name == name })
+	switch {
+	case n < 0:
+		return errors.New("balancer has no such instance")
+	case instances[n].Published > 0 != wanted:
+		return fmt.Errorf("balancer publishes %d points of it, which is %s", instances[n].Published, instances[n].State)
 	}
 	return nil
 }
